@@ -1,0 +1,64 @@
+/** Who may import whom. Each rule says why; the house is drawn in the README. */
+const own = '^agent/';
+const only = (name, comment, from, to) => ({ name, comment, severity: 'error', from, to });
+
+/** Adapters touch the operating system; whoever decides must not know them. */
+const adapters =
+  '^agent/(host|grants/store|dataplane/(bpf|gate|nftables|iproute|conntrack)|api/(server|management))\\.ts$';
+
+/** A package has one home, so that replacing it is one file's work. */
+const home = (name, pkg, places) =>
+  only(
+    `home-of-${name}`,
+    `${pkg} is used in one place only`,
+    { path: own, pathNot: places },
+    { path: `^node_modules/${pkg}/` },
+  );
+
+module.exports = {
+  forbidden: [
+    only('no-cycles', 'Two files that need each other are one file, or hide a third.', {}, { circular: true }),
+    only('core-is-ours-alone', 'The words of the domain depend on nothing.', { path: '^agent/core/' }, { path: own, pathNot: '^agent/core/' }),
+    only(
+      'core-is-pure',
+      'Decisions must run without a machine around them.',
+      { path: '^agent/(core|policy|directory)/|^agent/grants/(lifecycle|endpoints|reconcile|live|grants|rates)\\.ts$|^agent/dataplane/(dataplane|layout|memory)\\.ts$', pathNot: '^agent/policy/folder\\.ts$' },
+      { dependencyTypes: ['core'] },
+    ),
+    only('policy-knows-core', 'Policy is read, not run: it needs the words and nothing else.', { path: '^agent/policy/' }, { path: own, pathNot: '^agent/(core|policy)/' }),
+    only('directory-knows-core', 'Who holds which address needs no policy.', { path: '^agent/directory/' }, { path: own, pathNot: '^agent/(core|directory)/' }),
+    only(
+      'grants-know-their-ports',
+      'Grants are decided against interfaces.',
+      { path: '^agent/grants/' },
+      { path: own, pathNot: '^agent/(core|grants|policy|directory)/|^agent/dataplane/dataplane\\.ts$' },
+    ),
+    only(
+      'dataplane-knows-core',
+      'A packet path that knew of requests would be two things.',
+      { path: '^agent/dataplane/' },
+      { path: own, pathNot: '^agent/(core|dataplane)/' },
+    ),
+    only(
+      'adapters-are-plugged-in-by-main',
+      'Kernel, database, sockets and files sit at the edge.',
+      { path: own, pathNot: '^agent/(main|cli)\\.ts$|^agent/dataplane/(bpf|gate)\\.ts$' },
+      { path: adapters, dependencyTypesNot: ['type-only'] },
+    ),
+    only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),
+    home('koffi', 'koffi', '^agent/(dataplane/bpf|host)\\.ts$'),
+    home('better-sqlite3', 'better-sqlite3', '^agent/grants/store\\.ts$'),
+    home('fastify', 'fastify(-openapi-glue)?', '^agent/api/'),
+    home('yaml', 'yaml', '^agent/core/document\\.ts$'),
+    home('ip-address', '(ip-address|netmask)', '^agent/core/net\\.ts$'),
+    home('commander', 'commander', '^agent/cli\\.ts$'),
+    home('pino', 'pino', '^agent/host\\.ts$'),
+    home('prom-client', 'prom-client', '^agent/metrics\\.ts$'),
+  ],
+  options: {
+    tsConfig: { fileName: 'tsconfig.json' },
+    tsPreCompilationDeps: true,
+    doNotFollow: { path: 'node_modules' },
+    enhancedResolveOptions: { extensions: ['.ts', '.js'], conditionNames: ['import', 'require', 'node', 'default', 'types'] },
+  },
+};

@@ -1,0 +1,47 @@
+/**
+ * Faults: what must not happen, as opposed to refusals (reasons.ts), which
+ * are ordinary values. One table of codes; each says what an operator does
+ * about it. Only the API server, the CLI and main render them.
+ */
+export const FAULTS = {
+  configInvalid: 'Correct agent.yaml at the places named.',
+  rulesInvalid: 'Correct the rule files at the places named; the policy in force was not changed.',
+  devicesInvalid: 'Correct the devices file at the places named; the bindings in force were not changed.',
+  interfaceMissing: 'Create the interface, or name another in agent.yaml.',
+  interfaceUnsuitable: 'Name an Ethernet-like interface in agent.yaml.',
+  kernelTooOld: 'mtgate needs Linux 6.1 or newer.',
+  bpffsMissing: 'Mount it: mount -t bpf bpf /sys/fs/bpf (systemd does so on a booted host), or correct gate.bpffs.',
+  gateNotLoaded:
+    "Read the verifier's text in the cause; is this the kernel, libbpf and gate object that belong together?",
+  gateNotAttached: 'Another program holds the place of the gate: `tc filter show dev IF ingress` or `bpftool net`.',
+  gateFault: 'Read the cause; the gate keeps what it had.',
+  libraryMissing: 'Install it: apt-get install libbpf1 nftables iproute2 conntrack.',
+  nftFailed: 'Read the cause; `nft list table inet mtgate` shows what is in force.',
+  routeFailed: 'Read the cause; `ip route show type blackhole` shows what is in force.',
+  conntrackFailed: 'Install the conntrack tool: apt-get install conntrack.',
+  alreadyRunning: 'Stop the other agent first: one agent owns one gate.',
+  storeInvalid: 'Restore the database from a copy, or move it away: live grants then end.',
+  storeFailed: 'Look at the disk: space, rights, faults. No grant is opened until the store works.',
+  certificateInvalid: 'Correct the file: PEM, readable by the agent, key and certificate of one pair.',
+  listenFailed: 'Is the address on this host and the port free?',
+  contractBroken: 'The OpenAPI file and its handlers do not match: this is a defect of mtgate.',
+  notRunning: 'Start the agent, or name its socket with --socket.',
+  internal: 'This is a defect of mtgate; please report it with the log around it.',
+} as const satisfies Record<string, string>;
+
+export type FaultCode = keyof typeof FAULTS;
+
+/** A fault with its code from the table. `message` says what and where; the table says what to do. */
+export class AgentError extends Error {
+  readonly code: FaultCode;
+
+  constructor(code: FaultCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = 'AgentError';
+    this.code = code;
+  }
+
+  get advice(): string {
+    return FAULTS[this.code];
+  }
+}

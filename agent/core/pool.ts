@@ -1,0 +1,64 @@
+/**
+ * The grants pool and its layout: which index of the gate's entries an
+ * external endpoint has. IPv4 is a plain array (found by arithmetic, flat
+ * cost); an IPv6 pool is far larger than memory, so its endpoints are chosen
+ * anywhere in it and take one of `ipv6Grants` indices behind the IPv4 ones.
+ */
+import { addressAt, contains, type Endpoint, offsetIn, type Prefix, sizeOf } from './net.ts';
+import { PROTOCOLS, type Protocol } from './words.ts';
+
+/** What one entry takes in the gate (struct gate_entry). */
+export const ENTRY_BYTES = 128;
+
+export interface Pool {
+  readonly ipv4: readonly Prefix[];
+  readonly ipv6: readonly Prefix[];
+  readonly portLow: number;
+  readonly portCount: number;
+  /** How many IPv6 grants may be live or at rest at once. */
+  readonly ipv6Grants: number;
+}
+
+/** How many IPv4 addresses the pool has. */
+export function ipv4Slots(pool: Pool): number {
+  return pool.ipv4.reduce((sum, prefix) => sum + Number(sizeOf(prefix)), 0);
+}
+
+/** How many indices are IPv4 endpoints; the IPv6 ones follow. */
+export function ipv4Entries(pool: Pool): number {
+  return ipv4Slots(pool) * PROTOCOLS.length * pool.portCount;
+}
+
+/** How many entries the gate must have. */
+export function entryCount(pool: Pool): number {
+  return ipv4Entries(pool) + (pool.ipv6.length > 0 ? pool.ipv6Grants : 0);
+}
+
+/** The index of an IPv4 endpoint, or undefined where it is not in the pool. */
+export function indexOfIpv4(pool: Pool, protocol: Protocol, endpoint: Endpoint): number | undefined {
+  const port = endpoint.port - pool.portLow;
+  if (port < 0 || port >= pool.portCount) return undefined;
+  let slot = 0;
+  for (const prefix of pool.ipv4) {
+    if (contains(prefix, endpoint.address)) {
+      slot += Number(offsetIn(prefix, endpoint.address));
+      return (slot * PROTOCOLS.length + PROTOCOLS.indexOf(protocol)) * pool.portCount + port;
+    }
+    slot += Number(sizeOf(prefix));
+  }
+  return undefined;
+}
+
+/** The IPv4 endpoint and protocol of an index. @throws RangeError for an index that is none of IPv4 */
+export function ipv4OfIndex(pool: Pool, index: number): { protocol: Protocol; endpoint: Endpoint } {
+  const port = pool.portLow + (index % pool.portCount);
+  const line = Math.floor(index / pool.portCount);
+  const protocol = PROTOCOLS[line % PROTOCOLS.length] as Protocol;
+  let slot = Math.floor(line / PROTOCOLS.length);
+  for (const prefix of pool.ipv4) {
+    const size = Number(sizeOf(prefix));
+    if (slot < size) return { protocol, endpoint: { address: addressAt(prefix, BigInt(slot)), port } };
+    slot -= size;
+  }
+  throw new RangeError(`the pool has no IPv4 endpoint with index ${index}`);
+}

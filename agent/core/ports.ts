@@ -1,0 +1,33 @@
+/**
+ * What the pure core is given from outside: a clock, a source of randomness,
+ * a log. Everything that decides takes these as values, so that a test can
+ * hold the hands of the clock and the dice.
+ */
+
+/**
+ * Three clocks, all of the host.
+ * `monotonicNs` is CLOCK_MONOTONIC, the one the gate compares ends with; it
+ * stands still while the host is suspended. `boottimeNs` is CLOCK_BOOTTIME,
+ * which does not: their difference grows by each suspend. `nowMs` is UTC and
+ * may jump.
+ */
+export interface Clock {
+  nowMs(): number;
+  monotonicNs(): bigint;
+  boottimeNs(): bigint;
+}
+
+/** A cryptographic source (RFC 6056, 3.3: ports must not be predictable). */
+export interface Random {
+  /** A whole number from 0 up to, and without, `below` (at most 2^48). */
+  integer(below: number): number;
+  bytes(count: number): Uint8Array;
+}
+
+/** Fields first, then the event's fixed name: one line a fact. */
+export interface Log {
+  debug(fields: object, event: string): void;
+  info(fields: object, event: string): void;
+  warn(fields: object, event: string): void;
+  error(fields: object, event: string): void;
+}

@@ -1,0 +1,73 @@
+/**
+ * The words of the domain, as types: what a server, a device, a grant is
+ * called everywhere. See the README's glossary; TS 23.682 for MTC server,
+ * MTC user, external identifier.
+ */
+import type { Address, Family } from './net.ts';
+
+declare const brand: unique symbol;
+type Branded<Name extends string> = string & { readonly [brand]: Name };
+
+/** The name of an MTC server in the rule files. */
+export type ServerName = Branded<'ServerName'>;
+/** The name of an MTC user (tenant) in the rule files. */
+export type MtcUserName = Branded<'MtcUserName'>;
+/** External identifier of a device, `local@domain`, ASCII, domain in lower case (TS 23.682 4.6.2). */
+export type ExternalId = Branded<'ExternalId'>;
+/** E.164 digits without the plus sign. */
+export type Msisdn = Branded<'Msisdn'>;
+/** 6 to 15 digits (TS 23.003 2.2). */
+export type Imsi = Branded<'Imsi'>;
+/** ULID of a grant. */
+export type GrantId = Branded<'GrantId'>;
+/** Name of a private address space (APN or DNN). */
+export type RealmName = Branded<'RealmName'>;
+
+export type Protocol = 'tcp' | 'udp';
+export const PROTOCOLS: readonly Protocol[] = ['tcp', 'udp'];
+export const PROTOCOL_NUMBERS: Readonly<Record<Protocol, number>> = { tcp: 6, udp: 17 };
+
+/** An inner address is only an address together with its realm. */
+export interface InnerAddress {
+  readonly realm: RealmName;
+  readonly address: Address;
+}
+
+export interface Device {
+  readonly externalId: ExternalId;
+  readonly msisdn?: Msisdn;
+  readonly imsi?: Imsi;
+}
+
+/** Which identifier a server used to name a device; answers repeat that one and no other. */
+export type DeviceReference = { readonly networkAccessIdentifier: string } | { readonly phoneNumber: string };
+
+/** What a server asks for, with everything resolved that needs no policy. */
+export interface GrantRequest {
+  readonly device: DeviceReference;
+  /** Where the granted packets come from: an address, `all`, or (absent) where the request came from. */
+  readonly applicationServer?: { readonly address: Address | 'all'; readonly port?: number };
+  readonly protocol: Protocol;
+  readonly devicePort: number;
+  readonly durationSeconds: number;
+  readonly ipFamily?: Family;
+}
+
+const EXTERNAL_ID = /^([\x21-\x3f\x41-\x7e]{1,64})@([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)$/;
+
+/** The external identifier that a text means, or undefined. */
+export function parseExternalId(text: string): ExternalId | undefined {
+  const match = EXTERNAL_ID.exec(text);
+  if (!match?.[1] || !match[2] || match[2].includes('..')) return undefined;
+  return `${match[1]}@${match[2].toLowerCase()}` as ExternalId;
+}
+
+/** An MSISDN from E.164 text, with or without the plus sign; undefined where it is none. */
+export function parseMsisdn(text: string): Msisdn | undefined {
+  return /^\+?[1-9]\d{4,14}$/.test(text) ? (text.replace('+', '') as Msisdn) : undefined;
+}
+
+/** An IMSI, or undefined. */
+export function parseImsi(text: string): Imsi | undefined {
+  return /^\d{6,15}$/.test(text) ? (text as Imsi) : undefined;
+}

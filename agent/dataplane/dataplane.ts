@@ -1,0 +1,120 @@
+/**
+ * What a data plane is to the rest of the agent. Two exist: gate.ts, the BPF
+ * program in the kernel, and memory.ts, its slow and obvious twin. One suite
+ * of tests runs on both.
+ *
+ * Times are CLOCK_MONOTONIC nanoseconds, as the kernel counts them. All calls
+ * are synchronous: a grant is open, or closed, when they return. Faults of
+ * the kernel are thrown as AgentError('gateFault').
+ */
+import type { Address, Endpoint, Prefix } from '../core/net.ts';
+import type { Pool } from '../core/pool.ts';
+import type { DenialReason } from '../core/reasons.ts';
+import type { Protocol } from '../core/words.ts';
+
+/** A grant as packets see it. */
+export interface Mapping {
+  /** Place of the entry; fixed by the external endpoint (IPv4) or allocated (IPv6). */
+  readonly index: number;
+  /** The grant's number, below 2^53, never used twice: tells a live entry from a leftover's key. */
+  readonly number: number;
+  readonly protocol: Protocol;
+  readonly realm: number;
+  readonly device: Endpoint;
+  readonly external: Endpoint;
+  /** The one address, or any address of the server's class. */
+  readonly remote: Address | 'all';
+  /** 0: any port. */
+  readonly remotePort: number;
+  readonly classId: number;
+}
+
+/** An entry as it stands. */
+export interface Entry {
+  readonly mapping: Mapping;
+  readonly endNs: bigint;
+}
+
+export interface PacketCount {
+  readonly packets: bigint;
+  readonly bytes: bigint;
+}
+
+export interface GateCounters {
+  readonly grantedIn: PacketCount;
+  readonly grantedOut: PacketCount;
+  readonly passed: PacketCount;
+  readonly sampled: PacketCount;
+  readonly denied: Readonly<Record<DenialReason, PacketCount>>;
+}
+
+export interface Dataplane {
+  /** Fills the dead entry, its keys, and makes it alive until `endNs`. Throws where it is alive, and then changes nothing. */
+  open(mapping: Mapping, endNs: bigint): void;
+  /** Stores an end no later than `endNs` into the entry if it still has this number; both ways stop at once. Returns whether it had. */
+  end(index: number, number: number, endNs: bigint): boolean;
+  /** The grant's rest is over: takes back the keys that are still its own, and empties the entry. */
+  forget(mapping: Mapping): void;
+  /** The entry at an index; undefined where nothing was ever opened, or all is forgotten. */
+  entry(index: number): Entry | undefined;
+  /** All entries that are not empty, live ones and those at rest. */
+  entries(): Iterable<Entry>;
+  /** Packets and bytes a grant has carried, since it was opened. */
+  carried(index: number): { readonly in: PacketCount; readonly out: PacketCount };
+  /** The heartbeat's last time; 0n where there was none. */
+  lastHeartbeat(): bigint;
+  heartbeat(nowNs: bigint): void;
+  /** How many denials a second go on to be looked at; 0 switches it off. */
+  sample(perSecond: number): void;
+  /** Which prefixes stand for which class. */
+  classes(): ReadonlyMap<string, number>;
+  removeClass(prefix: Prefix): void;
+  addClass(prefix: Prefix, classId: number): void;
+  /** While an inner address changes hands its device is not heard. */
+  setChanging(realm: number, address: Address, changing: boolean): void;
+  counters(): GateCounters;
+}
+
+/** Next hops by family; without one the kernel's own route decides, packet by packet. */
+export interface NextHops {
+  readonly ipv4?: Address;
+  readonly ipv6?: Address;
+}
+
+/** What a data plane is built on: fixed until the next start. */
+export interface GateSetup {
+  readonly pool: Pool;
+  readonly outside: { readonly ifindex: number; readonly nextHops: NextHops };
+  readonly inside: readonly {
+    readonly ifindex: number;
+    readonly realm: number;
+    readonly prefixes: readonly Prefix[];
+    readonly nextHops: NextHops;
+  }[];
+  /** The host's own addresses: those on inside interfaces (`gateway`) never appear outside; devices reach none of them but for services. */
+  readonly own: readonly { readonly address: Address; readonly on: 'inside' | 'elsewhere' }[];
+  /** What devices may reach on the gateway; neighbour discovery always. */
+  readonly services: readonly { readonly protocol: Protocol | 'icmp' | 'icmpv6'; readonly port: number }[];
+  readonly orphanGraceSeconds: number;
+  readonly udpTombstoneSeconds: number;
+}
+
+/** The three places the gate looks at packets. */
+export type Hook = 'outsideIngress' | 'outsideEgress' | 'insideIngress';
+export const HOOKS: readonly Hook[] = ['outsideIngress', 'outsideEgress', 'insideIngress'];
+
+/**
+ * What became of one packet. `redirect`: carried, `bytes` is the packet as it
+ * leaves (before the link layer is written). `pass`: left to the stack and the
+ * base as it came. `drop`: not passed; `sampled` tells whether it goes on,
+ * marked, to be looked at.
+ */
+export type Verdict =
+  | { readonly verdict: 'redirect'; readonly bytes: Uint8Array }
+  | { readonly verdict: 'pass' }
+  | { readonly verdict: 'drop'; readonly reason: DenialReason; readonly sampled: boolean };
+
+/** A data plane that can be asked about one packet: an Ethernet frame, as an interface received it. */
+export interface JudgingDataplane extends Dataplane {
+  judge(hook: Hook, ifindex: number, frame: Uint8Array): Verdict;
+}

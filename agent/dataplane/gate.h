@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * What the gate (gate.bpf.c) and the agent (layout.ts) both know: the values
+ * in the maps, byte by byte. A test holds every size and offset here against
+ * layout.ts. Change anything that lies in a pinned map, and GATE_SCHEMA goes
+ * up by one: the agent then starts on fresh maps.
+ *
+ * Addresses are 16 bytes in network order, IPv4 in mapped form. Ports in
+ * maps are in network order, all other numbers in host order.
+ */
+#ifndef MTGATE_GATE_H
+#define MTGATE_GATE_H
+
+#include <linux/types.h>
+
+#define GATE_SCHEMA 1
+
+#define GATE_POOLS_MAX 8     /* prefixes of one family in the grants pool */
+#define GATE_SERVICES_MAX 16 /* what devices may reach on the gateway */
+
+/* The mark of a sampled denial: this base with the reason in the low bits. */
+#define GATE_MARK 0xd0000000u
+#define GATE_MARK_MASK 0xf0000000u
+
+/* Numbers as in DENIALS of core/reasons.ts. */
+enum reason {
+	REASON_NONE = 0,
+	REASON_NO_GRANT = 1,
+	REASON_GRANT_ENDED = 2,
+	REASON_WRONG_SOURCE = 3,
+	REASON_AGENT_LOST = 4,
+	REASON_MALFORMED = 5,
+	REASON_HEADER_OPTIONS = 6,
+	REASON_HOP_LIMIT = 7,
+	REASON_FRAGMENT = 8,
+	REASON_PROTOCOL_NOT_CARRIED = 9,
+	REASON_SPOOFED_SOURCE = 10,
+	REASON_REALM_DESTINATION = 11,
+	REASON_INNER_LEAK = 12,
+	REASON_GATEWAY_SERVICE = 13,
+	REASON_DEVICE_TO_DEVICE = 14,
+	REASON_WRONG_REMOTE = 15,
+	REASON_TOMBSTONE = 16,
+	REASON_ADDRESS_CHANGING_HANDS = 17,
+	REASON_MAX = 18,
+};
+
+/* Slots of the `counters` map (per CPU, each a struct gate_count). The
+ * denials of reason R count in slot R; the rest follow. */
+enum counter {
+	COUNTER_GRANTED_IN = REASON_MAX,  /* carried from outside to a device */
+	COUNTER_GRANTED_OUT,              /* carried from a device to outside */
+	COUNTER_PASSED,                   /* not the gate's business: to the base */
+	COUNTER_SAMPLED,                  /* denials handed on with a mark */
+	COUNTER_MAX,
+};
+
+struct gate_count {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* 16 bytes of address that compare as two words. */
+struct gate_address {
+	__u64 high;
+	__u64 low;
+};
+
+#define ENTRY_ANY_REMOTE 1 /* any address of the server's class, not one */
+
+/*
+ * One mapping, in the mmapable array `entries`. The agent fills it while it
+ * is dead and makes it alive by `end` alone; only the agent writes `end`
+ * (one aligned store), only the gate writes the counters.
+ * Index: IPv4 (slot * 2 + (udp ? 1 : 0)) * port_count + (port - port_low),
+ * slot = place of the address in the pool; behind these, `ipv6_grants`
+ * indices for IPv6, found through the map `ipv6_endpoints`.
+ */
+struct gate_entry {
+	__u64 end;                     /* 0   CLOCK_MONOTONIC ns; 0: never opened */
+	__u64 number;                  /* 8   the grant's number, never used again */
+	struct gate_address device;    /* 16 */
+	struct gate_address remote;    /* 32  zero with ENTRY_ANY_REMOTE */
+	struct gate_address external;  /* 48 */
+	__be16 device_port;            /* 64 */
+	__be16 external_port;          /* 66 */
+	__be16 remote_port;            /* 68  0: any */
+	__u16 realm;                   /* 70 */
+	__u32 class_id;                /* 72  the server's class */
+	__u8 protocol;                 /* 76  IPPROTO_TCP or IPPROTO_UDP */
+	__u8 flags;                    /* 77 */
+	__u8 pad[2];                   /* 78 */
+	struct gate_count in;          /* 80  outside to device */
+	struct gate_count out;         /* 96  device to outside */
+	__u64 reserved[2];             /* 112 to the second cache line's end */
+};
+
+/* Key of `ipv6_endpoints`: external endpoint -> struct gate_target. */
+struct gate_endpoint {
+	struct gate_address address;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad[5];
+};
+
+/* Key of `answers`: what a device's packet shows -> struct gate_target. */
+struct gate_answer {
+	struct gate_address device;
+	__u32 class_id; /* of the remote */
+	__u16 realm;
+	__be16 port; /* the device's */
+	__u8 protocol;
+	__u8 pad[7];
+};
+
+/* Value of `ipv6_endpoints` and `answers`. */
+struct gate_target {
+	__u64 number; /* must be the entry's own, or the target is a leftover */
+	__u32 index;
+	__u32 pad;
+};
+
+/* Key of the tries `classes` (-> __u32 class id) and `owned` (-> __u32 enum
+ * owner): bits of the mapped form that count, then the address. */
+struct gate_prefix {
+	__u32 length;
+	__u8 address[16];
+};
+
+enum owner {
+	OWNER_REALM = 1,   /* a realm prefix: devices */
+	OWNER_GATEWAY = 2, /* an address of the host on an inside interface */
+	OWNER_HOST = 3,    /* any other address of the host */
+};
+
+/* Value of `inside` (key: __u32 ifindex): which realm an interface is. */
+struct gate_inside {
+	__u16 realm;
+	__u16 pad;
+};
+
+/* Value of `realms` (key: __u32 realm id): where its devices are. */
+struct gate_realm {
+	__u32 ifindex;
+	__u32 next_hops; /* bit 0: next_hop4 is given; bit 1: next_hop6 is */
+	__u32 next_hop4; /* network order */
+	__u8 next_hop6[16];
+};
+
+/* Key of `changing` (-> __u8 1): an inner address between two owners. */
+struct gate_inner {
+	struct gate_address address;
+	__u32 realm;
+	__u32 pad;
+};
+
+/* The one element of the mmapable array `state`; the agent writes the first
+ * five words by atomic stores, the gate the last. */
+struct gate_state {
+	__u64 heartbeat;           /* 0  when the agent was last heard */
+	__u64 orphan_grace;        /* 8  ns; past heartbeat + this every grant is refused */
+	__u64 tombstone;           /* 16 ns after an end in which UDP leftovers are dropped */
+	__u64 sample_interval;     /* 24 ns between two sampled denials; 0: none */
+	__u64 changing;            /* 32 how many addresses are in `changing` */
+	__u64 sample_next;         /* 40 the gate's: when the next may be sampled (GCRA) */
+	__u64 reserved[2];
+};
+
+struct gate_pool4 {
+	__u32 address; /* network order */
+	__u32 mask;    /* network order; 0: no such pool */
+	__u32 slot;    /* slot of its first address */
+};
+
+struct gate_pool6 {
+	struct gate_address address;
+	struct gate_address mask; /* both words 0: no such pool */
+};
+
+struct gate_service {
+	__u8 protocol; /* 0: no such service */
+	__u8 pad;
+	__be16 port; /* ICMP and ICMPv6: 0 */
+};
+
+/* All that is fixed while the gate is loaded: its only .rodata. */
+struct gate_config {
+	__u32 outside; /* ifindex */
+	__u32 port_low;
+	__u32 port_count;
+	__u32 entries;
+	__u32 next_hops; /* as in struct gate_realm, for the outside */
+	__u32 next_hop4;
+	__u8 next_hop6[16];
+	struct gate_pool4 pools4[GATE_POOLS_MAX];
+	struct gate_pool6 pools6[GATE_POOLS_MAX];
+	struct gate_service services[GATE_SERVICES_MAX];
+};
+
+#endif

@@ -1,0 +1,18 @@
+import type { Reporter, TestModule } from 'vitest/node';
+
+/** Ends the run with the one line that CI and people look for. */
+export default class Summary implements Reporter {
+  onTestRunEnd(modules: readonly TestModule[], errors: readonly unknown[]): void {
+    const count = { passed: 0, failed: errors.length, skipped: 0, pending: 0 };
+    for (const module of modules) {
+      const own = [...module.children.allTests()];
+      for (const test of own) count[test.result().state] += 1;
+      if (own.length === 0 && !module.ok()) count.failed += 1;
+    }
+    process.once('exit', () => {
+      process.stdout.write(
+        `${count.passed} passed, ${count.failed} failed, ${count.skipped + count.pending} skipped\n`,
+      );
+    });
+  }
+}
