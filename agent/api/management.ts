@@ -1,0 +1,292 @@
+/**
+ * The management interface: HTTP on a Unix socket, for the `mtgate` command
+ * and consoles of this host. Who may connect is decided by the file's mode
+ * (0660: root and the group) and by the folder it lies in; who did what is
+ * known by the peer's credentials, which the kernel vouches for.
+ *
+ * This is the operator's side: it shows inner addresses and rules, and its
+ * errors say what to do. Nothing of it is reachable from a network.
+ *
+ * Invariants: a socket on which someone listens is never taken over; the file
+ * is never open to more than its mode, not even between bind and chmod.
+ */
+import { once } from 'node:events';
+import { lstatSync, unlinkSync } from 'node:fs';
+import http from 'node:http';
+import { connect, type Socket } from 'node:net';
+import Fastify, { type FastifyInstance } from 'fastify';
+import { z } from 'zod';
+import { AgentError } from '../core/errors.ts';
+import { type Address, formatEndpoint, parseAddress } from '../core/net.ts';
+import type { Log } from '../core/ports.ts';
+import {
+  type ExternalId,
+  type InnerAddress,
+  PROTOCOLS,
+  type Protocol,
+  parseExternalId,
+  type RealmName,
+  type ServerName,
+} from '../core/words.ts';
+import type { Grant } from './routes.ts';
+
+/** A grant as the operator sees it: with what the outside never learns. */
+export interface OperatorGrant extends Grant {
+  readonly server: ServerName;
+  readonly externalId: ExternalId;
+  readonly inner: InnerAddress;
+  /** The rule that allowed it. */
+  readonly rule: string;
+}
+
+export interface OperatorBinding {
+  readonly device: ExternalId;
+  readonly inner: InnerAddress;
+  readonly source: string;
+  readonly sinceMs: number;
+}
+
+/** The operator asked for what cannot be done: a name, and a sentence for a person. */
+export interface Declined {
+  readonly refused: string;
+  readonly why: string;
+}
+
+export interface ExplainQuestion {
+  readonly server: ServerName;
+  /** External identifier or MSISDN, as typed. */
+  readonly device: string;
+  readonly protocol: Protocol;
+  readonly port: number;
+  readonly durationSeconds: number;
+  /** Where the request would come from. */
+  readonly from?: Address;
+}
+
+/** What the socket serves; `byUid` is who asked. Faults (rulesInvalid, storeFailed) are thrown as AgentError. */
+export interface ManagementUseCases {
+  status(): object;
+  grants(): readonly OperatorGrant[];
+  /** False: no live grant has this id. */
+  revoke(grantId: string, byUid: number): Promise<boolean>;
+  bindings(): readonly OperatorBinding[];
+  bind(device: ExternalId, realm: RealmName, address: Address, byUid: number): Promise<Declined | undefined>;
+  unbind(device: ExternalId, realm: RealmName, address: Address, byUid: number): Promise<Declined | undefined>;
+  /** Reads rules, devices, certificates anew; says what is in force now. */
+  reload(byUid: number): Promise<object>;
+  /** Every step of a request's way, the rule that decided, and why. */
+  explain(question: ExplainQuestion): object;
+}
+
+export interface Management {
+  close(): Promise<void>;
+}
+
+const MODE_MASK = 0o117;
+
+/**
+ * Listens on a Unix socket. `peerUid` reads the peer's credentials (SO_PEERCRED).
+ * @throws AgentError alreadyRunning where someone listens there, listenFailed where it cannot be made
+ */
+export async function startManagement(
+  path: string,
+  useCases: ManagementUseCases,
+  peerUid: (socket: Socket) => number,
+  log: Log,
+): Promise<Management> {
+  const server = http.createServer();
+  const app = Fastify({
+    bodyLimit: 16_384,
+    exposeHeadRoutes: false,
+    serverFactory: (handler) => server.on('request', handler),
+  });
+  answerErrors(app, log);
+  addRoutes(app, useCases, (socket) => peerUid(socket));
+  await app.ready();
+  await removeStale(path);
+  // listen() binds before it returns, so the mask covers the making of the file and nothing else.
+  const mask = process.umask(MODE_MASK);
+  try {
+    server.listen(path);
+  } finally {
+    process.umask(mask);
+  }
+  try {
+    await once(server, 'listening');
+  } catch (cause) {
+    throw new AgentError('listenFailed', `management socket ${path}`, { cause });
+  }
+  return {
+    async close() {
+      const closed = once(server, 'close');
+      server.close();
+      server.closeAllConnections();
+      await closed;
+      await app.close();
+    },
+  };
+}
+
+const PORT = z.int().min(1).max(65_535);
+const ADDRESS = z.string().transform((text, issue) => parseAddress(text) ?? complain(issue, 'an IP address'));
+const EXTERNAL_ID = z.string().transform((text, issue) => parseExternalId(text) ?? complain(issue, 'local@domain'));
+
+const BINDING = z.strictObject({
+  device: EXTERNAL_ID,
+  realm: z
+    .string()
+    .min(1)
+    .transform((name) => name as RealmName),
+  address: ADDRESS,
+});
+
+const QUESTION = z.strictObject({
+  server: z
+    .string()
+    .min(1)
+    .transform((name) => name as ServerName),
+  device: z.string().min(1),
+  protocol: z.enum(PROTOCOLS as [Protocol, ...Protocol[]]),
+  port: PORT,
+  durationSeconds: z.int().min(1),
+  from: ADDRESS.optional(),
+});
+
+function complain(issue: z.core.$RefinementCtx, expected: string): never {
+  issue.addIssue({ code: 'custom', message: `expected ${expected}` });
+  return z.NEVER;
+}
+
+function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (socket: Socket) => number): void {
+  app.get('/status', () => useCases.status());
+
+  app.get('/grants', () => useCases.grants().map(grantRow));
+  app.delete<{ Params: { id: string } }>('/grants/:id', async (request, reply) => {
+    const { id } = request.params;
+    if (await useCases.revoke(id, uidOf(request.raw.socket))) return reply.code(204).send();
+    return reply.code(404).send(errorBody('grantNotFound', `no live grant ${id}`));
+  });
+
+  app.get('/bindings', () => useCases.bindings().map(bindingRow));
+  app.post('/bindings', async (request, reply) => {
+    const { device, realm, address } = BINDING.parse(request.body);
+    const declined = await useCases.bind(device, realm, address, uidOf(request.raw.socket));
+    return declined ? reply.code(409).send(errorBody(declined.refused, declined.why)) : reply.code(204).send();
+  });
+  app.delete('/bindings', async (request, reply) => {
+    const { device, realm, address } = BINDING.parse(request.body);
+    const declined = await useCases.unbind(device, realm, address, uidOf(request.raw.socket));
+    return declined ? reply.code(409).send(errorBody(declined.refused, declined.why)) : reply.code(204).send();
+  });
+
+  app.post('/reload', (request) => useCases.reload(uidOf(request.raw.socket)));
+  app.post('/explain', (request) => {
+    const { from, ...question } = QUESTION.parse(request.body);
+    return useCases.explain({ ...question, ...(from ? { from } : {}) });
+  });
+}
+
+/** A grant in the answer to GET /grants. */
+export interface GrantRow {
+  readonly grantId: string;
+  readonly server: string;
+  readonly device: string;
+  readonly realm: string;
+  readonly inner: string;
+  readonly external: string;
+  readonly applicationServer: string;
+  readonly protocol: Protocol;
+  readonly rule: string;
+  readonly startedAt: string;
+  readonly expiresAt: string;
+}
+
+/** A binding in the answer to GET /bindings. */
+export interface BindingRow {
+  readonly device: string;
+  readonly realm: string;
+  readonly address: string;
+  readonly source: string;
+  readonly since: string;
+}
+
+/** Every answer that is not 2xx. */
+export interface ErrorBody {
+  readonly error: {
+    readonly code: string;
+    readonly message: string;
+    readonly advice?: string;
+    readonly cause?: string;
+  };
+}
+
+function grantRow(grant: OperatorGrant): GrantRow {
+  const { address, port } = grant.applicationServer;
+  const server = address === 'all' ? 'all' : address.text;
+  return {
+    grantId: grant.id,
+    server: grant.server,
+    device: grant.externalId,
+    realm: grant.inner.realm,
+    inner: formatEndpoint({ address: grant.inner.address, port: grant.devicePort }),
+    external: formatEndpoint(grant.externalEndpoint),
+    applicationServer: address !== 'all' && port ? formatEndpoint({ address, port }) : server,
+    protocol: grant.protocol,
+    rule: grant.rule,
+    startedAt: new Date(grant.startedAtMs).toISOString(),
+    expiresAt: new Date(grant.expiresAtMs).toISOString(),
+  };
+}
+
+function bindingRow({ device, inner, source, sinceMs }: OperatorBinding): BindingRow {
+  return { device, realm: inner.realm, address: inner.address.text, source, since: new Date(sinceMs).toISOString() };
+}
+
+function errorBody(code: string, message: string, more: { advice?: string; cause?: string } = {}): ErrorBody {
+  return { error: { code, message, ...more } };
+}
+
+function answerErrors(app: FastifyInstance, log: Log): void {
+  app.setNotFoundHandler((request, reply) =>
+    reply.code(404).send(errorBody('notFound', `${request.method} ${request.url}: there is no such thing here`)),
+  );
+  app.setErrorHandler((fault, request, reply) => {
+    if (fault instanceof z.ZodError) {
+      const places = fault.issues.map(({ path, message }) => [path.join('.') || 'body', message].join(': '));
+      return reply.code(400).send(errorBody('invalidArgument', places.join('; ')));
+    }
+    if (fault instanceof AgentError) {
+      const { code, message, advice, cause } = fault;
+      log.warn({ code, message, method: request.method, path: request.url }, 'managementFailed');
+      const more = cause instanceof Error ? { advice, cause: cause.message } : { advice };
+      return reply.code(500).send(errorBody(code, message, more));
+    }
+    const { statusCode, message, stack } = fault as Error & { statusCode?: number };
+    // What Fastify itself refuses (a body that is no JSON) carries a status below 500.
+    if (statusCode !== undefined && statusCode < 500) {
+      return reply.code(statusCode).send(errorBody('invalidArgument', message));
+    }
+    log.error({ code: 'internal', message, stack, method: request.method, path: request.url }, 'managementFailed');
+    return reply.code(500).send(errorBody('internal', message));
+  });
+}
+
+/** Removes the socket of an agent that is gone; leaves everything else where it is. */
+async function removeStale(path: string): Promise<void> {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (!found) return;
+  if (!found.isSocket()) throw new AgentError('listenFailed', `management socket ${path}: a file is there already`);
+  const probe = connect(path);
+  try {
+    await once(probe, 'connect');
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'ECONNREFUSED') {
+      throw new AgentError('listenFailed', `management socket ${path}`, { cause });
+    }
+    unlinkSync(path);
+    return;
+  } finally {
+    probe.destroy();
+  }
+  throw new AgentError('alreadyRunning', `someone listens on the management socket ${path}`);
+}

@@ -1,0 +1,222 @@
+/**
+ * What each operation of the contract does: from a request that has passed the
+ * contract (openapi.yaml) to a use case, and from its value to an answer.
+ *
+ * The use cases are an interface of this file, so that the API knows no
+ * adapter, no policy and no store. Nothing here knows HTTP but for status
+ * codes and the Location header; nothing here decides.
+ *
+ * Invariant: an answer holds what the asking server itself said, and the
+ * external side of its own grants. There is no way from here to an inner
+ * address, since `Grant` has none.
+ */
+
+import type { Address, Endpoint, Family, Prefix } from '../core/net.ts';
+import { parseAddress } from '../core/net.ts';
+import type { Clock } from '../core/ports.ts';
+import type { Refusal } from '../core/reasons.ts';
+import { type DeviceReference, type GrantRequest, type Protocol, parseExternalId } from '../core/words.ts';
+import type { ServerIdentity } from './identity.ts';
+import type { RecordRefusal, RefusalFacts } from './problem.ts';
+
+/** A grant as the server that holds it may see it. */
+export interface Grant {
+  readonly id: string;
+  /** The identifier the server used, and no other. */
+  readonly device: DeviceReference;
+  readonly externalEndpoint: Endpoint;
+  readonly applicationServer: { readonly address: Address | 'all'; readonly port?: number };
+  readonly protocol: Protocol;
+  readonly devicePort: number;
+  readonly status: 'LIVE' | 'ENDED';
+  readonly startedAtMs: number;
+  readonly expiresAtMs: number;
+  readonly endedAtMs?: number;
+  /** A name from the life cycle, such as `endedByServer`. */
+  readonly endCause?: string;
+}
+
+/** What a server may ask for, at the most; an absent bound does not bind. */
+export interface ServerLimits {
+  /** Prefixes its packets may come from. */
+  readonly sources: readonly Prefix[];
+  /** The longest duration any rule grants it; 0: none grants it anything. */
+  readonly maxDurationSeconds: number;
+  readonly maxTotalSeconds: number;
+  readonly grantsPerDevice?: number;
+  readonly grantsPerServer?: number;
+  readonly requestsPerMinute?: number;
+  readonly liveGrants: number;
+  /** Changes when grants or policy may have changed without the server's doing (restart, reload). */
+  readonly generation: string;
+}
+
+/** What the API is given. A refusal returned here has been recorded already. */
+export interface GrantsUseCases {
+  request(who: ServerIdentity, ask: GrantRequest): Promise<Grant | Refusal>;
+  /** A grant of this server, live or ended. Another server's is `grantNotFound`, as is one that never was. */
+  show(who: ServerIdentity, grantId: string): Grant | Refusal;
+  /** Ends a grant. To end one that has ended is no fault. */
+  end(who: ServerIdentity, grantId: string): Promise<Grant | Refusal>;
+  /** The live grants of this server, on one device or on all. */
+  list(who: ServerIdentity, filter: { readonly device?: DeviceReference }): readonly Grant[];
+  limits(who: ServerIdentity): ServerLimits;
+}
+
+/** A request that is authenticated and follows the contract. */
+export interface Call {
+  readonly who: ServerIdentity;
+  readonly params: Readonly<Record<string, string>>;
+  readonly body: unknown;
+  /** Who asked for what, for the log. */
+  readonly asked: Readonly<Record<string, string>>;
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly body?: object;
+  readonly location?: string;
+}
+
+export type Operation = (call: Call) => Answer | Refusal | Promise<Answer | Refusal>;
+
+export const BASE_PATH = '/mobile-terminated-access/v1';
+
+/** The operations by their operationId; the server holds the names against the contract at start. */
+export function operations(grants: GrantsUseCases, refuse: RecordRefusal, clock: Clock): Record<string, Operation> {
+  const refused = (call: Call, facts: RefusalFacts & { reason: 'invalidArgument' | 'notSupported' }): Refusal => {
+    const { reason, ...rest } = facts;
+    return refuse(reason, { ...rest, asked: call.asked });
+  };
+  return {
+    createGrant: async (call) => {
+      const ask = readGrantRequest(call.body as GrantRequestBody);
+      if ('reason' in ask) return refused(call, ask);
+      const granted = await grants.request(call.who, ask);
+      if ('reason' in granted) return granted;
+      return { status: 201, body: grantBody(granted), location: `${BASE_PATH}/grants/${granted.id}` };
+    },
+
+    getGrant: ({ who, params }) => {
+      const shown = grants.show(who, params['grantId'] ?? '');
+      return 'reason' in shown ? shown : { status: 200, body: grantBody(shown) };
+    },
+
+    endGrant: async ({ who, params }) => {
+      const ended = await grants.end(who, params['grantId'] ?? '');
+      return 'reason' in ended ? ended : { status: 204 };
+    },
+
+    // Answered alike for every id: it must not tell whether a grant exists.
+    extendGrant: (call) => refused(call, notSupported('extend')),
+
+    retrieveGrants: (call) => {
+      const { device } = call.body as { device?: DeviceBody };
+      if (!device) return { status: 200, body: grants.list(call.who, {}).map(grantBody) };
+      const reference = readDevice(device);
+      if ('reason' in reference) return refused(call, reference);
+      return { status: 200, body: grants.list(call.who, { device: reference }).map(grantBody) };
+    },
+
+    getLimits: ({ who }) => {
+      const { sources, ...bounds } = grants.limits(who);
+      return {
+        status: 200,
+        body: { ...bounds, sources: sources.map(({ text }) => text), now: new Date(clock.nowMs()).toISOString() },
+      };
+    },
+  };
+}
+
+/** Bodies as the contract lets them in. */
+interface DeviceBody {
+  readonly networkAccessIdentifier?: string;
+  readonly phoneNumber?: string;
+}
+
+interface GrantRequestBody {
+  readonly device: DeviceBody;
+  readonly applicationServer?: { readonly address: string; readonly port?: number };
+  readonly protocol: 'TCP' | 'UDP';
+  readonly devicePort: number;
+  readonly durationSeconds: number;
+  readonly ipFamily?: 'IPV4' | 'IPV6';
+  readonly whenUnreachable?: 'INDICATE_ERROR' | 'WAIT' | 'SEND_TRIGGER';
+  readonly sink?: string;
+}
+
+type Unreadable = RefusalFacts & { readonly reason: 'invalidArgument' | 'notSupported' };
+
+/** From the words of the contract to those of the domain, or why that cannot be. */
+function readGrantRequest(body: GrantRequestBody): GrantRequest | Unreadable {
+  // Not yet supported is said first: a request that needs it is not served in part.
+  if (body.sink !== undefined) return notSupported('sink');
+  if (body.whenUnreachable === 'WAIT' || body.whenUnreachable === 'SEND_TRIGGER') {
+    return notSupported(`whenUnreachable ${body.whenUnreachable}`);
+  }
+  const device = readDevice(body.device);
+  if ('reason' in device) return device;
+  const applicationServer = body.applicationServer && readApplicationServer(body.applicationServer);
+  if (applicationServer && 'reason' in applicationServer) return applicationServer;
+  return {
+    device,
+    ...(applicationServer ? { applicationServer } : {}),
+    protocol: PROTOCOL_OF[body.protocol],
+    devicePort: body.devicePort,
+    durationSeconds: body.durationSeconds,
+    ...(body.ipFamily ? { ipFamily: FAMILY_OF[body.ipFamily] } : {}),
+  };
+}
+
+const PROTOCOL_OF = { TCP: 'tcp', UDP: 'udp' } as const satisfies Record<string, Protocol>;
+const FAMILY_OF = { IPV4: 'ipv4', IPV6: 'ipv6' } as const satisfies Record<string, Family>;
+
+/** Keeps the identifier as the server wrote it, since answers repeat that one. */
+function readDevice({ networkAccessIdentifier, phoneNumber }: DeviceBody): DeviceReference | Unreadable {
+  if (phoneNumber !== undefined) return { phoneNumber };
+  if (networkAccessIdentifier !== undefined && parseExternalId(networkAccessIdentifier)) {
+    return { networkAccessIdentifier };
+  }
+  return invalid('device.networkAccessIdentifier is not of the form local@domain');
+}
+
+function readApplicationServer(body: { address: string; port?: number }) {
+  const address = body.address === 'all' ? 'all' : parseAddress(body.address);
+  if (!address) return invalid('applicationServer.address is neither an IP address nor "all"');
+  return { address, ...(body.port === undefined ? {} : { port: body.port }) };
+}
+
+function invalid(detail: string): Unreadable {
+  return { reason: 'invalidArgument', why: detail, detail };
+}
+
+function notSupported(what: string): Unreadable {
+  return { reason: 'notSupported', why: what, detail: `${what} is not supported yet` };
+}
+
+function grantBody(grant: Grant): object {
+  const { applicationServer, externalEndpoint } = grant;
+  const server = applicationServer.address;
+  return {
+    grantId: grant.id,
+    device: grant.device,
+    externalEndpoint: { address: externalEndpoint.address.text, port: externalEndpoint.port },
+    applicationServer: {
+      address: server === 'all' ? server : server.text,
+      ...(applicationServer.port === undefined ? {} : { port: applicationServer.port }),
+    },
+    protocol: grant.protocol.toUpperCase(),
+    devicePort: grant.devicePort,
+    ipFamily: externalEndpoint.address.family.toUpperCase(),
+    status: grant.status,
+    startedAt: new Date(grant.startedAtMs).toISOString(),
+    expiresAt: new Date(grant.expiresAtMs).toISOString(),
+    ...(grant.endedAtMs === undefined ? {} : { endedAt: new Date(grant.endedAtMs).toISOString() }),
+    ...(grant.endCause === undefined ? {} : { endCause: upperSnake(grant.endCause) }),
+  };
+}
+
+/** Names go out in CAMARA's style for enumerations: endedByServer is ENDED_BY_SERVER. */
+function upperSnake(name: string): string {
+  return name.replace(/[A-Z]/g, (capital) => `_${capital}`).toUpperCase();
+}
