@@ -1,0 +1,233 @@
+/**
+ * Files that people write, read as values: YAML text in; a frozen value, or
+ * every issue, out, each issue with its place and what is expected there.
+ *
+ * What is taken is a plain part of YAML 1.2: mappings, lists and scalars.
+ * Aliases, anchors, tags, directives, merge keys, tabs, duplicate keys,
+ * several documents and invisible characters are refused, since each can make
+ * a file mean something else than its reader sees. Every scalar is its text,
+ * and the schema says what the text means: an IMSI keeps its leading zeros,
+ * `no` is never false. Size and depth are bounded before anything recurs.
+ */
+import {
+  Composer,
+  CST,
+  isCollection,
+  isMap,
+  isScalar,
+  isSeq,
+  Lexer,
+  LineCounter,
+  type Pair,
+  Parser,
+  visit,
+} from 'yaml';
+import type { z } from 'zod';
+
+/** A place in a file; line and column count from 1. */
+export interface Place {
+  readonly file: string;
+  readonly line: number;
+  readonly column: number;
+}
+
+/** What is wrong (or, in a warning, doubtful) at a place. */
+export interface Issue extends Place {
+  readonly message: string;
+}
+
+/** Keys and list places that lead to a value. */
+export type Path = readonly PropertyKey[];
+
+/** A value, with the way back to its text. */
+export interface Document<Value> {
+  readonly value: Value;
+  /** Where a value stands; a mapping or list under a key: where the key stands. Follows the path as far as there is text. */
+  locate(path: Path): Place;
+}
+
+export type Reading<Value> = { readonly document: Document<Value> } | { readonly issues: readonly Issue[] };
+
+type Yaml = NonNullable<ReturnType<typeof compose>>;
+interface Fault {
+  readonly offset: number;
+  readonly message: string;
+}
+
+/** Characters in a file. */
+const MAX_LENGTH = 4 * 2 ** 20;
+/** Levels of nesting; no file of ours needs ten. */
+const MAX_DEPTH = 64;
+/** Control and format characters, but for line ends. */
+const INVISIBLE = /(?!\n|\r\n)[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
+
+const NOT_TAKEN: Partial<Record<CST.TokenType, string>> = {
+  alias: 'aliases are not taken; write the value out',
+  anchor: 'anchors are not taken; write the value out where it is wanted',
+  tag: 'tags are not taken; the schema knows the types',
+  'directive-line': 'directives are not taken; the file is read as YAML 1.2',
+  'explicit-key-ind': 'explicit keys are not taken; write "key: value"',
+};
+
+/** Reads a file's text by its schema. */
+export function readDocument<Schema extends z.ZodType>(
+  text: string,
+  file: string,
+  schema: Schema,
+  maxLength = MAX_LENGTH,
+): Reading<z.output<Schema>> {
+  if (text.length > maxLength) {
+    const message = `the file has more than ${maxLength} characters; split it`;
+    return { issues: [{ file, line: 1, column: 1, message }] };
+  }
+  const lines = lineCounterOf(text);
+  const placeAt = (offset: number): Place => {
+    const { line, col } = lines.linePos(offset);
+    return { file, line, column: col };
+  };
+  const issuesOf = (faults: readonly Fault[]) =>
+    [...faults].sort((a, b) => a.offset - b.offset).map(({ offset, message }) => ({ ...placeAt(offset), message }));
+
+  const lexical = [...invisibleIn(text)];
+  const tokens = lexical.length > 0 ? [] : [...tokensOf(text, lexical)];
+  if (lexical.length > 0) return { issues: issuesOf(lexical) };
+  const yaml = compose(tokens, text);
+  const structural = [...syntaxFaults(yaml, lines), ...faultsOfNodes(yaml, lines)];
+  if (structural.length > 0) return { issues: issuesOf(structural) };
+
+  const parsed = schema.safeParse(yaml.toJS());
+  if (parsed.success) {
+    return { document: { value: frozen(parsed.data), locate: (path) => placeAt(offsetOf(yaml, path)) } };
+  }
+  return { issues: issuesOf(parsed.error.issues.flatMap((issue) => faultsOfSchema(yaml, issue))) };
+}
+
+/** Freezes a value through and through; bytes cannot be, and are left. */
+export function frozen<Value>(value: Value): Value {
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value) || Object.isFrozen(value)) return value;
+  Object.freeze(value);
+  for (const member of Object.values(value)) frozen(member);
+  return value;
+}
+
+function lineCounterOf(text: string): LineCounter {
+  const lines = new LineCounter();
+  lines.addNewLine(0);
+  for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n', at + 1)) lines.addNewLine(at + 1);
+  return lines;
+}
+
+function* invisibleIn(text: string): Generator<Fault> {
+  for (const { 0: character, index } of text.matchAll(INVISIBLE)) {
+    yield { offset: index, message: character === '\t' ? 'a tab; use spaces' : `${nameOf(character)}; remove it` };
+  }
+}
+
+function nameOf(character: string): string {
+  const code = (character.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, '0');
+  return `the invisible character U+${code}`;
+}
+
+/** The file's tokens as a tree, with what is not taken added to `faults`; stops where it is nested too deep to recur over. */
+function* tokensOf(text: string, faults: Fault[]): Generator<CST.Token> {
+  const parser = new Parser();
+  let previous = '';
+  for (const lexeme of new Lexer().lex(text)) {
+    const type = previous === CST.SCALAR ? 'scalar' : CST.tokenType(lexeme);
+    const message = type && NOT_TAKEN[type];
+    if (message) faults.push({ offset: parser.offset, message });
+    yield* parser.next(lexeme);
+    if (parser.stack.length > MAX_DEPTH) {
+      faults.push({ offset: parser.offset - lexeme.length, message: `nested deeper than ${MAX_DEPTH} levels` });
+      return;
+    }
+    previous = lexeme;
+  }
+  yield* parser.end();
+}
+
+/** The file as a document; `failsafe` is the schema in which every scalar is its text. */
+function compose(tokens: CST.Token[], text: string) {
+  const composer = new Composer({ version: '1.2', schema: 'failsafe', stringKeys: true, uniqueKeys: false });
+  const [first, second] = composer.compose(tokens, true, text.length);
+  if (!first) throw new RangeError('a forced document is missing');
+  return Object.assign(first, { next: second?.range[0] });
+}
+
+/** The parser's own faults. One a line: the rest of a line is consequence. */
+function syntaxFaults(yaml: Yaml, lines: LineCounter): Fault[] {
+  if (yaml.next !== undefined)
+    return [{ offset: yaml.next, message: 'a second document begins; a file is one document' }];
+  const first = new Map<number, Fault>();
+  for (const { pos, message } of [...yaml.errors, ...yaml.warnings]) {
+    const { line } = lines.linePos(pos[0]);
+    if (!first.has(line)) first.set(line, { offset: pos[0], message: `not YAML: ${message}` });
+  }
+  return [...first.values()];
+}
+
+function faultsOfNodes(yaml: Yaml, lines: LineCounter): Fault[] {
+  const faults: Fault[] = [];
+  visit(yaml, {
+    Scalar(_, { value, range }) {
+      // Written as an escape, since the text itself has none.
+      const character = typeof value === 'string' ? value.match(INVISIBLE)?.[0] : undefined;
+      if (character)
+        faults.push({ offset: range?.[0] ?? 0, message: `${nameOf(character)} in a quoted text; remove it` });
+    },
+    Map(_, { items }) {
+      const seen = new Map<string, number>();
+      for (const pair of items) {
+        const { key, offset } = keyOf(pair);
+        const before = seen.get(key);
+        if (key === '<<') faults.push({ offset, message: 'merge keys are not taken; write the members out' });
+        else if (key === '__proto__') faults.push({ offset, message: '"__proto__" cannot be a key' });
+        else if (before !== undefined) {
+          const { line } = lines.linePos(before);
+          faults.push({ offset, message: `duplicate key "${key}"; it stands in line ${line} already` });
+        } else seen.set(key, offset);
+      }
+    },
+  });
+  return faults;
+}
+
+/** What a schema found, one fault for each place it concerns. Messages are the schema's own (fields.ts). */
+function faultsOfSchema(yaml: Yaml, issue: z.core.$ZodIssue): Fault[] {
+  if (issue.code === 'unrecognized_keys') {
+    const messages = issue.message.split('\n');
+    return issue.keys.map((key, i) => ({
+      offset: offsetOf(yaml, [...issue.path, key], 'key'),
+      message: messages[i] ?? '',
+    }));
+  }
+  if (issue.code === 'invalid_key') {
+    return [{ offset: offsetOf(yaml, issue.path, 'key'), message: issue.issues[0]?.message ?? issue.message }];
+  }
+  return [{ offset: offsetOf(yaml, issue.path), message: issue.message }];
+}
+
+function offsetOf(yaml: Yaml, path: Path, wanted: 'key' | 'value' = 'value'): number {
+  let node: unknown = yaml.contents;
+  let offset = yaml.contents?.range[0] ?? 0;
+  for (const step of path) {
+    if (isMap(node)) {
+      const pair: Pair | undefined = node.items.find((item) => keyOf(item).key === String(step));
+      if (!pair) break;
+      const { value } = pair;
+      const range = isScalar(value) && wanted === 'value' ? value.range : undefined;
+      offset = range && range[0] < range[1] ? range[0] : keyOf(pair).offset;
+      node = value;
+    } else if (isSeq(node)) {
+      const item: unknown = node.items[Number(step)];
+      if (!(isScalar(item) || isCollection(item)) || !item.range) break;
+      offset = item.range[0];
+      node = item;
+    } else break;
+  }
+  return offset;
+}
+
+function keyOf({ key }: Pair<unknown, unknown>): { key: string; offset: number } {
+  return isScalar(key) ? { key: String(key.value), offset: key.range?.[0] ?? 0 } : { key: String(key), offset: 0 };
+}

@@ -1,0 +1,221 @@
+/**
+ * May this server reach this device on this protocol and port, from there,
+ * for that long? A pure function of the policy and the question; it answers
+ * with every step it took.
+ *
+ * The steps, in the order of a request's way (core/reasons.ts):
+ *   device             is it known?
+ *   mtcUser            does its owner authorise this server?
+ *   rule               no deny matches, and at least one allow does
+ *   applicationServer  which address may use the grant, in which family
+ *   rate, quota        the limits of the allow
+ * From `rule` on each allow goes its way alone, as if it were the only one.
+ * Of those that arrive, the one that grants the longest decides, whole: its
+ * duration, its total, its name; ties go to the lower id. When none arrives,
+ * the refusal is that of the allow that came furthest; ties again by id. So
+ * the order of rules never matters, and adding a deny never opens anything.
+ *
+ * Not judged here, since it is no matter of policy: whether such a grant
+ * lives already, whether the device is bound in the family, whether an
+ * endpoint is free.
+ */
+import { type Address, contains, type Family, type Prefix } from '../core/net.ts';
+import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
+import type { ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import { matchesDevice } from './patterns.ts';
+import { type AllowRule, formatPorts, type Match, mtcUserOf, type Policy, type Usage } from './policy.ts';
+
+export interface Question {
+  readonly server: ServerName;
+  /** Absent where the directory knows no such device. */
+  readonly device?: { readonly externalId: ExternalId; readonly boundFamilies: readonly Family[] } | undefined;
+  readonly protocol: Protocol;
+  readonly port: number;
+  readonly durationSeconds: number;
+  /** Where granted packets come from; absent: where the request came from. */
+  readonly applicationServer?: Address | 'all' | undefined;
+  readonly requestAddress: Address;
+  readonly ipFamily?: Family | undefined;
+  readonly usage: Usage;
+}
+
+/** One step as it was taken, for the operator. */
+export interface TraceLine {
+  readonly step: Step;
+  readonly seen: string;
+  /** The rule it was taken for: from the step `rule` on, each allow takes its own. */
+  readonly rule?: string;
+  /** Set where it went no further. */
+  readonly reason?: RefusalReason;
+}
+
+export interface Allowed {
+  readonly verdict: 'allow';
+  readonly mtcUser: MtcUserName;
+  readonly rule: string;
+  readonly family: Family;
+  /** Where granted packets come from. */
+  readonly remote: Address | 'all';
+  /** At most what was asked for. */
+  readonly durationSeconds: number;
+  readonly totalSeconds: number;
+  readonly trace: readonly TraceLine[];
+}
+
+export interface Refused {
+  readonly verdict: 'refuse';
+  readonly reason: RefusalReason;
+  readonly step: Step;
+  /** For the operator only. */
+  readonly why: string;
+  /** The rule that decided, where one did. */
+  readonly rule?: string;
+  /** Which family it would have been; known from the step applicationServer on. */
+  readonly family?: Family;
+  readonly trace: readonly TraceLine[];
+}
+
+export type Decision = Allowed | Refused;
+
+/** The step that went no further. */
+type Stop = TraceLine & { readonly reason: RefusalReason };
+
+/** Which packets the grant would be for: settled by the request and the server's sources, whatever the rule. */
+type Target =
+  | { readonly family: Family; readonly remote: Address | 'all' }
+  | { readonly family?: Family; readonly stop: Stop };
+
+/** One allow as if it were the only one: every step it took, and where that led. */
+interface Way {
+  readonly rule: AllowRule;
+  readonly lines: readonly TraceLine[];
+  readonly durationSeconds: number;
+  readonly outcome: { readonly family: Family; readonly remote: Address | 'all' } | Stop;
+}
+
+export function decide(policy: Policy, question: Question): Decision {
+  const trace: TraceLine[] = [];
+  const stop = (reason: RefusalReason, seen: string, rule?: string) => {
+    const line = no(reason, seen, rule);
+    trace.push(line);
+    return refused(line, trace);
+  };
+  const { device, server } = question;
+  if (!device) return stop('deviceUnknown', 'the directory knows no such device');
+  trace.push(yes('device', `${device.externalId}, bound in ${device.boundFamilies.join(' and ') || 'no family'}`));
+
+  const user = mtcUserOf(policy, device.externalId);
+  if (!user) return stop('notAuthorisedByMtcUser', 'the device belongs to no MTC user');
+  if (!user.authorises.includes(server))
+    return stop('notAuthorisedByMtcUser', `${user.name} does not authorise ${server}`);
+  trace.push(yes('mtcUser', `${user.name} authorises ${server}`));
+
+  const deny = policy.denies.find(({ match }) => !mismatchOf(match, question));
+  if (deny) return stop('deniedByRule', deny.reason, deny.id);
+  const allows = policy.allows.filter(({ match }) => !mismatchOf(match, question));
+  const target = targetOf(policy.servers.get(server)?.sources ?? [], question);
+  const ways = allows.map((rule) => goAlone(rule, target, question));
+  if (ways.length === 0) return stop('noRuleAllows', 'no allow matches');
+  trace.push(...ways.flatMap(({ lines }) => lines));
+
+  const { rule, durationSeconds, outcome } = ways.reduce(better);
+  if ('reason' in outcome) return refused(outcome, trace, target.family);
+  const { totalSeconds } = rule.limits;
+  return { verdict: 'allow', mtcUser: user.name, rule: rule.id, ...outcome, durationSeconds, totalSeconds, trace };
+}
+
+/** Why a rule does not look at this request; undefined where it does. */
+export function mismatchOf(match: Match, question: Question): string | undefined {
+  const { server, device, protocol, port } = question;
+  if (match.servers && !match.servers.includes(server)) return `it is for the servers ${match.servers.join(', ')}`;
+  if (match.devices && !match.devices.some((pattern) => device && matchesDevice(pattern, device.externalId))) {
+    return `it is for the devices ${match.devices.map(({ text }) => text).join(', ')}`;
+  }
+  if (match.protocols && !match.protocols.includes(protocol)) return `it is for ${match.protocols.join(' and ')}`;
+  if (match.ports && !match.ports.some(({ low, high }) => low <= port && port <= high)) {
+    return `it is for the ports ${match.ports.map(formatPorts).join(', ')}`;
+  }
+  return undefined;
+}
+
+/** One allow from the step `rule` on, up to the step that stops it. */
+function goAlone(rule: AllowRule, target: Target, question: Question): Way {
+  const { id, limits } = rule;
+  const { usage } = question;
+  const durationSeconds = Math.min(question.durationSeconds, limits.durationSeconds);
+  const lines = [yes('rule', `matches, for ${durationSeconds} s of the ${question.durationSeconds} s asked for`, id)];
+  const stop = (reason: RefusalReason, seen: string): Way => {
+    const line = no(reason, seen, id);
+    return { rule, lines: [...lines, line], durationSeconds, outcome: line };
+  };
+
+  if ('stop' in target) return stop(target.stop.reason, target.stop.seen);
+  const { family, remote } = target;
+  if (remote === 'all' && !rule.allApplicationServers) {
+    return stop('applicationServerNotAllowed', 'the rule opens grants to one application server, not to all');
+  }
+  lines.push(
+    yes('applicationServer', `${remote === 'all' ? "all of the server's sources" : remote.text}, ${family}`, id),
+  );
+
+  const { grantsOnDevice, grantsOfServer, requestsInLastMinute } = usage;
+  if (reached(limits.requestsPerMinute, requestsInLastMinute)) {
+    return stop('rateExceeded', `${requestsInLastMinute} requests in the last minute, of ${limits.requestsPerMinute}`);
+  }
+  lines.push(yes('rate', `${requestsInLastMinute} requests in the last minute`, id));
+
+  if (reached(limits.grantsPerDevice, grantsOnDevice)) {
+    return stop('grantsPerDeviceExceeded', `${grantsOnDevice} live grants on the device, of ${limits.grantsPerDevice}`);
+  }
+  if (reached(limits.grantsPerServer, grantsOfServer)) {
+    return stop('grantsPerServerExceeded', `${grantsOfServer} live grants in all, of ${limits.grantsPerServer}`);
+  }
+  lines.push(yes('quota', `${grantsOnDevice} live grants on the device, ${grantsOfServer} in all`, id));
+  return { rule, lines, durationSeconds, outcome: { family, remote } };
+}
+
+/** The way that decides. Given in order of their ids, so that the lower id wins a tie. */
+function better(best: Way, way: Way): Way {
+  const [bestStopped, stopped] = ['reason' in best.outcome, 'reason' in way.outcome];
+  if (bestStopped !== stopped) return stopped ? best : way;
+  if (stopped) return way.lines.length > best.lines.length ? way : best;
+  return way.durationSeconds > best.durationSeconds ? way : best;
+}
+
+function targetOf(sources: readonly Prefix[], question: Question): Target {
+  const { applicationServer: named, requestAddress, ipFamily, device } = question;
+  const ours = (host: Address) => sources.some((source) => contains(source, host));
+  if (named && named !== 'all') {
+    const { family, text } = named;
+    if (ipFamily && ipFamily !== family) {
+      return { stop: no('familyMismatch', `${text} is ${family}, but ipFamily is ${ipFamily}`) };
+    }
+    if (ours(named)) return { family, remote: named };
+    return { family, stop: no('applicationServerNotAllowed', `${text} is not within the server's sources`) };
+  }
+  const family = ipFamily ?? (device?.boundFamilies.includes('ipv4') ? 'ipv4' : 'ipv6');
+  if (named === 'all') {
+    if (sources.some((source) => source.family === family)) return { family, remote: 'all' };
+    return { family, stop: no('applicationServerNotAllowed', `the server has no ${family} source`) };
+  }
+  if (requestAddress.family === family && ours(requestAddress)) return { family, remote: requestAddress };
+  const seen = `none named, and ${requestAddress.text} is not an ${family} address within the server's sources`;
+  return { family, stop: no('applicationServerRequired', seen) };
+}
+
+function reached(limit: number | undefined, used: number): boolean {
+  return limit !== undefined && used >= limit;
+}
+
+function yes(step: Step, seen: string, rule?: string): TraceLine {
+  return { step, seen, ...(rule !== undefined && { rule }) };
+}
+
+function no(reason: RefusalReason, seen: string, rule?: string): Stop {
+  return { ...yes(REFUSALS[reason].step, seen, rule), reason };
+}
+
+function refused(stop: Stop, trace: readonly TraceLine[], family?: Family): Refused {
+  const { reason, step, seen, rule } = stop;
+  return { verdict: 'refuse', reason, step, why: seen, ...(rule && { rule }), ...(family && { family }), trace };
+}

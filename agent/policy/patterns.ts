@@ -1,0 +1,107 @@
+/**
+ * Patterns of the rule files: names (`acme-*`) and devices
+ * (`*@*.meters.acme.example`).
+ *
+ * A name pattern is text in which `*` stands for any run of characters, none
+ * included. A device pattern is a name pattern for the local part, an `@`,
+ * and a domain: a whole one, `*.` before one (one or more labels in its
+ * place), or `*` alone (any domain).
+ *
+ * Two tenants must never own one device, so overlap has to be exact: two
+ * patterns overlap if and only if some identifier matches both. Both
+ * questions, "matches" and "overlaps", are the same walk over two sequences,
+ * of which one or both have gaps; there is no backtracking, so that no
+ * pattern is slow (each costs at most the product of the two lengths).
+ */
+
+/** What `*` stands for in a sequence; all else is one character. */
+const GAP = Symbol('any run of characters');
+type Sequence = readonly (string | typeof GAP)[];
+
+export interface NamePattern {
+  readonly text: string;
+  readonly sequence: Sequence;
+}
+
+export interface DevicePattern {
+  readonly text: string;
+  readonly local: NamePattern;
+  /** Without the leading `*.`; empty where any domain matches. */
+  readonly domain: string;
+  /** Whether labels must, and may, stand before `domain`. */
+  readonly subdomains: boolean;
+}
+
+const NAME_PATTERN = /^[a-z0-9*][a-z0-9.*-]{0,62}$/;
+const LOCAL_PATTERN = /^[\x21-\x3f\x41-\x7e]{1,64}$/;
+const DOMAIN = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/;
+
+export function parseNamePattern(text: string): NamePattern | undefined {
+  return NAME_PATTERN.test(text) ? { text, sequence: sequenceOf(text) } : undefined;
+}
+
+export function parseDevicePattern(text: string): DevicePattern | undefined {
+  const at = text.indexOf('@');
+  const local = text.slice(0, Math.max(at, 0));
+  const domain = text.slice(at + 1).toLowerCase();
+  if (!LOCAL_PATTERN.test(local) || domain.length > 253) return undefined;
+  const subdomains = domain === '*' || domain.startsWith('*.');
+  const base = subdomains ? domain.slice(2) : domain;
+  if (domain !== '*' && !DOMAIN.test(base)) return undefined;
+  return { text: `${local}@${domain}`, local: { text: local, sequence: sequenceOf(local) }, domain: base, subdomains };
+}
+
+export function matchesName(pattern: NamePattern, name: string): boolean {
+  return meet(pattern.sequence, [...name]);
+}
+
+/** Whether an external identifier (its domain in lower case) matches. */
+export function matchesDevice(pattern: DevicePattern, externalId: string): boolean {
+  const at = externalId.indexOf('@');
+  const domain = externalId.slice(at + 1);
+  const fits = pattern.subdomains ? isBelow(domain, pattern.domain) : domain === pattern.domain;
+  return fits && meet(pattern.local.sequence, [...externalId.slice(0, at)]);
+}
+
+/** Whether some external identifier matches both. */
+export function devicesOverlap(a: DevicePattern, b: DevicePattern): boolean {
+  return domainsOverlap(a, b) && meet(a.local.sequence, b.local.sequence);
+}
+
+function domainsOverlap(a: DevicePattern, b: DevicePattern): boolean {
+  if (!a.subdomains && !b.subdomains) return a.domain === b.domain;
+  if (!a.subdomains) return isBelow(a.domain, b.domain);
+  if (!b.subdomains) return isBelow(b.domain, a.domain);
+  return a.domain === b.domain || isBelow(a.domain, b.domain) || isBelow(b.domain, a.domain);
+}
+
+/** Whether `domain` is `base` with labels before it; every domain is below the empty one. */
+function isBelow(domain: string, base: string): boolean {
+  return base === '' || domain.endsWith(`.${base}`);
+}
+
+function sequenceOf(text: string): Sequence {
+  return [...text].map((character) => (character === '*' ? GAP : character));
+}
+
+/**
+ * Whether two sequences have a text in common. `open[j]` says whether what is
+ * left of `a` from `i`, and of `b` from `j`, can still meet; filled from the
+ * back, one row for each element of `a`.
+ */
+function meet(a: Sequence, b: Sequence): boolean {
+  let open = new Array<boolean>(b.length + 1).fill(false);
+  open[b.length] = true;
+  for (let j = b.length - 1; j >= 0 && b[j] === GAP; j--) open[j] = true;
+  for (let i = a.length - 1; i >= 0; i--) {
+    const next = open;
+    open = new Array<boolean>(b.length + 1).fill(false);
+    open[b.length] = a[i] === GAP && next[b.length] === true;
+    for (let j = b.length - 1; j >= 0; j--) {
+      if (a[i] === GAP) open[j] = next[j] === true || open[j + 1] === true;
+      else if (b[j] === GAP) open[j] = open[j + 1] === true || next[j] === true;
+      else open[j] = a[i] === b[j] && next[j + 1] === true;
+    }
+  }
+  return open[0] === true;
+}

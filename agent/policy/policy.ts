@@ -1,0 +1,176 @@
+/**
+ * The policy: the frozen, compiled form of all rule files. One value is read
+ * by `decide` (requests), by `identify` (certificates) and by whoever writes
+ * source classes into the gate (packets), so that the three cannot disagree.
+ */
+import type { Place } from '../core/document.ts';
+import type { Address, Family, Prefix } from '../core/net.ts';
+import type { RefusalReason } from '../core/reasons.ts';
+import type { ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import { type DevicePattern, matchesDevice, type NamePattern } from './patterns.ts';
+
+/** How a certificate is known: by a URI in its subjectAltName (and the CA that signed it), or by its public key. */
+export type Certificate =
+  | { readonly uri: string; readonly issuer?: string }
+  /** SHA-256 of the SubjectPublicKeyInfo, 64 hex digits in lower case. */
+  | { readonly sha256: string };
+
+export interface Server {
+  readonly name: ServerName;
+  readonly certificates: readonly Certificate[];
+  /** Where its packets come from. */
+  readonly sources: readonly Prefix[];
+  /** Where its requests come from. */
+  readonly apiSources: readonly Prefix[];
+}
+
+export interface MtcUser {
+  readonly name: MtcUserName;
+  readonly certificates: readonly Certificate[];
+  readonly devices: readonly DevicePattern[];
+  readonly authorises: readonly ServerName[];
+  readonly mayAuthorise: readonly NamePattern[];
+}
+
+export interface PortRange {
+  readonly low: number;
+  readonly high: number;
+}
+
+/** What a rule looks at; an absent member matches everything. */
+export interface Match {
+  readonly servers?: readonly ServerName[];
+  readonly devices?: readonly DevicePattern[];
+  readonly protocols?: readonly Protocol[];
+  readonly ports?: readonly PortRange[];
+}
+
+export interface Limits {
+  /** The longest that one request, or one extension, is granted for. */
+  readonly durationSeconds: number;
+  /** The longest life of a grant, extensions included. */
+  readonly totalSeconds: number;
+  readonly grantsPerDevice?: number;
+  readonly grantsPerServer?: number;
+  readonly requestsPerMinute?: number;
+}
+
+export interface AllowRule {
+  readonly id: string;
+  readonly place: Place;
+  readonly action: 'allow';
+  readonly match: Match;
+  /** Whether a grant may be open to all of the server's sources. */
+  readonly allApplicationServers: boolean;
+  readonly limits: Limits;
+}
+
+export interface DenyRule {
+  readonly id: string;
+  readonly place: Place;
+  readonly action: 'deny';
+  readonly match: Match;
+  readonly reason: string;
+}
+
+export type Rule = AllowRule | DenyRule;
+
+/** A request and what the policy must say to it; written by operators beside their rules. */
+export interface PolicyTest {
+  readonly name: string;
+  readonly place: Place;
+  readonly request: {
+    readonly server: ServerName;
+    readonly device: ExternalId;
+    readonly protocol: Protocol;
+    readonly port: number;
+    readonly durationSeconds: number;
+    readonly applicationServer?: Address | 'all';
+    readonly ipFamily?: Family;
+    /** Where the request comes from; absent: the first address of the server's sources in the family asked for. */
+    readonly from?: Address;
+  };
+  readonly usage: Usage;
+  readonly expect: { readonly allow: string; readonly durationSeconds?: number } | { readonly refuse: RefusalReason };
+}
+
+/** What a server holds and has asked for, when it asks again (without the present request). */
+export interface Usage {
+  /** Live grants that this server holds on this device. */
+  readonly grantsOnDevice: number;
+  /** Live grants that this server holds. */
+  readonly grantsOfServer: number;
+  /** Its requests of the last 60 s that were not refused for their rate. */
+  readonly requestsInLastMinute: number;
+}
+
+/** No pressure: for live grants judged again after a policy switch. */
+export const NO_USAGE: Usage = { grantsOnDevice: 0, grantsOfServer: 0, requestsInLastMinute: 0 };
+
+export interface Policy {
+  /** Hash of everything that decides; the same for the same rules, however spread over files and ordered. */
+  readonly version: string;
+  readonly servers: ReadonlyMap<ServerName, Server>;
+  readonly mtcUsers: ReadonlyMap<MtcUserName, MtcUser>;
+  /** By id. */
+  readonly allows: readonly AllowRule[];
+  readonly denies: readonly DenyRule[];
+  readonly tests: readonly PolicyTest[];
+}
+
+/** Who a certificate stands for. */
+export type Identity =
+  | { readonly role: 'server'; readonly name: ServerName }
+  | { readonly role: 'mtcUser'; readonly name: MtcUserName };
+
+/** What a peer's certificate shows. `issuer` is the name in agent.yaml of the CA that the chain was verified to. */
+export interface Presented {
+  readonly uris: readonly string[];
+  readonly spkiSha256: string;
+  readonly issuer?: string | undefined;
+}
+
+/** The MTC user that owns a device. Patterns of two users never overlap, so there is at most one. */
+export function mtcUserOf(policy: Policy, externalId: ExternalId): MtcUser | undefined {
+  for (const user of policy.mtcUsers.values()) {
+    if (user.devices.some((pattern) => matchesDevice(pattern, externalId))) return user;
+  }
+  return undefined;
+}
+
+/**
+ * Whose certificate this is. By its SAN or its key, never by its subject's
+ * name; more than one holder is nobody, since guessing would be authentication
+ * by luck.
+ */
+export function identify(
+  policy: Policy,
+  presented: Presented,
+): Identity | 'certificateUnknown' | 'certificateAmbiguous' {
+  const holders: Identity[] = [
+    ...[...policy.servers.values()]
+      .filter((server) => server.certificates.some((known) => isThat(known, presented)))
+      .map(({ name }) => ({ role: 'server', name }) as const),
+    ...[...policy.mtcUsers.values()]
+      .filter((user) => user.certificates.some((known) => isThat(known, presented)))
+      .map(({ name }) => ({ role: 'mtcUser', name }) as const),
+  ];
+  if (holders.length > 1) return 'certificateAmbiguous';
+  return holders[0] ?? 'certificateUnknown';
+}
+
+/** Which prefix stands for which server: what the gate's classes are made from. By prefix, each once. */
+export function sourceClasses(policy: Policy): readonly { readonly prefix: Prefix; readonly server: ServerName }[] {
+  return [...policy.servers.values()]
+    .flatMap((server) => server.sources.map((prefix) => ({ prefix, server: server.name })))
+    .sort((a, b) => (a.prefix.text < b.prefix.text ? -1 : 1));
+}
+
+export function formatPorts({ low, high }: PortRange): string {
+  return low === high ? String(low) : `${low}-${high}`;
+}
+
+function isThat(known: Certificate, presented: Presented): boolean {
+  if ('sha256' in known) return known.sha256 === presented.spkiSha256;
+  return presented.uris.includes(known.uri) && (known.issuer === undefined || known.issuer === presented.issuer);
+}
