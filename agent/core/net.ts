@@ -127,12 +127,12 @@ export function sizeOf(of: Prefix): bigint {
 /** The address at an offset from a prefix's first one. @throws RangeError past its end */
 export function addressAt(of: Prefix, offset: bigint): Address {
   if (offset < 0n || offset >= sizeOf(of)) throw new RangeError(`${of.text} has no address number ${offset}`);
-  return addressFromValue(valueOf(of.address) + offset);
+  return addressFromValue(numberOf(of.address) + offset);
 }
 
 /** How far an address is from a prefix's first one. The address must lie in the prefix. */
 export function offsetIn(of: Prefix, host: Address): bigint {
-  return valueOf(host) - valueOf(of.address);
+  return numberOf(host) - numberOf(of.address);
 }
 
 /** `192.0.2.1:80`, `[2001:db8::1]:80` (RFC 5952, 6). */
@@ -152,7 +152,7 @@ export function parseEndpoint(text: string): Endpoint | undefined {
 
 function firstOf(host: Address, length: number): Address {
   const fixed = host.family === 'ipv4' ? length + 96 : length;
-  return addressFromValue((valueOf(host) >> BigInt(128 - fixed)) << BigInt(128 - fixed));
+  return addressFromValue((numberOf(host) >> BigInt(128 - fixed)) << BigInt(128 - fixed));
 }
 
 function sameBits(a: Uint8Array, b: Uint8Array, bits: number): boolean {
@@ -162,7 +162,7 @@ function sameBits(a: Uint8Array, b: Uint8Array, bits: number): boolean {
   return rest === 0 || ((a[whole] ?? 0) ^ (b[whole] ?? 0)) >> (8 - rest) === 0;
 }
 
-function valueOf(host: Address): bigint {
+function numberOf(host: Address): bigint {
   let value = 0n;
   for (const byte of host.bytes) value = (value << 8n) | BigInt(byte);
   return value;

@@ -89,6 +89,19 @@ export const REFUSALS = {
     cause: 'INVALID_MSG_FORMAT',
     title: 'The request body is too large',
   },
+  requestTooSlow: {
+    step: 'request',
+    status: 408,
+    code: 'REQUEST_TIMEOUT',
+    title: 'The request took too long to arrive',
+  },
+  headerTooLarge: {
+    step: 'request',
+    status: 431,
+    code: 'INVALID_ARGUMENT',
+    cause: 'INVALID_MSG_FORMAT',
+    title: "The request's header is too large",
+  },
   unsupportedMediaType: {
     step: 'request',
     status: 415,
@@ -209,6 +222,16 @@ export interface Refusal {
   /** Members added to the problem document (RFC 9457 3.2), such as the grantId of a conflict. */
   readonly members?: Readonly<Record<string, string>>;
 }
+
+/** What is known of a refusal beside its reason; all of it goes to the operator's log. */
+export interface RefusalFacts extends Partial<Pick<Refusal, 'rule' | 'detail' | 'members'>> {
+  readonly why: string;
+  /** Who asked for what: server, request address, device … */
+  readonly [fact: string]: unknown;
+}
+
+/** Makes a refusal: gives it its instance, records it, counts it. Every refusal comes from here. */
+export type Refuse = (reason: RefusalReason, facts: RefusalFacts) => Refusal;
 
 /** Why a packet did not pass, by the gate's number; the text is for operators. */
 export const DENIALS = {

@@ -33,6 +33,11 @@ export interface InnerAddress {
   readonly address: Address;
 }
 
+/** One text an inner address, for maps. */
+export function innerKey(inner: InnerAddress): string {
+  return `${inner.realm} ${inner.address.text}`;
+}
+
 export interface Device {
   readonly externalId: ExternalId;
   readonly msisdn?: Msisdn;

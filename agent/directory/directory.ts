@@ -1,0 +1,179 @@
+/**
+ * Which device holds which inner address, and what follows when that changes.
+ *
+ * A device holds at most one address of each family; an address is held by at
+ * most one device. Devices and bindings come from the devices file, which is
+ * read at start and at reload, and bindings also from the management socket.
+ * What the file binds, the file alone unbinds: so that a restart, which reads
+ * the file again, never silently takes back what an operator did.
+ *
+ * No I/O: `planBind` and its kin say which holders would lose which address
+ * and change nothing. A plan is carried out in two steps: from `begin` on the
+ * addresses it touches are nobody's, so that no grant is decided on them while
+ * those that rest on them are ended; `apply` then gives them to the new holder.
+ */
+import type { Family } from '../core/net.ts';
+import type { Device, DeviceReference, ExternalId, InnerAddress } from '../core/words.ts';
+import { innerKey, parseExternalId, parseMsisdn } from '../core/words.ts';
+
+export interface Binding {
+  readonly device: ExternalId;
+  readonly inner: InnerAddress;
+  readonly source: 'file' | 'management';
+  readonly sinceMs: number;
+}
+
+/** A device loses an inner address, and why. */
+export interface Loss {
+  readonly device: ExternalId;
+  readonly inner: InnerAddress;
+  readonly cause: 'deviceUnbound' | 'addressReassigned';
+}
+
+/** What a change takes away and what it then gives. */
+export interface Change {
+  readonly losses: readonly Loss[];
+  readonly gains: readonly Binding[];
+}
+
+/** Why a bind or unbind was not done, for the operator. */
+export type DirectoryRefusal = {
+  readonly refused: 'deviceUnknown' | 'addressBoundByFile' | 'deviceBoundByFile' | 'notBound';
+  readonly why: string;
+};
+
+export class Directory {
+  #devices = new Map<ExternalId, Device>();
+  #byMsisdn = new Map<string, Device>();
+  readonly #byInner = new Map<string, Binding>();
+  readonly #byDevice = new Map<ExternalId, Map<Family, Binding>>();
+  /** Inner addresses between `begin` and `apply`. */
+  readonly #changing = new Set<string>();
+
+  /** Replaces the known devices; bindings are not touched (see `planFile`). */
+  setDevices(devices: readonly Device[]): void {
+    this.#devices = new Map(devices.map((device) => [device.externalId, device]));
+    this.#byMsisdn = new Map(devices.flatMap((device) => (device.msisdn ? [[device.msisdn as string, device]] : [])));
+  }
+
+  find(reference: DeviceReference): Device | undefined {
+    if ('networkAccessIdentifier' in reference) {
+      const id = parseExternalId(reference.networkAccessIdentifier);
+      return id && this.#devices.get(id);
+    }
+    const msisdn = parseMsisdn(reference.phoneNumber);
+    return msisdn && this.#byMsisdn.get(msisdn);
+  }
+
+  bindings(): Binding[] {
+    return [...this.#byInner.values()];
+  }
+
+  /** What a device holds in a family; nothing while the address changes hands. */
+  bindingOf(device: ExternalId, family: Family): Binding | undefined {
+    const binding = this.#byDevice.get(device)?.get(family);
+    return binding && !this.#changing.has(innerKey(binding.inner)) ? binding : undefined;
+  }
+
+  /** The families in which a device is bound. */
+  familiesOf(device: ExternalId): Family[] {
+    return (['ipv4', 'ipv6'] as const).filter((family) => this.bindingOf(device, family));
+  }
+
+  holderOf(inner: InnerAddress): Binding | undefined {
+    return this.#byInner.get(innerKey(inner));
+  }
+
+  /** What binding an address to a device changes: its former holder and the device's former address lose. */
+  planBind(binding: Binding): Change | DirectoryRefusal {
+    if (!this.#devices.has(binding.device)) {
+      return { refused: 'deviceUnknown', why: `no device ${binding.device} in the devices file` };
+    }
+    const holder = this.holderOf(binding.inner);
+    if (holder?.device === binding.device) return { losses: [], gains: [] };
+    const former = this.#byDevice.get(binding.device)?.get(binding.inner.address.family);
+    if (holder?.source === 'file')
+      return { refused: 'addressBoundByFile', why: `the devices file binds it to ${holder.device}` };
+    if (former?.source === 'file')
+      return {
+        refused: 'deviceBoundByFile',
+        why: `the devices file binds ${former.device} to ${former.inner.address.text}`,
+      };
+    return {
+      losses: [
+        ...(holder ? [{ device: holder.device, inner: holder.inner, cause: 'addressReassigned' as const }] : []),
+        ...(former ? [{ device: former.device, inner: former.inner, cause: 'deviceUnbound' as const }] : []),
+      ],
+      gains: [binding],
+    };
+  }
+
+  planUnbind(inner: InnerAddress): Change | DirectoryRefusal {
+    const holder = this.holderOf(inner);
+    if (!holder) return { refused: 'notBound', why: `no device holds ${inner.address.text} in ${inner.realm}` };
+    if (holder.source === 'file')
+      return { refused: 'addressBoundByFile', why: `the devices file binds it to ${holder.device}` };
+    return { losses: [{ device: holder.device, inner, cause: 'deviceUnbound' }], gains: [] };
+  }
+
+  /**
+   * What a newly read devices file changes. The file wins over the management
+   * socket; a binding by management stays where the file says nothing of its
+   * device's family or its address, and its device is still known.
+   */
+  planFile(devices: readonly Device[], wanted: readonly Binding[]): Change {
+    const known = new Set(devices.map((device) => device.externalId));
+    const wantedAt = new Map(wanted.map((binding) => [innerKey(binding.inner), binding]));
+    const wantedFor = new Set(wanted.map((binding) => `${binding.device} ${binding.inner.address.family}`));
+    const losses: Loss[] = [];
+    for (const held of this.#byInner.values()) {
+      const next = wantedAt.get(innerKey(held.inner));
+      if (next?.device === held.device) continue;
+      if (next) losses.push({ device: held.device, inner: held.inner, cause: 'addressReassigned' });
+      else if (
+        held.source === 'file' ||
+        !known.has(held.device) ||
+        wantedFor.has(`${held.device} ${held.inner.address.family}`)
+      ) {
+        losses.push({ device: held.device, inner: held.inner, cause: 'deviceUnbound' });
+      }
+    }
+    const gains = wanted.filter((binding) => {
+      const held = this.holderOf(binding.inner);
+      return held?.device !== binding.device || held.source !== 'file';
+    });
+    return { losses, gains };
+  }
+
+  /** From here on the addresses a plan touches are nobody's. */
+  begin(change: Change): void {
+    for (const { inner } of touched(change)) this.#changing.add(innerKey(inner));
+  }
+
+  /** Gives a plan up: everything stays as it was. */
+  cancel(change: Change): void {
+    for (const { inner } of touched(change)) this.#changing.delete(innerKey(inner));
+  }
+
+  /** Carries a plan out. */
+  apply(change: Change): void {
+    this.cancel(change);
+    for (const { inner, device } of change.losses) {
+      this.#byInner.delete(innerKey(inner));
+      const own = this.#byDevice.get(device);
+      own?.delete(inner.address.family);
+      if (own?.size === 0) this.#byDevice.delete(device);
+    }
+    for (const binding of change.gains) {
+      this.#byInner.set(innerKey(binding.inner), binding);
+      const own = this.#byDevice.get(binding.device) ?? new Map<Family, Binding>();
+      own.set(binding.inner.address.family, binding);
+      this.#byDevice.set(binding.device, own);
+    }
+  }
+}
+
+/** Everything that a plan takes or gives. */
+export function touched(change: Change): readonly { readonly inner: InnerAddress }[] {
+  return [...change.losses, ...change.gains];
+}

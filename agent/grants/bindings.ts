@@ -1,0 +1,84 @@
+/**
+ * An inner address changes hands, in the order of design law 9: its device is
+ * no longer heard (marked in the gate), the grants toward it end, its tracked
+ * flows are deleted, the new holder is recorded, and only then is anybody
+ * answered. One change at a time.
+ */
+import type { Address } from '../core/net.ts';
+import { type Device, type InnerAddress, innerKey } from '../core/words.ts';
+import type { Binding, Change, DirectoryRefusal } from '../directory/directory.ts';
+import { touched } from '../directory/directory.ts';
+import type { Grants, Ground } from './grants.ts';
+
+/** Deletes an address's entries from connection tracking, both directions. */
+export type ForgetFlows = (address: Address) => Promise<void>;
+
+export class Bindings {
+  readonly #ground: Ground;
+  readonly #grants: Grants;
+  readonly #forgetFlows: ForgetFlows;
+  /** The change under way; the next one waits for it. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  constructor(ground: Ground, grants: Grants, forgetFlows: ForgetFlows) {
+    this.#ground = ground;
+    this.#grants = grants;
+    this.#forgetFlows = forgetFlows;
+  }
+
+  /** Binds a device to an inner address. Resolves when all that rested on the former state has ended. */
+  bind(device: Device['externalId'], inner: InnerAddress): Promise<DirectoryRefusal | undefined> {
+    const { directory, clock } = this.#ground;
+    return this.#inTurn(() =>
+      this.#carryOut(directory.planBind({ device, inner, source: 'management', sinceMs: clock.nowMs() })),
+    );
+  }
+
+  /** Takes an inner address from whoever holds it. */
+  unbind(inner: InnerAddress): Promise<DirectoryRefusal | undefined> {
+    return this.#inTurn(() => this.#carryOut(this.#ground.directory.planUnbind(inner)));
+  }
+
+  /** Puts a newly read devices file in force. */
+  replaceFile(devices: readonly Device[], bindings: readonly Binding[]): Promise<void> {
+    const { directory } = this.#ground;
+    return this.#inTurn(async () => {
+      await this.#carryOut(directory.planFile(devices, bindings));
+      directory.setDevices(devices);
+    });
+  }
+
+  async #carryOut(change: Change | DirectoryRefusal): Promise<DirectoryRefusal | undefined> {
+    if ('refused' in change) return change;
+    const { directory, dataplane, store, log } = this.#ground;
+    const inners = new Map(touched(change).map(({ inner }) => [innerKey(inner), inner]));
+    const mark = (changing: boolean) => {
+      for (const inner of inners.values())
+        dataplane.setChanging(store.idOf('realm', inner.realm), inner.address, changing);
+    };
+    directory.begin(change);
+    mark(true);
+    try {
+      for (const loss of change.losses) await this.#grants.endAt(loss.inner, loss.cause);
+      for (const inner of inners.values()) await this.#forgetFlows(inner.address);
+      await store.rebind(change);
+      directory.apply(change);
+    } catch (fault) {
+      directory.cancel(change);
+      throw fault;
+    } finally {
+      mark(false);
+    }
+    for (const { device, inner, cause } of change.losses)
+      log.info({ device, realm: inner.realm, address: inner.address.text, cause }, 'bindingEnded');
+    for (const { device, inner, source } of change.gains)
+      log.info({ device, realm: inner.realm, address: inner.address.text, source }, 'bindingBegun');
+    return undefined;
+  }
+
+  #inTurn<Result>(change: () => Promise<Result>): Promise<Result> {
+    const result = this.#turn.then(change);
+    this.#turn = result.catch(() => {}); // its caller has the fault; the next change goes on
+    return result;
+  }
+}

@@ -1,0 +1,164 @@
+/**
+ * Allocation of external endpoints.
+ *
+ * One endpoint stands for one grant. It is drawn at random from a
+ * cryptographic source (RFC 6056 3.3.1: an attacker must not guess where the
+ * next grant will be), and after its grant has ended it rests for 120 s
+ * (RFC 6888 REQ-8), so that a late packet meets nobody. When all are in use
+ * or at rest, allocation says so: nothing is evicted. Drawing costs the same
+ * however full the pool is.
+ */
+import { type Address, addressFromBytes, type Endpoint, type Family, mappedLength, type Prefix } from '../core/net.ts';
+import { indexOfIpv4, ipv4Entries, ipv4OfIndex, type Pool } from '../core/pool.ts';
+import type { Random } from '../core/ports.ts';
+import { PROTOCOLS, type Protocol } from '../core/words.ts';
+
+/** Where a grant is: its endpoint, and the place of its entry in the gate. */
+export interface Place {
+  readonly index: number;
+  readonly external: Endpoint;
+}
+
+/** How often an IPv6 address is drawn again when it is taken; a pool so full that this fails is full. */
+const DRAWS = 32;
+
+export class Endpoints {
+  readonly #pool: Pool;
+  readonly #random: Random;
+  readonly #ipv4: Readonly<Record<Protocol, FreeSet>>;
+  readonly #ipv6: FreeSet;
+  /** IPv6 addresses in use or at rest; one address stands for one grant. */
+  readonly #ipv6Taken = new Set<string>();
+
+  constructor(pool: Pool, random: Random) {
+    this.#pool = pool;
+    this.#random = random;
+    const perProtocol = ipv4Entries(pool) / PROTOCOLS.length;
+    this.#ipv4 = { tcp: new FreeSet(perProtocol), udp: new FreeSet(perProtocol) };
+    this.#ipv6 = new FreeSet(pool.ipv6.length > 0 ? pool.ipv6Grants : 0);
+  }
+
+  /** Draws a free place, or undefined where there is none. */
+  allocate(family: Family, protocol: Protocol): Place | undefined {
+    return family === 'ipv4' ? this.#allocateIpv4(protocol) : this.#allocateIpv6();
+  }
+
+  /** Takes a place that the store says is in use or at rest. Returns false where it is not (or no longer) in the pool. */
+  take(protocol: Protocol, place: Place): boolean {
+    if (place.external.address.family === 'ipv4') {
+      if (indexOfIpv4(this.#pool, protocol, place.external) !== place.index) return false;
+      return this.#ipv4[protocol].take(this.#ordinal(place.index));
+    }
+    if (!this.#ipv6.take(place.index - ipv4Entries(this.#pool))) return false;
+    this.#ipv6Taken.add(place.external.address.text);
+    return true;
+  }
+
+  /** Gives a place back; its rest is over. */
+  free(protocol: Protocol, place: Place): void {
+    if (place.external.address.family === 'ipv4') {
+      this.#ipv4[protocol].put(this.#ordinal(place.index));
+      return;
+    }
+    this.#ipv6Taken.delete(place.external.address.text);
+    this.#ipv6.put(place.index - ipv4Entries(this.#pool));
+  }
+
+  /** How many grants of a kind could still be given a place. */
+  available(family: Family, protocol: Protocol): number {
+    return family === 'ipv4' ? this.#ipv4[protocol].size : this.#ipv6.size;
+  }
+
+  #allocateIpv4(protocol: Protocol): Place | undefined {
+    const ordinal = this.#ipv4[protocol].draw(this.#random);
+    if (ordinal === undefined) return undefined;
+    // Indices run slot by slot, within a slot protocol by protocol (gate.h).
+    const { portCount } = this.#pool;
+    const line = Math.floor(ordinal / portCount) * PROTOCOLS.length + PROTOCOLS.indexOf(protocol);
+    const index = line * portCount + (ordinal % portCount);
+    return { index, external: ipv4OfIndex(this.#pool, index).endpoint };
+  }
+
+  #allocateIpv6(): Place | undefined {
+    const address = this.#drawIpv6Address();
+    const ordinal = address && this.#ipv6.draw(this.#random);
+    if (!address || ordinal === undefined) return undefined;
+    this.#ipv6Taken.add(address.text);
+    const port = this.#pool.portLow + this.#random.integer(this.#pool.portCount);
+    return { index: ipv4Entries(this.#pool) + ordinal, external: { address, port } };
+  }
+
+  #drawIpv6Address(): Address | undefined {
+    for (let draw = 0; draw < DRAWS; draw++) {
+      const prefix = this.#pool.ipv6[this.#random.integer(this.#pool.ipv6.length || 1)];
+      if (!prefix) return undefined;
+      const address = randomAddressIn(prefix, this.#random);
+      // The prefix's first address is the subnet-router anycast address (RFC 4291 2.6.1).
+      if (!this.#ipv6Taken.has(address.text) && address.text !== prefix.address.text) return address;
+    }
+    return undefined;
+  }
+
+  /** The place of an IPv4 index among those of its own protocol. */
+  #ordinal(index: number): number {
+    const { portCount } = this.#pool;
+    return Math.floor(index / portCount / PROTOCOLS.length) * portCount + (index % portCount);
+  }
+}
+
+function randomAddressIn(prefix: Prefix, random: Random): Address {
+  const fixed = mappedLength(prefix);
+  const bytes = random.bytes(16).map((byte, i) => {
+    const own = Math.max(0, Math.min(8, fixed - i * 8)); // leading bits of this byte that the prefix fixes
+    const mask = (0xff << (8 - own)) & 0xff;
+    return ((prefix.address.bytes[i] ?? 0) & mask) | (byte & ~mask);
+  });
+  return addressFromBytes(bytes);
+}
+
+/**
+ * The free ones of the numbers below `count`. A permutation whose first
+ * `size` places are the free numbers, and its inverse: to draw, take and put
+ * are each one swap.
+ */
+class FreeSet {
+  size: number;
+  readonly #numbers: Uint32Array;
+  readonly #placeOf: Uint32Array;
+
+  constructor(count: number) {
+    this.size = count;
+    this.#numbers = Uint32Array.from({ length: count }, (_, i) => i);
+    this.#placeOf = this.#numbers.slice();
+  }
+
+  draw(random: Random): number | undefined {
+    if (this.size === 0) return undefined;
+    const number = this.#numbers[random.integer(this.size)] as number;
+    this.take(number);
+    return number;
+  }
+
+  take(number: number): boolean {
+    const place = this.#placeOf[number];
+    if (place === undefined || place >= this.size) return false;
+    this.size -= 1;
+    this.#swap(place, this.size);
+    return true;
+  }
+
+  put(number: number): void {
+    const place = this.#placeOf[number];
+    if (place === undefined || place < this.size) return;
+    this.#swap(place, this.size);
+    this.size += 1;
+  }
+
+  #swap(a: number, b: number): void {
+    const [atA, atB] = [this.#numbers[a] as number, this.#numbers[b] as number];
+    this.#numbers[a] = atB;
+    this.#numbers[b] = atA;
+    this.#placeOf[atB] = a;
+    this.#placeOf[atA] = b;
+  }
+}

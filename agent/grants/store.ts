@@ -1,0 +1,241 @@
+/**
+ * The record of everything granted, in SQLite: durable before it is acted on
+ * (WAL, synchronous=FULL), so that neither kill -9 nor a power cut leaves a
+ * hole without a record. Only this file knows SQL.
+ *
+ * The interface is asynchronous, since a commit is something to wait for:
+ * whoever waited looks again at what its decision rested on.
+ */
+import Database from 'better-sqlite3';
+import { AgentError } from '../core/errors.ts';
+import { address } from '../core/net.ts';
+import type { DeviceReference, ExternalId, GrantId, InnerAddress, RealmName } from '../core/words.ts';
+import { type Binding, type Change, touched } from '../directory/directory.ts';
+import { type EndCause, TRANSITIONS } from './lifecycle.ts';
+import type { GrantRecord } from './record.ts';
+
+export interface GrantStore {
+  /** Writes a new, live grant. */
+  insert(record: GrantRecord): Promise<void>;
+  /** Writes its end. Ending an ended grant changes nothing. */
+  end(id: GrantId, cause: EndCause, endedAtMs: number): Promise<void>;
+  /** Writes an end on this boot's clock: after a reboot, or lowered to the gate's. */
+  setEnd(record: GrantRecord, cause: 'reopened' | 'lowered'): Promise<void>;
+  find(id: string): GrantRecord | undefined;
+  live(): GrantRecord[];
+  /** Grants that ended at or after a time (UTC ms). */
+  endedSince(sinceMs: number): GrantRecord[];
+  /** Live grants whose end on this boot's clock has passed. */
+  due(bootId: string, nowNs: bigint): GrantId[];
+  /** The latest time in any record (UTC ms): the clock must not stand before it. */
+  latestMs(): number;
+  /** A small number that stands for a name for ever, and for no other. */
+  idOf(kind: 'class' | 'realm', name: string): number;
+  bindings(): Binding[];
+  /** Writes a change of bindings, whole or not at all. */
+  rebind(change: Change): Promise<void>;
+  /** Forgets grants that ended before a time (UTC ms). */
+  purge(beforeMs: number): Promise<void>;
+  close(): void;
+}
+
+const SCHEMA_VERSION = 1;
+
+const SCHEMA = `
+CREATE TABLE transitions (
+  from_state TEXT NOT NULL, to_state TEXT NOT NULL, cause TEXT NOT NULL,
+  PRIMARY KEY (from_state, to_state, cause)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE grants (
+  id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, gateway TEXT NOT NULL,
+  server TEXT NOT NULL, mtc_user TEXT NOT NULL, device TEXT NOT NULL, reference TEXT NOT NULL,
+  rule TEXT NOT NULL, policy_version TEXT NOT NULL,
+  family TEXT NOT NULL, protocol TEXT NOT NULL, realm TEXT NOT NULL, inner_address TEXT NOT NULL,
+  device_port INTEGER NOT NULL, remote TEXT NOT NULL, remote_port INTEGER NOT NULL,
+  external_address TEXT NOT NULL, external_port INTEGER NOT NULL, entry INTEGER NOT NULL,
+  granted_seconds INTEGER NOT NULL, started_at_ms INTEGER NOT NULL, expires_at_ms INTEGER NOT NULL,
+  boot_id TEXT NOT NULL, expires_at_ns INTEGER NOT NULL,
+  previous_state TEXT NOT NULL, state TEXT NOT NULL, cause TEXT NOT NULL, ended_at_ms INTEGER,
+  CHECK ((state = 'ended') = (ended_at_ms IS NOT NULL)),
+  FOREIGN KEY (previous_state, state, cause) REFERENCES transitions (from_state, to_state, cause)
+) STRICT;
+-- One live grant a key, and one an entry: also held by the database itself.
+CREATE UNIQUE INDEX grants_key ON grants (server, device, family, protocol, device_port) WHERE state = 'live';
+CREATE UNIQUE INDEX grants_entry ON grants (entry) WHERE state = 'live';
+CREATE INDEX grants_due ON grants (expires_at_ns) WHERE state = 'live';
+CREATE INDEX grants_ended ON grants (ended_at_ms) WHERE state = 'ended';
+CREATE INDEX grants_started ON grants (started_at_ms);
+
+CREATE TABLE ids (
+  kind TEXT NOT NULL, name TEXT NOT NULL, id INTEGER NOT NULL,
+  PRIMARY KEY (kind, name), UNIQUE (kind, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE bindings (
+  realm TEXT NOT NULL, address TEXT NOT NULL, device TEXT NOT NULL, source TEXT NOT NULL, since_ms INTEGER NOT NULL,
+  PRIMARY KEY (realm, address)
+) STRICT, WITHOUT ROWID;
+`;
+
+type Row = Record<string, string | bigint | null>;
+
+/**
+ * Opens the database, or makes it.
+ * @throws AgentError storeInvalid where the file is no database of ours, or of a newer mtgate
+ */
+export function openStore(file: string): GrantStore {
+  const db = openDatabase(file);
+  const statement = {
+    insert: db.prepare(`INSERT INTO grants VALUES (
+      @id, @number, @gateway, @server, @mtcUser, @device, @reference, @rule, @policyVersion, @family, @protocol,
+      @realm, @innerAddress, @devicePort, @remote, @remotePort, @externalAddress, @externalPort, @entry,
+      @grantedSeconds, @startedAtMs, @expiresAtMs, @bootId, @expiresAtNs, 'none', 'live', 'granted', NULL)`),
+    end: db.prepare(`UPDATE grants SET previous_state = state, state = 'ended', cause = @cause, ended_at_ms = @endedAtMs
+      WHERE id = @id AND state <> 'ended'`),
+    setEnd: db.prepare(`UPDATE grants SET previous_state = state, cause = @cause, boot_id = @bootId,
+      expires_at_ns = @expiresAtNs, expires_at_ms = @expiresAtMs WHERE id = @id`),
+    find: db.prepare('SELECT * FROM grants WHERE id = ?').safeIntegers(),
+    live: db.prepare(`SELECT * FROM grants WHERE state = 'live'`).safeIntegers(),
+    endedSince: db
+      .prepare(`SELECT * FROM grants WHERE state = 'ended' AND ended_at_ms >= ? ORDER BY ended_at_ms`)
+      .safeIntegers(),
+    due: db.prepare(`SELECT id FROM grants WHERE state = 'live' AND boot_id = ? AND expires_at_ns <= ?`).pluck(),
+    latest: db
+      .prepare(`SELECT max(coalesce((SELECT max(started_at_ms) FROM grants), 0),
+      coalesce((SELECT max(ended_at_ms) FROM grants WHERE state = 'ended'), 0))`)
+      .pluck(),
+    idOf: db.prepare('SELECT id FROM ids WHERE kind = ? AND name = ?').pluck(),
+    newId: db
+      .prepare('INSERT INTO ids SELECT ?, ?, coalesce(max(id), 0) + 1 FROM ids WHERE kind = ? RETURNING id')
+      .pluck(),
+    bindings: db.prepare('SELECT device, realm, address, source, since_ms AS sinceMs FROM bindings'),
+    bind: db.prepare('INSERT INTO bindings VALUES (@realm, @address, @device, @source, @sinceMs)'),
+    unbind: db.prepare('DELETE FROM bindings WHERE realm = @realm AND address = @address'),
+    purge: db.prepare(`DELETE FROM grants WHERE state = 'ended' AND ended_at_ms < ?`),
+  };
+  const rebind = db.transaction((change: Change) => {
+    for (const { inner } of touched(change)) statement.unbind.run(bindingKey(inner));
+    for (const { device, inner, source, sinceMs } of change.gains) {
+      statement.bind.run({ device, source, sinceMs, ...bindingKey(inner) });
+    }
+  });
+  const run = async (write: () => unknown): Promise<void> => {
+    try {
+      write();
+    } catch (cause) {
+      throw new AgentError('storeFailed', `${file}: ${(cause as Error).message}`, { cause });
+    }
+  };
+  return {
+    insert: (record) => run(() => statement.insert.run(rowOf(record))),
+    end: (id, cause, endedAtMs) => run(() => statement.end.run({ id, cause, endedAtMs })),
+    setEnd: ({ id, bootId, expiresAtNs, expiresAtMs }, cause) =>
+      run(() => statement.setEnd.run({ id, cause, bootId, expiresAtNs, expiresAtMs })),
+    find: (id) => {
+      const row = statement.find.get(id) as Row | undefined;
+      return row && recordOf(row);
+    },
+    live: () => (statement.live.all() as Row[]).map(recordOf),
+    endedSince: (sinceMs) => (statement.endedSince.all(sinceMs) as Row[]).map(recordOf),
+    due: (bootId, nowNs) => statement.due.all(bootId, nowNs) as GrantId[],
+    latestMs: () => statement.latest.get() as number,
+    idOf: (kind, name) => (statement.idOf.get(kind, name) ?? statement.newId.get(kind, name, kind)) as number,
+    bindings: () => (statement.bindings.all() as BindingRow[]).map(bindingOf),
+    rebind: (change) => run(() => rebind(change)),
+    purge: (beforeMs) => run(() => statement.purge.run(beforeMs)),
+    close: () => db.close(),
+  };
+}
+
+function openDatabase(file: string): Database.Database {
+  let db: Database.Database | undefined;
+  try {
+    db = new Database(file);
+    db.pragma('journal_mode = WAL');
+    db.pragma('synchronous = FULL');
+    db.pragma('foreign_keys = ON');
+    const version = db.pragma('user_version', { simple: true }) as number;
+    if (version === 0) create(db);
+    else if (version !== SCHEMA_VERSION) {
+      throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
+    }
+    if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
+    // At every start, since a newer mtgate may know more causes.
+    const insert = db.prepare('INSERT OR IGNORE INTO transitions VALUES (@from, @to, @cause)');
+    db.transaction(() => {
+      for (const transition of TRANSITIONS) insert.run(transition);
+    })();
+    return db;
+  } catch (cause) {
+    db?.close();
+    throw new AgentError('storeInvalid', `${file} cannot be used: ${(cause as Error).message}`, { cause });
+  }
+}
+
+function create(db: Database.Database): void {
+  if (db.prepare('SELECT 1 FROM sqlite_master').get()) throw new Error('it is a database of another program');
+  db.transaction(() => {
+    db.exec(SCHEMA);
+    db.pragma(`user_version = ${SCHEMA_VERSION}`);
+  })();
+}
+
+interface BindingRow extends Omit<Binding, 'inner'> {
+  readonly realm: RealmName;
+  readonly address: string;
+}
+
+function bindingOf({ realm, address: text, ...rest }: BindingRow): Binding {
+  return { ...rest, inner: { realm, address: address(text) } };
+}
+
+function bindingKey(inner: InnerAddress) {
+  return { realm: inner.realm, address: inner.address.text };
+}
+
+function rowOf(record: GrantRecord): Record<string, unknown> {
+  const { inner, external, remote, reference, index, state: _, ...rest } = record;
+  return {
+    ...rest,
+    reference: JSON.stringify(reference),
+    realm: inner.realm,
+    innerAddress: inner.address.text,
+    remote: remote === 'all' ? 'all' : remote.text,
+    externalAddress: external.address.text,
+    externalPort: external.port,
+    entry: index,
+  };
+}
+
+function recordOf(row: Row): GrantRecord {
+  const text = (column: string) => row[column] as string;
+  const number = (column: string) => Number(row[column]);
+  const ended = row['ended_at_ms'] !== null;
+  return {
+    id: text('id') as GrantId,
+    number: number('number'),
+    gateway: text('gateway'),
+    server: text('server') as GrantRecord['server'],
+    mtcUser: text('mtc_user') as GrantRecord['mtcUser'],
+    device: text('device') as ExternalId,
+    reference: JSON.parse(text('reference')) as DeviceReference,
+    rule: text('rule'),
+    policyVersion: text('policy_version'),
+    family: text('family') as GrantRecord['family'],
+    protocol: text('protocol') as GrantRecord['protocol'],
+    inner: { realm: text('realm') as RealmName, address: address(text('inner_address')) },
+    devicePort: number('device_port'),
+    remote: text('remote') === 'all' ? 'all' : address(text('remote')),
+    remotePort: number('remote_port'),
+    external: { address: address(text('external_address')), port: number('external_port') },
+    index: number('entry'),
+    grantedSeconds: number('granted_seconds'),
+    startedAtMs: number('started_at_ms'),
+    expiresAtMs: number('expires_at_ms'),
+    bootId: text('boot_id'),
+    expiresAtNs: row['expires_at_ns'] as bigint,
+    state: text('state') as GrantRecord['state'],
+    ...(ended && { endCause: text('cause') as EndCause, endedAtMs: number('ended_at_ms') }),
+  };
+}

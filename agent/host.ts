@@ -1,0 +1,87 @@
+/**
+ * What the operating system gives: clocks, randomness, the boot's id, the log,
+ * the lock that makes an agent the only one, and who is on the other end of a
+ * Unix socket. Node has no call for some of these; libc has (through koffi).
+ */
+import { randomBytes, randomInt } from 'node:crypto';
+import { closeSync, openSync, readFileSync } from 'node:fs';
+import type { Socket } from 'node:net';
+import koffi from 'koffi';
+import { pino } from 'pino';
+import { AgentError } from './core/errors.ts';
+import type { Clock, Log, Random } from './core/ports.ts';
+
+const libc = koffi.load('libc.so.6');
+const clockGettime = libc.func('int clock_gettime(int clock, _Out_ int64_t *time)');
+const flock = libc.func('int flock(int fd, int operation)');
+const getsockopt = libc.func(
+  'int getsockopt(int fd, int level, int name, _Out_ uint32_t *value, _Inout_ uint32_t *size)',
+);
+
+const CLOCK_BOOTTIME = 7;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+const SOL_SOCKET = 1;
+const SO_PEERCRED = 17;
+
+/** The host's clocks. CLOCK_MONOTONIC is the one the gate reads. */
+export const systemClock: Clock = {
+  nowMs: () => Date.now(),
+  monotonicNs: () => process.hrtime.bigint(), // libuv reads CLOCK_MONOTONIC
+  boottimeNs: () => readClock(CLOCK_BOOTTIME),
+};
+
+/** The kernel's cryptographic source. */
+export const systemRandom: Random = {
+  integer: (below) => (below > 1 ? randomInt(below) : 0),
+  bytes: (count) => randomBytes(count),
+};
+
+/** Changes with every boot, and only then. */
+export function bootId(): string {
+  return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+}
+
+/** Whether the kernel forwards packets of a family (device-initiated flows need it; granted ones do not). */
+export function forwards(family: 'ipv4' | 'ipv6'): boolean {
+  const file = family === 'ipv4' ? 'ipv4/ip_forward' : 'ipv6/conf/all/forwarding';
+  return readFileSync(`/proc/sys/net/${file}`, 'utf8').trim() === '1';
+}
+
+/** One JSON line an event, on standard output, for the journal. */
+export function openLog(level: string): Log {
+  return pino({
+    level,
+    messageKey: 'event',
+    base: null,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label) => ({ level: label }) },
+  });
+}
+
+/**
+ * Takes the lock of a folder, for as long as this process lives (kill -9
+ * included). Works on any file system, bpffs too.
+ * @throws AgentError alreadyRunning where another process has it
+ */
+export function lockFolder(folder: string): void {
+  const fd = openSync(folder, 'r');
+  if (flock(fd, LOCK_EX | LOCK_NB) === 0) return; // the descriptor stays open on purpose
+  closeSync(fd);
+  throw new AgentError('alreadyRunning', `another agent holds ${folder}`);
+}
+
+/** The user id of the process that connected to a Unix socket; undefined where the kernel does not say. */
+export function peerUid(socket: Socket): number | undefined {
+  const fd = (socket as unknown as { _handle?: { fd?: number } })._handle?.fd;
+  if (fd === undefined || fd < 0) return undefined;
+  const credentials = new Uint32Array(3); // struct ucred: pid, uid, gid
+  const size = Uint32Array.of(credentials.byteLength);
+  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, credentials, size) === 0 ? credentials[1] : undefined;
+}
+
+function readClock(clock: number): bigint {
+  const time = new BigInt64Array(2); // struct timespec: seconds, nanoseconds
+  clockGettime(clock, time);
+  return (time[0] as bigint) * 1_000_000_000n + (time[1] as bigint);
+}

@@ -1,0 +1,164 @@
+/**
+ * The base: the text of table `inet mtgate`.
+ *
+ * The gate carries what was granted; the base closes everything else and lets
+ * devices begin flows of their own, hidden behind the egress pool. Closed by
+ * default: what no rule of ours lets through toward the inside is dropped.
+ * Connection tracking sees device-initiated flows only; a TCP flow begins
+ * with a lone SYN, so that leftovers of an ended grant never become one.
+ *
+ * Pure: the same setup gives the same text, byte by byte.
+ */
+import { addressAt, type Family, type Prefix, sizeOf } from '../core/net.ts';
+import { DENIAL_REASONS, DENIALS } from '../core/reasons.ts';
+import type { Protocol } from '../core/words.ts';
+
+export interface BaseSetup {
+  readonly outside: string;
+  readonly inside: readonly { readonly interface: string; readonly prefixes: readonly Prefix[] }[];
+  readonly grants: readonly Prefix[];
+  readonly egress: readonly Prefix[];
+  /** Where devices may not go by themselves. */
+  readonly deniedDestinations: readonly Prefix[];
+  /** What devices may reach on the gateway itself, beside neighbour discovery. */
+  readonly services: readonly { readonly protocol: Protocol | 'icmp' | 'icmpv6'; readonly port: number }[];
+  readonly nflogGroup: number;
+}
+
+/** The mark of a sampled denial (gate.h): this, with the reason's number. */
+const MARK = 0xd0000000;
+
+/** How much of a denied packet is copied: headers, and nothing of its content to speak of. */
+const SNAPLEN = 96;
+
+const FAMILIES = [
+  { family: 'ipv4', word: 'ip', type: 'ipv4_addr', echo: 'icmp type echo-request' },
+  { family: 'ipv6', word: 'ip6', type: 'ipv6_addr', echo: 'icmpv6 type echo-request' },
+] as const;
+
+/** The table's definition, for `nft -f`. */
+export function baseRuleset(setup: BaseSetup): string {
+  const outside = quote(setup.outside);
+  const inside = setup.inside.map((link) => quote(link.interface));
+  return table([
+    ...FAMILIES.flatMap(({ family, type }) => [
+      prefixSet(`grants_${family}`, type, of(family, setup.grants)),
+      prefixSet(`denied_${family}`, type, of(family, setup.deniedDestinations)),
+    ]),
+    // The gate's sampled denials: their packets are marked as someone else's
+    // (PACKET_OTHERHOST), so the stack drops them even without this chain.
+    chain('sampled', [
+      `type filter hook ingress devices = { ${[outside, ...inside].join(', ')} } priority filter; policy accept;`,
+      `meta mark vmap { ${DENIAL_REASONS.map((reason) => `${hex(reason)} : goto ${chainOf(reason)}`).join(', ')} }`,
+    ]),
+    ...DENIAL_REASONS.map((reason) => chain(chainOf(reason), [...denied(reason, setup)])),
+    // Reached only where the gate is not attached: the grants pool is closed then.
+    chain('early', [
+      'type filter hook prerouting priority raw; policy accept;',
+      ...FAMILIES.map(({ family, word }) => `${word} daddr @grants_${family} counter drop`),
+    ]),
+    chain('forward', [
+      'type filter hook forward priority filter; policy accept;',
+      `oifname { ${inside.join(', ')} } goto toward_inside`,
+      `iifname { ${inside.join(', ')} } goto from_inside`,
+    ]),
+    chain('toward_inside', [
+      `iifname ${outside} ct state established ct direction reply counter accept`,
+      `iifname ${outside} ct state related meta l4proto { icmp, icmpv6 } counter accept`,
+      'counter drop',
+    ]),
+    chain('from_inside', [
+      `oifname != ${outside} counter drop`,
+      'ct state invalid counter drop',
+      ...setup.inside.flatMap((link) => ownSourcesOnly(link)),
+      ...FAMILIES.filter(({ family }) => of(family, setup.egress).length === 0).map(
+        ({ family }) => `meta nfproto ${family} counter drop`,
+      ),
+      ...FAMILIES.map(({ family, word }) => `${word} daddr @denied_${family} counter drop`),
+      'ct state established ct direction original counter accept',
+      'ct state related meta l4proto { icmp, icmpv6 } counter accept',
+      'ct state new tcp flags & (fin | syn | rst | ack) == syn counter accept',
+      'ct state new meta l4proto udp counter accept',
+      ...FAMILIES.map(({ echo }) => `ct state new ${echo} counter accept`),
+      'counter drop',
+    ]),
+    chain('hide', [
+      'type nat hook postrouting priority srcnat; policy accept;',
+      ...FAMILIES.flatMap(({ family, word }) => hide(outside, word, of(family, setup.egress), setup, family)),
+    ]),
+    chain('input', [
+      'type filter hook input priority filter; policy accept;',
+      `iifname { ${inside.join(', ')} } goto from_device`,
+    ]),
+    chain('from_device', [
+      'icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept',
+      ...setup.services.map(serviceRule),
+      'ct state established ct direction reply accept', // answers to what the gateway began
+      'counter drop',
+    ]),
+  ]);
+}
+
+function* denied(reason: keyof typeof DENIALS, setup: BaseSetup) {
+  yield `counter log prefix "mtgate ${reason}" group ${setup.nflogGroup} snaplen ${SNAPLEN} queue-threshold 1`;
+  yield 'drop';
+}
+
+/** A device uses addresses of its own realm, and no others. */
+function ownSourcesOnly(link: BaseSetup['inside'][number]): string[] {
+  return FAMILIES.map(({ family, word }) => {
+    const own = of(family, link.prefixes).map((prefix) => prefix.text);
+    const iif = `iifname ${quote(link.interface)}`;
+    return own.length > 0
+      ? `${iif} ${word} saddr != { ${own.join(', ')} } counter drop`
+      : `${iif} meta nfproto ${family} counter drop`;
+  });
+}
+
+/** One device keeps to one prefix of the egress pool, and within it to one address (RFC 4787 REQ-2: paired). */
+function hide(outside: string, word: string, egress: readonly Prefix[], setup: BaseSetup, family: Family): string[] {
+  const inner = setup.inside.flatMap((link) => of(family, link.prefixes)).map((prefix) => prefix.text);
+  if (inner.length === 0) return [];
+  return egress.map((prefix, i) => {
+    const share = egress.length > 1 ? `jhash ${word} saddr mod ${egress.length} ${i} ` : '';
+    const first = prefix.address.text;
+    const last = addressAt(prefix, sizeOf(prefix) - 1n).text;
+    const range = first === last ? first : `${first}-${last}`;
+    return `oifname ${outside} ${word} saddr { ${inner.join(', ')} } ${share}snat ${word} to ${range} fully-random,persistent`;
+  });
+}
+
+function serviceRule({ protocol, port }: BaseSetup['services'][number]): string {
+  if (protocol === 'icmp') return 'icmp type echo-request accept';
+  if (protocol === 'icmpv6') return 'icmpv6 type echo-request accept';
+  return `${protocol} dport ${port} accept`;
+}
+
+function of(family: Family, prefixes: readonly Prefix[]): readonly Prefix[] {
+  return prefixes.filter((prefix) => prefix.family === family);
+}
+
+function prefixSet(name: string, type: string, prefixes: readonly Prefix[]): string {
+  const elements = prefixes.length > 0 ? ` elements = { ${prefixes.map((prefix) => prefix.text).join(', ')} }` : '';
+  return `set ${name} { type ${type}; flags interval; auto-merge;${elements}\n}`;
+}
+
+function chainOf(reason: keyof typeof DENIALS): string {
+  return `denied_${reason}`;
+}
+
+function hex(reason: keyof typeof DENIALS): string {
+  return `0x${(MARK + DENIALS[reason].number).toString(16)}`;
+}
+
+function quote(name: string): string {
+  return `"${name}"`;
+}
+
+function chain(name: string, rules: readonly string[]): string {
+  return `chain ${name} {\n${rules.map((rule) => `\t\t${rule}\n`).join('')}\t}`;
+}
+
+function table(parts: readonly string[]): string {
+  return `table inet mtgate {\n${parts.map((part) => `\t${part}\n`).join('')}}\n`;
+}
