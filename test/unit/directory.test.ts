@@ -1,0 +1,180 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { address } from '../../agent/core/net.ts';
+import type { Device, ExternalId, InnerAddress, RealmName } from '../../agent/core/words.ts';
+import { type Binding, type Change, Directory, type DirectoryRefusal } from '../../agent/directory/directory.ts';
+
+const id = (name: string) => `${name}@meters.example` as ExternalId;
+const at = (text: string, realm = 'iot'): InnerAddress => ({ realm: realm as RealmName, address: address(text) });
+const held = (device: string, text: string, source: Binding['source'] = 'management'): Binding => ({
+  device: id(device),
+  inner: at(text),
+  source,
+  sinceMs: 1,
+});
+const DEVICES: Device[] = [
+  { externalId: id('m1'), msisdn: '491700000001' as never },
+  { externalId: id('m2') },
+  { externalId: id('m3') },
+];
+
+function directory(...bindings: Binding[]): Directory {
+  const made = new Directory();
+  made.setDevices(DEVICES);
+  for (const binding of bindings) made.apply({ losses: [], gains: [binding] });
+  return made;
+}
+
+function change(plan: Change | DirectoryRefusal): Change {
+  if ('refused' in plan) throw new Error(`refused: ${plan.refused}`);
+  return plan;
+}
+
+describe('finding a device', () => {
+  test('by external identifier, the domain in any case, and by MSISDN', () => {
+    const own = directory();
+    expect(own.find({ networkAccessIdentifier: 'm1@METERS.example' })?.externalId).toBe('m1@meters.example');
+    expect(own.find({ networkAccessIdentifier: 'M1@meters.example' })).toBeUndefined();
+    expect(own.find({ phoneNumber: '+491700000001' })?.externalId).toBe('m1@meters.example');
+    expect(own.find({ phoneNumber: '+491700000002' })).toBeUndefined();
+    expect(own.find({ networkAccessIdentifier: 'no identifier' })).toBeUndefined();
+  });
+});
+
+describe('an address changes hands', () => {
+  test('a free address: nobody loses', () => {
+    const own = directory();
+    const plan = change(own.planBind(held('m1', '10.20.0.2')));
+    expect(plan.losses).toEqual([]);
+    own.apply(plan);
+    expect(own.bindingOf(id('m1'), 'ipv4')?.inner.address.text).toBe('10.20.0.2');
+    expect(own.familiesOf(id('m1'))).toEqual(['ipv4']);
+  });
+
+  test('taken from another device, which had it; the taker gives its former one up', () => {
+    const own = directory(held('m1', '10.20.0.2'), held('m2', '10.20.0.3'));
+    const plan = change(own.planBind(held('m2', '10.20.0.2')));
+    expect(plan.losses.map(({ device, inner, cause }) => [device, inner.address.text, cause])).toEqual([
+      [id('m1'), '10.20.0.2', 'addressReassigned'],
+      [id('m2'), '10.20.0.3', 'deviceUnbound'],
+    ]);
+    own.apply(plan);
+    expect(own.bindingOf(id('m1'), 'ipv4')).toBeUndefined();
+    expect(own.holderOf(at('10.20.0.2'))?.device).toBe(id('m2'));
+    expect(own.holderOf(at('10.20.0.3'))).toBeUndefined();
+  });
+
+  test('the same address in another realm is another address', () => {
+    const own = directory(held('m1', '10.20.0.2'));
+    expect(change(own.planBind({ ...held('m2', '10.20.0.2'), inner: at('10.20.0.2', 'cars') })).losses).toEqual([]);
+  });
+
+  test('one family does not touch the other', () => {
+    const own = directory(held('m1', '10.20.0.2'));
+    own.apply(change(own.planBind(held('m1', 'fd00:20::2'))));
+    expect(own.familiesOf(id('m1'))).toEqual(['ipv4', 'ipv6']);
+  });
+
+  test("between begin and apply it is nobody's; cancelled, it is as before", () => {
+    const own = directory(held('m1', '10.20.0.2'));
+    const plan = change(own.planBind(held('m2', '10.20.0.2')));
+    own.begin(plan);
+    expect(own.bindingOf(id('m1'), 'ipv4')).toBeUndefined();
+    expect(own.familiesOf(id('m1'))).toEqual([]);
+    own.cancel(plan);
+    expect(own.bindingOf(id('m1'), 'ipv4')?.inner.address.text).toBe('10.20.0.2');
+  });
+
+  test('binding it to who has it already changes nothing', () => {
+    const own = directory(held('m1', '10.20.0.2'));
+    expect(own.planBind(held('m1', '10.20.0.2'))).toEqual({ losses: [], gains: [] });
+  });
+});
+
+describe('what is not done', () => {
+  const refusal = (reason: string) => expect.objectContaining({ refused: reason });
+
+  test('binding a device that the devices file does not know', () => {
+    expect(directory().planBind(held('stranger', '10.20.0.2'))).toEqual(refusal('deviceUnknown'));
+  });
+
+  test('taking from the devices file what it binds', () => {
+    const own = directory(held('m1', '10.20.0.2', 'file'));
+    expect(own.planBind(held('m2', '10.20.0.2'))).toEqual(refusal('addressBoundByFile'));
+    expect(own.planBind(held('m1', '10.20.0.9'))).toEqual(refusal('deviceBoundByFile'));
+    expect(own.planUnbind(at('10.20.0.2'))).toEqual(refusal('addressBoundByFile'));
+  });
+
+  test('unbinding what is not bound', () => {
+    expect(directory().planUnbind(at('10.20.0.2'))).toEqual(refusal('notBound'));
+  });
+});
+
+describe('a new devices file', () => {
+  test('unbinds what it no longer binds, and leaves what management bound', () => {
+    const own = directory(held('m1', '10.20.0.2', 'file'), held('m2', '10.20.0.3'));
+    const plan = own.planFile(DEVICES, []);
+    expect(plan.losses.map(({ device, cause }) => [device, cause])).toEqual([[id('m1'), 'deviceUnbound']]);
+  });
+
+  test('wins over management: for the address, and for the device', () => {
+    const own = directory(held('m1', '10.20.0.2'), held('m2', '10.20.0.3'));
+    const plan = own.planFile(DEVICES, [held('m3', '10.20.0.2', 'file'), held('m2', '10.20.0.4', 'file')]);
+    expect(plan.losses.map(({ device, inner, cause }) => [device, inner.address.text, cause])).toEqual([
+      [id('m1'), '10.20.0.2', 'addressReassigned'],
+      [id('m2'), '10.20.0.3', 'deviceUnbound'],
+    ]);
+    own.apply(plan);
+    expect(own.bindings().map(({ device, inner, source }) => [device, inner.address.text, source])).toEqual([
+      [id('m3'), '10.20.0.2', 'file'],
+      [id('m2'), '10.20.0.4', 'file'],
+    ]);
+  });
+
+  test('unbinds devices that it no longer knows', () => {
+    const own = directory(held('m1', '10.20.0.2'));
+    expect(own.planFile([], []).losses).toHaveLength(1);
+  });
+
+  test('the same file again changes nothing', () => {
+    const file = [held('m1', '10.20.0.2', 'file'), held('m1', 'fd00:20::2', 'file')];
+    expect(directory(...file).planFile(DEVICES, file)).toEqual({ losses: [], gains: [] });
+  });
+});
+
+test('whatever is bound and unbound: one holder an address, one address a device and family, each loss named', () => {
+  const names = ['m1', 'm2', 'm3'];
+  const addresses = ['10.20.0.2', '10.20.0.3', 'fd00:20::2'];
+  const step = fc.record({
+    unbind: fc.boolean(),
+    device: fc.constantFrom(...names),
+    text: fc.constantFrom(...addresses),
+  });
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 30 }), (steps) => {
+      const own = directory();
+      for (const { unbind, device, text } of steps) {
+        const before = own.bindings();
+        const plan = unbind ? own.planUnbind(at(text)) : own.planBind(held(device, text));
+        if ('refused' in plan) continue;
+        own.apply(plan);
+        const after = own.bindings();
+        const holders = after.map(({ inner }) => inner.address.text);
+        const kept = after.map((binding) => `${binding.device} ${binding.inner.address.family}`);
+        expect(new Set(holders).size).toBe(holders.length);
+        expect(new Set(kept).size).toBe(kept.length);
+        const lost = before.filter((one) => !after.some((two) => two.device === one.device && two.inner === one.inner));
+        const replaced = lost.filter(
+          (one) =>
+            !after.includes(one) &&
+            !plan.gains.some(
+              (gain) => gain.device === one.device && gain.inner.address.text === one.inner.address.text,
+            ),
+        );
+        expect(plan.losses.map(({ device, inner }) => `${device} ${inner.address.text}`).sort()).toEqual(
+          replaced.map(({ device, inner }) => `${device} ${inner.address.text}`).sort(),
+        );
+      }
+    }),
+  );
+});

@@ -1,0 +1,139 @@
+import { describe, expect, test } from 'vitest';
+import { address } from '../../agent/core/net.ts';
+import type { Entry } from '../../agent/dataplane/dataplane.ts';
+import { type Facts, reconcile } from '../../agent/grants/reconcile.ts';
+import type { GrantRecord } from '../../agent/grants/record.ts';
+import { grantRecord } from '../records.ts';
+
+const SECOND = 1_000_000_000n;
+
+function entry(changes: { index?: number; number?: number; endNs?: bigint } = {}): Entry {
+  return {
+    endNs: changes.endNs ?? 600n * SECOND,
+    mapping: {
+      index: changes.index ?? 3,
+      number: changes.number ?? 1,
+      protocol: 'udp',
+      realm: 1,
+      device: { address: address('10.20.0.2'), port: 5683 },
+      external: { address: address('203.0.113.1'), port: 20_000 },
+      remote: address('198.51.100.10'),
+      remotePort: 0,
+      classId: 1,
+    },
+  };
+}
+
+function repairs(records: GrantRecord[], entries: Entry[], changes: Partial<Facts> = {}) {
+  const facts: Facts = {
+    records,
+    entries,
+    bootId: 'boot-1',
+    nowMs: 101_000,
+    nowNs: 100n * SECOND,
+    suspendedNs: 0n,
+    latestMs: 1000,
+    heartbeatLost: false,
+    objection: () => undefined,
+    bindingConfirmed: () => false,
+    ...changes,
+  };
+  return reconcile(facts).map((repair) => {
+    if (repair.kind === 'endGrant') return [repair.kind, repair.record.id, repair.cause];
+    if (repair.kind === 'endEntry') return [repair.kind, repair.index, repair.number];
+    return [repair.kind, repair.record.id, repair.endNs];
+  });
+}
+
+describe('in the same boot', () => {
+  test('record and gate agree: nothing to do', () => {
+    expect(repairs([grantRecord()], [entry()])).toEqual([]);
+  });
+
+  test('the time was over while the agent was away', () => {
+    expect(repairs([grantRecord()], [entry()], { nowNs: 600n * SECOND })).toEqual([['endGrant', 'A', 'expired']]);
+  });
+
+  test('ended in the gate, and killed before the record was written', () => {
+    expect(repairs([grantRecord()], [entry({ endNs: 50n * SECOND })])).toEqual([['endGrant', 'A', 'endedInGate']]);
+  });
+
+  test('recorded, and killed before the gate was told', () => {
+    expect(repairs([grantRecord()], [])).toEqual([['endGrant', 'A', 'lostInGate']]);
+  });
+
+  test("the entry is another grant's: the record ends, and so does the stranger", () => {
+    expect(repairs([grantRecord()], [entry({ number: 2 })])).toEqual([
+      ['endGrant', 'A', 'lostInGate'],
+      ['endEntry', 3, 2],
+    ]);
+  });
+
+  test('open in the gate without a record', () => {
+    expect(repairs([], [entry()])).toEqual([['endEntry', 3, 1]]);
+  });
+
+  test('a dead entry without a record is left to rest', () => {
+    expect(repairs([], [entry({ endNs: 50n * SECOND })])).toEqual([]);
+  });
+
+  test('both live with different ends: the earlier one holds', () => {
+    expect(repairs([grantRecord()], [entry({ endNs: 500n * SECOND })])).toEqual([['agree', 'A', 500n * SECOND]]);
+    expect(repairs([grantRecord()], [entry({ endNs: 700n * SECOND })])).toEqual([['agree', 'A', 600n * SECOND]]);
+  });
+
+  test("a suspend brings the gate's end down by its length", () => {
+    expect(repairs([grantRecord()], [entry()], { suspendedNs: 60n * SECOND })).toEqual([['agree', 'A', 540n * SECOND]]);
+    expect(repairs([grantRecord()], [entry()], { suspendedNs: 500n * SECOND })).toEqual([['endGrant', 'A', 'expired']]);
+  });
+
+  test('UTC does not count: a clock that jumped ends nothing and prolongs nothing', () => {
+    expect(repairs([grantRecord()], [entry()], { nowMs: 9_999_999_999 })).toEqual([]);
+    expect(repairs([grantRecord()], [entry()], { nowMs: 0 })).toEqual([]);
+  });
+
+  test('what directory or policy object to ends with their cause', () => {
+    expect(repairs([grantRecord()], [entry()], { objection: () => 'deviceUnbound' })).toEqual([
+      ['endGrant', 'A', 'deviceUnbound'],
+    ]);
+  });
+});
+
+describe('after a reboot', () => {
+  const rebooted = { bootId: 'boot-2', nowNs: 5n * SECOND, heartbeatLost: true, bindingConfirmed: () => true };
+
+  test('opened again for what is left by UTC', () => {
+    expect(repairs([grantRecord()], [], rebooted)).toEqual([['reopen', 'A', 505n * SECOND]]);
+  });
+
+  test('never for longer than it was granted, whatever the clock says', () => {
+    const future = grantRecord({ startedAtMs: 1000, expiresAtMs: 9_999_999 });
+    expect(repairs([future], [], rebooted)).toEqual([['reopen', 'A', 605n * SECOND]]);
+  });
+
+  test('its time is over by UTC', () => {
+    expect(repairs([grantRecord()], [], { ...rebooted, nowMs: 601_000 })).toEqual([['endGrant', 'A', 'expired']]);
+  });
+
+  test('not where the clock stands before the latest time on record', () => {
+    const facts = { ...rebooted, nowMs: 50_000, latestMs: 50_001 };
+    expect(repairs([grantRecord()], [], facts)).toEqual([['endGrant', 'A', 'clockUncertain']]);
+  });
+
+  test('not where nobody can vouch for the binding', () => {
+    const facts = { ...rebooted, bindingConfirmed: () => false };
+    expect(repairs([grantRecord()], [], facts)).toEqual([['endGrant', 'A', 'bindingUnconfirmed']]);
+  });
+});
+
+describe('after a long silence', () => {
+  const silent = { heartbeatLost: true };
+
+  test('a grant ends that nobody can vouch for', () => {
+    expect(repairs([grantRecord()], [entry()], silent)).toEqual([['endGrant', 'A', 'bindingUnconfirmed']]);
+  });
+
+  test('a grant lives on whose binding is confirmed', () => {
+    expect(repairs([grantRecord()], [entry()], { ...silent, bindingConfirmed: () => true })).toEqual([]);
+  });
+});
