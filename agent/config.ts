@@ -1,13 +1,49 @@
-import type { Address, Endpoint, Prefix } from './core/net.ts';
+/**
+ * agent.yaml as a frozen Config. Every default and every unit stands here.
+ *
+ * Pure: it reads text, not files. What only the host can know (whether an
+ * interface or an address exists) is asked at start; everything else is
+ * judged here, all of it at once, each issue with its place. Address spaces
+ * never overlap: an address in two of them would be two things at once.
+ */
+import { posix } from 'node:path';
+import type { z } from 'zod';
+import { planIssues, planWarnings, poolOf } from './core/address-plan.ts';
+import { type Claim, clashesAmong } from './core/claims.ts';
+import { byPlace, type Document, frozen, type Issue, type Path, readDocument } from './core/document.ts';
+import * as f from './core/fields.ts';
+import {
+  type Address,
+  contains,
+  type Endpoint,
+  type Family,
+  type Prefix,
+  parseAddress,
+  parseEndpoint,
+  prefix,
+} from './core/net.ts';
+import type { Owned } from './core/overlaps.ts';
 import type { Pool } from './core/pool.ts';
 import type { Protocol, RealmName } from './core/words.ts';
 
+/** What devices may not reach by themselves unless the operator says otherwise: addresses that are not public (RFC 6890). */
+const NOT_PUBLIC = [
+  ...['0.0.0.0/8', '10.0.0.0/8', '100.64.0.0/10', '127.0.0.0/8', '169.254.0.0/16', '172.16.0.0/12', '192.0.0.0/24'],
+  ...['192.168.0.0/16', '198.18.0.0/15', '224.0.0.0/4', '240.0.0.0/4'],
+  ...['::/127', '64:ff9b:1::/48', '100::/64', 'fc00::/7', 'fe80::/10', 'ff00::/8'],
+].map(prefix);
+
+const LOOPBACK = ['127.0.0.0/8', '::1/128'].map(prefix);
+
+/** How many services the gate compares a packet with (GATE_SERVICES_MAX). */
+const SERVICES = 16;
 /** Next hops by family; without one the kernel's own route decides. */
 export interface NextHops {
   readonly ipv4?: Address;
   readonly ipv6?: Address;
 }
 
+/** A private address space and the interface that leads to its devices. */
 export interface Realm {
   readonly realm: RealmName;
   readonly interface: string;
@@ -22,6 +58,7 @@ export interface Service {
 }
 
 export interface ClientCa {
+  /** What rule files call it as `issuer`. */
   readonly name: string;
   readonly file: string;
   readonly crl?: string;
@@ -44,16 +81,153 @@ export interface Config {
   readonly management: { readonly socket: string };
   readonly metrics: { readonly listen: Endpoint };
   readonly store: { readonly directory: string };
-  /** The folder of rule files. */
+  /** The folder of the rule files. */
   readonly rules: string;
   /** The devices file. */
   readonly devices?: string;
   readonly gate: {
     readonly bpffs: string;
     readonly attach: 'auto' | 'tcx' | 'clsact';
+    /** The most that the gate's entries may take; `check` says what they take. */
+    readonly memoryMebibytes: number;
     readonly sampledDenialsPerSecond: number;
     readonly orphanGraceSeconds: number;
     readonly udpTombstoneSeconds: number;
   };
   readonly base: { readonly nflogGroup: number; readonly deniedDestinations: readonly Prefix[] };
+}
+
+const networkInterface = f.field('the name of a network interface', (text) =>
+  /^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$/.test(text) ? text : undefined,
+);
+const listen = f.field('one address of this host and a port, such as 192.0.2.10:8443', listenable);
+const loopback = f.field('a loopback address and a port, such as 127.0.0.1:9464', (text) => {
+  const endpoint = listenable(text);
+  return endpoint && LOOPBACK.some((prefix) => contains(prefix, endpoint.address)) ? endpoint : undefined;
+});
+const service = f.field('tcp/PORT, udp/PORT, icmp or icmpv6', (text): Service | undefined => {
+  if (text === 'icmp' || text === 'icmpv6') return { protocol: text, port: 0 };
+  const [, protocol, port] = /^(\w+)\/(\d+)$/.exec(text) ?? [];
+  const [read, number] = [f.protocol.safeParse(protocol).data, f.port.safeParse(port).data];
+  return read && number ? { protocol: read, port: number } : undefined;
+});
+
+/** The file, key by key; paths are read from the folder it lies in. */
+function agentFile(folder: string) {
+  const inFolder = (path: string) => (posix.isAbsolute(path) ? path : posix.join(folder, path));
+  const path = f.field('a path', (text) => (text === '' ? undefined : inFolder(text)));
+  const nextHops = f.mapping({ ipv4: hop('ipv4').exactOptional(), ipv6: hop('ipv6').exactOptional() }).default({});
+  const prefixes = f.list(f.prefix, 'prefixes');
+  return f.mapping({
+    gateway: f.name(),
+    outside: f.mapping({ interface: networkInterface, nextHops }),
+    pools: f.mapping({
+      grants: f.mapping({
+        prefixes,
+        ports: f.ports.default({ low: 1024, high: 65535 }),
+        ipv6Grants: f.integer(1, 2 ** 24).default(65536),
+      }),
+      egress: f.mapping({ prefixes }),
+    }),
+    inside: f.list(
+      f.mapping({ realm: f.name<RealmName>(), interface: networkInterface, prefixes, nextHops }),
+      'realms',
+    ),
+    services: f
+      .list(service, 'services')
+      .max(SERVICES, { error: `expected at most ${SERVICES} services` })
+      .default([]),
+    api: f.mapping({
+      listen,
+      certificate: path,
+      key: path,
+      clientCAs: f.list(f.mapping({ name: f.name(), file: path, crl: path.exactOptional() }), 'client CAs'),
+      minimumTls: f.choice('1.2', '1.3').default('1.3'),
+    }),
+    management: f.mapping({ socket: path.default('/run/mtgate/mtgate.sock') }).prefault({}),
+    metrics: f.mapping({ listen: loopback.prefault('127.0.0.1:9464') }).prefault({}),
+    store: f.mapping({ directory: path.default('/var/lib/mtgate') }).prefault({}),
+    rules: path.default(inFolder('rules')),
+    devices: path.exactOptional(),
+    gate: f
+      .mapping({
+        bpffs: path.default('/sys/fs/bpf/mtgate'),
+        attach: f.choice('auto', 'tcx', 'clsact').default('auto'),
+        memoryMebibytes: f.integer(1, 65536).default(4096),
+        sampledDenialsPerSecond: f.integer(0, 100_000).default(500),
+        orphanGraceSeconds: f.integer(10, 86_400).default(300),
+        udpTombstoneSeconds: f.integer(1, 120).default(30),
+      })
+      .prefault({}),
+    base: f
+      .mapping({ nflogGroup: f.integer(1, 65535).default(100), deniedDestinations: prefixes.default(NOT_PUBLIC) })
+      .prefault({}),
+  });
+}
+type Written = z.output<ReturnType<typeof agentFile>>;
+
+/** Reads agent.yaml: a Config with what is doubtful in it, or every issue. */
+export function readConfig(
+  text: string,
+  file: string,
+): { readonly config: Config; readonly warnings: readonly Issue[] } | { readonly issues: readonly Issue[] } {
+  const reading = readDocument(text, file, agentFile(posix.dirname(file)));
+  if ('issues' in reading) return reading;
+  const { document } = reading;
+  const { value } = document;
+  const issues = [...planIssues(document), ...clashesAmong(claimsOf(document)), ...crlIssues(document)].sort(byPlace);
+  if (issues.length > 0) return { issues };
+  const pools = { grants: poolOf(value), egress: value.pools.egress.prefixes };
+  return { config: frozen({ ...value, pools }), warnings: planWarnings(document) };
+}
+
+/** The address spaces that are the gateway's own: no server's packets come from there. */
+export function ownSpaces(config: Config): readonly Owned[] {
+  const { grants, egress } = config.pools;
+  return [
+    ...[...grants.ipv4, ...grants.ipv6].map((prefix) => ({ prefix, owner: 'the grants pool' })),
+    ...egress.map((prefix) => ({ prefix, owner: 'the egress pool' })),
+    ...config.inside.flatMap(({ realm, prefixes }) => prefixes.map((prefix) => ({ prefix, owner: `realm ${realm}` }))),
+  ];
+}
+
+type AgentFile = Document<Written>;
+
+function* claimsOf({ value, locate }: AgentFile): Generator<Claim> {
+  const claim = (what: string, path: Path): Claim => ({ key: what, what, place: () => locate(path) });
+  yield claim(`interface ${value.outside.interface}`, ['outside', 'interface']);
+  for (const [i, { realm, interface: link }] of value.inside.entries()) {
+    yield claim(`realm ${realm}`, ['inside', i, 'realm']);
+    yield claim(`interface ${link}`, ['inside', i, 'interface']);
+  }
+  for (const [i, { name }] of value.api.clientCAs.entries())
+    yield claim(`client CA ${name}`, ['api', 'clientCAs', i, 'name']);
+  for (const [i, { protocol, port }] of value.services.entries()) {
+    yield claim(`service ${port ? `${protocol}/${port}` : protocol}`, ['services', i]);
+  }
+}
+
+/** With one CRL, OpenSSL refuses every certificate whose CA has none. */
+function crlIssues({ value, locate }: AgentFile): Issue[] {
+  const { clientCAs } = value.api;
+  if (clientCAs.every(({ crl }) => crl) || clientCAs.every(({ crl }) => !crl)) return [];
+  return clientCAs.flatMap(({ name, crl }, i) =>
+    crl
+      ? []
+      : {
+          ...locate(['api', 'clientCAs', i]),
+          message: `client CA ${name} has no crl; all client CAs have one, or none has`,
+        },
+  );
+}
+
+function hop(family: Family) {
+  const expected = `an ${family} address`;
+  return f.field(expected, (text) => [parseAddress(text)].find((host) => host?.family === family));
+}
+
+/** Never the unspecified address: the API must not be offered to devices by oversight. */
+function listenable(text: string): Endpoint | undefined {
+  const endpoint = parseEndpoint(text);
+  return endpoint && endpoint.port > 0 && !['0.0.0.0', '::'].includes(endpoint.address.text) ? endpoint : undefined;
 }

@@ -102,6 +102,12 @@ export function readDocument<Schema extends z.ZodType>(
   return { issues: issuesOf(parsed.error.issues.flatMap((issue) => faultsOfSchema(yaml, issue))) };
 }
 
+/** The order in which issues are told: as the text is read. */
+export function byPlace(a: Place, b: Place): number {
+  if (a.file !== b.file) return a.file < b.file ? -1 : 1;
+  return a.line - b.line || a.column - b.column;
+}
+
 /** Freezes a value through and through; bytes cannot be, and are left. */
 export function frozen<Value>(value: Value): Value {
   if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value) || Object.isFrozen(value)) return value;
@@ -159,9 +165,10 @@ function syntaxFaults(yaml: Yaml, lines: LineCounter): Fault[] {
   if (yaml.next !== undefined)
     return [{ offset: yaml.next, message: 'a second document begins; a file is one document' }];
   const first = new Map<number, Fault>();
-  for (const { pos, message } of [...yaml.errors, ...yaml.warnings]) {
+  for (const { pos, code, message } of [...yaml.errors, ...yaml.warnings]) {
     const { line } = lines.linePos(pos[0]);
-    if (!first.has(line)) first.set(line, { offset: pos[0], message: `not YAML: ${message}` });
+    const plain = code === 'NON_STRING_KEY' ? 'a key must be a plain text' : `not YAML: ${message}`;
+    if (!first.has(line)) first.set(line, { offset: pos[0], message: plain });
   }
   return [...first.values()];
 }

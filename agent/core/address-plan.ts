@@ -1,0 +1,126 @@
+/**
+ * The address plan of agent.yaml: pools, realms and the API's address, and
+ * what would make an address two things at once or the gate too large. An
+ * overlap is an error here, so that nothing behind has to wonder which of two
+ * meanings a packet's address has.
+ */
+import type { Document, Issue, Path } from './document.ts';
+import { type Endpoint, type Family, hostPrefix, overlaps, type Prefix, prefix, sizeOf } from './net.ts';
+import { type Owned, overlapsAmong } from './overlaps.ts';
+import { ENTRY_BYTES, entryCount, type Pool } from './pool.ts';
+
+/** The part of agent.yaml that gives addresses a meaning, as written. */
+export interface AddressPlan {
+  readonly pools: {
+    readonly grants: {
+      readonly prefixes: readonly Prefix[];
+      readonly ports: { readonly low: number; readonly high: number };
+      readonly ipv6Grants: number;
+    };
+    readonly egress: { readonly prefixes: readonly Prefix[] };
+  };
+  readonly inside: readonly { readonly realm: string; readonly prefixes: readonly Prefix[] }[];
+  readonly api: { readonly listen: Endpoint };
+  readonly gate: { readonly memoryMebibytes: number };
+}
+
+const FAMILIES: readonly Family[] = ['ipv4', 'ipv6'];
+
+/** What no pool and no realm can be. */
+const SPECIAL: readonly Owned[] = [
+  ...['0.0.0.0/8', '::/128'].map((text) => ({ prefix: prefix(text), owner: 'the unspecified addresses' })),
+  ...['127.0.0.0/8', '::1/128'].map((text) => ({ prefix: prefix(text), owner: 'the loopback addresses' })),
+  ...['169.254.0.0/16', 'fe80::/10'].map((text) => ({ prefix: prefix(text), owner: 'the link-local addresses' })),
+  ...['224.0.0.0/4', 'ff00::/8'].map((text) => ({ prefix: prefix(text), owner: 'the multicast addresses' })),
+];
+/** How many prefixes of a family the gate compares a destination with (GATE_POOLS_MAX). */
+const POOL_PREFIXES = 8;
+/** Drawing an IPv6 address at random ends soon when at most a quarter of them is taken. */
+const ADDRESSES_PER_IPV6_GRANT = 4n;
+
+/** The grants pool of a plan. */
+export function poolOf({ pools: { grants } }: AddressPlan): Pool {
+  return {
+    ipv4: ofFamily('ipv4', grants.prefixes),
+    ipv6: ofFamily('ipv6', grants.prefixes),
+    portLow: grants.ports.low,
+    portCount: grants.ports.high - grants.ports.low + 1,
+    ipv6Grants: grants.ipv6Grants,
+  };
+}
+
+/** What is wrong with a plan. */
+export function planIssues(plan: Document<AddressPlan>): Issue[] {
+  return [...overlapIssues(plan), ...poolIssues(plan)];
+}
+
+/** A prefix of the file, what it is for, and where it stands. */
+interface Space extends Owned {
+  readonly what: string;
+  readonly path: Path;
+}
+
+function overlapIssues({ value, locate }: Document<AddressPlan>): Issue[] {
+  const space = (prefix: Prefix, what: string, path: Path): Space => ({ prefix, what, path, owner: path.join('.') });
+  const { pools, inside, api } = value;
+  const spaces = [
+    ...pools.grants.prefixes.map((prefix, i) => space(prefix, 'the grants pool', ['pools', 'grants', 'prefixes', i])),
+    ...pools.egress.prefixes.map((prefix, i) => space(prefix, 'the egress pool', ['pools', 'egress', 'prefixes', i])),
+    ...inside.flatMap(({ realm, prefixes }, i) =>
+      prefixes.map((prefix, j) => space(prefix, `realm ${realm}`, ['inside', i, 'prefixes', j])),
+    ),
+  ];
+  const listener = space(hostPrefix(api.listen.address), 'the API listens there', ['api', 'listen']);
+  const among = overlapsAmong([...spaces, listener]).map(({ inner, outer }) => {
+    const there = `${outer.prefix.text} (${outer.what}) in line ${locate(outer.path).line}`;
+    return { ...locate(inner.path), message: `${inner.prefix.text} (${inner.what}) overlaps ${there}` };
+  });
+  const special = spaces.flatMap(({ prefix, what, path }) =>
+    SPECIAL.filter((reserved) => overlaps(reserved.prefix, prefix)).map(({ owner }) => ({
+      ...locate(path),
+      message: `${prefix.text} (${what}) overlaps ${owner}`,
+    })),
+  );
+  return [...among, ...special];
+}
+
+function poolIssues({ value, locate }: Document<AddressPlan>): Issue[] {
+  const pool = poolOf(value);
+  const { memoryMebibytes } = value.gate;
+  const messages: string[] = [];
+  for (const family of FAMILIES) {
+    if (pool[family].length <= POOL_PREFIXES) continue;
+    messages.push(
+      `expected at most ${POOL_PREFIXES} ${family} prefixes, found ${pool[family].length}; join them to shorter ones`,
+    );
+  }
+  const addresses = pool.ipv6.reduce((sum, prefix) => sum + sizeOf(prefix), 0n);
+  if (pool.ipv6.length > 0 && addresses < BigInt(pool.ipv6Grants) * ADDRESSES_PER_IPV6_GRANT) {
+    const wanted = `expected ${ADDRESSES_PER_IPV6_GRANT} for each of ${pool.ipv6Grants} ipv6Grants`;
+    messages.push(`the ipv6 prefixes hold ${addresses} addresses; ${wanted}`);
+  }
+  const mebibytes = Math.ceil((entryCount(pool) * ENTRY_BYTES) / 2 ** 20);
+  if (mebibytes > memoryMebibytes) {
+    const cure = 'narrow ports, shorten the prefixes, or raise the bound';
+    messages.push(`the pool takes ${mebibytes} MiB, more than gate.memoryMebibytes (${memoryMebibytes}); ${cure}`);
+  }
+  return messages.map((message) => ({ ...locate(['pools', 'grants', 'prefixes']), message }));
+}
+
+/** Devices of a family without a pool: nothing wrong, but rarely meant. */
+export function planWarnings({ value, locate }: Document<AddressPlan>): Issue[] {
+  const consequences = { grants: 'no device gets a grant in it', egress: 'what devices send by themselves is dropped' };
+  const used = FAMILIES.filter((family) => value.inside.some(({ prefixes }) => ofFamily(family, prefixes).length > 0));
+  return (['grants', 'egress'] as const).flatMap((pool) =>
+    used
+      .filter((family) => ofFamily(family, value.pools[pool].prefixes).length === 0)
+      .map((family) => ({
+        ...locate(['pools', pool, 'prefixes']),
+        message: `realms have ${family} addresses but the ${pool} pool has none; ${consequences[pool]}`,
+      })),
+  );
+}
+
+function ofFamily(family: Family, prefixes: readonly Prefix[]): Prefix[] {
+  return prefixes.filter((prefix) => prefix.family === family);
+}

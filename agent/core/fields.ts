@@ -1,0 +1,153 @@
+/**
+ * What stands in the files people write, as schemas: the words shared by
+ * agent.yaml, the rule files and the devices file. Each knows what it expects
+ * and says so in its message. All messages of a file have one form:
+ * `expected …, found …`, or `"key" is missing: expected …`.
+ *
+ * Scalars arrive as their text (document.ts), so every field reads text. What
+ * is said to editors (JSON Schema) is the type as they see it.
+ */
+import { z } from 'zod';
+import { type Family, parseAddress, parsePrefix } from './net.ts';
+import { PROTOCOLS, parseExternalId } from './words.ts';
+
+/** A scalar, read by a function that answers undefined where the text is none of the kind. */
+export function field<Value>(
+  expected: string,
+  read: (text: string) => Value | undefined,
+  editor: z.core.GlobalMeta = {},
+  complain = (text: string) => `expected ${expected}, found ${describe(text)}`,
+) {
+  return z
+    .string({ error: wanted(expected) })
+    .meta(editor)
+    .transform((text, context): Value => {
+      const value = read(text);
+      if (value !== undefined) return value;
+      context.issues.push({ code: 'custom', input: text, message: complain(text) });
+      return z.NEVER;
+    });
+}
+
+/** A mapping with these keys and no others. */
+export function mapping<Shape extends z.core.$ZodShape>(shape: Shape, expected = 'a mapping') {
+  const known = Object.keys(shape);
+  return z.strictObject(shape, {
+    error: (issue) =>
+      issue.code === 'unrecognized_keys'
+        ? issue.keys.map((key) => unknownKey(key, known)).join('\n')
+        : wanted(`${expected} with the keys ${known.join(', ')}`)(issue),
+  });
+}
+
+/** A mapping from names to values. */
+export function named<Value extends z.ZodType>(value: Value, expected: string) {
+  return z.record(nameText, value, { error: wanted(`a mapping from names to ${expected}`) });
+}
+
+/** A list with at least one item: an empty one reads as "none" to some and as "any" to others. */
+export function list<Item extends z.ZodType>(item: Item, expected: string) {
+  return z
+    .array(item, { error: wanted(`a list of ${expected}`) })
+    .min(1, { error: `expected at least one of ${expected}` });
+}
+
+export function integer(low: number, high: number) {
+  const read = (text: string) => {
+    const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
+    return low <= value && value <= high ? value : undefined;
+  };
+  return field(`a whole number from ${low} to ${high}`, read, { type: 'integer', minimum: low, maximum: high });
+}
+
+export function choice<const Word extends string>(...words: readonly Word[]) {
+  const read = (text: string) => words.find((word) => word === text);
+  return field(words.length === 1 ? words.join() : `one of ${words.join(', ')}`, read, { enum: [...words] });
+}
+
+const NAME = /^[a-z0-9][a-z0-9.-]{0,62}$/;
+const NAME_EXPECTED = 'a name (lower-case letters, digits, dot, hyphen; at most 63)';
+const nameText = z
+  .string()
+  .regex(NAME, { error: (issue) => `expected ${NAME_EXPECTED}, found ${describe(issue.input)}` });
+
+/** A name, branded as what it names. */
+export function name<Brand extends string>() {
+  return field(NAME_EXPECTED, (text) => (NAME.test(text) ? (text as Brand) : undefined), { pattern: NAME.source });
+}
+
+export const text = field('a text', (value) => (value.trim() === '' ? undefined : value.trim()), { minLength: 1 });
+export const port = integer(1, 65535);
+export const protocol = choice(...PROTOCOLS);
+export const family = choice<Family>('ipv4', 'ipv6');
+export const address = field('an IP address', parseAddress);
+export const externalId = field('an external identifier such as meter-1@meters.example', parseExternalId);
+export const prefix = field(
+  'a prefix such as 198.51.100.0/24 or 2001:db8::/32',
+  (value) => {
+    const parsed = parsePrefix(value);
+    return typeof parsed === 'string' ? undefined : parsed;
+  },
+  {},
+  (value) => `expected a prefix: ${parsePrefix(value)}`,
+);
+
+/** A range of ports, `61616-61631`, or one port. */
+export const ports = field(
+  'a port or a range of ports such as 61616-61631',
+  (value) => {
+    const [low, high = low, ...rest] = value.split('-').map((part) => port.safeParse(part).data);
+    return low !== undefined && high !== undefined && low <= high && rest.length === 0 ? { low, high } : undefined;
+  },
+  { type: ['integer', 'string'], minimum: 1, maximum: 65535, pattern: '^[0-9]{1,5}(-[0-9]{1,5})?$' },
+  (value) => {
+    const reversed = /^(\d{1,5})-(\d{1,5})$/.exec(value);
+    const hint = reversed && Number(reversed[1]) > Number(reversed[2]) ? '; the lower port comes first' : '';
+    return `expected a port or a range of ports such as 61616-61631, found ${describe(value)}${hint}`;
+  },
+);
+
+/** `unknown key "sevrers"; did you mean "servers"?` */
+function unknownKey(key: string, known: readonly string[]): string {
+  const nearest = nearestTo(key, known);
+  return `unknown key "${key}"; ${nearest ? `did you mean "${nearest}"?` : `known here: ${known.join(', ')}`}`;
+}
+
+/** The word that a misspelt one was meant to be, or undefined where none is near. */
+export function nearestTo(word: string, known: Iterable<string>): string | undefined {
+  let nearest: string | undefined;
+  let least = Math.max(1, Math.floor(word.length / 3)) + 1;
+  for (const candidate of known) {
+    const distance = distanceBetween(word.toLowerCase(), candidate.toLowerCase());
+    if (distance < least) [nearest, least] = [candidate, distance];
+  }
+  return nearest;
+}
+
+/** How many letters to add, drop or replace (Levenshtein), row by row. */
+function distanceBetween(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const above = row;
+    row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const replaced = (above[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      row.push(Math.min(replaced, (above[j] ?? 0) + 1, (row[j - 1] ?? 0) + 1));
+    }
+  }
+  return row[b.length] ?? 0;
+}
+
+function wanted(expected: string) {
+  return ({ input, path }: { input?: unknown; path?: readonly PropertyKey[] | undefined }) =>
+    input === undefined
+      ? `"${String(path?.at(-1))}" is missing: expected ${expected}`
+      : `expected ${expected}, found ${describe(input)}`;
+}
+
+function describe(input: unknown): string {
+  if (typeof input === 'string')
+    return input === '' ? 'nothing' : `"${input.length > 80 ? `${input.slice(0, 80)}…` : input}"`;
+  if (input === null) return 'nothing';
+  return Array.isArray(input) ? 'a list' : 'a mapping';
+}

@@ -1,0 +1,88 @@
+/**
+ * The devices file: which devices there are, by external identifier, MSISDN
+ * and IMSI, and which inner addresses they hold from the start.
+ *
+ * An identifier stands for one device, a device holds one address of a
+ * family, an address of a realm is held by one device; what breaks this is an
+ * issue at its place, naming the place it clashes with.
+ */
+import type { z } from 'zod';
+import { type Claim, clashesAmong } from '../core/claims.ts';
+import { byPlace, type Document, type Issue, type Path, readDocument } from '../core/document.ts';
+import { address, externalId, field, list, mapping, name } from '../core/fields.ts';
+import { contains, type Prefix } from '../core/net.ts';
+import { type Device, type InnerAddress, parseImsi, parseMsisdn, type RealmName } from '../core/words.ts';
+
+/** A device of the file with what it holds. */
+export interface ListedDevice {
+  readonly device: Device;
+  readonly bindings: readonly InnerAddress[];
+}
+
+/** The realms there are, and where their devices are. */
+export interface Realm {
+  readonly realm: RealmName;
+  readonly prefixes: readonly Prefix[];
+}
+
+/** In characters: some fifty thousand devices, which take seconds to read. More are learnt otherwise than by a file. */
+const MAX_LENGTH = 8 * 2 ** 20;
+
+const msisdn = field('an MSISDN: 5 to 15 digits of E.164, such as +491715550100', parseMsisdn);
+const imsi = field('an IMSI: 6 to 15 digits', parseImsi);
+const binding = mapping({ realm: name<RealmName>(), address });
+const listed = mapping({
+  externalId,
+  msisdn: msisdn.exactOptional(),
+  imsi: imsi.exactOptional(),
+  bindings: list(binding, 'bindings').exactOptional(),
+});
+
+const devicesFile = mapping({ devices: list(listed, 'devices') });
+
+/** Reads a devices file. */
+export function readDevices(
+  text: string,
+  file: string,
+  realms: readonly Realm[],
+): { readonly devices: readonly ListedDevice[] } | { readonly issues: readonly Issue[] } {
+  const reading = readDocument(text, file, devicesFile, MAX_LENGTH);
+  if ('issues' in reading) return reading;
+  const { document } = reading;
+  const issues = [...clashesAmong(claimsOf(document)), ...strayBindings(document, realms)].sort(byPlace);
+  if (issues.length > 0) return { issues };
+  const devices = document.value.devices.map(({ bindings = [], ...device }) => ({ device, bindings }));
+  return { devices };
+}
+
+type Devices = z.output<typeof devicesFile>;
+
+function* claimsOf({ value, locate }: Document<Devices>): Generator<Claim> {
+  const claim = (what: string, path: Path, key = what): Claim => ({ key, what, place: () => locate(path) });
+  for (const [i, { externalId: id, msisdn: number, imsi: subscriber, bindings = [] }] of value.devices.entries()) {
+    yield claim(`external identifier ${id}`, ['devices', i, 'externalId']);
+    if (number) yield claim(`MSISDN ${number}`, ['devices', i, 'msisdn']);
+    if (subscriber) yield claim(`IMSI ${subscriber}`, ['devices', i, 'imsi']);
+    for (const [j, { realm, address: held }] of bindings.entries()) {
+      const path = ['devices', i, 'bindings', j, 'address'];
+      yield claim(`address ${held.text} in realm ${realm}`, path);
+      yield claim(`${held.family} address of ${id}`, path, `device ${i} ${held.family}`);
+    }
+  }
+}
+
+function strayBindings({ value, locate }: Document<Devices>, realms: readonly Realm[]): Issue[] {
+  const known = new Map(realms.map((realm) => [realm.realm, realm.prefixes]));
+  return value.devices.flatMap(({ bindings = [] }, i) =>
+    bindings.flatMap(({ realm, address: held }, j) => {
+      const prefixes = known.get(realm);
+      if (!prefixes) {
+        const message = `there is no realm "${realm}" in agent.yaml; it has ${[...known.keys()].join(', ')}`;
+        return { ...locate(['devices', i, 'bindings', j, 'realm']), message };
+      }
+      if (prefixes.some((prefix) => contains(prefix, held))) return [];
+      const message = `${held.text} is not in realm ${realm} (${prefixes.map(({ text }) => text).join(', ')})`;
+      return { ...locate(['devices', i, 'bindings', j, 'address']), message };
+    }),
+  );
+}
