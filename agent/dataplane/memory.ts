@@ -1,0 +1,297 @@
+/**
+ * The gate's twin in memory: the same calls and the same verdicts, written to
+ * be seen right at a glance. It looks through lists, it makes every sum anew,
+ * it knows no kernel. Tests hold the gate against it, packet by packet; it has
+ * no feature of its own, and where the two differ one of them is wrong.
+ *
+ * What a packet meets stands in three functions, one a hook, in the order of
+ * gate.bpf.c. They rest on two tables: the entries, by index, of which `endNs`
+ * alone decides whether one is alive; and the keys that lead to them, each
+ * naming index and grant number, so that a leftover key never opens what a
+ * later grant holds.
+ *
+ * Each packet counts once: at the ingress hook where it came in, as carried,
+ * passed or denied; at the egress hook only if it is denied there.
+ */
+import { AgentError } from '../core/errors.ts';
+import { type Address, contains, type Endpoint, type Prefix, prefix } from '../core/net.ts';
+import { indexOfIpv4 } from '../core/pool.ts';
+import type { Clock } from '../core/ports.ts';
+import type { DenialReason } from '../core/reasons.ts';
+import type { Protocol } from '../core/words.ts';
+import type {
+  Entry,
+  GateCounters,
+  GateSetup,
+  Hook,
+  JudgingDataplane,
+  Mapping,
+  PacketCount,
+  Verdict,
+} from './dataplane.ts';
+import { hasImpossibleSource, type Packet, quotedAddresses, readFrame, rewrite } from './frame.ts';
+import { inGrantsPool, isHost, isInner, isWelcome, ownerOf } from './owners.ts';
+import { NOTHING, plus, Tally } from './tally.ts';
+
+const SECOND_NS = 1_000_000_000n;
+
+interface Row {
+  readonly mapping: Mapping;
+  endNs: bigint;
+  readonly carried: { in: PacketCount; out: PacketCount };
+}
+
+/** Where a key leads: to the entry at `index`, if that still is the grant `number`. */
+interface Target {
+  readonly index: number;
+  readonly number: number;
+}
+
+export class Memory implements JudgingDataplane {
+  readonly #clock: Clock;
+  readonly #setup: GateSetup;
+  readonly #entries = new Map<number, Row>();
+  readonly #ipv6Endpoints = new Map<string, Target>();
+  readonly #answers = new Map<string, Target>();
+  readonly #classes = new Map<string, number>();
+  readonly #changing = new Set<string>();
+  readonly #tally = new Tally();
+  #heartbeatNs = 0n;
+  #sampleEveryNs = 0n;
+  #sampleNextNs = 0n;
+
+  constructor(clock: Clock, setup: GateSetup) {
+    this.#clock = clock;
+    this.#setup = setup;
+  }
+
+  open(mapping: Mapping, endNs: bigint): void {
+    const { index, number } = mapping;
+    const present = this.#entries.get(index);
+    if (present && present.endNs > this.#clock.monotonicNs())
+      throw new AgentError('gateFault', `entry ${index} is alive with grant number ${present.mapping.number}`);
+    this.#entries.set(index, { mapping, endNs, carried: { in: NOTHING, out: NOTHING } });
+    if (mapping.external.address.family === 'ipv6') this.#ipv6Endpoints.set(endpointKey(mapping), { index, number });
+    this.#answers.set(answerKey(mapping), { index, number });
+  }
+
+  end(index: number, number: number, endNs: bigint): boolean {
+    const row = this.#entries.get(index);
+    if (row?.mapping.number !== number) return false;
+    if (endNs < row.endNs) row.endNs = endNs;
+    return true;
+  }
+
+  forget(mapping: Mapping): void {
+    const { index, number } = mapping;
+    for (const [keys, key] of [
+      [this.#ipv6Endpoints, endpointKey(mapping)],
+      [this.#answers, answerKey(mapping)],
+    ] as const) {
+      const target = keys.get(key);
+      if (target?.index === index && target.number === number) keys.delete(key);
+    }
+    if (this.#entries.get(index)?.mapping.number === number) this.#entries.delete(index);
+  }
+
+  entry(index: number): Entry | undefined {
+    const row = this.#entries.get(index);
+    return row && { mapping: row.mapping, endNs: row.endNs };
+  }
+
+  *entries(): Iterable<Entry> {
+    for (const { mapping, endNs } of this.#entries.values()) yield { mapping, endNs };
+  }
+
+  carried(index: number): { readonly in: PacketCount; readonly out: PacketCount } {
+    return { in: NOTHING, out: NOTHING, ...this.#entries.get(index)?.carried };
+  }
+
+  lastHeartbeat(): bigint {
+    return this.#heartbeatNs;
+  }
+
+  heartbeat(nowNs: bigint): void {
+    this.#heartbeatNs = nowNs;
+  }
+
+  sample(perSecond: number): void {
+    this.#sampleEveryNs = perSecond === 0 ? 0n : SECOND_NS / BigInt(perSecond);
+  }
+
+  classes(): ReadonlyMap<string, number> {
+    return new Map(this.#classes);
+  }
+
+  removeClass(of: Prefix): void {
+    this.#classes.delete(of.text);
+  }
+
+  addClass(of: Prefix, classId: number): void {
+    this.#classes.set(of.text, classId);
+  }
+
+  setChanging(realm: number, address: Address, changing: boolean): void {
+    if (changing) this.#changing.add(`${realm} ${address.text}`);
+    else this.#changing.delete(`${realm} ${address.text}`);
+  }
+
+  counters(): GateCounters {
+    return this.#tally.read();
+  }
+
+  judge(hook: Hook, ifindex: number, frame: Uint8Array): Verdict {
+    if (hook === 'outsideIngress') return this.#fromOutside(frame);
+    if (hook === 'insideIngress') return this.#fromInside(ifindex, frame);
+    return this.#toOutside(frame);
+  }
+
+  #fromOutside(frame: Uint8Array): Verdict {
+    const packet = readFrame(frame);
+    if (packet === 'other') return this.#pass(frame);
+    if (packet === 'malformed') return this.#deny('malformed', frame);
+    const { source, destination, ports, hops } = packet;
+    if (!inGrantsPool(this.#setup, destination)) return this.#guardFromOutside(packet, frame);
+    if (typeof ports === 'string') return this.#deny(ports, frame);
+
+    const row = this.#byEndpoint(ports.protocol, { address: destination, port: ports.destination });
+    if (!row) return this.#deny('noGrant', frame);
+    const { mapping } = row;
+    if (!this.#alive(row)) return this.#deny('grantEnded', frame);
+    if (this.#agentLost()) return this.#deny('agentLost', frame);
+    if (this.#classOf(source) !== mapping.classId) return this.#deny('wrongSource', frame);
+    if (!isRemote(mapping, source, ports.source)) return this.#deny('wrongSource', frame);
+    if (hops <= 1) return this.#deny('hopLimit', frame);
+    return this.#carry(row, 'in', frame, rewrite(frame, packet, 'destination', mapping.device));
+  }
+
+  /** From outside, to no grant: nothing may claim the inside, nor aim at it. */
+  #guardFromOutside(packet: Packet, frame: Uint8Array): Verdict {
+    if (hasImpossibleSource(packet) || isInner(this.#setup, packet.source)) return this.#deny('spoofedSource', frame);
+    if (isInner(this.#setup, packet.destination)) return this.#deny('realmDestination', frame);
+    return this.#pass(frame);
+  }
+
+  #fromInside(ifindex: number, frame: Uint8Array): Verdict {
+    const inside = this.#setup.inside.find((one) => one.ifindex === ifindex);
+    const packet = readFrame(frame);
+    if (!inside || packet === 'other') return this.#pass(frame);
+    if (packet === 'malformed') return this.#deny('malformed', frame);
+    const { realm } = inside;
+    const { source, destination, ports, hops } = packet;
+    if (this.#changing.has(`${realm} ${source.text}`)) return this.#deny('addressChangingHands', frame);
+    if (ports === 'malformed') return this.#deny('malformed', frame);
+    if (typeof ports === 'string') return this.#guardFromInside(packet, frame);
+
+    const row = this.#byAnswer(realm, ports.protocol, { address: source, port: ports.source }, destination);
+    if (!row) return this.#guardFromInside(packet, frame);
+    const isGranted = isRemote(row.mapping, destination, ports.destination);
+    if (!this.#alive(row)) {
+      if (ports.protocol === 'udp' && isGranted && this.#rests(row)) return this.#deny('tombstone', frame);
+      return this.#guardFromInside(packet, frame);
+    }
+    if (this.#agentLost()) return this.#deny('agentLost', frame);
+    if (!isGranted) return this.#deny('wrongRemote', frame);
+    if (hops <= 1) return this.#deny('hopLimit', frame);
+    return this.#carry(row, 'out', frame, rewrite(frame, packet, 'source', row.mapping.external));
+  }
+
+  /** From a device, and no answer: to the host only what it serves, to other devices nothing. */
+  #guardFromInside(packet: Packet, frame: Uint8Array): Verdict {
+    const { destination } = packet;
+    if (isHost(this.#setup, destination)) {
+      if (!isWelcome(this.#setup, packet, frame)) return this.#deny('gatewayService', frame);
+    } else if (ownerOf(this.#setup, destination) === 'device') return this.#deny('deviceToDevice', frame);
+    return this.#pass(frame);
+  }
+
+  #toOutside(frame: Uint8Array): Verdict {
+    const packet = readFrame(frame);
+    if (packet === 'other') return { verdict: 'pass' };
+    if (packet === 'malformed') return this.#drop('malformed', frame);
+    if (isInner(this.#setup, packet.source)) return this.#drop('innerLeak', frame);
+    const quoted = quotedAddresses(frame, packet);
+    if (quoted === 'malformed') return this.#drop('malformed', frame);
+    if (quoted.some((address) => isInner(this.#setup, address))) return this.#drop('innerLeak', frame);
+    return { verdict: 'pass' };
+  }
+
+  #byEndpoint(protocol: Protocol, external: Endpoint): Row | undefined {
+    const { pool } = this.#setup;
+    if (external.address.family === 'ipv6')
+      return this.#reach(this.#ipv6Endpoints.get(endpointKey({ protocol, external })));
+    const index = indexOfIpv4(pool, protocol, external);
+    return index === undefined ? undefined : this.#entries.get(index);
+  }
+
+  #byAnswer(realm: number, protocol: Protocol, device: Endpoint, remote: Address): Row | undefined {
+    const classId = this.#classOf(remote);
+    if (classId === undefined) return undefined;
+    return this.#reach(this.#answers.get(answerKey({ realm, protocol, device, classId })));
+  }
+
+  /** The entry a key leads to; none where the key is a leftover. */
+  #reach(target: Target | undefined): Row | undefined {
+    const row = target && this.#entries.get(target.index);
+    return row?.mapping.number === target?.number ? row : undefined;
+  }
+
+  #alive(row: Row): boolean {
+    return row.endNs > this.#clock.monotonicNs();
+  }
+
+  #rests(row: Row): boolean {
+    return row.endNs + BigInt(this.#setup.udpTombstoneSeconds) * SECOND_NS > this.#clock.monotonicNs();
+  }
+
+  #agentLost(): boolean {
+    const graceNs = BigInt(this.#setup.orphanGraceSeconds) * SECOND_NS;
+    return this.#heartbeatNs === 0n || this.#heartbeatNs + graceNs <= this.#clock.monotonicNs();
+  }
+
+  /** The class of the longest prefix that holds the address. */
+  #classOf(address: Address): number | undefined {
+    return [...this.#classes]
+      .map(([text, classId]) => ({ of: prefix(text), classId }))
+      .filter(({ of }) => contains(of, address))
+      .sort((a, b) => b.of.length - a.of.length)[0]?.classId;
+  }
+
+  #carry(row: Row, direction: 'in' | 'out', frame: Uint8Array, bytes: Uint8Array): Verdict {
+    row.carried[direction] = plus(row.carried[direction], frame);
+    this.#tally.add(direction === 'in' ? 'grantedIn' : 'grantedOut', frame);
+    return { verdict: 'redirect', bytes };
+  }
+
+  #pass(frame: Uint8Array): Verdict {
+    this.#tally.add('passed', frame);
+    return { verdict: 'pass' };
+  }
+
+  #drop(reason: DenialReason, frame: Uint8Array): Verdict & { readonly verdict: 'drop' } {
+    this.#tally.add(reason, frame);
+    return { verdict: 'drop', reason, sampled: false };
+  }
+
+  /** A denial that may be looked at: one an interval. */
+  #deny(reason: DenialReason, frame: Uint8Array): Verdict {
+    const dropped = this.#drop(reason, frame);
+    const now = this.#clock.monotonicNs();
+    if (this.#sampleEveryNs === 0n || now < this.#sampleNextNs) return dropped;
+    this.#sampleNextNs = now + this.#sampleEveryNs;
+    this.#tally.add('sampled', frame);
+    return { ...dropped, sampled: true };
+  }
+}
+
+function isRemote({ remote, remotePort }: Mapping, address: Address, port: number): boolean {
+  return (remote === 'all' || remote.text === address.text) && (remotePort === 0 || remotePort === port);
+}
+
+function endpointKey({ protocol, external }: Pick<Mapping, 'protocol' | 'external'>): string {
+  return `${protocol} ${external.address.text} ${external.port}`;
+}
+
+function answerKey(of: Pick<Mapping, 'realm' | 'protocol' | 'device' | 'classId'>): string {
+  return `${of.realm} ${of.protocol} ${of.device.address.text} ${of.device.port} ${of.classId}`;
+}

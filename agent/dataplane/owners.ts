@@ -1,0 +1,48 @@
+/**
+ * Whose an address is, read off the set-up by scanning its lists: what the
+ * twin (memory.ts) asks where the gate asks its trie `owned`. The host's own
+ * addresses are looked at first, as in a trie the longest prefix wins.
+ */
+import { type Address, contains, prefix } from '../core/net.ts';
+import type { GateSetup } from './dataplane.ts';
+import { icmpMeaning, type Packet } from './frame.ts';
+
+const LINK_LOCAL = prefix('fe80::/10');
+
+export type Owner = 'device' | 'hostInside' | 'hostElsewhere' | 'nobodyHere';
+
+export function ownerOf(setup: GateSetup, address: Address): Owner {
+  const own = setup.own.find((one) => one.address.text === address.text);
+  if (own) return own.on === 'inside' ? 'hostInside' : 'hostElsewhere';
+  const isDevice = setup.inside.some(({ prefixes }) => prefixes.some((one) => contains(one, address)));
+  return isDevice ? 'device' : 'nobodyHere';
+}
+
+/** An address that must neither come from outside nor be seen there. */
+export function isInner(setup: GateSetup, address: Address): boolean {
+  return ['device', 'hostInside'].includes(ownerOf(setup, address));
+}
+
+/** Whether a device that sends there speaks to the host: on its link there is no other neighbour. */
+export function isHost(setup: GateSetup, address: Address): boolean {
+  return contains(LINK_LOCAL, address) || ['hostInside', 'hostElsewhere'].includes(ownerOf(setup, address));
+}
+
+export function inGrantsPool({ pool }: GateSetup, address: Address): boolean {
+  return [...pool.ipv4, ...pool.ipv6].some((one) => contains(one, address));
+}
+
+/** Whether a device may say this to the host itself. A fragment or a packet with options shows too little. */
+export function isWelcome(setup: GateSetup, packet: Packet, frame: Uint8Array): boolean {
+  const serves = (protocol: string, port: number) =>
+    setup.services.some((service) => service.protocol === protocol && service.port === port);
+  if (typeof packet.ports === 'object') return serves(packet.ports.protocol, packet.ports.destination);
+  switch (icmpMeaning(frame, packet)) {
+    case 'neighbourDiscovery':
+      return true;
+    case 'echoRequest':
+      return serves(packet.family === 'ipv4' ? 'icmp' : 'icmpv6', 0);
+    case 'other':
+      return false;
+  }
+}
