@@ -139,12 +139,16 @@ struct gate_inside {
 	__u16 pad;
 };
 
-/* Value of `realms` (key: __u32 realm id): where its devices are. */
-struct gate_realm {
+#define NEXT_HOP4 1
+#define NEXT_HOP6 2
+
+/* Where carried packets go: value of `realms` (key: __u32 realm id) for the
+ * devices, and in struct gate_config for the outside. */
+struct gate_route {
 	__u32 ifindex;
-	__u32 next_hops; /* bit 0: next_hop4 is given; bit 1: next_hop6 is */
-	__u32 next_hop4; /* network order */
-	__u8 next_hop6[16];
+	__u32 next_hops; /* NEXT_HOP4, NEXT_HOP6: which of the two are given */
+	__u32 next_hop4; /* network order, as next_hop6 */
+	__u32 next_hop6[4];
 };
 
 /* Key of `changing` (-> __u8 1): an inner address between two owners. */
@@ -185,13 +189,9 @@ struct gate_service {
 
 /* All that is fixed while the gate is loaded: its only .rodata. */
 struct gate_config {
-	__u32 outside; /* ifindex */
-	__u32 port_low;
+	struct gate_route outside;
+	__u32 port_low; /* of the grants pool, host order */
 	__u32 port_count;
-	__u32 entries;
-	__u32 next_hops; /* as in struct gate_realm, for the outside */
-	__u32 next_hop4;
-	__u8 next_hop6[16];
 	struct gate_pool4 pools4[GATE_POOLS_MAX];
 	struct gate_pool6 pools6[GATE_POOLS_MAX];
 	struct gate_service services[GATE_SERVICES_MAX];

@@ -1,0 +1,242 @@
+/**
+ * Where the gate hangs, and how it comes to hang there: by TCX links where
+ * the kernel has them (6.6), else as filters of clsact.
+ *
+ * Invariants. At no moment is a place without a gate that had one: a link is
+ * updated in place, a filter replaced in place, and a change of kind attaches
+ * the new before it takes the old away. Nothing of others is touched: neither
+ * their filters nor the clsact qdisc (destroying it, or flushing, would take
+ * their filters too). What is ours is what is pinned, since pins live as long
+ * as attachments and say so even if the agent died in between:
+ *   <bpffs>/links/HOOK-IFINDEX          the TCX link there
+ *   <bpffs>/filters/HOOK-IFINDEX-ID     the program of the clsact filter there
+ * (bpffs allows no dot in a name, so interfaces stand there by their index.)
+ */
+import { existsSync, mkdirSync, readdirSync, unlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { AgentError } from '../core/errors.ts';
+import {
+  attachTc,
+  BpfError,
+  closeFd,
+  createTcxLink,
+  detachTc,
+  EINVAL,
+  ensureClsact,
+  linkPlace,
+  openPinned,
+  type Point,
+  pin,
+  programId,
+  type TcPlace,
+  tcProgramId,
+  updateLink,
+} from './bpf.ts';
+import { HOOKS, type Hook } from './dataplane.ts';
+
+/** The first priority there is, and a handle that nobody takes by accident ("mtga"). */
+const PRIORITY = 1;
+const HANDLE = 0x6d746761;
+
+export type AttachMode = 'auto' | 'tcx' | 'clsact';
+
+/** An interface, by the name people know and the index the kernel does. */
+export interface Interface {
+  readonly name: string;
+  readonly ifindex: number;
+}
+
+export interface Interfaces {
+  readonly outside: Interface;
+  readonly inside: readonly Interface[];
+}
+
+/** One place where the gate hangs. */
+export interface Attachment {
+  readonly hook: Hook;
+  readonly interface: Interface;
+  readonly kind: 'tcx' | 'clsact';
+  readonly programId: number;
+}
+
+interface Place {
+  readonly hook: Hook;
+  readonly interface: Interface;
+}
+
+export class Attachments {
+  readonly #programs: Readonly<Record<Hook, number>>;
+  readonly #links: string;
+  readonly #filters: string;
+  #places: readonly Place[] = [];
+
+  /** @param programs the loaded programs' file descriptors */
+  constructor(bpffs: string, programs: Readonly<Record<Hook, number>>) {
+    this.#programs = programs;
+    this.#links = join(bpffs, 'links');
+    this.#filters = join(bpffs, 'filters');
+  }
+
+  /** Hangs the gate at these interfaces, and takes it away from all others. */
+  attach(mode: AttachMode, interfaces: Interfaces): void {
+    for (const folder of [this.#links, this.#filters]) if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 });
+    this.#places = placesOf(interfaces);
+    const kind = this.#attachAll(mode);
+    this.#sweep(this.#places, kind);
+  }
+
+  /** What hangs there now, as the kernel says: a place that somebody cleared is not in the list. */
+  list(): readonly Attachment[] {
+    const found = (place: Place, kind: Attachment['kind'], id: number | undefined): Attachment[] =>
+      id === undefined ? [] : [{ ...place, kind, programId: id }];
+    return this.#places.flatMap((place) => [
+      ...found(place, 'tcx', this.#linked(place)),
+      ...found(place, 'clsact', this.#filtered(place)),
+    ]);
+  }
+
+  /** Takes the gate away everywhere. Nothing is closed after this, so only tests and uninstalling do it. */
+  detach(): void {
+    this.#places = [];
+    this.#sweep([], 'tcx');
+  }
+
+  #attachAll(mode: AttachMode): Attachment['kind'] {
+    try {
+      if (mode !== 'clsact') for (const place of this.#places) this.#link(place);
+      if (mode !== 'clsact') return 'tcx';
+    } catch (cause) {
+      // Before 6.6 the kernel does not know the attach type.
+      const unknown = cause instanceof AgentError && cause.cause instanceof BpfError && cause.cause.errno === EINVAL;
+      if (mode === 'tcx' || !unknown) throw cause;
+    }
+    for (const place of this.#places) this.#filter(place);
+    return 'clsact';
+  }
+
+  #link(place: Place): void {
+    const program = this.#programs[place.hook];
+    const path = this.#linkPath(place);
+    attempt(place, () => {
+      if (existsSync(path)) {
+        const link = openPinned(path);
+        try {
+          // An interface that went away leaves its link behind, with no place; its index may be another's now.
+          if (linkPlace(link)?.ifindex === place.interface.ifindex) return updateLink(link, program);
+        } finally {
+          closeFd(link);
+        }
+        unlinkSync(path);
+      }
+      const link = createTcxLink(program, place.interface.ifindex, pointOf(place.hook));
+      try {
+        pin(link, path);
+      } finally {
+        closeFd(link);
+      }
+    });
+  }
+
+  #filter(place: Place): void {
+    const program = this.#programs[place.hook];
+    const id = programId(program);
+    const at = tcPlace(place.hook, place.interface.ifindex);
+    attempt(place, () => {
+      ensureClsact(at);
+      const present = tcProgramId(at);
+      if (present !== undefined && !this.#filterPins().some((own) => own.id === present))
+        throw new AgentError(
+          'gateNotAttached',
+          `${place.hook} at ${place.interface.name}: another program (id ${present}) holds priority ${PRIORITY}, handle 0x${HANDLE.toString(16)}`,
+        );
+      // Pinned first: a filter that is ours must never be without the pin that says so.
+      const path = join(this.#filters, `${place.hook}-${place.interface.ifindex}-${id}`);
+      if (!existsSync(path)) pin(program, path);
+      attachTc(at, program, present !== undefined);
+    });
+  }
+
+  #linked(place: Place): number | undefined {
+    const path = this.#linkPath(place);
+    if (!existsSync(path)) return undefined;
+    const link = openPinned(path);
+    try {
+      const found = linkPlace(link);
+      return found?.ifindex === place.interface.ifindex ? found.programId : undefined;
+    } finally {
+      closeFd(link);
+    }
+  }
+
+  #filtered(place: Place): number | undefined {
+    const present = presentAt(tcPlace(place.hook, place.interface.ifindex));
+    return this.#filterPins().some((own) => own.id === present) ? present : undefined;
+  }
+
+  /** Takes away what is ours but not wanted: other places, the other kind, programs of earlier runs. */
+  #sweep(wanted: readonly Place[], kind: Attachment['kind']): void {
+    for (const name of readFolder(this.#links)) {
+      const keep = kind === 'tcx' && wanted.some((place) => this.#linkPath(place) === join(this.#links, name));
+      if (!keep) unlinkSync(join(this.#links, name));
+    }
+    for (const { name, hook, ifindex, id } of this.#filterPins()) {
+      const place = wanted.find((one) => one.hook === hook && one.interface.ifindex === ifindex);
+      const current = kind === 'clsact' && place !== undefined;
+      if (current && id === programId(this.#programs[hook])) continue;
+      if (!current && presentAt(tcPlace(hook, ifindex)) === id) detachTc(tcPlace(hook, ifindex));
+      unlinkSync(join(this.#filters, name));
+    }
+  }
+
+  #linkPath(place: Place): string {
+    return join(this.#links, `${place.hook}-${place.interface.ifindex}`);
+  }
+
+  #filterPins(): { name: string; hook: Hook; ifindex: number; id: number }[] {
+    return readFolder(this.#filters).flatMap((name) => {
+      const [hookName, ifindex, id] = name.split('-');
+      const hook = HOOKS.find((one) => one === hookName);
+      return hook ? [{ name, hook, ifindex: Number(ifindex), id: Number(id) }] : [];
+    });
+  }
+}
+
+/** Egress before ingress: what the gate carries out must already meet its guard. */
+function placesOf({ outside, inside }: Interfaces): readonly Place[] {
+  return [
+    { hook: 'outsideEgress', interface: outside },
+    ...inside.map((one) => ({ hook: 'insideIngress' as const, interface: one })),
+    { hook: 'outsideIngress', interface: outside },
+  ];
+}
+
+function pointOf(hook: Hook): Point {
+  return hook === 'outsideEgress' ? 'egress' : 'ingress';
+}
+
+function tcPlace(hook: Hook, ifindex: number): TcPlace {
+  return { ifindex, point: pointOf(hook), handle: HANDLE, priority: PRIORITY };
+}
+
+/** As tcProgramId, but nothing is there where the qdisc or the interface is gone. */
+function presentAt(place: TcPlace): number | undefined {
+  try {
+    return tcProgramId(place);
+  } catch (cause) {
+    if (cause instanceof BpfError) return undefined;
+    throw cause;
+  }
+}
+
+function attempt(place: Place, work: () => void): void {
+  try {
+    work();
+  } catch (cause) {
+    if (!(cause instanceof BpfError)) throw cause;
+    throw new AgentError('gateNotAttached', `${place.hook} at ${place.interface.name}: ${cause.message}`, { cause });
+  }
+}
+
+function readFolder(path: string): string[] {
+  return existsSync(path) ? readdirSync(path) : [];
+}

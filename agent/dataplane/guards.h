@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * The guards: what holds for packets that no grant carries, with or without a
+ * base behind the gate. From outside nothing reaches the inside by its own
+ * addresses, or claims to be from there; no inner address is seen outside;
+ * from inside nothing reaches the gateway itself, or another device, but what
+ * makes a link work and the services that the operator lists.
+ */
+#ifndef MTGATE_GUARDS_H
+#define MTGATE_GUARDS_H
+
+#include "parse.h"
+#include "verdict.h"
+
+#define LINK_LOCAL_MASK bpf_htonl(0xffc00000) /* fe80::/10 */
+#define LINK_LOCAL bpf_htonl(0xfe800000)
+
+#define ICMP_UNREACHABLE 3
+#define ICMP_QUENCH 4
+#define ICMP_REDIRECTION 5
+#define ICMP_ECHO_REQUEST 8
+#define ICMP_EXCEEDED 11
+#define ICMP_PARAMETER 12
+#define ICMP6_INFORMATIONAL 128 /* and above; below: errors (RFC 4443, 2.1) */
+#define ICMP6_ECHO_REQUEST 128
+#define ICMP6_ROUTER_SOLICITATION 133
+#define ICMP6_NEIGHBOUR_SOLICITATION 135
+#define ICMP6_NEIGHBOUR_ADVERTISEMENT 136
+#define ICMP_HEADER 8
+#define EXTENSIONS_MAX 4
+
+/* Sources that no packet from a network may have. The unspecified address is
+ * one (no DHCP client is served outside), but for IPv6's own start-up: duplicate
+ * address detection and multicast reports (RFC 4861, 4.3; RFC 3590), link-local. */
+static __always_inline bool is_impossible_source(const struct packet *packet)
+{
+	const struct gate_address *source = &packet->source;
+
+	if (!packet->ipv6) {
+		__u32 ipv4 = bpf_ntohl(ipv4_of(source));
+
+		return ipv4 >> 24 == 0 || ipv4 >> 24 == 127 || ipv4 >> 28 == 14 || ipv4 == 0xffffffff;
+	}
+	if ((__u8)source->high == 0xff)
+		return true;
+	if (source->high)
+		return false;
+	if (!source->low)
+		return (__u16)packet->destination.high != bpf_htons(0xff02);
+	return source->low == bpf_cpu_to_be64(1);
+}
+
+/* From outside, to no external endpoint: nothing may reach the inside by its
+ * own address, or claim to be from there; fragments included. */
+static __always_inline int guard_outside(struct __sk_buff *skb, const struct packet *packet)
+{
+	if (is_impossible_source(packet) || is_inner(&packet->source))
+		return deny(skb, REASON_SPOOFED_SOURCE);
+	if (is_inner(&packet->destination))
+		return deny(skb, REASON_REALM_DESTINATION);
+	return pass(skb);
+}
+
+/* Neighbour discovery, by which a link works at all (RFC 4861: hop limit 255,
+ * so never from beyond the link). Redirects and advertised routers are not
+ * for a device to give. */
+static __always_inline bool is_neighbour_discovery(const struct packet *packet, __u8 type)
+{
+	return packet->ipv6 && packet->protocol == IPPROTO_ICMPV6 && packet->hops == 255 &&
+	       (type == ICMP6_ROUTER_SOLICITATION || type == ICMP6_NEIGHBOUR_SOLICITATION ||
+		type == ICMP6_NEIGHBOUR_ADVERTISEMENT);
+}
+
+static __always_inline bool is_service(__u8 protocol, __be16 port)
+{
+#pragma unroll
+	for (int i = 0; i < GATE_SERVICES_MAX; i++) {
+		const volatile struct gate_service *service = &config.services[i];
+
+		if (service->protocol && service->protocol == protocol && service->port == port)
+			return true;
+	}
+	return false;
+}
+
+/* Whether a device may say this to the gateway itself. A fragment or a packet
+ * with options shows too little to be let in. */
+static __always_inline bool is_welcome(const struct __sk_buff *skb, const struct packet *packet)
+{
+	__u8 echo = packet->ipv6 ? ICMP6_ECHO_REQUEST : ICMP_ECHO_REQUEST;
+	__u8 type;
+
+	if (!packet->unfit)
+		return is_service(packet->protocol, packet->destination_port);
+	if (packet->unfit != REASON_PROTOCOL_NOT_CARRIED ||
+	    packet->protocol != (packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return false;
+	if (packet->transport >= packet->end || bpf_skb_load_bytes(skb, packet->transport, &type, sizeof(type)))
+		return false;
+	return is_neighbour_discovery(packet, type) || (type == echo && is_service(packet->protocol, 0));
+}
+
+/* From a device, and no answer: not to the gateway, not to other devices.
+ * A link-local destination is the gateway's: there is no other neighbour. */
+static __always_inline int guard_inside(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u32 owner = owner_of(&packet->destination);
+
+	if (packet->ipv6 && ((__u32)packet->destination.high & LINK_LOCAL_MASK) == LINK_LOCAL)
+		owner = OWNER_GATEWAY;
+	if ((owner == OWNER_GATEWAY || owner == OWNER_HOST) && !is_welcome(skb, packet))
+		return deny(skb, REASON_GATEWAY_SERVICE);
+	if (owner == OWNER_REALM)
+		return deny(skb, REASON_DEVICE_TO_DEVICE);
+	return pass(skb);
+}
+
+/* Walks extension headers to what an IPv6 packet carries. False: there is no
+ * end to them that could be read. */
+static __always_inline bool skip_extensions(const struct __sk_buff *skb, struct packet *packet)
+{
+#pragma unroll
+	for (int i = 0; i <= EXTENSIONS_MAX; i++) {
+		struct { __u8 next, length; __be16 offset; } header;
+
+		if (unfit_next_header(packet->protocol) != REASON_HEADER_OPTIONS && packet->protocol != NEXT_FRAGMENT)
+			return true;
+		if (bpf_skb_load_bytes(skb, packet->transport, &header, sizeof(header)))
+			return false;
+		if (packet->protocol == NEXT_FRAGMENT) {
+			packet->later_fragment = header.offset & bpf_htons(IPV6_OFFSET);
+			packet->transport += 8;
+		} else {
+			packet->transport += packet->protocol == IPPROTO_AH ? (header.length + 2) * 4
+									    : (header.length + 1) * 8;
+		}
+		if (packet->later_fragment)
+			return true;
+		packet->protocol = header.next;
+	}
+	return false;
+}
+
+/* Whether an ICMP error quotes an inner address (RFC 5508, REQ-4 and 5: a NAT
+ * translates the quote; this one has not been). Only the first fragment quotes. */
+static __always_inline enum reason judge_quote(const struct __sk_buff *skb, const struct packet *packet)
+{
+	struct gate_address source, destination;
+	__u8 type;
+
+	if (packet->later_fragment || packet->protocol != (packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return REASON_NONE;
+	if (bpf_skb_load_bytes(skb, packet->transport, &type, sizeof(type)))
+		return REASON_MALFORMED;
+	if (packet->ipv6) {
+		struct ipv6hdr ip;
+
+		if (type >= ICMP6_INFORMATIONAL)
+			return REASON_NONE;
+		if (bpf_skb_load_bytes(skb, packet->transport + ICMP_HEADER, &ip, sizeof(ip)) || ip.version != 6)
+			return REASON_MALFORMED;
+		__builtin_memcpy(&source, &ip.saddr, sizeof(source));
+		__builtin_memcpy(&destination, &ip.daddr, sizeof(destination));
+	} else {
+		struct iphdr ip;
+
+		if (type != ICMP_UNREACHABLE && type != ICMP_QUENCH && type != ICMP_REDIRECTION &&
+		    type != ICMP_EXCEEDED && type != ICMP_PARAMETER)
+			return REASON_NONE;
+		if (bpf_skb_load_bytes(skb, packet->transport + ICMP_HEADER, &ip, sizeof(ip)) || ip.version != 4)
+			return REASON_MALFORMED;
+		source = mapped(ip.saddr);
+		destination = mapped(ip.daddr);
+	}
+	return is_inner(&source) || is_inner(&destination) ? REASON_INNER_LEAK : REASON_NONE;
+}
+
+#endif

@@ -1,0 +1,289 @@
+/**
+ * gate.h for TypeScript: where every field lies, and the values of the maps
+ * as bytes, both ways. Pure; gate.ts carries them to the kernel. A test holds
+ * LAYOUT against the header, by the C compiler.
+ *
+ * As in the header: addresses 16 bytes with IPv4 mapped, ports in network
+ * order, all else little endian.
+ */
+import { type Address, addressFromBytes, mappedLength, type Prefix, sizeOf } from '../core/net.ts';
+import { PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
+import type { Entry, GateSetup, Mapping, NextHops, PacketCount } from './dataplane.ts';
+
+export const GATE_SCHEMA = 1;
+export const GATE_POOLS_MAX = 8;
+export const GATE_SERVICES_MAX = 16;
+export const GATE_MARK = 0xd0000000;
+const ENTRY_ANY_REMOTE = 1;
+const NEXT_HOP4 = 1;
+const NEXT_HOP6 = 2;
+
+/** enum owner. */
+export const OWNERS = { realm: 1, gateway: 2, host: 3 } as const;
+/** enum counter; below these, the denials by their numbers. */
+export const COUNTERS = { grantedIn: 18, grantedOut: 19, passed: 20, sampled: 21 } as const;
+export const COUNTER_MAX = 22;
+
+/** Offsets of the fields, and the size, of every struct of gate.h. */
+export const LAYOUT = {
+  gate_count: { size: 16, fields: { packets: 0, bytes: 8 } },
+  gate_address: { size: 16, fields: { high: 0, low: 8 } },
+  gate_entry: {
+    size: 128,
+    fields: {
+      end: 0,
+      number: 8,
+      device: 16,
+      remote: 32,
+      external: 48,
+      device_port: 64,
+      external_port: 66,
+      remote_port: 68,
+      realm: 70,
+      class_id: 72,
+      protocol: 76,
+      flags: 77,
+      pad: 78,
+      in: 80,
+      out: 96,
+      reserved: 112,
+    },
+  },
+  gate_endpoint: { size: 24, fields: { address: 0, port: 16, protocol: 18, pad: 19 } },
+  gate_answer: { size: 32, fields: { device: 0, class_id: 16, realm: 20, port: 22, protocol: 24, pad: 25 } },
+  gate_target: { size: 16, fields: { number: 0, index: 8, pad: 12 } },
+  gate_prefix: { size: 20, fields: { length: 0, address: 4 } },
+  gate_inside: { size: 4, fields: { realm: 0, pad: 2 } },
+  gate_route: { size: 28, fields: { ifindex: 0, next_hops: 4, next_hop4: 8, next_hop6: 12 } },
+  gate_inner: { size: 24, fields: { address: 0, realm: 16, pad: 20 } },
+  gate_state: {
+    size: 64,
+    fields: {
+      heartbeat: 0,
+      orphan_grace: 8,
+      tombstone: 16,
+      sample_interval: 24,
+      changing: 32,
+      sample_next: 40,
+      reserved: 48,
+    },
+  },
+  gate_pool4: { size: 12, fields: { address: 0, mask: 4, slot: 8 } },
+  gate_pool6: { size: 32, fields: { address: 0, mask: 16 } },
+  gate_service: { size: 4, fields: { protocol: 0, pad: 1, port: 2 } },
+  gate_config: {
+    size: 456,
+    fields: { outside: 0, port_low: 28, port_count: 32, pools4: 36, pools6: 136, services: 392 },
+  },
+} as const;
+
+export const ENTRY = LAYOUT.gate_entry.fields;
+
+/** Bytes of a struct, to be filled field by field. */
+class Value {
+  readonly bytes: Uint8Array;
+  readonly #view: DataView;
+
+  constructor(size: number) {
+    this.bytes = new Uint8Array(size);
+    this.#view = new DataView(this.bytes.buffer);
+  }
+
+  address(at: number, address: Address): this {
+    this.bytes.set(address.bytes, at);
+    return this;
+  }
+
+  port(at: number, port: number): this {
+    this.#view.setUint16(at, port);
+    return this;
+  }
+
+  u8(at: number, value: number): this {
+    this.#view.setUint8(at, value);
+    return this;
+  }
+
+  u16(at: number, value: number): this {
+    this.#view.setUint16(at, value, true);
+    return this;
+  }
+
+  u32(at: number, value: number): this {
+    this.#view.setUint32(at, value, true);
+    return this;
+  }
+
+  u64(at: number, value: bigint): this {
+    this.#view.setBigUint64(at, value, true);
+    return this;
+  }
+}
+
+export function u32(value: number): Uint8Array {
+  return new Value(4).u32(0, value).bytes;
+}
+
+export function readU32(bytes: Uint8Array): number {
+  return viewOf(bytes).getUint32(0, true);
+}
+
+/** An entry that is dead: its end is 0 and nothing is counted yet. */
+export function entryBytes(mapping: Mapping): Uint8Array {
+  const value = new Value(LAYOUT.gate_entry.size)
+    .u64(ENTRY.number, BigInt(mapping.number))
+    .address(ENTRY.device, mapping.device.address)
+    .address(ENTRY.external, mapping.external.address)
+    .port(ENTRY.device_port, mapping.device.port)
+    .port(ENTRY.external_port, mapping.external.port)
+    .port(ENTRY.remote_port, mapping.remotePort)
+    .u16(ENTRY.realm, mapping.realm)
+    .u32(ENTRY.class_id, mapping.classId)
+    .u8(ENTRY.protocol, PROTOCOL_NUMBERS[mapping.protocol]);
+  if (mapping.remote === 'all') value.u8(ENTRY.flags, ENTRY_ANY_REMOTE);
+  else value.address(ENTRY.remote, mapping.remote);
+  return value.bytes;
+}
+
+/** What 128 bytes of the entries say; the index is the caller's knowledge. */
+export function readEntry(index: number, bytes: Uint8Array): Entry {
+  const view = viewOf(bytes);
+  const address = (at: number) => addressFromBytes(bytes.subarray(at, at + 16));
+  const anyRemote = (view.getUint8(ENTRY.flags) & ENTRY_ANY_REMOTE) !== 0;
+  const mapping: Mapping = {
+    index,
+    number: Number(view.getBigUint64(ENTRY.number, true)),
+    protocol: protocolOf(view.getUint8(ENTRY.protocol)),
+    realm: view.getUint16(ENTRY.realm, true),
+    device: { address: address(ENTRY.device), port: view.getUint16(ENTRY.device_port) },
+    external: { address: address(ENTRY.external), port: view.getUint16(ENTRY.external_port) },
+    remote: anyRemote ? 'all' : address(ENTRY.remote),
+    remotePort: view.getUint16(ENTRY.remote_port),
+    classId: view.getUint32(ENTRY.class_id, true),
+  };
+  return { mapping, endNs: view.getBigUint64(ENTRY.end, true) };
+}
+
+export function endpointKey({ external, protocol }: Mapping): Uint8Array {
+  const { fields, size } = LAYOUT.gate_endpoint;
+  return new Value(size)
+    .address(fields.address, external.address)
+    .port(fields.port, external.port)
+    .u8(fields.protocol, PROTOCOL_NUMBERS[protocol]).bytes;
+}
+
+export function answerKey({ device, classId, realm, protocol }: Mapping): Uint8Array {
+  const { fields, size } = LAYOUT.gate_answer;
+  return new Value(size)
+    .address(fields.device, device.address)
+    .u32(fields.class_id, classId)
+    .u16(fields.realm, realm)
+    .port(fields.port, device.port)
+    .u8(fields.protocol, PROTOCOL_NUMBERS[protocol]).bytes;
+}
+
+export function targetBytes({ index, number }: Mapping): Uint8Array {
+  const { fields, size } = LAYOUT.gate_target;
+  return new Value(size).u64(fields.number, BigInt(number)).u32(fields.index, index).bytes;
+}
+
+/** The grant number a target was made for. */
+export function targetNumber(bytes: Uint8Array): number {
+  return Number(viewOf(bytes).getBigUint64(LAYOUT.gate_target.fields.number, true));
+}
+
+export function prefixKey(prefix: Prefix): Uint8Array {
+  const { fields, size } = LAYOUT.gate_prefix;
+  return new Value(size).u32(fields.length, mappedLength(prefix)).address(fields.address, prefix.address).bytes;
+}
+
+/** The text of the prefix that a key of a trie is. */
+export function prefixText(key: Uint8Array): string {
+  const { fields } = LAYOUT.gate_prefix;
+  const address = addressFromBytes(key.subarray(fields.address, fields.address + 16));
+  const length = readU32(key) - (address.family === 'ipv4' ? 96 : 0);
+  return `${address.text}/${length}`;
+}
+
+export function insideBytes(realm: number): Uint8Array {
+  return new Value(LAYOUT.gate_inside.size).u16(LAYOUT.gate_inside.fields.realm, realm).bytes;
+}
+
+export function routeBytes(ifindex: number, { ipv4, ipv6 }: NextHops): Uint8Array {
+  const { fields, size } = LAYOUT.gate_route;
+  const route = new Value(size)
+    .u32(fields.ifindex, ifindex)
+    .u32(fields.next_hops, (ipv4 ? NEXT_HOP4 : 0) | (ipv6 ? NEXT_HOP6 : 0));
+  if (ipv4) route.bytes.set(wireOfIpv4(ipv4), fields.next_hop4);
+  if (ipv6) route.bytes.set(ipv6.bytes, fields.next_hop6);
+  return route.bytes;
+}
+
+export function innerKey(realm: number, address: Address): Uint8Array {
+  const { fields, size } = LAYOUT.gate_inner;
+  return new Value(size).address(fields.address, address).u32(fields.realm, realm).bytes;
+}
+
+/** The gate's constants. @throws RangeError where the pool or the services are more than the gate has room for */
+export function configBytes(setup: GateSetup): Uint8Array {
+  const { fields, size } = LAYOUT.gate_config;
+  const { pool, outside, services } = setup;
+  if (pool.ipv4.length > GATE_POOLS_MAX || pool.ipv6.length > GATE_POOLS_MAX)
+    throw new RangeError(`the gate has room for ${GATE_POOLS_MAX} pool prefixes of a family`);
+  if (services.length > GATE_SERVICES_MAX) throw new RangeError(`the gate has room for ${GATE_SERVICES_MAX} services`);
+
+  const config = new Value(size).u32(fields.port_low, pool.portLow).u32(fields.port_count, pool.portCount);
+  config.bytes.set(routeBytes(outside.ifindex, outside.nextHops), fields.outside);
+  let slot = 0;
+  for (const [i, prefix] of pool.ipv4.entries()) {
+    const at = fields.pools4 + i * LAYOUT.gate_pool4.size;
+    config.bytes.set(wireOfIpv4(prefix.address), at + LAYOUT.gate_pool4.fields.address);
+    config.bytes.set(mask(prefix.length, 4), at + LAYOUT.gate_pool4.fields.mask);
+    config.u32(at + LAYOUT.gate_pool4.fields.slot, slot);
+    slot += Number(sizeOf(prefix));
+  }
+  for (const [i, prefix] of pool.ipv6.entries()) {
+    const at = fields.pools6 + i * LAYOUT.gate_pool6.size;
+    config.address(at + LAYOUT.gate_pool6.fields.address, prefix.address);
+    config.bytes.set(mask(prefix.length, 16), at + LAYOUT.gate_pool6.fields.mask);
+  }
+  for (const [i, { protocol, port }] of services.entries()) {
+    const at = fields.services + i * LAYOUT.gate_service.size;
+    config.u8(at + LAYOUT.gate_service.fields.protocol, SERVICE_NUMBERS[protocol]);
+    config.port(at + LAYOUT.gate_service.fields.port, port);
+  }
+  return config.bytes;
+}
+
+const SERVICE_NUMBERS = { ...PROTOCOL_NUMBERS, icmp: 1, icmpv6: 58 } as const;
+
+/** The sum over the CPUs of one slot of `counters`. */
+export function readCount(perCpu: Uint8Array): PacketCount {
+  const view = viewOf(perCpu);
+  const { fields, size } = LAYOUT.gate_count;
+  let packets = 0n;
+  let bytes = 0n;
+  for (let at = 0; at < perCpu.length; at += size) {
+    packets += view.getBigUint64(at + fields.packets, true);
+    bytes += view.getBigUint64(at + fields.bytes, true);
+  }
+  return { packets, bytes };
+}
+
+function protocolOf(number: number): Protocol {
+  const protocol = PROTOCOLS.find((name) => PROTOCOL_NUMBERS[name] === number);
+  if (!protocol) throw new RangeError(`no grant has protocol ${number}`);
+  return protocol;
+}
+
+function wireOfIpv4(address: Address): Uint8Array {
+  return address.bytes.subarray(12);
+}
+
+function mask(length: number, size: number): Uint8Array {
+  return Uint8Array.from({ length: size }, (_, i) => 0xff & ~(0xff >> Math.max(0, Math.min(8, length - 8 * i))));
+}
+
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}

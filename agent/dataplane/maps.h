@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * What the gate knows: its configuration, its maps, and the look-ups in them.
+ *
+ * Who writes what: the agent everything but counters (and state.sample_next);
+ * the gate only those. Sizes that follow from the grants pool (`entries`,
+ * `answers`, `ipv6_endpoints`) are set by the loader before the maps are made.
+ */
+#ifndef MTGATE_MAPS_H
+#define MTGATE_MAPS_H
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "gate.h"
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the agent reads these maps in place, as little endian"
+#endif
+
+/* Fixed at load: the verifier sees constants, and cuts pools that are not there. */
+const volatile struct gate_config config = {};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct gate_entry);
+} entries SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct gate_state);
+} state SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct gate_endpoint);
+	__type(value, struct gate_target);
+} ipv6_endpoints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct gate_answer);
+	__type(value, struct gate_target);
+} answers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 18);
+	__type(key, struct gate_prefix);
+	__type(value, __u32); /* class id */
+} classes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 12);
+	__type(key, struct gate_prefix);
+	__type(value, __u32); /* enum owner */
+} owned SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct gate_inside);
+} inside SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, __u32); /* realm id */
+	__type(value, struct gate_route);
+} realms SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 16);
+	__type(key, struct gate_inner);
+	__type(value, __u8);
+} changing SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTER_MAX);
+	__type(key, __u32);
+	__type(value, struct gate_count);
+} counters SEC(".maps");
+
+static __always_inline struct gate_state *gate_state(void)
+{
+	__u32 only = 0;
+
+	return bpf_map_lookup_elem(&state, &only);
+}
+
+/* IPv4 in mapped form, and back. */
+static __always_inline struct gate_address mapped(__be32 ipv4)
+{
+	return (struct gate_address){ .high = 0, .low = (__u64)ipv4 << 32 | bpf_htonl(0xffff) };
+}
+
+static __always_inline __be32 ipv4_of(const struct gate_address *address)
+{
+	return address->low >> 32;
+}
+
+static __always_inline bool is_mapped(const struct gate_address *address)
+{
+	return !address->high && (__u32)address->low == bpf_htonl(0xffff);
+}
+
+static __always_inline bool same_address(const struct gate_address *a, const struct gate_address *b)
+{
+	return a->high == b->high && a->low == b->low;
+}
+
+static __always_inline struct gate_prefix host_prefix(const struct gate_address *address)
+{
+	struct gate_prefix key = { .length = 128 };
+
+	__builtin_memcpy(key.address, address, sizeof(key.address));
+	return key;
+}
+
+/* The server class an address belongs to; 0: none. */
+static __always_inline __u32 class_of(const struct gate_address *address)
+{
+	struct gate_prefix key = host_prefix(address);
+	__u32 *class_id = bpf_map_lookup_elem(&classes, &key);
+
+	return class_id ? *class_id : 0;
+}
+
+/* Whose an address is, as enum owner; 0: nobody's here. */
+static __always_inline __u32 owner_of(const struct gate_address *address)
+{
+	struct gate_prefix key = host_prefix(address);
+	__u32 *owner = bpf_map_lookup_elem(&owned, &key);
+
+	return owner ? *owner : 0;
+}
+
+/* An address that must neither come from outside nor be seen there. */
+static __always_inline bool is_inner(const struct gate_address *address)
+{
+	__u32 owner = owner_of(address);
+
+	return owner == OWNER_REALM || owner == OWNER_GATEWAY;
+}
+
+/* The pool's slot of an IPv4 address; negative: not in the grants pool. */
+static __always_inline __s64 slot_of(const struct gate_address *address)
+{
+	__be32 ipv4 = ipv4_of(address);
+
+#pragma unroll
+	for (int i = 0; i < GATE_POOLS_MAX; i++) {
+		const volatile struct gate_pool4 *pool = &config.pools4[i];
+		__u32 mask = pool->mask;
+
+		if (mask && (ipv4 & mask) == pool->address)
+			return pool->slot + bpf_ntohl(ipv4 & ~mask);
+	}
+	return -1;
+}
+
+static __always_inline bool in_ipv6_pool(const struct gate_address *address)
+{
+#pragma unroll
+	for (int i = 0; i < GATE_POOLS_MAX; i++) {
+		const volatile struct gate_pool6 *pool = &config.pools6[i];
+		__u64 high = pool->mask.high, low = pool->mask.low;
+
+		if (high && (address->high & high) == pool->address.high &&
+		    (address->low & low) == pool->address.low)
+			return true;
+	}
+	return false;
+}
+
+#endif

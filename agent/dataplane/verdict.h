@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * How a look at a packet can end, and how it is counted.
+ *
+ * Each packet counts once on its way: at the ingress hook where it came in,
+ * as carried, passed or denied; at the egress hook only if it is denied there.
+ * Denied and passed packets count as the gate saw them, a coalesced one as
+ * one, so that denials = sampled + not sampled; carried ones as on the wire.
+ *
+ * Passing is TC_ACT_UNSPEC: whatever else is attached behind the gate still
+ * has its say. The reason of a denial is left in the packet's mark: for the
+ * sampled ones nftables reads it, for the dropped ones a drop monitor or
+ * BPF_PROG_TEST_RUN.
+ */
+#ifndef MTGATE_VERDICT_H
+#define MTGATE_VERDICT_H
+
+#include <linux/if_packet.h>
+#include <linux/pkt_cls.h>
+
+#include "maps.h"
+
+static __always_inline void count(__u32 counter, __u64 packets, __u64 bytes)
+{
+	struct gate_count *slot = bpf_map_lookup_elem(&counters, &counter);
+
+	if (slot) {
+		slot->packets += packets;
+		slot->bytes += bytes;
+	}
+}
+
+/* Not the gate's business: to the stack and the base. */
+static __always_inline int pass(const struct __sk_buff *skb)
+{
+	count(COUNTER_PASSED, 1, skb->len);
+	return TC_ACT_UNSPEC;
+}
+
+/* One denial an interval (GCRA without a burst). Of two that race one wins;
+ * the other is simply not sampled. */
+static __always_inline bool sample(void)
+{
+	struct gate_state *now_state = gate_state();
+	__u64 interval, next, now;
+
+	if (!now_state)
+		return false;
+	interval = now_state->sample_interval;
+	if (!interval)
+		return false;
+	/* The coarse clock's tick may be longer than the interval. */
+	now = bpf_ktime_get_ns();
+	next = now_state->sample_next;
+	if (now < next)
+		return false;
+	return __sync_val_compare_and_swap(&now_state->sample_next, next, now + interval) == next;
+}
+
+static __always_inline int drop(struct __sk_buff *skb, enum reason reason)
+{
+	count(reason, 1, skb->len);
+	skb->mark = GATE_MARK | reason;
+	return TC_ACT_SHOT;
+}
+
+/*
+ * A denial at an ingress hook. Sampled, it goes on to the netfilter ingress
+ * hook, which logs and drops it; as a packet for another host it is dropped
+ * by the stack's first look if no table is there, unanswered. TC_ACT_OK and
+ * not UNSPEC: nothing attached behind the gate may undo this.
+ */
+static __always_inline int deny(struct __sk_buff *skb, enum reason reason)
+{
+	int verdict = drop(skb, reason);
+
+	if (!sample() || bpf_skb_change_type(skb, PACKET_OTHERHOST))
+		return verdict;
+	count(COUNTER_SAMPLED, 1, skb->len);
+	return TC_ACT_OK;
+}
+
+#endif
