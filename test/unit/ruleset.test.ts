@@ -1,0 +1,31 @@
+import { expect, test } from 'vitest';
+import { prefix } from '../../agent/core/net.ts';
+import { type BaseSetup, baseRuleset } from '../../agent/policy/ruleset.ts';
+
+const SETUP: BaseSetup = {
+  outside: 'eth0',
+  inside: [
+    { interface: 'pgw0', prefixes: [prefix('10.20.0.0/16'), prefix('fd00:20::/48')] },
+    { interface: 'pgw1', prefixes: [prefix('10.30.0.0/16')] },
+  ],
+  grants: [prefix('203.0.113.0/29'), prefix('2001:db8:a::/64')],
+  egress: [prefix('203.0.113.8/29'), prefix('198.18.0.1/32'), prefix('2001:db8:e::/64')],
+  deniedDestinations: [prefix('10.0.0.0/8')],
+  services: [
+    { protocol: 'udp', port: 53 },
+    { protocol: 'icmp', port: 0 },
+    { protocol: 'icmpv6', port: 0 },
+  ],
+  nflogGroup: 100,
+};
+
+test('the base reads as it was meant', async () => {
+  await expect(baseRuleset(SETUP)).toMatchFileSnapshot('../golden/base.nft');
+});
+
+test('a family without an egress pool has no way out, and one without a realm no way in', () => {
+  const text = baseRuleset({ ...SETUP, egress: [prefix('203.0.113.8/29')] });
+  expect(text).toContain('meta nfproto ipv6 counter drop');
+  expect(text).not.toContain('snat ip6');
+  expect(text).toContain('iifname "pgw1" meta nfproto ipv6 counter drop');
+});
