@@ -13,8 +13,7 @@
  * Invariants: what cannot be read names nobody; two named CAs for one leaf are
  * no CA; the facts of a certificate may be kept, a judgement never is.
  */
-import { createHash, X509Certificate } from 'node:crypto';
-import { AgentError } from '../core/errors.ts';
+import { createHash, type X509Certificate } from 'node:crypto';
 import { type Address, parseAddress } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
 import type { MtcUserName, ServerName } from '../core/words.ts';
@@ -78,21 +77,6 @@ export interface NotIdentified {
 
 /** id-kp-clientAuth (RFC 5280 4.2.1.12). */
 const CLIENT_AUTH = '1.3.6.1.5.5.7.3.2';
-
-/** The certificates of a CA bundle. @throws AgentError certificateInvalid where it holds none, or one that is no CA */
-export function readCa(name: string, pem: string): NamedCa {
-  const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
-  try {
-    const certificates = blocks.map((block) => new X509Certificate(block));
-    if (certificates.length > 0 && certificates.every((certificate) => certificate.ca)) return { name, certificates };
-  } catch (cause) {
-    throw new AgentError('certificateInvalid', `client CA ${name}: a certificate cannot be read`, { cause });
-  }
-  throw new AgentError(
-    'certificateInvalid',
-    `client CA ${name}: ${blocks.length === 0 ? 'no certificate in it' : 'a certificate in it is not one of a CA'}`,
-  );
-}
 
 /** The facts of a peer's leaf certificate. Verifies signatures: once a connection, not once a request. */
 export function readFacts(leaf: X509Certificate, cas: readonly NamedCa[]): PeerFacts {

@@ -11,23 +11,24 @@
  * - every refusal passes through one recorder, so that each one answered has
  *   its line in the log, found by its `instance`.
  */
+import { STATUS_CODES } from 'node:http';
 import type { Log, Random } from '../core/ports.ts';
-import { REFUSALS, type Refusal, type RefusalReason } from '../core/reasons.ts';
+import { REFUSALS, type Refusal, type Refuse } from '../core/reasons.ts';
 
-/** What is known of a refusal beside its reason. */
-export interface RefusalFacts extends Pick<Refusal, 'why' | 'rule' | 'detail' | 'members'> {
-  /** Who asked for what, for the log: server, remote, method, path, device. */
-  readonly asked?: Readonly<Record<string, string>>;
-}
-
-/** Makes a refusal and logs it: the one place where refusals come from. */
-export type RecordRefusal = (reason: RefusalReason, facts: RefusalFacts) => Refusal;
-
-/** The recorder that writes each refusal to the log. */
-export function refusalRecorder(log: Log, random: Random): RecordRefusal {
-  return (reason, { asked, ...facts }) => {
-    const refusal: Refusal = { reason, step: REFUSALS[reason].step, instance: randomInstance(random), ...facts };
-    log.info({ ...asked, ...refusal }, 'refused');
+/** The one place where refusals come from: each gets its instance and its line in the log. */
+export function refusalRecorder(log: Log, random: Random): Refuse {
+  return (reason, facts) => {
+    const { why, rule, detail, members } = facts;
+    const refusal: Refusal = {
+      reason,
+      step: REFUSALS[reason].step,
+      instance: randomInstance(random),
+      why,
+      ...(rule === undefined ? {} : { rule }),
+      ...(detail === undefined ? {} : { detail }),
+      ...(members === undefined ? {} : { members }),
+    };
+    log.info({ ...facts, ...refusal }, 'refused');
     return refusal;
   };
 }
@@ -77,6 +78,23 @@ export function problemOfFault(instance: string): Problem {
     instance,
     code: 'INTERNAL',
   };
+}
+
+/**
+ * The whole HTTP answer to what could not be read as a request: there is no
+ * response object then, only the socket.
+ */
+export function bareAnswer(problem: Problem): string {
+  const body = JSON.stringify(problem);
+  return [
+    `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}`,
+    `Content-Type: ${PROBLEM_TYPE}`,
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    'Cache-Control: no-store',
+    'Connection: close',
+    '',
+    body,
+  ].join('\r\n');
 }
 
 function typeOf(code: string): string {

@@ -14,10 +14,9 @@
 import type { Address, Endpoint, Family, Prefix } from '../core/net.ts';
 import { parseAddress } from '../core/net.ts';
 import type { Clock } from '../core/ports.ts';
-import type { Refusal } from '../core/reasons.ts';
+import type { Refusal, Refuse } from '../core/reasons.ts';
 import { type DeviceReference, type GrantRequest, type Protocol, parseExternalId } from '../core/words.ts';
 import type { ServerIdentity } from './identity.ts';
-import type { RecordRefusal, RefusalFacts } from './problem.ts';
 
 /** A grant as the server that holds it may see it. */
 export interface Grant {
@@ -83,11 +82,8 @@ export type Operation = (call: Call) => Answer | Refusal | Promise<Answer | Refu
 export const BASE_PATH = '/mobile-terminated-access/v1';
 
 /** The operations by their operationId; the server holds the names against the contract at start. */
-export function operations(grants: GrantsUseCases, refuse: RecordRefusal, clock: Clock): Record<string, Operation> {
-  const refused = (call: Call, facts: RefusalFacts & { reason: 'invalidArgument' | 'notSupported' }): Refusal => {
-    const { reason, ...rest } = facts;
-    return refuse(reason, { ...rest, asked: call.asked });
-  };
+export function operations(grants: GrantsUseCases, refuse: Refuse, clock: Clock): Record<string, Operation> {
+  const refused = (call: Call, { reason, ...facts }: Unreadable) => refuse(reason, { ...call.asked, ...facts });
   return {
     createGrant: async (call) => {
       const ask = readGrantRequest(call.body as GrantRequestBody);
@@ -145,7 +141,12 @@ interface GrantRequestBody {
   readonly sink?: string;
 }
 
-type Unreadable = RefusalFacts & { readonly reason: 'invalidArgument' | 'notSupported' };
+/** A body that follows the contract and still cannot be served. */
+interface Unreadable {
+  readonly reason: 'invalidArgument' | 'notSupported';
+  readonly why: string;
+  readonly detail: string;
+}
 
 /** From the words of the contract to those of the domain, or why that cannot be. */
 function readGrantRequest(body: GrantRequestBody): GrantRequest | Unreadable {
@@ -180,7 +181,7 @@ function readDevice({ networkAccessIdentifier, phoneNumber }: DeviceBody): Devic
   return invalid('device.networkAccessIdentifier is not of the form local@domain');
 }
 
-function readApplicationServer(body: { address: string; port?: number }) {
+function readApplicationServer(body: { address: string; port?: number }): Grant['applicationServer'] | Unreadable {
   const address = body.address === 'all' ? 'all' : parseAddress(body.address);
   if (!address) return invalid('applicationServer.address is neither an IP address nor "all"');
   return { address, ...(body.port === undefined ? {} : { port: body.port }) };

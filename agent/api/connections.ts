@@ -1,0 +1,98 @@
+/**
+ * Who is connected to the API, and how many may be.
+ *
+ * Two things Node's server does not keep: a cap for each remote address, so
+ * that one peer cannot take all places (the cap for all is the server's own),
+ * and the generation of a connection. A reload of certificates, CAs or CRLs
+ * retires what was connected before: what is idle or still in its handshake is
+ * cut at once, what is being answered ends with that answer, and nothing is
+ * judged any more on a handshake that may no longer pass.
+ *
+ * The TLS socket is not the TCP socket, and Node links the two nowhere public;
+ * they share the peer's address and port, which is what they are found by.
+ */
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
+import type { TLSSocket } from 'node:tls';
+
+interface Connection {
+  readonly raw: Socket;
+  readonly peer: string;
+  /** Requests that are being answered. */
+  answering: number;
+  retired: boolean;
+}
+
+export class Connections {
+  readonly #byPeer = new Map<string, Connection>();
+  readonly #perAddress = new Map<string, number>();
+  readonly #secure = new WeakMap<Socket, Connection>();
+  readonly #capPerAddress: number;
+  readonly #overCap: (remote: string) => void;
+
+  constructor(server: Server, capPerAddress: number, overCap: (remote: string) => void) {
+    this.#capPerAddress = capPerAddress;
+    this.#overCap = overCap;
+    server.on('connection', (raw: Socket) => this.#accept(raw));
+    server.on('secureConnection', (socket: TLSSocket) => {
+      const connection = this.#byPeer.get(peerOf(socket));
+      if (connection) this.#secure.set(socket, connection);
+    });
+    server.on('request', (request: IncomingMessage, response: ServerResponse) => {
+      const connection = this.#secure.get(request.socket);
+      if (!connection) return;
+      connection.answering += 1;
+      response.once('close', () => {
+        connection.answering -= 1;
+        if (connection.retired && connection.answering === 0) request.socket.destroySoon();
+      });
+    });
+  }
+
+  /** Whether its handshake is over and still counts. */
+  current(socket: Socket): boolean {
+    return this.#secure.get(socket)?.retired === false;
+  }
+
+  /** Whether a request of it is being answered. */
+  answering(socket: Socket): boolean {
+    return (this.#secure.get(socket)?.answering ?? 0) > 0;
+  }
+
+  /** Ends every connection: now where nothing is being answered, else with the answer. */
+  retire(): void {
+    for (const connection of this.#byPeer.values()) {
+      connection.retired = true;
+      if (connection.answering === 0) connection.raw.destroy();
+    }
+  }
+
+  /** Cuts every connection. */
+  cut(): void {
+    for (const { raw } of this.#byPeer.values()) raw.destroy();
+  }
+
+  #accept(raw: Socket): void {
+    const remote = raw.remoteAddress ?? '';
+    const count = this.#perAddress.get(remote) ?? 0;
+    if (count >= this.#capPerAddress) {
+      this.#overCap(remote);
+      raw.destroy();
+      return;
+    }
+    const connection: Connection = { raw, peer: peerOf(raw), answering: 0, retired: false };
+    this.#perAddress.set(remote, count + 1);
+    this.#byPeer.set(connection.peer, connection);
+    raw.once('close', () => {
+      // A new connection may have the address and port already.
+      if (this.#byPeer.get(connection.peer) === connection) this.#byPeer.delete(connection.peer);
+      const left = (this.#perAddress.get(remote) ?? 1) - 1;
+      if (left > 0) this.#perAddress.set(remote, left);
+      else this.#perAddress.delete(remote);
+    });
+  }
+}
+
+function peerOf(socket: Socket): string {
+  return `${socket.remoteAddress} ${socket.remotePort}`;
+}

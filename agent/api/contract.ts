@@ -1,0 +1,147 @@
+/**
+ * The contract (openapi.yaml) made into routes, and what follows from it
+ * strictly: what it does not say is refused, and what it says is served.
+ *
+ * fastify-openapi-glue reads the file and makes one route of each operation.
+ * Left to itself it serves an operation without a handler as a 500, lets a
+ * body of another media type pass unchecked, and takes any query; here the
+ * first stops the start, and the others are errors.
+ */
+
+import type { Server } from 'node:https';
+import { fileURLToPath } from 'node:url';
+import type { FastifyInstance, FastifyRequest, FastifySchema, RouteHandlerMethod, RouteOptions } from 'fastify';
+import openapiGlue from 'fastify-openapi-glue';
+import { AgentError } from '../core/errors.ts';
+import type { RefusalReason } from '../core/reasons.ts';
+import type { Operation } from './routes.ts';
+
+const CONTRACT = fileURLToPath(new URL('./openapi.yaml', import.meta.url));
+
+/** How bodies are held against the contract: nothing is removed, turned into another type, or read twice. */
+export const VALIDATION = {
+  removeAdditional: false,
+  coerceTypes: false,
+  useDefaults: true,
+  allErrors: false,
+  strict: true,
+} as const;
+
+/**
+ * Adds a route for each operation of the contract.
+ * @throws AgentError contractBroken where contract and handlers do not match, or the file is no contract
+ */
+export async function addContract(
+  app: FastifyInstance<Server>,
+  prefix: string,
+  operations: Readonly<Record<string, Operation>>,
+  handler: (operation: Operation) => RouteHandlerMethod<Server>,
+): Promise<void> {
+  const unserved = new Set(Object.keys(operations));
+  app.addHook('onRoute', closeGaps);
+  app.register(openapiGlue, {
+    specification: CONTRACT,
+    prefix,
+    operationResolver: (id) => {
+      const operation = Object.hasOwn(operations, id) ? operations[id] : undefined;
+      if (!operation) throw new AgentError('contractBroken', `operation ${id} has no handler`);
+      unserved.delete(id);
+      return { handler: handler(operation) } as unknown as RouteOptions;
+    },
+  });
+  try {
+    await app.ready();
+  } catch (fault) {
+    if (fault instanceof AgentError) throw fault;
+    throw new AgentError('contractBroken', 'openapi.yaml cannot be made into routes', { cause: fault });
+  }
+  if (unserved.size > 0) {
+    throw new AgentError('contractBroken', `handlers without an operation: ${[...unserved].join(', ')}`);
+  }
+}
+
+/**
+ * Fastify checks a body by the schema of its media type, and one without a
+ * schema not at all; a route without a query schema takes any query.
+ */
+function closeGaps(route: { schema?: FastifySchema | undefined }): void {
+  const schema = route.schema;
+  if (!schema) return;
+  const body = schema.body as { content?: Record<string, { schema: unknown }> } | undefined;
+  const json = body?.content?.['application/json'];
+  if (json) schema.body = json.schema;
+  schema.querystring ??= { type: 'object', additionalProperties: false };
+}
+
+/** The paths of the contract, for those who ask for another or with another method. */
+export class Paths {
+  readonly #methods = new Map<string, { readonly shape: RegExp; readonly methods: string[] }>();
+
+  add(route: { readonly url: string; readonly method: string | string[] }): void {
+    const known = this.#methods.get(route.url) ?? { shape: shapeOf(route.url), methods: [] };
+    known.methods.push(...[route.method].flat());
+    this.#methods.set(route.url, known);
+  }
+
+  /** The methods of a path, or none where the contract has no such path. */
+  methodsOf(path: string): readonly string[] {
+    return [...this.#methods.values()].find(({ shape }) => shape.test(path))?.methods ?? [];
+  }
+}
+
+/** `/grants/:grantId` as a pattern: a parameter is one segment, and never empty. */
+function shapeOf(url: string): RegExp {
+  return new RegExp(`^${url.replace(/[.*+?^${}()|[\]\\]/g, '\\$&').replace(/:[A-Za-z]+/g, '[^/]+')}$`);
+}
+
+export interface Misdirected {
+  readonly reason: 'invalidArgument' | 'methodNotAllowed' | 'notFound';
+  readonly why: string;
+  readonly allow?: string;
+}
+
+/** Why a request, whoever asks, has nowhere to go. */
+export function misdirection(request: FastifyRequest, paths: Paths): Misdirected | undefined {
+  // RFC 9112 3.2: exactly one Host in HTTP/1.1. Node keeps the first of several; the raw header has them all.
+  const hosts = request.raw.rawHeaders.filter((name, at) => at % 2 === 0 && name.toLowerCase() === 'host').length;
+  if (hosts > 1 || (hosts === 0 && request.raw.httpVersion !== '1.0')) {
+    return { reason: 'invalidArgument', why: `${hosts} Host headers instead of one` };
+  }
+  if (!request.is404) return undefined;
+  const path = request.url.replace(/^https?:\/\/[^/]*/i, '').replace(/[?#].*$/, '');
+  const methods = paths.methodsOf(path);
+  if (methods.length === 0) return { reason: 'notFound', why: 'no such path in the contract' };
+  return { reason: 'methodNotAllowed', why: `this path has ${methods.join(', ')}`, allow: methods.join(', ') };
+}
+
+/** What Fastify finds wrong with a request before an operation sees it; all else it throws is a fault. */
+export const FRAMEWORK_REASONS: Readonly<Record<string, RefusalReason>> = {
+  FST_ERR_CTP_BODY_TOO_LARGE: 'bodyTooLarge',
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: 'unsupportedMediaType',
+  FST_ERR_CTP_EMPTY_JSON_BODY: 'invalidArgument',
+  FST_ERR_CTP_INVALID_JSON_BODY: 'invalidArgument',
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: 'invalidArgument',
+  // The client went away within the body.
+  ECONNRESET: 'invalidArgument',
+};
+
+/** The part of a validation error that is told. */
+interface Violation {
+  readonly instancePath: string;
+  readonly message?: string;
+  readonly params: Readonly<Record<string, unknown>>;
+}
+
+/** Where and how a request breaks the contract, for the asker: "body/devicePort must be >= 1". */
+export function violation(first: Violation | undefined, part: string): string {
+  if (!first) return `${part} is wrong`;
+  const { instancePath, message = 'is wrong', params } = first;
+  const name = params['additionalProperty'];
+  const allowed = params['allowedValues'];
+  const more = Array.isArray(allowed)
+    ? ` (${allowed.join(', ')})`
+    : typeof name === 'string'
+      ? ` (${JSON.stringify(name.slice(0, 64))})`
+      : '';
+  return `${part}${instancePath} ${message}${more}`;
+}

@@ -1,0 +1,282 @@
+/**
+ * The API on loopback with real TLS, as its tests use it: a small PKI, grants
+ * in memory behind the API's own interface, a log and a clock to look at.
+ */
+import { randomBytes, randomInt } from 'node:crypto';
+import https from 'node:https';
+import type { IdentityPolicy } from '../../agent/api/identity.ts';
+import { refusalRecorder } from '../../agent/api/problem.ts';
+import type { Grant, GrantsUseCases, Operation } from '../../agent/api/routes.ts';
+import { type ApiLimits, type ApiServer, startApi } from '../../agent/api/server.ts';
+import type { TlsMaterial } from '../../agent/api/tls.ts';
+import { address, prefix } from '../../agent/core/net.ts';
+import type { Clock, Log, Random } from '../../agent/core/ports.ts';
+import type { Refusal, Refuse } from '../../agent/core/reasons.ts';
+import type { DeviceReference, MtcUserName, ServerName } from '../../agent/core/words.ts';
+import { createPki, type Issued, loopbackServer, type Pki, type TestCa } from '../pki.ts';
+
+export const GRANTS = '/mobile-terminated-access/v1/grants';
+export const BASE = '/mobile-terminated-access/v1';
+
+export interface LogLine {
+  readonly level: string;
+  readonly event: string;
+  readonly [field: string]: unknown;
+}
+
+export interface Answered {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
+  readonly text: string;
+  // biome-ignore lint/suspicious/noExplicitAny: answers are looked into freely
+  readonly body: any;
+}
+
+export interface Ask {
+  readonly method?: string;
+  readonly path?: string;
+  /** An object is sent as JSON; a string as it is. */
+  readonly body?: unknown;
+  readonly headers?: Record<string, string>;
+  readonly client?: Issued | undefined;
+  readonly agent?: https.Agent;
+  readonly tls?: https.RequestOptions;
+}
+
+export const random: Random = { integer: (below) => randomInt(below), bytes: (count) => randomBytes(count) };
+
+export interface Certificates {
+  readonly pki: Pki;
+  readonly ca: TestCa;
+  readonly other: TestCa;
+  readonly api: Issued;
+  readonly clients: ReturnType<typeof issueClients>;
+}
+
+function makeCertificates(): Certificates {
+  const pki = createPki();
+  const ca = pki.ca('mtc-ca');
+  const other = pki.ca('other-ca');
+  return { pki, ca, other, api: loopbackServer(ca), clients: issueClients(ca, other) };
+}
+
+/** The clients every test may use, by what is special about them. */
+function issueClients(ca: TestCa, other: TestCa) {
+  const server = (name: string, uri: string) => ca.issue({ name, san: [`URI:${uri}`] });
+  const yesterday = new Date(Date.now() - 86_400_000 / 2);
+  return {
+    acme: server('acme', 'urn:mtc:acme:head-end'),
+    beta: server('beta', 'urn:mtc:beta'),
+    faraway: server('faraway', 'urn:mtc:faraway'),
+    both: ca.issue({ name: 'both', san: ['URI:urn:mtc:acme:head-end', 'URI:urn:mtc:beta'] }),
+    tenant: server('tenant', 'urn:mtc-user:acme'),
+    stranger: server('stranger', 'urn:mtc:stranger'),
+    expired: ca.issue({ name: 'expired', san: ['URI:urn:mtc:acme:head-end'], notAfter: yesterday }),
+    anyUse: ca.issue({ name: 'any-use', san: ['URI:urn:mtc:acme:head-end'], usage: [] }),
+    forServers: ca.issue({ name: 'for-servers', san: ['URI:urn:mtc:acme:head-end'], usage: ['serverAuth'] }),
+    injected: ca.issue({
+      name: 'injected',
+      san: ['DNS:x", URI:urn:mtc:acme:head-end', 'URI:urn:x, URI:urn:mtc:acme:head-end'],
+    }),
+    wrongCa: other.issue({ name: 'wrong-ca', san: ['URI:urn:mtc:acme:head-end'] }),
+  };
+}
+
+/** Who is who by URI; a server may ask from loopback, but for the one that is far away. */
+export const identity: IdentityPolicy = {
+  identify({ uris, issuer }) {
+    if (issuer !== 'mtc-ca') return 'certificateUnknown';
+    if (uris.includes('urn:mtc-user:acme')) return { role: 'mtcUser', name: 'acme' as MtcUserName };
+    const names = { 'urn:mtc:acme:head-end': 'acme-head-end', 'urn:mtc:beta': 'beta', 'urn:mtc:faraway': 'faraway' };
+    const found = Object.entries(names).filter(([uri]) => uris.includes(uri));
+    if (found.length > 1) return 'certificateAmbiguous';
+    return found[0] ? { role: 'server', name: found[0][1] as ServerName } : 'certificateUnknown';
+  },
+  sourceAllowed: (server, from) => server !== 'faraway' && from.text.startsWith('127.'),
+};
+
+/** Grants in memory: device m1 is acme's, m2 is another tenant's. No policy, no endpoints, no end. */
+export function fakeGrants(refuse: Refuse, clock: Clock): GrantsUseCases {
+  const grants = new Map<string, Grant & { server: ServerName }>();
+  const nameOf = (device: DeviceReference) =>
+    'phoneNumber' in device ? device.phoneNumber : device.networkAccessIdentifier;
+  const own = (server: ServerName, id: string): (Grant & { server: ServerName }) | Refusal => {
+    const grant = grants.get(id);
+    return grant?.server === server ? grant : refuse('grantNotFound', { why: grant ? 'of another' : 'never was' });
+  };
+  return {
+    async request(who, ask) {
+      const device = nameOf(ask.device);
+      if (device === 'm2@meters.acme.example') return refuse('notAuthorisedByMtcUser', { why: 'not authorised' });
+      if (device !== 'm1@meters.acme.example' && device !== '+12025550142') {
+        return refuse('deviceUnknown', { why: 'no such device' });
+      }
+      const equal = [...grants.values()].find(
+        (grant) => grant.server === who.name && grant.status === 'LIVE' && grant.devicePort === ask.devicePort,
+      );
+      if (equal) return refuse('alreadyExists', { why: 'equal', members: { grantId: equal.id } });
+      const id = `01JZ8Q4X9T5E2V7M3K6B0N1R${String(grants.size).padStart(2, '0')}`;
+      const startedAtMs = clock.nowMs();
+      const grant = {
+        id,
+        server: who.name,
+        device: ask.device,
+        externalEndpoint: { address: address('203.0.113.20'), port: 34_117 },
+        applicationServer: ask.applicationServer ?? { address: who.requestAddress },
+        protocol: ask.protocol,
+        devicePort: ask.devicePort,
+        status: 'LIVE' as const,
+        startedAtMs,
+        expiresAtMs: startedAtMs + ask.durationSeconds * 1000,
+      };
+      grants.set(id, grant);
+      return grant;
+    },
+    show: (who, id) => own(who.name, id),
+    async end(who, id) {
+      const grant = own(who.name, id);
+      if ('reason' in grant) return grant;
+      const ended = { ...grant, status: 'ENDED' as const, endedAtMs: clock.nowMs(), endCause: 'endedByServer' };
+      grants.set(id, ended);
+      return ended;
+    },
+    list: (who, { device }) =>
+      [...grants.values()].filter(
+        (grant) =>
+          grant.server === who.name && grant.status === 'LIVE' && (!device || nameOf(device) === nameOf(grant.device)),
+      ),
+    limits: () => ({
+      sources: [prefix('127.0.0.0/8'), prefix('2001:db8:51::/48')],
+      maxDurationSeconds: 900,
+      maxTotalSeconds: 3600,
+      grantsPerDevice: 2,
+      liveGrants: grants.size,
+      generation: 'g1',
+    }),
+  };
+}
+
+export class ApiFixture {
+  readonly certificates: Certificates;
+  readonly lines: LogLine[] = [];
+  /** Added to the host's clock. */
+  aheadMs = 0;
+  readonly clock: Clock = {
+    nowMs: () => Date.now() + this.aheadMs,
+    monotonicNs: () => process.hrtime.bigint(),
+    boottimeNs: () => process.hrtime.bigint(),
+  };
+  readonly log: Log = Object.fromEntries(
+    ['debug', 'info', 'warn', 'error'].map((level) => [
+      level,
+      (fields: object, event: string) => this.lines.push({ level, event, ...fields }),
+    ]),
+  ) as unknown as Log;
+  readonly refuse = refusalRecorder(this.log, random);
+  readonly grants = fakeGrants(this.refuse, this.clock);
+  server!: ApiServer;
+
+  /** A PKI takes half a second, so a second server takes the first one's. */
+  constructor(shared?: ApiFixture) {
+    this.certificates = shared?.certificates ?? makeCertificates();
+  }
+
+  get clients(): Certificates['clients'] {
+    return this.certificates.clients;
+  }
+
+  get ca(): TestCa {
+    return this.certificates.ca;
+  }
+
+  material(over: Partial<TlsMaterial> = {}): TlsMaterial {
+    return {
+      certificate: this.certificates.api.certificate,
+      key: this.certificates.api.key,
+      clientCas: [{ name: 'mtc-ca', pem: this.ca.certificate }],
+      crls: [],
+      minimumVersion: 'TLSv1.3',
+      ...over,
+    };
+  }
+
+  async start(over: Partial<TlsMaterial> = {}, limits: Partial<ApiLimits> = {}, table?: Record<string, Operation>) {
+    const { grants, refuse, clock, log } = this;
+    const listen = { address: address('127.0.0.1'), port: 0 };
+    const parts = { grants, identity, refuse, clock, random, log };
+    this.server = await startApi(listen, this.material(over), parts, limits, table);
+    return this.server;
+  }
+
+  async stop(): Promise<void> {
+    await this.server?.close();
+    this.certificates.pki.remove();
+  }
+
+  get port(): number {
+    return this.server.endpoint.port;
+  }
+
+  /** TLS options of a client: acme, unless another is named; `client: undefined` has no certificate. */
+  tls(client: Issued | undefined = this.clients.acme): https.RequestOptions {
+    const own = client ? { cert: client.certificate, key: client.key } : {};
+    return { host: '127.0.0.1', port: this.port, ca: this.ca.certificate, ...own };
+  }
+
+  ask({ method = 'GET', path = GRANTS, body, headers = {}, agent, tls = {}, ...who }: Ask): Promise<Answered> {
+    const payload = typeof body === 'string' ? body : body === undefined ? undefined : JSON.stringify(body);
+    const type: Record<string, string> = payload === undefined ? {} : { 'content-type': 'application/json' };
+    const client = 'client' in who ? who.client : this.clients.acme;
+    const own = client ? { cert: client.certificate, key: client.key } : { cert: undefined, key: undefined };
+    return new Promise((resolve, reject) => {
+      const request = https.request(
+        {
+          ...this.tls(),
+          ...own,
+          agent: agent ?? false,
+          method,
+          path,
+          headers: { ...type, ...headers },
+          ...tls,
+        } as https.RequestOptions,
+        (response) => {
+          const chunks: Buffer[] = [];
+          response.on('data', (chunk: Buffer) => chunks.push(chunk));
+          response.on('error', reject);
+          response.on('end', () => {
+            const text = Buffer.concat(chunks).toString();
+            const isJson = String(response.headers['content-type']).includes('json');
+            resolve({
+              status: response.statusCode ?? 0,
+              headers: response.headers,
+              text,
+              body: isJson && text ? JSON.parse(text) : undefined,
+            });
+          });
+        },
+      );
+      request.on('error', reject);
+      request.end(payload);
+    });
+  }
+
+  /** The log line of this event, waited for: a failed handshake is known to the client first. */
+  async line(event: string, where: Record<string, unknown> = {}): Promise<LogLine> {
+    for (let wait = 0; wait < 100; wait++) {
+      const found = this.lines.find(
+        (line) => line.event === event && Object.entries(where).every(([field, value]) => line[field] === value),
+      );
+      if (found) return found;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    throw new Error(`no line ${event} ${JSON.stringify(where)} in ${JSON.stringify(this.lines)}`);
+  }
+}
+
+/** A request that is granted. */
+export const GOOD = {
+  device: { networkAccessIdentifier: 'm1@meters.acme.example' },
+  protocol: 'UDP',
+  devicePort: 5683,
+  durationSeconds: 600,
+};
