@@ -128,6 +128,7 @@ export class Memory implements JudgingDataplane {
   }
 
   addClass(of: Prefix, classId: number): void {
+    if (classId === 0) throw new AgentError('gateFault', `${of.text}: class 0 stands for no class`);
     this.#classes.set(of.text, classId);
   }
 

@@ -11,7 +11,9 @@ const LINK_LOCAL = prefix('fe80::/10');
 
 export type Owner = 'device' | 'hostInside' | 'hostElsewhere' | 'nobodyHere';
 
+/** Link-local addresses are nobody's: each link has its own. */
 export function ownerOf(setup: GateSetup, address: Address): Owner {
+  if (contains(LINK_LOCAL, address)) return 'nobodyHere';
   const own = setup.own.find((one) => one.address.text === address.text);
   if (own) return own.on === 'inside' ? 'hostInside' : 'hostElsewhere';
   const isDevice = setup.inside.some(({ prefixes }) => prefixes.some((one) => contains(one, address)));

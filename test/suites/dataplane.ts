@@ -1,0 +1,313 @@
+/**
+ * What a data plane promises the rest of the agent (dataplane.ts), as one
+ * suite for both: the gate in the kernel and its twin in memory. Here, what
+ * the calls do; what becomes of each kind of packet stands in packets.ts.
+ */
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { AgentError } from '../../agent/core/errors.ts';
+import { prefix } from '../../agent/core/net.ts';
+import { DENIAL_REASONS } from '../../agent/core/reasons.ts';
+import type { Hook, JudgingDataplane, Mapping, Verdict } from '../../agent/dataplane/dataplane.ts';
+import { ethernet, ip, tcp, udp } from '../frames.ts';
+import {
+  addClasses,
+  CLASS,
+  HOUR,
+  type MakeRig,
+  mapping,
+  nowNs,
+  OTHER_CLASS,
+  REALM,
+  type Rig,
+  SECOND,
+  SECOND_REALM,
+  SERVER_PREFIXES,
+  setupOf,
+} from './fixture.ts';
+import { describePackets } from './packets.ts';
+
+const V4 = mapping({ external: '203.0.113.1:40000', device: '10.20.0.2:5683', remote: '198.51.100.10' });
+const V6 = mapping({
+  external: '[2001:db8:a::99]:40001',
+  device: '[fd00:20::2]:5683',
+  remote: '2001:db8:51::10',
+  number: 2,
+  slot: 3,
+});
+
+export function describeDataplane(name: string, make: MakeRig): void {
+  describe(`data plane: ${name}`, () => {
+    let rig: Rig;
+    let plane: JudgingDataplane;
+
+    beforeEach(async () => {
+      rig = await make(setupOf);
+      plane = rig.plane;
+    });
+    afterEach(() => rig.close());
+
+    const judge = (hook: Hook, packet: Uint8Array): Verdict =>
+      plane.judge(hook, hook === 'insideIngress' ? rig.interfaces.inside : rig.interfaces.outside, ethernet(packet));
+    const knock = (on: Mapping, from = serverOf(on)) =>
+      word(judge('outsideIngress', ip(from, on.external.address.text, udp(5000, on.external.port, 'knock'))));
+    const answer = (on: Mapping, to = serverOf(on)) =>
+      word(judge('insideIngress', ip(on.device.address.text, to, udp(on.device.port, 5000, 'answer'))));
+    const ready = () => {
+      addClasses(plane);
+      plane.heartbeat(nowNs());
+    };
+
+    describe.each([
+      ['IPv4', V4],
+      ['IPv6', V6],
+    ])('a grant over %s', (_, grant) => {
+      beforeEach(ready);
+
+      test('is not there before it is opened', () => {
+        expect(plane.entry(grant.index)).toBeUndefined();
+        expect([...plane.entries()]).toEqual([]);
+        expect(knock(grant)).toBe('noGrant');
+        expect(answer(grant)).toBe('pass');
+      });
+
+      test('carries both ways while it lives', () => {
+        const end = nowNs() + HOUR;
+        plane.open(grant, end);
+        expect(plane.entry(grant.index)).toEqual({ mapping: grant, endNs: end });
+        expect([...plane.entries()]).toEqual([{ mapping: grant, endNs: end }]);
+        expect(knock(grant)).toBe('redirect');
+        expect(answer(grant)).toBe('redirect');
+      });
+
+      test('cannot be opened over while it lives, and is not changed by the attempt', () => {
+        const end = nowNs() + HOUR;
+        plane.open(grant, end);
+        const second = { ...grant, number: 99, device: { ...grant.device, port: 1 } };
+        expect(() => plane.open(second, end + HOUR)).toThrow(AgentError);
+        expect(plane.entry(grant.index)).toEqual({ mapping: grant, endNs: end });
+        expect(knock(grant)).toBe('redirect');
+        expect(answer(grant)).toBe('redirect');
+      });
+
+      test('opened with an end that has passed, is dead from the start', () => {
+        plane.open(grant, nowNs() - SECOND);
+        expect(knock(grant)).toBe('grantEnded');
+      });
+
+      test('ends at once, both ways, and stays as a tombstone', () => {
+        plane.open(grant, nowNs() + HOUR);
+        const end = nowNs() - SECOND / 10n;
+        expect(plane.end(grant.index, grant.number, end)).toBe(true);
+        expect(plane.entry(grant.index)).toEqual({ mapping: grant, endNs: end });
+        expect(knock(grant)).toBe('grantEnded');
+        expect(answer(grant)).toBe('tombstone');
+      });
+
+      test('never lives longer by being ended', () => {
+        const end = nowNs() + HOUR;
+        plane.open(grant, end);
+        expect(plane.end(grant.index, grant.number, end + HOUR)).toBe(true);
+        expect(plane.entry(grant.index)?.endNs).toBe(end);
+        plane.end(grant.index, grant.number, end - HOUR - SECOND);
+        expect(plane.end(grant.index, grant.number, end)).toBe(true);
+        expect(plane.entry(grant.index)?.endNs).toBe(end - HOUR - SECOND);
+      });
+
+      test('is not ended in the name of another', () => {
+        plane.open(grant, nowNs() + HOUR);
+        expect(plane.end(grant.index, grant.number + 1, nowNs() - SECOND)).toBe(false);
+        expect(plane.end(grant.index + 1, grant.number, nowNs() - SECOND)).toBe(false);
+        expect(knock(grant)).toBe('redirect');
+      });
+
+      test('forgotten, leaves nothing', () => {
+        plane.open(grant, nowNs() + HOUR);
+        plane.end(grant.index, grant.number, nowNs() - SECOND);
+        plane.forget(grant);
+        expect(plane.entry(grant.index)).toBeUndefined();
+        expect([...plane.entries()]).toEqual([]);
+        expect(knock(grant)).toBe('noGrant');
+        expect(answer(grant)).toBe('pass');
+      });
+
+      test('opened again under a new number, is the new one in all', () => {
+        plane.open(grant, nowNs() + HOUR);
+        knock(grant);
+        plane.end(grant.index, grant.number, nowNs() - SECOND);
+        const next = { ...grant, number: 1000, device: { ...grant.device, port: 7777 } };
+        plane.open(next, nowNs() + HOUR);
+        expect(plane.end(grant.index, grant.number, nowNs() - SECOND)).toBe(false);
+        expect(plane.carried(grant.index).in.packets).toBe(0n);
+        expect(knock(grant)).toBe('redirect');
+        expect(answer(next)).toBe('redirect');
+        // The old answer's key is a leftover now: it opens nothing, and is no tombstone of this grant.
+        expect(answer(grant)).toBe('pass');
+        // Forgetting the old one takes back what is still its own, and no more.
+        plane.forget(grant);
+        expect(knock(grant)).toBe('redirect');
+        expect(answer(next)).toBe('redirect');
+        expect(plane.entry(grant.index)?.mapping).toEqual(next);
+      });
+
+      test('counts what it carried since it was opened', () => {
+        plane.open(grant, nowNs() + HOUR);
+        expect(plane.carried(grant.index)).toEqual({ in: none, out: none });
+        knock(grant);
+        knock(grant);
+        answer(grant);
+        knock(grant, grant === V6 ? '2001:db8:66::66' : '192.0.2.66');
+        const headers = 14 + (grant === V6 ? 40 : 20) + 8;
+        expect(plane.carried(grant.index)).toEqual({
+          in: { packets: 2n, bytes: BigInt(2 * (headers + 'knock'.length)) },
+          out: { packets: 1n, bytes: BigInt(headers + 'answer'.length) },
+        });
+      });
+
+      test('is refused both ways while the agent is not heard', () => {
+        plane.open(grant, nowNs() + HOUR);
+        plane.heartbeat(nowNs() - 301n * SECOND);
+        expect(knock(grant)).toBe('agentLost');
+        expect(answer(grant)).toBe('agentLost');
+        plane.heartbeat(nowNs() - 200n * SECOND);
+        expect(knock(grant)).toBe('redirect');
+      });
+
+      test("is not heard of while its device's address changes hands", () => {
+        plane.open(grant, nowNs() + HOUR);
+        plane.setChanging(REALM, grant.device.address, true);
+        plane.setChanging(REALM, grant.device.address, true);
+        expect(answer(grant)).toBe('addressChangingHands');
+        plane.setChanging(REALM, grant.device.address, false);
+        expect(answer(grant)).toBe('redirect');
+        // The same address of another realm is another device's.
+        plane.setChanging(SECOND_REALM, grant.device.address, true);
+        expect(answer(grant)).toBe('redirect');
+      });
+    });
+
+    test('an entry without a heartbeat ever is refused', () => {
+      addClasses(plane);
+      expect(plane.lastHeartbeat()).toBe(0n);
+      plane.open(V4, nowNs() + HOUR);
+      expect(knock(V4)).toBe('agentLost');
+      plane.heartbeat(123n);
+      expect(plane.lastHeartbeat()).toBe(123n);
+    });
+
+    test('the grant that took an answer over keeps it when the earlier one is forgotten', () => {
+      ready();
+      plane.open(V4, nowNs() + HOUR);
+      plane.end(V4.index, V4.number, nowNs() - SECOND);
+      const successor = mapping({ external: '203.0.113.2:40009', device: '10.20.0.2:5683', number: 2 });
+      plane.open(successor, nowNs() + HOUR);
+      expect(answer(V4)).toBe('redirect');
+      plane.forget(V4);
+      expect(answer(V4)).toBe('redirect');
+      plane.forget(successor);
+      expect(answer(V4)).toBe('pass');
+    });
+
+    test('TCP and UDP of one port are two grants, and so are two realms', () => {
+      ready();
+      const overTcp = mapping({ external: '203.0.113.1:40000', device: '10.20.0.2:5683', protocol: 'tcp', number: 2 });
+      const elsewhere = mapping({
+        external: '203.0.113.3:40000',
+        device: '10.30.0.2:5683',
+        realm: SECOND_REALM,
+        number: 3,
+      });
+      plane.open(V4, nowNs() + HOUR);
+      plane.open(overTcp, nowNs() + HOUR);
+      plane.open(elsewhere, nowNs() + HOUR);
+      plane.end(V4.index, V4.number, nowNs() - SECOND);
+      expect(knock(V4)).toBe('grantEnded');
+      expect(knock(elsewhere)).toBe('redirect');
+      const syn = ip('198.51.100.10', '203.0.113.1', tcp(5000, 40000));
+      expect(word(judge('outsideIngress', syn))).toBe('redirect');
+      expect([...plane.entries()].map(({ mapping: { number } }) => number).sort()).toEqual([1, 2, 3]);
+      // Realm 2's device, from realm 1's interface, is nobody's answer.
+      expect(answer(elsewhere)).toBe('pass');
+    });
+
+    test('classes: the longest prefix stands, removed ones stand no more', () => {
+      plane.heartbeat(nowNs());
+      addClasses(plane);
+      expect(new Map(plane.classes())).toEqual(new Map(SERVER_PREFIXES));
+      const all = { ...V4, remote: 'all' } as const;
+      plane.open(all, nowNs() + HOUR);
+      expect(knock(all, '198.51.100.127')).toBe('redirect');
+      expect(knock(all, '198.51.100.128')).toBe('wrongSource');
+      plane.removeClass(prefix('198.51.100.128/25'));
+      expect(knock(all, '198.51.100.128')).toBe('redirect');
+      expect(answer(all, '198.51.100.128')).toBe('redirect');
+      plane.removeClass(prefix('198.51.100.0/24'));
+      expect(knock(all, '198.51.100.128')).toBe('wrongSource');
+      expect(answer(all)).toBe('pass');
+      plane.removeClass(prefix('198.51.100.0/24'));
+      plane.addClass(prefix('198.51.100.0/24'), OTHER_CLASS);
+      expect(knock(all)).toBe('wrongSource');
+      plane.addClass(prefix('198.51.100.0/24'), CLASS);
+      expect(knock(all)).toBe('redirect');
+    });
+
+    test('an IPv6 prefix holds no IPv4 source, however short it is', () => {
+      plane.heartbeat(nowNs());
+      plane.addClass(prefix('::/0'), CLASS);
+      const all = { ...V4, remote: 'all' } as const;
+      plane.open(all, nowNs() + HOUR);
+      expect(knock(all)).toBe('wrongSource');
+      expect(new Map(plane.classes())).toEqual(new Map([['::/0', CLASS]]));
+    });
+
+    test('counters: each packet once, with the bytes of its frame', () => {
+      ready();
+      plane.open(V4, nowNs() + HOUR);
+      knock(V4);
+      answer(V4);
+      knock(V4, '192.0.2.66');
+      knock(V6);
+      judge('outsideIngress', ip('192.0.2.66', '192.0.2.2', udp(1, 2)));
+      judge('outsideEgress', ip('192.0.2.2', '192.0.2.66', udp(1, 2)));
+      judge('outsideEgress', ip('10.20.0.2', '192.0.2.66', udp(1, 2)));
+      const { denied, ...carried } = plane.counters();
+      const one = (bytes: number) => ({ packets: 1n, bytes: BigInt(bytes) });
+      expect(carried).toEqual({ grantedIn: one(47), grantedOut: one(48), passed: one(42), sampled: none });
+      const expected = { wrongSource: one(47), noGrant: one(67), innerLeak: one(42) };
+      expect(denied).toEqual({ ...Object.fromEntries(DENIAL_REASONS.map((reason) => [reason, none])), ...expected });
+    });
+
+    test('of the denials at ingress a bounded sample goes on', () => {
+      ready();
+      const denial = () => judge('outsideIngress', ip('192.0.2.66', '203.0.113.1', udp(1, 40000)));
+      expect(denial()).toEqual({ verdict: 'drop', reason: 'noGrant', sampled: false });
+      plane.sample(1);
+      expect(denial()).toEqual({ verdict: 'drop', reason: 'noGrant', sampled: true });
+      expect(denial()).toEqual({ verdict: 'drop', reason: 'noGrant', sampled: false });
+      expect(plane.counters().sampled.packets).toBe(1n);
+      expect(plane.counters().denied.noGrant.packets).toBe(3n);
+      plane.sample(0);
+      expect(denial()).toMatchObject({ sampled: false });
+    });
+
+    test('what is stopped on its way out is never sampled: it would go on', () => {
+      ready();
+      plane.sample(1000);
+      const leak = ip('10.20.0.2', '192.0.2.66', udp(1, 2));
+      expect(judge('outsideEgress', leak)).toEqual({ verdict: 'drop', reason: 'innerLeak', sampled: false });
+    });
+
+    describePackets(() => rig);
+  });
+}
+
+/** The granted address, of the grant's family. */
+function serverOf({ external }: Mapping): string {
+  return external.address.family === 'ipv4' ? '198.51.100.10' : '2001:db8:51::10';
+}
+
+const none = { packets: 0n, bytes: 0n };
+
+/** A verdict in one word: the reason where there is one. */
+function word(verdict: Verdict): string {
+  return verdict.verdict === 'drop' ? verdict.reason : verdict.verdict;
+}
