@@ -20,7 +20,7 @@ export function field<Value>(
 ) {
   return z
     .string({ error: wanted(expected) })
-    .meta(editor)
+    .meta({ description: `expected: ${expected}`, ...editor })
     .transform((text, context): Value => {
       const value = read(text);
       if (value !== undefined) return value;
@@ -35,7 +35,7 @@ export function mapping<Shape extends z.core.$ZodShape>(shape: Shape, expected =
   return z.strictObject(shape, {
     error: (issue) =>
       issue.code === 'unrecognized_keys'
-        ? issue.keys.map((key) => unknownKey(key, known)).join('\n')
+        ? issue.keys.map((key) => unknownWord('key', key, known)).join('\n')
         : wanted(`${expected} with the keys ${known.join(', ')}`)(issue),
   });
 }
@@ -49,7 +49,7 @@ export function named<Value extends z.ZodType>(value: Value, expected: string) {
 export function list<Item extends z.ZodType>(item: Item, expected: string) {
   return z
     .array(item, { error: wanted(`a list of ${expected}`) })
-    .min(1, { error: `expected at least one of ${expected}` });
+    .min(1, { error: `expected a list of ${expected}, found an empty one` });
 }
 
 export function integer(low: number, high: number) {
@@ -108,13 +108,14 @@ export const ports = field(
 );
 
 /** `unknown key "sevrers"; did you mean "servers"?` */
-function unknownKey(key: string, known: readonly string[]): string {
-  const nearest = nearestTo(key, known);
-  return `unknown key "${key}"; ${nearest ? `did you mean "${nearest}"?` : `known here: ${known.join(', ')}`}`;
+export function unknownWord(kind: string, word: string, known: readonly string[]): string {
+  const nearest = nearestTo(word, known);
+  if (nearest) return `unknown ${kind} "${word}"; did you mean "${nearest}"?`;
+  return `unknown ${kind} "${word}"; known here: ${known.length > 16 ? `${known.length} others` : known.join(', ') || 'none'}`;
 }
 
 /** The word that a misspelt one was meant to be, or undefined where none is near. */
-export function nearestTo(word: string, known: Iterable<string>): string | undefined {
+function nearestTo(word: string, known: Iterable<string>): string | undefined {
   let nearest: string | undefined;
   let least = Math.max(1, Math.floor(word.length / 3)) + 1;
   for (const candidate of known) {

@@ -40,6 +40,11 @@ export function parseNamePattern(text: string): NamePattern | undefined {
   return NAME_PATTERN.test(text) ? { text, sequence: sequenceOf(text) } : undefined;
 }
 
+/** The pattern that matches one name. */
+export function exactly(name: string): NamePattern {
+  return { text: name, sequence: [...name] };
+}
+
 export function parseDevicePattern(text: string): DevicePattern | undefined {
   const at = text.indexOf('@');
   const local = text.slice(0, Math.max(at, 0));

@@ -1,0 +1,173 @@
+/**
+ * What the schema of one file cannot see: names that nothing bears, names and
+ * keys that two bear, prefixes and devices that two claim. Every finding at
+ * its place in the text; the first of two is named by the second.
+ */
+import { type Claim, clashesAmong, seenFrom } from '../core/claims.ts';
+import type { Issue, Path, Place } from '../core/document.ts';
+import { unknownWord } from '../core/fields.ts';
+import { type Owned, overlapsAmong } from '../core/overlaps.ts';
+import { devicesOverlap, matchesName } from './patterns.ts';
+import type { Policy } from './policy.ts';
+import type { Entry, Written, WrittenCertificate } from './rules.ts';
+
+/** All that is wrong with rules whose files are right. Without `authorities` nothing is said of issuers. */
+export function findIssues(
+  written: Written,
+  authorities: readonly string[] | undefined,
+  ownSpaces: readonly Owned[],
+): Issue[] {
+  return [
+    ...clashesAmong(nameClaims(written)),
+    ...clashesAmong(certificateClaims(written, authorities)),
+    ...issuerIssues(written, authorities),
+    ...sourceIssues(written, ownSpaces),
+    ...deviceIssues(written),
+    ...unknownNames(written),
+    ...unauthorisable(written),
+  ];
+}
+
+function* nameClaims({ servers, mtcUsers, rules, tests }: Written): Generator<Claim> {
+  for (const { name, locate } of servers) yield claim(`server "${name}"`, locate);
+  for (const { name, locate } of mtcUsers) yield claim(`MTC user "${name}"`, locate);
+  for (const { name, locate } of rules) yield claim(`rule id "${name}"`, () => locate('id'));
+  for (const { name, locate } of tests) yield claim(`test "${name}"`, () => locate('name'));
+}
+
+/** A key has one role: it stands for one server or for one MTC user, and is named once. */
+function* certificateClaims(written: Written, authorities: readonly string[] = []): Generator<Claim> {
+  const only = authorities.length === 1 ? authorities[0] : undefined;
+  for (const { certificate, locate } of certificatesOf(written)) {
+    const { uri, issuer = only, sha256 } = certificate;
+    if (sha256) yield claim(`public key ${sha256.slice(0, 16)}…`, locate, sha256);
+    else yield claim(`certificate ${uri}${issuer ? ` of ${issuer}` : ''}`, locate);
+  }
+}
+
+function issuerIssues(written: Written, authorities: readonly string[] | undefined): Issue[] {
+  if (!authorities) return [];
+  return certificatesOf(written).flatMap(({ certificate: { uri, issuer }, locate }) => {
+    if (!uri) return [];
+    if (issuer !== undefined && !authorities.includes(issuer)) {
+      return { ...locate('issuer'), message: unknownWord('client CA', issuer, authorities) };
+    }
+    if (issuer !== undefined || authorities.length < 2) return [];
+    return {
+      ...locate(),
+      message: `"issuer" is missing: agent.yaml trusts more than one CA (${authorities.join(', ')})`,
+    };
+  });
+}
+
+interface Source extends Owned {
+  /** Of what agent.yaml says: none. */
+  readonly place?: Place;
+}
+
+/** A packet's source says which server sent it, so no address has two; nor can it be the gateway's own. */
+function sourceIssues({ servers }: Written, ownSpaces: readonly Source[]): Issue[] {
+  const sources = servers.flatMap(({ name, value, locate }) =>
+    value.sources.map((prefix, i): Source => ({ prefix, owner: `server ${name}`, place: locate('sources', i) })),
+  );
+  return overlapsAmong([...sources, ...ownSpaces]).flatMap(({ inner, outer }) => {
+    const [blamed, other] = inner.place ? [inner, outer] : [outer, inner];
+    if (!blamed.place) return [];
+    const where = other.place ? `in ${seenFrom(blamed.place, other.place)}` : 'of agent.yaml';
+    const message = `${blamed.prefix.text} (${blamed.owner}) overlaps ${other.prefix.text} (${other.owner}) ${where}`;
+    return { ...blamed.place, message };
+  });
+}
+
+/** A device belongs to one MTC user: no identifier matches patterns of two. */
+function deviceIssues({ mtcUsers }: Written): Issue[] {
+  const patterns = mtcUsers.flatMap(({ name, value, locate }) =>
+    value.devices.map((pattern, i) => ({ user: name, pattern, place: () => locate('devices', i) })),
+  );
+  return patterns.flatMap((later, i) =>
+    patterns
+      .slice(0, i)
+      .filter((earlier) => earlier.user !== later.user && devicesOverlap(earlier.pattern, later.pattern))
+      .map((earlier) => {
+        const place = later.place();
+        const other = `"${earlier.pattern.text}" (MTC user ${earlier.user}) in ${seenFrom(place, earlier.place())}`;
+        return {
+          ...place,
+          message: `"${later.pattern.text}" (MTC user ${later.user}) overlaps ${other}: a device has one MTC user`,
+        };
+      }),
+  );
+}
+
+function unknownNames({ servers, mtcUsers, rules, tests }: Written): Issue[] {
+  const known = servers.map(({ name }) => name);
+  const allows = rules.filter(({ value }) => value.allow).map(({ name }) => name);
+  const named = [
+    ...mtcUsers.flatMap(({ value, locate }) =>
+      value.authorises.map((name, i) => ({ name, place: locate('authorises', i) })),
+    ),
+    ...rules.flatMap(({ value, locate }) =>
+      (['allow', 'deny'] as const).flatMap((action) =>
+        (value[action]?.servers ?? []).map((name, i) => ({ name, place: locate(action, 'servers', i) })),
+      ),
+    ),
+    ...tests.map(({ value, locate }) => ({ name: value.request.server, place: locate('request', 'server') })),
+  ];
+  const expected = tests.flatMap(({ value: { expect }, locate }) =>
+    expect.allow === undefined ? [] : { name: expect.allow, place: locate('expect', 'allow') },
+  );
+  return [...unknown('server', named, known), ...unknown('allow rule', expected, allows)];
+}
+
+function unknown(kind: string, named: readonly { name: string; place: Place }[], known: readonly string[]): Issue[] {
+  const all = new Set(known);
+  return named
+    .filter(({ name }) => !all.has(name))
+    .map(({ name, place }) => ({ ...place, message: unknownWord(kind, name, known) }));
+}
+
+function unauthorisable({ mtcUsers }: Written): Issue[] {
+  return mtcUsers.flatMap(({ value: { authorises, mayAuthorise }, locate }) =>
+    authorises.flatMap((server, i) =>
+      !mayAuthorise || mayAuthorise.some((pattern) => matchesName(pattern, server))
+        ? []
+        : {
+            ...locate('authorises', i),
+            message: `"${server}" is not within mayAuthorise (${mayAuthorise.map(({ text }) => text).join(', ')})`,
+          },
+    ),
+  );
+}
+
+/** What is right, but surely not meant. */
+export function findWarnings({ allows, mtcUsers }: Policy): Issue[] {
+  return allows
+    .filter(({ match: { servers, devices } }) =>
+      [...mtcUsers.values()].every(
+        (user) =>
+          !user.authorises.some((server) => !servers || servers.includes(server)) ||
+          !user.devices.some((owned) => !devices || devices.some((pattern) => devicesOverlap(owned, pattern))),
+      ),
+    )
+    .map(({ id, place }) => ({
+      ...place,
+      message: `allow "${id}" can never match: no MTC user authorises its servers for its devices`,
+    }));
+}
+
+function certificatesOf({ servers, mtcUsers }: Written) {
+  const holders: readonly Entry<{ readonly certificates?: readonly WrittenCertificate[] }>[] = [
+    ...servers,
+    ...mtcUsers,
+  ];
+  return holders.flatMap(({ value, locate }) =>
+    (value.certificates ?? []).map((certificate, i) => ({
+      certificate,
+      locate: (...path: Path) => locate('certificates', i, ...path),
+    })),
+  );
+}
+
+function claim(what: string, place: () => Place, key = what): Claim {
+  return { key, what, place };
+}

@@ -1,0 +1,149 @@
+/**
+ * Rule files -> Policy: read, held against each other and against the
+ * gateway, and frozen; or every issue. Nothing is compiled by halves: a
+ * policy with an issue is no policy, and the one in force stays.
+ */
+import { byPlace, frozen, type Issue } from '../core/document.ts';
+import type { Owned } from '../core/overlaps.ts';
+import type { MtcUserName, ServerName } from '../core/words.ts';
+import { findIssues, findWarnings } from './checks.ts';
+import { exactly } from './patterns.ts';
+import {
+  type AllowRule,
+  type Certificate,
+  type DenyRule,
+  type MtcUser,
+  NO_USAGE,
+  type Policy,
+  type PolicyTest,
+  type Server,
+} from './policy.ts';
+import {
+  type Entry,
+  type RuleFile,
+  readRules,
+  type WrittenCertificate,
+  type WrittenMtcUser,
+  type WrittenRule,
+  type WrittenServer,
+  type WrittenTest,
+} from './rules.ts';
+
+/** What the rules are held against; absent where it is not known, as in a check without agent.yaml. */
+export interface Surroundings {
+  /** Names of the trusted client CAs. */
+  readonly authorities?: readonly string[];
+  /** The gateway's own address spaces. */
+  readonly ownSpaces?: readonly Owned[];
+  /** SHA-256 of a text, in hex. */
+  readonly digest: (text: string) => string;
+}
+
+export type Compilation =
+  | { readonly policy: Policy; readonly warnings: readonly Issue[] }
+  | { readonly issues: readonly Issue[] };
+
+/** Hex digits of a version: enough that no two policies of one gateway share one. */
+const VERSION_LENGTH = 16;
+
+export function compilePolicy(files: readonly RuleFile[], surroundings: Surroundings): Compilation {
+  const reading = readRules(files);
+  if ('issues' in reading) return reading;
+  const { written } = reading;
+  const issues = findIssues(written, surroundings.authorities, surroundings.ownSpaces ?? []);
+  if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
+
+  const servers = byName(written.servers.map(serverOf));
+  const mtcUsers = byName(written.mtcUsers.map(mtcUserOf));
+  const rules = [...written.rules].sort((a, b) => order(a.name, b.name));
+  const allows = rules.flatMap(allowOf);
+  const denies = rules.flatMap(denyOf);
+  const policy = frozen({
+    version: surroundings.digest(canonical({ servers, mtcUsers, allows, denies })).slice(0, VERSION_LENGTH),
+    servers: new Map(servers.map((server) => [server.name, frozen(server)])),
+    mtcUsers: new Map(mtcUsers.map((user) => [user.name, frozen(user)])),
+    allows,
+    denies,
+    tests: written.tests.map(testOf),
+  });
+  return { policy, warnings: [...findWarnings(policy)].sort(byPlace) };
+}
+
+function serverOf({ name, value }: Entry<WrittenServer>): Server {
+  const { certificates, sources, apiSources = sources } = value;
+  return { name: name as ServerName, certificates: certificates.map(certificateOf), sources, apiSources };
+}
+
+/** Without mayAuthorise, an MTC user may authorise the servers of its start set and no others. */
+function mtcUserOf({ name, value }: Entry<WrittenMtcUser>): MtcUser {
+  const { certificates = [], devices, authorises, mayAuthorise = authorises.map(exactly) } = value;
+  return {
+    name: name as MtcUserName,
+    certificates: certificates.map(certificateOf),
+    devices,
+    authorises,
+    mayAuthorise,
+  };
+}
+
+function certificateOf({ uri, issuer, sha256 }: WrittenCertificate): Certificate {
+  if (sha256 !== undefined) return { sha256 };
+  return { uri: uri ?? '', ...(issuer !== undefined && { issuer }) };
+}
+
+function allowOf({ name, value: { allow, limits }, locate }: Entry<WrittenRule>): AllowRule[] {
+  if (!allow || !limits) return [];
+  const { applicationServer, ...match } = allow;
+  const { totalSeconds = limits.durationSeconds } = limits;
+  return [
+    {
+      id: name,
+      place: locate(),
+      action: 'allow',
+      match,
+      allApplicationServers: applicationServer === 'all',
+      limits: { ...limits, totalSeconds },
+    },
+  ];
+}
+
+function denyOf({ name, value: { deny }, locate }: Entry<WrittenRule>): DenyRule[] {
+  if (!deny) return [];
+  const { reason, ...match } = deny;
+  return [{ id: name, place: locate(), action: 'deny', match, reason }];
+}
+
+function testOf({ name, value: { request, usage, expect }, locate }: Entry<WrittenTest>): PolicyTest {
+  const { allow, refuse, durationSeconds } = expect;
+  return {
+    name,
+    place: locate(),
+    request,
+    usage: { ...NO_USAGE, ...usage },
+    expect: refuse ? { refuse } : { allow: allow ?? '', ...(durationSeconds !== undefined && { durationSeconds }) },
+  };
+}
+
+function byName<Named extends { readonly name: string }>(list: readonly Named[]): Named[] {
+  return [...list].sort((a, b) => order(a.name, b.name));
+}
+
+function order(a: string, b: string): number {
+  return a < b ? -1 : Number(a > b);
+}
+
+/**
+ * One text for one meaning: members by key, lists (all of them are sets) by
+ * what is in them, prefixes and patterns by their text; where a rule stands
+ * is no part of what it says.
+ */
+function canonical(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonical).sort().join()}]`;
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
+  if ('text' in value) return JSON.stringify(value.text);
+  const members = Object.entries(value).filter(([key]) => key !== 'place');
+  return `{${members
+    .map(([key, member]) => `${JSON.stringify(key)}:${canonical(member)}`)
+    .sort()
+    .join()}}`;
+}

@@ -1,0 +1,50 @@
+/**
+ * A decision and a policy as text, for operators: every step that was taken,
+ * in order, with what was seen; and the rules that looked away, with why.
+ * The outside never reads any of it.
+ */
+import type { MtcUserName, ServerName } from '../core/words.ts';
+import { type Decision, mismatchOf, type Question, type TraceLine } from './decide.ts';
+import type { Policy } from './policy.ts';
+
+/** One line for the outcome, one for each step, one for each rule that does not match. */
+export function explain(policy: Policy, question: Question, decision: Decision): string[] {
+  return [outcome(question, decision), ...decision.trace.map(step), ...lookedAway(policy, question, decision)];
+}
+
+/** Which servers each MTC user authorises. */
+export function describeAuthorised(
+  policy: Policy,
+): readonly { readonly mtcUser: MtcUserName; readonly servers: readonly ServerName[] }[] {
+  return [...policy.mtcUsers.values()].map(({ name, authorises }) => ({
+    mtcUser: name,
+    servers: [...authorises].sort(),
+  }));
+}
+
+function outcome({ server, device, protocol, port }: Question, decision: Decision): string {
+  const request = `${server} to ${device?.externalId ?? 'an unknown device'}, ${protocol} port ${port}`;
+  if (decision.verdict === 'refuse') {
+    const by = decision.rule === undefined ? '' : ` by ${decision.rule}`;
+    return `${request}: refused${by}, ${decision.reason} (${decision.why})`;
+  }
+  const { rule, durationSeconds, totalSeconds } = decision;
+  return `${request}: allowed by ${rule}, for ${durationSeconds} s, ${totalSeconds} s with extensions`;
+}
+
+function step({ step: name, seen, rule, reason }: TraceLine): string {
+  return line(reason ? 'no' : 'yes', name, rule, seen);
+}
+
+/** Only where the request came to the rules. */
+function lookedAway({ allows, denies }: Policy, question: Question, { trace }: Decision): string[] {
+  if (!trace.some(({ step: name }) => name === 'rule')) return [];
+  return [...denies, ...allows].flatMap(({ id, action, match }) => {
+    const why = mismatchOf(match, question);
+    return why ? line('-', 'rule', id, `this ${action} does not match: ${why}`) : [];
+  });
+}
+
+function line(mark: string, name: string, rule: string | undefined, seen: string): string {
+  return `  ${mark.padEnd(4)}${name.padEnd(18)}${rule === undefined ? '' : `${rule}: `}${seen}`;
+}

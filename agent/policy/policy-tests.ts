@@ -1,0 +1,52 @@
+/**
+ * The tests that operators write beside their rules, run at every check and
+ * before a policy comes into force. They ask `decide` and no one else, so
+ * that a test that passes is what the gateway will do.
+ *
+ * A test has no directory and no network: its device is taken to be bound in
+ * every family the server has sources in, and its request to come from the
+ * first address of the first source of the family asked for.
+ */
+import type { Issue } from '../core/document.ts';
+import { addressAt, type Family } from '../core/net.ts';
+import { type Decision, decide, type Question } from './decide.ts';
+import type { Policy, PolicyTest } from './policy.ts';
+
+/** The tests that fail, each at its place. */
+export function runPolicyTests(policy: Policy): Issue[] {
+  return policy.tests.flatMap((test) => {
+    const decision = decide(policy, questionOf(policy, test));
+    const [expected, found] = [expectationOf(test), findingOf(test, decision)];
+    if (expected === found) return [];
+    const why = decision.verdict === 'refuse' ? ` (${decision.why})` : '';
+    return { ...test.place, message: `test "${test.name}": expected ${expected}, found ${found}${why}` };
+  });
+}
+
+function expectationOf({ expect }: PolicyTest): string {
+  if ('refuse' in expect) return `refuse ${expect.refuse}`;
+  return `allow ${expect.allow}${expect.durationSeconds === undefined ? '' : ` for ${expect.durationSeconds} s`}`;
+}
+
+/** In the words of the expectation, so that the two are equal where the test passes. */
+function findingOf({ expect }: PolicyTest, decision: Decision): string {
+  if (decision.verdict === 'refuse') return `refuse ${decision.reason}`;
+  const timed = 'allow' in expect && expect.durationSeconds !== undefined;
+  return `allow ${decision.rule}${timed ? ` for ${decision.durationSeconds} s` : ''}`;
+}
+
+function questionOf(policy: Policy, { request, usage }: PolicyTest): Question {
+  const { device, from, ...asked } = request;
+  const sources = policy.servers.get(request.server)?.sources ?? [];
+  const boundFamilies = [...new Set(sources.map(({ family }) => family))];
+  const named = asked.applicationServer === 'all' ? undefined : asked.applicationServer;
+  const family: Family = asked.ipFamily ?? named?.family ?? (boundFamilies.includes('ipv4') ? 'ipv4' : 'ipv6');
+  const source = sources.find((prefix) => prefix.family === family) ?? sources[0];
+  if (!source) throw new RangeError(`the policy has no server ${request.server}`);
+  return {
+    ...asked,
+    device: { externalId: device, boundFamilies },
+    requestAddress: from ?? addressAt(source, 0n),
+    usage,
+  };
+}
