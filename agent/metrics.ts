@@ -35,7 +35,12 @@ export function openMetrics(readings: Readings): Metrics {
   const registers = [registry];
   const counter = (name: string, help: string, labels: string[] = []) =>
     new Counter({ name, help, labelNames: labels, registers });
-  const gauge = (name: string, help: string, read: (set: (value: number, labels?: Record<string, string>) => void) => void, labels: string[] = []) =>
+  const gauge = (
+    name: string,
+    help: string,
+    read: (set: (value: number, labels?: Record<string, string>) => void) => void,
+    labels: string[] = [],
+  ) =>
     new Gauge({
       name,
       help,
@@ -46,25 +51,46 @@ export function openMetrics(readings: Readings): Metrics {
       },
     });
 
-  gauge('mtgate_packets_total', 'Packets that the gate carried, passed on or denied, since it was loaded', (set) => {
-    const { grantedIn, grantedOut, passed, sampled } = readings.gate();
-    set(Number(grantedIn.packets), { verdict: 'grantedIn' });
-    set(Number(grantedOut.packets), { verdict: 'grantedOut' });
-    set(Number(passed.packets), { verdict: 'passed' });
-    set(Number(sampled.packets), { verdict: 'sampled' });
-  }, ['verdict']);
-  gauge('mtgate_denied_packets_total', 'Packets that the gate denied, since it was loaded', (set) => {
-    const { denied } = readings.gate();
-    for (const reason of DENIAL_REASONS) set(Number(denied[reason].packets), { reason });
-  }, ['reason']);
+  gauge(
+    'mtgate_packets_total',
+    'Packets that the gate carried, passed on or denied, since it was loaded',
+    (set) => {
+      const { grantedIn, grantedOut, passed, sampled } = readings.gate();
+      set(Number(grantedIn.packets), { verdict: 'grantedIn' });
+      set(Number(grantedOut.packets), { verdict: 'grantedOut' });
+      set(Number(passed.packets), { verdict: 'passed' });
+      set(Number(sampled.packets), { verdict: 'sampled' });
+    },
+    ['verdict'],
+  );
+  gauge(
+    'mtgate_denied_packets_total',
+    'Packets that the gate denied, since it was loaded',
+    (set) => {
+      const { denied } = readings.gate();
+      for (const reason of DENIAL_REASONS) set(Number(denied[reason].packets), { reason });
+    },
+    ['reason'],
+  );
   gauge('mtgate_live_grants', 'Grants that are live', (set) => set(readings.liveGrants()));
-  gauge('mtgate_resting_endpoints', 'External endpoints at rest after a grant', (set) => set(readings.restingEndpoints()));
-  gauge('mtgate_free_endpoints', 'External endpoints that can be allocated', (set) => {
-    for (const protocol of PROTOCOLS) set(readings.freeEndpoints('ipv4', protocol), { family: 'ipv4', protocol });
-    set(readings.freeEndpoints('ipv6', 'tcp'), { family: 'ipv6', protocol: 'any' });
-  }, ['family', 'protocol']);
-  gauge('mtgate_heartbeat_age_seconds', 'Time since the gate last heard the agent', (set) => set(readings.heartbeatAgeSeconds()));
-  gauge('mtgate_base_stands', '1 while the nftables base stands as it was applied', (set) => set(readings.baseStands() ? 1 : 0));
+  gauge('mtgate_resting_endpoints', 'External endpoints at rest after a grant', (set) =>
+    set(readings.restingEndpoints()),
+  );
+  gauge(
+    'mtgate_free_endpoints',
+    'External endpoints that can be allocated',
+    (set) => {
+      for (const protocol of PROTOCOLS) set(readings.freeEndpoints('ipv4', protocol), { family: 'ipv4', protocol });
+      set(readings.freeEndpoints('ipv6', 'tcp'), { family: 'ipv6', protocol: 'any' });
+    },
+    ['family', 'protocol'],
+  );
+  gauge('mtgate_heartbeat_age_seconds', 'Time since the gate last heard the agent', (set) =>
+    set(readings.heartbeatAgeSeconds()),
+  );
+  gauge('mtgate_base_stands', '1 while the nftables base stands as it was applied', (set) =>
+    set(readings.baseStands() ? 1 : 0),
+  );
 
   const refused = counter('mtgate_refusals_total', 'Requests that were not granted', ['reason']);
   const granted = counter('mtgate_grants_opened_total', 'Grants opened');

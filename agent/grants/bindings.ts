@@ -6,6 +6,7 @@
  */
 import type { Address } from '../core/net.ts';
 import { type Device, type InnerAddress, innerKey } from '../core/words.ts';
+import type { ListedDevice } from '../directory/devices.ts';
 import type { Binding, Change, DirectoryRefusal } from '../directory/directory.ts';
 import { touched } from '../directory/directory.ts';
 import type { Grants, Ground } from './grants.ts';
@@ -40,10 +41,14 @@ export class Bindings {
   }
 
   /** Puts a newly read devices file in force. */
-  replaceFile(devices: readonly Device[], bindings: readonly Binding[]): Promise<void> {
-    const { directory } = this.#ground;
+  replaceFile(listed: readonly ListedDevice[]): Promise<void> {
+    const { directory, clock } = this.#ground;
+    const devices = listed.map(({ device }) => device);
+    const wanted = listed.flatMap(({ device, bindings }) =>
+      bindings.map((inner): Binding => ({ device: device.externalId, inner, source: 'file', sinceMs: clock.nowMs() })),
+    );
     return this.#inTurn(async () => {
-      await this.#carryOut(directory.planFile(devices, bindings));
+      await this.#carryOut(directory.planFile(devices, wanted));
       directory.setDevices(devices);
     });
   }

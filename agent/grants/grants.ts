@@ -12,11 +12,11 @@
 import { type Address, prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
-import type { Refuse, Refusal } from '../core/reasons.ts';
+import type { Refusal, Refuse } from '../core/reasons.ts';
 import type { DeviceReference, GrantId, GrantRequest, InnerAddress, ServerName } from '../core/words.ts';
 import type { Dataplane, Mapping } from '../dataplane/dataplane.ts';
 import type { Binding, Directory } from '../directory/directory.ts';
-import { type Allowed, decide, type Question } from '../policy/decide.ts';
+import { type Allowed, type Decision, decide, type Question } from '../policy/decide.ts';
 import { NO_USAGE, type Policy, sourceClasses } from '../policy/policy.ts';
 import { Endpoints, type Place } from './endpoints.ts';
 import type { EndCause } from './lifecycle.ts';
@@ -38,6 +38,7 @@ export interface Ground {
   readonly random: Random;
   readonly log: Log;
   readonly refuse: Refuse;
+  readonly metrics: { granted(): void; ended(cause: EndCause): void };
   readonly newId: () => GrantId;
   /** Why no grant can be opened at the moment (no gate, no table); undefined where it can. */
   readonly notReady: () => string | undefined;
@@ -84,7 +85,7 @@ export class Grants {
    * is open.
    */
   async request(who: Asker, ask: GrantRequest): Promise<GrantRecord | Refusal> {
-    const { clock, directory, store, dataplane, log } = this.#ground;
+    const { clock, directory, store, dataplane, log, metrics } = this.#ground;
     const refuse: Refuse = (reason, facts) => this.#ground.refuse(reason, { ...asked(who, ask), ...facts });
 
     const notReady = this.#ground.notReady();
@@ -142,11 +143,17 @@ export class Grants {
       throw fault;
     }
     this.live.put(record);
+    metrics.granted();
     log.info(
       { grant: record.id, server: record.server, device: record.device, rule: record.rule, until: record.expiresAtMs },
       'grantOpened',
     );
     return record;
+  }
+
+  /** What would be decided now, and how; nothing is asked for. */
+  judge(who: Asker, ask: GrantRequest): Decision {
+    return decide(this.#policy, this.#question(who, ask));
   }
 
   /** A server's own grant, live or ended. */
@@ -165,10 +172,11 @@ export class Grants {
 
   /** Ends a live grant: packets stop before this returns, and the end is durable when it resolves. */
   async end(record: GrantRecord, cause: EndCause): Promise<void> {
-    const { dataplane, clock, log } = this.#ground;
+    const { dataplane, clock, log, metrics } = this.#ground;
     dataplane.end(record.index, record.number, clock.monotonicNs() - CLOCK_LAG_NS);
     this.live.remove(record);
     this.rest.lay(this.mapping(record), clock.monotonicNs());
+    metrics.ended(cause);
     log.info({ grant: record.id, server: record.server, device: record.device, cause }, 'grantEnded');
     await this.#recordEnd(record, cause);
   }

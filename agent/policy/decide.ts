@@ -193,7 +193,9 @@ function targetOf(sources: readonly Prefix[], question: Question): Target {
     if (ours(named)) return { family, remote: named };
     return { family, stop: no('applicationServerNotAllowed', `${text} is not within the server's sources`) };
   }
-  const family = ipFamily ?? (device?.boundFamilies.includes('ipv4') ? 'ipv4' : 'ipv6');
+  // A device that is not bound at all gets as far as being unreachable, in the family of whoever asks.
+  const bound = device?.boundFamilies ?? [];
+  const family = ipFamily ?? (bound.includes('ipv4') ? 'ipv4' : (bound[0] ?? requestAddress.family));
   if (named === 'all') {
     if (sources.some((source) => source.family === family)) return { family, remote: 'all' };
     return { family, stop: no('applicationServerNotAllowed', `the server has no ${family} source`) };

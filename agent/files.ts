@@ -1,0 +1,89 @@
+/**
+ * What operators write, read from disk: agent.yaml, the rule files, the
+ * devices file, certificates. Each is read whole, or not at all: a fault names
+ * every issue with file:line:column, and nothing that was in force changes.
+ */
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative, resolve } from 'node:path';
+import type { TlsMaterial } from './api/tls.ts';
+import { type Config, readConfig } from './config.ts';
+import type { Issue } from './core/document.ts';
+import { AgentError, type FaultCode } from './core/errors.ts';
+import { type ListedDevice, readDevices } from './directory/devices.ts';
+import { compile } from './policy/compile.ts';
+import type { Policy } from './policy/policy.ts';
+import { failuresOf } from './policy/policy-tests.ts';
+
+/** agent.yaml, frozen; what is odd but no fault is told to `warn`. @throws AgentError configInvalid */
+export function loadConfig(file: string, warn: (warning: string) => void): Config {
+  const path = resolve(file);
+  const reading = readConfig(readText(path, 'configInvalid'), path, dirname(path));
+  if ('issues' in reading) throw invalid('configInvalid', reading.issues);
+  for (const warning of reading.warnings) warn(formatIssue(warning));
+  return reading.config;
+}
+
+/** The rule files of a folder, compiled, their policy tests passed. @throws AgentError rulesInvalid */
+export function loadPolicy(folder: string, config: Config | undefined, warn: (warning: string) => void): Policy {
+  const compiled = compile(ruleFiles(folder), config && surroundingsOf(config));
+  if ('issues' in compiled) throw invalid('rulesInvalid', compiled.issues);
+  const failures = failuresOf(compiled.policy);
+  if (failures.length > 0) throw invalid('rulesInvalid', failures);
+  for (const warning of compiled.warnings) warn(formatIssue(warning));
+  return compiled.policy;
+}
+
+/** The devices of the devices file; none where agent.yaml names no file. @throws AgentError devicesInvalid */
+export function loadDevices(config: Config): readonly ListedDevice[] {
+  if (!config.devices) return [];
+  const reading = readDevices(readText(config.devices, 'devicesInvalid'), config.devices, config.inside);
+  if ('issues' in reading) throw invalid('devicesInvalid', reading.issues);
+  return reading.devices;
+}
+
+/** The API's own certificate and key, and whom it trusts. @throws AgentError certificateInvalid */
+export function loadTls({ api }: Config): TlsMaterial {
+  const read = (file: string) => readText(file, 'certificateInvalid');
+  return {
+    certificate: read(api.certificate),
+    key: read(api.key),
+    clientCas: api.clientCAs.map(({ name, file }) => ({ name, pem: read(file) })),
+    crls: api.clientCAs.flatMap(({ crl }) => (crl ? [read(crl)] : [])),
+    minimumVersion: `TLSv${api.minimumTls}`,
+  };
+}
+
+/** The folder's *.yaml files, by name; hidden ones and those of editors are not policy. */
+function ruleFiles(folder: string): { file: string; text: string }[] {
+  let names: string[];
+  try {
+    names = readdirSync(folder);
+  } catch (cause) {
+    throw new AgentError('rulesInvalid', `${folder}: ${(cause as Error).message}`, { cause });
+  }
+  const own = names.filter((name) => /^[^.].*\.ya?ml$/.test(name)).sort();
+  if (own.length === 0) throw new AgentError('rulesInvalid', `${folder}: no rule file (*.yaml) in this folder`);
+  return own.map((name) => ({ file: shown(join(folder, name)), text: readText(join(folder, name), 'rulesInvalid') }));
+}
+
+function readText(file: string, code: FaultCode): string {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (cause) {
+    throw new AgentError(code, `${file}: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** A path as a person in this folder would write it. */
+function shown(path: string): string {
+  const near = relative(process.cwd(), path);
+  return near.startsWith('..') ? path : near;
+}
+
+function invalid(code: FaultCode, issues: readonly Issue[]): AgentError {
+  return new AgentError(code, issues.map(formatIssue).join('\n'));
+}
+
+function formatIssue({ file, line, column, message }: Issue): string {
+  return `${file}:${line}:${column}: ${message}`;
+}

@@ -1,0 +1,154 @@
+/**
+ * What the two interfaces can do, and what each may see: an MTC server (its
+ * own grants, by the identifier it used, never the inside), and the operator
+ * (all of it). Between the words of the API and those of the domain.
+ */
+import type { ManagementUseCases, OperatorGrant } from './api/management.ts';
+import type { Grant, GrantsUseCases, ServerLimits } from './api/routes.ts';
+import type { Config } from './config.ts';
+import { contains } from './core/net.ts';
+import type { Refusal } from './core/reasons.ts';
+import type { ServerName } from './core/words.ts';
+import type { Bindings } from './grants/bindings.ts';
+import type { Grants, Ground } from './grants/grants.ts';
+import type { GrantRecord } from './grants/record.ts';
+import { explainDecision } from './policy/explain.ts';
+import type { AllowRule, Limits, Policy } from './policy/policy.ts';
+
+export function serverUseCases(ground: Ground, grants: Grants): GrantsUseCases {
+  /** Changes with every start and every policy: what a server remembers of us may then be out of date. */
+  const startedAs = ground.newId();
+  const unknown = (server: ServerName, id: string): Refusal =>
+    ground.refuse('grantNotFound', { why: 'no grant of this server has this id', server, grant: id });
+  return {
+    async request(who, ask) {
+      const answer = await grants.request(who, ask);
+      return 'reason' in answer ? answer : serverView(answer);
+    },
+    show(who, id) {
+      const record = grants.show(who, id);
+      return record ? serverView(record) : unknown(who.name, id);
+    },
+    async end(who, id) {
+      const record = grants.show(who, id);
+      if (!record) return unknown(who.name, id);
+      if (record.state === 'live') await grants.end(record, 'endedByServer');
+      return serverView(grants.show(who, id) ?? record);
+    },
+    list: (who, { device }) => grants.list(who, device).map(serverView),
+    limits: (who) => ({
+      ...limitsOf(grants.policy, who.name),
+      liveGrants: grants.live.countOfServer(who.name),
+      generation: `${startedAs}-${grants.policy.version}`,
+    }),
+  };
+}
+
+/** What only main knows of the running agent. */
+interface Running {
+  readonly reload: () => Promise<object>;
+  readonly status: () => object;
+}
+
+export function managementUseCases(
+  ground: Ground,
+  grants: Grants,
+  bindings: Bindings,
+  config: Config,
+  running: Running,
+): ManagementUseCases {
+  const { log, directory } = ground;
+  /** Why there is no such inner address; undefined where there is. */
+  const stray = (realm: string, address: Parameters<ManagementUseCases['bind']>[2]) => {
+    const known = config.inside.find((one) => one.realm === realm);
+    if (!known) return { refused: 'realmUnknown', why: `no realm ${realm} in agent.yaml` };
+    if (known.prefixes.some((prefix) => contains(prefix, address))) return undefined;
+    return { refused: 'addressNotInRealm', why: `${address.text} is not in ${realm}` };
+  };
+  return {
+    status: () => ({
+      gateway: ground.gateway,
+      policy: grants.policy.version,
+      liveGrants: grants.live.size,
+      restingEndpoints: grants.rest.size,
+      bindings: directory.bindings().length,
+      ...running.status(),
+    }),
+    grants: () => [...grants.live.all()].map(operatorView),
+    async revoke(id, byUid) {
+      const record = grants.live.get(id);
+      if (!record) return false;
+      log.info({ grant: id, byUid }, 'revokeAsked');
+      await grants.end(record, 'revokedByOperator');
+      return true;
+    },
+    bindings: () => directory.bindings(),
+    async bind(device, realm, address, byUid) {
+      log.info({ device, realm, address: address.text, byUid }, 'bindAsked');
+      return stray(realm, address) ?? bindings.bind(device, { realm, address });
+    },
+    async unbind(device, realm, address, byUid) {
+      log.info({ device, realm, address: address.text, byUid }, 'unbindAsked');
+      const holder = directory.holderOf({ realm, address })?.device;
+      if (holder && holder !== device) return { refused: 'notBound', why: `${address.text} is held by ${holder}` };
+      return bindings.unbind({ realm, address });
+    },
+    async reload(byUid) {
+      log.info({ byUid }, 'reloadAsked');
+      return running.reload();
+    },
+    explain({ server, device, protocol, port, durationSeconds, from }) {
+      const requestAddress = from ?? grants.policy.servers.get(server)?.apiSources[0]?.address;
+      if (!requestAddress) return { refused: 'serverUnknown', why: `no server ${server} in the rule files` };
+      const reference = device.includes('@') ? { networkAccessIdentifier: device } : { phoneNumber: device };
+      return explainDecision(
+        grants.judge(
+          { name: server, requestAddress },
+          { device: reference, protocol, devicePort: port, durationSeconds },
+        ),
+      );
+    },
+  };
+}
+
+function serverView(record: GrantRecord): Grant {
+  return {
+    id: record.id,
+    device: record.reference,
+    externalEndpoint: record.external,
+    applicationServer: { address: record.remote, ...(record.remotePort > 0 && { port: record.remotePort }) },
+    protocol: record.protocol,
+    devicePort: record.devicePort,
+    status: record.state === 'live' ? 'LIVE' : 'ENDED',
+    startedAtMs: record.startedAtMs,
+    expiresAtMs: record.expiresAtMs,
+    ...(record.endedAtMs !== undefined && { endedAtMs: record.endedAtMs }),
+    ...(record.endCause !== undefined && { endCause: record.endCause }),
+  };
+}
+
+function operatorView(record: GrantRecord): OperatorGrant {
+  return {
+    ...serverView(record),
+    server: record.server,
+    externalId: record.device,
+    inner: record.inner,
+    rule: record.rule,
+  };
+}
+
+/** The widest bounds that any allow gives the server; a bound that one of them does not set does not bind. */
+function limitsOf(policy: Policy, server: ServerName): Omit<ServerLimits, 'liveGrants' | 'generation'> {
+  const own = policy.allows.filter(({ match }: AllowRule) => match.servers?.includes(server) ?? true);
+  const widest = (bound: keyof Limits) =>
+    Math.max(0, ...own.map(({ limits }) => limits[bound] ?? Number.POSITIVE_INFINITY));
+  const quotas = (['grantsPerDevice', 'grantsPerServer', 'requestsPerMinute'] as const).map(
+    (bound) => [bound, widest(bound)] as const,
+  );
+  return {
+    sources: policy.servers.get(server)?.sources ?? [],
+    maxDurationSeconds: widest('durationSeconds'),
+    maxTotalSeconds: widest('totalSeconds'),
+    ...Object.fromEntries(quotas.filter(([, value]) => Number.isFinite(value))),
+  };
+}

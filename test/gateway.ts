@@ -1,0 +1,160 @@
+/**
+ * A gateway without a kernel: the real policy, directory, grants and store
+ * (in memory), the twin as its data plane, and a clock that the test holds.
+ * It can be stopped and started, in the same boot or after a reboot.
+ */
+import { createHash } from 'node:crypto';
+import { address, type Prefix, prefix } from '../agent/core/net.ts';
+import type { Pool } from '../agent/core/pool.ts';
+import { REFUSALS, type RefusalReason } from '../agent/core/reasons.ts';
+import type { ExternalId, GrantId, GrantRequest, InnerAddress, RealmName, ServerName } from '../agent/core/words.ts';
+import type { GateSetup } from '../agent/dataplane/dataplane.ts';
+import { Memory } from '../agent/dataplane/memory.ts';
+import type { ListedDevice } from '../agent/directory/devices.ts';
+import { Directory } from '../agent/directory/directory.ts';
+import { Bindings } from '../agent/grants/bindings.ts';
+import { Grants, type Ground } from '../agent/grants/grants.ts';
+import { Heartbeat, recover } from '../agent/grants/recovery.ts';
+import { type GrantStore, openStore } from '../agent/grants/store.ts';
+import { compilePolicy } from '../agent/policy/compile.ts';
+import type { Policy } from '../agent/policy/policy.ts';
+import { HandClock, KeptLog, seededRandom } from './clock.ts';
+
+export const OUTSIDE_IFINDEX = 2;
+export const INSIDE_IFINDEX = 3;
+export const GRACE_SECONDS = 300;
+
+const POOL: Pool = {
+  ipv4: [prefix('203.0.113.0/30')],
+  ipv6: [prefix('2001:db8:a::/64')],
+  portLow: 20_000,
+  portCount: 16,
+  ipv6Grants: 16,
+};
+const REALM: readonly Prefix[] = [prefix('10.20.0.0/16'), prefix('fd00:20::/48')];
+
+export const RULES = `
+servers:
+  head-end: { certificates: [{ uri: "urn:mtc:head-end" }], sources: [198.51.100.0/24, "2001:db8:51::/48"] }
+  other: { certificates: [{ uri: "urn:mtc:other" }], sources: [192.0.2.64/26] }
+mtcUsers:
+  acme: { certificates: [{ uri: "urn:mtc-user:acme" }], devices: ["*@meters.example"], authorises: [head-end], mayAuthorise: ["*"] }
+rules:
+  - id: meters
+    allow: { servers: [head-end], protocols: [udp, tcp], ports: [5683, "7000-7010"], applicationServer: all }
+    limits: { durationSeconds: 900, totalSeconds: 3600, grantsPerDevice: 3, requestsPerMinute: 10 }
+  - id: no-telnet
+    deny: { ports: [23], reason: "telnet is never wanted" }
+`;
+
+export const M1 = 'm1@meters.example' as ExternalId;
+export const M2 = 'm2@meters.example' as ExternalId;
+export const HEAD_END = { name: 'head-end' as ServerName, requestAddress: address('198.51.100.10') };
+export const OTHER = { name: 'other' as ServerName, requestAddress: address('192.0.2.66') };
+
+export const inner = (text: string): InnerAddress => ({ realm: 'iot' as RealmName, address: address(text) });
+
+export const DEVICES: readonly ListedDevice[] = [
+  { device: { externalId: M1 }, bindings: [inner('10.20.0.2'), inner('fd00:20::2')] },
+  { device: { externalId: M2 }, bindings: [] },
+];
+
+export function policyOf(text: string): Policy {
+  const digest = (what: string) => createHash('sha256').update(what).digest('hex');
+  const compiled = compilePolicy([{ file: 'rules.yaml', text }], { digest });
+  if ('issues' in compiled)
+    throw new Error(compiled.issues.map(({ line, message }) => `${line}: ${message}`).join('\n'));
+  return compiled.policy;
+}
+
+/** A request as a server may make it; what matters to a test is named by it. */
+export function ask(changes: Partial<GrantRequest> = {}): GrantRequest {
+  return {
+    device: { networkAccessIdentifier: M1 },
+    protocol: 'udp',
+    devicePort: 5683,
+    durationSeconds: 600,
+    ...changes,
+  };
+}
+
+export class TestGateway {
+  readonly clock = new HandClock();
+  readonly log = new KeptLog();
+  readonly forgotten: string[] = [];
+  readonly store: GrantStore;
+  /** Set: no grant can be opened. */
+  notReady: string | undefined;
+  memory: Memory;
+  directory!: Directory;
+  grants!: Grants;
+  bindings!: Bindings;
+  heartbeat!: Heartbeat;
+  #boot = 1;
+  #ids = 0;
+
+  constructor(store = openStore(':memory:')) {
+    this.store = store;
+    this.memory = this.#bareMetal();
+  }
+
+  static async started(rules = RULES, devices = DEVICES): Promise<TestGateway> {
+    const gateway = new TestGateway();
+    await gateway.start(rules, devices);
+    return gateway;
+  }
+
+  /** What a start of the agent does, in its order; record and gate stay as they are. */
+  async start(rules = RULES, devices = DEVICES): Promise<void> {
+    const policy = policyOf(rules);
+    this.directory = new Directory();
+    const ground: Ground = {
+      gateway: 'gw-1',
+      bootId: `boot-${this.#boot}`,
+      pool: POOL,
+      dataplane: this.memory,
+      store: this.store,
+      directory: this.directory,
+      clock: this.clock,
+      random: seededRandom(this.#boot * 1000 + this.#ids),
+      log: this.log,
+      refuse: (reason: RefusalReason, { why, ...facts }) => {
+        this.log.info({ reason, why, ...facts }, 'refused');
+        return { reason, step: REFUSALS[reason].step, instance: 'urn:uuid:0', why, ...facts };
+      },
+      metrics: { granted: () => {}, ended: () => {} },
+      newId: () => `grant-${++this.#ids}` as GrantId,
+      notReady: () => this.notReady,
+    };
+    this.grants = new Grants(ground, policy);
+    this.bindings = new Bindings(ground, this.grants, async (freed) => void this.forgotten.push(freed.text));
+    this.heartbeat = new Heartbeat(ground, this.grants, GRACE_SECONDS);
+    this.directory.setDevices(devices.map(({ device }) => device));
+    this.directory.apply({ losses: [], gains: this.store.bindings() });
+    this.grants.withdrawSources();
+    await recover(ground, this.grants, GRACE_SECONDS);
+    await this.bindings.replaceFile(devices);
+    await this.grants.switchPolicy(policy);
+    await this.heartbeat.beat();
+  }
+
+  /** The machine boots anew: the gate is empty, the clocks begin again. */
+  reboot(awaySeconds = 1): void {
+    this.#boot += 1;
+    this.clock.reboot(awaySeconds);
+    this.memory = this.#bareMetal();
+  }
+
+  #bareMetal(): Memory {
+    const setup: GateSetup = {
+      pool: POOL,
+      outside: { ifindex: OUTSIDE_IFINDEX, nextHops: {} },
+      inside: [{ ifindex: INSIDE_IFINDEX, realm: this.store.idOf('realm', 'iot'), prefixes: REALM, nextHops: {} }],
+      own: [{ address: address('10.20.0.1'), on: 'inside' }],
+      services: [],
+      orphanGraceSeconds: GRACE_SECONDS,
+      udpTombstoneSeconds: 30,
+    };
+    return new Memory(this.clock, setup);
+  }
+}

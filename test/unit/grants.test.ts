@@ -1,0 +1,461 @@
+/**
+ * Grants from end to end without a kernel: what is asked, recorded, opened and
+ * ended, seen from outside by packets that the twin judges.
+ */
+import { describe, expect, test } from 'vitest';
+import { address } from '../../agent/core/net.ts';
+import type { Refusal } from '../../agent/core/reasons.ts';
+import type { GrantRequest } from '../../agent/core/words.ts';
+import type { GrantRecord } from '../../agent/grants/record.ts';
+import { ethernet, ip, tcp, udp } from '../frames.ts';
+import {
+  ask,
+  DEVICES,
+  HEAD_END,
+  INSIDE_IFINDEX,
+  inner,
+  M1,
+  M2,
+  OTHER,
+  OUTSIDE_IFINDEX,
+  policyOf,
+  RULES,
+  TestGateway,
+} from '../gateway.ts';
+
+async function granted(gateway: TestGateway, changes: Partial<GrantRequest> = {}): Promise<GrantRecord> {
+  const answer = await gateway.grants.request(HEAD_END, ask(changes));
+  if ('reason' in answer) throw new Error(`refused: ${answer.reason} (${answer.why})`);
+  return answer;
+}
+
+async function refused(gateway: TestGateway, changes: Partial<GrantRequest> = {}, who = HEAD_END): Promise<Refusal> {
+  const answer = await gateway.grants.request(who, ask(changes));
+  if (!('reason' in answer)) throw new Error('granted');
+  return answer;
+}
+
+/** What becomes of a packet to a grant's external endpoint. */
+function knock(gateway: TestGateway, { external, protocol }: GrantRecord, from = '198.51.100.10'): string {
+  const upper = protocol === 'udp' ? udp(40_000, external.port, 'knock') : tcp(40_000, external.port);
+  const verdict = gateway.memory.judge(
+    'outsideIngress',
+    OUTSIDE_IFINDEX,
+    ethernet(ip(from, external.address.text, upper)),
+  );
+  return verdict.verdict === 'drop' ? verdict.reason : verdict.verdict;
+}
+
+/** What becomes of the device's answer. */
+function answer(gateway: TestGateway, { inner: from, devicePort }: GrantRecord, to = '198.51.100.10'): string {
+  const frame = ethernet(ip(from.address.text, to, udp(devicePort, 40_000, 'answer')));
+  const verdict = gateway.memory.judge('insideIngress', INSIDE_IFINDEX, frame);
+  return verdict.verdict === 'drop' ? verdict.reason : verdict.verdict;
+}
+
+describe('a grant', () => {
+  test('opens exactly one way, both ways, from the moment it is answered', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    expect(record).toMatchObject({
+      server: 'head-end',
+      device: M1,
+      rule: 'meters',
+      family: 'ipv4',
+      grantedSeconds: 600,
+    });
+    expect(knock(gateway, record)).toBe('redirect');
+    expect(answer(gateway, record)).toBe('redirect');
+    expect(knock(gateway, record, '198.51.100.11')).toBe('wrongSource');
+    expect(knock(gateway, record, '192.0.2.66')).toBe('wrongSource');
+    expect(answer(gateway, record, '198.51.100.11')).toBe('wrongRemote');
+    expect(gateway.store.find(record.id)).toEqual(record);
+  });
+
+  test('is cut to what the rule gives', async () => {
+    const gateway = await TestGateway.started();
+    expect((await granted(gateway, { durationSeconds: 10_000 })).grantedSeconds).toBe(900);
+  });
+
+  test('ends at its end, in the gate to the tick and on record with the next sweep', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    for (const seconds of [299, 299]) {
+      gateway.clock.pass(seconds);
+      await gateway.heartbeat.beat();
+    }
+    gateway.clock.pass(1);
+    expect(knock(gateway, record)).toBe('redirect');
+    gateway.clock.pass(1);
+    expect(knock(gateway, record)).toBe('grantEnded');
+    await gateway.grants.sweep();
+    expect(gateway.grants.show(HEAD_END, record.id)).toMatchObject({ state: 'ended', endCause: 'expired' });
+    expect(gateway.grants.list(HEAD_END)).toEqual([]);
+  });
+
+  test('ends when it is given back: packets stop before the answer', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    await gateway.grants.end(record, 'endedByServer');
+    expect(knock(gateway, record)).toBe('grantEnded');
+    expect(answer(gateway, record)).toBe('tombstone');
+    expect(gateway.store.find(record.id)).toMatchObject({ state: 'ended', endCause: 'endedByServer' });
+  });
+
+  test('rests 120 s before its endpoint may stand for another', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    const free = gateway.grants.endpoints.available('ipv4', 'udp');
+    await gateway.grants.end(record, 'endedByServer');
+    gateway.clock.pass(119.9);
+    await gateway.grants.sweep();
+    expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(free);
+    gateway.clock.pass(0.1);
+    await gateway.grants.sweep();
+    expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(free + 1);
+    expect(knock(gateway, record)).toBe('noGrant');
+  });
+
+  test("of IPv6 is asked for by family, and by the application server's", async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway, { applicationServer: { address: address('2001:db8:51::7'), port: 40_000 } });
+    expect(record).toMatchObject({ family: 'ipv6', remotePort: 40_000 });
+    expect(knock(gateway, record, '2001:db8:51::7')).toBe('redirect');
+    expect(await refused(gateway, { ipFamily: 'ipv6' })).toMatchObject({ reason: 'applicationServerRequired' });
+  });
+});
+
+describe('a refusal names its reason', () => {
+  test.each<[string, Partial<GrantRequest>]>([
+    ['deviceUnknown', { device: { networkAccessIdentifier: 'nobody@meters.example' } }],
+    ['deniedByRule', { devicePort: 23 }],
+    ['noRuleAllows', { devicePort: 80 }],
+    ['applicationServerNotAllowed', { applicationServer: { address: address('203.0.113.200') } }],
+    ['familyMismatch', { ipFamily: 'ipv4', applicationServer: { address: address('2001:db8:51::7') } }],
+    ['deviceUnreachable', { device: { networkAccessIdentifier: M2 } }],
+  ])('%s', async (reason, changes) => {
+    const gateway = await TestGateway.started();
+    expect(await refused(gateway, changes)).toMatchObject({ reason });
+    expect(gateway.store.live()).toEqual([]);
+  });
+
+  test("notAuthorisedByMtcUser: a server that the device's owner does not name", async () => {
+    const gateway = await TestGateway.started();
+    expect(await refused(gateway, {}, OTHER)).toMatchObject({ reason: 'notAuthorisedByMtcUser', step: 'mtcUser' });
+  });
+
+  test('alreadyExists, with the grant that is there, also while that one is being written', async () => {
+    const gateway = await TestGateway.started();
+    const [first, second] = await Promise.all([
+      gateway.grants.request(HEAD_END, ask()),
+      gateway.grants.request(HEAD_END, ask({ applicationServer: { address: address('198.51.100.11') } })),
+    ]);
+    expect(first).toMatchObject({ state: 'live' });
+    expect(second).toMatchObject({ reason: 'alreadyExists', members: { grantId: (first as GrantRecord).id } });
+    expect(await refused(gateway)).toMatchObject({ reason: 'alreadyExists' });
+  });
+
+  test('grantsPerDeviceExceeded, counting those that are being written', async () => {
+    const gateway = await TestGateway.started();
+    const ports = [7000, 7001, 7002, 7003];
+    const answers = await Promise.all(ports.map((devicePort) => gateway.grants.request(HEAD_END, ask({ devicePort }))));
+    expect(answers.map((one) => ('reason' in one ? one.reason : one.state))).toEqual([
+      'live',
+      'live',
+      'live',
+      'grantsPerDeviceExceeded',
+    ]);
+  });
+
+  test('rateExceeded, and heard again a minute later', async () => {
+    const gateway = await TestGateway.started();
+    for (let i = 0; i < 10; i++) await refused(gateway, { devicePort: 23 });
+    expect(await refused(gateway)).toMatchObject({ reason: 'rateExceeded', rule: 'meters' });
+    gateway.clock.pass(60);
+    await granted(gateway);
+  });
+
+  test('endpointsExhausted: nothing is evicted', async () => {
+    const free = RULES.replace('grantsPerDevice: 3, requestsPerMinute: 10', 'grantsPerServer: 1000');
+    const gateway = await TestGateway.started(free.replace('5683, "7000-7010"', '"7000-7999"'));
+    for (let i = 0; i < 64; i++) await granted(gateway, { devicePort: 7000 + i });
+    expect(await refused(gateway, { devicePort: 7999 })).toMatchObject({ reason: 'endpointsExhausted' });
+    expect(gateway.grants.live.size).toBe(64);
+  });
+
+  test('gatewayNotReady, also where that comes about while the record is written', async () => {
+    const gateway = await TestGateway.started();
+    gateway.notReady = 'no table';
+    expect(await refused(gateway)).toMatchObject({ reason: 'gatewayNotReady', why: 'no table' });
+    gateway.notReady = undefined;
+    const pending = gateway.grants.request(HEAD_END, ask());
+    gateway.notReady = 'no table';
+    expect(await pending).toMatchObject({ reason: 'changedWhileDeciding', why: 'no table' });
+    expect([...gateway.memory.entries()]).toEqual([]);
+  });
+});
+
+describe('a decision waits for its commit', () => {
+  /** Asks, and does something else before the record is known to be durable. */
+  async function meanwhile(gateway: TestGateway, act: () => Promise<unknown>): Promise<unknown> {
+    const { insert } = gateway.store;
+    gateway.store.insert = async (record) => {
+      await insert(record);
+      await act();
+    };
+    return gateway.grants.request(HEAD_END, ask());
+  }
+
+  test('the device was unbound meanwhile: nothing opens, and the record says why', async () => {
+    const gateway = await TestGateway.started(
+      RULES,
+      DEVICES.map(({ device }) => ({ device, bindings: [] })),
+    );
+    await gateway.bindings.bind(M1, inner('10.20.0.2'));
+    const answered = await meanwhile(gateway, () => gateway.bindings.unbind(inner('10.20.0.2')));
+    expect(answered).toMatchObject({ reason: 'changedWhileDeciding', why: 'deviceUnbound' });
+    expect([...gateway.memory.entries()]).toEqual([]);
+    expect(gateway.store.endedSince(0)).toMatchObject([{ endCause: 'deviceUnbound' }]);
+  });
+
+  test('the rules changed meanwhile', async () => {
+    const gateway = await TestGateway.started();
+    const answered = await meanwhile(gateway, () =>
+      gateway.grants.switchPolicy(policyOf(RULES.replace('5683', '5684'))),
+    );
+    expect(answered).toMatchObject({ reason: 'changedWhileDeciding', why: 'ruleChanged' });
+    expect([...gateway.memory.entries()]).toEqual([]);
+  });
+
+  test('the store fails: nothing opens, the endpoint is free again', async () => {
+    const gateway = await TestGateway.started();
+    const free = gateway.grants.endpoints.available('ipv4', 'udp');
+    gateway.store.close();
+    await expect(gateway.grants.request(HEAD_END, ask())).rejects.toMatchObject({ code: 'storeFailed' });
+    expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(free);
+    expect([...gateway.memory.entries()]).toEqual([]);
+  });
+
+  test('the gate fails: the record ends', async () => {
+    const gateway = await TestGateway.started();
+    gateway.memory.open = () => {
+      throw new Error('the kernel said no');
+    };
+    await expect(gateway.grants.request(HEAD_END, ask())).rejects.toThrow('the kernel said no');
+    expect(gateway.store.endedSince(0)).toMatchObject([{ endCause: 'gateFault' }]);
+    expect(gateway.grants.live.size).toBe(0);
+  });
+});
+
+describe('an address changes hands', () => {
+  const unbound = DEVICES.map(({ device }) => ({ device, bindings: [] }));
+
+  test('unbound: its grants end with that cause, its tracked flows go, and it is heard again only then', async () => {
+    const gateway = await TestGateway.started(RULES, unbound);
+    await gateway.bindings.bind(M1, inner('10.20.0.2'));
+    const record = await granted(gateway);
+    gateway.forgotten.length = 0;
+    const pending = gateway.bindings.unbind(inner('10.20.0.2'));
+    await Promise.resolve();
+    expect(answer(gateway, record)).toBe('addressChangingHands');
+    expect(await pending).toBeUndefined();
+    expect(gateway.grants.show(HEAD_END, record.id)).toMatchObject({ state: 'ended', endCause: 'deviceUnbound' });
+    expect(gateway.forgotten).toEqual(['10.20.0.2']);
+    expect(answer(gateway, record)).toBe('tombstone');
+  });
+
+  test("given to another device: the first one's grants end, and only the second can be granted", async () => {
+    const gateway = await TestGateway.started(RULES, unbound);
+    await gateway.bindings.bind(M1, inner('10.20.0.2'));
+    const record = await granted(gateway);
+    await gateway.bindings.bind(M2, inner('10.20.0.2'));
+    expect(gateway.grants.show(HEAD_END, record.id)).toMatchObject({ endCause: 'addressReassigned' });
+    expect(knock(gateway, record)).toBe('grantEnded');
+    expect(await refused(gateway)).toMatchObject({ reason: 'deviceUnreachable' });
+    const next = await granted(gateway, { device: { networkAccessIdentifier: M2 } });
+    expect(knock(gateway, next)).toBe('redirect');
+  });
+
+  test('what could not be carried out leaves the binding as it was, the grants ended, and the next change goes on', async () => {
+    const gateway = await TestGateway.started(RULES, unbound);
+    await gateway.bindings.bind(M1, inner('10.20.0.2'));
+    const record = await granted(gateway);
+    gateway.forgotten.push = () => {
+      throw new Error('no conntrack');
+    };
+    await expect(gateway.bindings.bind(M2, inner('10.20.0.2'))).rejects.toThrow('no conntrack');
+    expect(gateway.directory.holderOf(inner('10.20.0.2'))?.device).toBe(M1);
+    expect(knock(gateway, record)).toBe('grantEnded');
+    gateway.forgotten.push = () => 0;
+    expect(await gateway.bindings.bind(M2, inner('10.20.0.2'))).toBeUndefined();
+    expect(gateway.directory.holderOf(inner('10.20.0.2'))?.device).toBe(M2);
+  });
+});
+
+describe('a new policy', () => {
+  test.each([
+    ['the rule is gone', 'ruleChanged', RULES.replace('5683', '5684')],
+    [
+      'the MTC user no longer authorises the server',
+      'serverUnauthorised',
+      RULES.replace('authorises: [head-end]', 'authorises: [other]'),
+    ],
+    ["the server's sources moved", 'ruleChanged', RULES.replace('198.51.100.0/24', '198.51.100.128/25')],
+  ])('%s: the grant ends', async (_, cause, rules) => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    await gateway.grants.switchPolicy(policyOf(rules));
+    expect(gateway.grants.show(HEAD_END, record.id)).toMatchObject({ state: 'ended', endCause: cause });
+    expect(['wrongSource', 'grantEnded']).toContain(knock(gateway, record));
+  });
+
+  test('a grant lives on that the new policy allows too, by whatever rule', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    await gateway.grants.switchPolicy(
+      policyOf(RULES.replace('id: meters', 'id: renamed').replace('durationSeconds: 900', 'durationSeconds: 60')),
+    );
+    expect(knock(gateway, record)).toBe('redirect');
+  });
+
+  test("sources that move to another server are of the new one, and the old one's grants do not follow", async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway, { applicationServer: { address: 'all' } });
+    expect(knock(gateway, record, '198.51.100.77')).toBe('redirect');
+    const moved = RULES.replace('192.0.2.64/26', '198.51.100.0/24').replace(
+      '[198.51.100.0/24, "2001:db8:51::/48"]',
+      '["2001:db8:51::/48"]',
+    );
+    await gateway.grants.switchPolicy(policyOf(moved));
+    expect(knock(gateway, record, '198.51.100.77')).not.toBe('redirect');
+    expect(gateway.memory.classes().size).toBe(2);
+  });
+});
+
+describe('a restart', () => {
+  test('loses no live grant and no packet of it', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    gateway.clock.pass(10);
+    await gateway.start();
+    expect(knock(gateway, record)).toBe('redirect');
+    expect(gateway.grants.list(HEAD_END)).toEqual([record]);
+  });
+
+  test('an ended grant stays ended, and its endpoint goes on resting', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    await gateway.grants.end(record, 'endedByServer');
+    gateway.clock.pass(60);
+    await gateway.start();
+    const all = gateway.grants.endpoints.available('ipv4', 'udp');
+    gateway.clock.pass(59);
+    await gateway.grants.sweep();
+    expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(all);
+    gateway.clock.pass(1);
+    await gateway.grants.sweep();
+    expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(all + 1);
+    expect(gateway.grants.show(HEAD_END, record.id)).toMatchObject({ state: 'ended', endCause: 'endedByServer' });
+  });
+
+  test('killed between record and gate: the grant was never open, and ends', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    gateway.memory.end(record.index, record.number, 0n);
+    gateway.memory.forget(gateway.grants.mapping(record));
+    await gateway.start();
+    expect(gateway.store.find(record.id)).toMatchObject({ endCause: 'lostInGate' });
+  });
+
+  test('killed between gate and record: the end holds', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    gateway.memory.end(record.index, record.number, gateway.clock.monotonicNs() - 1n);
+    await gateway.start();
+    expect(gateway.store.find(record.id)).toMatchObject({ endCause: 'endedInGate' });
+    expect(knock(gateway, record)).toBe('grantEnded');
+  });
+
+  test('with other rules ends what they do not allow', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    await gateway.start(RULES.replace('5683', '5684'));
+    expect(gateway.store.find(record.id)).toMatchObject({ endCause: 'ruleChanged' });
+  });
+
+  test('with another devices file ends the grants of what moved', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    await gateway.start(RULES, [
+      { device: { externalId: M1 }, bindings: [] },
+      { device: { externalId: M2 }, bindings: [inner('10.20.0.2')] },
+    ]);
+    expect(gateway.store.find(record.id)).toMatchObject({ endCause: 'addressReassigned' });
+    expect(gateway.forgotten).toContain('10.20.0.2');
+  });
+
+  test('after the grace: grants live on whose binding the devices file vouches for; others end', async () => {
+    const devices = DEVICES.map((one) => ({ ...one, bindings: one.bindings.slice(0, 1) }));
+    const gateway = await TestGateway.started(RULES, devices);
+    await gateway.bindings.bind(M2, inner('10.20.0.3'));
+    const byFile = await granted(gateway);
+    const byManagement = await granted(gateway, { device: { networkAccessIdentifier: M2 } });
+    gateway.clock.pass(301);
+    expect(knock(gateway, byFile)).toBe('agentLost');
+    await gateway.start(RULES, devices);
+    expect(knock(gateway, byFile)).toBe('redirect');
+    expect(gateway.store.find(byManagement.id)).toMatchObject({ endCause: 'bindingUnconfirmed' });
+    expect(knock(gateway, byManagement)).toBe('grantEnded');
+  });
+
+  test('after a reboot: open again until the same moment, and not a second longer', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    gateway.clock.pass(100);
+    gateway.reboot(60);
+    await gateway.start();
+    expect(knock(gateway, record)).toBe('redirect');
+    gateway.clock.pass(299);
+    await gateway.heartbeat.beat();
+    gateway.clock.pass(140);
+    expect(knock(gateway, record)).toBe('redirect');
+    gateway.clock.pass(1);
+    expect(knock(gateway, record)).toBe('grantEnded');
+  });
+
+  test('after a reboot with a clock that went back: all end', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    gateway.reboot(-1);
+    await gateway.start();
+    expect(gateway.store.find(record.id)).toMatchObject({ endCause: 'clockUncertain' });
+  });
+});
+
+describe('the heartbeat', () => {
+  test('that had run out is not simply written again', async () => {
+    const gateway = await TestGateway.started(
+      RULES,
+      DEVICES.map(({ device }) => ({ device, bindings: [] })),
+    );
+    await gateway.bindings.bind(M1, inner('10.20.0.2'));
+    const record = await granted(gateway);
+    gateway.clock.pass(301);
+    await gateway.heartbeat.beat();
+    expect(gateway.store.find(record.id)).toMatchObject({ endCause: 'bindingUnconfirmed' });
+    expect(knock(gateway, record)).toBe('grantEnded');
+  });
+
+  test('brings ends down by the length of a suspend first', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    gateway.clock.suspend(590);
+    await gateway.heartbeat.beat();
+    gateway.clock.pass(9);
+    expect(knock(gateway, record)).toBe('redirect');
+    gateway.clock.pass(2);
+    expect(knock(gateway, record)).toBe('grantEnded');
+    await gateway.grants.sweep();
+    expect(gateway.store.find(record.id)).toMatchObject({ endCause: 'expired' });
+  });
+});
