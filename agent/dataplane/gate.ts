@@ -10,7 +10,7 @@
  * Only one agent may hold the gate at a time; main sees to it.
  */
 import { AgentError } from '../core/errors.ts';
-import { type Address, hostPrefix, type Prefix } from '../core/net.ts';
+import { type Address, contains, hostPrefix, type Prefix, prefix } from '../core/net.ts';
 import { entryCount, type Pool } from '../core/pool.ts';
 import { DENIAL_REASONS, DENIALS, type DenialReason, denialOfNumber } from '../core/reasons.ts';
 import { type AttachMode, type Attachment, Attachments, type Interfaces } from './attachment.ts';
@@ -35,6 +35,10 @@ const PROGRAMS: Readonly<Record<Hook, string>> = {
   insideIngress: 'gate_inside_ingress',
 };
 
+/** In the tries an IPv6 prefix such as ::/0 holds the mapped form of all IPv4 too, but for this entry, which means none. */
+const ALL_IPV4 = prefix('0.0.0.0/0');
+const NONE = 0;
+const LINK_LOCAL = prefix('fe80::/10');
 const SECOND_NS = 1_000_000_000n;
 const TC_ACT = { ok: 0, shot: 2, redirect: 7, unspec: -1 } as const;
 
@@ -202,16 +206,19 @@ export class Gate implements JudgingDataplane {
   classes(): ReadonlyMap<string, number> {
     const { classes } = this.#maps;
     const found = classes.keys().map((key) => [layout.prefixText(key), classes.lookup(key)] as const);
-    return new Map(found.flatMap(([text, id]) => (id ? [[text, layout.readU32(id)]] : [])));
+    const known = found.map(([text, id]) => [text, id ? layout.readU32(id) : NONE] as const);
+    return new Map(known.filter(([, id]) => id !== NONE));
   }
 
-  removeClass(prefix: Prefix): void {
-    this.#maps.classes.remove(layout.prefixKey(prefix));
+  removeClass(of: Prefix): void {
+    const key = layout.prefixKey(of);
+    if (of.text === ALL_IPV4.text) this.#maps.classes.update(key, u32(NONE));
+    else this.#maps.classes.remove(key);
   }
 
-  addClass(prefix: Prefix, classId: number): void {
-    if (classId === 0) throw new AgentError('gateFault', `${prefix.text}: class 0 stands for no class`);
-    this.#maps.classes.update(layout.prefixKey(prefix), u32(classId));
+  addClass(of: Prefix, classId: number): void {
+    if (classId === NONE) throw new AgentError('gateFault', `${of.text}: class 0 stands for no class`);
+    this.#maps.classes.update(layout.prefixKey(of), u32(classId));
   }
 
   setChanging(realm: number, address: Address, changing: boolean): void {
@@ -252,6 +259,7 @@ export class Gate implements JudgingDataplane {
     Atomics.store(this.#state, STATE.orphan_grace, BigInt(setup.orphanGraceSeconds) * SECOND_NS);
     Atomics.store(this.#state, STATE.tombstone, BigInt(setup.udpTombstoneSeconds) * SECOND_NS);
     replace(owned, ownedPrefixes(setup));
+    if (!this.classes().has(ALL_IPV4.text)) this.removeClass(ALL_IPV4);
     replace(
       realms,
       setup.inside.map((one) => [u32(one.realm), layout.routeBytes(one.ifindex, one.nextHops)]),
@@ -284,7 +292,7 @@ function replace(map: BpfMap, wanted: readonly Pair[]): void {
 function ownedPrefixes({ inside, own }: GateSetup): readonly Pair[] {
   const realms = inside.flatMap(({ prefixes }) => prefixes.map((one) => [one, OWNERS.realm] as const));
   const host = own
-    .filter(({ address }) => !/^fe[89ab]/.test(address.text))
+    .filter(({ address }) => !contains(LINK_LOCAL, address))
     .map(({ address, on }) => [hostPrefix(address), on === 'inside' ? OWNERS.gateway : OWNERS.host] as const);
-  return [...realms, ...host].map(([one, owner]) => [layout.prefixKey(one), u32(owner)]);
+  return [[ALL_IPV4, NONE] as const, ...realms, ...host].map(([one, owner]) => [layout.prefixKey(one), u32(owner)]);
 }
