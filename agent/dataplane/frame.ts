@@ -34,7 +34,9 @@ const ICMP_OF = {
 /** Router solicitation, neighbour solicitation, neighbour advertisement: what a device may say to its router. */
 const NEIGHBOUR_DISCOVERY: readonly number[] = [133, 135, 136];
 
-const IMPOSSIBLE_SOURCES = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/3', '::1/128', 'ff00::/8'].map(prefix);
+const IMPOSSIBLE_SOURCES = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32', '::1/128', 'ff00::/8'].map(
+  prefix,
+);
 const LINK_LOCAL_MULTICAST = prefix('ff02::/16');
 
 export interface Ports {

@@ -1,8 +1,8 @@
 /**
  * What both data planes are tested on: one set-up, one set of grants with a
- * place for each case, and how their packets look. Ends and heartbeats lie
- * minutes away from now, so that nothing here depends on how fast it runs:
- * the kernel's clock cannot be held still.
+ * place for each case. Ends and heartbeats lie well away from now, so that
+ * nothing here depends on how fast it runs: the kernel's clock cannot be held
+ * still. Nor far in the past, since that clock begins when the machine does.
  */
 import { type Address, address, type Prefix, parseEndpoint, prefix } from '../../agent/core/net.ts';
 import { indexOfIpv4, ipv4Entries, type Pool } from '../../agent/core/pool.ts';
@@ -76,8 +76,8 @@ export function setupOf(interfaces: Interfaces): GateSetup {
       { protocol: 'udp', port: 53 },
       { protocol: 'icmp', port: 0 },
     ],
-    orphanGraceSeconds: 300,
-    udpTombstoneSeconds: 600,
+    orphanGraceSeconds: 30,
+    udpTombstoneSeconds: 30,
   };
 }
 

@@ -22,7 +22,7 @@ export function describePackets(rig: () => Rig): void {
       plane.heartbeat(nowNs());
       for (const grant of Object.values(GRANTS)) plane.open(grant, nowNs() + HOUR);
       for (const grant of Object.values(ENDED)) plane.open(grant, nowNs() - SECOND);
-      plane.open(LONG_ENDED, nowNs() - HOUR);
+      plane.open(LONG_ENDED, nowNs() - 40n * SECOND);
     });
 
     const look = (hook: Hook, ifindex: (rig: Rig) => number) => (_: string, packet: Uint8Array, outcome: Outcome) =>

@@ -123,7 +123,7 @@ export const OUTSIDE_INGRESS: readonly Row[] = [
   ['the inner gateway as source', ip('10.20.0.1', '192.0.2.2', udp(1, 2)), 'spoofedSource'],
   ['an inner IPv6 source', ip(DEVICE6, '2001:db8:0:1::2', udp(1, 2)), 'spoofedSource'],
   ['from inside to inside', ip(DEVICE, '10.20.0.3', udp(1, 2)), 'spoofedSource'],
-  ...['0.0.0.0', '0.1.2.3', '127.0.0.1', '224.0.0.1', '239.1.1.1', '240.0.0.1', '255.255.255.255'].map(
+  ...['0.0.0.0', '0.1.2.3', '127.0.0.1', '224.0.0.1', '239.1.1.1', '255.255.255.255'].map(
     (source): Row => [`source ${source}`, ip(source, '192.0.2.2', udp(1, 2)), 'spoofedSource'],
   ),
   ...['::1', '::', 'ff02::1', 'ff0e::1'].map(
