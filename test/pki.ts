@@ -118,7 +118,7 @@ function createCa(
     };
   }
 
-  const own = parent ? parent({ name }, CA_EXTENSIONS) : sign({ name: 'ca' }, CA_EXTENSIONS, true);
+  const own = parent ? parent({ name }, CA_EXTENSIONS) : sign({ name }, CA_EXTENSIONS, true);
   writeFileSync(file('ca.pem'), own.certificate);
   writeFileSync(file('ca.key'), own.key);
   const crlFile = file('crl.pem');
@@ -145,7 +145,9 @@ subjectKeyIdentifier = hash
 /** Alternative names stand in a section of their own: there a comma is part of the value, not a separator. */
 function leafExtensions(request: CertificateRequest): string {
   const usage = request.usage ?? ['clientAuth'];
-  const names = (request.san ?? []).map((entry, at) => entry.replace(/^([A-Za-z]+):/, `$1.${at} = `));
+  const names = (request.san ?? []).map((entry, at) =>
+    entry.replace(/["'\\$#]/g, '\\$&').replace(/^([A-Za-z]+):/, `$1.${at} = `),
+  );
   return [
     '[v3]',
     'basicConstraints = CA:false',

@@ -18,8 +18,8 @@ import type { TLSSocket } from 'node:tls';
 interface Connection {
   readonly raw: Socket;
   readonly peer: string;
-  /** Requests that are being answered. */
-  answering: number;
+  /** Requests that have no whole answer yet. */
+  readonly open: Set<{ readonly request: IncomingMessage; readonly response: ServerResponse }>;
   retired: boolean;
 }
 
@@ -41,10 +41,11 @@ export class Connections {
     server.on('request', (request: IncomingMessage, response: ServerResponse) => {
       const connection = this.#secure.get(request.socket);
       if (!connection) return;
-      connection.answering += 1;
+      const exchange = { request, response };
+      connection.open.add(exchange);
       response.once('close', () => {
-        connection.answering -= 1;
-        if (connection.retired && connection.answering === 0) request.socket.destroySoon();
+        connection.open.delete(exchange);
+        if (connection.retired && connection.open.size === 0) request.socket.destroySoon();
       });
     });
   }
@@ -54,16 +55,20 @@ export class Connections {
     return this.#secure.get(socket)?.retired === false;
   }
 
-  /** Whether a request of it is being answered. */
-  answering(socket: Socket): boolean {
-    return (this.#secure.get(socket)?.answering ?? 0) > 0;
+  /**
+   * Whether something written to the socket now would be read as an answer to
+   * what has just failed to arrive: nothing is open, or that alone.
+   */
+  answerable(socket: Socket): boolean {
+    const open = [...(this.#secure.get(socket)?.open ?? [])];
+    return open.length <= 1 && open.every(({ request, response }) => !request.complete && !response.headersSent);
   }
 
   /** Ends every connection: now where nothing is being answered, else with the answer. */
   retire(): void {
     for (const connection of this.#byPeer.values()) {
       connection.retired = true;
-      if (connection.answering === 0) connection.raw.destroy();
+      if (connection.open.size === 0) connection.raw.destroy();
     }
   }
 
@@ -80,7 +85,7 @@ export class Connections {
       raw.destroy();
       return;
     }
-    const connection: Connection = { raw, peer: peerOf(raw), answering: 0, retired: false };
+    const connection: Connection = { raw, peer: peerOf(raw), open: new Set(), retired: false };
     this.#perAddress.set(remote, count + 1);
     this.#byPeer.set(connection.peer, connection);
     raw.once('close', () => {

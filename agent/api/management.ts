@@ -101,7 +101,7 @@ export async function startManagement(
     serverFactory: (handler) => server.on('request', handler),
   });
   answerErrors(app, log);
-  addRoutes(app, useCases, (socket) => peerUid(socket));
+  addRoutes(app, useCases, peerUid);
   await app.ready();
   await removeStale(path);
   // listen() binds before it returns, so the mask covers the making of the file and nothing else.
@@ -173,6 +173,7 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
     const declined = await useCases.bind(device, realm, address, uidOf(request.raw.socket));
     return declined ? reply.code(409).send(errorBody(declined.refused, declined.why)) : reply.code(204).send();
   });
+  // A client must say the length of this body itself: Node's does so for POST alone.
   app.delete('/bindings', async (request, reply) => {
     const { device, realm, address } = BINDING.parse(request.body);
     const declined = await useCases.unbind(device, realm, address, uidOf(request.raw.socket));

@@ -245,8 +245,8 @@ class Api implements ApiServer {
   /** What cannot be read as HTTP, or did not come in time, after a handshake that passed. */
   #answerMalformed(fault: Error & { code?: string }, socket: Socket): void {
     const { code = '', message } = fault;
-    // With an answer on its way, a second one would be read as part of it. A failed handshake comes here too.
-    if (!this.#connections.current(socket) || this.#connections.answering(socket) || !socket.writable) {
+    // A failed handshake comes here too; and what is written must not pass for the answer to another request.
+    if (!this.#connections.current(socket) || !this.#connections.answerable(socket) || !socket.writable) {
       socket.destroy();
       return;
     }

@@ -9,6 +9,7 @@
  * the handshake rather than be overlooked (RFC 5280 6.3).
  */
 import { constants, X509Certificate } from 'node:crypto';
+import type { Socket } from 'node:net';
 import { createSecureContext, type SecureContextOptions, type TLSSocket } from 'node:tls';
 import { AgentError } from '../core/errors.ts';
 import type { Clock, Log } from '../core/ports.ts';
@@ -116,6 +117,7 @@ const TLS_REASONS: Readonly<Record<string, TlsReason>> = {
   UNABLE_TO_GET_CRL: 'tlsRevocationUnknown',
   CRL_HAS_EXPIRED: 'tlsRevocationUnknown',
   CRL_NOT_YET_VALID: 'tlsRevocationUnknown',
+  CRL_SIGNATURE_FAILURE: 'tlsRevocationUnknown',
   INVALID_PURPOSE: 'tlsWrongUse',
   ERR_SSL_UNSUPPORTED_PROTOCOL: 'tlsVersion',
   ERR_TLS_HANDSHAKE_TIMEOUT: 'tlsTimeout',
@@ -149,7 +151,16 @@ export function handshakeLog(log: Log, clock: Clock, linesPerSecond = 20): (faul
       leftOut += 1;
       return;
     }
-    log.info({ remote: socket.remoteAddress, ...reasonOf(fault, socket), leftOut }, 'tlsRefused');
+    log.info({ remote: remoteOf(socket), ...reasonOf(fault, socket), leftOut }, 'tlsRefused');
     leftOut = 0;
   };
+}
+
+/**
+ * A socket that Node has destroyed has lost its address, but the TCP socket
+ * below it still knows. `_parent` is not in Node's documentation: best effort,
+ * for the log alone.
+ */
+function remoteOf(socket: TLSSocket): string | undefined {
+  return socket.remoteAddress ?? (socket as TLSSocket & { _parent?: Socket })._parent?.remoteAddress;
 }

@@ -5,9 +5,10 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import https from 'node:https';
 import type { IdentityPolicy } from '../../agent/api/identity.ts';
+import type { ApiLimits } from '../../agent/api/limits.ts';
 import { refusalRecorder } from '../../agent/api/problem.ts';
 import type { Grant, GrantsUseCases, Operation } from '../../agent/api/routes.ts';
-import { type ApiLimits, type ApiServer, startApi } from '../../agent/api/server.ts';
+import { type ApiServer, startApi } from '../../agent/api/server.ts';
 import type { TlsMaterial } from '../../agent/api/tls.ts';
 import { address, prefix } from '../../agent/core/net.ts';
 import type { Clock, Log, Random } from '../../agent/core/ports.ts';

@@ -1,0 +1,90 @@
+/** The contract as a document: that it says all that is answered, and nothing that is not. */
+import { readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { parse } from 'yaml';
+import { problemOf } from '../../agent/api/problem.ts';
+import { BASE_PATH, operations } from '../../agent/api/routes.ts';
+import { REFUSALS, type RefusalReason } from '../../agent/core/reasons.ts';
+
+const text = readFileSync(new URL('../../agent/api/openapi.yaml', import.meta.url), 'utf8');
+const contract = parse(text);
+const reasons = Object.keys(REFUSALS) as RefusalReason[];
+const problem = (reason: RefusalReason) =>
+  problemOf({ reason, step: REFUSALS[reason].step, instance: 'urn:uuid:x', why: 'w' });
+
+describe('the contract', () => {
+  it('is served where it says', () => {
+    expect(contract.servers[0].url).toBe(`{apiRoot}${BASE_PATH}`);
+  });
+
+  it.each(reasons)('tells of %s, by code and status', (reason) => {
+    const { status, code } = REFUSALS[reason];
+    expect(text).toContain(`\`${code}\``);
+    // 405, 408 and 431 are of no operation; they stand in the introduction.
+    const answers: Record<string, unknown> = contract.paths['/grants'].post.responses;
+    if ([405, 408, 431].includes(status)) expect(contract.info.description).toMatch(new RegExp(`\\b${status}\\s`));
+    else expect(Object.keys(answers)).toContain(String(status));
+  });
+
+  it('lets no unknown member in', () => {
+    const open: string[] = [];
+    const walk = (schema: unknown, at: string): void => {
+      if (typeof schema !== 'object' || schema === null) return;
+      const { type, additionalProperties } = schema as Record<string, unknown>;
+      if (type === 'object' && additionalProperties !== false) open.push(at);
+      for (const [key, value] of Object.entries(schema)) walk(value, `${at}/${key}`);
+    };
+    walk(contract.components.schemas, '');
+    expect(open).toEqual(['/Problem']);
+  });
+
+  it('has an answer body for every status but 204, and problems for all from 400', () => {
+    for (const path of Object.values<
+      Record<string, { operationId?: string; responses: Record<string, { $ref?: string }> }>
+    >(contract.paths)) {
+      for (const { operationId, responses } of Object.values(path)) {
+        if (!operationId) continue;
+        for (const [status, { $ref = '' }] of Object.entries(responses)) {
+          if (Number(status) < 400) continue;
+          const shared = contract.components.responses[$ref.split('/').at(-1) ?? ''];
+          expect(Object.keys(shared.content), `${operationId} ${status}`).toEqual(['application/problem+json']);
+        }
+      }
+    }
+  });
+
+  it('has one handler for each operation', () => {
+    const named = [...text.matchAll(/operationId: (\w+)/g)].map(([, name]) => name);
+    const none = {} as never;
+    expect(Object.keys(operations(none, none, none)).sort()).toEqual(named.sort());
+  });
+});
+
+describe('a problem', () => {
+  it('tells nothing of why or of rules', () => {
+    const shown = problemOf({
+      reason: 'deniedByRule',
+      step: 'rule',
+      instance: 'urn:uuid:x',
+      why: 'secret',
+      rule: 'no-telnet',
+      members: { grantId: 'g' },
+    });
+    expect(shown).toEqual({
+      type: 'urn:mtgate:problem:permission-denied',
+      title: REFUSALS.deniedByRule.title,
+      status: 403,
+      instance: 'urn:uuid:x',
+      code: 'PERMISSION_DENIED',
+      cause: 'OPERATION_PROHIBITED',
+      grantId: 'g',
+    });
+  });
+
+  it.each([
+    ['deviceUnknown', 'notAuthorisedByMtcUser'],
+    ['deniedByRule', 'noRuleAllows'],
+  ] as const)('%s and %s read the same', (one, other) => {
+    expect(JSON.stringify(problem(one))).toBe(JSON.stringify(problem(other)));
+  });
+});
