@@ -333,7 +333,7 @@ export function testRun(programFd: number, ifindex: number, data: Uint8Array) {
   check('bpf_prog_test_run_opts', calls().testRun(programFd, options));
   return {
     verdict: options.readInt32LE(56),
-    bytes: Uint8Array.prototype.slice.call(output, 0, options.readUInt32LE(28)) as Uint8Array,
+    bytes: Uint8Array.from(output.subarray(0, options.readUInt32LE(28))),
     mark: context.readUInt32LE(8),
   };
 }
