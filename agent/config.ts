@@ -134,7 +134,7 @@ function agentFile(folder: string) {
       'realms',
     ),
     services: f
-      .list(service, 'services')
+      .list(service, 'services', 0)
       .max(SERVICES, { error: `expected at most ${SERVICES} services` })
       .default([]),
     api: f.mapping({
@@ -160,7 +160,10 @@ function agentFile(folder: string) {
       })
       .prefault({}),
     base: f
-      .mapping({ nflogGroup: f.integer(1, 65535).default(100), deniedDestinations: prefixes.default(NOT_PUBLIC) })
+      .mapping({
+        nflogGroup: f.integer(1, 65535).default(100),
+        deniedDestinations: f.list(f.prefix, 'prefixes', 0).default(NOT_PUBLIC),
+      })
       .prefault({}),
   });
 }
@@ -195,13 +198,13 @@ type AgentFile = Document<Written>;
 
 function* claimsOf({ value, locate }: AgentFile): Generator<Claim> {
   const claim = (what: string, path: Path): Claim => ({ key: what, what, place: () => locate(path) });
-  yield claim(`interface ${value.outside.interface}`, ['outside', 'interface']);
+  yield claim(`interface "${value.outside.interface}"`, ['outside', 'interface']);
   for (const [i, { realm, interface: link }] of value.inside.entries()) {
-    yield claim(`realm ${realm}`, ['inside', i, 'realm']);
-    yield claim(`interface ${link}`, ['inside', i, 'interface']);
+    yield claim(`realm "${realm}"`, ['inside', i, 'realm']);
+    yield claim(`interface "${link}"`, ['inside', i, 'interface']);
   }
   for (const [i, { name }] of value.api.clientCAs.entries())
-    yield claim(`client CA ${name}`, ['api', 'clientCAs', i, 'name']);
+    yield claim(`client CA "${name}"`, ['api', 'clientCAs', i, 'name']);
   for (const [i, { protocol, port }] of value.services.entries()) {
     yield claim(`service ${port ? `${protocol}/${port}` : protocol}`, ['services', i]);
   }

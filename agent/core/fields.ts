@@ -45,11 +45,10 @@ export function named<Value extends z.ZodType>(value: Value, expected: string) {
   return z.record(nameText, value, { error: wanted(`a mapping from names to ${expected}`) });
 }
 
-/** A list with at least one item: an empty one reads as "none" to some and as "any" to others. */
-export function list<Item extends z.ZodType>(item: Item, expected: string) {
-  return z
-    .array(item, { error: wanted(`a list of ${expected}`) })
-    .min(1, { error: `expected a list of ${expected}, found an empty one` });
+/** A list. Where its absence means "any", an empty one would be read as "none" by some: `least` is then 1. */
+export function list<Item extends z.ZodType>(item: Item, expected: string, least = 1) {
+  const empty = `expected a list of ${expected}, found an empty one`;
+  return z.array(item, { error: wanted(`a list of ${expected}`) }).min(least, { error: empty });
 }
 
 export function integer(low: number, high: number) {
@@ -117,7 +116,7 @@ export function unknownWord(kind: string, word: string, known: readonly string[]
 /** The word that a misspelt one was meant to be, or undefined where none is near. */
 function nearestTo(word: string, known: Iterable<string>): string | undefined {
   let nearest: string | undefined;
-  let least = Math.max(1, Math.floor(word.length / 3)) + 1;
+  let least = Math.min(Math.max(3, Math.floor(word.length / 3)), word.length);
   for (const candidate of known) {
     const distance = distanceBetween(word.toLowerCase(), candidate.toLowerCase());
     if (distance < least) [nearest, least] = [candidate, distance];

@@ -35,10 +35,10 @@ const listed = mapping({
   externalId,
   msisdn: msisdn.exactOptional(),
   imsi: imsi.exactOptional(),
-  bindings: list(binding, 'bindings').exactOptional(),
+  bindings: list(binding, 'bindings', 0).exactOptional(),
 });
 
-const devicesFile = mapping({ devices: list(listed, 'devices') });
+const devicesFile = mapping({ devices: list(listed, 'devices', 0) });
 
 /** Reads a devices file. */
 export function readDevices(

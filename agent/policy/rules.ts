@@ -68,7 +68,7 @@ const server = f.mapping({
 const mtcUser = f.mapping({
   certificates: f.list(certificate, 'certificates').exactOptional(),
   devices: f.list(devicePattern, 'device patterns'),
-  authorises: f.list(serverName, 'servers').default([]),
+  authorises: f.list(serverName, 'servers', 0).default([]),
   mayAuthorise: f.list(namePattern, 'names').exactOptional(),
 });
 
@@ -148,8 +148,8 @@ const test = f.mapping({
 export const ruleFile = f.mapping({
   servers: f.named(server, 'servers').default({}),
   mtcUsers: f.named(mtcUser, 'MTC users').default({}),
-  rules: f.list(rule, 'rules').default([]),
-  tests: f.list(test, 'tests').default([]),
+  rules: f.list(rule, 'rules', 0).default([]),
+  tests: f.list(test, 'tests', 0).default([]),
 });
 
 export type WrittenServer = z.output<typeof server>;
