@@ -9,7 +9,7 @@
 import type { z } from 'zod';
 import { type Claim, clashesAmong } from '../core/claims.ts';
 import { byPlace, type Document, type Issue, type Path, readDocument } from '../core/document.ts';
-import { address, externalId, field, list, mapping, name } from '../core/fields.ts';
+import { address, externalId, field, list, mapping, name, unknownWord } from '../core/fields.ts';
 import { contains, type Prefix } from '../core/net.ts';
 import { type Device, type InnerAddress, parseImsi, parseMsisdn, type RealmName } from '../core/words.ts';
 
@@ -77,7 +77,7 @@ function strayBindings({ value, locate }: Document<Devices>, realms: readonly Re
     bindings.flatMap(({ realm, address: held }, j) => {
       const prefixes = known.get(realm);
       if (!prefixes) {
-        const message = `there is no realm "${realm}" in agent.yaml; it has ${[...known.keys()].join(', ')}`;
+        const message = unknownWord('realm', realm, [...known.keys()]);
         return { ...locate(['devices', i, 'bindings', j, 'realm']), message };
       }
       if (prefixes.some((prefix) => contains(prefix, held))) return [];

@@ -1,0 +1,92 @@
+import { expect, test } from 'vitest';
+import { prefix } from '../../agent/core/net.ts';
+import type { RealmName } from '../../agent/core/words.ts';
+import { readDevices } from '../../agent/directory/devices.ts';
+import { issuesOf } from '../issues.ts';
+
+const REALMS = [
+  { realm: 'iot' as RealmName, prefixes: [prefix('10.20.0.0/16'), prefix('fd00:20::/48')] },
+  { realm: 'mpn' as RealmName, prefixes: [prefix('10.20.0.0/16')] },
+];
+const read = (text: string) => readDevices(text, 'devices.yaml', REALMS);
+
+test('devices with their identifiers and bindings; digits keep their zeros', () => {
+  const reading = read(`devices:
+  - externalId: m1@Meters.ACME.example
+    msisdn: +491715550100
+    imsi: 001010123456789
+    bindings:
+      - { realm: iot, address: 10.20.0.1 }
+      - { realm: iot, address: "fd00:20::1" }
+  - externalId: m2@meters.acme.example
+    bindings: [{ realm: mpn, address: 10.20.0.1 }]
+`);
+  expect(issuesOf(reading)).toEqual([]);
+  expect(reading).toMatchObject({
+    devices: [
+      {
+        device: { externalId: 'm1@meters.acme.example', msisdn: '491715550100', imsi: '001010123456789' },
+        bindings: [
+          { realm: 'iot', address: { text: '10.20.0.1' } },
+          { realm: 'iot', address: { text: 'fd00:20::1' } },
+        ],
+      },
+      { device: { externalId: 'm2@meters.acme.example' }, bindings: [{ realm: 'mpn' }] },
+    ],
+  });
+});
+
+test('no devices are devices too', () => {
+  expect(read('devices: []\n')).toEqual({ devices: [] });
+});
+
+test('what stands for two devices is told, at its second place', () => {
+  const reading = read(`devices:
+  - { externalId: m1@meters.example, msisdn: "+491715550100", imsi: "001010000000001" }
+  - { externalId: m1@METERS.example }
+  - { externalId: m2@meters.example, msisdn: "491715550100" }
+  - { externalId: m3@meters.example, imsi: 001010000000001 }
+`);
+  expect(issuesOf(reading)).toEqual([
+    'devices.yaml:3:19: duplicate external identifier m1@meters.example; it stands in line 2 already',
+    'devices.yaml:4:46: duplicate MSISDN 491715550100; it stands in line 2 already',
+    'devices.yaml:5:44: duplicate IMSI 001010000000001; it stands in line 2 already',
+  ]);
+});
+
+test('an address has one holder, a device one address of a family, and it lies in its realm', () => {
+  const reading = read(`devices:
+  - externalId: m1@meters.example
+    bindings:
+      - { realm: iot, address: 10.20.0.1 }
+      - { realm: mpn, address: 10.20.0.9 }
+  - externalId: m2@meters.example
+    bindings:
+      - { realm: iot, address: 10.20.0.1 }
+  - externalId: m3@meters.example
+    bindings:
+      - { realm: mnp, address: 10.20.0.3 }
+      - { realm: iot, address: "fd00:21::1" }
+`);
+  expect(issuesOf(reading)).toEqual([
+    'devices.yaml:5:32: duplicate ipv4 address of m1@meters.example; it stands in line 4 already',
+    'devices.yaml:8:32: duplicate address 10.20.0.1 in realm iot; it stands in line 4 already',
+    'devices.yaml:11:18: unknown realm "mnp"; did you mean "mpn"?',
+    'devices.yaml:12:32: fd00:21::1 is not in realm iot (10.20.0.0/16, fd00:20::/48)',
+  ]);
+});
+
+test('wrong values', () => {
+  const reading = read(`devices:
+  - { externalId: no identifier, msisdn: "0171555", imsi: 12345, bindings: [{ realm: iot, address: 10.20.0.1/32 }] }
+  - { name: m2 }
+`);
+  expect(issuesOf(reading)).toEqual([
+    'devices.yaml:2:19: expected an external identifier such as meter-1@meters.example, found "no identifier"',
+    'devices.yaml:2:42: expected an MSISDN: 5 to 15 digits of E.164, such as +491715550100, found "0171555"',
+    'devices.yaml:2:59: expected an IMSI: 6 to 15 digits, found "12345"',
+    'devices.yaml:2:100: expected an IP address, found "10.20.0.1/32"',
+    'devices.yaml:3:5: "externalId" is missing: expected an external identifier such as meter-1@meters.example',
+    'devices.yaml:3:7: unknown key "name"; known here: externalId, msisdn, imsi, bindings',
+  ]);
+});
