@@ -15,7 +15,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-export interface CertificateRequest {
+interface CertificateRequest {
   /** The subject's CN; also the stem of the file names. */
   readonly name: string;
   /** Whole subjectAltName entries, each taken as it is: `URI:urn:mtc:acme`, `IP:127.0.0.1`, `DNS:gw.example`. */

@@ -9,7 +9,7 @@
  * judged any more on a handshake that may no longer pass.
  *
  * The TLS socket is not the TCP socket, and Node links the two nowhere public;
- * they share the peer's address and port, which is what they are found by.
+ * they share both ends' addresses and ports, which is what they are found by.
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
@@ -17,14 +17,14 @@ import type { TLSSocket } from 'node:tls';
 
 interface Connection {
   readonly raw: Socket;
-  readonly peer: string;
+  readonly ends: string;
   /** Requests that have no whole answer yet. */
   readonly open: Set<{ readonly request: IncomingMessage; readonly response: ServerResponse }>;
   retired: boolean;
 }
 
 export class Connections {
-  readonly #byPeer = new Map<string, Connection>();
+  readonly #byEnds = new Map<string, Connection>();
   readonly #perAddress = new Map<string, number>();
   readonly #secure = new WeakMap<Socket, Connection>();
   readonly #capPerAddress: number;
@@ -35,7 +35,7 @@ export class Connections {
     this.#overCap = overCap;
     server.on('connection', (raw: Socket) => this.#accept(raw));
     server.on('secureConnection', (socket: TLSSocket) => {
-      const connection = this.#byPeer.get(peerOf(socket));
+      const connection = this.#byEnds.get(endsOf(socket));
       if (connection) this.#secure.set(socket, connection);
     });
     server.on('request', (request: IncomingMessage, response: ServerResponse) => {
@@ -66,7 +66,7 @@ export class Connections {
 
   /** Ends every connection: now where nothing is being answered, else with the answer. */
   retire(): void {
-    for (const connection of this.#byPeer.values()) {
+    for (const connection of this.#byEnds.values()) {
       connection.retired = true;
       if (connection.open.size === 0) connection.raw.destroy();
     }
@@ -74,7 +74,7 @@ export class Connections {
 
   /** Cuts every connection. */
   cut(): void {
-    for (const { raw } of this.#byPeer.values()) raw.destroy();
+    for (const { raw } of this.#byEnds.values()) raw.destroy();
   }
 
   #accept(raw: Socket): void {
@@ -85,12 +85,12 @@ export class Connections {
       raw.destroy();
       return;
     }
-    const connection: Connection = { raw, peer: peerOf(raw), open: new Set(), retired: false };
+    const connection: Connection = { raw, ends: endsOf(raw), open: new Set(), retired: false };
     this.#perAddress.set(remote, count + 1);
-    this.#byPeer.set(connection.peer, connection);
+    this.#byEnds.set(connection.ends, connection);
     raw.once('close', () => {
-      // A new connection may have the address and port already.
-      if (this.#byPeer.get(connection.peer) === connection) this.#byPeer.delete(connection.peer);
+      // A new connection may have the same ends already.
+      if (this.#byEnds.get(connection.ends) === connection) this.#byEnds.delete(connection.ends);
       const left = (this.#perAddress.get(remote) ?? 1) - 1;
       if (left > 0) this.#perAddress.set(remote, left);
       else this.#perAddress.delete(remote);
@@ -98,6 +98,7 @@ export class Connections {
   }
 }
 
-function peerOf(socket: Socket): string {
-  return `${socket.remoteAddress} ${socket.remotePort}`;
+/** Both ends: on a wildcard address one peer may reach two of ours from the same port. */
+function endsOf(socket: Socket): string {
+  return `${socket.remoteAddress} ${socket.remotePort} ${socket.localAddress} ${socket.localPort}`;
 }

@@ -7,7 +7,6 @@
  * body of another media type pass unchecked, and takes any query; here the
  * first stops the start, and the others are errors.
  */
-
 import type { Server } from 'node:https';
 import { fileURLToPath } from 'node:url';
 import type { FastifyInstance, FastifyRequest, FastifySchema, RouteHandlerMethod, RouteOptions } from 'fastify';
@@ -18,7 +17,7 @@ import type { Operation } from './routes.ts';
 
 const CONTRACT = fileURLToPath(new URL('./openapi.yaml', import.meta.url));
 
-/** How bodies are held against the contract: nothing is removed, turned into another type, or read twice. */
+/** How requests are held against the contract: nothing is removed or turned into another type; the first error ends it. */
 export const VALIDATION = {
   removeAdditional: false,
   coerceTypes: false,
@@ -114,13 +113,15 @@ export function misdirection(request: FastifyRequest, paths: Paths): Misdirected
   return { reason: 'methodNotAllowed', why: `this path has ${methods.join(', ')}`, allow: methods.join(', ') };
 }
 
-/** What Fastify finds wrong with a request before an operation sees it; all else it throws is a fault. */
-export const FRAMEWORK_REASONS: Readonly<Record<string, RefusalReason>> = {
+/** What Node and Fastify find wrong with a request before an operation sees it; all else they throw is a fault. */
+export const REASONS_BY_CODE: Readonly<Record<string, RefusalReason>> = {
   FST_ERR_CTP_BODY_TOO_LARGE: 'bodyTooLarge',
   FST_ERR_CTP_INVALID_MEDIA_TYPE: 'unsupportedMediaType',
   FST_ERR_CTP_EMPTY_JSON_BODY: 'invalidArgument',
   FST_ERR_CTP_INVALID_JSON_BODY: 'invalidArgument',
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: 'invalidArgument',
+  ERR_HTTP_REQUEST_TIMEOUT: 'requestTooSlow',
+  HPE_HEADER_OVERFLOW: 'headerTooLarge',
   // The client went away within the body.
   ECONNRESET: 'invalidArgument',
 };

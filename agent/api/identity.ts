@@ -26,7 +26,7 @@ export interface ServerIdentity {
 }
 
 /** What policy is asked: whose certificate is this? */
-export interface CertificateFacts {
+interface CertificateFacts {
   /** URIs of the subjectAltName, as they stand there. */
   readonly uris: readonly string[];
   /** SHA-256 of the SubjectPublicKeyInfo in DER, lower-case hex. */
@@ -35,11 +35,11 @@ export interface CertificateFacts {
   readonly issuer: string;
 }
 
-export type Identified =
+type Identified =
   | { readonly role: 'server'; readonly name: ServerName }
   | { readonly role: 'mtcUser'; readonly name: MtcUserName };
 
-export type Identify = (facts: CertificateFacts) => Identified | 'certificateUnknown' | 'certificateAmbiguous';
+type Identify = (facts: CertificateFacts) => Identified | 'certificateUnknown' | 'certificateAmbiguous';
 
 /** What identity rests on beside the certificate; answers with the policy in force now. */
 export interface IdentityPolicy {

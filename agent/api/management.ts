@@ -39,7 +39,7 @@ export interface OperatorGrant extends Grant {
   readonly rule: string;
 }
 
-export interface OperatorBinding {
+interface OperatorBinding {
   readonly device: ExternalId;
   readonly inner: InnerAddress;
   readonly source: string;
@@ -47,12 +47,12 @@ export interface OperatorBinding {
 }
 
 /** The operator asked for what cannot be done: a name, and a sentence for a person. */
-export interface Declined {
+interface Declined {
   readonly refused: string;
   readonly why: string;
 }
 
-export interface ExplainQuestion {
+interface ExplainQuestion {
   readonly server: ServerName;
   /** External identifier or MSISDN, as typed. */
   readonly device: string;

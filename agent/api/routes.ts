@@ -63,7 +63,7 @@ export interface GrantsUseCases {
 }
 
 /** A request that is authenticated and follows the contract. */
-export interface Call {
+interface Call {
   readonly who: ServerIdentity;
   readonly params: Readonly<Record<string, string>>;
   readonly body: unknown;
@@ -71,7 +71,7 @@ export interface Call {
   readonly asked: Readonly<Record<string, string>>;
 }
 
-export interface Answer {
+interface Answer {
   readonly status: number;
   readonly body?: object;
   readonly location?: string;

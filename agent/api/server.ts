@@ -21,7 +21,7 @@ import { type Endpoint, formatEndpoint } from '../core/net.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
 import type { Refusal, RefusalReason, Refuse } from '../core/reasons.ts';
 import { Connections } from './connections.ts';
-import { addContract, FRAMEWORK_REASONS, misdirection, Paths, VALIDATION, violation } from './contract.ts';
+import { addContract, misdirection, Paths, REASONS_BY_CODE, VALIDATION, violation } from './contract.ts';
 import {
   type IdentityPolicy,
   identifyServer,
@@ -34,7 +34,8 @@ import {
 import { API_LIMITS, type ApiLimits } from './limits.ts';
 import { bareAnswer, PROBLEM_TYPE, type Problem, problemOf, problemOfFault, randomInstance } from './problem.ts';
 import { BASE_PATH, type GrantsUseCases, type Operation, operations } from './routes.ts';
-import { contextOptions, handshakeLog, readCas, type TlsMaterial } from './tls.ts';
+import { SparingLog } from './sparing-log.ts';
+import { contextOptions, handshakeFailure, readCas, type TlsMaterial } from './tls.ts';
 
 export interface ApiParts {
   readonly grants: GrantsUseCases;
@@ -109,16 +110,13 @@ class Api implements ApiServer {
       ajv: { customOptions: VALIDATION },
       schemaErrorFormatter: ([first], part) => new Error(violation(first, part)),
       clientErrorHandler: (fault, socket) => this.#answerMalformed(fault, socket),
-      frameworkErrors: (fault, request, reply) => {
-        const who = this.#identify(request);
-        if ('reason' in who) return void this.#refuse(request, reply, who.reason, { why: who.why });
-        this.#refuse(request, reply, 'invalidArgument', { why: fault.message, detail: 'the path cannot be read' });
-      },
+      frameworkErrors: (fault, request, reply) => this.#answerUnroutable(fault, request, reply),
     });
+    const log = new SparingLog(parts.log, parts.clock);
     this.#connections = new Connections(this.#app.server, limits.connectionsPerAddress, (remote) =>
-      parts.log.warn({ remote, most: limits.connectionsPerAddress }, 'connectionsPerAddressExceeded'),
+      log.info({ remote, most: limits.connectionsPerAddress }, 'connectionsPerAddressExceeded'),
     );
-    this.#watch(this.#app.server);
+    this.#watch(this.#app.server, log);
   }
 
   get endpoint(): Endpoint {
@@ -164,9 +162,11 @@ class Api implements ApiServer {
     clearTimeout(late);
   }
 
-  #watch(server: Server): void {
-    server.maxConnections = this.#limits.connections;
-    server.on('tlsClientError', handshakeLog(this.#parts.log, this.#parts.clock));
+  #watch(server: Server, log: SparingLog): void {
+    const most = this.#limits.connections;
+    server.maxConnections = most;
+    server.on('drop', (peer) => log.info({ remote: peer?.remoteAddress, most }, 'connectionsExceeded'));
+    server.on('tlsClientError', (fault, socket) => log.info(handshakeFailure(fault, socket), 'tlsRefused'));
     // An unknown expectation may be ignored (RFC 9110 10.1.1); Node would answer a bare 417.
     server.on('checkExpectation', (request, response) => server.emit('request', request, response));
   }
@@ -229,10 +229,21 @@ class Api implements ApiServer {
     // Fastify would close where a body was not read to its end, and the reset that follows may overtake
     // the answer. Kept open, the rest is read and dropped, for as long as requestMs lasts.
     reply.removeHeader('connection');
-    const reason = fault.validation ? 'invalidArgument' : FRAMEWORK_REASONS[fault.code];
+    const reason = fault.validation ? 'invalidArgument' : REASONS_BY_CODE[fault.code];
     if (!reason) return this.#answerFault(fault, request, reply);
     const detail = reason === 'invalidArgument' ? { detail: fault.message } : {};
     return this.#refuse(request, reply, reason, { why: fault.message, ...detail });
+  }
+
+  /** A path that the router cannot read. No hook has run, so identity is judged here, and nobody else catches. */
+  #answerUnroutable(fault: Error, request: FastifyRequest, reply: FastifyReply): void {
+    try {
+      const who = this.#identify(request);
+      if ('reason' in who) this.#refuse(request, reply, who.reason, { why: who.why });
+      else this.#refuse(request, reply, 'invalidArgument', { why: fault.message, detail: 'the path cannot be read' });
+    } catch (another) {
+      this.#answerFault(another, request, reply);
+    }
   }
 
   #answerFault(fault: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
@@ -250,18 +261,13 @@ class Api implements ApiServer {
       socket.destroy();
       return;
     }
-    const reason = MALFORMED[code] ?? 'invalidArgument';
+    const reason = REASONS_BY_CODE[code] ?? 'invalidArgument';
     const refusal = this.#parts.refuse(reason, { remote: socket.remoteAddress, why: `${code} ${message}` });
     socket.end(bareAnswer(problemOf(refusal)));
     // Not destroyed at once: a reset may overtake the answer.
     setTimeout(() => socket.destroy(), 1_000).unref();
   }
 }
-
-const MALFORMED: Readonly<Record<string, RefusalReason>> = {
-  ERR_HTTP_REQUEST_TIMEOUT: 'requestTooSlow',
-  HPE_HEADER_OVERFLOW: 'headerTooLarge',
-};
 
 /** As bytes: to a text Fastify would add a charset, which this type has not (RFC 8259 11). */
 function answer(reply: FastifyReply, problem: Problem): FastifyReply {

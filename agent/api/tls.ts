@@ -12,7 +12,6 @@ import { constants, X509Certificate } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { createSecureContext, type SecureContextOptions, type TLSSocket } from 'node:tls';
 import { AgentError } from '../core/errors.ts';
-import type { Clock, Log } from '../core/ports.ts';
 import type { NamedCa } from './identity.ts';
 
 /** PEM texts, as read from the files that agent.yaml names. */
@@ -90,7 +89,7 @@ function blocksOf(pem: string, label: string): string[] {
 }
 
 /** Why a handshake failed, in names for the log. */
-export type TlsReason =
+type TlsReason =
   | 'tlsNoCertificate'
   | 'tlsCertificateExpired'
   | 'tlsUnknownCa'
@@ -124,36 +123,15 @@ const TLS_REASONS: Readonly<Record<string, TlsReason>> = {
   ECONNRESET: 'tlsAborted',
 };
 
-/** Why this handshake failed. What the chain lacked is on the socket; all else is in the error. */
-function reasonOf(fault: Error, socket: TLSSocket): { reason: TlsReason; why: string } {
+/** Why whose handshake failed. What the chain lacked is on the socket; all else is in the error. */
+export function handshakeFailure(
+  fault: Error,
+  socket: TLSSocket,
+): { remote: string | undefined; reason: TlsReason; why: string } {
   // Node types it as an Error; it is OpenSSL's name of the result.
   const verdict = socket.authorizationError as unknown as string | null | undefined;
   const code = verdict ?? (fault as NodeJS.ErrnoException).code ?? fault.message;
-  return { reason: TLS_REASONS[code] ?? 'tlsOther', why: code };
-}
-
-/**
- * Logs failed handshakes. Anyone can cause them, so there is a most of lines
- * in a second; what was left out is counted in the next line.
- */
-export function handshakeLog(log: Log, clock: Clock, linesPerSecond = 20): (fault: Error, socket: TLSSocket) => void {
-  let second = 0;
-  let lines = 0;
-  let leftOut = 0;
-  return (fault, socket) => {
-    const now = Math.floor(clock.nowMs() / 1000);
-    if (now !== second) {
-      second = now;
-      lines = 0;
-    }
-    lines += 1;
-    if (lines > linesPerSecond) {
-      leftOut += 1;
-      return;
-    }
-    log.info({ remote: remoteOf(socket), ...reasonOf(fault, socket), leftOut }, 'tlsRefused');
-    leftOut = 0;
-  };
+  return { remote: remoteOf(socket), reason: TLS_REASONS[code] ?? 'tlsOther', why: code };
 }
 
 /**

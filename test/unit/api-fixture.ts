@@ -97,7 +97,7 @@ export const identity: IdentityPolicy = {
 };
 
 /** Grants in memory: device m1 is acme's, m2 is another tenant's. No policy, no endpoints, no end. */
-export function fakeGrants(refuse: Refuse, clock: Clock): GrantsUseCases {
+function fakeGrants(refuse: Refuse, clock: Clock): GrantsUseCases {
   const grants = new Map<string, Grant & { server: ServerName }>();
   const nameOf = (device: DeviceReference) =>
     'phoneNumber' in device ? device.phoneNumber : device.networkAccessIdentifier;

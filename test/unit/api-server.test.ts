@@ -254,4 +254,22 @@ describe('faults', () => {
       await whole.server.close();
     }
   });
+
+  it('in judging who asks, too, end nothing but the request', async () => {
+    const whole = new ApiFixture(api);
+    try {
+      await whole.start();
+      Object.defineProperty(whole, 'aheadMs', {
+        configurable: true,
+        get() {
+          throw new Error('no clock');
+        },
+      });
+      for (const path of [`${BASE}/limits`, `${GRANTS}/%zz`]) expect((await whole.ask({ path })).status).toBe(500);
+      Object.defineProperty(whole, 'aheadMs', { value: 0 });
+      expect((await whole.ask({ path: `${BASE}/limits` })).status).toBe(200);
+    } finally {
+      await whole.server.close();
+    }
+  });
 });
