@@ -3,31 +3,38 @@
  * devices file, certificates. Each is read whole, or not at all: a fault names
  * every issue with file:line:column, and nothing that was in force changes.
  */
+import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
-import { dirname, join, relative, resolve } from 'node:path';
+import { join, relative, resolve } from 'node:path';
 import type { TlsMaterial } from './api/tls.ts';
-import { type Config, readConfig } from './config.ts';
+import { type Config, ownSpaces, readConfig } from './config.ts';
 import type { Issue } from './core/document.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import { type ListedDevice, readDevices } from './directory/devices.ts';
-import { compile } from './policy/compile.ts';
+import { compilePolicy } from './policy/compile.ts';
 import type { Policy } from './policy/policy.ts';
-import { failuresOf } from './policy/policy-tests.ts';
+import { runPolicyTests } from './policy/policy-tests.ts';
 
 /** agent.yaml, frozen; what is odd but no fault is told to `warn`. @throws AgentError configInvalid */
 export function loadConfig(file: string, warn: (warning: string) => void): Config {
   const path = resolve(file);
-  const reading = readConfig(readText(path, 'configInvalid'), path, dirname(path));
+  const reading = readConfig(readText(path, 'configInvalid'), path);
   if ('issues' in reading) throw invalid('configInvalid', reading.issues);
   for (const warning of reading.warnings) warn(formatIssue(warning));
   return reading.config;
 }
 
-/** The rule files of a folder, compiled, their policy tests passed. @throws AgentError rulesInvalid */
+/**
+ * The rule files of a folder, compiled, their policy tests passed. Without a
+ * config they are held against themselves alone. @throws AgentError rulesInvalid
+ */
 export function loadPolicy(folder: string, config: Config | undefined, warn: (warning: string) => void): Policy {
-  const compiled = compile(ruleFiles(folder), config && surroundingsOf(config));
+  const compiled = compilePolicy(ruleFiles(folder), {
+    digest: (text) => createHash('sha256').update(text).digest('hex'),
+    ...(config && { authorities: config.api.clientCAs.map(({ name }) => name), ownSpaces: ownSpaces(config) }),
+  });
   if ('issues' in compiled) throw invalid('rulesInvalid', compiled.issues);
-  const failures = failuresOf(compiled.policy);
+  const failures = runPolicyTests(compiled.policy);
   if (failures.length > 0) throw invalid('rulesInvalid', failures);
   for (const warning of compiled.warnings) warn(formatIssue(warning));
   return compiled.policy;

@@ -71,13 +71,15 @@ export function lockFolder(folder: string): void {
   throw new AgentError('alreadyRunning', `another agent holds ${folder}`);
 }
 
-/** The user id of the process that connected to a Unix socket; undefined where the kernel does not say. */
-export function peerUid(socket: Socket): number | undefined {
-  const fd = (socket as unknown as { _handle?: { fd?: number } })._handle?.fd;
-  if (fd === undefined || fd < 0) return undefined;
+/** The user id of the process that connected to a Unix socket. @throws AgentError internal for another kind of socket */
+export function peerUid(socket: Socket): number {
+  const fd = (socket as unknown as { _handle?: { fd?: number } })._handle?.fd ?? -1;
   const credentials = new Uint32Array(3); // struct ucred: pid, uid, gid
   const size = Uint32Array.of(credentials.byteLength);
-  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, credentials, size) === 0 ? credentials[1] : undefined;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, credentials, size) !== 0) {
+    throw new AgentError('internal', 'the kernel does not say who is on the other end of a Unix socket');
+  }
+  return credentials[1] as number;
 }
 
 function readClock(clock: number): bigint {

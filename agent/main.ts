@@ -21,8 +21,9 @@ import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
 import type { Log } from './core/ports.ts';
 import type { GrantId } from './core/words.ts';
+import type { Attachment } from './dataplane/attachment.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
-import type { GateSetup } from './dataplane/dataplane.ts';
+import type { GateCounters, GateSetup, PacketCount } from './dataplane/dataplane.ts';
 import { Gate } from './dataplane/gate.ts';
 import { type Link, links, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
@@ -60,22 +61,18 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   stops.push(() => store.close());
 
   const here = await links();
-  const setup = gateSetup(config, here, (realm) => store.idOf('realm', realm));
+  const interfaces = interfacesOf(config, here);
   await setBlackholes([...config.pools.grants.ipv4, ...config.pools.grants.ipv6, ...config.pools.egress]);
   const base = new Base(baseText(config));
   await base.apply();
   const gate = Gate.load({
     object: fileURLToPath(new URL('dataplane/gate.bpf.o', import.meta.url)),
     bpffs: config.gate.bpffs,
-    setup,
+    setup: gateSetup(config, interfaces, here, (realm) => store.idOf('realm', realm)),
   });
   stops.push(() => gate.close());
   lockFolder(config.gate.bpffs);
-  gate.attach(
-    config.gate.attach,
-    config.outside.interface,
-    config.inside.map((realm) => realm.interface),
-  );
+  gate.attach(config.gate.attach, { outside: named(interfaces.outside), inside: interfaces.inside.map(named) });
   for (const family of ['ipv4', 'ipv6'] as const) {
     if (!forwards(family)) log.warn({ family }, 'forwardingOff'); // device-initiated flows need it
   }
@@ -168,9 +165,9 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       reload,
       status: () => ({
         base: baseStands ? 'stands' : 'changed',
-        attachments: gate.attachments(),
+        attachments: gate.attachments().map(shown),
         heartbeatAgeSeconds: Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9,
-        packets: gate.counters(),
+        packets: packetsOf(gate.counters()),
       }),
     }),
     peerUid,
@@ -179,40 +176,69 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   stops.push(() => management.close());
   const page = await serveMetrics(metrics, config.metrics.listen);
   stops.push(() => void page.close());
-  log.info({ gateway: config.gateway, attachments: gate.attachments() }, 'ready');
+  log.info({ gateway: config.gateway, attachments: gate.attachments().map(shown) }, 'ready');
   return stops;
 }
 
-/** What the gate is built on. @throws AgentError interfaceMissing, interfaceUnsuitable */
-function gateSetup(config: Config, here: readonly Link[], realmId: (name: string) => number): GateSetup {
-  const named = (name: string): Link => {
+/** The interfaces that agent.yaml names, outside and of each realm. */
+interface Interfaces {
+  readonly outside: Link;
+  readonly inside: readonly Link[];
+}
+
+/** @throws AgentError interfaceMissing, interfaceUnsuitable */
+function interfacesOf(config: Config, here: readonly Link[]): Interfaces {
+  const find = (name: string): Link => {
     const link = here.find((one) => one.name === name);
     if (!link) throw new AgentError('interfaceMissing', `there is no interface ${name}`);
-    if (link.kind !== 'ether')
-      throw new AgentError('interfaceUnsuitable', `${name} has no Ethernet header (${link.kind})`);
+    if (link.kind !== 'ether') {
+      throw new AgentError('interfaceUnsuitable', `${name} has no Ethernet header (its kind is ${link.kind})`);
+    }
     return link;
   };
-  const inside = config.inside.map((realm) => ({
-    ifindex: named(realm.interface).ifindex,
-    realm: realmId(realm.realm),
-    prefixes: realm.prefixes,
-    nextHops: realm.nextHops,
-  }));
-  const isInside = new Set(inside.map(({ ifindex }) => ifindex));
+  return { outside: find(config.outside.interface), inside: config.inside.map((realm) => find(realm.interface)) };
+}
+
+const named = ({ name, ifindex }: Link) => ({ name, ifindex });
+
+/** An attachment in a word: `outsideIngress outside tcx`. */
+const shown = ({ hook, interface: link, kind }: Attachment) => `${hook} ${link.name} ${kind}`;
+
+/** What the gate is built on. */
+function gateSetup(
+  config: Config,
+  { outside, inside }: Interfaces,
+  here: readonly Link[],
+  realmId: (name: string) => number,
+): GateSetup {
+  const owned = here.flatMap((link) =>
+    link.addresses.map((address) => ({
+      address,
+      on: inside.some(({ ifindex }) => ifindex === link.ifindex) ? ('inside' as const) : ('elsewhere' as const),
+    })),
+  );
   return {
     pool: config.pools.grants,
-    outside: { ifindex: named(config.outside.interface).ifindex, nextHops: config.outside.nextHops },
-    inside,
-    own: here.flatMap(({ ifindex, addresses }) =>
-      addresses.map((address) => ({
-        address,
-        on: isInside.has(ifindex) ? ('inside' as const) : ('elsewhere' as const),
-      })),
-    ),
+    outside: { ifindex: outside.ifindex, nextHops: config.outside.nextHops },
+    inside: config.inside.map(({ realm, prefixes, nextHops }, i) => ({
+      ifindex: (inside[i] as Link).ifindex,
+      realm: realmId(realm),
+      prefixes,
+      nextHops,
+    })),
+    own: owned,
     services: config.services,
     orphanGraceSeconds: config.gate.orphanGraceSeconds,
     udpTombstoneSeconds: config.gate.udpTombstoneSeconds,
   };
+}
+
+/** Counts as a person wants them: packets only, and of denials only those that happened. */
+function packetsOf({ denied, ...others }: GateCounters) {
+  const packets = (counts: Readonly<Record<string, PacketCount>>) =>
+    Object.fromEntries(Object.entries(counts).map(([name, { packets: number }]) => [name, Number(number)]));
+  const happened = Object.entries(packets(denied)).filter(([, number]) => number > 0);
+  return { ...packets(others), denied: Object.fromEntries(happened) };
 }
 
 function baseText(config: Config): string {

@@ -12,7 +12,7 @@ import type { ServerName } from './core/words.ts';
 import type { Bindings } from './grants/bindings.ts';
 import type { Grants, Ground } from './grants/grants.ts';
 import type { GrantRecord } from './grants/record.ts';
-import { explainDecision } from './policy/explain.ts';
+import { explain } from './policy/explain.ts';
 import type { AllowRule, Limits, Policy } from './policy/policy.ts';
 
 export function serverUseCases(ground: Ground, grants: Grants): GrantsUseCases {
@@ -101,12 +101,11 @@ export function managementUseCases(
       const requestAddress = from ?? grants.policy.servers.get(server)?.apiSources[0]?.address;
       if (!requestAddress) return { refused: 'serverUnknown', why: `no server ${server} in the rule files` };
       const reference = device.includes('@') ? { networkAccessIdentifier: device } : { phoneNumber: device };
-      return explainDecision(
-        grants.judge(
-          { name: server, requestAddress },
-          { device: reference, protocol, devicePort: port, durationSeconds },
-        ),
+      const { question, decision } = grants.judge(
+        { name: server, requestAddress },
+        { device: reference, protocol, devicePort: port, durationSeconds },
       );
+      return { verdict: decision.verdict, lines: explain(grants.policy, question, decision) };
     },
   };
 }

@@ -152,8 +152,9 @@ export class Grants {
   }
 
   /** What would be decided now, and how; nothing is asked for. */
-  judge(who: Asker, ask: GrantRequest): Decision {
-    return decide(this.#policy, this.#question(who, ask));
+  judge(who: Asker, ask: GrantRequest): { readonly question: Question; readonly decision: Decision } {
+    const question = this.#question(who, ask);
+    return { question, decision: decide(this.#policy, question) };
   }
 
   /** A server's own grant, live or ended. */

@@ -1,0 +1,208 @@
+/**
+ * The real agent on the gateway of the standard network: its files in a
+ * folder of its own, the daemon from dist/ as a process in the namespace, real
+ * `curl` as MTC server, real `mtgate` as operator. For the end-to-end tests
+ * and the demo.
+ */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type Child, ROOT } from './child.ts';
+import type { Network } from './network.ts';
+import { createPki, type Issued, type TestCa } from './pki.ts';
+import {
+  DEVICE,
+  EGRESS_POOL,
+  GATEWAY,
+  GRANTS_POOL,
+  INSIDE,
+  OUTSIDE,
+  REALM_PREFIX,
+  ROGUE,
+  SERVER_PREFIX,
+} from './standard-network.ts';
+
+export const API_PORT = 8443;
+export const DEVICE_NAME = 'm1@meters.example';
+export const DEVICE_PORT = 7000;
+
+export const RULES = `
+servers:
+  head-end:
+    certificates: [{ uri: "urn:mtc:head-end", issuer: mtc-ca }]
+    sources: [${SERVER_PREFIX.ipv4}, "${SERVER_PREFIX.ipv6}"]
+  stranger:                       # known to the operator, authorised by nobody
+    certificates: [{ uri: "urn:mtc:stranger", issuer: mtc-ca }]
+    sources: [${ROGUE.ipv4}/32]
+mtcUsers:
+  acme:
+    certificates: [{ uri: "urn:mtc-user:acme", issuer: mtc-ca }]
+    devices: ["*@meters.example"]
+    authorises: [head-end]
+    mayAuthorise: ["*"]
+rules:
+  - id: meters
+    allow: { servers: [head-end], devices: ["*@meters.example"], ports: ["7000-7999"] }
+    limits: { durationSeconds: 900, totalSeconds: 3600 }
+tests:
+  - name: the head end may reach a meter
+    request: { server: head-end, device: ${DEVICE_NAME}, protocol: udp, port: ${DEVICE_PORT}, durationSeconds: 600 }
+    expect: { allow: meters }
+`;
+
+export const DEVICES = `
+devices:
+  - externalId: ${DEVICE_NAME}
+    msisdn: "+491715550100"
+    bindings:
+      - { realm: iot, address: ${DEVICE.ipv4} }
+      - { realm: iot, address: "${DEVICE.ipv6}" }
+  - externalId: m2@meters.example
+`;
+
+export interface Reply {
+  /** HTTP status; 0 where TLS let nothing through. */
+  readonly status: number;
+  // biome-ignore lint/suspicious/noExplicitAny: whatever the API answered
+  readonly body: any;
+  /** What curl said of a connection that failed. */
+  readonly complaint: string;
+}
+
+export interface AgentOptions {
+  readonly rules?: string;
+  readonly devices?: string;
+  readonly attach?: 'auto' | 'tcx' | 'clsact';
+  readonly ports?: string;
+}
+
+export class TestAgent {
+  readonly network: Network;
+  readonly folder: string;
+  readonly ca: TestCa;
+  readonly headEnd: Issued;
+  readonly stranger: Issued;
+  #daemon: Child | undefined;
+
+  constructor(network: Network, options: AgentOptions = {}) {
+    this.network = network;
+    this.folder = mkdtempSync(join(tmpdir(), 'mtgate-agent-'));
+    this.ca = createPki(join(this.folder, 'pki')).ca('mtc-ca');
+    this.headEnd = this.#client('head-end');
+    this.stranger = this.#client('stranger');
+    const api = this.ca.issue({
+      name: 'api',
+      usage: ['serverAuth'],
+      san: [`IP:${GATEWAY.ipv4}`, `IP:${GATEWAY.ipv6}`],
+    });
+    mkdirSync(join(this.folder, 'rules'));
+    this.write('rules/rules.yaml', options.rules ?? RULES);
+    this.write('devices.yaml', options.devices ?? DEVICES);
+    this.write(
+      'agent.yaml',
+      `
+gateway: gw-demo
+outside: { interface: ${OUTSIDE} }
+pools:
+  grants: { prefixes: [${GRANTS_POOL.ipv4}, "${GRANTS_POOL.ipv6}"], ports: ${options.ports ?? '20000-29999'} }
+  egress: { prefixes: [${EGRESS_POOL.ipv4}, "${EGRESS_POOL.ipv6}"] }
+inside:
+  - { realm: iot, interface: ${INSIDE}, prefixes: [${REALM_PREFIX.ipv4}, "${REALM_PREFIX.ipv6}"] }
+api:
+  listen: ${GATEWAY.ipv4}:${API_PORT}
+  certificate: ${api.certificateFile}
+  key: ${api.keyFile}
+  clientCAs: [{ name: mtc-ca, file: ${this.ca.certificateFile} }]
+management: { socket: mtgate.sock }
+store: { directory: store }
+devices: devices.yaml
+gate: { bpffs: ${network.bpffs()}/mtgate, attach: ${options.attach ?? 'auto'} }
+`,
+    );
+  }
+
+  #client(name: string): Issued {
+    return this.ca.issue({ name, usage: ['clientAuth'], san: [`URI:urn:mtc:${name}`] });
+  }
+
+  get configFile(): string {
+    return join(this.folder, 'agent.yaml');
+  }
+
+  /** Writes one of the operator's files. */
+  write(file: string, text: string): void {
+    writeFileSync(join(this.folder, file), text);
+  }
+
+  /** Starts the daemon; resolves when it is ready. @throws Error with all it said where it is not */
+  async start(): Promise<Child> {
+    const command = [process.execPath, join(ROOT, 'dist/main.js'), '--config', this.configFile];
+    this.#daemon = await this.network.spawn('gateway', command, { line: /"event":"ready"/ });
+    return this.#daemon;
+  }
+
+  get daemon(): Child {
+    if (!this.#daemon) throw new Error('the agent was not started');
+    return this.#daemon;
+  }
+
+  /** The agent's log lines of one event so far. */
+  logged(event: string): Record<string, unknown>[] {
+    return this.daemon.lines
+      .filter((line) => line.includes(`"event":"${event}"`))
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
+  }
+
+  /** One request by curl, as an MTC server would make it. */
+  async curl(
+    method: string,
+    path: string,
+    options: { readonly as?: Issued | null; readonly from?: string; readonly body?: unknown } = {},
+  ): Promise<Reply> {
+    const { as = this.headEnd, from = 'server', body } = options;
+    const command = [
+      ...['curl', '--silent', '--show-error', '--max-time', '10', '--request', method],
+      ...['--cacert', this.ca.certificateFile, '--write-out', '\n%{http_code}'],
+      ...(as ? ['--cert', as.certificateFile, '--key', as.keyFile] : []),
+      ...(body === undefined ? [] : ['--json', JSON.stringify(body)]),
+      `https://${GATEWAY.ipv4}:${API_PORT}/mobile-terminated-access/v1${path}`,
+    ];
+    const { stdout, stderr } = await this.network.run(from, command, { mayFail: true });
+    const at = stdout.lastIndexOf('\n');
+    const text = stdout.slice(0, at);
+    return {
+      status: Number(stdout.slice(at + 1)),
+      body: text ? JSON.parse(text) : undefined,
+      complaint: stderr.trim(),
+    };
+  }
+
+  /** Asks for a grant on the device. */
+  grant(changes: Record<string, unknown> = {}, options: { as?: Issued | null; from?: string } = {}): Promise<Reply> {
+    const body = {
+      device: { networkAccessIdentifier: DEVICE_NAME },
+      protocol: 'UDP',
+      devicePort: DEVICE_PORT,
+      durationSeconds: 600,
+      ...changes,
+    };
+    return this.curl('POST', '/grants', { ...options, body });
+  }
+
+  /** The operator's command. */
+  mtgate(...words: readonly string[]) {
+    const command = [
+      process.execPath,
+      join(ROOT, 'dist/cli.js'),
+      ...words,
+      '--socket',
+      join(this.folder, 'mtgate.sock'),
+    ];
+    return this.network.run('gateway', command, { mayFail: true });
+  }
+
+  /** Takes its files away; the daemon goes with the network. */
+  remove(): void {
+    rmSync(this.folder, { recursive: true });
+  }
+}
