@@ -300,10 +300,14 @@ export function ensureClsact(place: TcPlace): void {
   if (result !== -EEXIST) check('bpf_tc_hook_create', result);
 }
 
-/** The program in this very place, by its kernel number. Needs the clsact qdisc. */
+/**
+ * The program in this very place, by its kernel number; undefined where there is none.
+ * EINVAL means that too: there is not even a chain yet. Should it mean more, attaching without `replace` refuses.
+ */
 export function tcProgramId(place: TcPlace): number | undefined {
   const options = tcOptions(place);
-  return present('bpf_tc_query', calls().tcQuery(tcHook(place), options)) ? options.readUInt32LE(16) : undefined;
+  const result: number = calls().tcQuery(tcHook(place), options);
+  return result !== -EINVAL && present('bpf_tc_query', result) ? options.readUInt32LE(16) : undefined;
 }
 
 export function attachTc(place: TcPlace, programFd: number, replace: boolean): void {

@@ -14,9 +14,9 @@ export const GATE_SCHEMA = 1;
 export const GATE_POOLS_MAX = 8;
 export const GATE_SERVICES_MAX = 16;
 export const GATE_MARK = 0xd0000000;
-const ENTRY_ANY_REMOTE = 1;
-const NEXT_HOP4 = 1;
-const NEXT_HOP6 = 2;
+export const ENTRY_ANY_REMOTE = 1;
+export const NEXT_HOP4 = 1;
+export const NEXT_HOP6 = 2;
 
 /** enum owner. */
 export const OWNERS = { realm: 1, gateway: 2, host: 3 } as const;
