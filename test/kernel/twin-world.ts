@@ -1,0 +1,269 @@
+/**
+ * What happens in a world that the gate and its twin both live in: grants come
+ * and go in any order, and packets of every kind arrive. Few addresses and
+ * ports, so that they meet; most packets come close to what some grant
+ * carries, and then something about them may be twisted.
+ *
+ * Frames stand in commands as hex, so that a counterexample can be read, and
+ * run again by hand.
+ */
+import fc from 'fast-check';
+import type { Hook } from '../../agent/dataplane/dataplane.ts';
+import { ethernet, type IpFields, icmp, ip, raw, TCP_ACK, tcp, type Upper, udp } from '../frames.ts';
+import { CLASS, mapping, OTHER_CLASS, REALM, SECOND_REALM, SERVER_PREFIXES } from '../suites/fixture.ts';
+
+type Text = Parameters<typeof mapping>[0];
+
+type Ends = 'inAnHour' | 'justNow' | 'longAgo';
+
+export type Command =
+  | { readonly do: 'open'; readonly grant: Text; readonly ends: Ends }
+  | { readonly do: 'end' | 'forget'; readonly which: number }
+  | { readonly do: 'class'; readonly prefix: string; readonly classId: number }
+  | { readonly do: 'changing'; readonly realm: number; readonly address: string; readonly on: boolean }
+  | { readonly do: 'heartbeat'; readonly lost: boolean }
+  | { readonly do: 'packet'; readonly hook: Hook; readonly at: Place; readonly hex: string };
+
+/** The interface that a packet from inside comes in at. */
+export type Place = 'inside' | 'secondInside' | 'other';
+
+const FAMILIES = {
+  ipv4: {
+    externals: ['203.0.113.0', '203.0.113.7', '203.0.113.33'],
+    devices: ['10.20.0.2', '10.20.0.3'],
+    remotes: ['198.51.100.10', '198.51.100.11', '198.51.100.129'],
+    others: [
+      '10.20.0.1',
+      '10.30.0.2',
+      '192.0.2.2',
+      '192.0.2.66',
+      '203.0.113.8',
+      '203.0.113.34',
+      '127.0.0.1',
+      '0.0.0.0',
+    ],
+    ends: ['224.0.0.251', '239.255.255.255', '240.0.0.1', '255.255.255.255', '126.255.255.255', '223.255.255.255'],
+    any: fc.ipV4(),
+  },
+  ipv6: {
+    externals: ['2001:db8:a::', '2001:db8:a:0:ffff:ffff:ffff:ffff'],
+    devices: ['fd00:20::2', 'fd00:20::3'],
+    remotes: ['2001:db8:51::10', '2001:db8:51::11', '2001:db8:51:8000::1'],
+    others: ['fd00:20::1', '2001:db8:0:1::2', '2001:db8:66::66', '2001:db8:a:1::', 'fe80::1', 'febf::1', 'fec0::1'],
+    ends: ['::', '::1', '::2', 'ff02::1', 'ff02::1:ff00:1', 'ff0e::1', 'fd00:21::', '2001:db8:9:ffff::'],
+    any: fc.ipV6().filter((text) => !text.includes('.')),
+  },
+} as const;
+type FamilyName = keyof typeof FAMILIES;
+
+const family = fc.constantFrom<FamilyName>('ipv4', 'ipv6');
+const externalPort = fc.constantFrom(40_000, 40_001, 40_063);
+const devicePort = fc.constantFrom(22, 5683);
+const remotePort = fc.constantFrom(5000, 5001);
+const hops = fc.oneof(
+  { weight: 4, arbitrary: fc.constant(64) },
+  { weight: 1, arbitrary: fc.constantFrom(0, 1, 2, 255) },
+);
+const payload = fc.oneof(fc.uint8Array({ maxLength: 40 }), fc.constant(new Uint8Array()));
+
+const bracket = (host: string, port: number) => (host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`);
+
+const grant: fc.Arbitrary<Text> = family.chain((name) => {
+  const { externals, devices, remotes } = FAMILIES[name];
+  return fc
+    .record({
+      external: fc.tuple(fc.constantFrom(...externals), externalPort).map(([host, port]) => bracket(host, port)),
+      device: fc.tuple(fc.constantFrom(...devices), devicePort).map(([host, port]) => bracket(host, port)),
+      protocol: fc.constantFrom('tcp' as const, 'udp' as const),
+      remote: fc.constantFrom('all', ...remotes),
+      remotePort: fc.constantFrom(0, 0, 5000),
+      classId: fc.constantFrom(CLASS, CLASS, OTHER_CLASS),
+      slot: fc.nat(3),
+    })
+    .map((text) => ({ ...text, realm: REALM }));
+});
+
+const fields: fc.Arbitrary<IpFields> = fc.oneof(
+  { weight: 20, arbitrary: hops.map((value) => ({ hops: value })) },
+  { weight: 1, arbitrary: fc.constantFrom(4, 8).map((length) => ({ options: new Uint8Array(length) })) },
+  {
+    weight: 1,
+    arbitrary: fc
+      .array(fc.constantFrom(0, 43, 51, 60, 135, 139, 140), { minLength: 1, maxLength: 6 })
+      .map((extensions) => ({ extensions })),
+  },
+  {
+    weight: 1,
+    arbitrary: fc
+      .record({ offset: fc.constantFrom(0, 8, 1480), more: fc.boolean() })
+      .map((fragment) => ({ fragment, extensions: [] })),
+  },
+);
+
+function transport(protocol: 'tcp' | 'udp', from: number, to: number, content: Uint8Array, odd: boolean): Upper {
+  return protocol === 'udp' ? udp(from, to, content, { noChecksum: odd }) : tcp(from, to, content, odd ? TCP_ACK : 2);
+}
+
+interface Made {
+  readonly hook: Hook;
+  readonly packet: Uint8Array;
+}
+
+/** A packet that one of the grants might carry, in or out. */
+const closeTo = (grants: readonly Text[]): fc.Arbitrary<Made> =>
+  fc
+    .record({
+      of: fc.constantFrom(...grants),
+      /** Which of the servers; above: the granted one. */
+      remote: fc.nat(12),
+      port: fc.oneof({ weight: 4, arbitrary: fc.constant(5000) }, { weight: 1, arbitrary: remotePort }),
+      content: payload,
+      fields,
+      odd: fc.boolean(),
+      answers: fc.boolean(),
+    })
+    .map(({ of, remote, port, content, fields: about, odd, answers }) => {
+      const { external, device, protocol, remote: granted } = mapping(of);
+      const { remotes } = FAMILIES[external.address.family];
+      const peer = remotes[remote] ?? (granted === 'all' ? remotes[0] : granted.text);
+      return answers
+        ? {
+            hook: 'insideIngress' as const,
+            packet: ip(device.address.text, peer, transport(protocol, device.port, port, content, odd), about),
+          }
+        : {
+            hook: 'outsideIngress' as const,
+            packet: ip(peer, external.address.text, transport(protocol, port, external.port, content, odd), about),
+          };
+    });
+
+const hook = fc.constantFrom<Hook>('outsideIngress', 'insideIngress', 'outsideEgress');
+
+/** Any packet, from anybody to anybody, of these few. */
+const wild: fc.Arbitrary<Made> = family
+  .chain((name) => {
+    const { externals, devices, remotes, others, ends, any } = FAMILIES[name];
+    const host = fc.oneof(
+      { weight: 9, arbitrary: fc.constantFrom(...externals, ...devices, ...remotes, ...others, ...ends) },
+      { weight: 1, arbitrary: any },
+    );
+    const port = fc.oneof(externalPort, devicePort, remotePort, fc.constantFrom(53, 39_999, 40_064), fc.nat(0xffff));
+    const message = name === 'ipv4' ? ('icmp' as const) : ('icmpv6' as const);
+    const quoted = fc
+      .record({ from: host, to: host, length: fc.nat(60) })
+      .map(({ from, to, length }) => ip(from, to, udp(1, 2, 12)).subarray(0, length));
+    const type = fc.constantFrom(0, 1, 2, 3, 4, 5, 8, 11, 12, 127, 128, 129, 133, 134, 135, 136, 137);
+    const upper: fc.Arbitrary<Upper> = fc.oneof(
+      fc
+        .record({
+          protocol: fc.constantFrom('tcp' as const, 'udp' as const),
+          from: port,
+          to: port,
+          content: payload,
+          odd: fc.boolean(),
+        })
+        .map(({ protocol, from, to, content, odd }) => transport(protocol, from, to, content, odd)),
+      fc
+        .record({ type, content: fc.oneof(quoted, payload) })
+        .map(({ type: kind, content }) => icmp(message, kind, 0, content)),
+      fc.record({ protocol: fc.nat(255), content: payload }).map(({ protocol, content }) => raw(protocol, content)),
+    );
+    return fc.record({ from: host, to: host, upper, fields });
+  })
+  .chain((made) => hook.map((where) => ({ hook: where, packet: ip(made.from, made.to, made.upper, made.fields) })));
+
+/** Where lengths, offsets and versions stand in a frame: IPv4 and IPv6, then UDP and TCP behind each. */
+const TELLING = [14, 16, 17, 18, 19, 20, 22, 23, 38, 39, 46, 58, 59, 66];
+
+/** Bytes overwritten behind the link layer, and the frame cut or padded. */
+const spoiling = fc.oneof(
+  { weight: 5, arbitrary: fc.constant({ bytes: [], length: 0 }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      bytes: fc.array(
+        fc.tuple(
+          fc.oneof(fc.constantFrom(...TELLING), fc.integer({ min: 14, max: 80 })),
+          fc.oneof(fc.nat(24), fc.nat(255)),
+        ),
+        { maxLength: 3 },
+      ),
+      length: fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, fc.integer({ min: -40, max: 20 })),
+    }),
+  },
+);
+
+/** BPF_PROG_TEST_RUN takes no shorter ones, and no driver hands them up. */
+const SHORTEST = 54;
+
+const arrive = (made: fc.Arbitrary<Made>): fc.Arbitrary<Command> =>
+  fc
+    .record({
+      made,
+      spoiling,
+      at: fc.constantFrom<Place>('inside', 'inside', 'inside', 'inside', 'inside', 'inside', 'secondInside', 'other'),
+    })
+    .map(({ made: { hook: where, packet }, spoiling: { bytes, length }, at }) => {
+      const frame = ethernet(packet);
+      const spoilt = new Uint8Array(Math.max(Math.min(SHORTEST, frame.length), frame.length + length));
+      spoilt.set(frame.subarray(0, spoilt.length));
+      for (const [offset, value] of bytes) if (offset < spoilt.length) spoilt[offset] = value;
+      return { do: 'packet', hook: where, at, hex: Buffer.from(spoilt).toString('hex') };
+    });
+
+const openOne = (grants: readonly Text[]): fc.Arbitrary<Command> =>
+  fc.record({
+    do: fc.constant('open' as const),
+    grant: fc.constantFrom(...grants),
+    ends: fc.constantFrom<Ends>('inAnHour', 'inAnHour', 'inAnHour', 'inAnHour', 'inAnHour', 'justNow', 'longAgo'),
+  });
+
+const change: fc.Arbitrary<Command> = fc.oneof(
+  { weight: 2, arbitrary: fc.record({ do: fc.constantFrom('end' as const, 'forget' as const), which: fc.nat(30) }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant('class' as const),
+      prefix: fc.constantFrom(
+        ...SERVER_PREFIXES.map(([text]) => text),
+        '198.51.100.10/32',
+        '0.0.0.0/0',
+        '::/0',
+        '::/64',
+      ),
+      classId: fc.constantFrom(0, CLASS, OTHER_CLASS),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant('changing' as const),
+      realm: fc.constantFrom(REALM, REALM, SECOND_REALM),
+      address: fc.constantFrom(...FAMILIES.ipv4.devices, ...FAMILIES.ipv6.devices),
+      on: fc.boolean(),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({ do: fc.constant('heartbeat' as const), lost: fc.nat(3).map((one) => one === 0) }),
+  },
+);
+
+/** A life of the world: grants, some of them open from the beginning, and then anything. */
+export const life: fc.Arbitrary<readonly Command[]> = fc
+  .array(grant, { minLength: 4, maxLength: 10 })
+  .chain((grants) =>
+    fc.tuple(
+      fc.array(openOne(grants), { minLength: 6, maxLength: 12 }),
+      fc.array(
+        fc.oneof(
+          { weight: 8, arbitrary: arrive(closeTo(grants)) },
+          { weight: 6, arbitrary: arrive(wild) },
+          { weight: 1, arbitrary: openOne(grants) },
+          { weight: 1, arbitrary: change },
+        ),
+        { minLength: 60, maxLength: 100 },
+      ),
+    ),
+  )
+  .map((parts) => parts.flat());
