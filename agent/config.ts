@@ -38,13 +38,13 @@ const LOOPBACK = ['127.0.0.0/8', '::1/128'].map(prefix);
 /** How many services the gate compares a packet with (GATE_SERVICES_MAX). */
 const SERVICES = 16;
 /** Next hops by family; without one the kernel's own route decides. */
-export interface NextHops {
+interface NextHops {
   readonly ipv4?: Address;
   readonly ipv6?: Address;
 }
 
 /** A private address space and the interface that leads to its devices. */
-export interface Realm {
+interface Realm {
   readonly realm: RealmName;
   readonly interface: string;
   readonly prefixes: readonly Prefix[];
@@ -52,12 +52,12 @@ export interface Realm {
 }
 
 /** What devices may reach on the gateway itself; `port` is 0 for ICMP. */
-export interface Service {
+interface Service {
   readonly protocol: Protocol | 'icmp' | 'icmpv6';
   readonly port: number;
 }
 
-export interface ClientCa {
+interface ClientCa {
   /** What rule files call it as `issuer`. */
   readonly name: string;
   readonly file: string;

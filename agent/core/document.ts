@@ -88,12 +88,14 @@ export function readDocument<Schema extends z.ZodType>(
   const issuesOf = (faults: readonly Fault[]) =>
     [...faults].sort((a, b) => a.offset - b.offset).map(({ offset, message }) => ({ ...placeAt(offset), message }));
 
-  const lexical = [...invisibleIn(text)];
-  const tokens = lexical.length > 0 ? [] : [...tokensOf(text, lexical)];
-  if (lexical.length > 0) return { issues: issuesOf(lexical) };
+  // Each look at the text relies on the one before: what is deep or invisible is not composed, what is no YAML has no keys.
+  const invisible = [...invisibleIn(text)];
+  if (invisible.length > 0) return { issues: issuesOf(invisible) };
+  const { tokens, notTaken } = tokensOf(text);
+  if (notTaken.length > 0) return { issues: issuesOf(notTaken) };
   const yaml = compose(tokens, text);
-  const structural = [...syntaxFaults(yaml, lines), ...faultsOfNodes(yaml, lines)];
-  if (structural.length > 0) return { issues: issuesOf(structural) };
+  const broken = [...syntaxFaults(yaml, lines), ...faultsOfNodes(yaml, lines)];
+  if (broken.length > 0) return { issues: issuesOf(broken) };
 
   const parsed = schema.safeParse(yaml.toJS());
   if (parsed.success) {
@@ -134,22 +136,26 @@ function nameOf(character: string): string {
   return `the invisible character U+${code}`;
 }
 
-/** The file's tokens as a tree, with what is not taken added to `faults`; stops where it is nested too deep to recur over. */
-function* tokensOf(text: string, faults: Fault[]): Generator<CST.Token> {
+/** The file's tokens as a tree, and what is not taken among them; ends early where it is nested too deep to recur over. */
+function tokensOf(text: string): { tokens: CST.Token[]; notTaken: Fault[] } {
   const parser = new Parser();
+  const tokens: CST.Token[] = [];
+  const notTaken: Fault[] = [];
   let previous = '';
   for (const lexeme of new Lexer().lex(text)) {
+    const offset = parser.offset;
     const type = previous === CST.SCALAR ? 'scalar' : CST.tokenType(lexeme);
     const message = type && NOT_TAKEN[type];
-    if (message) faults.push({ offset: parser.offset, message });
-    yield* parser.next(lexeme);
+    if (message) notTaken.push({ offset, message });
+    for (const token of parser.next(lexeme)) tokens.push(token);
     if (parser.stack.length > MAX_DEPTH) {
-      faults.push({ offset: parser.offset - lexeme.length, message: `nested deeper than ${MAX_DEPTH} levels` });
-      return;
+      notTaken.push({ offset, message: `nested deeper than ${MAX_DEPTH} levels` });
+      return { tokens, notTaken };
     }
     previous = lexeme;
   }
-  yield* parser.end();
+  tokens.push(...parser.end());
+  return { tokens, notTaken };
 }
 
 /** The file as a document; `failsafe` is the schema in which every scalar is its text. */

@@ -23,7 +23,7 @@ import { type Address, contains, type Family, type Prefix } from '../core/net.ts
 import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
 import type { ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
 import { matchesDevice } from './patterns.ts';
-import { type AllowRule, formatPorts, type Match, mtcUserOf, type Policy, type Usage } from './policy.ts';
+import { type AllowRule, type Match, mtcUserOf, type Policy, type Usage } from './policy.ts';
 
 export interface Question {
   readonly server: ServerName;
@@ -62,7 +62,7 @@ export interface Allowed {
   readonly trace: readonly TraceLine[];
 }
 
-export interface Refused {
+interface Refused {
   readonly verdict: 'refuse';
   readonly reason: RefusalReason;
   readonly step: Step;
@@ -124,17 +124,13 @@ export function decide(policy: Policy, question: Question): Decision {
   return { verdict: 'allow', mtcUser: user.name, rule: rule.id, ...outcome, durationSeconds, totalSeconds, trace };
 }
 
-/** Why a rule does not look at this request; undefined where it does. */
-export function mismatchOf(match: Match, question: Question): string | undefined {
+/** The first member of a rule that this request does not meet; undefined where the rule matches. */
+export function mismatchOf({ servers, devices, protocols, ports }: Match, question: Question): keyof Match | undefined {
   const { server, device, protocol, port } = question;
-  if (match.servers && !match.servers.includes(server)) return `it is for the servers ${match.servers.join(', ')}`;
-  if (match.devices && !match.devices.some((pattern) => device && matchesDevice(pattern, device.externalId))) {
-    return `it is for the devices ${match.devices.map(({ text }) => text).join(', ')}`;
-  }
-  if (match.protocols && !match.protocols.includes(protocol)) return `it is for ${match.protocols.join(' and ')}`;
-  if (match.ports && !match.ports.some(({ low, high }) => low <= port && port <= high)) {
-    return `it is for the ports ${match.ports.map(formatPorts).join(', ')}`;
-  }
+  if (servers && !servers.includes(server)) return 'servers';
+  if (devices && !devices.some((pattern) => device && matchesDevice(pattern, device.externalId))) return 'devices';
+  if (protocols && !protocols.includes(protocol)) return 'protocols';
+  if (ports && !ports.some(({ low, high }) => low <= port && port <= high)) return 'ports';
   return undefined;
 }
 

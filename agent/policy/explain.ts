@@ -5,7 +5,7 @@
  */
 import type { MtcUserName, ServerName } from '../core/words.ts';
 import { type Decision, mismatchOf, type Question, type TraceLine } from './decide.ts';
-import type { Policy } from './policy.ts';
+import type { Match, Policy } from './policy.ts';
 
 /** One line for the outcome, one for each step, one for each rule that does not match. */
 export function explain(policy: Policy, question: Question, decision: Decision): string[] {
@@ -40,9 +40,18 @@ function step({ step: name, seen, rule, reason }: TraceLine): string {
 function lookedAway({ allows, denies }: Policy, question: Question, { trace }: Decision): string[] {
   if (!trace.some(({ step: name }) => name === 'rule')) return [];
   return [...denies, ...allows].flatMap(({ id, action, match }) => {
-    const why = mismatchOf(match, question);
-    return why ? line('-', 'rule', id, `this ${action} does not match: ${why}`) : [];
+    const member = mismatchOf(match, question);
+    return member ? line('-', 'rule', id, `this ${action} is for the ${member} ${membersOf(match)[member]}`) : [];
   });
+}
+
+function membersOf({ servers = [], devices = [], protocols = [], ports = [] }: Match): Record<keyof Match, string> {
+  return {
+    servers: servers.join(', '),
+    devices: devices.map(({ text }) => text).join(', '),
+    protocols: protocols.join(', '),
+    ports: ports.map(({ low, high }) => (low === high ? `${low}` : `${low}-${high}`)).join(', '),
+  };
 }
 
 function line(mark: string, name: string, rule: string | undefined, seen: string): string {

@@ -30,6 +30,8 @@ export interface DevicePattern {
   readonly domain: string;
   /** Whether labels must, and may, stand before `domain`. */
   readonly subdomains: boolean;
+  /** What every identifier that matches ends in: the quick look, before anything is compared. */
+  readonly ending: string;
 }
 
 const NAME_PATTERN = /^[a-z0-9*][a-z0-9.*-]{0,62}$/;
@@ -53,7 +55,14 @@ export function parseDevicePattern(text: string): DevicePattern | undefined {
   const subdomains = domain === '*' || domain.startsWith('*.');
   const base = subdomains ? domain.slice(2) : domain;
   if (domain !== '*' && !DOMAIN.test(base)) return undefined;
-  return { text: `${local}@${domain}`, local: { text: local, sequence: sequenceOf(local) }, domain: base, subdomains };
+  const ending = subdomains ? base && `.${base}` : `@${base}`;
+  return {
+    text: `${local}@${domain}`,
+    local: { text: local, sequence: sequenceOf(local) },
+    domain: base,
+    subdomains,
+    ending,
+  };
 }
 
 export function matchesName(pattern: NamePattern, name: string): boolean {
@@ -61,11 +70,8 @@ export function matchesName(pattern: NamePattern, name: string): boolean {
 }
 
 /** Whether an external identifier (its domain in lower case) matches. */
-export function matchesDevice(pattern: DevicePattern, externalId: string): boolean {
-  const at = externalId.indexOf('@');
-  const domain = externalId.slice(at + 1);
-  const fits = pattern.subdomains ? isBelow(domain, pattern.domain) : domain === pattern.domain;
-  return fits && meet(pattern.local.sequence, [...externalId.slice(0, at)]);
+export function matchesDevice({ local, ending }: DevicePattern, externalId: string): boolean {
+  return externalId.endsWith(ending) && meet(local.sequence, [...externalId.slice(0, externalId.indexOf('@'))]);
 }
 
 /** Whether some external identifier matches both. */

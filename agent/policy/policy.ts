@@ -73,8 +73,6 @@ export interface DenyRule {
   readonly reason: string;
 }
 
-export type Rule = AllowRule | DenyRule;
-
 /** A request and what the policy must say to it; written by operators beside their rules. */
 export interface PolicyTest {
   readonly name: string;
@@ -164,10 +162,6 @@ export function sourceClasses(policy: Policy): readonly { readonly prefix: Prefi
   return [...policy.servers.values()]
     .flatMap((server) => server.sources.map((prefix) => ({ prefix, server: server.name })))
     .sort((a, b) => (a.prefix.text < b.prefix.text ? -1 : 1));
-}
-
-export function formatPorts({ low, high }: PortRange): string {
-  return low === high ? String(low) : `${low}-${high}`;
 }
 
 function isThat(known: Certificate, presented: Presented): boolean {

@@ -41,8 +41,8 @@ test('an allow, step by step, and the rules that looked away', () => {
     '  yes applicationServer coap: 198.51.100.7, ipv4',
     '  yes rate              coap: 0 requests in the last minute',
     '  yes quota             coap: 0 live grants on the device, 0 in all',
-    '  -   rule              telnet: this deny does not match: it is for the ports 23',
-    '  -   rule              mqtt: this allow does not match: it is for the ports 8883',
+    '  -   rule              telnet: this deny is for the ports 23',
+    '  -   rule              mqtt: this allow is for the ports 8883',
   ]);
 });
 
