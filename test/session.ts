@@ -40,6 +40,11 @@ export class Session {
     return this.#child.lines.filter((line) => line.startsWith('> ')).length;
   }
 
+  /** All texts so far. */
+  texts(): string[] {
+    return this.#child.lines.filter((line) => line.startsWith('> ')).map((line) => line.slice(2));
+  }
+
   /** TCP: whether the session still stands, as far as this end knows. */
   get closed(): boolean {
     return this.#child.lines.includes('closed');
