@@ -39,7 +39,7 @@ const IMPOSSIBLE_SOURCES = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4', '255.255.
 );
 const LINK_LOCAL_MULTICAST = prefix('ff02::/16');
 
-export interface Ports {
+interface Ports {
   readonly protocol: Protocol;
   readonly source: number;
   readonly destination: number;

@@ -22,7 +22,9 @@ import {
   SECOND,
   SECOND_REALM,
   SERVER_PREFIXES,
+  serverOf,
   setupOf,
+  word,
 } from './fixture.ts';
 import { describePackets } from './packets.ts';
 
@@ -87,11 +89,6 @@ export function describeDataplane(name: string, make: MakeRig): void {
         expect(plane.entry(grant.index)).toEqual({ mapping: grant, endNs: end });
         expect(knock(grant)).toBe('redirect');
         expect(answer(grant)).toBe('redirect');
-      });
-
-      test('opened with an end that has passed, is dead from the start', () => {
-        plane.open(grant, nowNs() - SECOND);
-        expect(knock(grant)).toBe('grantEnded');
       });
 
       test('ends at once, both ways, and stays as a tombstone', () => {
@@ -300,14 +297,4 @@ export function describeDataplane(name: string, make: MakeRig): void {
   });
 }
 
-/** The granted address, of the grant's family. */
-function serverOf({ external }: Mapping): string {
-  return external.address.family === 'ipv4' ? '198.51.100.10' : '2001:db8:51::10';
-}
-
 const none = { packets: 0n, bytes: 0n };
-
-/** A verdict in one word: the reason where there is one. */
-function word(verdict: Verdict): string {
-  return verdict.verdict === 'drop' ? verdict.reason : verdict.verdict;
-}

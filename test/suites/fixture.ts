@@ -4,10 +4,10 @@
  * nothing here depends on how fast it runs: the kernel's clock cannot be held
  * still. Nor far in the past, since that clock begins when the machine does.
  */
-import { type Address, address, type Prefix, parseEndpoint, prefix } from '../../agent/core/net.ts';
+import { type Address, address, parseEndpoint, prefix } from '../../agent/core/net.ts';
 import { indexOfIpv4, ipv4Entries, type Pool } from '../../agent/core/pool.ts';
 import type { Protocol } from '../../agent/core/words.ts';
-import type { GateSetup, JudgingDataplane, Mapping } from '../../agent/dataplane/dataplane.ts';
+import type { GateSetup, JudgingDataplane, Mapping, Verdict } from '../../agent/dataplane/dataplane.ts';
 
 export interface Interfaces {
   readonly outside: number;
@@ -37,7 +37,7 @@ export const SERVER_PREFIXES: readonly (readonly [string, number])[] = [
   ['2001:db8:51:8000::/49', OTHER_CLASS],
 ];
 
-export const POOL: Pool = {
+const POOL: Pool = {
   ipv4: [prefix('203.0.113.0/29'), prefix('203.0.113.32/31')],
   ipv6: [prefix('2001:db8:a::/64')],
   portLow: 40_000,
@@ -45,7 +45,7 @@ export const POOL: Pool = {
   ipv6Grants: 32,
 };
 /** The first index of the IPv6 grants. */
-export const IPV6_INDEX = ipv4Entries(POOL);
+const IPV6_INDEX = ipv4Entries(POOL);
 
 export function setupOf(interfaces: Interfaces): GateSetup {
   return {
@@ -124,7 +124,17 @@ export function mapping(text: MappingText): Mapping {
 }
 
 export function addClasses(plane: JudgingDataplane): void {
-  for (const [text, classId] of SERVER_PREFIXES) plane.addClass(prefix(text) satisfies Prefix, classId);
+  for (const [text, classId] of SERVER_PREFIXES) plane.addClass(prefix(text), classId);
+}
+
+/** The server's address, of a grant's family. */
+export function serverOf({ external }: Mapping): string {
+  return external.address.family === 'ipv4' ? '198.51.100.10' : '2001:db8:51::10';
+}
+
+/** A verdict in one word: the reason where there is one. */
+export function word(verdict: Verdict): string {
+  return verdict.verdict === 'drop' ? verdict.reason : verdict.verdict;
 }
 
 function endpoint(text: string) {
