@@ -15,9 +15,10 @@
 import { existsSync, mkdirSync, readdirSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { AgentError } from '../core/errors.ts';
+import { BpfError } from './bpf.ts';
+import { HOOKS, type Hook } from './dataplane.ts';
 import {
   attachTc,
-  BpfError,
   closeFd,
   createTcxLink,
   detachTc,
@@ -31,8 +32,7 @@ import {
   type TcPlace,
   tcProgramId,
   updateLink,
-} from './bpf.ts';
-import { HOOKS, type Hook } from './dataplane.ts';
+} from './tc.ts';
 
 /** The first priority there is, and a handle that nobody takes by accident ("mtga"). */
 const PRIORITY = 1;
@@ -59,30 +59,30 @@ export interface Attachment {
   readonly programId: number;
 }
 
+/** The loaded programs, by their file descriptors. */
+export type Programs = Readonly<Record<Hook, number>>;
+
 interface Place {
   readonly hook: Hook;
   readonly interface: Interface;
 }
 
 export class Attachments {
-  readonly #programs: Readonly<Record<Hook, number>>;
   readonly #links: string;
   readonly #filters: string;
   #places: readonly Place[] = [];
 
-  /** @param programs the loaded programs' file descriptors */
-  constructor(bpffs: string, programs: Readonly<Record<Hook, number>>) {
-    this.#programs = programs;
+  constructor(bpffs: string) {
     this.#links = join(bpffs, 'links');
     this.#filters = join(bpffs, 'filters');
   }
 
   /** Hangs the gate at these interfaces, and takes it away from all others. */
-  attach(mode: AttachMode, interfaces: Interfaces): void {
+  attach(mode: AttachMode, interfaces: Interfaces, programs: Programs): void {
     for (const folder of [this.#links, this.#filters]) if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 });
     this.#places = placesOf(interfaces);
-    const kind = this.#attachAll(mode);
-    this.#sweep(this.#places, kind);
+    const kind = this.#attachAll(mode, programs);
+    this.#sweep(this.#places, kind, programs);
   }
 
   /** What hangs there now, as the kernel says: a place that somebody cleared is not in the list. */
@@ -101,21 +101,20 @@ export class Attachments {
     this.#sweep([], 'tcx');
   }
 
-  #attachAll(mode: AttachMode): Attachment['kind'] {
+  #attachAll(mode: AttachMode, programs: Programs): Attachment['kind'] {
     try {
-      if (mode !== 'clsact') for (const place of this.#places) this.#link(place);
+      if (mode !== 'clsact') for (const place of this.#places) this.#link(place, programs[place.hook]);
       if (mode !== 'clsact') return 'tcx';
     } catch (cause) {
       // Before 6.6 the kernel does not know the attach type.
       const unknown = cause instanceof AgentError && cause.cause instanceof BpfError && cause.cause.errno === EINVAL;
       if (mode === 'tcx' || !unknown) throw cause;
     }
-    for (const place of this.#places) this.#filter(place);
+    for (const place of this.#places) this.#filter(place, programs[place.hook]);
     return 'clsact';
   }
 
-  #link(place: Place): void {
-    const program = this.#programs[place.hook];
+  #link(place: Place, program: number): void {
     const path = this.#linkPath(place);
     attempt(place, () => {
       if (existsSync(path)) {
@@ -137,8 +136,7 @@ export class Attachments {
     });
   }
 
-  #filter(place: Place): void {
-    const program = this.#programs[place.hook];
+  #filter(place: Place, program: number): void {
     const id = programId(program);
     const at = tcPlace(place.hook, place.interface.ifindex);
     attempt(place, () => {
@@ -174,16 +172,16 @@ export class Attachments {
   }
 
   /** Takes away what is ours but not wanted: other places, the other kind, programs of earlier runs. */
-  #sweep(wanted: readonly Place[], kind: Attachment['kind']): void {
+  #sweep(wanted: readonly Place[], kind: Attachment['kind'], programs?: Programs): void {
     for (const name of readFolder(this.#links)) {
       const keep = kind === 'tcx' && wanted.some((place) => this.#linkPath(place) === join(this.#links, name));
       if (!keep) unlinkSync(join(this.#links, name));
     }
     for (const { name, hook, ifindex, id } of this.#filterPins()) {
       const place = wanted.find((one) => one.hook === hook && one.interface.ifindex === ifindex);
-      const current = kind === 'clsact' && place !== undefined;
-      if (current && id === programId(this.#programs[hook])) continue;
-      if (!current && presentAt(tcPlace(hook, ifindex)) === id) detachTc(tcPlace(hook, ifindex));
+      const stays = kind === 'clsact' && place !== undefined;
+      if (stays && programs && id === programId(programs[hook])) continue;
+      if (!stays && presentAt(tcPlace(hook, ifindex)) === id) detachTc(tcPlace(hook, ifindex));
       unlinkSync(join(this.#filters, name));
     }
   }

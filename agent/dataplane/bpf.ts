@@ -1,11 +1,12 @@
 /**
  * libbpf and mmap, called in this process through koffi: thin, typed, and the
  * only place of the data plane that knows the foreign function interface.
+ * Objects, maps and test runs are here, what hangs at interfaces in tc.ts.
  *
  * Structs go over as buffers with their offsets written out (libbpf 1.x, 64
  * bit, little endian; native-notes/libbpf.md has them). A wrong offset there
- * is no error but a crash, so every one is made by a function here and none
- * leaves the file. Calls that fail return a negated errno; here they throw a
+ * is no error but a crash, so every one is made by a function here or there,
+ * and none leaves them. Calls that fail return a negated errno; here they throw a
  * BpfError that keeps it: a fault of the gate, unless the caller knows better.
  */
 import { getSystemErrorName } from 'node:util';
@@ -25,19 +26,9 @@ export class BpfError extends AgentError {
   }
 }
 
-export const ENOENT = 2;
-export const EEXIST = 17;
-export const EINVAL = 22;
+const ENOENT = 2;
+const MAP_FAILED = 0xffff_ffff_ffff_ffffn;
 
-/** Attach types of enum bpf_attach_type (Linux 6.6), which libbpf 1.1 hands through unseen. */
-const TCX = { ingress: 46, egress: 47 } as const;
-/** Put in front of what is attached already. */
-const BPF_F_BEFORE = 1 << 3;
-const BPF_LINK_TYPE_TCX = 11;
-const TC_POINT = { ingress: 1, egress: 2 } as const;
-const TC_REPLACE = 1;
-
-export type Point = keyof typeof TC_POINT;
 type Pointer = bigint;
 
 function bind() {
@@ -86,27 +77,24 @@ function bind() {
 let bound: ReturnType<typeof bind> | undefined;
 
 /** Bound at the first call: importing this file needs no library. */
-function calls(): ReturnType<typeof bind> {
+export function calls(): ReturnType<typeof bind> {
   bound ??= bind();
   return bound;
 }
 
-function check(call: string, result: number): number {
+/** @throws BpfError where a call says so, as libbpf does, by a negated errno */
+export function check(call: string, result: number): number {
   if (result < 0) throw new BpfError(call, -result);
   return result;
 }
 
-function buffer(size: number): Buffer {
-  return Buffer.alloc(size);
-}
-
-/** An object file on its way into the kernel: opened, then changed, then loaded. */
+/** An object file on its way into the kernel: opened, then changed, then loaded. Nothing may be called after close(). */
 export class BpfObject {
   readonly #pointer: Pointer;
   /** The kernel writes the verifier's text here when it refuses. */
-  readonly #log = buffer(1 << 20);
+  readonly #log = Buffer.alloc(1 << 20);
   /** libbpf keeps pointers into it. */
-  readonly #options = buffer(80);
+  readonly #options = Buffer.alloc(80);
 
   constructor(path: string) {
     this.#options.writeBigUInt64LE(80n, 0);
@@ -127,7 +115,7 @@ export class BpfObject {
 
   /** What a map of constants is loaded with. */
   setConstants(map: string, bytes: Uint8Array): void {
-    const size = buffer(8);
+    const size = Buffer.alloc(8);
     const at: Pointer = calls().initialValue(this.#map(map), size);
     if (Number(size.readBigUInt64LE()) !== bytes.length)
       throw new RangeError(`${map} has ${size.readBigUInt64LE()} bytes, not ${bytes.length}`);
@@ -143,8 +131,16 @@ export class BpfObject {
     return this.#log.toString('utf8', 0, Math.max(0, this.#log.indexOf(0)));
   }
 
-  mapFd(name: string): number {
-    return check(`bpf_map__fd ${name}`, calls().mapFd(this.#map(name)));
+  /** A map to be called; its keys and values have these sizes. */
+  map(name: string, keySize: number, valueSize: number): BpfMap {
+    return new BpfMap(this.#mapFd(name), keySize, valueSize);
+  }
+
+  /** An mmapable map, all of it, in this process. */
+  mapped(name: string, length: number): Mapped {
+    const at: Pointer = calls().mmap(null, length, 3 /* read, write */, 1 /* shared */, this.#mapFd(name), 0);
+    if (at === MAP_FAILED) throw new BpfError(`mmap ${name}`, koffi.errno());
+    return { memory: koffi.view(at, length), release: () => calls().munmap(at, length) };
   }
 
   programFd(name: string): number {
@@ -155,6 +151,10 @@ export class BpfObject {
 
   close(): void {
     calls().objectClose(this.#pointer);
+  }
+
+  #mapFd(name: string): number {
+    return check(`bpf_map__fd ${name}`, calls().mapFd(this.#map(name)));
   }
 
   #map(name: string): Pointer {
@@ -177,7 +177,7 @@ export class BpfMap {
   }
 
   lookup(key: Uint8Array): Uint8Array | undefined {
-    const value = buffer(this.#valueSize);
+    const value = Buffer.alloc(this.#valueSize);
     return present('bpf_map_lookup_elem', calls().lookup(this.#fd, key, value)) ? value : undefined;
   }
 
@@ -194,7 +194,7 @@ export class BpfMap {
   keys(): Uint8Array[] {
     const keys: Uint8Array[] = [];
     for (let last: Uint8Array | null = null; ; ) {
-      const next = buffer(this.#keySize);
+      const next = Buffer.alloc(this.#keySize);
       if (!present('bpf_map_get_next_key', calls().nextKey(this.#fd, last, next))) return keys;
       keys.push(next);
       last = next;
@@ -202,142 +202,51 @@ export class BpfMap {
   }
 }
 
-function present(call: string, result: number): boolean {
+/** Like check, for calls on something that need not be there. */
+export function present(call: string, result: number): boolean {
   return result !== -ENOENT && check(call, result) === 0;
 }
 
-/** A mapping of an mmapable map. Nothing may touch `memory` after release(). */
+/** An mmapable map in this process's memory. Nothing may touch `memory` after release(). */
 export interface Mapped {
   readonly memory: ArrayBuffer;
   release(): void;
-}
-
-export function mapMemory(fd: number, length: number): Mapped {
-  const at: Pointer = calls().mmap(null, length, 3 /* read, write */, 1 /* shared */, fd, 0);
-  if (at === 0xffff_ffff_ffff_ffffn) throw new BpfError('mmap', koffi.errno());
-  return { memory: koffi.view(at, length), release: () => calls().munmap(at, length) };
 }
 
 export function possibleCpus(): number {
   return check('libbpf_num_possible_cpus', calls().possibleCpus());
 }
 
-/** The kernel's number of a loaded program. */
-export function programId(fd: number): number {
-  return info(fd).readUInt32LE(4);
-}
-
-/** Where a TCX link hangs; undefined for any other kind. `ifindex` 0: its interface is gone. */
-export function linkPlace(fd: number): { ifindex: number; programId: number } | undefined {
-  const link = info(fd);
-  if (link.readUInt32LE(0) !== BPF_LINK_TYPE_TCX) return undefined;
-  return { programId: link.readUInt32LE(8), ifindex: link.readUInt32LE(16) };
-}
-
-function info(fd: number): Buffer {
-  const bytes = buffer(256);
-  const length = buffer(4);
-  length.writeUInt32LE(bytes.length);
-  check('bpf_obj_get_info_by_fd', calls().info(fd, bytes, length));
-  return bytes;
-}
-
-export function pin(fd: number, path: string): void {
-  check(`bpf_obj_pin ${path}`, calls().pin(fd, path));
-}
-
-/** Opens what is pinned there; the descriptor is the caller's to close. */
-export function openPinned(path: string): number {
-  return check(`bpf_obj_get ${path}`, calls().get(path));
-}
-
-export function closeFd(fd: number): void {
-  calls().close(fd);
-}
-
-/** A TCX link, in front of what hangs there. It lives until its descriptor and its pin are gone. */
-export function createTcxLink(programFd: number, ifindex: number, point: Point): number {
-  const options = buffer(16);
-  options.writeBigUInt64LE(16n, 0);
-  options.writeUInt32LE(BPF_F_BEFORE, 8);
-  return check('bpf_link_create', calls().linkCreate(programFd, ifindex, TCX[point], options));
-}
-
-/** Another program in a link's place, with no packet in between. */
-export function updateLink(linkFd: number, programFd: number): void {
-  check('bpf_link_update', calls().linkUpdate(linkFd, programFd, null));
-}
-
-/** A filter's place at TC. */
-export interface TcPlace {
-  readonly ifindex: number;
-  readonly point: Point;
-  readonly handle: number;
-  readonly priority: number;
-}
-
-function tcHook({ ifindex, point }: TcPlace): Buffer {
-  const hook = buffer(24);
-  hook.writeBigUInt64LE(24n, 0);
-  hook.writeInt32LE(ifindex, 8);
-  hook.writeUInt32LE(TC_POINT[point], 12);
-  return hook;
-}
-
-function tcOptions({ handle, priority }: TcPlace, programFd = 0, flags = 0): Buffer {
-  const options = buffer(32);
-  options.writeBigUInt64LE(32n, 0);
-  options.writeInt32LE(programFd, 8);
-  options.writeUInt32LE(flags, 12);
-  options.writeUInt32LE(handle, 20);
-  options.writeUInt32LE(priority, 24);
-  return options;
-}
-
-/** Sees to it that the interface has a clsact qdisc. */
-export function ensureClsact(place: TcPlace): void {
-  const result: number = calls().tcHookCreate(tcHook(place));
-  if (result !== -EEXIST) check('bpf_tc_hook_create', result);
-}
-
-/**
- * The program in this very place, by its kernel number; undefined where there is none.
- * EINVAL means that too: there is not even a chain yet. Should it mean more, attaching without `replace` refuses.
- */
-export function tcProgramId(place: TcPlace): number | undefined {
-  const options = tcOptions(place);
-  const result: number = calls().tcQuery(tcHook(place), options);
-  return result !== -EINVAL && present('bpf_tc_query', result) ? options.readUInt32LE(16) : undefined;
-}
-
-export function attachTc(place: TcPlace, programFd: number, replace: boolean): void {
-  const options = tcOptions(place, programFd, replace ? TC_REPLACE : 0);
-  check('bpf_tc_attach', calls().tcAttach(tcHook(place), options));
-}
-
-export function detachTc(place: TcPlace): void {
-  present('bpf_tc_detach', calls().tcDetach(tcHook(place), tcOptions(place)));
-}
+/** struct bpf_test_run_opts, then struct __sk_buff of a kernel that may know more of it than we do. */
+const RUN_OPTIONS = 80;
+const RUN_CONTEXT = 256;
+const CONTEXT_IN = 192;
+/** A program may make a packet longer. */
+const ROOM = 512;
 
 /** One packet through a program (BPF_PROG_TEST_RUN), as if an interface had received it. */
-export function testRun(programFd: number, ifindex: number, data: Uint8Array) {
-  const context = buffer(256); // struct __sk_buff, of a kernel that may know more of it
-  const output = buffer(data.length + 512);
-  const options = buffer(80);
-  context.writeUInt32LE(ifindex, 40);
-  options.writeBigUInt64LE(80n, 0);
-  options.writeBigUInt64LE(koffi.address(data), 8);
-  options.writeBigUInt64LE(koffi.address(output), 16);
-  options.writeUInt32LE(data.length, 24);
-  options.writeUInt32LE(output.length, 28);
-  options.writeBigUInt64LE(koffi.address(context), 32);
-  options.writeBigUInt64LE(koffi.address(context), 40);
-  options.writeUInt32LE(192, 48);
-  options.writeUInt32LE(context.length, 52);
-  check('bpf_prog_test_run_opts', calls().testRun(programFd, options));
+export function testRun(programFd: number, ifindex: number, packet: Uint8Array) {
+  // All in one buffer: as long as the call holds it, the pointers into it are good.
+  const context = RUN_OPTIONS;
+  const input = context + RUN_CONTEXT;
+  const output = input + packet.length;
+  const run = Buffer.alloc(output + packet.length + ROOM);
+  const at = (offset: number) => BigInt(koffi.address(run)) + BigInt(offset);
+  run.set(packet, input);
+  run.writeUInt32LE(ifindex, context + 40);
+  run.writeBigUInt64LE(BigInt(RUN_OPTIONS), 0);
+  run.writeBigUInt64LE(at(input), 8);
+  run.writeBigUInt64LE(at(output), 16);
+  run.writeUInt32LE(packet.length, 24);
+  run.writeUInt32LE(packet.length + ROOM, 28);
+  run.writeBigUInt64LE(at(context), 32);
+  run.writeBigUInt64LE(at(context), 40);
+  run.writeUInt32LE(CONTEXT_IN, 48);
+  run.writeUInt32LE(RUN_CONTEXT, 52);
+  check('bpf_prog_test_run_opts', calls().testRun(programFd, run));
   return {
-    verdict: options.readInt32LE(56),
-    bytes: Uint8Array.from(output.subarray(0, options.readUInt32LE(28))),
-    mark: context.readUInt32LE(8),
+    verdict: run.readInt32LE(56),
+    bytes: Uint8Array.from(run.subarray(output, output + run.readUInt32LE(28))),
+    mark: run.readUInt32LE(context + 8),
   };
 }

@@ -1,11 +1,13 @@
 /**
- * From the gate's object file to loaded programs and pinned maps.
+ * From the gate's object file to loaded programs, and maps that fit the
+ * configuration.
  *
  * The maps outlive the agent: load() takes over those that an earlier one
- * left in the same folder. The folder is named after all that gives an index
- * its meaning, the schema of gate.h and the grants pool; with another schema
- * or another pool the gate starts on fresh maps, and the old folders stay
- * until the new gate hangs in the old one's place.
+ * left in the same folder, but brings up to date what follows from the
+ * configuration alone. The folder is named after all that gives an index its
+ * meaning, the schema of gate.h and the grants pool; with another schema or
+ * another pool the gate starts on fresh maps, and the old folders stay until
+ * the new gate hangs in the old one's place.
  *
  *   <bpffs>/v1-0123456789ab/MAP
  */
@@ -14,10 +16,12 @@ import { existsSync, mkdirSync, readdirSync, rmdirSync, statfsSync, unlinkSync }
 import { release } from 'node:os';
 import { dirname, join } from 'node:path';
 import { AgentError } from '../core/errors.ts';
+import { contains, hostPrefix, prefix } from '../core/net.ts';
 import { entryCount, type Pool } from '../core/pool.ts';
-import { BpfObject } from './bpf.ts';
+import type { Programs } from './attachment.ts';
+import { type BpfMap, BpfObject, possibleCpus } from './bpf.ts';
 import type { GateSetup } from './dataplane.ts';
-import { configBytes, GATE_SCHEMA } from './layout.ts';
+import { configBytes, GATE_SCHEMA, insideBytes, LAYOUT, OWNERS, prefixKey, routeBytes, u32 } from './layout.ts';
 
 const OLDEST_KERNEL = [6, 1] as const;
 const BPFFS_MAGIC = 0xcafe4a11;
@@ -38,8 +42,109 @@ const PINNED = [
   'counters',
 ] as const;
 
+/** In the tries an IPv6 prefix such as ::/0 holds the mapped form of all IPv4 too, but for this entry, which means none. */
+export const ALL_IPV4 = prefix('0.0.0.0/0');
+export const NONE = 0;
+const LINK_LOCAL = prefix('fe80::/10');
+const SECOND_NS = 1_000_000_000n;
+
+/** Words of struct gate_state. */
+export const STATE = Object.fromEntries(
+  Object.entries(LAYOUT.gate_state.fields).map(([field, offset]) => [field, offset / 8]),
+) as Readonly<Record<keyof typeof LAYOUT.gate_state.fields, number>>;
+
+/** The gate in the kernel, within this process's reach. */
+export interface Loaded {
+  readonly programs: Programs;
+  readonly maps: ReturnType<typeof mapsOf>;
+  /** The entries, as bytes and as words. */
+  readonly bytes: Uint8Array;
+  readonly words: BigUint64Array;
+  readonly state: BigUint64Array;
+  /** Nothing of this may be touched after it. */
+  close(): void;
+}
+
 /** @throws AgentError kernelTooOld, libraryMissing, bpffsMissing, gateNotLoaded */
-export function load(file: string, bpffs: string, setup: GateSetup): BpfObject {
+export function load(file: string, bpffs: string, setup: GateSetup): Loaded {
+  const object = loadObject(file, bpffs, setup);
+  const entries = object.mapped('entries', entryCount(setup.pool) * LAYOUT.gate_entry.size);
+  const state = object.mapped('state', LAYOUT.gate_state.size);
+  const loaded: Loaded = {
+    programs: {
+      outsideIngress: object.programFd('gate_outside_ingress'),
+      outsideEgress: object.programFd('gate_outside_egress'),
+      insideIngress: object.programFd('gate_inside_ingress'),
+    },
+    maps: mapsOf(object),
+    bytes: new Uint8Array(entries.memory),
+    words: new BigUint64Array(entries.memory),
+    state: new BigUint64Array(state.memory),
+    close: () => {
+      entries.release();
+      state.release();
+      object.close();
+    },
+  };
+  settle(loaded, setup);
+  return loaded;
+}
+
+function mapsOf(object: BpfObject) {
+  const target = LAYOUT.gate_target.size;
+  return {
+    ipv6Endpoints: object.map('ipv6_endpoints', LAYOUT.gate_endpoint.size, target),
+    answers: object.map('answers', LAYOUT.gate_answer.size, target),
+    classes: object.map('classes', LAYOUT.gate_prefix.size, 4),
+    owned: object.map('owned', LAYOUT.gate_prefix.size, 4),
+    inside: object.map('inside', 4, LAYOUT.gate_inside.size),
+    realms: object.map('realms', 4, LAYOUT.gate_route.size),
+    changing: object.map('changing', LAYOUT.gate_inner.size, 1),
+    counters: object.map('counters', 4, LAYOUT.gate_count.size * possibleCpus()),
+  };
+}
+
+/**
+ * Brings the maps up to date with the configuration, while the gate of an
+ * earlier agent may be at work on them: it adds before it removes, and leaves
+ * the heartbeat alone. Addresses that were changing hands when the earlier
+ * agent died are heard again; their grants ended before that.
+ */
+function settle({ maps, state }: Loaded, setup: GateSetup): void {
+  Atomics.store(state, STATE.orphan_grace, BigInt(setup.orphanGraceSeconds) * SECOND_NS);
+  Atomics.store(state, STATE.tombstone, BigInt(setup.udpTombstoneSeconds) * SECOND_NS);
+  replace(maps.owned, ownedPrefixes(setup));
+  const allIpv4 = prefixKey(ALL_IPV4);
+  if (!maps.classes.lookup(allIpv4)) maps.classes.update(allIpv4, u32(NONE));
+  replace(
+    maps.realms,
+    setup.inside.map((one) => [u32(one.realm), routeBytes(one.ifindex, one.nextHops)]),
+  );
+  replace(
+    maps.inside,
+    setup.inside.map((one) => [u32(one.ifindex), insideBytes(one.realm)]),
+  );
+  replace(maps.changing, []);
+  Atomics.store(state, STATE.changing, 0n);
+}
+
+type Pair = readonly [key: Uint8Array, value: Uint8Array];
+
+function replace(map: BpfMap, wanted: readonly Pair[]): void {
+  for (const [key, value] of wanted) map.update(key, value);
+  for (const key of map.keys()) if (!wanted.some(([one]) => Buffer.compare(one, key) === 0)) map.remove(key);
+}
+
+/** Link-local addresses are no one's: each link has its own, and the gate knows them by their prefix. */
+function ownedPrefixes({ inside, own }: GateSetup): readonly Pair[] {
+  const realms = inside.flatMap(({ prefixes }) => prefixes.map((one) => [one, OWNERS.realm] as const));
+  const host = own
+    .filter(({ address }) => !contains(LINK_LOCAL, address))
+    .map(({ address, on }) => [hostPrefix(address), on === 'inside' ? OWNERS.gateway : OWNERS.host] as const);
+  return [[ALL_IPV4, NONE] as const, ...realms, ...host].map(([one, owner]) => [prefixKey(one), u32(owner)]);
+}
+
+function loadObject(file: string, bpffs: string, setup: GateSetup): BpfObject {
   requireKernel(release());
   const object = open(file);
   try {
@@ -86,7 +191,7 @@ function open(file: string): BpfObject {
   }
 }
 
-function requireKernel(version: string): void {
+export function requireKernel(version: string): void {
   const [major = 0, minor = 0] = version.split('.').map(Number);
   const [oldestMajor, oldestMinor] = OLDEST_KERNEL;
   if (major < oldestMajor || (major === oldestMajor && minor < oldestMinor))

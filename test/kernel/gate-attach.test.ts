@@ -1,17 +1,12 @@
 /**
  * The gate on wires: attached by TCX and by clsact, taken over by the next
- * agent without losing a packet, beside programs of others, and what it says
- * where it cannot be loaded or attached.
+ * agent without losing a packet.
  */
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { release, tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { AgentError } from '../../agent/core/errors.ts';
+import { release } from 'node:os';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { address, prefix } from '../../agent/core/net.ts';
 import { indexOfIpv4, ipv4Entries, type Pool } from '../../agent/core/pool.ts';
 import type { Interfaces } from '../../agent/dataplane/attachment.ts';
-import { attachTc, ensureClsact, type TcPlace, tcProgramId } from '../../agent/dataplane/bpf.ts';
 import type { GateSetup, Mapping } from '../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import { Capture } from '../capture.ts';
