@@ -1,14 +1,14 @@
 /** The gate in the kernel keeps the promises of a data plane: the very suite its twin in memory keeps. */
 import { afterAll, beforeAll, describe } from 'vitest';
 import { describeDataplane } from '../suites/dataplane.ts';
-import { type Bench, gateBench } from './gate-rig.ts';
+import { gateStand, type Stand } from './gate-stand.ts';
 
 describe('the gate', () => {
-  let bench: Bench;
+  let stand: Stand;
   beforeAll(() => {
-    bench = gateBench();
+    stand = gateStand();
   });
-  afterAll(() => bench.close());
+  afterAll(() => stand.close());
 
-  describeDataplane('gate', (setupOf) => bench.make(setupOf));
+  describeDataplane('gate', (setupOf) => stand.make(setupOf));
 });

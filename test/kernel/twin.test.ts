@@ -12,7 +12,7 @@ import type { JudgingDataplane, Mapping, Verdict } from '../../agent/dataplane/d
 import { Memory } from '../../agent/dataplane/memory.ts';
 import { sumsHold } from '../frames.ts';
 import { addClasses, HOUR, type Interfaces, mapping, nowNs, type Rig, SECOND, setupOf } from '../suites/fixture.ts';
-import { type Bench, gateBench } from './gate-rig.ts';
+import { gateStand, type Stand } from './gate-stand.ts';
 import { type Command, life } from './twin-world.ts';
 
 const LIVES = 60;
@@ -20,17 +20,17 @@ const seed = Number(process.env['TWIN_SEED'] ?? Math.floor(Math.random() * 2 ** 
 const clock = { nowMs: Date.now, monotonicNs: nowNs, boottimeNs: nowNs };
 const ETHERNET = 14;
 
-let bench: Bench;
+let stand: Stand;
 beforeAll(() => {
-  bench = gateBench();
+  stand = gateStand();
 });
-afterAll(() => bench.close());
+afterAll(() => stand.close());
 
 test(`gate and twin agree (seed ${seed})`, { timeout: 120_000 }, async () => {
   const seen = { carried: 0, passed: 0, dropped: 0 };
   await fc.assert(
     fc.asyncProperty(life, async (commands) => {
-      const rig = await bench.make(setupOf);
+      const rig = await stand.make(setupOf);
       try {
         liveThrough(commands, rig, seen);
       } finally {

@@ -1,22 +1,24 @@
-/** The real gate for the suites: a namespace with interfaces to be loaded for, and fresh maps each time. */
+/**
+ * Where suites load the real gate again and again: a namespace with the
+ * interfaces it is loaded for, which the test's thread stays in, and fresh
+ * maps each time. A gate then costs a few milliseconds; one on interfaces of
+ * its own (gate-rig.ts) a third of a second.
+ */
 import { mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
 import { Gate } from '../../agent/dataplane/gate.ts';
-import { ROOT } from '../child.ts';
 import { enter } from '../enter.ts';
+import { GATE_OBJECT } from '../gate-rig.ts';
 import { Network } from '../network.ts';
 import type { MakeRig } from '../suites/fixture.ts';
 
-/** What `npm run build` compiles. */
-export const GATE_OBJECT = join(ROOT, 'dist/dataplane/gate.bpf.o');
-
-/** Where gates are loaded for a test file; to be closed behind it. */
-export interface Bench {
+/** To be closed behind the test file. */
+export interface Stand {
   readonly make: MakeRig;
   close(): Promise<void>;
 }
 
-export function gateBench(): Bench {
+export function gateStand(): Stand {
   const end = (name: string) => ({ namespace: 'gateway', interface: name, addresses: [] });
   const network = Network.create({
     namespaces: { gateway: {} },
