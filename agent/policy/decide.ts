@@ -93,6 +93,9 @@ interface Way {
   readonly outcome: { readonly family: Family; readonly remote: Address | 'all' } | Stop;
 }
 
+/** Matches what a device of nobody would have to match: every pattern is looked at. */
+const NOBODYS_DEVICE = 'nobody@nowhere.invalid' as ExternalId;
+
 export function decide(policy: Policy, question: Question): Decision {
   const trace: TraceLine[] = [];
   const stop = (reason: RefusalReason, seen: string, rule?: string) => {
@@ -101,10 +104,11 @@ export function decide(policy: Policy, question: Question): Decision {
     return refused(line, trace);
   };
   const { device, server } = question;
+  // Looked up whether there is a device or not: "no such device" must not answer sooner than "not yours".
+  const user = mtcUserOf(policy, device?.externalId ?? NOBODYS_DEVICE);
   if (!device) return stop('deviceUnknown', 'the directory knows no such device');
   trace.push(yes('device', `${device.externalId}, bound in ${device.boundFamilies.join(' and ') || 'no family'}`));
 
-  const user = mtcUserOf(policy, device.externalId);
   if (!user) return stop('notAuthorisedByMtcUser', 'the device belongs to no MTC user');
   if (!user.authorises.includes(server))
     return stop('notAuthorisedByMtcUser', `${user.name} does not authorise ${server}`);
