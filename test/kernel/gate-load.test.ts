@@ -1,10 +1,9 @@
 /**
  * Starting and starting again: what a gate finds and keeps, what it begins
- * afresh, how it stands beside programs of others, and which fault an
- * operator reads where it cannot start.
+ * afresh, and how it stands beside programs of others.
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { release, tmpdir } from 'node:os';
+import { readdirSync } from 'node:fs';
+import { release } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { address, prefix } from '../../agent/core/net.ts';
@@ -12,7 +11,6 @@ import type { AttachMode, Interfaces } from '../../agent/dataplane/attachment.ts
 import { BpfObject } from '../../agent/dataplane/bpf.ts';
 import type { GateSetup, Mapping } from '../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
-import { requireKernel } from '../../agent/dataplane/loader.ts';
 import {
   attachTc,
   closeFd,
@@ -74,9 +72,9 @@ function inside<T>(work: () => T): T {
   return within(network, 'gateway', work);
 }
 
-function load(setup: Partial<GateSetup> = {}, object = GATE_OBJECT): Gate {
+function load(setup: Partial<GateSetup> = {}): Gate {
   const gate = Gate.load({
-    object,
+    object: GATE_OBJECT,
     bpffs,
     setup: {
       pool: POOL,
@@ -160,46 +158,6 @@ describe('the next agent', () => {
     expect(folders()).not.toContain(old);
     // Whoever still holds the old maps holds them for nothing, but without harm.
     expect(first.entry(0)).toBeDefined();
-  });
-});
-
-describe('a gate without room, or with nonsense', () => {
-  test('refuses to open over a live entry, and changes nothing', () => {
-    const gate = load();
-    const end = process.hrtime.bigint() + HOUR;
-    gate.open(MAPPING, end);
-    expect(() => gate.open({ ...MAPPING, number: 10 }, end + 1n)).toThrow(
-      expect.objectContaining({ code: 'gateFault' }),
-    );
-    expect(gate.entry(0)).toEqual({ mapping: MAPPING, endNs: end });
-  });
-
-  test.each([-1, 0.5, 4 * 2 * 16])('has no entry %d', (index) => {
-    const gate = load();
-    expect(() => gate.open({ ...MAPPING, index }, 1n)).toThrow(expect.objectContaining({ code: 'gateFault' }));
-    expect(() => gate.entry(index)).toThrow(expect.objectContaining({ code: 'gateFault' }));
-  });
-
-  test('knows no class 0', () => {
-    expect(() => load().addClass(prefix('198.51.100.0/24'), 0)).toThrow(expect.objectContaining({ code: 'gateFault' }));
-  });
-
-  test('is a fault, and no crash, once it is closed', () => {
-    const gate = load();
-    gate.close();
-    gate.close();
-    const calls: (() => unknown)[] = [
-      () => gate.open(MAPPING, 1n),
-      () => gate.entry(0),
-      () => [...gate.entries()],
-      () => gate.heartbeat(1n),
-      () => gate.lastHeartbeat(),
-      () => gate.counters(),
-      () => gate.classes(),
-      () => gate.judge('outsideIngress', interfaces.outside.ifindex, ethernet(ip('192.0.2.1', '192.0.2.2', udp(1, 2)))),
-      () => gate.attach('auto', interfaces),
-    ];
-    for (const call of calls) expect(call).toThrow(expect.objectContaining({ code: 'gateFault' }));
   });
 });
 
@@ -287,54 +245,5 @@ describe.each(KINDS)('beside programs of others, by %s', (mode: AttachMode) => {
     expect(inside(() => gate.attachments())).toHaveLength(2);
     inside(() => gate.attach(mode, interfaces));
     expect(inside(() => gate.attachments())).toHaveLength(3);
-  });
-});
-
-describe('what an operator reads', () => {
-  let folder: string;
-  beforeEach(() => {
-    folder = mkdtempSync(join(tmpdir(), 'mtgate-load-'));
-  });
-  afterEach(() => rmSync(folder, { recursive: true }));
-
-  test('bpffsMissing where it is not mounted, and nothing is made there', () => {
-    bpffs = join(folder, 'mtgate');
-    expect(() => load()).toThrow(expect.objectContaining({ code: 'bpffsMissing' }));
-    expect(existsSync(bpffs)).toBe(false);
-    mkdirSync(bpffs);
-    expect(() => load()).toThrow(expect.objectContaining({ code: 'bpffsMissing' }));
-    bpffs = join(folder, 'not', 'there');
-    expect(() => load()).toThrow(expect.objectContaining({ code: 'bpffsMissing' }));
-  });
-
-  test('gateNotLoaded where the object is none, or is not there', () => {
-    const object = join(folder, 'gate.bpf.o');
-    expect(() => load({}, object)).toThrow(expect.objectContaining({ code: 'gateNotLoaded' }));
-    writeFileSync(object, 'no object');
-    expect(() => load({}, object)).toThrow(expect.objectContaining({ code: 'gateNotLoaded' }));
-  });
-
-  test('gateNotLoaded where the set-up is more than the gate has room for', () => {
-    const ipv4 = Array.from({ length: 9 }, (_, i) => prefix(`203.0.113.${i}/32`));
-    expect(() => load({ pool: { ...POOL, ipv4 } })).toThrow(expect.objectContaining({ code: 'gateNotLoaded' }));
-  });
-
-  test('gateNotAttached where the interface is not there', () => {
-    const gate = load();
-    const nowhere = { ...interfaces, outside: { name: 'outside', ifindex: 4711 } };
-    expect(() => inside(() => gate.attach('auto', nowhere))).toThrow(
-      expect.objectContaining({
-        code: 'gateNotAttached',
-        message: expect.stringContaining('outsideEgress at outside'),
-      }),
-    );
-  });
-
-  test.each(['5.10.0-28-amd64', '6.0.19', '4.19.0'])('kernelTooOld on Linux %s', (version) => {
-    expect(() => requireKernel(version)).toThrow(expect.objectContaining({ code: 'kernelTooOld' }));
-  });
-
-  test.each(['6.1.0-18-amd64', '6.18.44', '7.0.0-rc1'])('nothing on Linux %s', (version) => {
-    expect(() => requireKernel(version)).not.toThrow();
   });
 });
