@@ -4,7 +4,7 @@ const only = (name, comment, from, to) => ({ name, comment, severity: 'error', f
 
 /** Adapters touch the operating system; whoever decides must not know them. */
 const adapters =
-  '^agent/(host|grants/store|dataplane/(bpf|gate|nftables|iproute|conntrack)|api/(server|management))\\.ts$';
+  '^agent/(host|grants/store|dataplane/(bpf|tc|loader|attachment|gate|nftables|iproute|conntrack)|api/(server|management))\\.ts$';
 
 /** A package has one home, so that replacing it is one file's work. */
 const home = (name, pkg, places) =>
@@ -42,7 +42,7 @@ module.exports = {
     only(
       'adapters-are-plugged-in-by-main',
       'Kernel, database, sockets and files sit at the edge.',
-      { path: own, pathNot: '^agent/(main|cli)\\.ts$|^agent/dataplane/(bpf|gate)\\.ts$' },
+      { path: own, pathNot: '^agent/(main|cli)\\.ts$|^agent/dataplane/(tc|loader|attachment|gate)\\.ts$' },
       { path: adapters, dependencyTypesNot: ['type-only'] },
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),
