@@ -16,27 +16,28 @@ import { ulid } from 'ulid';
 import { startManagement } from './api/management.ts';
 import { refusalRecorder } from './api/problem.ts';
 import { startApi } from './api/server.ts';
-import type { Config } from './config.ts';
 import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
 import type { Log } from './core/ports.ts';
 import type { GrantId } from './core/words.ts';
 import type { Attachment } from './dataplane/attachment.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
-import type { GateCounters, GateSetup, PacketCount } from './dataplane/dataplane.ts';
+import type { GateCounters, PacketCount } from './dataplane/dataplane.ts';
 import { Gate } from './dataplane/gate.ts';
 import { type Link, links, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
 import { Directory } from './directory/directory.ts';
 import { loadConfig, loadDevices, loadPolicy, loadTls } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
-import { Grants, type Ground } from './grants/grants.ts';
+import { Grants } from './grants/grants.ts';
+import type { Ground } from './grants/ground.ts';
 import { Heartbeat, recover } from './grants/recovery.ts';
 import { openStore } from './grants/store.ts';
 import { bootId, forwards, lockFolder, openLog, peerUid, systemClock, systemRandom } from './host.ts';
 import { openMetrics, serveMetrics } from './metrics.ts';
 import { identify } from './policy/policy.ts';
 import { baseRuleset } from './policy/ruleset.ts';
+import { baseSetup, gateSetup, interfacesOf } from './site.ts';
 import { managementUseCases, serverUseCases } from './use-cases.ts';
 
 /** How often what is due is done, and the base is looked at. */
@@ -63,7 +64,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   const here = await links();
   const interfaces = interfacesOf(config, here);
   await setBlackholes([...config.pools.grants.ipv4, ...config.pools.grants.ipv6, ...config.pools.egress]);
-  const base = new Base(baseText(config));
+  const base = new Base(baseRuleset(baseSetup(config)));
   await base.apply();
   const gate = Gate.load({
     object: fileURLToPath(new URL('dataplane/gate.bpf.o', import.meta.url)),
@@ -180,58 +181,10 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   return stops;
 }
 
-/** The interfaces that agent.yaml names, outside and of each realm. */
-interface Interfaces {
-  readonly outside: Link;
-  readonly inside: readonly Link[];
-}
-
-/** @throws AgentError interfaceMissing, interfaceUnsuitable */
-function interfacesOf(config: Config, here: readonly Link[]): Interfaces {
-  const find = (name: string): Link => {
-    const link = here.find((one) => one.name === name);
-    if (!link) throw new AgentError('interfaceMissing', `there is no interface ${name}`);
-    if (link.kind !== 'ether') {
-      throw new AgentError('interfaceUnsuitable', `${name} has no Ethernet header (its kind is ${link.kind})`);
-    }
-    return link;
-  };
-  return { outside: find(config.outside.interface), inside: config.inside.map((realm) => find(realm.interface)) };
-}
-
 const named = ({ name, ifindex }: Link) => ({ name, ifindex });
 
 /** An attachment in a word: `outsideIngress outside tcx`. */
 const shown = ({ hook, interface: link, kind }: Attachment) => `${hook} ${link.name} ${kind}`;
-
-/** What the gate is built on. */
-function gateSetup(
-  config: Config,
-  { outside, inside }: Interfaces,
-  here: readonly Link[],
-  realmId: (name: string) => number,
-): GateSetup {
-  const owned = here.flatMap((link) =>
-    link.addresses.map((address) => ({
-      address,
-      on: inside.some(({ ifindex }) => ifindex === link.ifindex) ? ('inside' as const) : ('elsewhere' as const),
-    })),
-  );
-  return {
-    pool: config.pools.grants,
-    outside: { ifindex: outside.ifindex, nextHops: config.outside.nextHops },
-    inside: config.inside.map(({ realm, prefixes, nextHops }, i) => ({
-      ifindex: (inside[i] as Link).ifindex,
-      realm: realmId(realm),
-      prefixes,
-      nextHops,
-    })),
-    own: owned,
-    services: config.services,
-    orphanGraceSeconds: config.gate.orphanGraceSeconds,
-    udpTombstoneSeconds: config.gate.udpTombstoneSeconds,
-  };
-}
 
 /** Counts as a person wants them: packets only, and of denials only those that happened. */
 function packetsOf({ denied, ...others }: GateCounters) {
@@ -239,17 +192,6 @@ function packetsOf({ denied, ...others }: GateCounters) {
     Object.fromEntries(Object.entries(counts).map(([name, { packets: number }]) => [name, Number(number)]));
   const happened = Object.entries(packets(denied)).filter(([, number]) => number > 0);
   return { ...packets(others), denied: Object.fromEntries(happened) };
-}
-
-function baseText(config: Config): string {
-  return baseRuleset({
-    outside: config.outside.interface,
-    inside: config.inside,
-    grants: [...config.pools.grants.ipv4, ...config.pools.grants.ipv6],
-    egress: config.pools.egress,
-    services: config.services,
-    ...config.base,
-  });
 }
 
 /** Does something again and again, never twice at once; what it throws is logged and does not end it. */

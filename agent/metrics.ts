@@ -30,72 +30,78 @@ export interface Metrics {
   text(): Promise<string>;
 }
 
+type Labels = Readonly<Record<string, string>>;
+type Sample = readonly [number, Labels?];
+
 export function openMetrics(readings: Readings): Metrics {
   const registry = new Registry();
   const registers = [registry];
-  const counter = (name: string, help: string, labels: string[] = []) =>
-    new Counter({ name, help, labelNames: labels, registers });
-  const gauge = (
+  /** A metric of values that are kept elsewhere. */
+  const read = (
+    Kind: typeof Gauge | typeof Counter,
     name: string,
     help: string,
-    read: (set: (value: number, labels?: Record<string, string>) => void) => void,
-    labels: string[] = [],
+    samples: () => readonly Sample[],
+    labelNames: string[] = [],
   ) =>
-    new Gauge({
+    new Kind({
       name,
       help,
-      labelNames: labels,
+      labelNames,
       registers,
       collect() {
-        read((value, of) => (of ? this.set(of, value) : this.set(value)));
+        this.reset();
+        for (const [value, labels = {}] of samples()) this.inc(labels, value);
       },
     });
+  /** A counter that is kept here. */
+  const count = (name: string, help: string, labelNames: string[] = []) =>
+    new Counter({ name, help, labelNames, registers });
 
-  gauge(
+  read(
+    Counter,
     'mtgate_packets_total',
-    'Packets that the gate carried, passed on or denied, since it was loaded',
-    (set) => {
-      const { grantedIn, grantedOut, passed, sampled } = readings.gate();
-      set(Number(grantedIn.packets), { verdict: 'grantedIn' });
-      set(Number(grantedOut.packets), { verdict: 'grantedOut' });
-      set(Number(passed.packets), { verdict: 'passed' });
-      set(Number(sampled.packets), { verdict: 'sampled' });
+    'Packets that the gate carried, passed on to the base, or handed on to be looked at',
+    () => {
+      const counters = readings.gate();
+      const verdicts = ['grantedIn', 'grantedOut', 'passed', 'sampled'] as const;
+      return verdicts.map((verdict) => [Number(counters[verdict].packets), { verdict }]);
     },
     ['verdict'],
   );
-  gauge(
+  read(
+    Counter,
     'mtgate_denied_packets_total',
-    'Packets that the gate denied, since it was loaded',
-    (set) => {
+    'Packets that the gate denied',
+    () => {
       const { denied } = readings.gate();
-      for (const reason of DENIAL_REASONS) set(Number(denied[reason].packets), { reason });
+      return DENIAL_REASONS.map((reason) => [Number(denied[reason].packets), { reason }]);
     },
     ['reason'],
   );
-  gauge('mtgate_live_grants', 'Grants that are live', (set) => set(readings.liveGrants()));
-  gauge('mtgate_resting_endpoints', 'External endpoints at rest after a grant', (set) =>
-    set(readings.restingEndpoints()),
-  );
-  gauge(
+  read(Gauge, 'mtgate_live_grants', 'Grants that are live', () => [[readings.liveGrants()]]);
+  read(Gauge, 'mtgate_resting_endpoints', 'External endpoints at rest', () => [[readings.restingEndpoints()]]);
+  read(
+    Gauge,
     'mtgate_free_endpoints',
-    'External endpoints that can be allocated',
-    (set) => {
-      for (const protocol of PROTOCOLS) set(readings.freeEndpoints('ipv4', protocol), { family: 'ipv4', protocol });
-      set(readings.freeEndpoints('ipv6', 'tcp'), { family: 'ipv6', protocol: 'any' });
-    },
+    'External endpoints that can be allocated; of IPv6 either protocol takes from one supply',
+    () => [
+      ...PROTOCOLS.map((protocol): Sample => [readings.freeEndpoints('ipv4', protocol), { family: 'ipv4', protocol }]),
+      [readings.freeEndpoints('ipv6', 'tcp'), { family: 'ipv6', protocol: 'any' }],
+    ],
     ['family', 'protocol'],
   );
-  gauge('mtgate_heartbeat_age_seconds', 'Time since the gate last heard the agent', (set) =>
-    set(readings.heartbeatAgeSeconds()),
-  );
-  gauge('mtgate_base_stands', '1 while the nftables base stands as it was applied', (set) =>
-    set(readings.baseStands() ? 1 : 0),
-  );
+  read(Gauge, 'mtgate_heartbeat_age_seconds', 'Time since the gate last heard the agent', () => [
+    [readings.heartbeatAgeSeconds()],
+  ]);
+  read(Gauge, 'mtgate_base_stands', '1 while the nftables base stands as it was applied', () => [
+    [readings.baseStands() ? 1 : 0],
+  ]);
 
-  const refused = counter('mtgate_refusals_total', 'Requests that were not granted', ['reason']);
-  const granted = counter('mtgate_grants_opened_total', 'Grants opened');
-  const ended = counter('mtgate_grants_ended_total', 'Grants ended', ['cause']);
-  const baseRepaired = counter('mtgate_base_repairs_total', 'Times the nftables base was found changed and put back');
+  const refused = count('mtgate_refusals_total', 'Requests that were not granted', ['reason']);
+  const granted = count('mtgate_grants_opened_total', 'Grants opened');
+  const ended = count('mtgate_grants_ended_total', 'Grants ended', ['cause']);
+  const baseRepaired = count('mtgate_base_repairs_total', 'Times the nftables base was found changed and put back');
   return {
     refused: (reason) => refused.inc({ reason }),
     granted: () => granted.inc(),

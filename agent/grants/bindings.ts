@@ -9,7 +9,8 @@ import { type Device, type InnerAddress, innerKey } from '../core/words.ts';
 import type { ListedDevice } from '../directory/devices.ts';
 import type { Binding, Change, DirectoryRefusal } from '../directory/directory.ts';
 import { touched } from '../directory/directory.ts';
-import type { Grants, Ground } from './grants.ts';
+import type { Grants } from './grants.ts';
+import type { Ground } from './ground.ts';
 
 /** Deletes an address's entries from connection tracking, both directions. */
 export type ForgetFlows = (address: Address) => Promise<void>;

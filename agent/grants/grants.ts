@@ -10,49 +10,24 @@
  * - Nothing is evicted: full means refuse.
  */
 import { type Address, prefix } from '../core/net.ts';
-import type { Pool } from '../core/pool.ts';
-import type { Clock, Log, Random } from '../core/ports.ts';
 import type { Refusal, Refuse } from '../core/reasons.ts';
 import type { DeviceReference, GrantId, GrantRequest, InnerAddress, ServerName } from '../core/words.ts';
-import type { Dataplane, Mapping } from '../dataplane/dataplane.ts';
-import type { Binding, Directory } from '../directory/directory.ts';
-import { type Allowed, type Decision, decide, type Question } from '../policy/decide.ts';
+import type { Mapping } from '../dataplane/dataplane.ts';
+import { type Decision, decide, type Question } from '../policy/decide.ts';
 import { NO_USAGE, type Policy, sourceClasses } from '../policy/policy.ts';
-import { Endpoints, type Place } from './endpoints.ts';
+import { Endpoints } from './endpoints.ts';
+import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import type { EndCause } from './lifecycle.ts';
 import { LiveGrants } from './live.ts';
 import { RequestRates } from './rates.ts';
-import { type GrantRecord, keyOf, suspendedNs } from './record.ts';
+import { type GrantRecord, keyOf, newRecord, suspendedNs } from './record.ts';
 import { Rest } from './rest.ts';
-import type { GrantStore } from './store.ts';
-
-/** Everything the grants stand on. */
-export interface Ground {
-  readonly gateway: string;
-  readonly bootId: string;
-  readonly pool: Pool;
-  readonly dataplane: Dataplane;
-  readonly store: GrantStore;
-  readonly directory: Directory;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
-  readonly refuse: Refuse;
-  readonly metrics: { granted(): void; ended(cause: EndCause): void };
-  readonly newId: () => GrantId;
-  /** Why no grant can be opened at the moment (no gate, no table); undefined where it can. */
-  readonly notReady: () => string | undefined;
-}
 
 /** Who asks: an authenticated MTC server, and the address its request came from. */
 export interface Asker {
   readonly name: ServerName;
   readonly requestAddress: Address;
 }
-
-/** Ends are stored a little in the past: the gate's coarse clock lags by up to a tick (design, law 4). */
-export const CLOCK_LAG_NS = 100_000_000n;
-const NUMBER_LIMIT = 2 ** 48 - 1;
 
 type EndedRecord = GrantRecord & { readonly endCause: EndCause; readonly endedAtMs: number };
 
@@ -118,7 +93,9 @@ export class Grants {
         rule: decision.rule,
       });
 
-    const record = this.#record(who, ask, policy, decision, binding, place);
+    const { gateway, bootId, random } = this.#ground;
+    const decided = { server: who.name, ask, policyVersion: policy.version, decision, binding, place };
+    const record = newRecord({ id: this.#ground.newId(), gateway, bootId, ...decided }, clock, random);
     this.#opening.put(record);
     try {
       await store.insert(record);
@@ -286,44 +263,6 @@ export class Grants {
         grantsOfServer: this.live.countOfServer(who.name) + this.#opening.countOfServer(who.name),
         requestsInLastMinute: this.#rates.inLastMinute(who.name, clock.monotonicNs()),
       },
-    };
-  }
-
-  #record(
-    who: Asker,
-    ask: GrantRequest,
-    policy: Policy,
-    decision: Allowed,
-    binding: Binding,
-    place: Place,
-  ): GrantRecord {
-    const { clock, random, gateway, bootId, newId } = this.#ground;
-    const startedAtMs = clock.nowMs();
-    const { durationSeconds } = decision;
-    return {
-      id: newId(),
-      number: 1 + random.integer(NUMBER_LIMIT),
-      gateway,
-      server: who.name,
-      mtcUser: decision.mtcUser,
-      device: binding.device,
-      reference: ask.device,
-      rule: decision.rule,
-      policyVersion: policy.version,
-      family: decision.family,
-      protocol: ask.protocol,
-      inner: binding.inner,
-      devicePort: ask.devicePort,
-      remote: decision.remote,
-      remotePort: ask.applicationServer?.port ?? 0,
-      external: place.external,
-      index: place.index,
-      grantedSeconds: durationSeconds,
-      startedAtMs,
-      expiresAtMs: startedAtMs + durationSeconds * 1000,
-      bootId,
-      expiresAtNs: clock.boottimeNs() + BigInt(durationSeconds) * 1_000_000_000n,
-      state: 'live',
     };
   }
 

@@ -4,16 +4,20 @@
  * record), so the record is durable before the gate is told.
  */
 import type { Address, Endpoint, Family } from '../core/net.ts';
-import type { Clock } from '../core/ports.ts';
+import type { Clock, Random } from '../core/ports.ts';
 import type {
   DeviceReference,
   ExternalId,
   GrantId,
+  GrantRequest,
   InnerAddress,
   MtcUserName,
   Protocol,
   ServerName,
 } from '../core/words.ts';
+import type { Binding } from '../directory/directory.ts';
+import type { Allowed } from '../policy/decide.ts';
+import type { Place } from './endpoints.ts';
 import type { EndCause, GrantState } from './lifecycle.ts';
 
 /** How long a freed external endpoint rests before it may stand for another device (RFC 6888 REQ-8). */
@@ -70,4 +74,51 @@ export function keyOf(grant: Pick<GrantRecord, 'server' | 'device' | 'family' | 
 export function suspendedNs(clock: Clock): bigint {
   const step = 10_000_000n;
   return ((clock.boottimeNs() - clock.monotonicNs() + step / 2n) / step) * step;
+}
+
+/** Below this, so that a number stays exact in JSON and SQLite alike. */
+const NUMBER_LIMIT = 2 ** 48 - 1;
+
+/** What a record is made from. */
+interface Decided {
+  readonly id: GrantId;
+  readonly gateway: string;
+  readonly bootId: string;
+  readonly server: ServerName;
+  readonly ask: GrantRequest;
+  readonly policyVersion: string;
+  readonly decision: Allowed;
+  readonly binding: Pick<Binding, 'device' | 'inner'>;
+  readonly place: Place;
+}
+
+/** The record of a grant that begins now. */
+export function newRecord(
+  { ask, decision, binding, place, ...rest }: Decided,
+  clock: Clock,
+  random: Random,
+): GrantRecord {
+  const { durationSeconds } = decision;
+  const startedAtMs = clock.nowMs();
+  return {
+    ...rest,
+    number: 1 + random.integer(NUMBER_LIMIT),
+    mtcUser: decision.mtcUser,
+    device: binding.device,
+    reference: ask.device,
+    rule: decision.rule,
+    family: decision.family,
+    protocol: ask.protocol,
+    inner: binding.inner,
+    devicePort: ask.devicePort,
+    remote: decision.remote,
+    remotePort: ask.applicationServer?.port ?? 0,
+    external: place.external,
+    index: place.index,
+    grantedSeconds: durationSeconds,
+    startedAtMs,
+    expiresAtMs: startedAtMs + durationSeconds * 1000,
+    expiresAtNs: clock.boottimeNs() + BigInt(durationSeconds) * 1_000_000_000n,
+    state: 'live',
+  };
 }

@@ -4,7 +4,8 @@
  * heartbeat does before it is written.
  */
 import type { Family } from '../core/net.ts';
-import { CLOCK_LAG_NS, type Grants, type Ground } from './grants.ts';
+import type { Grants } from './grants.ts';
+import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import { type Repair, reconcile } from './reconcile.ts';
 import { type GrantRecord, REST_SECONDS, suspendedNs } from './record.ts';
 

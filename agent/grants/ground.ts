@@ -1,0 +1,33 @@
+/**
+ * What the grants stand on: every port and part they use, as interfaces, so
+ * that they can be decided, recorded and ended without a machine around them.
+ */
+import type { Pool } from '../core/pool.ts';
+import type { Clock, Log, Random } from '../core/ports.ts';
+import type { Refuse } from '../core/reasons.ts';
+import type { GrantId } from '../core/words.ts';
+import type { Dataplane } from '../dataplane/dataplane.ts';
+import type { Directory } from '../directory/directory.ts';
+import type { EndCause } from './lifecycle.ts';
+import type { GrantStore } from './store.ts';
+
+/** Everything the grants stand on. */
+export interface Ground {
+  readonly gateway: string;
+  readonly bootId: string;
+  readonly pool: Pool;
+  readonly dataplane: Dataplane;
+  readonly store: GrantStore;
+  readonly directory: Directory;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly refuse: Refuse;
+  readonly metrics: { granted(): void; ended(cause: EndCause): void };
+  readonly newId: () => GrantId;
+  /** Why no grant can be opened at the moment (no gate, no table); undefined where it can. */
+  readonly notReady: () => string | undefined;
+}
+
+/** Ends are stored a little in the past: the gate's coarse clock lags by up to a tick (design, law 4). */
+export const CLOCK_LAG_NS = 100_000_000n;
