@@ -150,7 +150,12 @@ export class Attachments {
       // Pinned first: a filter that is ours must never be without the pin that says so.
       const path = join(this.#filters, `${place.hook}-${place.interface.ifindex}-${id}`);
       if (!existsSync(path)) pin(program, path);
-      attachTc(at, program, present !== undefined);
+      try {
+        attachTc(at, program, present !== undefined);
+      } catch (cause) {
+        if (present !== id) unlinkSync(path);
+        throw cause;
+      }
     });
   }
 

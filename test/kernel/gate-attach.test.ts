@@ -106,7 +106,11 @@ function denials(gate: Gate): Record<string, number> {
   return Object.fromEntries(moved.map(([reason, { packets }]) => [reason, Number(packets)]));
 }
 
-const [UDP, TCP] = MAPPINGS as [Mapping, Mapping];
+function granting(family: (typeof FAMILIES)[number], protocol: 'tcp' | 'udp'): Mapping {
+  const found = MAPPINGS.find((one) => one.external.address.family === family && one.protocol === protocol);
+  if (!found) throw new RangeError(`no grant of ${protocol} over ${family}`);
+  return found;
+}
 
 describe.each(KINDS)('on wires, by %s', (kind) => {
   let network: Network;
@@ -166,7 +170,8 @@ describe.each(KINDS)('on wires, by %s', (kind) => {
   test('is taken over without losing a packet, entries and all', async () => {
     let gate = start();
     const before = MAPPINGS.map(({ index }) => gate.entry(index));
-    const arrived = (at: Gate) => at.carried(UDP.index).in.packets;
+    const { index } = granting('ipv4', 'udp');
+    const arrived = (at: Gate) => at.carried(index).in.packets;
     const carriedBefore = arrived(gate);
     const flood = await network.spawn('server', ['node', '-e', FLOOD, EXTERNAL.ipv4, String(EXTERNAL_PORT)], {
       line: /^ready$/,
@@ -187,24 +192,35 @@ describe.each(KINDS)('on wires, by %s', (kind) => {
     expect(new Set(attachments(gate).map((one) => one.kind))).toEqual(new Set([kind]));
   });
 
-  test('carries a bulk transfer unchanged, and counts it as on the wire', async () => {
+  test.each(FAMILIES)('carries a bulk transfer unchanged over %s, and counts it as on the wire', async (family) => {
     const gate = start();
-    const megabytes = 8;
-    const before = gate.carried(TCP.index).in;
-    const bulk = await network.run('server', [
-      'node',
-      '-e',
-      BULK,
-      EXTERNAL.ipv4,
-      String(EXTERNAL_PORT),
-      String(megabytes),
-    ]);
-    expect(bulk.stdout.trim()).toBe('same');
-    const { packets, bytes } = gate.carried(TCP.index).in;
+    const megabytes = 4;
+    const { index } = granting(family, 'tcp');
+    const before = gate.carried(index).in;
+    const command = ['node', '-e', BULK, EXTERNAL[family], String(EXTERNAL_PORT), String(megabytes)];
+    const { stdout } = await network.run('server', command);
+    expect(stdout.trim()).toBe('same');
+    const { packets, bytes } = gate.carried(index).in;
+    const headers = family === 'ipv4' ? 66n : 86n;
     const least = BigInt(Math.ceil((megabytes << 20) / 1448));
     expect(packets - before.packets).toBeGreaterThanOrEqual(least);
-    expect(bytes - before.bytes).toBeGreaterThanOrEqual(BigInt(megabytes << 20) + least * 66n);
-    expect(bytes - before.bytes).toBeLessThan(BigInt((megabytes + 1) << 20));
+    expect(bytes - before.bytes).toBeGreaterThanOrEqual(BigInt(megabytes << 20) + least * headers);
+    expect(bytes - before.bytes).toBeLessThan(BigInt(megabytes << 20) + 2n * least * headers);
+  });
+
+  test.each(FAMILIES)('carries datagrams that were sent as one over %s', async (family) => {
+    const gate = start();
+    const { index } = granting(family, 'udp');
+    const before = gate.carried(index).in;
+    const name = `one-of-five-${family}-${kind}`;
+    const segment = name.padEnd(1000, '.');
+    await network.run('server', ['python3', '-c', SEGMENTED, EXTERNAL[family], String(EXTERNAL_PORT), segment, '5']);
+    const received = () => device.lines.filter((line) => line.startsWith('udp') && line.includes(name));
+    await until('five datagrams', () => (received().length >= 5 ? true : undefined));
+    expect(received()).toHaveLength(5);
+    const { packets, bytes } = gate.carried(index).in;
+    const headers = family === 'ipv4' ? 42 : 62;
+    expect([packets - before.packets, bytes - before.bytes]).toEqual([5n, BigInt(5 * (1000 + headers))]);
   });
 
   test('a sampled denial reaches no stack and draws no answer, with no table at all', async () => {
@@ -281,4 +297,13 @@ socket.on('data', (part) => {
   console.log(hash(Buffer.concat(parts)) === hash(bytes) ? 'same' : 'different');
   socket.destroy();
 });
+`;
+
+/** Hands the kernel one big datagram to cut into segments (UDP_SEGMENT), which it does behind the gate. */
+const SEGMENTED = `
+import socket, sys
+host, port, segment, count = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode(), int(sys.argv[4])
+s = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(17, 103, len(segment))
+s.sendto(segment * count, (host, port))
 `;

@@ -136,8 +136,14 @@ describe('what an operator reads', () => {
     bytes.fill(0xff, exit, exit + 1);
     writeFileSync(object, bytes);
     expect(() => load(POOL, object)).toThrow(
-      expect.objectContaining({ code: 'gateNotLoaded', message: expect.stringContaining('unknown opcode ff') }),
+      expect.objectContaining({ code: 'gateNotLoaded', message: expect.stringContaining('insns (limit') }),
     );
+  });
+
+  test('nothing where all the room for pools is taken', () => {
+    const ipv4 = Array.from({ length: 8 }, (_, i) => prefix(`203.0.113.${2 * i}/31`));
+    const ipv6 = Array.from({ length: 8 }, (_, i) => prefix(`2001:db8:${i}::/64`));
+    expect(() => load({ ...POOL, ipv4, ipv6, ipv6Grants: 8 })).not.toThrow();
   });
 
   test('gateNotLoaded where the set-up is more than the gate has room for', () => {
