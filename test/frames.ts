@@ -8,8 +8,8 @@
  */
 import { type Address, address } from '../agent/core/net.ts';
 
-export const ETHERTYPE_IPV4 = 0x0800;
-export const ETHERTYPE_IPV6 = 0x86dd;
+const ETHERTYPE_IPV4 = 0x0800;
+const ETHERTYPE_IPV6 = 0x86dd;
 
 const FRAGMENT_HEADER = 44;
 
@@ -62,9 +62,7 @@ export function udp(
   };
 }
 
-export const TCP_FIN = 0x01;
-export const TCP_SYN = 0x02;
-export const TCP_RST = 0x04;
+const TCP_SYN = 0x02;
 export const TCP_ACK = 0x10;
 
 export function tcp(from: number, to: number, content: string | number | Uint8Array = '', flags = TCP_SYN): Upper {

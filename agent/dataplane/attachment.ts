@@ -41,7 +41,7 @@ const HANDLE = 0x6d746761;
 export type AttachMode = 'auto' | 'tcx' | 'clsact';
 
 /** An interface, by the name people know and the index the kernel does. */
-export interface Interface {
+interface Interface {
   readonly name: string;
   readonly ifindex: number;
 }
