@@ -66,26 +66,34 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   await setBlackholes([...config.pools.grants.ipv4, ...config.pools.grants.ipv6, ...config.pools.egress]);
   const base = new Base(baseRuleset(baseSetup(config)));
   await base.apply();
+  Gate.prepare(config.gate.bpffs);
+  lockFolder(config.gate.bpffs);
   const gate = Gate.load({
     object: fileURLToPath(new URL('dataplane/gate.bpf.o', import.meta.url)),
     bpffs: config.gate.bpffs,
     setup: gateSetup(config, interfaces, here, (realm) => store.idOf('realm', realm)),
   });
   stops.push(() => gate.close());
-  lockFolder(config.gate.bpffs);
-  gate.attach(config.gate.attach, { outside: named(interfaces.outside), inside: interfaces.inside.map(named) });
+  const places = { outside: named(interfaces.outside), inside: interfaces.inside.map(named) };
+  gate.attach(config.gate.attach, places);
   for (const family of ['ipv4', 'ipv6'] as const) {
     if (!forwards(family)) log.warn({ family }, 'forwardingOff'); // device-initiated flows need it
   }
 
-  let baseStands = true;
+  /** Why the gateway is not as it should be, if it is not: then no grant is opened. */
+  let gap: string | undefined;
+  const lookForGap = async () => {
+    // The outside has two hooks, each inside interface one.
+    if (gate.attachments().length < 2 + places.inside.length) return 'the gate does not hang at every interface';
+    return (await base.stands()) ? undefined : 'the nftables base does not stand as it was applied';
+  };
   const metrics = openMetrics({
     gate: () => gate.counters(),
     liveGrants: () => grants.live.size,
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
     heartbeatAgeSeconds: () => Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9,
-    baseStands: () => baseStands,
+    closed: () => gap === undefined,
   });
   const record = refusalRecorder(log, systemRandom);
   const directory = new Directory();
@@ -104,7 +112,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       return record(reason, facts);
     },
     newId: () => ulid() as GrantId,
-    notReady: () => (baseStands ? undefined : 'the nftables base does not stand'),
+    notReady: () => gap,
     metrics,
   };
   const grants = new Grants(ground, policy);
@@ -126,12 +134,14 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     every(TICK_MS, log, () => heartbeat.beat()),
     every(TICK_MS, log, () => grants.sweep()),
     every(TICK_MS, log, async () => {
-      baseStands = await base.stands();
-      if (baseStands) return;
-      log.error({}, 'baseChanged');
-      metrics.baseRepaired();
+      gap = await lookForGap();
+      if (!gap) return;
+      log.error({ gap }, 'gapFound');
+      metrics.gapFound();
       await base.apply();
-      baseStands = true;
+      gate.attach(config.gate.attach, places);
+      gap = await lookForGap();
+      log.info({ gap }, 'gapRepaired');
     }),
     every(3_600_000, log, () => store.purge(systemClock.nowMs() - RETAIN_ENDED_MS)),
   );
@@ -165,7 +175,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     managementUseCases(ground, grants, bindings, config, {
       reload,
       status: () => ({
-        base: baseStands ? 'stands' : 'changed',
+        closed: gap ?? 'yes',
         attachments: gate.attachments().map(shown),
         heartbeatAgeSeconds: Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9,
         packets: packetsOf(gate.counters()),

@@ -19,14 +19,14 @@ export interface Readings {
   restingEndpoints(): number;
   freeEndpoints(family: 'ipv4' | 'ipv6', protocol: 'tcp' | 'udp'): number;
   heartbeatAgeSeconds(): number;
-  baseStands(): boolean;
+  closed(): boolean;
 }
 
 export interface Metrics {
   readonly refused: (reason: RefusalReason) => void;
   readonly granted: () => void;
   readonly ended: (cause: EndCause) => void;
-  readonly baseRepaired: () => void;
+  readonly gapFound: () => void;
   text(): Promise<string>;
 }
 
@@ -94,19 +94,17 @@ export function openMetrics(readings: Readings): Metrics {
   read(Gauge, 'mtgate_heartbeat_age_seconds', 'Time since the gate last heard the agent', () => [
     [readings.heartbeatAgeSeconds()],
   ]);
-  read(Gauge, 'mtgate_base_stands', '1 while the nftables base stands as it was applied', () => [
-    [readings.baseStands() ? 1 : 0],
-  ]);
+  read(Gauge, 'mtgate_closed', '1 while gate and base are in place', () => [[readings.closed() ? 1 : 0]]);
 
   const refused = count('mtgate_refusals_total', 'Requests that were not granted', ['reason']);
   const granted = count('mtgate_grants_opened_total', 'Grants opened');
   const ended = count('mtgate_grants_ended_total', 'Grants ended', ['cause']);
-  const baseRepaired = count('mtgate_base_repairs_total', 'Times the nftables base was found changed and put back');
+  const gaps = count('mtgate_gaps_total', 'Times gate or base were found missing or changed, and put back');
   return {
     refused: (reason) => refused.inc({ reason }),
     granted: () => granted.inc(),
     ended: (cause) => ended.inc({ cause }),
-    baseRepaired: () => baseRepaired.inc(),
+    gapFound: () => gaps.inc(),
     text: () => registry.metrics(),
   };
 }

@@ -79,6 +79,7 @@ export interface AgentOptions {
 export class TestAgent {
   readonly network: Network;
   readonly folder: string;
+  readonly bpffs: string;
   readonly ca: TestCa;
   readonly headEnd: Issued;
   readonly stranger: Issued;
@@ -86,6 +87,7 @@ export class TestAgent {
 
   constructor(network: Network, options: AgentOptions = {}) {
     this.network = network;
+    this.bpffs = `${network.bpffs()}/mtgate`;
     this.folder = mkdtempSync(join(tmpdir(), 'mtgate-agent-'));
     this.ca = createPki(join(this.folder, 'pki')).ca('mtc-ca');
     this.headEnd = this.#client('head-end');
@@ -116,7 +118,7 @@ api:
 management: { socket: mtgate.sock }
 store: { directory: store }
 devices: devices.yaml
-gate: { bpffs: ${network.bpffs()}/mtgate, attach: ${options.attach ?? 'auto'} }
+gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
 `,
     );
   }

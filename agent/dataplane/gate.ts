@@ -27,7 +27,7 @@ import type {
 } from './dataplane.ts';
 import * as layout from './layout.ts';
 import { COUNTERS, ENTRY, LAYOUT, u32 } from './layout.ts';
-import { ALL_IPV4, type Loaded, load, NONE, removeOtherFolders, STATE } from './loader.ts';
+import { ALL_IPV4, type Loaded, load, NONE, prepare, removeOtherFolders, STATE } from './loader.ts';
 
 /** The grant's number, in words from an entry's beginning; its end is the word 0. */
 const NUMBER = ENTRY.number / 8;
@@ -45,6 +45,14 @@ export class Gate implements JudgingDataplane {
     this.#bpffs = bpffs;
     this.#pool = pool;
     this.#attachments = new Attachments(bpffs);
+  }
+
+  /**
+   * Makes the gate's folder, for whoever wants to lock it before loading.
+   * @throws AgentError kernelTooOld, bpffsMissing
+   */
+  static prepare(bpffs: string): void {
+    prepare(bpffs);
   }
 
   /**

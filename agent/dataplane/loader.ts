@@ -145,12 +145,11 @@ function ownedPrefixes({ inside, own }: GateSetup): readonly Pair[] {
 }
 
 function loadObject(file: string, bpffs: string, setup: GateSetup): BpfObject {
-  requireKernel(release());
+  prepare(bpffs);
   const object = open(file);
   try {
-    requireBpffs(bpffs);
     const folder = folderOf(bpffs, setup.pool);
-    for (const path of [bpffs, folder]) if (!existsSync(path)) mkdirSync(path, { mode: 0o700 });
+    if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 });
     for (const map of PINNED) object.setPinPath(map, join(folder, map));
     object.setMaxEntries('entries', entryCount(setup.pool));
     object.setMaxEntries('answers', entryCount(setup.pool));
@@ -161,9 +160,15 @@ function loadObject(file: string, bpffs: string, setup: GateSetup): BpfObject {
   } catch (cause) {
     const log = object.verifierLog().trimEnd().slice(-LOG_TAIL);
     object.close();
-    if (cause instanceof AgentError && cause.code === 'bpffsMissing') throw cause;
     throw new AgentError('gateNotLoaded', `${file}: ${log || String(cause)}`, { cause });
   }
+}
+
+/** Makes the folder of the gate where there is none: it can be locked before anything in it is touched. */
+export function prepare(bpffs: string): void {
+  requireKernel(release());
+  requireBpffs(bpffs);
+  if (!existsSync(bpffs)) mkdirSync(bpffs, { mode: 0o700 });
 }
 
 /** Removes the maps of other schemas and pools. The gate that used them must be gone. */

@@ -225,7 +225,7 @@ await step('nft flush ruleset: still closed', async () => {
   await silence(rogue.udp({ to, text: 'flushed', waitMs: SILENCE_MS }));
   must(!device.lines.some((line) => line.includes('flushed')), 'the device saw it');
   await answer(server.udp({ to, text: 'still granted' }), 'still granted');
-  await agent.daemon.line(/"event":"baseChanged"/);
+  await agent.daemon.line(/"event":"gapFound"/);
   const table = ['nft', 'list', 'table', 'inet', 'mtgate'];
   await until(
     'the base',

@@ -68,13 +68,13 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
 
   test('is what the status says', async () => {
     const { stdout } = await agent.mtgate('status', '--json');
-    const { attachments, base, liveGrants } = JSON.parse(stdout);
+    const { attachments, closed, liveGrants } = JSON.parse(stdout);
     expect(attachments.sort()).toEqual([
       `insideIngress inside ${attach}`,
       `outsideEgress outside ${attach}`,
       `outsideIngress outside ${attach}`,
     ]);
-    expect({ base, liveGrants }).toEqual({ base: 'stands', liveGrants: 0 });
+    expect({ closed, liveGrants }).toEqual({ closed: 'yes', liveGrants: 0 });
   });
 
   describe.each(FAMILIES)('over %s', (family) => {
@@ -265,11 +265,33 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
       expect(await server.udp({ to: direct, text: 'flushed', waitMs: SHORT_MS })).toEqual({ outcome: 'silence' });
     }
     expect(device.lines.some((line) => line.includes('flushed'))).toBe(false);
-    await agent.daemon.line(/"event":"baseChanged"/);
+    await agent.daemon.line(/"event":"gapFound"/);
     await until('the base', async () => {
       const { status } = await network.run('gateway', ['nft', 'list', 'table', 'inet', 'mtgate'], { mayFail: true });
       return status === 0 ? true : undefined;
     });
+  });
+
+  test('a gate that somebody took away: no grant until it hangs again, and it does', async () => {
+    const { to } = await granted();
+    const gone = attach === 'tcx' ? `rm ${agent.bpffs}/links/outsideIngress-*` : 'tc filter del dev outside ingress';
+    const from = agent.daemon.lines.length;
+    await network.run('gateway', ['sh', '-c', gone]);
+    await agent.daemon.line(/"gap":"the gate does not hang.*"event":"gapFound"/, { from });
+    await agent.daemon.line(/"event":"gapRepaired"/, { from });
+    expect(await server.udp({ to, text: 'again' })).toMatchObject({ outcome: 'answer', text: 'again' });
+    const { body } = await agent.curl('POST', '/retrieve-grants', { body: {} });
+    expect(body).toHaveLength(1);
+  });
+
+  test('metrics say what was carried and refused', async () => {
+    const { to } = await granted();
+    await server.udp({ to });
+    const { stdout } = await network.run('gateway', ['curl', '--silent', 'http://127.0.0.1:9464/metrics']);
+    expect(stdout).toMatch(/^mtgate_packets_total\{verdict="grantedIn"\} [1-9]/m);
+    expect(stdout).toMatch(/^mtgate_live_grants 1$/m);
+    expect(stdout).toMatch(/^mtgate_closed 1$/m);
+    expect(stdout).toMatch(/^mtgate_denied_packets_total\{reason="wrongSource"\} \d+$/m);
   });
 
   test('killed with kill -9: live grants go on to their end and no further, and a restart knows them', async () => {
