@@ -1,0 +1,173 @@
+/**
+ * The packet generator: generator.bpf.c, compiled, loaded and driven. The
+ * class is the bench's side; the same file run as a program, inside the
+ * generator's namespace and on one CPU, is the generator itself:
+ *
+ *   tsx test/bench/generator.ts OBJECT
+ *
+ * It takes lines of JSON, an Order each, and answers each with `sent` and a
+ * Sent. The first line is the targets, as base64 of struct target. A burst
+ * ends within a slice of its time, so an interrupted bench is soon quiet.
+ *
+ * Everything a packet causes happens on the CPU that sent it: the redirect
+ * wakes the receiving end's NAPI there, and forwarding runs in soft interrupt
+ * before the next batch. So sender, gateway and receiver share one core, none
+ * of them outruns the others, and the time of that core is what is measured.
+ */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { arch } from 'node:os';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import koffi from 'koffi';
+import type { Address } from '../../agent/core/net.ts';
+import { BpfObject } from '../../agent/dataplane/bpf.ts';
+import { type Child, PATIENCE_MS, program, ROOT } from '../child.ts';
+import type { Network } from '../network.ts';
+
+/** Where packets are sent, and to which of the targets. */
+export interface Order {
+  readonly ifindex: number;
+  /** MAC addresses: the gateway's, and the generator's own. */
+  readonly to: string;
+  readonly from: string;
+  readonly source: { readonly address: string; readonly port: number };
+  readonly first: number;
+  readonly count: number;
+  readonly seconds: number;
+}
+
+export interface Sent {
+  readonly packets: number;
+  /** How long the core was at work for it: not while others had the core. */
+  readonly coreSeconds: number;
+}
+
+export interface Target {
+  readonly address: Address;
+  readonly port: number;
+}
+
+const TARGET_BYTES = 8;
+
+export class Generator {
+  readonly #child: Child;
+
+  private constructor(child: Child) {
+    this.#child = child;
+  }
+
+  /** Starts it in a namespace, on the given CPU. */
+  static async start(network: Network, namespace: string, cpu: number, targets: readonly Target[]): Promise<Generator> {
+    const command = ['taskset', '--cpu-list', String(cpu), ...program('test/bench/generator.ts', compile())];
+    const child = await network.spawn(namespace, command, { line: /^waiting$/ });
+    child.say(encode(targets).toString('base64'));
+    await child.ready({ line: /^ready$/ });
+    return new Generator(child);
+  }
+
+  async burst(order: Order): Promise<Sent> {
+    const from = this.#child.lines.length;
+    this.#child.say(JSON.stringify(order));
+    const patienceMs = PATIENCE_MS + order.seconds * 1000;
+    const line = await this.#child.line(/^sent /, { from, patienceMs });
+    return JSON.parse(line.slice('sent '.length)) as Sent;
+  }
+}
+
+function compile(): string {
+  const object = `${ROOT}dist/bench/generator.bpf.o`;
+  mkdirSync(`${ROOT}dist/bench`, { recursive: true });
+  const include = `-I/usr/include/${arch() === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu`;
+  const options = ['-O2', '-g', '-Wall', '-Wextra', '-Werror', '-target', 'bpf', '-mcpu=v3', include];
+  const compiler = 'clang'; // as for the gate itself
+  execFileSync(compiler, [...options, '-c', `${ROOT}test/bench/generator.bpf.c`, '-o', object]);
+  return object;
+}
+
+function encode(targets: readonly Target[]): Buffer {
+  const bytes = Buffer.alloc(targets.length * TARGET_BYTES);
+  for (const [i, { address, port }] of targets.entries()) {
+    bytes.set(address.bytes.subarray(12), i * TARGET_BYTES);
+    bytes.writeUInt16BE(port, i * TARGET_BYTES + 4);
+  }
+  return bytes;
+}
+
+/** struct plan. */
+function planBytes({ ifindex, first, count, source, to, from }: Order): Buffer {
+  const bytes = Buffer.alloc(32);
+  bytes.writeUInt32LE(ifindex, 0);
+  bytes.writeUInt32LE(first, 4);
+  bytes.writeUInt32LE(count, 8);
+  bytes.set(source.address.split('.').map(Number), 12);
+  bytes.writeUInt16BE(source.port, 16);
+  bytes.write(to.replaceAll(':', ''), 18, 'hex');
+  bytes.write(from.replaceAll(':', ''), 24, 'hex');
+  return bytes;
+}
+
+/** How many packets a call sends: some ten milliseconds of them. */
+const SLICE = 1 << 15;
+const FRAME_BYTES = 60;
+const BPF_F_TEST_XDP_LIVE_FRAMES = 1 << 1;
+
+/** Loads the program; returns what sends one slice. */
+function open(object: string, targets: Uint8Array) {
+  const count = targets.length / TARGET_BYTES;
+  const loaded = new BpfObject(object);
+  loaded.setMaxEntries('targets', count);
+  loaded.load();
+  const { memory } = loaded.mapped('targets', targets.length);
+  new Uint8Array(memory).set(targets);
+
+  const libbpf = koffi.load('libbpf.so.1');
+  const testRun = libbpf.func('int bpf_prog_test_run_opts(int fd, void *options)');
+  const frame = Buffer.alloc(FRAME_BYTES);
+  const options = Buffer.alloc(80); // struct bpf_test_run_opts
+  options.writeBigUInt64LE(80n, 0);
+  options.writeBigUInt64LE(koffi.address(frame), 8);
+  options.writeUInt32LE(frame.length, 24);
+  options.writeInt32LE(SLICE, 60);
+  options.writeUInt32LE(BPF_F_TEST_XDP_LIVE_FRAMES, 68);
+  return {
+    plans: loaded.map('plans', 4, 32),
+    send() {
+      const result: number = testRun(loaded.programFd('generate'), options);
+      if (result < 0) throw new Error(`bpf_prog_test_run_opts: ${result} (frame of ${frame.length} bytes)`);
+    },
+  };
+}
+
+/**
+ * How long this thread has waited for its CPU while others had it. What is
+ * left of the time passed is its own and that of the soft interrupts on top of
+ * it, which some kernels leave out of a process's CPU time.
+ */
+function waitedSeconds(): number {
+  return Number(readFileSync('/proc/thread-self/schedstat', 'latin1').split(' ')[1]) / 1e9;
+}
+
+function run(object: string): void {
+  const tell = (line: string) => process.stdout.write(`${line}\n`);
+  let generator: ReturnType<typeof open> | undefined;
+  createInterface({ input: process.stdin }).on('line', (line) => {
+    if (!generator) {
+      generator = open(object, Buffer.from(line, 'base64'));
+      return tell('ready');
+    }
+    const order = JSON.parse(line) as Order;
+    generator.plans.update(Buffer.alloc(4), planBytes(order));
+    const start = performance.now();
+    const waitedBefore = waitedSeconds();
+    const elapsed = () => (performance.now() - start) / 1000;
+    let packets = 0;
+    for (; elapsed() < order.seconds; packets += SLICE) generator.send();
+    const sent: Sent = { packets, coreSeconds: elapsed() - (waitedSeconds() - waitedBefore) };
+    tell(`sent ${JSON.stringify(sent)}`);
+  });
+  tell('waiting');
+}
+
+const [, file, object = ''] = process.argv;
+if (file === fileURLToPath(import.meta.url)) run(object);
