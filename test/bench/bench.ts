@@ -1,0 +1,64 @@
+/**
+ * `npm run bench`: how fast the gateway is, and beside what.
+ *
+ *   --packets, --grants   only that part (default: both)
+ *   --seconds N           of each measurement (default 1)
+ *   --rounds N            how often each is repeated (default 5)
+ *   --json                one JSON document instead of tables
+ *
+ * Nothing here asserts a speed: a figure means something only beside the one
+ * it is compared with, taken in the same run on the same machine. All traffic
+ * stays in network namespaces, which go when this ends or is interrupted.
+ * What the figures mean: native-notes/performance.md.
+ */
+import { availableParallelism, cpus, release } from 'node:os';
+import { parseArgs } from 'node:util';
+import { measureGrants, showGrants } from './grants.ts';
+import { measurePackets, showPackets } from './packets.ts';
+
+const { values } = parseArgs({
+  options: {
+    packets: { type: 'boolean', default: false },
+    grants: { type: 'boolean', default: false },
+    seconds: { type: 'string', default: '1' },
+    rounds: { type: 'string', default: '5' },
+    json: { type: 'boolean', default: false },
+  },
+});
+const both = values.packets === values.grants;
+const seconds = positive('seconds', values.seconds);
+const rounds = positive('rounds', values.rounds);
+const progress = (what: string) => process.stderr.write(`${what}\n`);
+
+// A way out by process.exit, so that everybody's clean-up runs.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
+
+const machine = {
+  kernel: release(),
+  cpus: availableParallelism(),
+  model: cpus()[0]?.model ?? 'unknown',
+  node: process.version,
+};
+const packets = both || values.packets ? await measurePackets(rounds, seconds, progress) : undefined;
+const grants = both || values.grants ? await measureGrants(rounds, seconds, progress) : undefined;
+
+if (values.json) {
+  process.stdout.write(`${JSON.stringify({ machine, rounds, seconds, packets, grants }, null, 2)}\n`);
+} else {
+  process.stdout.write(
+    [
+      `Linux ${machine.kernel}, ${machine.cpus} CPUs (${machine.model}), Node ${machine.node}`,
+      `medians of ${rounds} rounds of ${seconds} s each, in brackets the lowest and the highest`,
+      ...(packets ? ['', showPackets(packets)] : []),
+      ...(grants ? ['', showGrants(grants)] : []),
+      '',
+    ].join('\n'),
+  );
+}
+
+function positive(name: string, text: string): number {
+  const value = Number(text);
+  if (value > 0 && Number.isFinite(value)) return value;
+  process.stderr.write(`--${name}: expected a number above 0, not "${text}"\n`);
+  process.exit(2);
+}

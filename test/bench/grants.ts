@@ -1,0 +1,191 @@
+/**
+ * What a grant costs: the real daemon, asked over mutual TLS by a real client
+ * through the gateway's own interface, beside a bare server that only echoes
+ * JSON over the same TLS. Every grant is decided, recorded durably (SQLite,
+ * synchronous=FULL: on the disk before it is answered) and opened in the gate.
+ *
+ * Echo and daemon are asked in turn, by one connection and by many, in every
+ * round; a ratio is always of one round. What the disk itself takes for a
+ * durable write stands beside it, since no grant can be faster.
+ */
+import { closeSync, fdatasyncSync, openSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { API_PORT, TestAgent } from '../agent.ts';
+import { type Child, PATIENCE_MS, program } from '../child.ts';
+import type { Network } from '../network.ts';
+import { GATEWAY, REALM_PREFIX, SERVER_PREFIX, standardNetwork } from '../standard-network.ts';
+import { type Asked, type Asking, DEVICES, deviceName, FIRST_PORT, PORTS } from './client.ts';
+import { echoAt } from './echo.ts';
+import { type Figure, figure, quantile, show, table } from './figures.ts';
+import { cpuSeconds, peakMebibytes } from './process-usage.ts';
+
+const ECHO_PORT = 8444;
+const CONNECTIONS = [1, 64] as const;
+const SYNCS = 100;
+
+const RULES = `
+servers:
+  head-end:
+    certificates: [{ uri: "urn:mtc:head-end", issuer: mtc-ca }]
+    sources: [${SERVER_PREFIX.ipv4}]
+mtcUsers:
+  acme:
+    certificates: [{ uri: "urn:mtc-user:acme", issuer: mtc-ca }]
+    devices: ["*@meters.example"]
+    authorises: [head-end]
+    mayAuthorise: ["*"]
+rules:
+  - id: meters
+    allow: { servers: [head-end], devices: ["*@meters.example"], ports: ["${FIRST_PORT}-${FIRST_PORT + PORTS - 1}"] }
+    limits: { durationSeconds: 900, totalSeconds: 3600 }
+`;
+
+interface Subject {
+  readonly name: string;
+  readonly server: Child;
+  readonly port: number;
+  readonly path: string;
+}
+
+interface GrantRow {
+  readonly name: string;
+  readonly connections: number;
+  readonly perSecond: Figure;
+  readonly toEcho: Figure;
+  readonly cpuMicroseconds: Figure;
+  readonly medianMs: Figure;
+  readonly p99Ms: Figure;
+  readonly peakMebibytes: number;
+}
+
+export interface GrantResults {
+  readonly rows: readonly GrantRow[];
+  /** Opened in all, by the daemon's own log. */
+  readonly granted: number;
+  /** One append with fdatasync, where the records lie. */
+  readonly syncMilliseconds: Figure;
+}
+
+export async function measureGrants(
+  rounds: number,
+  seconds: number,
+  progress: (what: string) => void,
+): Promise<GrantResults> {
+  progress(`the daemon with ${DEVICES} devices, and an echo beside it`);
+  const network = standardNetwork();
+  const agent = new TestAgent(network, { rules: RULES, devices: devicesFile(), ports: '20000-59999' });
+  const remove = () => agent.remove();
+  process.once('exit', remove);
+  try {
+    const { ca, headEnd } = agent;
+    const identity = [ca.certificateFile, headEnd.certificateFile, headEnd.keyFile];
+    const subjects = await startServers(network, agent);
+    const client = await network.spawn('server', program('test/bench/client.ts', ...identity), { line: /^ready$/ });
+    const cases = CONNECTIONS.flatMap((connections) =>
+      subjects.map((subject) => ({ subject, connections, runs: [] as Run[] })),
+    );
+    for (let round = 0; round <= rounds; round++) {
+      progress(round === 0 ? 'grants: a round to warm up' : `grants: round ${round} of ${rounds}`);
+      for (const { subject, connections, runs } of cases) {
+        const run = await measure(client, subject, connections, seconds);
+        if (round > 0) runs.push(run);
+      }
+    }
+    const rows = cases.map(({ subject, connections, runs }) => {
+      const echoRuns = cases.find((one) => one.subject.name === 'echo' && one.connections === connections)?.runs ?? [];
+      return summarise(subject, connections, runs, echoRuns);
+    });
+    return { rows, granted: agent.logged('grantOpened').length, syncMilliseconds: timeSyncs(agent.folder) };
+  } finally {
+    await network.close();
+    process.off('exit', remove);
+    remove();
+  }
+}
+
+/** The daemon, and the echo with a certificate of the same kind. */
+async function startServers(network: Network, agent: TestAgent): Promise<readonly Subject[]> {
+  const daemon = await agent.start();
+  const own = agent.ca.issue({ name: 'echo', usage: ['serverAuth'], san: [`IP:${GATEWAY.ipv4}`] });
+  const files = { ca: agent.ca.certificateFile, certificate: own.certificateFile, key: own.keyFile };
+  const listens = { listens: 'tcp', port: ECHO_PORT } as const;
+  const echo = await network.spawn('gateway', echoAt(GATEWAY.ipv4, ECHO_PORT, files), listens);
+  return [
+    { name: 'echo', server: echo, port: ECHO_PORT, path: '/' },
+    { name: 'grants', server: daemon, port: API_PORT, path: '/mobile-terminated-access/v1/grants' },
+  ];
+}
+
+function devicesFile(): string {
+  const base = REALM_PREFIX.ipv4.split('.').slice(0, 2).join('.');
+  const lines = Array.from(
+    { length: DEVICES },
+    (_, i) =>
+      `  - { externalId: ${deviceName(i)}, bindings: [{ realm: iot, address: ${base}.${1 + (i >> 8)}.${i & 255} }] }`,
+  );
+  return `devices:\n${lines.join('\n')}\n`;
+}
+
+interface Run extends Asked {
+  readonly perSecond: number;
+  readonly cpuMicroseconds: number;
+}
+
+async function measure(client: Child, subject: Subject, connections: number, seconds: number): Promise<Run> {
+  const { server, port, path } = subject;
+  const from = client.lines.length;
+  const asking: Asking = { host: GATEWAY.ipv4, port, path, connections, seconds };
+  client.say(JSON.stringify(asking));
+  await client.line(/^open$/, { from });
+  const cpuBefore = cpuSeconds(server.pid);
+  client.say('go');
+  const line = await client.line(/^done /, { from, patienceMs: PATIENCE_MS + seconds * 1000 });
+  const asked = JSON.parse(line.slice('done '.length)) as Asked;
+  if (asked.refused > 0)
+    throw new Error(`${subject.name} refused ${asked.refused} requests, the first:\n${asked.refusal}`);
+  const cpu = cpuSeconds(server.pid) - cpuBefore;
+  return { ...asked, perSecond: asked.granted / asked.seconds, cpuMicroseconds: (cpu / asked.granted) * 1e6 };
+}
+
+function summarise(subject: Subject, connections: number, runs: readonly Run[], echo: readonly Run[]): GrantRow {
+  return {
+    name: subject.name,
+    connections,
+    perSecond: figure(runs.map(({ perSecond }) => perSecond)),
+    toEcho: figure(runs.map(({ perSecond }, round) => perSecond / (echo[round]?.perSecond ?? 0))),
+    cpuMicroseconds: figure(runs.map(({ cpuMicroseconds }) => cpuMicroseconds)),
+    medianMs: figure(runs.map(({ medianMs }) => medianMs)),
+    p99Ms: figure(runs.map(({ p99Ms }) => p99Ms)),
+    peakMebibytes: peakMebibytes(subject.server.pid),
+  };
+}
+
+/** What the disk takes to make one page durable. */
+function timeSyncs(folder: string): Figure {
+  const page = Buffer.alloc(4096, 1);
+  const fd = openSync(join(folder, 'sync'), 'w');
+  const times = Array.from({ length: SYNCS }, () => {
+    const start = performance.now();
+    writeSync(fd, page);
+    fdatasyncSync(fd);
+    return performance.now() - start;
+  }).sort((a, b) => a - b);
+  closeSync(fd);
+  const [median, low, high] = [0.5, 0.05, 0.95].map((share) => quantile(times, share)) as [number, number, number];
+  return { median, low, high };
+}
+
+export function showGrants({ rows, granted, syncMilliseconds }: GrantResults): string {
+  const lines = rows.map((row) => [
+    `${row.name}, ${row.connections} connection${row.connections > 1 ? 's' : ''}`,
+    show(row.perSecond, 0),
+    show(row.toEcho, 2),
+    show(row.cpuMicroseconds, 0),
+    show(row.medianMs, 2),
+    show(row.p99Ms, 2),
+    row.peakMebibytes.toFixed(0),
+  ]);
+  const head = ['mutual TLS, kept alive', 'a second', 'to echo', 'CPU us each', 'p50 ms', 'p99 ms', 'peak MiB'];
+  return `${table(head, lines)}
+${granted} grants were opened. One append with fdatasync on this disk: ${show(syncMilliseconds, 2)} ms (5 % to 95 %).`;
+}
