@@ -188,9 +188,11 @@ export function readConfig(
 export function ownSpaces(config: Config): readonly Owned[] {
   const { grants, egress } = config.pools;
   return [
-    ...[...grants.ipv4, ...grants.ipv6].map((prefix) => ({ prefix, owner: 'the grants pool' })),
-    ...egress.map((prefix) => ({ prefix, owner: 'the egress pool' })),
-    ...config.inside.flatMap(({ realm, prefixes }) => prefixes.map((prefix) => ({ prefix, owner: `realm ${realm}` }))),
+    ...[...grants.ipv4, ...grants.ipv6].map((prefix) => ({ prefix, owner: 'the grants pool of agent.yaml' })),
+    ...egress.map((prefix) => ({ prefix, owner: 'the egress pool of agent.yaml' })),
+    ...config.inside.flatMap(({ realm, prefixes }) =>
+      prefixes.map((prefix) => ({ prefix, owner: `realm ${realm} of agent.yaml` })),
+    ),
   ];
 }
 

@@ -23,7 +23,7 @@ import { HandClock, KeptLog, seededRandom } from './clock.ts';
 
 export const OUTSIDE_IFINDEX = 2;
 export const INSIDE_IFINDEX = 3;
-export const GRACE_SECONDS = 300;
+const GRACE_SECONDS = 300;
 
 const POOL: Pool = {
   ipv4: [prefix('203.0.113.0/30')],

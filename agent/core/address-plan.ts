@@ -26,8 +26,8 @@ export interface AddressPlan {
 
 const FAMILIES: readonly Family[] = ['ipv4', 'ipv6'];
 
-/** What no pool and no realm can be. */
-const SPECIAL: readonly Owned[] = [
+/** What no pool, no realm and no source of packets can be. */
+export const SPECIAL: readonly Owned[] = [
   ...['0.0.0.0/8', '::/128'].map((text) => ({ prefix: prefix(text), owner: 'the unspecified addresses' })),
   ...['127.0.0.0/8', '::1/128'].map((text) => ({ prefix: prefix(text), owner: 'the loopback addresses' })),
   ...['169.254.0.0/16', 'fe80::/10'].map((text) => ({ prefix: prefix(text), owner: 'the link-local addresses' })),

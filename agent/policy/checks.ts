@@ -3,6 +3,7 @@
  * keys that two bear, prefixes and devices that two claim. Every finding at
  * its place in the text; the first of two is named by the second.
  */
+import { SPECIAL } from '../core/address-plan.ts';
 import { type Claim, clashesAmong, seenFrom } from '../core/claims.ts';
 import type { Issue, Path, Place } from '../core/document.ts';
 import { unknownWord } from '../core/fields.ts';
@@ -70,11 +71,11 @@ function sourceIssues({ servers }: Written, ownSpaces: readonly Source[]): Issue
   const sources = servers.flatMap(({ name, value, locate }) =>
     value.sources.map((prefix, i): Source => ({ prefix, owner: `server ${name}`, place: locate('sources', i) })),
   );
-  return overlapsAmong([...sources, ...ownSpaces]).flatMap(({ inner, outer }) => {
+  return overlapsAmong<Source>([...sources, ...ownSpaces, ...SPECIAL]).flatMap(({ inner, outer }) => {
     const [blamed, other] = inner.place ? [inner, outer] : [outer, inner];
     if (!blamed.place) return [];
-    const where = other.place ? `in ${seenFrom(blamed.place, other.place)}` : 'of agent.yaml';
-    const message = `${blamed.prefix.text} (${blamed.owner}) overlaps ${other.prefix.text} (${other.owner}) ${where}`;
+    const where = other.place ? ` in ${seenFrom(blamed.place, other.place)}` : '';
+    const message = `${blamed.prefix.text} (${blamed.owner}) overlaps ${other.prefix.text} (${other.owner})${where}`;
     return { ...blamed.place, message };
   });
 }

@@ -97,9 +97,9 @@ test('paths are read from the folder of the file, services and next hops as they
 test("the gateway's own spaces are its pools and realms", () => {
   const { config } = configOf(reading());
   expect(ownSpaces(config).map(({ prefix, owner }) => `${prefix.text} ${owner}`)).toEqual([
-    '203.0.113.0/29 the grants pool',
-    '203.0.113.8/29 the egress pool',
-    '10.20.0.0/16 realm iot',
+    '203.0.113.0/29 the grants pool of agent.yaml',
+    '203.0.113.8/29 the egress pool of agent.yaml',
+    '10.20.0.0/16 realm iot of agent.yaml',
   ]);
 });
 

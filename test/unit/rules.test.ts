@@ -261,14 +261,24 @@ tests:
   c: { certificates: [{ uri: "urn:c" }], sources: [192.0.2.0/28, 192.0.2.4/30, "2001:db8:1::/48"] }
 `;
     const ownSpaces = [
-      { prefix: prefix('10.20.0.0/16'), owner: 'realm iot' },
-      { prefix: prefix('203.0.113.0/29'), owner: 'the grants pool' },
+      { prefix: prefix('10.20.0.0/16'), owner: 'realm iot of agent.yaml' },
+      { prefix: prefix('203.0.113.0/29'), owner: 'the grants pool of agent.yaml' },
     ];
     expect(issuesOf(compiled([BASE, text], { ownSpaces }))).toEqual([
       'b.yaml:2:52: 198.51.100.64/26 (server b) overlaps 198.51.100.0/25 (server acme) in a.yaml:2',
-      'b.yaml:2:70: 10.20.1.0/24 (server b) overlaps 10.20.0.0/16 (realm iot) of agent.yaml',
-      'b.yaml:2:84: 203.0.113.0/24 (server b) overlaps 203.0.113.0/29 (the grants pool) of agent.yaml',
+      'b.yaml:2:70: 10.20.1.0/24 (server b) overlaps 10.20.0.0/16 (realm iot of agent.yaml)',
+      'b.yaml:2:84: 203.0.113.0/24 (server b) overlaps 203.0.113.0/29 (the grants pool of agent.yaml)',
       'b.yaml:3:80: 2001:db8:1::/48 (server c) overlaps 2001:db8::/32 (server b) in line 2',
+    ]);
+  });
+
+  test('sources that no packet can have', () => {
+    const text = `servers:
+  b: { certificates: [{ uri: "urn:b" }], sources: [127.0.0.1/32, "fe80::/10"] }
+`;
+    expect(issuesOf(compiled([BASE, text]))).toEqual([
+      'b.yaml:2:52: 127.0.0.1/32 (server b) overlaps 127.0.0.0/8 (the loopback addresses)',
+      'b.yaml:2:66: fe80::/10 (server b) overlaps fe80::/10 (the link-local addresses)',
     ]);
   });
 
