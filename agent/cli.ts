@@ -12,7 +12,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import type { BindingRow, ErrorBody, GrantRow } from './api/management.ts';
 import { AgentError } from './core/errors.ts';
 import { type Family, parseAddress } from './core/net.ts';
-import { ENTRY_BYTES, entryCount } from './core/pool.ts';
+import { entryCount, poolMebibytes } from './core/pool.ts';
 import { PROTOCOLS, type Protocol, parseExternalId, type ServerName } from './core/words.ts';
 import { loadConfig, loadDevices, loadPolicy } from './files.ts';
 import { decide, type Question } from './policy/decide.ts';
@@ -63,9 +63,7 @@ program
     const policy = loadPolicy(rules, config, warn);
     if (config) {
       const { grants } = config.pools;
-      print(
-        `grants pool: ${entryCount(grants)} entries, ${Math.ceil((entryCount(grants) * ENTRY_BYTES) / 2 ** 20)} MiB in the gate`,
-      );
+      print(`grants pool: ${entryCount(grants)} entries, ${poolMebibytes(grants)} MiB in the kernel`);
       print(`devices: ${loadDevices(config).length}`);
     }
     const { servers, mtcUsers, allows, denies, tests } = policy;

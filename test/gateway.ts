@@ -128,7 +128,11 @@ export class TestGateway {
       notReady: () => this.notReady,
     };
     this.grants = new Grants(ground, policy);
-    this.bindings = new Bindings(ground, this.grants, async (freed) => void this.forgotten.push(freed.text));
+    this.bindings = new Bindings(
+      ground,
+      this.grants,
+      async (freed) => void this.forgotten.push(...freed.map(({ text }) => text)),
+    );
     this.heartbeat = new Heartbeat(ground, this.grants, GRACE_SECONDS);
     this.directory.setDevices(devices.map(({ device }) => device));
     this.directory.apply({ losses: [], gains: this.store.bindings() });

@@ -7,7 +7,7 @@
 import type { Document, Issue, Path } from './document.ts';
 import { type Endpoint, type Family, hostPrefix, overlaps, type Prefix, prefix, sizeOf } from './net.ts';
 import { type Owned, overlapsAmong } from './overlaps.ts';
-import { ENTRY_BYTES, entryCount, type Pool } from './pool.ts';
+import { type Pool, poolMebibytes } from './pool.ts';
 
 /** The part of agent.yaml that gives addresses a meaning, as written. */
 export interface AddressPlan {
@@ -99,7 +99,7 @@ function poolIssues({ value, locate }: Document<AddressPlan>): Issue[] {
     const wanted = `expected ${ADDRESSES_PER_IPV6_GRANT} for each of ${pool.ipv6Grants} ipv6Grants`;
     messages.push(`the ipv6 prefixes hold ${addresses} addresses; ${wanted}`);
   }
-  const mebibytes = Math.ceil((entryCount(pool) * ENTRY_BYTES) / 2 ** 20);
+  const mebibytes = poolMebibytes(pool);
   if (mebibytes > memoryMebibytes) {
     const cure = 'narrow ports, shorten the prefixes, or raise the bound';
     messages.push(`the pool takes ${mebibytes} MiB, more than gate.memoryMebibytes (${memoryMebibytes}); ${cure}`);

@@ -62,3 +62,15 @@ export function ipv4OfIndex(pool: Pool, index: number): { protocol: Protocol; en
   }
   throw new RangeError(`the pool has no IPv4 endpoint with index ${index}`);
 }
+
+/** A hash map's table: 16 bytes a bucket, as many as the next power of two of the keys it may hold. */
+const BUCKET_BYTES = 16;
+
+/** What a pool takes in the kernel: the entries, and the tables of the keys that lead to them. */
+export function poolMebibytes(pool: Pool): number {
+  const table = (keys: number) => (keys > 0 ? BUCKET_BYTES * 2 ** Math.ceil(Math.log2(keys)) : 0);
+  const entries = entryCount(pool);
+  return Math.ceil(
+    (entries * ENTRY_BYTES + table(entries) + table(pool.ipv6.length > 0 ? pool.ipv6Grants : 0)) / 2 ** 20,
+  );
+}

@@ -40,6 +40,9 @@ export class Gate implements JudgingDataplane {
   readonly #attachments: Attachments;
   #loaded: Loaded | undefined;
 
+  /** What is in the map `changing`, which loading has emptied. */
+  readonly #changing = new Set<string>();
+
   private constructor(loaded: Loaded, bpffs: string, pool: Pool) {
     this.#loaded = loaded;
     this.#bpffs = bpffs;
@@ -182,9 +185,15 @@ export class Gate implements JudgingDataplane {
 
   setChanging(realm: number, address: Address, changing: boolean): void {
     const key = layout.innerKey(realm, address);
-    if (changing) this.#gate.maps.changing.update(key, Uint8Array.of(1));
-    else this.#gate.maps.changing.remove(key);
-    Atomics.store(this.#gate.state, STATE.changing, BigInt(this.#gate.maps.changing.keys().length));
+    const name = `${realm} ${address.text}`;
+    if (changing) {
+      this.#gate.maps.changing.update(key, Uint8Array.of(1));
+      this.#changing.add(name);
+    } else {
+      this.#gate.maps.changing.remove(key);
+      this.#changing.delete(name);
+    }
+    Atomics.store(this.#gate.state, STATE.changing, BigInt(this.#changing.size));
   }
 
   counters(): GateCounters {

@@ -12,8 +12,8 @@ import { touched } from '../directory/directory.ts';
 import type { Grants } from './grants.ts';
 import type { Ground } from './ground.ts';
 
-/** Deletes an address's entries from connection tracking, both directions. */
-export type ForgetFlows = (address: Address) => Promise<void>;
+/** Deletes addresses' entries from connection tracking, both directions. */
+export type ForgetFlows = (addresses: readonly Address[]) => Promise<void>;
 
 export class Bindings {
   readonly #ground: Ground;
@@ -66,7 +66,7 @@ export class Bindings {
     mark(true);
     try {
       for (const loss of change.losses) await this.#grants.endAt(loss.inner, loss.cause);
-      for (const inner of inners.values()) await this.#forgetFlows(inner.address);
+      await this.#forgetFlows([...inners.values()].map((inner) => inner.address));
       await store.rebind(change);
       directory.apply(change);
     } catch (fault) {

@@ -196,6 +196,24 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
     expect(stray.stderr).toContain('addressNotInRealm');
   });
 
+  test("the tracked flows of an address that changes hands are cut: they are not the next device's", async () => {
+    const service = await network.spawn('server', program('test/device.ts', '7200', SERVER.ipv4), { line: /^ready$/ });
+    await network.run('device', ['ip', 'address', 'add', '10.20.0.9/32', 'dev', UPLINK]);
+    await agent.mtgate('device', 'bind', 'm2@meters.example', 'iot', '10.20.0.9');
+    const begun = { address: SERVER.ipv4, port: 7200 };
+    const session = await Session.open(network, 'device', 'tcp', begun, { address: '10.20.0.9' });
+    session.say('stream');
+    await session.next();
+    expect(await agent.mtgate('device', 'unbind', 'm2@meters.example', 'iot', '10.20.0.9')).toMatchObject({
+      status: 0,
+    });
+    await session.quiet();
+    const { stdout } = await network.run('gateway', ['conntrack', '-L']);
+    expect(stdout).not.toContain('=10.20.0.9 ');
+    await session.stop();
+    await service.stop();
+  });
+
   test('an operator revokes a grant, and explains what was decided', async () => {
     const { id, to } = await granted();
     expect(await agent.mtgate('grants', 'revoke', id)).toMatchObject({ status: 0 });

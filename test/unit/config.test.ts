@@ -194,7 +194,7 @@ describe('issues', () => {
         ['gateway: gw-1', 'gateway: gw-1\ngate: { memoryMebibytes: 1000 }'],
       ],
       [
-        `${FILE}:5:13: the pool takes 4032 MiB, more than gate.memoryMebibytes (1000); narrow ports, shorten the prefixes, or raise the bound`,
+        `${FILE}:5:13: the pool takes 4544 MiB, more than gate.memoryMebibytes (1000); narrow ports, shorten the prefixes, or raise the bound`,
       ],
     ],
     [
