@@ -4,8 +4,7 @@
  * `curl` as MTC server, real `mtgate` as operator. For the end-to-end tests
  * and the demo.
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Child, ROOT } from './child.ts';
 import type { Network } from './network.ts';
@@ -88,7 +87,7 @@ export class TestAgent {
   constructor(network: Network, options: AgentOptions = {}) {
     this.network = network;
     this.bpffs = `${network.bpffs()}/mtgate`;
-    this.folder = mkdtempSync(join(tmpdir(), 'mtgate-agent-'));
+    this.folder = network.folder();
     this.ca = createPki(join(this.folder, 'pki')).ca('mtc-ca');
     this.headEnd = this.#client('head-end');
     this.stranger = this.#client('stranger');
@@ -201,10 +200,5 @@ gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
       join(this.folder, 'mtgate.sock'),
     ];
     return this.network.run('gateway', command, { mayFail: true });
-  }
-
-  /** Takes its files away; the daemon goes with the network. */
-  remove(): void {
-    rmSync(this.folder, { recursive: true });
   }
 }

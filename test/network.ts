@@ -11,7 +11,7 @@
  * limit (a refusal held back by a limit would look like silence).
  */
 import { execFile, execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Child, type Ready, ROOT } from './child.ts';
@@ -44,6 +44,7 @@ export class Network {
   readonly #namespaces: readonly string[];
   readonly #children = new Set<Child>();
   readonly #mounts: string[] = [];
+  readonly #folders: string[] = [];
 
   private constructor(namespaces: readonly string[]) {
     Network.#serial += 1;
@@ -130,6 +131,13 @@ export class Network {
     return folder;
   }
 
+  /** A folder for files; gone with the network. */
+  folder(): string {
+    const folder = mkdtempSync(join(tmpdir(), `${this.#id}-files-`));
+    this.#folders.push(folder);
+    return folder;
+  }
+
   /** Stops all children, then takes everything away. */
   async close(): Promise<void> {
     for (const child of this.#children) child.kill();
@@ -143,6 +151,7 @@ export class Network {
     live.delete(this);
     for (const child of this.#children) child.kill();
     for (const folder of this.#mounts.splice(0)) unmount(folder);
+    for (const folder of this.#folders.splice(0)) rmSync(folder, { recursive: true, force: true });
     for (const namespace of this.#namespaces) remove(this.name(namespace));
   }
 
@@ -215,6 +224,7 @@ function sweep(): void {
   for (const name of readdirSync(tmpdir()).filter(ownerless)) {
     const folder = join(tmpdir(), name);
     if (mounted.includes(` ${folder} bpf `)) unmount(folder);
+    else rmSync(folder, { recursive: true, force: true });
   }
 }
 

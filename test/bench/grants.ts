@@ -74,8 +74,6 @@ export async function measureGrants(
   progress(`the daemon with ${DEVICES} devices, and an echo beside it`);
   const network = standardNetwork();
   const agent = new TestAgent(network, { rules: RULES, devices: devicesFile(), ports: '20000-59999' });
-  const remove = () => agent.remove();
-  process.once('exit', remove);
   try {
     const { ca, headEnd } = agent;
     const identity = [ca.certificateFile, headEnd.certificateFile, headEnd.keyFile];
@@ -98,8 +96,6 @@ export async function measureGrants(
     return { rows, granted: agent.logged('grantOpened').length, syncMilliseconds: timeSyncs(agent.folder) };
   } finally {
     await network.close();
-    process.off('exit', remove);
-    remove();
   }
 }
 

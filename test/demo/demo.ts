@@ -260,5 +260,4 @@ It stays up until Ctrl-C. To play with it, as root:
   await new Promise((resolve) => process.once('SIGINT', resolve));
 }
 await network.close();
-agent.remove();
 process.exit(failed === 0 ? 0 : 1);

@@ -47,7 +47,6 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
   });
   afterAll(async () => {
     await network.close();
-    agent.remove();
   });
   afterEach(async () => {
     const { body } = await agent.curl('POST', '/retrieve-grants', { body: {} });

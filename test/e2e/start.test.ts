@@ -22,7 +22,6 @@ beforeAll(() => {
 });
 afterAll(async () => {
   await network.close();
-  agent.remove();
 });
 
 /** Starts with agent.yaml changed in one place; resolves with what it said when it ended. */
