@@ -33,7 +33,7 @@ export function serverUseCases(ground: Ground, grants: Grants): GrantsUseCases {
     async end(who, id) {
       const record = grants.show(who, id);
       if (!record) return unknown(who.name, id);
-      if (record.state === 'live') await grants.end(record, 'endedByServer');
+      await grants.end(record, 'endedByServer');
       return serverView(grants.show(who, id) ?? record);
     },
     list: (who, { device }) => grants.list(who, device).map(serverView),

@@ -148,9 +148,16 @@ export class Grants {
     return own.filter((record) => record.device === found?.externalId);
   }
 
-  /** Ends a live grant: packets stop before this returns, and the end is durable when it resolves. */
+  /**
+   * Ends a grant: packets stop before this returns, and the end is durable
+   * when it resolves. Of two who end it, one does; both wait for the record.
+   */
   async end(record: GrantRecord, cause: EndCause): Promise<void> {
     const { dataplane, clock, log, metrics } = this.#ground;
+    if (!this.live.get(record.id)) {
+      const ended = this.#unrecorded.get(record.id);
+      return ended && this.#write(ended);
+    }
     dataplane.end(record.index, record.number, clock.monotonicNs() - CLOCK_LAG_NS);
     this.live.remove(record);
     this.rest.lay(this.mapping(record), clock.monotonicNs());

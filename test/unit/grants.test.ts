@@ -102,6 +102,35 @@ describe('a grant', () => {
     expect(gateway.store.find(record.id)).toMatchObject({ state: 'ended', endCause: 'endedByServer' });
   });
 
+  test('ended twice at once ends once, and rests once', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    await Promise.all([
+      gateway.grants.end(record, 'endedByServer'),
+      gateway.grants.end(record, 'revokedByOperator'),
+      gateway.bindings.replaceFile([]),
+    ]);
+    expect(gateway.store.find(record.id)).toMatchObject({ endCause: 'endedByServer' });
+    expect(gateway.grants.rest.size).toBe(1);
+    expect(gateway.log.of('grantEnded')).toHaveLength(1);
+  });
+
+  test('whose end the store did not take is not acknowledged, stays ended, and is recorded later', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    const { end } = gateway.store;
+    gateway.store.end = async () => {
+      throw new Error('disk full');
+    };
+    await expect(gateway.grants.end(record, 'endedByServer')).rejects.toThrow('disk full');
+    await expect(gateway.grants.end(record, 'endedByServer')).rejects.toThrow('disk full');
+    expect(knock(gateway, record)).toBe('grantEnded');
+    expect(gateway.grants.show(HEAD_END, record.id)).toMatchObject({ state: 'ended' });
+    gateway.store.end = end;
+    await gateway.grants.sweep();
+    expect(gateway.store.find(record.id)).toMatchObject({ state: 'ended', endCause: 'endedByServer' });
+  });
+
   test('rests 120 s before its endpoint may stand for another', async () => {
     const gateway = await TestGateway.started();
     const record = await granted(gateway);
