@@ -237,6 +237,9 @@ await step('nft flush ruleset: still closed', async () => {
 say(failed === 0 ? `\nAll ${number} steps passed.` : `\n${failed} of ${number} steps failed.`);
 
 if (process.argv.includes('--keep')) {
+  // Given back, so that the command below is not told that such a grant is live already.
+  const { body: left } = await agent.curl('POST', '/retrieve-grants', { body: {} });
+  for (const { grantId } of left) await agent.curl('DELETE', `/grants/${grantId}`);
   const inside = (namespace: string) => network.inside(namespace, []).slice(0, 2).join(' ');
   const { certificateFile, keyFile } = agent.headEnd;
   const body = JSON.stringify({
@@ -248,7 +251,7 @@ if (process.argv.includes('--keep')) {
   say(`
 It stays up until Ctrl-C. To play with it, as root:
   # ask for a grant, as the MTC server
-  ${inside('server')} curl --cacert ${agent.ca.certificateFile} --cert ${certificateFile} --key ${keyFile} \\
+  ${inside('server')} curl --silent --cacert ${agent.ca.certificateFile} --cert ${certificateFile} --key ${keyFile} \\
     --json '${body}' https://${GATEWAY.ipv4}:${API_PORT}/mobile-terminated-access/v1/grants
   # send the device a datagram through the endpoint that the answer names
   ${inside('server')} bash -c 'exec 3<>/dev/udp/203.0.113.X/PORT; echo hello >&3; head -1 <&3'
