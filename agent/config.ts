@@ -88,7 +88,7 @@ export interface Config {
   readonly gate: {
     readonly bpffs: string;
     readonly attach: 'auto' | 'tcx' | 'clsact';
-    /** The most that the gate's entries may take; `check` says what they take. */
+    /** The most that the pool may take in the kernel; `check` says what it takes. The agent maps at most 4 GiB. */
     readonly memoryMebibytes: number;
     readonly sampledDenialsPerSecond: number;
     readonly orphanGraceSeconds: number;
@@ -153,7 +153,7 @@ function agentFile(folder: string) {
       .mapping({
         bpffs: path.default('/sys/fs/bpf/mtgate'),
         attach: f.choice('auto', 'tcx', 'clsact').default('auto'),
-        memoryMebibytes: f.integer(1, 65536).default(4096),
+        memoryMebibytes: f.integer(1, 4096).default(4096),
         sampledDenialsPerSecond: f.integer(0, 100_000).default(500),
         orphanGraceSeconds: f.integer(10, 86_400).default(300),
         udpTombstoneSeconds: f.integer(1, 120).default(30),
