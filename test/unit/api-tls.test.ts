@@ -10,9 +10,11 @@ const LIMITS = `${BASE}/limits`;
 const api = new ApiFixture();
 beforeAll(() => api.start());
 afterAll(() => api.stop());
+let tests = 0;
 beforeEach(() => {
   api.lines.splice(0);
-  api.aheadMs = 0;
+  tests += 1;
+  api.aheadMs = tests * 1_000; // so that no test has spent the next one's log lines of a second
 });
 
 /** Another server with the same certificates, for one test. */
