@@ -59,11 +59,21 @@ devices:
   - externalId: m2@meters.example
 `;
 
-export interface Reply {
+/** What the API's answers have in them, each its part: a grant, or a problem. */
+export interface Body {
+  readonly grantId: string;
+  readonly externalEndpoint: { readonly address: string; readonly port: number };
+  readonly status: string;
+  readonly endCause: string;
+  readonly code: string;
+  readonly title: string;
+  readonly instance: string;
+}
+
+export interface Reply<Answer = Body> {
   /** HTTP status; 0 where TLS let nothing through. */
   readonly status: number;
-  // biome-ignore lint/suspicious/noExplicitAny: whatever the API answered
-  readonly body: any;
+  readonly body: Answer;
   /** What curl said of a connection that failed. */
   readonly complaint: string;
 }
@@ -155,11 +165,11 @@ gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
   }
 
   /** One request by curl, as an MTC server would make it. */
-  async curl(
+  async curl<Answer = Body>(
     method: string,
     path: string,
     options: { readonly as?: Issued | null; readonly from?: string; readonly body?: unknown } = {},
-  ): Promise<Reply> {
+  ): Promise<Reply<Answer>> {
     const { as = this.headEnd, from = 'server', body } = options;
     const command = [
       ...['curl', '--silent', '--show-error', '--max-time', '10', '--request', method],
@@ -188,6 +198,11 @@ gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
       ...changes,
     };
     return this.curl('POST', '/grants', { ...options, body });
+  }
+
+  /** The head end's live grants. */
+  async grants(): Promise<readonly Body[]> {
+    return (await this.curl<readonly Body[]>('POST', '/retrieve-grants', { body: {} })).body;
   }
 
   /** The operator's command. */

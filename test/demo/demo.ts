@@ -238,8 +238,7 @@ say(failed === 0 ? `\nAll ${number} steps passed.` : `\n${failed} of ${number} s
 
 if (process.argv.includes('--keep')) {
   // Given back, so that the command below is not told that such a grant is live already.
-  const { body: left } = await agent.curl('POST', '/retrieve-grants', { body: {} });
-  for (const { grantId } of left) await agent.curl('DELETE', `/grants/${grantId}`);
+  for (const { grantId } of await agent.grants()) await agent.curl('DELETE', `/grants/${grantId}`);
   const inside = (namespace: string) => network.inside(namespace, []).slice(0, 2).join(' ');
   const { certificateFile, keyFile } = agent.headEnd;
   const body = JSON.stringify({

@@ -49,8 +49,7 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
     await network.close();
   });
   afterEach(async () => {
-    const { body } = await agent.curl('POST', '/retrieve-grants', { body: {} });
-    for (const grant of body) await agent.curl('DELETE', `/grants/${grant.grantId}`);
+    for (const grant of await agent.grants()) await agent.curl('DELETE', `/grants/${grant.grantId}`);
   });
 
   const applicationServer = (family: 'ipv4' | 'ipv6') => ({ address: SERVER[family] });
@@ -297,8 +296,7 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
     await agent.daemon.line(/"gap":"the gate does not hang.*"event":"gapFound"/, { from });
     await agent.daemon.line(/"event":"gapRepaired"/, { from });
     expect(await server.udp({ to, text: 'again' })).toMatchObject({ outcome: 'answer', text: 'again' });
-    const { body } = await agent.curl('POST', '/retrieve-grants', { body: {} });
-    expect(body).toHaveLength(1);
+    expect(await agent.grants()).toHaveLength(1);
   });
 
   test('metrics say what was carried and refused', async () => {
