@@ -5,6 +5,7 @@
  */
 import { closeSync, openSync } from 'node:fs';
 import koffi from 'koffi';
+import type { Network } from './network.ts';
 
 const CLONE_NEWNET = 0x4000_0000;
 const setns = koffi.load('libc.so.6').func('int setns(int fd, int type)');
@@ -17,6 +18,16 @@ export function enter(name: string): () => void {
     if (setns(before, CLONE_NEWNET) !== 0) throw new Error('cannot leave the network namespace');
     closeSync(before);
   };
+}
+
+/** Does something in a namespace, and comes back: the work must be synchronous, since only this thread has moved. */
+export function within<T>(network: Network, namespace: string, work: () => T): T {
+  const leave = enter(network.name(namespace));
+  try {
+    return work();
+  } finally {
+    leave();
+  }
 }
 
 function move(path: string): void {

@@ -11,8 +11,8 @@ import type { GateSetup, Mapping } from '../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import { Capture } from '../capture.ts';
 import { type Child, program, until } from '../child.ts';
+import { within } from '../enter.ts';
 import { ethernet, ip, tcp, udp } from '../frames.ts';
-import { GATE_OBJECT, within } from '../gate-rig.ts';
 import type { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
 import {
@@ -28,6 +28,7 @@ import {
   UPLINK,
   UPSTREAM,
 } from '../standard-network.ts';
+import { GATE_OBJECT } from './gate-stand.ts';
 
 const SECOND = 1_000_000_000n;
 const HOUR = 3600n * SECOND;

@@ -13,8 +13,8 @@ import type { Mapping } from '../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import { requireKernel } from '../../agent/dataplane/loader.ts';
 import { ethernet, ip, udp } from '../frames.ts';
-import { GATE_OBJECT } from '../gate-rig.ts';
 import { Network } from '../network.ts';
+import { GATE_OBJECT } from './gate-stand.ts';
 
 const POOL: Pool = { ipv4: [prefix('203.0.113.0/30')], ipv6: [], portLow: 40_000, portCount: 16, ipv6Grants: 0 };
 const HOUR = 3600n * 1_000_000_000n;

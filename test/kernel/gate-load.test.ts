@@ -22,9 +22,10 @@ import {
 } from '../../agent/dataplane/tc.ts';
 import { Capture } from '../capture.ts';
 import { until } from '../child.ts';
+import { within } from '../enter.ts';
 import { ethernet, ip, udp } from '../frames.ts';
-import { GATE_OBJECT, within } from '../gate-rig.ts';
 import { type End, Network } from '../network.ts';
+import { GATE_OBJECT } from './gate-stand.ts';
 
 const [major = 0, minor = 0] = release().split('.').map(Number);
 const HAS_TCX = major > 6 || (major === 6 && minor >= 6);

@@ -1,16 +1,18 @@
 /**
- * Where suites load the real gate again and again: a namespace with the
- * interfaces it is loaded for, which the test's thread stays in, and fresh
- * maps each time. A gate then costs a few milliseconds; one on interfaces of
- * its own (gate-rig.ts) a third of a second.
+ * The gate as it was built, and where suites load it again and again: a
+ * namespace with the interfaces it is loaded for, which the test's thread
+ * stays in, and fresh maps each time. A gate then costs a few milliseconds;
+ * one on interfaces of its own a third of a second.
  */
 import { mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
 import { Gate } from '../../agent/dataplane/gate.ts';
+import { ROOT } from '../child.ts';
 import { enter } from '../enter.ts';
-import { GATE_OBJECT } from '../gate-rig.ts';
 import { Network } from '../network.ts';
 import type { MakeRig } from '../suites/fixture.ts';
+
+export const GATE_OBJECT = `${ROOT}dist/dataplane/gate.bpf.o`;
 
 /** To be closed behind the test file. */
 export interface Stand {
