@@ -292,9 +292,9 @@ export function describeDataplane(name: string, make: MakeRig): void {
       const leak = ip('10.20.0.2', '192.0.2.66', udp(1, 2));
       expect(judge('outsideEgress', leak)).toEqual({ verdict: 'drop', reason: 'innerLeak', sampled: false });
     });
-
-    describePackets(() => rig);
   });
+
+  describe(`packets: ${name}`, () => describePackets(make));
 }
 
 const none = { packets: 0n, bytes: 0n };

@@ -39,7 +39,7 @@ export const SERVER_PREFIXES: readonly (readonly [string, number])[] = [
 
 const POOL: Pool = {
   ipv4: [prefix('203.0.113.0/29'), prefix('203.0.113.32/31')],
-  ipv6: [prefix('2001:db8:a::/64')],
+  ipv6: [prefix('2001:db8:a::/64'), prefix('2001:db8:b:1000::/52')],
   portLow: 40_000,
   portCount: 64,
   ipv6Grants: 32,
@@ -56,12 +56,12 @@ export function setupOf(interfaces: Interfaces): GateSetup {
         ifindex: interfaces.inside,
         realm: REALM,
         prefixes: [prefix('10.20.0.0/16'), prefix('fd00:20::/48')],
-        nextHops: {},
+        nextHops: { ipv6: address('fd00:20::9') },
       },
       {
         ifindex: interfaces.secondInside,
         realm: SECOND_REALM,
-        prefixes: [prefix('10.30.0.0/16')],
+        prefixes: [prefix('10.30.0.0/16'), prefix('fd00:30::/48')],
         nextHops: { ipv4: address('10.30.0.9') },
       },
     ],
@@ -74,7 +74,9 @@ export function setupOf(interfaces: Interfaces): GateSetup {
     ],
     services: [
       { protocol: 'udp', port: 53 },
+      { protocol: 'tcp', port: 853 },
       { protocol: 'icmp', port: 0 },
+      { protocol: 'icmpv6', port: 0 },
     ],
     orphanGraceSeconds: 30,
     udpTombstoneSeconds: 30,

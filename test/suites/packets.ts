@@ -1,135 +1,125 @@
 /**
- * What becomes of each kind of packet, as a table: at which hook it comes,
- * what it is, and what the gate says. Every early exit of gate.bpf.c has a
- * row here, and each row of what is carried shows the whole packet as it must
- * leave, sums included. The order of the checks is part of it: a packet with
- * two faults is named by the first.
+ * What becomes of each kind of packet, as one table for both data planes: at
+ * which hook it comes, what it is, and what the gate says; each row in IPv4
+ * and in IPv6, those of grants over TCP and over UDP. Every early exit of
+ * gate.bpf.c that one packet can take has a row. The order of the checks is
+ * part of it: a packet with two faults is named by the first.
+ *
+ * What one packet cannot show (segmentation, next hops, priority tags, frames
+ * cut within the IP header) is in test/kernel, on wires.
  */
-import { beforeEach, describe, expect, test } from 'vitest';
-import type { Hook, JudgingDataplane } from '../../agent/dataplane/dataplane.ts';
-import { ethernet, ip, sumsHold, udp } from '../frames.ts';
-import { addClasses, HOUR, mapping, nowNs, OTHER_CLASS, type Rig, SECOND } from './fixture.ts';
-import { INSIDE_INGRESS } from './packets/inside-ingress.ts';
-import { OUTSIDE_EGRESS } from './packets/outside-egress.ts';
-import { OUTSIDE_INGRESS } from './packets/outside-ingress.ts';
-import { DEVICE, ENDED, GRANTS, LONG_ENDED, leaves, less, type Outcome, SERVER } from './packets/table.ts';
+import { afterEach, beforeEach, describe, test } from 'vitest';
+import { address } from '../../agent/core/net.ts';
+import type { Protocol } from '../../agent/core/words.ts';
+import { HOOKS, type JudgingDataplane } from '../../agent/dataplane/dataplane.ts';
+import { ethernet, filler, ip, spoil, udp } from '../frames.ts';
+import { type MakeRig, nowNs, REALM, SECOND, setupOf } from './fixture.ts';
+import { answers, answersOfSecondRealm, changingHands, unheard } from './packets/answers.ts';
+import { fromDevices, toNoService } from './packets/from-devices.ts';
+import { fromOutside, toPool } from './packets/from-outside.ts';
+import * as ipv6Only from './packets/ipv6-only.ts';
+import { expectOutcome, standing, table } from './packets/table.ts';
+import { toGrants } from './packets/to-grants.ts';
+import { toOutside } from './packets/to-outside.ts';
+import { trafficOf } from './packets/traffic.ts';
+import { FAMILIES, IPV4, IPV6, openGrants, PORT, type Who } from './packets/world.ts';
 
-export function describePackets(rig: () => Rig): void {
-  describe('packets', () => {
-    beforeEach(() => {
-      const { plane } = rig();
-      addClasses(plane);
-      plane.heartbeat(nowNs());
-      for (const grant of Object.values(GRANTS)) plane.open(grant, nowNs() + HOUR);
-      for (const grant of Object.values(ENDED)) plane.open(grant, nowNs() - SECOND);
-      plane.open(LONG_ENDED, nowNs() - 40n * SECOND);
-    });
+const GRANTED = FAMILIES.flatMap((who) => (['udp', 'tcp'] as const).map((protocol) => ({ who, protocol })));
 
-    const look = (hook: Hook, ifindex: (rig: Rig) => number) => (_: string, packet: Uint8Array, outcome: Outcome) =>
-      expectVerdict(rig().plane, hook, ifindex(rig()), ethernet(packet), outcome);
+export function describePackets(make: MakeRig): void {
+  describe.each(GRANTED)('grants over $who.family, $protocol', ({ who, protocol }) =>
+    describeGrants(make, who, protocol),
+  );
+  describe.each(FAMILIES)('beside grants over $family', (who) => describeGuards(make, who));
+  describe('what is not IP, or not of this interface', () => describeOthers(make));
+}
 
-    test.each(OUTSIDE_INGRESS)(
-      'outside ingress: %s',
-      look('outsideIngress', ({ interfaces }) => interfaces.outside),
-    );
-    test.each(INSIDE_INGRESS)(
-      'inside ingress: %s',
-      look('insideIngress', ({ interfaces }) => interfaces.inside),
-    );
-    test.each(OUTSIDE_EGRESS)(
-      'outside egress: %s',
-      look('outsideEgress', ({ interfaces }) => interfaces.outside),
-    );
+function describeGrants(make: MakeRig, who: Who, protocol: Protocol): void {
+  const open = (plane: JudgingDataplane) => openGrants(plane, who, protocol);
+  const rig = standing(make, open);
+  const { knock, arrived, answer, sent } = trafficOf(who, protocol);
 
-    test('the second realm answers through its own interface', () => {
-      const packet = ip('10.30.0.2', SERVER, udp(5683, 5000));
-      const { plane, interfaces } = rig();
-      const outcome = leaves(ip('203.0.113.2', SERVER, udp(40000, 5000), less));
-      expectVerdict(plane, 'insideIngress', interfaces.secondInside, ethernet(packet), outcome);
-    });
+  describe('from outside', () => table(rig, 'outsideIngress', toGrants(who, protocol)));
+  describe('from a device', () => table(rig, 'insideIngress', answers(who, protocol)));
+  describe('from the second realm', () => {
+    table(rig, 'insideIngress', answersOfSecondRealm(who, protocol), 'secondInside');
+  });
+  describe('while an address changes hands', () => {
+    const set = (changing: boolean) => rig().plane.setChanging(REALM, address(who.device), changing);
+    beforeEach(() => set(true));
+    afterEach(() => set(false));
+    table(rig, 'insideIngress', changingHands(who, protocol));
+  });
+  describe.each([
+    ['never, whatever the grace', () => 0n, 1_000_000_000],
+    ['not for longer than the grace', () => nowNs() - 31n * SECOND, 30],
+  ])('with an agent that was heard %s', (_, last, orphanGraceSeconds) => {
+    const { outside, inside } = unheard(who, protocol);
+    const alone = standing(make, open, (interfaces) => ({ ...setupOf(interfaces), orphanGraceSeconds }));
+    beforeEach(() => alone().plane.heartbeat(last()));
+    table(alone, 'outsideIngress', outside);
+    table(alone, 'insideIngress', inside);
+  });
 
-    test('what comes on an interface of no realm is not ours', () => {
-      const { plane, interfaces } = rig();
-      expectVerdict(plane, 'insideIngress', interfaces.other, ethernet(ip(DEVICE, SERVER, udp(5683, 5000))), 'pass');
-      expectVerdict(plane, 'insideIngress', interfaces.other, ethernet(ip(DEVICE, '10.20.0.9', udp(1, 2))), 'pass');
-    });
-
-    test.each<Hook>(['outsideIngress', 'insideIngress', 'outsideEgress'])('%s: what is not IP is not ours', (hook) => {
-      const { plane, interfaces } = rig();
-      const ifindex = hook === 'insideIngress' ? interfaces.inside : interfaces.outside;
-      const packet = ip(DEVICE, '203.0.113.1', udp(5000, 40000));
-      expectVerdict(plane, hook, ifindex, ethernet(packet, { vlan: 5 }), 'pass');
-      expectVerdict(plane, hook, ifindex, ethernet(packet, { etherType: 0x0806 }), 'pass');
-    });
-
-    test('padding behind the packet is left as it is', () => {
-      const { plane, interfaces } = rig();
-      const padding = Uint8Array.from({ length: 18 }, () => 0xee);
-      const padded = (packet: Uint8Array) => Uint8Array.of(...packet, ...padding);
-      const arrives = ethernet(padded(ip(SERVER, '203.0.113.1', udp(5000, 40000))));
-      const outcome = leaves(padded(ip(SERVER, DEVICE, udp(5000, 5683), less)));
-      expectVerdict(plane, 'outsideIngress', interfaces.outside, arrives, outcome);
-    });
-
-    test('a UDP sum that comes out as zero is sent as all ones', () => {
-      // The payload is chosen so that the sum toward the device is zero.
-      const { plane, interfaces } = rig();
-      const payload = payloadForSum(0xffff, (word) => ip(SERVER, DEVICE, udp(5000, 5683, word), less));
-      const outcome = leaves(ip(SERVER, DEVICE, udp(5000, 5683, payload), less));
-      const arrives = ethernet(ip(SERVER, '203.0.113.1', udp(5000, 40000, payload)));
-      expectVerdict(plane, 'outsideIngress', interfaces.outside, arrives, outcome);
-    });
-
-    test('addresses on both sides of a class are two servers', () => {
-      const { plane, interfaces } = rig();
-      const other = mapping({
-        external: '203.0.113.4:40000',
-        device: '10.20.0.2:5683',
-        classId: OTHER_CLASS,
-        number: 20,
-      });
-      plane.open(other, nowNs() + HOUR);
-      const answer = (to: string, through: string) =>
-        expectVerdict(
-          plane,
-          'insideIngress',
-          interfaces.inside,
-          ethernet(ip(DEVICE, to, udp(5683, 5000))),
-          leaves(ip(through, to, udp(40000, 5000), less)),
-        );
-      answer(SERVER, '203.0.113.1');
-      answer('198.51.100.200', '203.0.113.4');
-    });
+  test('sums come out right wherever they carry over', () => {
+    for (let word = 0; word <= 0xffff; word += 257) {
+      const content = Uint8Array.of(word >> 8, word & 0xff);
+      const frame = (send: typeof knock) => ethernet(send(PORT.one, { content }));
+      expectOutcome(rig(), 'outsideIngress', frame(knock), frame(arrived));
+      expectOutcome(rig(), 'insideIngress', frame(answer), frame(sent));
+    }
   });
 }
 
-function expectVerdict(
-  plane: JudgingDataplane,
-  hook: Hook,
-  ifindex: number,
-  frame: Uint8Array,
-  outcome: Outcome,
-): void {
-  const verdict = plane.judge(hook, ifindex, frame);
-  if (outcome === 'pass') expect(verdict).toEqual({ verdict: 'pass' });
-  else if (typeof outcome === 'string') expect(verdict).toEqual({ verdict: 'drop', reason: outcome, sampled: false });
-  else {
-    if (verdict.verdict !== 'redirect') expect.fail(`not carried, but: ${JSON.stringify(verdict)}`);
-    expect(hex(verdict.bytes)).toBe(hex(ethernet(outcome.leaves)));
-    expect(sumsHold(verdict.bytes.subarray(14))).toBe(true);
-  }
+function describeGuards(make: MakeRig, who: Who): void {
+  const isIpv6 = who === IPV6;
+  const rig = standing(make, (plane) => openGrants(plane, who, 'udp'));
+
+  describe('from outside', () => {
+    table(rig, 'outsideIngress', [...toPool(who), ...fromOutside(who), ...(isIpv6 ? ipv6Only.FROM_OUTSIDE : [])]);
+  });
+  describe('from a device', () => {
+    const { NEIGHBOURS_FROM_DEVICES, FROM_DEVICES } = ipv6Only;
+    const also = isIpv6 ? [...NEIGHBOURS_FROM_DEVICES, ...FROM_DEVICES] : [];
+    table(rig, 'insideIngress', [...fromDevices(who), ...also]);
+  });
+  describe('toward the outside', () => {
+    table(rig, 'outsideEgress', [...toOutside(who), ...(isIpv6 ? ipv6Only.TO_OUTSIDE : [])]);
+  });
+  test.each(HOOKS)('%s: another version than the ether type says', (hook) => {
+    const sound = ip(who.server, who.external, udp(5000, PORT.one, 'hello, whoever you are'));
+    const etherType = isIpv6 ? 0x86dd : 0x0800;
+    for (const version of isIpv6 ? [0x40, 0x45, 0x50] : [0x65, 0x55, 0x05])
+      expectOutcome(rig(), hook, ethernet(spoil(sound, 0, version), { etherType }), 'malformed');
+  });
+  describe('from a device, to a gateway that serves nothing', () => {
+    const silent = standing(make, undefined, (interfaces) => ({ ...setupOf(interfaces), services: [] }));
+    table(silent, 'insideIngress', [...toNoService(who), ...(isIpv6 ? ipv6Only.NEIGHBOURS_FROM_DEVICES : [])]);
+  });
 }
 
-/** The two-byte payload with which the UDP sum of a packet is the one wanted. */
-function payloadForSum(wanted: number, build: (word: Uint8Array) => Uint8Array): Uint8Array {
-  for (let word = 0; word < 0x10000; word++) {
-    const payload = Uint8Array.of(word >> 8, word & 0xff);
-    const packet = build(payload);
-    if (((packet[26] ?? 0) << 8) + (packet[27] ?? 0) === wanted) return payload;
-  }
-  throw new RangeError('no payload has that sum');
-}
+function describeOthers(make: MakeRig): void {
+  const rig = standing(make, (plane) => openGrants(plane, IPV4, 'udp'));
+  const { answer } = trafficOf(IPV4, 'udp');
 
-function hex(bytes: Uint8Array): string {
-  return Buffer.from(bytes).toString('hex');
+  test.each([
+    ['ARP', ethernet(filler(28), { etherType: 0x0806 })],
+    ['LLDP', ethernet(filler(40), { etherType: 0x88cc })],
+    ['a VLAN of its own', ethernet(answer(PORT.one), { vlan: 100 })],
+    ['what would be IPv4, as ARP', ethernet(answer(PORT.one), { etherType: 0x0806 })],
+  ])('%s passes everywhere', (_, frame) => {
+    for (const hook of HOOKS) expectOutcome(rig(), hook, frame, 'pass');
+  });
+
+  describe('from an interface of no realm', () => {
+    table(
+      rig,
+      'insideIngress',
+      [
+        ['an answer', answer(PORT.one), 'pass'],
+        ['to a device', answer(PORT.one, { peer: IPV4.otherDevice }), 'pass'],
+      ],
+      'other',
+    );
+  });
 }

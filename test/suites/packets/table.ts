@@ -1,42 +1,71 @@
 /**
- * The columns of the packet tables beside this file, and the grants that
- * stand while they are gone through.
+ * A row of the packet tables: a packet, and what must become of it: a reason,
+ * `pass`, or the packet that it turns into, compared byte by byte. Each row
+ * also holds the counters to it: one exit, one count. And the data plane that
+ * a table is asked of: made once, since no packet changes what the next meets.
  */
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import type { DenialReason } from '../../../agent/core/reasons.ts';
-import { mapping, SECOND_REALM } from '../fixture.ts';
+import type { GateCounters, Hook, JudgingDataplane } from '../../../agent/dataplane/dataplane.ts';
+import { ethernet } from '../../frames.ts';
+import { addClasses, type Interfaces, type MakeRig, nowNs, type Rig, setupOf } from '../fixture.ts';
 
-export const SERVER = '198.51.100.10';
-export const SERVER6 = '2001:db8:51::10';
-export const ROGUE = '192.0.2.66';
-export const ROGUE6 = '2001:db8:66::66';
-export const DEVICE = '10.20.0.2';
-export const DEVICE6 = 'fd00:20::2';
-
-/** The grants that stand, each for one case. */
-export const GRANTS = {
-  narrow: mapping({ external: '203.0.113.1:40000', device: `${DEVICE}:5683`, remote: SERVER, number: 1 }),
-  wide: mapping({ external: '203.0.113.33:40063', device: `${DEVICE}:22`, protocol: 'tcp', number: 2 }),
-  narrow6: mapping({ external: '[2001:db8:a::1]:40000', device: `[${DEVICE6}]:5683`, remote: SERVER6, number: 3 }),
-  port6: mapping({
-    external: '[2001:db8:a:0:ffff:ffff:ffff:ffff]:40001',
-    device: `[${DEVICE6}]:22`,
-    protocol: 'tcp',
-    remote: SERVER6,
-    remotePort: 5000,
-    number: 4,
-    slot: 1,
-  }),
-  second: mapping({ external: '203.0.113.2:40000', device: '10.30.0.2:5683', realm: SECOND_REALM, number: 5 }),
-};
-/** Ended a moment ago, and long ago. */
-export const ENDED = {
-  udp: mapping({ external: '203.0.113.3:40000', device: '10.20.0.3:5683', remote: SERVER, number: 6 }),
-  tcp: mapping({ external: '203.0.113.3:40000', device: '10.20.0.3:22', protocol: 'tcp', number: 7 }),
-};
-export const LONG_ENDED = mapping({ external: '203.0.113.3:40001', device: '10.20.0.4:5683', number: 8 });
-
-export type Outcome = 'pass' | DenialReason | { readonly leaves: Uint8Array };
+export type Outcome = DenialReason | 'pass' | Uint8Array;
 export type Row = readonly [what: string, packet: Uint8Array, outcome: Outcome];
 
-export const leaves = (packet: Uint8Array): Outcome => ({ leaves: packet });
-export const less = { hops: 63 };
+/** A data plane for the describe it is called in, with the classes, a heartbeat and what `prepare` opens. */
+export function standing(make: MakeRig, prepare?: (plane: JudgingDataplane) => void, setup = setupOf): () => Rig {
+  let rig: Rig;
+  beforeAll(async () => {
+    rig = await make(setup);
+    addClasses(rig.plane);
+    prepare?.(rig.plane);
+  });
+  beforeEach(() => rig.plane.heartbeat(nowNs()));
+  afterAll(() => rig.close());
+  return () => rig;
+}
+
+/** `at`: the interface that a packet from inside comes in at. */
+export function table(rig: () => Rig, hook: Hook, rows: readonly Row[], at: keyof Interfaces = 'inside'): void {
+  test.each(rows)('%s', (_, packet, outcome) =>
+    expectOutcome(rig(), hook, ethernet(packet), typeof outcome === 'string' ? outcome : ethernet(outcome), at),
+  );
+}
+
+/** Of frames, where the link layer matters. */
+export function expectOutcome(
+  { plane, interfaces }: Rig,
+  hook: Hook,
+  frame: Uint8Array,
+  outcome: Outcome,
+  at: keyof Interfaces = 'inside',
+): void {
+  const before = plane.counters();
+  const verdict = plane.judge(hook, hook === 'insideIngress' ? interfaces[at] : interfaces.outside, frame);
+  if (outcome === 'pass') expect(verdict).toEqual({ verdict: 'pass' });
+  else if (typeof outcome === 'string') expect(verdict).toEqual({ verdict: 'drop', reason: outcome, sampled: false });
+  else expect(verdict).toEqual({ verdict: 'redirect', bytes: outcome });
+  expect(moved(before, plane.counters())).toEqual(expectedMove(hook, frame, outcome));
+}
+
+/** What leaves by the egress hook was counted where it came in. */
+function expectedMove(hook: Hook, frame: Uint8Array, outcome: Outcome): Record<string, string> {
+  if (outcome === 'pass' && hook === 'outsideEgress') return {};
+  const granted = hook === 'outsideIngress' ? 'grantedIn' : 'grantedOut';
+  const name = outcome === 'pass' ? 'passed' : typeof outcome === 'string' ? outcome : granted;
+  return { [name]: `1 of ${frame.length}` };
+}
+
+/** The counters that moved, by how many packets and bytes. */
+function moved(before: GateCounters, after: GateCounters): Record<string, string> {
+  const flat = ({ denied, ...others }: GateCounters) => Object.entries({ ...others, ...denied });
+  const old = new Map(flat(before));
+  return Object.fromEntries(
+    flat(after).flatMap(([name, { packets, bytes }]) => {
+      const was = old.get(name) ?? { packets: 0n, bytes: 0n };
+      const isSame = packets === was.packets && bytes === was.bytes;
+      return isSame ? [] : [[name, `${packets - was.packets} of ${bytes - was.bytes}`]];
+    }),
+  );
+}
