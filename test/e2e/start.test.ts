@@ -130,6 +130,27 @@ test('where a start failed late, the gateway is closed', async () => {
   expect(await server.udp({ to: { address: '203.0.113.1', port: 20_000 }, waitMs: 300 })).toEqual(silent);
 });
 
+test('both pools are blackholes, and those of an earlier configuration are not any more', async () => {
+  const holes = async () => {
+    const shown = await Promise.all(
+      ['-4', '-6'].map((family) => network.run('gateway', ['ip', family, 'route', 'show', 'type', 'blackhole'])),
+    );
+    return new Set(
+      shown.flatMap(({ stdout }) => Array.from(stdout.matchAll(/blackhole (\S+)/g), ([, prefix]) => prefix)),
+    );
+  };
+  await network.run('gateway', ['ip', 'route', 'add', 'blackhole', '198.18.7.0/24']); // somebody else's
+  await agent.start();
+  const both = ['203.0.113.0/29', '203.0.113.8/29', '2001:db8:a::/64', '2001:db8:e::/64'];
+  expect(await holes()).toEqual(new Set(['198.18.7.0/24', ...both]));
+  await agent.daemon.stop('SIGTERM');
+  await startWith(
+    new RegExp(`203.0.113.8/29(.*)\n([^]*)listen: ${GATEWAY.ipv4}`),
+    '203.0.113.16/29$1\n$2listen: 192.0.2.9',
+  );
+  expect(await holes()).toEqual(new Set(['198.18.7.0/24', '203.0.113.0/29', '203.0.113.16/29', ...both.slice(2)]));
+});
+
 test('stopped by SIGINT it ends with status 0, and says so', async () => {
   await agent.start();
   await agent.daemon.stop('SIGINT');

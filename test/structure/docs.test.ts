@@ -1,0 +1,45 @@
+/** What is written for people is held against what is there. */
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { FAULTS } from '../../agent/core/errors.ts';
+import { DENIALS, REFUSALS } from '../../agent/core/reasons.ts';
+import { ROOT } from '../child.ts';
+
+const read = (file: string) => readFileSync(join(ROOT, file), 'utf8');
+const PAGES = ['README.md', ...readdirSync(join(ROOT, 'native-notes')).map((name) => `native-notes/${name}`)];
+
+describe('pages', () => {
+  test.each(PAGES)('%s leads to what exists', (page) => {
+    const links = Array.from(read(page).matchAll(/\]\(([^)#:]+)\)/g), ([, link]) => link as string);
+    const missing = links.filter((link) => !existsSync(join(ROOT, dirname(page), link)));
+    expect(missing).toEqual([]);
+  });
+
+  test('the scripts that the README names are there', () => {
+    const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> };
+    const named = Array.from(read('README.md').matchAll(/npm (?:run ([a-z]+)|test)/g), ([, name = 'test']) => name);
+    expect(named.length).toBeGreaterThan(3);
+    expect(named.filter((name) => !(name in scripts))).toEqual([]);
+  });
+});
+
+test('every status and code that a server can be answered stands in the contract', () => {
+  const contract = read('agent/api/openapi.yaml');
+  const silent = Object.entries(REFUSALS).filter(
+    ([, { status, code }]) => !contract.includes(code) || !contract.includes(String(status)),
+  );
+  expect(silent.map(([reason]) => reason)).toEqual([]);
+});
+
+test('refusals that share a face toward the outside share all of it', () => {
+  const { step: _, ...unknown } = REFUSALS.deviceUnknown;
+  const { step: __, ...foreign } = REFUSALS.notAuthorisedByMtcUser;
+  expect(foreign).toEqual(unknown);
+});
+
+test('every fault says what to do, in a sentence; every denial has a number of its own', () => {
+  for (const text of Object.values(FAULTS)) expect(text).toMatch(/[.?]$/);
+  const numbers = Object.values(DENIALS).map(({ number }) => number);
+  expect(new Set(numbers).size).toBe(numbers.length);
+});
