@@ -39,7 +39,7 @@ export const SERVER_PREFIXES: readonly (readonly [string, number])[] = [
 
 const POOL: Pool = {
   ipv4: [prefix('203.0.113.0/29'), prefix('203.0.113.32/31')],
-  ipv6: [prefix('2001:db8:a::/64'), prefix('2001:db8:b:1000::/52')],
+  ipv6: [prefix('2001:db8:a::/64'), prefix('2001:db8:b:1000::/52'), prefix('2001:db8:c::40/122')],
   portLow: 40_000,
   portCount: 64,
   ipv6Grants: 32,

@@ -64,7 +64,7 @@ function describeGrants(make: MakeRig, who: Who, protocol: Protocol): void {
   test('sums come out right wherever they carry over', () => {
     for (let word = 0; word <= 0xffff; word += 257) {
       const content = Uint8Array.of(word >> 8, word & 0xff);
-      const frame = (send: typeof knock) => ethernet(send(PORT.one, { content }));
+      const frame = (send: typeof knock) => ethernet(send(PORT.one, { content, fields: { id: word } }));
       expectOutcome(rig(), 'outsideIngress', frame(knock), frame(arrived));
       expectOutcome(rig(), 'insideIngress', frame(answer), frame(sent));
     }
