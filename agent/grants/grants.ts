@@ -236,15 +236,18 @@ export class Grants {
     };
   }
 
-  /** What is due: grants whose time is over, endpoints whose rest is, ends the store did not take. */
+  /** What is due: grants whose time is over, endpoints whose rest is, ends the store did not take. One that fails holds up no other. */
   async sweep(): Promise<void> {
     const { clock, store, bootId } = this.#ground;
     this.rest.release(clock.monotonicNs());
-    for (const ended of [...this.#unrecorded.values()]) await this.#write(ended);
-    for (const id of store.due(bootId, clock.boottimeNs())) {
-      const record = this.live.get(id);
-      if (record) await this.end(record, 'expired');
-    }
+    const unrecorded = [...this.#unrecorded.values()];
+    const due = store.due(bootId, clock.boottimeNs()).flatMap((id) => this.live.get(id) ?? []);
+    const outcomes = await Promise.allSettled([
+      ...unrecorded.map((ended) => this.#write(ended)),
+      ...due.map((record) => this.end(record, 'expired')),
+    ]);
+    const failed = outcomes.find((outcome) => outcome.status === 'rejected');
+    if (failed) throw failed.reason;
   }
 
   #classes(): Map<string, number> {

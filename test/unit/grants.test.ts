@@ -131,6 +131,21 @@ describe('a grant', () => {
     expect(gateway.store.find(record.id)).toMatchObject({ state: 'ended', endCause: 'endedByServer' });
   });
 
+  test('of many whose time is over, each ends, though the store takes none', async () => {
+    const gateway = await TestGateway.started();
+    const records = [await granted(gateway), await granted(gateway, { devicePort: 7000 })];
+    const { end } = gateway.store;
+    gateway.store.end = async () => {
+      throw new Error('disk full');
+    };
+    gateway.clock.pass(600);
+    await expect(gateway.grants.sweep()).rejects.toThrow('disk full');
+    expect(gateway.grants.live.size).toBe(0);
+    gateway.store.end = end;
+    await gateway.grants.sweep();
+    for (const { id } of records) expect(gateway.store.find(id)).toMatchObject({ endCause: 'expired' });
+  });
+
   test('rests 120 s before its endpoint may stand for another', async () => {
     const gateway = await TestGateway.started();
     const record = await granted(gateway);
