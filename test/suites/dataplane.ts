@@ -191,6 +191,13 @@ export function describeDataplane(name: string, make: MakeRig): void {
       expect(plane.lastHeartbeat()).toBe(123n);
     });
 
+    test('nothing is carried to a realm that the set-up does not have: entries outlive the one they were made under', () => {
+      ready();
+      const elsewhere = mapping({ external: '203.0.113.1:40000', device: '10.99.0.2:100', realm: 99 });
+      plane.open(elsewhere, nowNs() + HOUR);
+      expect(knock(elsewhere)).toBe('noGrant');
+    });
+
     test('the grant that took an answer over keeps it when the earlier one is forgotten', () => {
       ready();
       plane.open(V4, nowNs() + HOUR);
