@@ -10,10 +10,10 @@
  */
 import { closeSync, fdatasyncSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { API_PORT, TestAgent } from '../agent.ts';
+import { RULES as AGENT_RULES, API_PORT, TestAgent } from '../agent.ts';
 import { type Child, PATIENCE_MS, program } from '../child.ts';
 import type { Network } from '../network.ts';
-import { GATEWAY, REALM_PREFIX, SERVER_PREFIX, standardNetwork } from '../standard-network.ts';
+import { GATEWAY, REALM_PREFIX, standardNetwork } from '../standard-network.ts';
 import { type Asked, type Asking, DEVICES, deviceName, FIRST_PORT, PORTS } from './client.ts';
 import { echoAt } from './echo.ts';
 import { type Figure, figure, quantile, show, table } from './figures.ts';
@@ -23,22 +23,8 @@ const ECHO_PORT = 8444;
 const CONNECTIONS = [1, 64] as const;
 const SYNCS = 100;
 
-const RULES = `
-servers:
-  head-end:
-    certificates: [{ uri: "urn:mtc:head-end", issuer: mtc-ca }]
-    sources: [${SERVER_PREFIX.ipv4}]
-mtcUsers:
-  acme:
-    certificates: [{ uri: "urn:mtc-user:acme", issuer: mtc-ca }]
-    devices: ["*@meters.example"]
-    authorises: [head-end]
-    mayAuthorise: ["*"]
-rules:
-  - id: meters
-    allow: { servers: [head-end], devices: ["*@meters.example"], ports: ["${FIRST_PORT}-${FIRST_PORT + PORTS - 1}"] }
-    limits: { durationSeconds: 900, totalSeconds: 3600 }
-`;
+/** The tests' rules, for every port that is asked for. */
+const RULES = AGENT_RULES.replace('"7000-7999"', `"1024-${FIRST_PORT + PORTS - 1}"`);
 
 interface Subject {
   readonly name: string;

@@ -7,29 +7,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { FaultCode } from '../../agent/core/errors.ts';
-import { address, prefix } from '../../agent/core/net.ts';
-import type { Pool } from '../../agent/core/pool.ts';
-import type { Mapping } from '../../agent/dataplane/dataplane.ts';
+import { prefix } from '../../agent/core/net.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import { requireKernel } from '../../agent/dataplane/loader.ts';
 import { ethernet, ip, udp } from '../frames.ts';
 import { Network } from '../network.ts';
-import { GATE_OBJECT } from './gate-stand.ts';
+import { GATE_OBJECT, HOUR, MAPPING, POOL } from './gate-stand.ts';
 
-const POOL: Pool = { ipv4: [prefix('203.0.113.0/30')], ipv6: [], portLow: 40_000, portCount: 16, ipv6Grants: 0 };
-const HOUR = 3600n * 1_000_000_000n;
 const NOWHERE = { outside: { name: 'outside', ifindex: 4711 }, inside: [] };
-const MAPPING: Mapping = {
-  index: 0,
-  number: 9,
-  protocol: 'tcp',
-  realm: 1,
-  device: { address: address('10.20.0.2'), port: 80 },
-  external: { address: address('203.0.113.0'), port: 40_000 },
-  remote: 'all',
-  remotePort: 0,
-  classId: 7,
-};
 
 let network: Network;
 let bpffs: string;

@@ -9,7 +9,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { address, prefix } from '../../agent/core/net.ts';
 import type { AttachMode, Interfaces } from '../../agent/dataplane/attachment.ts';
 import { BpfObject } from '../../agent/dataplane/bpf.ts';
-import type { GateSetup, Mapping } from '../../agent/dataplane/dataplane.ts';
+import type { GateSetup } from '../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import {
   attachTc,
@@ -25,25 +25,11 @@ import { until } from '../child.ts';
 import { within } from '../enter.ts';
 import { ethernet, ip, udp } from '../frames.ts';
 import { type End, Network } from '../network.ts';
-import { GATE_OBJECT } from './gate-stand.ts';
+import { GATE_OBJECT, HOUR, MAPPING, POOL } from './gate-stand.ts';
 
 const [major = 0, minor = 0] = release().split('.').map(Number);
 const HAS_TCX = major > 6 || (major === 6 && minor >= 6);
 const KINDS = HAS_TCX ? (['tcx', 'clsact'] as const) : (['clsact'] as const);
-
-const POOL = { ipv4: [prefix('203.0.113.0/30')], ipv6: [], portLow: 40_000, portCount: 16, ipv6Grants: 0 };
-const HOUR = 3600n * 1_000_000_000n;
-const MAPPING: Mapping = {
-  index: 0,
-  number: 9,
-  protocol: 'tcp',
-  realm: 1,
-  device: { address: address('10.20.0.2'), port: 80 },
-  external: { address: address('203.0.113.0'), port: 40_000 },
-  remote: 'all',
-  remotePort: 0,
-  classId: 7,
-};
 
 let network: Network;
 let bpffs: string;

@@ -6,6 +6,9 @@
  */
 import { mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
+import { address, prefix } from '../../agent/core/net.ts';
+import type { Pool } from '../../agent/core/pool.ts';
+import type { Mapping } from '../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import { ROOT } from '../child.ts';
 import { enter } from '../enter.ts';
@@ -13,6 +16,21 @@ import { Network } from '../network.ts';
 import type { MakeRig } from '../suites/fixture.ts';
 
 export const GATE_OBJECT = `${ROOT}dist/dataplane/gate.bpf.o`;
+
+/** A small pool, and a grant in it, for tests that need one of each and no more. */
+export const POOL: Pool = { ipv4: [prefix('203.0.113.0/30')], ipv6: [], portLow: 40_000, portCount: 16, ipv6Grants: 0 };
+export const MAPPING: Mapping = {
+  index: 0,
+  number: 9,
+  protocol: 'tcp',
+  realm: 1,
+  device: { address: address('10.20.0.2'), port: 80 },
+  external: { address: address('203.0.113.0'), port: 40_000 },
+  remote: 'all',
+  remotePort: 0,
+  classId: 7,
+};
+export const HOUR = 3600n * 1_000_000_000n;
 
 /** To be closed behind the test file. */
 export interface Stand {
