@@ -13,10 +13,10 @@ import { type Claim, clashesAmong } from './core/claims.ts';
 import { byPlace, type Document, frozen, type Issue, type Path, readDocument } from './core/document.ts';
 import * as f from './core/fields.ts';
 import {
-  type Address,
   contains,
   type Endpoint,
   type Family,
+  type NextHops,
   type Prefix,
   parseAddress,
   parseEndpoint,
@@ -24,7 +24,7 @@ import {
 } from './core/net.ts';
 import type { Owned } from './core/overlaps.ts';
 import type { Pool } from './core/pool.ts';
-import type { Protocol, RealmName } from './core/words.ts';
+import type { RealmName, Service } from './core/words.ts';
 
 /** What devices may not reach by themselves unless the operator says otherwise: addresses that are not public (RFC 6890). */
 const NOT_PUBLIC = [
@@ -37,11 +37,6 @@ const LOOPBACK = ['127.0.0.0/8', '::1/128'].map(prefix);
 
 /** How many services the gate compares a packet with (GATE_SERVICES_MAX). */
 const SERVICES = 16;
-/** Next hops by family; without one the kernel's own route decides. */
-interface NextHops {
-  readonly ipv4?: Address;
-  readonly ipv6?: Address;
-}
 
 /** A private address space and the interface that leads to its devices. */
 interface Realm {
@@ -49,12 +44,6 @@ interface Realm {
   readonly interface: string;
   readonly prefixes: readonly Prefix[];
   readonly nextHops: NextHops;
-}
-
-/** What devices may reach on the gateway itself; `port` is 0 for ICMP. */
-interface Service {
-  readonly protocol: Protocol | 'icmp' | 'icmpv6';
-  readonly port: number;
 }
 
 interface ClientCa {

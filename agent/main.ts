@@ -24,7 +24,7 @@ import type { Attachment } from './dataplane/attachment.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
 import type { GateCounters, PacketCount } from './dataplane/dataplane.ts';
 import { Gate } from './dataplane/gate.ts';
-import { type Link, links, setBlackholes } from './dataplane/iproute.ts';
+import { links, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
 import { Directory } from './directory/directory.ts';
 import { loadConfig, loadDevices, loadPolicy, loadTls } from './files.ts';
@@ -74,8 +74,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     setup: gateSetup(config, interfaces, here, (realm) => store.idOf('realm', realm)),
   });
   stops.push(() => gate.close());
-  const places = { outside: named(interfaces.outside), inside: interfaces.inside.map(named) };
-  gate.attach(config.gate.attach, places);
+  gate.attach(config.gate.attach, interfaces);
   for (const family of ['ipv4', 'ipv6'] as const) {
     if (!forwards(family)) log.warn({ family }, 'forwardingOff'); // device-initiated flows need it
   }
@@ -84,7 +83,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   let gap: string | undefined;
   const lookForGap = async () => {
     // The outside has two hooks, each inside interface one.
-    if (gate.attachments().length < 2 + places.inside.length) return 'the gate does not hang at every interface';
+    if (gate.attachments().length < 2 + interfaces.inside.length) return 'the gate does not hang at every interface';
     return (await base.stands()) ? undefined : 'the nftables base does not stand as it was applied';
   };
   const metrics = openMetrics({
@@ -139,7 +138,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       log.error({ gap }, 'gapFound');
       metrics.gapFound();
       await base.apply();
-      gate.attach(config.gate.attach, places);
+      gate.attach(config.gate.attach, interfaces);
       gap = await lookForGap();
       log.info({ gap }, 'gapRepaired');
     }),
@@ -190,8 +189,6 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   log.info({ gateway: config.gateway, attachments: gate.attachments().map(shown) }, 'ready');
   return stops;
 }
-
-const named = ({ name, ifindex }: Link) => ({ name, ifindex });
 
 /** An attachment in a word: `outsideIngress outside tcx`. */
 const shown = ({ hook, interface: link, kind }: Attachment) => `${hook} ${link.name} ${kind}`;

@@ -33,6 +33,12 @@ export interface Endpoint {
   readonly port: number;
 }
 
+/** Next hops by family; without one the kernel's own route decides, packet by packet. */
+export interface NextHops {
+  readonly ipv4?: Address;
+  readonly ipv6?: Address;
+}
+
 const MAPPED = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff] as const;
 const IPV4_TEXT = /^(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})$/;
 

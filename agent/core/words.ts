@@ -27,6 +27,12 @@ export type Protocol = 'tcp' | 'udp';
 export const PROTOCOLS: readonly Protocol[] = ['tcp', 'udp'];
 export const PROTOCOL_NUMBERS: Readonly<Record<Protocol, number>> = { tcp: 6, udp: 17 };
 
+/** What devices may reach on the gateway itself; `port` is 0 for ICMP, of which echo is meant. */
+export interface Service {
+  readonly protocol: Protocol | 'icmp' | 'icmpv6';
+  readonly port: number;
+}
+
 /** An inner address is only an address together with its realm. */
 export interface InnerAddress {
   readonly realm: RealmName;

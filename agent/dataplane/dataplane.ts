@@ -7,10 +7,10 @@
  * are synchronous: a grant is open, or closed, when they return. Faults of
  * the kernel are thrown as AgentError('gateFault').
  */
-import type { Address, Endpoint, Prefix } from '../core/net.ts';
+import type { Address, Endpoint, NextHops, Prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import type { DenialReason } from '../core/reasons.ts';
-import type { Protocol } from '../core/words.ts';
+import type { Protocol, Service } from '../core/words.ts';
 
 /** A grant as packets see it. */
 export interface Mapping {
@@ -75,12 +75,6 @@ export interface Dataplane {
   counters(): GateCounters;
 }
 
-/** Next hops by family; without one the kernel's own route decides, packet by packet. */
-export interface NextHops {
-  readonly ipv4?: Address;
-  readonly ipv6?: Address;
-}
-
 /** What a data plane is built on: fixed until the next start. */
 export interface GateSetup {
   readonly pool: Pool;
@@ -94,7 +88,7 @@ export interface GateSetup {
   /** The host's own addresses: those on inside interfaces (`gateway`) never appear outside; devices reach none of them but for services. */
   readonly own: readonly { readonly address: Address; readonly on: 'inside' | 'elsewhere' }[];
   /** What devices may reach on the gateway; neighbour discovery always. */
-  readonly services: readonly { readonly protocol: Protocol | 'icmp' | 'icmpv6'; readonly port: number }[];
+  readonly services: readonly Service[];
   readonly orphanGraceSeconds: number;
   readonly udpTombstoneSeconds: number;
 }

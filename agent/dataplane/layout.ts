@@ -6,9 +6,9 @@
  * As in the header: addresses 16 bytes with IPv4 mapped, ports in network
  * order, all else little endian.
  */
-import { type Address, addressFromBytes, mappedLength, type Prefix, sizeOf } from '../core/net.ts';
+import { type Address, addressFromBytes, mappedLength, type NextHops, type Prefix, sizeOf } from '../core/net.ts';
 import { PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
-import type { Entry, GateSetup, Mapping, NextHops, PacketCount } from './dataplane.ts';
+import type { Entry, GateSetup, Mapping, PacketCount } from './dataplane.ts';
 
 export const GATE_SCHEMA = 1;
 export const GATE_POOLS_MAX = 8;

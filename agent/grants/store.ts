@@ -114,6 +114,8 @@ export function openStore(file: string): GrantStore {
     unbind: db.prepare('DELETE FROM bindings WHERE realm = @realm AND address = @address'),
     purge: db.prepare(`DELETE FROM grants WHERE state = 'ended' AND ended_at_ms < ?`),
   };
+  /** Asked for with every grant, and for ever the same. */
+  const ids = new Map<string, number>();
   const rebind = db.transaction((change: Change) => {
     for (const { inner } of touched(change)) statement.unbind.run(bindingKey(inner));
     for (const { device, inner, source, sinceMs } of change.gains) {
@@ -140,7 +142,12 @@ export function openStore(file: string): GrantStore {
     endedSince: (sinceMs) => (statement.endedSince.all(sinceMs) as Row[]).map(recordOf),
     due: (bootId, nowNs) => statement.due.all(bootId, nowNs) as GrantId[],
     latestMs: () => statement.latest.get() as number,
-    idOf: (kind, name) => (statement.idOf.get(kind, name) ?? statement.newId.get(kind, name, kind)) as number,
+    idOf: (kind, name) => {
+      const key = `${kind} ${name}`;
+      const id = ids.get(key) ?? ((statement.idOf.get(kind, name) ?? statement.newId.get(kind, name, kind)) as number);
+      ids.set(key, id);
+      return id;
+    },
     bindings: () => (statement.bindings.all() as BindingRow[]).map(bindingOf),
     rebind: (change) => run(() => rebind(change)),
     purge: (beforeMs) => run(() => statement.purge.run(beforeMs)),

@@ -11,7 +11,7 @@
  */
 import { addressAt, type Family, type Prefix, sizeOf } from '../core/net.ts';
 import { DENIAL_REASONS, DENIALS } from '../core/reasons.ts';
-import type { Protocol } from '../core/words.ts';
+import type { Service } from '../core/words.ts';
 
 export interface BaseSetup {
   readonly outside: string;
@@ -21,7 +21,7 @@ export interface BaseSetup {
   /** Where devices may not go by themselves. */
   readonly deniedDestinations: readonly Prefix[];
   /** What devices may reach on the gateway itself, beside neighbour discovery. */
-  readonly services: readonly { readonly protocol: Protocol | 'icmp' | 'icmpv6'; readonly port: number }[];
+  readonly services: readonly Service[];
   readonly nflogGroup: number;
 }
 
@@ -128,7 +128,7 @@ function hide(outside: string, word: string, egress: readonly Prefix[], setup: B
   });
 }
 
-function serviceRule({ protocol, port }: BaseSetup['services'][number]): string {
+function serviceRule({ protocol, port }: Service): string {
   if (protocol === 'icmp') return 'icmp type echo-request accept';
   if (protocol === 'icmpv6') return 'icmpv6 type echo-request accept';
   return `${protocol} dport ${port} accept`;
