@@ -51,7 +51,7 @@ module.exports = {
     home('fastify', 'fastify(-openapi-glue)?', '^agent/api/'),
     home('yaml', 'yaml', '^agent/core/document\\.ts$'),
     home('ip-address', '(ip-address|netmask)', '^agent/core/net\\.ts$'),
-    home('commander', 'commander', '^agent/cli\\.ts$'),
+    home('commander', 'commander', '^agent/cli(/|\\.ts$)'),
     home('pino', 'pino', '^agent/host\\.ts$'),
     home('prom-client', 'prom-client', '^agent/metrics\\.ts$'),
   ],

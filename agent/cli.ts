@@ -7,9 +7,10 @@
  * Exit codes: 0 done; 1 refused, or invalid files; 2 wrong words on the
  * command line; 3 no agent on the socket.
  */
-import { request } from 'node:http';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
-import type { BindingRow, ErrorBody, GrantRow } from './api/management.ts';
+import type { BindingRow, GrantRow } from './api/management.ts';
+import { type Ask, call, json, socket } from './cli/client.ts';
+import { count, print, printable, printLines, printRows } from './cli/print.ts';
 import { AgentError } from './core/errors.ts';
 import { type Family, parseAddress } from './core/net.ts';
 import { entryCount, poolMebibytes } from './core/pool.ts';
@@ -20,11 +21,6 @@ import { describeAuthorised, explain } from './policy/explain.ts';
 import { NO_USAGE } from './policy/policy.ts';
 
 const NOT_RUNNING = 3;
-
-interface Ask {
-  readonly socket: string;
-  readonly json?: boolean;
-}
 
 interface Trial extends Ask {
   readonly server: string;
@@ -43,13 +39,6 @@ const program = new Command('mtgate')
   .addHelpText('after', '\nExit codes: 0 done; 1 refused or invalid; 2 wrong words; 3 no agent on the socket.')
   .exitOverride()
   .configureHelp({ showGlobalOptions: true });
-
-/** An option of every command that speaks to the agent. */
-const socket = () =>
-  new Option('--socket <path>', "the agent's management socket")
-    .default('/run/mtgate/mtgate.sock')
-    .env('MTGATE_SOCKET');
-const json = () => new Option('--json', 'print JSON');
 
 program
   .command('check [folder]')
@@ -203,32 +192,6 @@ function explainOffline({ server, device, protocol, port, duration, from, rules,
   return explain(policy, question, decide(policy, question));
 }
 
-/** One request to the agent. @throws AgentError notRunning, or Declined with what it answered */
-function call<Answer>({ socket: socketPath }: Ask, method: string, path: string, body?: object): Promise<Answer> {
-  const text = body === undefined ? '' : JSON.stringify(body);
-  const headers = text ? { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) } : {};
-  return new Promise((resolve, reject) => {
-    const asked = request({ socketPath, method, path, headers }, (answer) => {
-      const chunks: Buffer[] = [];
-      answer.on('data', (chunk: Buffer) => chunks.push(chunk));
-      answer.on('end', () => {
-        const said = chunks.length > 0 ? JSON.parse(Buffer.concat(chunks).toString()) : undefined;
-        if ((answer.statusCode ?? 500) < 300) resolve(said as Answer);
-        else reject(new Declined(said as ErrorBody));
-      });
-    });
-    asked.on('error', (cause) => reject(new AgentError('notRunning', `no agent answers on ${socketPath}`, { cause })));
-    asked.end(text);
-  });
-}
-
-/** The agent's own words of why it did not. */
-class Declined extends Error {
-  constructor({ error }: ErrorBody) {
-    super([`${error.code}: ${error.message}`, error.cause, error.advice].filter(Boolean).join('\n'));
-  }
-}
-
 function wholeNumber(low: number, high: number) {
   return (text: string): number => {
     const value = Number(text);
@@ -237,44 +200,6 @@ function wholeNumber(low: number, high: number) {
     }
     return value;
   };
-}
-
-function count(number: number, thing: string): string {
-  return `${number} ${thing}${number === 1 ? '' : 's'}`;
-}
-
-/** Text of others, safe on a terminal. */
-function printable(text: string): string {
-  return text.replace(/[\p{Cc}\p{Cf}]/gu, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`);
-}
-
-function print(line: string): void {
-  process.stdout.write(`${line}\n`);
-}
-
-function printLines(lines: readonly string[]): void {
-  for (const line of lines) print(printable(line));
-}
-
-/** A table for people, or JSON. */
-function printRows<Row extends object>(
-  { json: asJson }: Ask,
-  rows: readonly Row[],
-  columns: readonly (keyof Row & string)[],
-): void {
-  if (asJson) {
-    print(JSON.stringify(rows, null, 2));
-    return;
-  }
-  const cells = [columns, ...rows.map((row) => columns.map((column) => printable(String(row[column]))))];
-  const widths = columns.map((_, i) => Math.max(...cells.map((line) => line[i]?.length ?? 0)));
-  for (const line of cells)
-    print(
-      line
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-        .join('  ')
-        .trimEnd(),
-    );
 }
 
 program.parseAsync().catch((fault) => {
