@@ -4,7 +4,7 @@ const only = (name, comment, from, to) => ({ name, comment, severity: 'error', f
 
 /** Adapters touch the operating system; whoever decides must not know them. */
 const adapters =
-  '^agent/(host|grants/store|dataplane/(bpf|tc|loader|attachment|gate|nftables|iproute|conntrack)|api/(server|management))\\.ts$';
+  '^agent/(host|grants/store|dataplane/(bpf|tc|loader|attachment|gate|nftables|iproute|conntrack)|api/(server|management|loopback))\\.ts$';
 
 /** A package has one home, so that replacing it is one file's work. */
 const home = (name, pkg, places) =>

@@ -13,10 +13,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { ulid } from 'ulid';
+import { servePages } from './api/loopback.ts';
 import { startManagement } from './api/management.ts';
 import { refusalRecorder } from './api/problem.ts';
 import { startApi } from './api/server.ts';
 import { AgentError } from './core/errors.ts';
+import type { EventName } from './core/events.ts';
 import { contains } from './core/net.ts';
 import type { Log } from './core/ports.ts';
 import type { GrantId } from './core/words.ts';
@@ -34,7 +36,7 @@ import type { Ground } from './grants/ground.ts';
 import { Heartbeat, recover } from './grants/recovery.ts';
 import { openStore } from './grants/store.ts';
 import { bootId, forwards, lockFolder, openLog, peerUid, systemClock, systemRandom } from './host.ts';
-import { openMetrics, serveMetrics } from './metrics.ts';
+import { openMetrics } from './metrics.ts';
 import { identify } from './policy/policy.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { baseSetup, gateSetup, interfacesOf } from './site.ts';
@@ -42,6 +44,8 @@ import { managementUseCases, serverUseCases } from './use-cases.ts';
 
 /** How often what is due is done, and the base is looked at. */
 const TICK_MS = 1_000;
+/** Without a heartbeat for this long the agent is not well: one is due every second. */
+const AILING_SECONDS = 10;
 /** Ended grants are kept this long, for whoever asks what became of one. */
 const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
 
@@ -86,12 +90,13 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     if (gate.attachments().length < 2 + interfaces.inside.length) return 'the gate does not hang at every interface';
     return (await base.stands()) ? undefined : 'the nftables base does not stand as it was applied';
   };
+  const heartbeatAgeSeconds = () => Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9;
   const metrics = openMetrics({
     gate: () => gate.counters(),
     liveGrants: () => grants.live.size,
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
-    heartbeatAgeSeconds: () => Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9,
+    heartbeatAgeSeconds,
     closed: () => gap === undefined,
   });
   const record = refusalRecorder(log, systemRandom);
@@ -176,7 +181,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       status: () => ({
         closed: gap ?? 'yes',
         attachments: gate.attachments().map(shown),
-        heartbeatAgeSeconds: Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9,
+        heartbeatAgeSeconds: heartbeatAgeSeconds(),
         packets: packetsOf(gate.counters()),
       }),
     }),
@@ -184,8 +189,15 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     log,
   );
   stops.push(() => management.close());
-  const page = await serveMetrics(metrics, config.metrics.listen);
-  stops.push(() => void page.close());
+  const pages = await servePages(config.metrics.listen, {
+    metrics: () => metrics.text(),
+    ailing: () => {
+      const age = heartbeatAgeSeconds();
+      return age > AILING_SECONDS ? `no heartbeat for ${age.toFixed()} s` : undefined;
+    },
+    notReady: ground.notReady,
+  });
+  stops.push(() => pages.close());
   log.info({ gateway: config.gateway, attachments: gate.attachments().map(shown) }, 'ready');
   return stops;
 }
@@ -221,7 +233,7 @@ function every(periodMs: number, log: Log, act: () => Promise<void>): Stop {
   };
 }
 
-function logFault(log: Log, fault: unknown, event: string): void {
+function logFault(log: Log, fault: unknown, event: EventName): void {
   const { code, message, advice } = asAgentError(fault);
   log.error({ code, message, advice, cause: String((fault as Error).cause ?? '') }, event);
 }

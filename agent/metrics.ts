@@ -1,12 +1,9 @@
 /**
- * The names of all counters and gauges, one table, and the loopback page
- * (Prometheus text format) that shows them. Values are read where they are
- * kept, when the page is asked for: nothing is counted twice.
+ * The names of all counters and gauges, one table (Prometheus text format).
+ * Values are read where they are kept, when they are asked for: nothing is
+ * counted twice.
  */
-import { createServer, type Server } from 'node:http';
 import { Counter, Gauge, Registry } from 'prom-client';
-import { AgentError } from './core/errors.ts';
-import { type Endpoint, formatEndpoint } from './core/net.ts';
 import { DENIAL_REASONS, type RefusalReason } from './core/reasons.ts';
 import { PROTOCOLS } from './core/words.ts';
 import type { GateCounters } from './dataplane/dataplane.ts';
@@ -107,24 +104,4 @@ export function openMetrics(readings: Readings): Metrics {
     gapFound: () => gaps.inc(),
     text: () => registry.metrics(),
   };
-}
-
-/** Serves the page. @throws AgentError listenFailed */
-export function serveMetrics(metrics: Metrics, listen: Endpoint): Promise<Server> {
-  const server = createServer((request, response) => {
-    if (request.method !== 'GET' || request.url !== '/metrics') {
-      response.writeHead(404).end();
-      return;
-    }
-    metrics.text().then(
-      (text) => response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' }).end(text),
-      () => response.writeHead(500).end(),
-    );
-  });
-  return new Promise((resolve, reject) => {
-    server.once('error', (cause) =>
-      reject(new AgentError('listenFailed', `metrics address ${formatEndpoint(listen)}`, { cause })),
-    );
-    server.listen(listen.port, listen.address.text, () => resolve(server));
-  });
 }

@@ -4,6 +4,7 @@
  * left out is counted in the next line, so that the log neither fills a disk
  * nor lies.
  */
+import type { EventName } from '../core/events.ts';
 import type { Clock, Log } from '../core/ports.ts';
 
 const LINES_PER_SECOND = 20;
@@ -20,7 +21,7 @@ export class SparingLog {
     this.#clock = clock;
   }
 
-  info(fields: object, event: string): void {
+  info(fields: object, event: EventName): void {
     const now = Math.floor(this.#clock.nowMs() / 1_000);
     if (now !== this.#second) {
       this.#second = now;

@@ -3,6 +3,7 @@
  * a log. Everything that decides takes these as values, so that a test can
  * hold the hands of the clock and the dice.
  */
+import type { EventName } from './events.ts';
 
 /**
  * Three clocks, all of the host.
@@ -24,10 +25,10 @@ export interface Random {
   bytes(count: number): Uint8Array;
 }
 
-/** Fields first, then the event's fixed name: one line a fact. */
+/** Fields first, then the event's fixed name (events.ts): one line a fact. */
 export interface Log {
-  debug(fields: object, event: string): void;
-  info(fields: object, event: string): void;
-  warn(fields: object, event: string): void;
-  error(fields: object, event: string): void;
+  debug(fields: object, event: EventName): void;
+  info(fields: object, event: EventName): void;
+  warn(fields: object, event: EventName): void;
+  error(fields: object, event: EventName): void;
 }

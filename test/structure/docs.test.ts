@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { FAULTS } from '../../agent/core/errors.ts';
+import { EVENTS } from '../../agent/core/events.ts';
 import { DENIALS, REFUSALS } from '../../agent/core/reasons.ts';
 import { ROOT } from '../child.ts';
 
@@ -42,4 +43,13 @@ test('every fault says what to do, in a sentence; every denial has a number of i
   for (const text of Object.values(FAULTS)) expect(text).toMatch(/[.?]$/);
   const numbers = Object.values(DENIALS).map(({ number }) => number);
   expect(new Set(numbers).size).toBe(numbers.length);
+});
+
+test('every event of the log is explained in a sentence, and no other is written', () => {
+  const code = readdirSync(join(ROOT, 'agent'), { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.ts') && file !== 'core/events.ts')
+    .map((file) => read(`agent/${file}`))
+    .join('\n');
+  for (const text of Object.values(EVENTS)) expect(text).toMatch(/^[A-Z].*\.$/);
+  expect(Object.keys(EVENTS).filter((name) => !code.includes(`'${name}'`))).toEqual([]); // the types see to the rest
 });

@@ -170,11 +170,11 @@ it('lines that anybody can cause are few, and say how many there were', () => {
   let nowMs = 1_000;
   const clock = { ...api.clock, nowMs: () => nowMs };
   const sparing = new SparingLog({ debug: keep, info: keep, warn: keep, error: keep }, clock);
-  for (let i = 0; i < 100; i++) sparing.info({ i }, 'event');
+  for (let i = 0; i < 100; i++) sparing.info({ i }, 'tlsRefused');
   expect(written).toHaveLength(20);
   nowMs = 2_000;
-  sparing.info({ i: 'next' }, 'event');
-  sparing.info({ i: 'after' }, 'event');
+  sparing.info({ i: 'next' }, 'tlsRefused');
+  sparing.info({ i: 'after' }, 'tlsRefused');
   expect(written.slice(20)).toEqual([{ i: 'next', leftOut: 80 }, { i: 'after' }]);
 });
 

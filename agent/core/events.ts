@@ -1,0 +1,34 @@
+/**
+ * Everything the agent logs, by the fixed name that stands in the field
+ * `event` of each JSON line. The log takes no other name, so that whoever
+ * watches the log has the whole list here (`mtgate events` prints it).
+ */
+export const EVENTS = {
+  ready: 'The agent serves. `attachments` says where the gate hangs.',
+  recovered: 'Record and gate are one again after a start: how many grants live, were opened again, or ended.',
+  reloaded: 'Rule files, devices and certificates were read again and are in force.',
+  reloadFailed: 'A file is invalid: nothing has changed. `message` says where; correct it and reload.',
+  stopping: 'A signal came. Live grants run on in the gate, at most orphanGraceSeconds.',
+  stopped: 'All is recorded, the gateway stays closed, the process ends.',
+  configurationWarning: 'A file is valid and perhaps not meant so: `warning` says what and where.',
+  forwardingOff: 'The kernel forwards nothing of this family: device-initiated flows do not pass, grants do.',
+  gapFound: 'Gate or base do not stand as they should: `gap` says what. No grant is opened until they do.',
+  gapRepaired: 'What was missing is put back; `gap` is what still is not.',
+  tickFailed: 'Something that is done every second or hour failed; it is tried again. `message` says why.',
+  grantOpened: 'A grant is live: server, device, rule, end.',
+  grantEnded: 'A grant ended; `cause` says why. Its packets have stopped.',
+  refused: 'A request was not granted: step, reason, rule, `why`; `instance` is what its asker was told.',
+  requestFailed: 'A request met a fault of ours and was answered 500; `instance` is what its asker was told.',
+  tlsRefused: 'A handshake failed; `reason` says why. `leftOut` counts lines that were not written.',
+  connectionsExceeded: 'The API has as many connections as it takes; another was cut.',
+  connectionsPerAddressExceeded: 'One address has as many connections as it may; another was cut.',
+  bindingBegun: 'A device holds an inner address from now on.',
+  bindingEnded: 'A device holds an inner address no more; the grants that rested on it have ended.',
+  revokeAsked: 'An operator (`byUid`) revokes a grant.',
+  bindAsked: 'An operator (`byUid`) binds a device to an inner address.',
+  unbindAsked: 'An operator (`byUid`) takes an inner address from a device.',
+  reloadAsked: 'An operator (`byUid`) asks to read the files again.',
+  managementFailed: 'A request on the management socket met a fault; its asker was told the same.',
+} as const satisfies Record<string, string>;
+
+export type EventName = keyof typeof EVENTS;
