@@ -146,13 +146,13 @@ export class Closure {
     this.#outdated.add('gate');
     if (placesKey(site) !== placesKey(before)) this.#outdated.add('base');
     this.#site = site;
+    await this.#build().catch(() => {}); // what is outdated is a gap, and built again by repair, which says why not
     const isNew = (absence: Absence) => !before.absent.some(({ why }) => why === absence.why);
     for (const absence of site.absent.filter(isNew)) log.error(absence, absence.code);
     for (const { interface: name, realm } of before.absent) {
       if (!site.absent.some((one) => one.interface === name))
         log.info({ interface: name, ...(realm && { realm }) }, 'interfaceAppeared');
     }
-    await this.#build().catch(() => {}); // what is outdated is a gap, and built again by repair, which says why not
   }
 
   /** Builds what is outdated: the gate first, which closes by itself. */
