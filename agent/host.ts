@@ -42,12 +42,6 @@ export function bootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 }
 
-/** Whether the kernel forwards packets of a family (device-initiated flows need it; granted ones do not). */
-export function forwards(family: 'ipv4' | 'ipv6'): boolean {
-  const file = family === 'ipv4' ? 'ipv4/ip_forward' : 'ipv6/conf/all/forwarding';
-  return readFileSync(`/proc/sys/net/${file}`, 'utf8').trim() === '1';
-}
-
 /** One JSON line an event, on standard output, for the journal. */
 export function openLog(level: string): Log {
   return pino({

@@ -17,16 +17,17 @@ import { servePages } from './api/loopback.ts';
 import { startManagement } from './api/management.ts';
 import { refusalRecorder } from './api/problem.ts';
 import { startApi } from './api/server.ts';
+import { Closure, type GapKind } from './closure.ts';
 import { AgentError } from './core/errors.ts';
 import type { EventName } from './core/events.ts';
 import { contains } from './core/net.ts';
 import type { Log } from './core/ports.ts';
-import type { GrantId } from './core/words.ts';
+import type { GrantId, RealmName } from './core/words.ts';
 import type { Attachment } from './dataplane/attachment.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
 import type { GateCounters, PacketCount } from './dataplane/dataplane.ts';
 import { Gate } from './dataplane/gate.ts';
-import { links, setBlackholes } from './dataplane/iproute.ts';
+import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
 import { Directory } from './directory/directory.ts';
 import { loadConfig, loadDevices, loadPolicy, loadTls } from './files.ts';
@@ -35,14 +36,15 @@ import { Grants } from './grants/grants.ts';
 import type { Ground } from './grants/ground.ts';
 import { Heartbeat, recover } from './grants/recovery.ts';
 import { openStore } from './grants/store.ts';
-import { bootId, forwards, lockFolder, openLog, peerUid, systemClock, systemRandom } from './host.ts';
+import { bootId, lockFolder, openLog, peerUid, systemClock, systemRandom } from './host.ts';
 import { openMetrics } from './metrics.ts';
 import { identify } from './policy/policy.ts';
 import { baseRuleset } from './policy/ruleset.ts';
-import { baseSetup, gateSetup, interfacesOf } from './site.ts';
+import { baseSetup, gatePlaces, gateSetup, poolPrefixes, type Site, siteOf } from './site.ts';
+import { wrongSysctls } from './sysctls.ts';
 import { managementUseCases, serverUseCases } from './use-cases.ts';
 
-/** How often what is due is done, and the base is looked at. */
+/** How often what is due is done, and the closure is looked at. */
 const TICK_MS = 1_000;
 /** Without a heartbeat for this long the agent is not well: one is due every second. */
 const AILING_SECONDS = 10;
@@ -58,38 +60,32 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   const config = loadConfig(configFile, warn);
   const policy = loadPolicy(config.rules, config, warn);
   const devices = loadDevices(config);
-  const tls = loadTls(config);
+  let tls = loadTls(config);
 
   mkdirSync(config.store.directory, { recursive: true, mode: 0o750 });
   lockFolder(config.store.directory);
   const store = openStore(join(config.store.directory, 'mtgate.db'));
   stops.push(() => store.close());
 
-  const here = await links();
-  const interfaces = interfacesOf(config, here);
-  await setBlackholes([...config.pools.grants.ipv4, ...config.pools.grants.ipv6, ...config.pools.egress]);
-  const base = new Base(baseRuleset(baseSetup(config)));
-  await base.apply();
+  const site = siteOf(config, await links());
+  const unsuitable = site.absent.find(({ code }) => code === 'interfaceUnsuitable'); // waiting would not mend it
+  if (unsuitable) throw new AgentError(unsuitable.code, unsuitable.why);
+  await setBlackholes(poolPrefixes(config));
+  const base = new Base();
+  await base.apply(baseRuleset(baseSetup(config, site)));
   Gate.prepare(config.gate.bpffs);
   lockFolder(config.gate.bpffs);
+  const realmId = (realm: RealmName) => store.idOf('realm', realm);
   const gate = Gate.load({
     object: fileURLToPath(new URL('dataplane/gate.bpf.o', import.meta.url)),
     bpffs: config.gate.bpffs,
-    setup: gateSetup(config, interfaces, here, (realm) => store.idOf('realm', realm)),
+    setup: gateSetup(config, site, realmId),
   });
   stops.push(() => gate.close());
-  gate.attach(config.gate.attach, interfaces);
-  for (const family of ['ipv4', 'ipv6'] as const) {
-    if (!forwards(family)) log.warn({ family }, 'forwardingOff'); // device-initiated flows need it
-  }
-
-  /** Why the gateway is not as it should be, if it is not: then no grant is opened. */
-  let gap: string | undefined;
-  const lookForGap = async () => {
-    // The outside has two hooks, each inside interface one.
-    if (gate.attachments().length < 2 + interfaces.inside.length) return 'the gate does not hang at every interface';
-    return (await base.stands()) ? undefined : 'the nftables base does not stand as it was applied';
-  };
+  gate.attach(config.gate.attach, gatePlaces(site));
+  const gapFound = (kind: GapKind) => metrics.gapFound(kind);
+  const hosts = { links, missingBlackholes, setBlackholes, wrongSysctls };
+  const closure = new Closure({ config, realmId, gate, base, ...hosts, log, gapFound }, site);
   const heartbeatAgeSeconds = () => Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9;
   const metrics = openMetrics({
     gate: () => gate.counters(),
@@ -97,7 +93,9 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
     heartbeatAgeSeconds,
-    closed: () => gap === undefined,
+    closed: () => closure.gaps.length === 0,
+    missingInterfaces: () => closure.site.absent.length,
+    wrongSysctls: () => closure.wrongSysctls.length,
   });
   const record = refusalRecorder(log, systemRandom);
   const directory = new Directory();
@@ -116,7 +114,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       return record(reason, facts);
     },
     newId: () => ulid() as GrantId,
-    notReady: () => gap,
+    notReady: (realm) => closure.objection(realm),
     metrics,
   };
   const grants = new Grants(ground, policy);
@@ -137,37 +135,39 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   stops.push(
     every(TICK_MS, log, () => heartbeat.beat()),
     every(TICK_MS, log, () => grants.sweep()),
-    every(TICK_MS, log, async () => {
-      gap = await lookForGap();
-      if (!gap) return;
-      log.error({ gap }, 'gapFound');
-      metrics.gapFound();
-      await base.apply();
-      gate.attach(config.gate.attach, interfaces);
-      gap = await lookForGap();
-      log.info({ gap }, 'gapRepaired');
-    }),
+    every(TICK_MS, log, () => closure.keep()),
     every(3_600_000, log, () => store.purge(systemClock.nowMs() - RETAIN_ENDED_MS)),
   );
 
-  const api = await startApi(config.api.listen, tls, {
-    grants: serverUseCases(ground, grants),
-    identity: {
-      identify: (facts) => identify(grants.policy, facts),
-      sourceAllowed: (server, from) =>
-        grants.policy.servers.get(server)?.apiSources.some((source) => contains(source, from)) ?? false,
-    },
-    refuse: ground.refuse,
-    clock: systemClock,
-    random: systemRandom,
-    log,
-  });
-  stops.push(() => api.close());
+  const openApi = () =>
+    startApi(config.api.listen, tls, {
+      grants: serverUseCases(ground, grants),
+      identity: {
+        identify: (facts) => identify(grants.policy, facts),
+        sourceAllowed: (server, from) =>
+          grants.policy.servers.get(server)?.apiSources.some((source) => contains(source, from)) ?? false,
+      },
+      refuse: ground.refuse,
+      clock: systemClock,
+      random: systemRandom,
+      log,
+    });
+  // Where the outside interface comes later than the agent, so may the address that the API listens on.
+  const hasAddress = ({ links }: Site) =>
+    links.some(({ addresses }) => addresses.some(({ text }) => text === config.api.listen.address.text));
+  let api = site.outside || hasAddress(site) ? await openApi() : undefined;
+  stops.push(
+    () => api?.close(),
+    every(TICK_MS, log, async () => {
+      if (!api && hasAddress(closure.site)) api = await openApi();
+    }),
+  );
 
   const reload = async () => {
     // All is read and checked before any of it is put in force.
     const next = { policy: loadPolicy(config.rules, config, warn), devices: loadDevices(config), tls: loadTls(config) };
-    api.reload(next.tls);
+    tls = next.tls;
+    api?.reload(tls);
     await bindings.replaceFile(next.devices);
     await grants.switchPolicy(next.policy);
     log.info({ policy: next.policy.version }, 'reloaded');
@@ -179,7 +179,9 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     managementUseCases(ground, grants, bindings, config, {
       reload,
       status: () => ({
-        closed: gap ?? 'yes',
+        closed: closure.gaps.length === 0 ? 'yes' : closure.gaps.map(({ what }) => what).join('; '),
+        missingInterfaces: closure.site.absent.map(({ why }) => why),
+        wrongSysctls: closure.wrongSysctls.map(({ name, value, expected }) => `${name} is ${value}, not ${expected}`),
         attachments: gate.attachments().map(shown),
         heartbeatAgeSeconds: heartbeatAgeSeconds(),
         packets: packetsOf(gate.counters()),
@@ -195,7 +197,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       const age = heartbeatAgeSeconds();
       return age > AILING_SECONDS ? `no heartbeat for ${age.toFixed()} s` : undefined;
     },
-    notReady: ground.notReady,
+    notReady: () => ground.notReady(),
   });
   stops.push(() => pages.close());
   log.info({ gateway: config.gateway, attachments: gate.attachments().map(shown) }, 'ready');

@@ -4,6 +4,7 @@
  * counted twice.
  */
 import { Counter, Gauge, Registry } from 'prom-client';
+import type { GapKind } from './closure.ts';
 import { DENIAL_REASONS, type RefusalReason } from './core/reasons.ts';
 import { PROTOCOLS } from './core/words.ts';
 import type { GateCounters } from './dataplane/dataplane.ts';
@@ -17,13 +18,15 @@ export interface Readings {
   freeEndpoints(family: 'ipv4' | 'ipv6', protocol: 'tcp' | 'udp'): number;
   heartbeatAgeSeconds(): number;
   closed(): boolean;
+  missingInterfaces(): number;
+  wrongSysctls(): number;
 }
 
 export interface Metrics {
   readonly refused: (reason: RefusalReason) => void;
   readonly granted: () => void;
   readonly ended: (cause: EndCause) => void;
-  readonly gapFound: () => void;
+  readonly gapFound: (kind: GapKind) => void;
   text(): Promise<string>;
 }
 
@@ -91,17 +94,23 @@ export function openMetrics(readings: Readings): Metrics {
   read(Gauge, 'mtgate_heartbeat_age_seconds', 'Time since the gate last heard the agent', () => [
     [readings.heartbeatAgeSeconds()],
   ]);
-  read(Gauge, 'mtgate_closed', '1 while gate and base are in place', () => [[readings.closed() ? 1 : 0]]);
+  read(Gauge, 'mtgate_closed', '1 while gate, base and blackholes are in place', () => [[readings.closed() ? 1 : 0]]);
+  read(Gauge, 'mtgate_missing_interfaces', 'Interfaces of agent.yaml that are not there, or cannot be used', () => [
+    [readings.missingInterfaces()],
+  ]);
+  read(Gauge, 'mtgate_wrong_sysctls', 'Kernel settings that are not as the gateway needs them', () => [
+    [readings.wrongSysctls()],
+  ]);
 
   const refused = count('mtgate_refusals_total', 'Requests that were not granted', ['reason']);
   const granted = count('mtgate_grants_opened_total', 'Grants opened');
   const ended = count('mtgate_grants_ended_total', 'Grants ended', ['cause']);
-  const gaps = count('mtgate_gaps_total', 'Times gate or base were found missing or changed, and put back');
+  const gaps = count('mtgate_gaps_total', 'Parts of the closure found missing or changed, and put back', ['kind']);
   return {
     refused: (reason) => refused.inc({ reason }),
     granted: () => granted.inc(),
     ended: (cause) => ended.inc({ cause }),
-    gapFound: () => gaps.inc(),
+    gapFound: (kind) => gaps.inc({ kind }),
     text: () => registry.metrics(),
   };
 }

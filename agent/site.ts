@@ -1,55 +1,79 @@
 /**
- * What agent.yaml means on this host: its interfaces, what the gate is built
- * on, what the base is written from.
+ * What agent.yaml means on this host at a moment: which of its interfaces are
+ * there, what the gate is built on, what the base is written from. An
+ * interface that is not there closes what lies behind it and nothing else.
  */
 import type { Config } from './config.ts';
-import { AgentError } from './core/errors.ts';
+import { sharedRealms } from './core/address-plan.ts';
+import type { Prefix } from './core/net.ts';
+import type { RealmName } from './core/words.ts';
+import type { Interfaces } from './dataplane/attachment.ts';
 import type { GateSetup } from './dataplane/dataplane.ts';
 import type { Link } from './dataplane/iproute.ts';
 import type { BaseSetup } from './policy/ruleset.ts';
 
-/** The interfaces that agent.yaml names, outside and of each realm. */
-export interface Interfaces {
-  readonly outside: Link;
-  readonly inside: readonly Link[];
+/** An interface of agent.yaml that cannot be used, and the realm behind it; none: the outside. */
+export interface Absence {
+  readonly code: 'interfaceMissing' | 'interfaceUnsuitable';
+  readonly interface: string;
+  readonly realm?: RealmName;
+  readonly why: string;
 }
 
-/** @throws AgentError interfaceMissing, interfaceUnsuitable */
-export function interfacesOf(config: Config, here: readonly Link[]): Interfaces {
-  const find = (name: string): Link => {
-    const link = here.find((one) => one.name === name);
-    if (!link) throw new AgentError('interfaceMissing', `there is no interface ${name}`);
-    if (link.kind !== 'ether') {
-      throw new AgentError('interfaceUnsuitable', `${name} has no Ethernet header (its kind is ${link.kind})`);
-    }
-    return link;
+/** The interfaces that agent.yaml names, outside and of each realm. */
+export interface Site {
+  readonly outside: Link | undefined;
+  readonly inside: ReadonlyMap<RealmName, Link>;
+  readonly absent: readonly Absence[];
+  /** All of this host: each may have addresses that must not be reached. */
+  readonly links: readonly Link[];
+}
+
+/** Frames of `ether` have the header that the gate reads, those of `none` have none; others have one of their own. */
+const SUITABLE = { outside: ['ether'], inside: ['ether', 'none'] } as const;
+
+export function siteOf(config: Config, links: readonly Link[]): Site {
+  const absent: Absence[] = [];
+  const find = (side: keyof typeof SUITABLE, name: string, realm?: RealmName): Link | undefined => {
+    const link = links.find((one) => one.name === name);
+    if (link && (SUITABLE[side] as readonly string[]).includes(link.kind)) return link;
+    const [code, why] = link
+      ? (['interfaceUnsuitable', `${side} cannot be ${name}: its frames are of kind ${link.kind}`] as const)
+      : (['interfaceMissing', `there is no interface ${name}`] as const);
+    absent.push({ code, interface: name, ...(realm && { realm }), why });
+    return undefined;
   };
-  return { outside: find(config.outside.interface), inside: config.inside.map((realm) => find(realm.interface)) };
+  const outside = find('outside', config.outside.interface);
+  const inside = new Map<RealmName, Link>();
+  for (const { realm, interface: name } of config.inside) {
+    const link = find('inside', name, realm);
+    if (link) inside.set(realm, link);
+  }
+  return { outside, inside, absent, links };
+}
+
+/** Where the gate hangs. */
+export function gatePlaces({ outside, inside }: Site): Interfaces {
+  const place = ({ name, ifindex, kind }: Link) => ({ name, ifindex, bare: kind === 'none' });
+  return { ...(outside && { outside: place(outside) }), inside: [...inside.values()].map(place) };
 }
 
 /** What the gate is built on. */
-export function gateSetup(
-  config: Config,
-  { outside, inside }: Interfaces,
-  here: readonly Link[],
-  realmId: (name: string) => number,
-): GateSetup {
-  const owned = here.flatMap((link) =>
-    link.addresses.map((address) => ({
-      address,
-      on: inside.some(({ ifindex }) => ifindex === link.ifindex) ? ('inside' as const) : ('elsewhere' as const),
-    })),
-  );
+export function gateSetup(config: Config, site: Site, realmId: (name: RealmName) => number): GateSetup {
+  const { outside, inside, links } = site;
+  const insideIndices = new Set([...inside.values()].map(({ ifindex }) => ifindex));
   return {
     pool: config.pools.grants,
-    outside: { ifindex: outside.ifindex, nextHops: config.outside.nextHops },
-    inside: config.inside.map(({ realm, prefixes, nextHops }, i) => ({
-      ifindex: (inside[i] as Link).ifindex,
+    outside: { ifindex: outside?.ifindex, nextHops: config.outside.nextHops },
+    inside: config.inside.map(({ realm, prefixes, nextHops }) => ({
+      ifindex: inside.get(realm)?.ifindex,
       realm: realmId(realm),
       prefixes,
       nextHops,
     })),
-    own: owned,
+    own: links.flatMap(({ ifindex, addresses }) =>
+      addresses.map((address) => ({ address, on: insideIndices.has(ifindex) ? 'inside' : 'elsewhere' }) as const),
+    ),
     services: config.services,
     orphanGraceSeconds: config.gate.orphanGraceSeconds,
     udpTombstoneSeconds: config.gate.udpTombstoneSeconds,
@@ -57,13 +81,24 @@ export function gateSetup(
 }
 
 /** What the base is written from. */
-export function baseSetup(config: Config): BaseSetup {
+export function baseSetup(config: Config, { outside, inside }: Site): BaseSetup {
+  const shared = sharedRealms(config.inside);
   return {
     outside: config.outside.interface,
-    inside: config.inside,
-    grants: [...config.pools.grants.ipv4, ...config.pools.grants.ipv6],
+    inside: config.inside.map((one) => ({ ...one, shared: shared.has(one.realm) })),
+    present: [outside, ...inside.values()].flatMap((link) => (link ? link.name : [])),
+    grants: grantsOf(config),
     egress: config.pools.egress,
     services: config.services,
     ...config.base,
   };
+}
+
+/** Both pools: nothing on this host answers for them. */
+export function poolPrefixes(config: Config): readonly Prefix[] {
+  return [...grantsOf(config), ...config.pools.egress];
+}
+
+function grantsOf({ pools: { grants } }: Config): readonly Prefix[] {
+  return [...grants.ipv4, ...grants.ipv6];
 }

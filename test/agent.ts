@@ -146,9 +146,9 @@ gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
   }
 
   /** Starts the daemon; resolves when it is ready. @throws Error with all it said where it is not */
-  async start(): Promise<Child> {
+  async start(env: Readonly<Record<string, string>> = {}): Promise<Child> {
     const command = [process.execPath, join(ROOT, 'dist/main.js'), '--config', this.configFile];
-    this.#daemon = await this.network.spawn('gateway', command, { line: /"event":"ready"/ });
+    this.#daemon = await this.network.spawn('gateway', command, { line: /"event":"ready"/ }, { env });
     return this.#daemon;
   }
 

@@ -195,6 +195,8 @@ function settings(path: string, forwards: boolean): void {
     'ipv6/conf/default/accept_dad': 0,
     'ipv6/conf/default/router_solicitations': 0,
     'ipv4/conf/all/rp_filter': 0,
+    'ipv4/conf/all/send_redirects': 0,
+    'ipv4/conf/default/send_redirects': 0,
     'ipv4/conf/default/rp_filter': 0,
     'ipv4/icmp_ratelimit': 0,
     'ipv6/icmp/ratelimit': 0,

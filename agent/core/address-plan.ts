@@ -2,7 +2,8 @@
  * The address plan of agent.yaml: pools, realms and the API's address, and
  * what would make an address two things at once or the gate too large. An
  * overlap is an error here, so that nothing behind has to wonder which of two
- * meanings a packet's address has.
+ * meanings a packet's address has. Of two realms it is a warning: a device's
+ * address counts together with its realm, and each realm has its interface.
  */
 import type { Document, Issue, Path } from './document.ts';
 import { type Endpoint, type Family, hostPrefix, overlaps, type Prefix, prefix, sizeOf } from './net.ts';
@@ -19,9 +20,14 @@ export interface AddressPlan {
     };
     readonly egress: { readonly prefixes: readonly Prefix[] };
   };
-  readonly inside: readonly { readonly realm: string; readonly prefixes: readonly Prefix[] }[];
+  readonly inside: readonly Inside[];
   readonly api: { readonly listen: Endpoint };
   readonly gate: { readonly memoryMebibytes: number };
+}
+
+interface Inside {
+  readonly realm: string;
+  readonly prefixes: readonly Prefix[];
 }
 
 const FAMILIES: readonly Family[] = ['ipv4', 'ipv6'];
@@ -51,7 +57,11 @@ export function poolOf({ pools: { grants } }: AddressPlan): Pool {
 
 /** What is wrong with a plan. */
 export function planIssues(plan: Document<AddressPlan>): Issue[] {
-  return [...overlapIssues(plan), ...poolIssues(plan)];
+  return [
+    ...overlapsOf(plan).flatMap(({ issue, ofRealms }) => (ofRealms ? [] : issue)),
+    ...specialIssues(plan),
+    ...poolIssues(plan),
+  ];
 }
 
 /** A prefix of the file, what it is for, and where it stands. */
@@ -60,28 +70,46 @@ interface Space extends Owned {
   readonly path: Path;
 }
 
-function overlapIssues({ value, locate }: Document<AddressPlan>): Issue[] {
-  const space = (prefix: Prefix, what: string, path: Path): Space => ({ prefix, what, path, owner: path.join('.') });
-  const { pools, inside, api } = value;
-  const spaces = [
+/** The realms that have an address in common with another one. */
+export function sharedRealms(inside: readonly Inside[]): ReadonlySet<string> {
+  const spaces = inside.flatMap(({ realm, prefixes }) => prefixes.map((prefix) => ({ prefix, owner: realm })));
+  return new Set(overlapsAmong(spaces).flatMap(({ inner, outer }) => [inner.owner, outer.owner]));
+}
+
+const isRealm = ({ path: [top] }: Space) => top === 'inside';
+
+/** Every overlap, and whether it is of two realms and nothing else. */
+function overlapsOf({ value, locate }: Document<AddressPlan>): { readonly issue: Issue; readonly ofRealms: boolean }[] {
+  const { api } = value;
+  const listener = space(hostPrefix(api.listen.address), 'the API listens there', ['api', 'listen']);
+  return overlapsAmong([...spacesOf(value), listener]).map(({ inner, outer }) => {
+    const there = `${outer.prefix.text} (${outer.what}) in line ${locate(outer.path).line}`;
+    const issue = { ...locate(inner.path), message: `${inner.prefix.text} (${inner.what}) overlaps ${there}` };
+    return { issue, ofRealms: isRealm(inner) && isRealm(outer) && inner.what !== outer.what };
+  });
+}
+
+function specialIssues({ value, locate }: Document<AddressPlan>): Issue[] {
+  return spacesOf(value).flatMap(({ prefix, what, path }) =>
+    SPECIAL.filter((reserved) => overlaps(reserved.prefix, prefix)).map(({ owner }) => ({
+      ...locate(path),
+      message: `${prefix.text} (${what}) overlaps ${owner}`,
+    })),
+  );
+}
+
+function space(prefix: Prefix, what: string, path: Path): Space {
+  return { prefix, what, path, owner: path.join('.') };
+}
+
+function spacesOf({ pools, inside }: AddressPlan): Space[] {
+  return [
     ...pools.grants.prefixes.map((prefix, i) => space(prefix, 'the grants pool', ['pools', 'grants', 'prefixes', i])),
     ...pools.egress.prefixes.map((prefix, i) => space(prefix, 'the egress pool', ['pools', 'egress', 'prefixes', i])),
     ...inside.flatMap(({ realm, prefixes }, i) =>
       prefixes.map((prefix, j) => space(prefix, `realm ${realm}`, ['inside', i, 'prefixes', j])),
     ),
   ];
-  const listener = space(hostPrefix(api.listen.address), 'the API listens there', ['api', 'listen']);
-  const among = overlapsAmong([...spaces, listener]).map(({ inner, outer }) => {
-    const there = `${outer.prefix.text} (${outer.what}) in line ${locate(outer.path).line}`;
-    return { ...locate(inner.path), message: `${inner.prefix.text} (${inner.what}) overlaps ${there}` };
-  });
-  const special = spaces.flatMap(({ prefix, what, path }) =>
-    SPECIAL.filter((reserved) => overlaps(reserved.prefix, prefix)).map(({ owner }) => ({
-      ...locate(path),
-      message: `${prefix.text} (${what}) overlaps ${owner}`,
-    })),
-  );
-  return [...among, ...special];
 }
 
 function poolIssues({ value, locate }: Document<AddressPlan>): Issue[] {
@@ -107,8 +135,17 @@ function poolIssues({ value, locate }: Document<AddressPlan>): Issue[] {
   return messages.map((message) => ({ ...locate(['pools', 'grants', 'prefixes']), message }));
 }
 
-/** Devices of a family without a pool: nothing wrong, but rarely meant. */
-export function planWarnings({ value, locate }: Document<AddressPlan>): Issue[] {
+/** Nothing wrong, but with consequences: devices of a family without a pool, realms that share addresses. */
+export function planWarnings(plan: Document<AddressPlan>): Issue[] {
+  const shared = overlapsOf(plan).flatMap(({ issue, ofRealms }) =>
+    ofRealms ? { ...issue, message: `${issue.message}; ${SHARED}` } : [],
+  );
+  return [...shared, ...poolWarnings(plan)];
+}
+
+const SHARED = 'grants work in both realms, but what their devices send by themselves is dropped';
+
+function poolWarnings({ value, locate }: Document<AddressPlan>): Issue[] {
   const consequences = { grants: 'no device gets a grant in it', egress: 'what devices send by themselves is dropped' };
   const used = FAMILIES.filter((family) => value.inside.some(({ prefixes }) => ofFamily(family, prefixes).length > 0));
   return (['grants', 'egress'] as const).flatMap((pool) =>

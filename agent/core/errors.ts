@@ -8,7 +8,7 @@ export const FAULTS = {
   rulesInvalid: 'Correct the rule files at the places named; the policy in force was not changed.',
   devicesInvalid: 'Correct the devices file at the places named; the bindings in force were not changed.',
   interfaceMissing: 'Create the interface, or name another in agent.yaml.',
-  interfaceUnsuitable: 'Name an Ethernet-like interface in agent.yaml.',
+  interfaceUnsuitable: 'Name an Ethernet-like interface in agent.yaml; inside, a TUN will do.',
   kernelTooOld: 'mtgate needs Linux 6.1 or newer.',
   bpffsMissing: 'Mount it: mount -t bpf bpf /sys/fs/bpf (systemd does so on a booted host), or correct gate.bpffs.',
   gateNotLoaded:

@@ -11,6 +11,7 @@
  *   <bpffs>/links/HOOK-IFINDEX          the TCX link there
  *   <bpffs>/filters/HOOK-IFINDEX-ID     the program of the clsact filter there
  * (bpffs allows no dot in a name, so interfaces stand there by their index.)
+ * Where such a pin says that ours hung, whoever took its place gives it back.
  */
 import { existsSync, mkdirSync, readdirSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
@@ -44,10 +45,13 @@ export type AttachMode = 'auto' | 'tcx' | 'clsact';
 interface Interface {
   readonly name: string;
   readonly ifindex: number;
+  /** Its frames have no Ethernet header (TUN). */
+  readonly bare?: boolean;
 }
 
+/** Those that are there. */
 export interface Interfaces {
-  readonly outside: Interface;
+  readonly outside?: Interface;
   readonly inside: readonly Interface[];
 }
 
@@ -59,8 +63,15 @@ export interface Attachment {
   readonly programId: number;
 }
 
+/** A place where this gate should hang and does not: nothing of ours does, or another program. */
+export interface Flaw {
+  readonly kind: 'gateMissing' | 'gateReplaced';
+  readonly hook: Hook;
+  readonly interface: Interface;
+}
+
 /** The loaded programs, by their file descriptors. */
-export type Programs = Readonly<Record<Hook, number>>;
+export type Programs = Readonly<Record<Hook | 'insideIngressBare', number>>;
 
 interface Place {
   readonly hook: Hook;
@@ -71,6 +82,8 @@ export class Attachments {
   readonly #links: string;
   readonly #filters: string;
   #places: readonly Place[] = [];
+  /** The kernel's numbers of the programs that hang there since the last attach. */
+  #own: readonly number[] = [];
 
   constructor(bpffs: string) {
     this.#links = join(bpffs, 'links');
@@ -81,8 +94,19 @@ export class Attachments {
   attach(mode: AttachMode, interfaces: Interfaces, programs: Programs): void {
     for (const folder of [this.#links, this.#filters]) if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 });
     this.#places = placesOf(interfaces);
+    this.#own = Object.values(programs).map(programId);
     const kind = this.#attachAll(mode, programs);
     this.#sweep(this.#places, kind, programs);
+  }
+
+  /** What of the last attach does not hold any more. */
+  flaws(): readonly Flaw[] {
+    const found = this.list();
+    return this.#places.flatMap((place): Flaw[] => {
+      const here = found.filter((one) => one.hook === place.hook && one.interface === place.interface);
+      if (here.some((one) => this.#own.includes(one.programId))) return [];
+      return [{ ...place, kind: here.length > 0 || this.#isTaken(place) ? 'gateReplaced' : 'gateMissing' }];
+    });
   }
 
   /** What hangs there now, as the kernel says: a place that somebody cleared is not in the list. */
@@ -103,14 +127,14 @@ export class Attachments {
 
   #attachAll(mode: AttachMode, programs: Programs): Attachment['kind'] {
     try {
-      if (mode !== 'clsact') for (const place of this.#places) this.#link(place, programs[place.hook]);
+      if (mode !== 'clsact') for (const place of this.#places) this.#link(place, programs[programOf(place)]);
       if (mode !== 'clsact') return 'tcx';
     } catch (cause) {
       // Before 6.6 the kernel does not know the attach type.
       const unknown = cause instanceof AgentError && cause.cause instanceof BpfError && cause.cause.errno === EINVAL;
       if (mode === 'tcx' || !unknown) throw cause;
     }
-    for (const place of this.#places) this.#filter(place, programs[place.hook]);
+    for (const place of this.#places) this.#filter(place, programs[programOf(place)]);
     return 'clsact';
   }
 
@@ -142,7 +166,7 @@ export class Attachments {
     attempt(place, () => {
       ensureClsact(at);
       const present = tcProgramId(at);
-      if (present !== undefined && !this.#filterPins().some((own) => own.id === present))
+      if (present !== undefined && !this.#hungAt(place))
         throw new AgentError(
           'gateNotAttached',
           `${place.hook} at ${place.interface.name}: another program (id ${present}) holds priority ${PRIORITY}, handle 0x${HANDLE.toString(16)}`,
@@ -171,6 +195,16 @@ export class Attachments {
     }
   }
 
+  /** Whether a filter of ours hung there, as its pin says. */
+  #hungAt({ hook, interface: { ifindex } }: Place): boolean {
+    return this.#filterPins().some((own) => own.hook === hook && own.ifindex === ifindex);
+  }
+
+  /** Whether a filter that is not ours is where ours hung. */
+  #isTaken(place: Place): boolean {
+    return this.#hungAt(place) && presentAt(tcPlace(place.hook, place.interface.ifindex)) !== undefined;
+  }
+
   #filtered(place: Place): number | undefined {
     const present = presentAt(tcPlace(place.hook, place.interface.ifindex));
     return this.#filterPins().some((own) => own.id === present) ? present : undefined;
@@ -185,7 +219,7 @@ export class Attachments {
     for (const { name, hook, ifindex, id } of this.#filterPins()) {
       const place = wanted.find((one) => one.hook === hook && one.interface.ifindex === ifindex);
       const stays = kind === 'clsact' && place !== undefined;
-      if (stays && programs && id === programId(programs[hook])) continue;
+      if (stays && programs && id === programId(programs[programOf(place)])) continue;
       if (!stays && presentAt(tcPlace(hook, ifindex)) === id) detachTc(tcPlace(hook, ifindex));
       unlinkSync(join(this.#filters, name));
     }
@@ -206,11 +240,16 @@ export class Attachments {
 
 /** Egress before ingress: what the gate carries out must already meet its guard. */
 function placesOf({ outside, inside }: Interfaces): readonly Place[] {
+  const at = (hook: Hook, one: Interface | undefined): Place[] => (one ? [{ hook, interface: one }] : []);
   return [
-    { hook: 'outsideEgress', interface: outside },
-    ...inside.map((one) => ({ hook: 'insideIngress' as const, interface: one })),
-    { hook: 'outsideIngress', interface: outside },
+    ...at('outsideEgress', outside),
+    ...inside.flatMap((one) => at('insideIngress', one)),
+    ...at('outsideIngress', outside),
   ];
+}
+
+function programOf({ hook, interface: { bare } }: Place): keyof Programs {
+  return bare && hook === 'insideIngress' ? 'insideIngressBare' : hook;
 }
 
 function pointOf(hook: Hook): Point {

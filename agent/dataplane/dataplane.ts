@@ -75,12 +75,13 @@ export interface Dataplane {
   counters(): GateCounters;
 }
 
-/** What a data plane is built on: fixed until the next start. */
+/** What a data plane is built on; built anew when an interface or an address of the host comes or goes. */
 export interface GateSetup {
   readonly pool: Pool;
-  readonly outside: { readonly ifindex: number; readonly nextHops: NextHops };
+  /** `ifindex` undefined, here and below: the interface is not there. */
+  readonly outside: { readonly ifindex: number | undefined; readonly nextHops: NextHops };
   readonly inside: readonly {
-    readonly ifindex: number;
+    readonly ifindex: number | undefined;
     readonly realm: number;
     readonly prefixes: readonly Prefix[];
     readonly nextHops: NextHops;

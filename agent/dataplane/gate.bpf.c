@@ -122,13 +122,13 @@ int gate_outside_ingress(struct __sk_buff *skb)
 
 	if (!is_ours(skb))
 		return pass(skb);
-	if (!read_network(skb, &packet))
+	if (!read_network(skb, &packet, BEHIND_ETHERNET))
 		return deny(skb, REASON_MALFORMED);
 	if (!in_grants_pool(&packet, &packet.destination))
 		return guard_outside(skb, &packet);
 	if (packet.unfit)
 		return deny(skb, packet.unfit);
-	if (!read_transport(skb, &packet))
+	if (!read_transport(skb, &packet, BEHIND_ETHERNET))
 		return deny(skb, REASON_MALFORMED);
 
 	entry = entry_of_external(&packet);
@@ -149,7 +149,7 @@ int gate_outside_ingress(struct __sk_buff *skb)
 	if (!route)
 		return deny(skb, REASON_NO_GRANT);
 
-	if (!rewrite(skb, &packet, DESTINATION, &entry->device, entry->device_port))
+	if (!rewrite(skb, &packet, BEHIND_ETHERNET, DESTINATION, &entry->device, entry->device_port))
 		return drop(skb, REASON_MALFORMED);
 	count_carried(skb, &packet, &entry->in, COUNTER_GRANTED_IN);
 	return hand_to(route, packet.ipv6);
@@ -167,8 +167,8 @@ static __always_inline bool is_changing_hands(const struct gate_state *now_state
 	return bpf_map_lookup_elem(&changing, &key);
 }
 
-SEC("tc")
-int gate_inside_ingress(struct __sk_buff *skb)
+/* From a device; `network`: where IP begins in the frames of this interface. */
+static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 {
 	__u32 ifindex = skb->ifindex;
 	struct gate_state *now_state;
@@ -180,7 +180,7 @@ int gate_inside_ingress(struct __sk_buff *skb)
 	here = bpf_map_lookup_elem(&inside, &ifindex);
 	if (!here || !is_ours(skb))
 		return pass(skb);
-	if (!read_network(skb, &packet))
+	if (!read_network(skb, &packet, network))
 		return deny(skb, REASON_MALFORMED);
 	now_state = gate_state();
 	if (!now_state || is_changing_hands(now_state, &packet, here->realm))
@@ -189,7 +189,7 @@ int gate_inside_ingress(struct __sk_buff *skb)
 	 * it all the same, since connection tracking knows no flow for it. */
 	if (packet.unfit)
 		return guard_inside(skb, &packet);
-	if (!read_transport(skb, &packet))
+	if (!read_transport(skb, &packet, network))
 		return deny(skb, REASON_MALFORMED);
 
 	entry = entry_of_answer(&packet, here->realm);
@@ -209,10 +209,28 @@ int gate_inside_ingress(struct __sk_buff *skb)
 	if (packet.hops <= 1)
 		return deny(skb, REASON_HOP_LIMIT);
 
-	if (!rewrite(skb, &packet, SOURCE, &entry->external, entry->external_port))
+	if (!rewrite(skb, &packet, network, SOURCE, &entry->external, entry->external_port))
 		return drop(skb, REASON_MALFORMED);
+	if (network == AT_START) {
+		if (!put_ethernet(skb))
+			return drop(skb, REASON_MALFORMED);
+		packet.payload += ETH_HLEN;
+	}
 	count_carried(skb, &packet, &entry->out, COUNTER_GRANTED_OUT);
 	return hand_to(&config.outside, packet.ipv6);
+}
+
+SEC("tc")
+int gate_inside_ingress(struct __sk_buff *skb)
+{
+	return from_inside(skb, BEHIND_ETHERNET);
+}
+
+/* The same where frames have no Ethernet header: the TUN of a user-plane function. */
+SEC("tc")
+int gate_inside_ingress_bare(struct __sk_buff *skb)
+{
+	return from_inside(skb, AT_START);
 }
 
 SEC("tc")
@@ -223,7 +241,7 @@ int gate_outside_egress(struct __sk_buff *skb)
 
 	if (!is_ours(skb))
 		return TC_ACT_UNSPEC;
-	if (!read_network(skb, &packet))
+	if (!read_network(skb, &packet, BEHIND_ETHERNET))
 		return drop(skb, REASON_MALFORMED);
 	/* What the gate has just rewritten: no need to look it up again. */
 	if (!packet.unfit && in_grants_pool(&packet, &packet.source))

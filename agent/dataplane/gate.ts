@@ -13,7 +13,7 @@ import { AgentError } from '../core/errors.ts';
 import type { Address, Prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import { DENIAL_REASONS, DENIALS, type DenialReason, denialOfNumber } from '../core/reasons.ts';
-import { type AttachMode, type Attachment, Attachments, type Interfaces } from './attachment.ts';
+import { type AttachMode, type Attachment, Attachments, type Flaw, type Interfaces } from './attachment.ts';
 import { testRun } from './bpf.ts';
 import type {
   Entry,
@@ -27,7 +27,7 @@ import type {
 } from './dataplane.ts';
 import * as layout from './layout.ts';
 import { COUNTERS, ENTRY, LAYOUT, u32 } from './layout.ts';
-import { ALL_IPV4, type Loaded, load, NONE, prepare, removeOtherFolders, STATE } from './loader.ts';
+import { ALL_IPV4, hearAll, type Loaded, load, NONE, prepare, removeOtherFolders, STATE } from './loader.ts';
 
 /** The grant's number, in words from an entry's beginning; its end is the word 0. */
 const NUMBER = ENTRY.number / 8;
@@ -35,6 +35,7 @@ const SECOND_NS = 1_000_000_000n;
 const TC_ACT = { ok: 0, shot: 2, redirect: 7, unspec: -1 } as const;
 
 export class Gate implements JudgingDataplane {
+  readonly #object: string;
   readonly #bpffs: string;
   readonly #pool: Pool;
   readonly #attachments: Attachments;
@@ -43,11 +44,13 @@ export class Gate implements JudgingDataplane {
   /** What is in the map `changing`, which loading has emptied. */
   readonly #changing = new Set<string>();
 
-  private constructor(loaded: Loaded, bpffs: string, pool: Pool) {
-    this.#loaded = loaded;
+  private constructor(object: string, bpffs: string, setup: GateSetup) {
+    this.#object = object;
     this.#bpffs = bpffs;
-    this.#pool = pool;
+    this.#pool = setup.pool;
     this.#attachments = new Attachments(bpffs);
+    this.#loaded = load(object, bpffs, setup);
+    hearAll(this.#loaded);
   }
 
   /**
@@ -64,7 +67,20 @@ export class Gate implements JudgingDataplane {
    * @throws AgentError kernelTooOld, libraryMissing, bpffsMissing, gateNotLoaded
    */
   static load({ object, bpffs, setup }: { object: string; bpffs: string; setup: GateSetup }): Gate {
-    return new Gate(load(object, bpffs, setup), bpffs, setup.pool);
+    return new Gate(object, bpffs, setup);
+  }
+
+  /**
+   * Loads the gate again, on the same maps, for interfaces and addresses as
+   * they are now, and hangs it in the place of the one before: no packet meets
+   * none. The pool is that of the first load.
+   * @throws AgentError gateNotLoaded (all is as it was), gateNotAttached
+   */
+  rebuild(setup: GateSetup, mode: AttachMode, interfaces: Interfaces): void {
+    const before = this.#gate;
+    this.#loaded = load(this.#object, this.#bpffs, { ...setup, pool: this.#pool });
+    before.close();
+    this.attach(mode, interfaces);
   }
 
   /**
@@ -80,6 +96,11 @@ export class Gate implements JudgingDataplane {
   /** Where the gate hangs at this moment. */
   attachments(): readonly Attachment[] {
     return this.#attachments.list();
+  }
+
+  /** Where it should hang by the last attach and does not, or another does. */
+  flaws(): readonly Flaw[] {
+    return this.#attachments.flaws();
   }
 
   /** Takes the gate away from all interfaces; the maps stay. */

@@ -10,7 +10,7 @@ import { run } from './command.ts';
 export interface Link {
   readonly name: string;
   readonly ifindex: number;
-  /** `ether` for everything with an Ethernet header. */
+  /** `ether` for everything with an Ethernet header, `none` where frames begin with IP (TUN). */
   readonly kind: string;
   readonly addresses: readonly Address[];
 }
@@ -47,6 +47,13 @@ export async function setBlackholes(prefixes: readonly Prefix[]): Promise<void> 
       await ip([...familyOption(family), 'route', 'delete', 'blackhole', prefix.text, 'proto', ROUTE_PROTOCOL]);
     }
   }
+}
+
+/** Of these prefixes, those that are no blackholes of ours any more. */
+export async function missingBlackholes(prefixes: readonly Prefix[]): Promise<Prefix[]> {
+  const families = [...new Set(prefixes.map(({ family }) => family))];
+  const standing = new Set((await Promise.all(families.map(blackholes))).flat().map(({ text }) => text));
+  return prefixes.filter(({ text }) => !standing.has(text));
 }
 
 async function blackholes(family: Family): Promise<Prefix[]> {

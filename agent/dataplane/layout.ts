@@ -209,10 +209,11 @@ export function insideBytes(realm: number): Uint8Array {
   return new Value(LAYOUT.gate_inside.size).u16(LAYOUT.gate_inside.fields.realm, realm).bytes;
 }
 
-export function routeBytes(ifindex: number, { ipv4, ipv6 }: NextHops): Uint8Array {
+/** Without an interface the kernel drops what is handed there: none has the number 0. */
+export function routeBytes(ifindex: number | undefined, { ipv4, ipv6 }: NextHops): Uint8Array {
   const { fields, size } = LAYOUT.gate_route;
   const route = new Value(size)
-    .u32(fields.ifindex, ifindex)
+    .u32(fields.ifindex, ifindex ?? 0)
     .u32(fields.next_hops, (ipv4 ? NEXT_HOP4 : 0) | (ipv6 ? NEXT_HOP6 : 0));
   if (ipv4) route.bytes.set(wireOfIpv4(ipv4), fields.next_hop4);
   if (ipv6) route.bytes.set(ipv6.bytes, fields.next_hop6);

@@ -75,6 +75,7 @@ export function load(file: string, bpffs: string, setup: GateSetup): Loaded {
       outsideIngress: object.programFd('gate_outside_ingress'),
       outsideEgress: object.programFd('gate_outside_egress'),
       insideIngress: object.programFd('gate_inside_ingress'),
+      insideIngressBare: object.programFd('gate_inside_ingress_bare'),
     },
     maps: mapsOf(object),
     bytes: new Uint8Array(entries.memory),
@@ -105,10 +106,9 @@ function mapsOf(object: BpfObject) {
 }
 
 /**
- * Brings the maps up to date with the configuration, while the gate of an
- * earlier agent may be at work on them: it adds before it removes, and leaves
- * the heartbeat alone. Addresses that were changing hands when the earlier
- * agent died are heard again; their grants ended before that.
+ * Brings the maps up to date with the configuration, while another gate may
+ * be at work on them: it adds before it removes, and leaves the heartbeat and
+ * the addresses that are changing hands alone.
  */
 function settle({ maps, state }: Loaded, setup: GateSetup): void {
   Atomics.store(state, STATE.orphan_grace, BigInt(setup.orphanGraceSeconds) * SECOND_NS);
@@ -116,14 +116,19 @@ function settle({ maps, state }: Loaded, setup: GateSetup): void {
   replace(maps.owned, ownedPrefixes(setup));
   const allIpv4 = prefixKey(ALL_IPV4);
   if (!maps.classes.lookup(allIpv4)) maps.classes.update(allIpv4, u32(NONE));
+  const there = setup.inside.flatMap((one) => (one.ifindex === undefined ? [] : { ...one, ifindex: one.ifindex }));
   replace(
     maps.realms,
-    setup.inside.map((one) => [u32(one.realm), routeBytes(one.ifindex, one.nextHops)]),
+    there.map((one) => [u32(one.realm), routeBytes(one.ifindex, one.nextHops)]),
   );
   replace(
     maps.inside,
-    setup.inside.map((one) => [u32(one.ifindex), insideBytes(one.realm)]),
+    there.map((one) => [u32(one.ifindex), insideBytes(one.realm)]),
   );
+}
+
+/** Addresses that were changing hands when an earlier agent died are heard again; their grants ended before that. */
+export function hearAll({ maps, state }: Loaded): void {
   replace(maps.changing, []);
   Atomics.store(state, STATE.changing, 0n);
 }

@@ -163,7 +163,7 @@ export class Memory implements JudgingDataplane {
     if (this.#classOf(source) !== mapping.classId) return this.#deny('wrongSource', frame);
     if (!isRemote(mapping, source, ports.source)) return this.#deny('wrongSource', frame);
     if (hops <= 1) return this.#deny('hopLimit', frame);
-    const leads = this.#setup.inside.some((one) => one.realm === mapping.realm);
+    const leads = this.#setup.inside.some((one) => one.realm === mapping.realm && one.ifindex !== undefined);
     if (!leads) return this.#deny('noGrant', frame);
     return this.#carry(row, 'in', frame, rewrite(frame, packet, 'destination', mapping.device));
   }

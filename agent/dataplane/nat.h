@@ -40,10 +40,10 @@ static __always_inline __u16 ipv4_sum(__u16 check, __be32 from, __be32 to)
 	return ~folded(sum);
 }
 
-static __always_inline bool rewrite_ipv4(struct __sk_buff *skb, const struct packet *packet, enum side side,
-					 const struct gate_address *address, __be16 port)
+static __always_inline bool rewrite_ipv4(struct __sk_buff *skb, const struct packet *packet, __u32 network,
+					 enum side side, const struct gate_address *address, __be16 port)
 {
-	const __u32 at = ETH_HLEN + sizeof(struct iphdr);
+	const __u32 at = network + sizeof(struct iphdr);
 	bool udp = packet->protocol == IPPROTO_UDP;
 	__u32 sum = at + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
 	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
@@ -61,7 +61,7 @@ static __always_inline bool rewrite_ipv4(struct __sk_buff *skb, const struct pac
 	data = frame_start(skb);
 	if (data + at + 2 * sizeof(port) > frame_end(skb))
 		return false;
-	ip = data + ETH_HLEN;
+	ip = data + network;
 	ports = data + at;
 	ip->check = ipv4_sum(ip->check, from, to);
 	ip->ttl--;
@@ -70,10 +70,10 @@ static __always_inline bool rewrite_ipv4(struct __sk_buff *skb, const struct pac
 	return true;
 }
 
-static __always_inline bool rewrite_ipv6(struct __sk_buff *skb, const struct packet *packet, enum side side,
-					 const struct gate_address *address, __be16 port)
+static __always_inline bool rewrite_ipv6(struct __sk_buff *skb, const struct packet *packet, __u32 network,
+					 enum side side, const struct gate_address *address, __be16 port)
 {
-	const __u32 at = ETH_HLEN + sizeof(struct ipv6hdr);
+	const __u32 at = network + sizeof(struct ipv6hdr);
 	bool udp = packet->protocol == IPPROTO_UDP;
 	__u32 sum = at + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
 	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
@@ -94,7 +94,7 @@ static __always_inline bool rewrite_ipv6(struct __sk_buff *skb, const struct pac
 	data = frame_start(skb);
 	if (data + at + 2 * sizeof(port) > frame_end(skb))
 		return false;
-	ip = data + ETH_HLEN;
+	ip = data + network;
 	ports = data + at;
 	ip->hop_limit--;
 	__builtin_memcpy(side == SOURCE ? &ip->saddr : &ip->daddr, &to, sizeof(to));
@@ -104,14 +104,21 @@ static __always_inline bool rewrite_ipv6(struct __sk_buff *skb, const struct pac
 
 /* Gives one side of a plain TCP or UDP packet another endpoint, and takes one
  * hop. False: the packet could not be made writable, and is spoilt. */
-static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *packet, enum side side,
-				    const struct gate_address *address, __be16 port)
+static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *packet, __u32 network,
+				    enum side side, const struct gate_address *address, __be16 port)
 {
 	/* A priority tag (VLAN 0) is of the link it came on. */
 	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
 		return false;
-	return packet->ipv6 ? rewrite_ipv6(skb, packet, side, address, port)
-			    : rewrite_ipv4(skb, packet, side, address, port);
+	return packet->ipv6 ? rewrite_ipv6(skb, packet, network, side, address, port)
+			    : rewrite_ipv4(skb, packet, network, side, address, port);
+}
+
+/* A packet that came without an Ethernet header gets an empty one: the kernel
+ * fills it in on the way to the neighbour. */
+static __always_inline bool put_ethernet(struct __sk_buff *skb)
+{
+	return !bpf_skb_change_head(skb, ETH_HLEN, 0);
 }
 
 /* To an interface, by the next hop given for it, else by the kernel's route. */

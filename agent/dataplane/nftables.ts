@@ -9,26 +9,23 @@ import { run } from './command.ts';
 const TABLE = ['inet', 'mtgate'] as const;
 
 export class Base {
-  readonly #text: string;
   /** What nft shows of the table right after it was applied. */
   #applied: string | undefined;
 
-  constructor(text: string) {
-    this.#text = text;
-  }
-
-  /** Replaces the table by ours; there is no moment without one. @throws AgentError nftFailed */
-  async apply(): Promise<void> {
+  /** Replaces the table by this one; there is no moment without one. @throws AgentError nftFailed */
+  async apply(text: string): Promise<void> {
     const [family, name] = TABLE;
     // Declared first, so that deleting it never fails; nft carries the three out as one.
-    const outcome = await nft(['-f', '-'], `table ${family} ${name}\ndelete table ${family} ${name}\n${this.#text}`);
+    const outcome = await nft(['-f', '-'], `table ${family} ${name}\ndelete table ${family} ${name}\n${text}`);
     if (outcome.status !== 0) throw new AgentError('nftFailed', `the base was not applied: ${outcome.complaint}`);
     this.#applied = await shown();
   }
 
-  /** Whether the table stands as it was applied: no chain, rule or element gone or added. */
-  async stands(): Promise<boolean> {
-    return this.#applied !== undefined && (await shown()) === this.#applied;
+  /** Whether the table stands as it was applied, or a chain, rule or element is gone or added. */
+  async look(): Promise<'stands' | 'baseMissing' | 'baseChanged'> {
+    const now = await shown();
+    if (now === undefined) return 'baseMissing';
+    return now === this.#applied ? 'stands' : 'baseChanged';
   }
 }
 

@@ -5,7 +5,9 @@
  *
  * Reading goes in two steps, because the guards need the first only:
  * read_network (any IP packet, fragments included), then read_transport
- * (plain TCP or UDP). Both are strict: a length that contradicts the frame or
+ * (plain TCP or UDP). Both are told where IP begins, a constant of the program:
+ * behind an Ethernet header, or at the start where an interface has none (TUN).
+ * Both are strict: a length that contradicts the frame or
  * another length is malformed, whoever the packet is for. An IPv6 packet with
  * an IPv4-mapped address is too: such addresses are not for the wire (RFC
  * 4291, 2.5.5.2), and in the maps they would pass for IPv4.
@@ -21,6 +23,10 @@
 #include <linux/udp.h>
 
 #include "maps.h"
+
+/* Where IP begins in the frames of an interface. */
+#define BEHIND_ETHERNET ETH_HLEN
+#define AT_START 0
 
 #define IPV4_FRAGMENT 0x3fff /* more fragments, or an offset */
 #define IPV4_OFFSET 0x1fff
@@ -87,9 +93,9 @@ static __always_inline bool pull(struct __sk_buff *skb, __u32 length)
 	return !bpf_skb_pull_data(skb, length);
 }
 
-static __always_inline bool read_ipv4(struct __sk_buff *skb, struct packet *packet)
+static __always_inline bool read_ipv4(struct __sk_buff *skb, struct packet *packet, __u32 network)
 {
-	const __u32 fixed = ETH_HLEN + sizeof(struct iphdr);
+	const __u32 fixed = network + sizeof(struct iphdr);
 	const struct iphdr *ip;
 	__u32 header, total;
 	void *data;
@@ -99,20 +105,20 @@ static __always_inline bool read_ipv4(struct __sk_buff *skb, struct packet *pack
 	data = frame_start(skb);
 	if (data + fixed > frame_end(skb))
 		return false;
-	ip = data + ETH_HLEN;
+	ip = data + network;
 
 	header = ip->ihl * 4;
 	total = bpf_ntohs(ip->tot_len);
 	/* Coalesced past 64 KiB the length no longer fits, and is 0 (BIG TCP). */
 	if (!total && skb->gso_size)
-		total = skb->len - ETH_HLEN;
-	if (ip->version != 4 || header < sizeof(*ip) || total < header || ETH_HLEN + total > skb->len)
+		total = skb->len - network;
+	if (ip->version != 4 || header < sizeof(*ip) || total < header || network + total > skb->len)
 		return false;
 
 	packet->source = mapped(ip->saddr);
 	packet->destination = mapped(ip->daddr);
-	packet->transport = ETH_HLEN + header;
-	packet->end = ETH_HLEN + total;
+	packet->transport = network + header;
+	packet->end = network + total;
 	packet->protocol = ip->protocol;
 	packet->hops = ip->ttl;
 	packet->later_fragment = ip->frag_off & bpf_htons(IPV4_OFFSET);
@@ -147,9 +153,9 @@ static __always_inline enum reason unfit_next_header(__u8 next)
 	}
 }
 
-static __always_inline bool read_ipv6(struct __sk_buff *skb, struct packet *packet)
+static __always_inline bool read_ipv6(struct __sk_buff *skb, struct packet *packet, __u32 network)
 {
-	const __u32 fixed = ETH_HLEN + sizeof(struct ipv6hdr);
+	const __u32 fixed = network + sizeof(struct ipv6hdr);
 	const struct ipv6hdr *ip;
 	void *data;
 
@@ -158,7 +164,7 @@ static __always_inline bool read_ipv6(struct __sk_buff *skb, struct packet *pack
 	data = frame_start(skb);
 	if (data + fixed > frame_end(skb))
 		return false;
-	ip = data + ETH_HLEN;
+	ip = data + network;
 
 	packet->transport = fixed;
 	packet->end = fixed + bpf_ntohs(ip->payload_len);
@@ -177,16 +183,16 @@ static __always_inline bool read_ipv6(struct __sk_buff *skb, struct packet *pack
 }
 
 /* False: malformed. `packet` must be zero. */
-static __always_inline bool read_network(struct __sk_buff *skb, struct packet *packet)
+static __always_inline bool read_network(struct __sk_buff *skb, struct packet *packet, __u32 network)
 {
-	return skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, packet) : read_ipv6(skb, packet);
+	return skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, packet, network) : read_ipv6(skb, packet, network);
 }
 
 /* The ports of a packet that is not unfit. False: malformed. */
-static __always_inline bool read_transport(struct __sk_buff *skb, struct packet *packet)
+static __always_inline bool read_transport(struct __sk_buff *skb, struct packet *packet, __u32 network)
 {
 	bool udp = packet->protocol == IPPROTO_UDP;
-	__u32 at = packet->ipv6 ? ETH_HLEN + sizeof(struct ipv6hdr) : ETH_HLEN + sizeof(struct iphdr);
+	__u32 at = network + (packet->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 	__u32 fixed = at + (udp ? sizeof(struct udphdr) : sizeof(struct tcphdr));
 	void *data;
 

@@ -85,6 +85,9 @@ export class Grants {
     const { family } = decision;
     const binding = device && directory.bindingOf(device.externalId, family);
     if (!binding) return refuse('deviceUnreachable', { why: `not bound in ${family}`, rule: decision.rule });
+    const { realm } = binding.inner;
+    const noWay = this.#ground.notReady(realm);
+    if (noWay) return refuse('gatewayNotReady', { why: noWay, rule: decision.rule });
 
     const place = this.endpoints.allocate(family, ask.protocol);
     if (!place)
@@ -108,7 +111,7 @@ export class Grants {
 
     // The commit took its time: look again, and open in this same turn.
     const objection = this.objection(record);
-    const closedNow = this.#ground.notReady();
+    const closedNow = this.#ground.notReady(realm);
     if (objection || closedNow) {
       await this.#neverOpened(record, objection ?? 'gateFault');
       return refuse('changedWhileDeciding', { why: objection ?? closedNow ?? '', rule: record.rule });

@@ -5,7 +5,7 @@
 import type { Pool } from '../core/pool.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
 import type { Refuse } from '../core/reasons.ts';
-import type { GrantId } from '../core/words.ts';
+import type { GrantId, RealmName } from '../core/words.ts';
 import type { Dataplane } from '../dataplane/dataplane.ts';
 import type { Directory } from '../directory/directory.ts';
 import type { EndCause } from './lifecycle.ts';
@@ -25,8 +25,8 @@ export interface Ground {
   readonly refuse: Refuse;
   readonly metrics: { granted(): void; ended(cause: EndCause): void };
   readonly newId: () => GrantId;
-  /** Why no grant can be opened at the moment (no gate, no table); undefined where it can. */
-  readonly notReady: () => string | undefined;
+  /** Why no grant can be opened at the moment (no gate, no table), or none toward this realm; undefined where it can. */
+  readonly notReady: (realm?: RealmName) => string | undefined;
 }
 
 /** Ends are stored a little in the past: the gate's coarse clock lags by up to a tick (design, law 4). */

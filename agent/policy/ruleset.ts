@@ -15,7 +15,14 @@ import type { Service } from '../core/words.ts';
 
 export interface BaseSetup {
   readonly outside: string;
-  readonly inside: readonly { readonly interface: string; readonly prefixes: readonly Prefix[] }[];
+  readonly inside: readonly {
+    readonly interface: string;
+    readonly prefixes: readonly Prefix[];
+    /** Another realm has addresses of this one: its devices begin nothing. */
+    readonly shared?: boolean;
+  }[];
+  /** Of all these, the interfaces that are there: a chain at an interface's own hook needs it. */
+  readonly present: readonly string[];
   readonly grants: readonly Prefix[];
   readonly egress: readonly Prefix[];
   /** Where devices may not go by themselves. */
@@ -40,6 +47,7 @@ const FAMILIES = [
 export function baseRuleset(setup: BaseSetup): string {
   const outside = quote(setup.outside);
   const inside = setup.inside.map((link) => quote(link.interface));
+  const shared = setup.inside.filter((link) => link.shared).map((link) => quote(link.interface));
   return table([
     ...FAMILIES.flatMap(({ family, type }) => [
       prefixSet(`grants_${family}`, type, of(family, setup.grants)),
@@ -47,10 +55,7 @@ export function baseRuleset(setup: BaseSetup): string {
     ]),
     // The gate's sampled denials: their packets are marked as someone else's
     // (PACKET_OTHERHOST), so the stack drops them even without this chain.
-    chain('sampled', [
-      `type filter hook ingress devices = { ${[outside, ...inside].join(', ')} } priority filter; policy accept;`,
-      `meta mark vmap { ${DENIAL_REASONS.map((reason) => `${hex(reason)} : goto ${chainOf(reason)}`).join(', ')} }`,
-    ]),
+    ...sampled(setup.present),
     ...DENIAL_REASONS.map((reason) => chain(chainOf(reason), [...denied(reason, setup)])),
     // Reached only where the gate is not attached: the grants pool is closed then.
     chain('early', [
@@ -69,6 +74,7 @@ export function baseRuleset(setup: BaseSetup): string {
     ]),
     chain('from_inside', [
       `oifname != ${outside} counter drop`,
+      ...noWayBack(shared),
       'ct state invalid counter drop',
       ...setup.inside.flatMap((link) => ownSourcesOnly(link)),
       ...FAMILIES.filter(({ family }) => of(family, setup.egress).length === 0).map(
@@ -92,6 +98,7 @@ export function baseRuleset(setup: BaseSetup): string {
     ]),
     chain('from_device', [
       'icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept',
+      ...noWayBack(shared),
       ...setup.services.map(serviceRule),
       'ct state established ct direction reply accept', // answers to what the gateway began
       'counter drop',
@@ -102,6 +109,28 @@ export function baseRuleset(setup: BaseSetup): string {
 function* denied(reason: keyof typeof DENIALS, setup: BaseSetup) {
   yield `counter log prefix "mtgate ${reason}" group ${setup.nflogGroup} snaplen ${SNAPLEN} queue-threshold 1`;
   yield 'drop';
+}
+
+function sampled(present: readonly string[]): string[] {
+  if (present.length === 0) return [];
+  const reasons = DENIAL_REASONS.map((reason) => `${hex(reason)} : goto ${chainOf(reason)}`);
+  return [
+    chain('sampled', [
+      `type filter hook ingress devices = { ${present.map(quote).join(', ')} } priority filter; policy accept;`,
+      `meta mark vmap { ${reasons.join(', ')} }`,
+    ]),
+  ];
+}
+
+/**
+ * Where two realms have an address in common, a packet to it from the gateway
+ * itself, or back through connection tracking, is routed by the address alone
+ * and may reach the other realm's device. So devices of such realms begin
+ * nothing, neither outward nor with the gateway; grants name the realm and
+ * are not concerned.
+ */
+function noWayBack(shared: readonly string[]): string[] {
+  return shared.length > 0 ? [`iifname { ${shared.join(', ')} } counter drop`] : [];
 }
 
 /** A device uses addresses of its own realm, and no others. */
@@ -117,7 +146,7 @@ function ownSourcesOnly(link: BaseSetup['inside'][number]): string[] {
 
 /** One device keeps to one prefix of the egress pool, and within it to one address (RFC 4787 REQ-2: paired). */
 function hide(outside: string, word: string, egress: readonly Prefix[], setup: BaseSetup, family: Family): string[] {
-  const inner = setup.inside.flatMap((link) => of(family, link.prefixes)).map((prefix) => prefix.text);
+  const inner = setup.inside.flatMap((link) => (link.shared ? [] : of(family, link.prefixes))).map(({ text }) => text);
   if (inner.length === 0) return [];
   return egress.map((prefix, i) => {
     const share = egress.length > 1 ? `jhash ${word} saddr mod ${egress.length} ${i} ` : '';

@@ -202,6 +202,7 @@ function baseRules(): string {
   return baseRuleset({
     outside: 'outside',
     inside: [{ interface: 'inside', prefixes: [REALM] }],
+    present: ['outside', 'inside'],
     grants: POOL.ipv4,
     egress: [prefix('203.0.113.8/29')],
     deniedDestinations: [],

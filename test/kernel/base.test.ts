@@ -25,6 +25,7 @@ import {
 const FAMILIES = ['ipv4', 'ipv6'] as const;
 const TEXT = baseRuleset({
   outside: OUTSIDE,
+  present: [OUTSIDE, INSIDE],
   inside: [{ interface: INSIDE, prefixes: FAMILIES.map((family) => prefix(REALM_PREFIX[family])) }],
   grants: FAMILIES.map((family) => prefix(GRANTS_POOL[family])),
   egress: FAMILIES.map((family) => prefix(EGRESS_POOL[family])),

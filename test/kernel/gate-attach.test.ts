@@ -6,7 +6,7 @@ import { release } from 'node:os';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { address, prefix } from '../../agent/core/net.ts';
 import { indexOfIpv4, ipv4Entries, type Pool } from '../../agent/core/pool.ts';
-import type { Interfaces } from '../../agent/dataplane/attachment.ts';
+import type { Interfaces as SomeInterfaces } from '../../agent/dataplane/attachment.ts';
 import type { GateSetup, Mapping } from '../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import { Capture } from '../capture.ts';
@@ -30,6 +30,7 @@ import {
 } from '../standard-network.ts';
 import { GATE_OBJECT } from './gate-stand.ts';
 
+type Interfaces = Required<SomeInterfaces>;
 const SECOND = 1_000_000_000n;
 const HOUR = 3600n * SECOND;
 const [major = 0, minor = 0] = release().split('.').map(Number);

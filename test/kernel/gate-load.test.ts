@@ -33,7 +33,7 @@ const KINDS = HAS_TCX ? (['tcx', 'clsact'] as const) : (['clsact'] as const);
 
 let network: Network;
 let bpffs: string;
-let interfaces: Interfaces;
+let interfaces: Required<Interfaces>;
 let gates: Gate[];
 
 beforeEach(() => {

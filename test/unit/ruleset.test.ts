@@ -4,6 +4,7 @@ import { type BaseSetup, baseRuleset } from '../../agent/policy/ruleset.ts';
 
 const SETUP: BaseSetup = {
   outside: 'eth0',
+  present: ['eth0', 'pgw0', 'pgw1'],
   inside: [
     { interface: 'pgw0', prefixes: [prefix('10.20.0.0/16'), prefix('fd00:20::/48')] },
     { interface: 'pgw1', prefixes: [prefix('10.30.0.0/16')] },

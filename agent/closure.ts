@@ -1,0 +1,222 @@
+/**
+ * The closure: gate, base and blackholes, kept as they must be on a host where
+ * others can change them, and where interfaces and addresses come and go.
+ *
+ * Invariants. What is looked at is what the kernel says, never what was done.
+ * While anything of it is missing or changed no grant is opened; live grants
+ * go on, as far as the gate still hangs. An interface that is not there closes
+ * what lies behind it and nothing else: none toward its realm, none at all
+ * without the outside. What comes is closed before it counts as there: the
+ * gate is built anew and hung there, in place of the one before, without a
+ * packet of others lost. A part that cannot be repaired holds up no other.
+ */
+import type { Config } from './config.ts';
+import { AgentError } from './core/errors.ts';
+import type { Prefix } from './core/net.ts';
+import type { Log } from './core/ports.ts';
+import type { RealmName } from './core/words.ts';
+import type { Flaw } from './dataplane/attachment.ts';
+import type { Gate } from './dataplane/gate.ts';
+import type { Link } from './dataplane/iproute.ts';
+import type { Base } from './dataplane/nftables.ts';
+import { baseRuleset } from './policy/ruleset.ts';
+import { type Absence, baseSetup, gatePlaces, gateSetup, poolPrefixes, type Site, siteOf } from './site.ts';
+import type { WrongSysctl } from './sysctls.ts';
+
+export type GapKind =
+  | 'gateMissing'
+  | 'gateReplaced'
+  | 'gateOutdated'
+  | 'baseMissing'
+  | 'baseChanged'
+  | 'baseOutdated'
+  | 'blackholeMissing'
+  | 'notSeen';
+
+/** A part that is not as it must be. */
+export interface Gap {
+  readonly kind: GapKind;
+  readonly what: string;
+}
+
+export interface ClosureParts {
+  readonly config: Config;
+  readonly realmId: (name: RealmName) => number;
+  readonly gate: Gate;
+  readonly base: Base;
+  readonly links: () => Promise<readonly Link[]>;
+  readonly missingBlackholes: (prefixes: readonly Prefix[]) => Promise<readonly Prefix[]>;
+  readonly setBlackholes: (prefixes: readonly Prefix[]) => Promise<void>;
+  readonly wrongSysctls: (interfaces: readonly string[]) => readonly WrongSysctl[];
+  readonly log: Log;
+  readonly gapFound: (kind: GapKind) => void;
+}
+
+const BASE_GAPS = {
+  baseMissing: 'the nftables base is not there',
+  baseChanged: 'the nftables base does not stand as it was applied',
+} as const;
+
+export class Closure {
+  readonly #parts: ClosureParts;
+  #site: Site;
+  /** What is not built on this site yet. */
+  readonly #outdated = new Set<'gate' | 'base'>();
+  #gaps: readonly Gap[] = [];
+  #sysctls: readonly WrongSysctl[] = [];
+  /** What the last repair could not do, so that it is said once. */
+  #unrepaired = '';
+
+  /** Gate, base and blackholes were just put there, for this site. */
+  constructor(parts: ClosureParts, site: Site) {
+    this.#parts = parts;
+    this.#site = site;
+    for (const absence of site.absent) parts.log.error(absence, absence.code);
+  }
+
+  /** Why no grant may be opened: none at all, or none toward this realm. */
+  objection(realm?: RealmName): string | undefined {
+    if (this.#gaps.length > 0) return this.#gaps.map(({ what }) => what).join('; ');
+    return this.#site.absent.find((one) => one.realm === undefined || one.realm === realm)?.why;
+  }
+
+  get site(): Site {
+    return this.#site;
+  }
+
+  get gaps(): readonly Gap[] {
+    return this.#gaps;
+  }
+
+  get wrongSysctls(): readonly WrongSysctl[] {
+    return this.#sysctls;
+  }
+
+  /** Looks, repairs what it found, and looks whether that helped. */
+  async keep(): Promise<void> {
+    await this.look();
+    if (this.#gaps.length === 0) return;
+    await this.repair();
+    await this.look();
+  }
+
+  /** Follows the interfaces, and finds what is not as it must be. What cannot be seen counts as a gap. */
+  async look(): Promise<void> {
+    const { config, gate, base, links, missingBlackholes, wrongSysctls } = this.#parts;
+    try {
+      await this.#follow(siteOf(config, await links()));
+      const [standing, holes] = await Promise.all([base.look(), missingBlackholes(this.#pools())]);
+      this.#judge([
+        ...[...this.#outdated].map(outdatedGap),
+        ...gate.flaws().map(gateGap),
+        ...(standing === 'stands' ? [] : [{ kind: standing, what: BASE_GAPS[standing] }]),
+        ...holes.map(({ text }): Gap => ({ kind: 'blackholeMissing', what: `${text} is no blackhole any more` })),
+      ]);
+      this.#hear(wrongSysctls(this.#names()));
+    } catch (fault) {
+      this.#judge([{ kind: 'notSeen', what: `what stands cannot be seen: ${String(fault)}` }]);
+    }
+  }
+
+  /** Puts back what is missing or changed, each part by itself; one that fails holds up no other. */
+  async repair(): Promise<void> {
+    const { config, gate, setBlackholes, log } = this.#parts;
+    const found = new Set(this.#gaps.map(({ kind }) => kind));
+    if (found.has('baseMissing') || found.has('baseChanged')) this.#outdated.add('base');
+    const attach = found.has('gateMissing') || found.has('gateReplaced');
+    const outcomes = await Promise.allSettled([
+      this.#build(),
+      attach && (async () => gate.attach(config.gate.attach, gatePlaces(this.#site)))(),
+      found.has('blackholeMissing') && setBlackholes(this.#pools()),
+    ]);
+    const faults = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason] : []));
+    const unrepaired = faults.map(String).join('; ');
+    if (unrepaired && unrepaired !== this.#unrepaired) {
+      const advice = faults.flatMap((fault) => (fault instanceof AgentError ? fault.advice : []));
+      log.error({ faults: unrepaired, advice: advice.join(' ') }, 'gapNotRepaired');
+    }
+    this.#unrepaired = unrepaired;
+  }
+
+  /** An interface or an address came, went, or became another one: gate and base are built for what is there now. */
+  async #follow(site: Site): Promise<void> {
+    const { log } = this.#parts;
+    const before = this.#site;
+    if (gateKey(site) === gateKey(before)) return;
+    this.#outdated.add('gate');
+    if (placesKey(site) !== placesKey(before)) this.#outdated.add('base');
+    this.#site = site;
+    await this.#build().catch(() => {}); // what is outdated is a gap, and built again by repair, which says why not
+    const isNew = (absence: Absence) => !before.absent.some(({ why }) => why === absence.why);
+    for (const absence of site.absent.filter(isNew)) log.error(absence, absence.code);
+    for (const { interface: name, realm } of before.absent) {
+      if (!site.absent.some((one) => one.interface === name))
+        log.info({ interface: name, ...(realm && { realm }) }, 'interfaceAppeared');
+    }
+  }
+
+  /** Builds what is outdated: the gate first, which closes by itself. */
+  async #build(): Promise<void> {
+    const { config, realmId, gate, base, log } = this.#parts;
+    const site = this.#site;
+    if (this.#outdated.has('gate')) {
+      gate.rebuild(gateSetup(config, site, realmId), config.gate.attach, gatePlaces(site));
+      this.#outdated.delete('gate');
+      log.info({ attachments: gate.attachments().length }, 'gateRebuilt');
+    }
+    if (this.#outdated.has('base')) {
+      await base.apply(baseRuleset(baseSetup(config, site)));
+      this.#outdated.delete('base');
+    }
+  }
+
+  #judge(gaps: readonly Gap[]): void {
+    const { log, gapFound } = this.#parts;
+    const without = (list: readonly Gap[]) => (gap: Gap) => !list.some(({ what }) => what === gap.what);
+    for (const { kind, what } of gaps.filter(without(this.#gaps))) {
+      log.error({ kind, gap: what }, 'gapFound');
+      gapFound(kind);
+    }
+    for (const { kind, what } of this.#gaps.filter(without(gaps))) log.info({ kind, gap: what }, 'gapRepaired');
+    this.#gaps = gaps;
+  }
+
+  #hear(wrong: readonly WrongSysctl[]): void {
+    const isNew = ({ name, value }: WrongSysctl) =>
+      !this.#sysctls.some((one) => one.name === name && one.value === value);
+    for (const sysctl of wrong.filter(isNew)) this.#parts.log.error(sysctl, 'sysctlChanged');
+    this.#sysctls = wrong;
+  }
+
+  #pools(): readonly Prefix[] {
+    return poolPrefixes(this.#parts.config);
+  }
+
+  #names(): string[] {
+    const { outside, inside } = gatePlaces(this.#site);
+    return [outside, ...inside].flatMap((one) => one?.name ?? []);
+  }
+}
+
+function outdatedGap(part: 'gate' | 'base'): Gap {
+  return part === 'gate'
+    ? { kind: 'gateOutdated', what: 'the gate is not built for the interfaces that are there' }
+    : { kind: 'baseOutdated', what: 'the nftables base is not written for the interfaces that are there' };
+}
+
+function gateGap({ kind, hook, interface: { name } }: Flaw): Gap {
+  const what = kind === 'gateMissing' ? 'does not hang' : 'was replaced';
+  return { kind, what: `the gate ${what} at ${name} (${hook})` };
+}
+
+/** Of a site, what the base depends on: its names and the interfaces behind them. */
+function placesKey(site: Site): string {
+  return JSON.stringify(gatePlaces(site));
+}
+
+/** Of a site, what the gate depends on: the host's addresses, too. */
+function gateKey(site: Site): string {
+  const isInside = (link: Link) => [...site.inside.values()].includes(link);
+  const addresses = site.links.map((link) => [isInside(link), ...link.addresses.map(({ text }) => text)]);
+  return JSON.stringify([gatePlaces(site), addresses]);
+}
