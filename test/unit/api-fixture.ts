@@ -134,6 +134,16 @@ function fakeGrants(refuse: Refuse, clock: Clock): GrantsUseCases {
       return grant;
     },
     show: (who, id) => own(who.name, id),
+    async extend(who, id, durationSeconds) {
+      const grant = own(who.name, id);
+      if ('reason' in grant) return grant;
+      if (grant.status === 'ENDED') {
+        return refuse('grantEnded', { why: 'ended', members: { endCause: 'ENDED_BY_SERVER' } });
+      }
+      const extended = { ...grant, expiresAtMs: clock.nowMs() + durationSeconds * 1000 };
+      grants.set(id, extended);
+      return extended;
+    },
     async end(who, id) {
       const grant = own(who.name, id);
       if ('reason' in grant) return grant;
@@ -152,6 +162,7 @@ function fakeGrants(refuse: Refuse, clock: Clock): GrantsUseCases {
       maxTotalSeconds: 3600,
       grantsPerDevice: 2,
       liveGrants: grants.size,
+      requestsInLastMinute: 1,
       generation: 'g1',
     }),
   };

@@ -6,10 +6,17 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { AgentError } from '../../agent/core/errors.ts';
 import { address } from '../../agent/core/net.ts';
 import type { GrantId } from '../../agent/core/words.ts';
-import { TRANSITIONS } from '../../agent/grants/lifecycle.ts';
-import type { GrantRecord } from '../../agent/grants/record.ts';
+import { type EndCause, TRANSITIONS } from '../../agent/grants/lifecycle.ts';
+import type { EndedRecord, GrantRecord } from '../../agent/grants/record.ts';
 import { type GrantStore, openStore } from '../../agent/grants/store.ts';
 import { grantRecord } from '../records.ts';
+
+const ended = (record: GrantRecord, endCause: EndCause, endedAtMs: number): EndedRecord => ({
+  ...record,
+  state: 'ended',
+  endCause,
+  endedAtMs,
+});
 
 let folder: string;
 let file: string;
@@ -45,7 +52,7 @@ describe('the store', () => {
     expect(store.find(ipv4.id)).toEqual(ipv4);
     expect(store.find(ipv6.id)).toEqual(ipv6);
     expect(store.live()).toHaveLength(2);
-    await store.end(ipv4.id, 'endedByServer', 5000);
+    await store.end(ended(ipv4, 'endedByServer', 5000));
     expect(store.find(ipv4.id)).toEqual({ ...ipv4, state: 'ended', endCause: 'endedByServer', endedAtMs: 5000 });
     expect(store.endedSince(5000).map(({ id }) => id)).toEqual([ipv4.id]);
     expect(store.endedSince(5001)).toEqual([]);
@@ -54,10 +61,10 @@ describe('the store', () => {
   test('an end is an end: a second one changes nothing, and nothing re-opens it', async () => {
     const record = grantRecord();
     await store.insert(record);
-    await store.end(record.id, 'expired', 5000);
-    await store.end(record.id, 'endedByServer', 6000);
+    await store.end(ended(record, 'expired', 5000));
+    await store.end(ended(record, 'endedByServer', 6000));
     expect(store.find(record.id)).toMatchObject({ endCause: 'expired', endedAtMs: 5000 });
-    await expect(store.setEnd(record, 'reopened')).rejects.toThrow('FOREIGN KEY constraint failed');
+    await expect(store.reopen(record)).rejects.toThrow('FOREIGN KEY constraint failed');
   });
 
   test('one live grant a key, and one an entry', async () => {
@@ -115,7 +122,7 @@ describe('the store', () => {
     expect(store.latestMs()).toBe(0);
     await store.insert(grantRecord({ startedAtMs: 1000 }));
     expect(store.latestMs()).toBe(1000);
-    await store.end('A' as GrantId, 'expired', 9000);
+    await store.end(ended(grantRecord({ startedAtMs: 1000 }), 'expired', 9000));
     expect(store.latestMs()).toBe(9000);
   });
 });
@@ -148,7 +155,7 @@ describe('a file that is not ours', () => {
     const newer = new Database(join(folder, 'newer'));
     newer.pragma('user_version = 99');
     newer.close();
-    expect(opening(join(folder, 'newer'))).toEqual(refusal('its version is 99, and this mtgate reads 1'));
+    expect(opening(join(folder, 'newer'))).toEqual(refusal('its version is 99, and this mtgate reads 2'));
   });
 
   test('a folder that is not there', () => {
