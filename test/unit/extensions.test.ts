@@ -68,6 +68,14 @@ describe('an extension', () => {
     expect(gateway.log.of('grantEnded')).toEqual([expect.objectContaining({ cause: 'expired', correlator: 'c-1' })]);
   });
 
+  test('counts for whoever ends the grant and had found it before', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    const { expiresAtNs } = await extended(gateway, record, 900);
+    await gateway.grants.end(record, 'endedByServer');
+    expect(gateway.store.find(record.id)).toMatchObject({ endCause: 'endedByServer', expiresAtNs });
+  });
+
   test('never shortens: the grant stays as it is', async () => {
     const gateway = await TestGateway.started();
     const record = await granted(gateway);
