@@ -32,9 +32,11 @@ import { Base } from './dataplane/nftables.ts';
 import { Directory } from './directory/directory.ts';
 import { loadConfig, loadDevices, loadPolicy, loadTls } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
+import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
 import type { Ground } from './grants/ground.ts';
 import { Heartbeat, recover } from './grants/recovery.ts';
+import { ANSWERS_KEPT_MS } from './grants/retries.ts';
 import { openStore } from './grants/store.ts';
 import { bootId, lockFolder, openLog, peerUid, systemClock, systemRandom } from './host.ts';
 import { openMetrics } from './metrics.ts';
@@ -136,12 +138,15 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     every(TICK_MS, log, () => heartbeat.beat()),
     every(TICK_MS, log, () => grants.sweep()),
     every(TICK_MS, log, () => closure.keep()),
-    every(3_600_000, log, () => store.purge(systemClock.nowMs() - RETAIN_ENDED_MS)),
+    every(3_600_000, log, () => {
+      const nowMs = systemClock.nowMs();
+      return store.purge(nowMs - RETAIN_ENDED_MS, nowMs - ANSWERS_KEPT_MS);
+    }),
   );
 
   const openApi = () =>
     startApi(config.api.listen, tls, {
-      grants: serverUseCases(ground, grants),
+      grants: serverUseCases(ground, grants, new Extensions(ground, grants)),
       identity: {
         identify: (facts) => identify(grants.policy, facts),
         sourceAllowed: (server, from) =>

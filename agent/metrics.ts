@@ -25,6 +25,7 @@ export interface Readings {
 export interface Metrics {
   readonly refused: (reason: RefusalReason) => void;
   readonly granted: () => void;
+  readonly extended: () => void;
   readonly ended: (cause: EndCause) => void;
   readonly gapFound: (kind: GapKind) => void;
   text(): Promise<string>;
@@ -104,11 +105,13 @@ export function openMetrics(readings: Readings): Metrics {
 
   const refused = count('mtgate_refusals_total', 'Requests that were not granted', ['reason']);
   const granted = count('mtgate_grants_opened_total', 'Grants opened');
+  const extended = count('mtgate_grants_extended_total', 'Grants extended');
   const ended = count('mtgate_grants_ended_total', 'Grants ended', ['cause']);
   const gaps = count('mtgate_gaps_total', 'Parts of the closure found missing or changed, and put back', ['kind']);
   return {
     refused: (reason) => refused.inc({ reason }),
     granted: () => granted.inc(),
+    extended: () => extended.inc(),
     ended: (cause) => ended.inc({ cause }),
     gapFound: (kind) => gaps.inc({ kind }),
     text: () => registry.metrics(),

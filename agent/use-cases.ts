@@ -8,19 +8,20 @@ import type { Grant, GrantsUseCases, ServerLimits } from './api/routes.ts';
 import type { Config } from './config.ts';
 import { contains } from './core/net.ts';
 import type { Refusal } from './core/reasons.ts';
-import type { ServerName } from './core/words.ts';
+import type { Asker, ServerName } from './core/words.ts';
 import type { Bindings } from './grants/bindings.ts';
+import type { Extensions } from './grants/extensions.ts';
 import type { Grants } from './grants/grants.ts';
 import type { Ground } from './grants/ground.ts';
 import type { GrantRecord } from './grants/record.ts';
 import { explain } from './policy/explain.ts';
 import type { AllowRule, Limits, Policy } from './policy/policy.ts';
 
-export function serverUseCases(ground: Ground, grants: Grants): GrantsUseCases {
+export function serverUseCases(ground: Ground, grants: Grants, extensions: Extensions): GrantsUseCases {
   /** Changes with every start and every policy: what a server remembers of us may then be out of date. */
   const startedAs = ground.newId();
-  const unknown = (server: ServerName, id: string): Refusal =>
-    ground.refuse('grantNotFound', { why: 'no grant of this server has this id', server, grant: id });
+  const unknown = ({ name: server, correlator }: Asker, id: string): Refusal =>
+    ground.refuse('grantNotFound', { why: 'no grant of this server has this id', server, correlator, grant: id });
   return {
     async request(who, ask) {
       const answer = await grants.request(who, ask);
@@ -28,11 +29,15 @@ export function serverUseCases(ground: Ground, grants: Grants): GrantsUseCases {
     },
     show(who, id) {
       const record = grants.show(who, id);
-      return record ? serverView(record) : unknown(who.name, id);
+      return record ? serverView(record) : unknown(who, id);
+    },
+    async extend(who, id, durationSeconds) {
+      const answer = await extensions.extend(who, id, durationSeconds);
+      return 'reason' in answer ? answer : serverView(answer);
     },
     async end(who, id) {
       const record = grants.show(who, id);
-      if (!record) return unknown(who.name, id);
+      if (!record) return unknown(who, id);
       await grants.end(record, 'endedByServer');
       return serverView(grants.show(who, id) ?? record);
     },
@@ -40,6 +45,7 @@ export function serverUseCases(ground: Ground, grants: Grants): GrantsUseCases {
     limits: (who) => ({
       ...limitsOf(grants.policy, who.name),
       liveGrants: grants.live.countOfServer(who.name),
+      requestsInLastMinute: grants.judge.usageOf(who.name, undefined).requestsInLastMinute,
       generation: `${startedAs}-${grants.policy.version}`,
     }),
   };
@@ -102,7 +108,7 @@ export function managementUseCases(
       const requestAddress = from ?? grants.policy.servers.get(server)?.apiSources[0]?.address;
       if (!requestAddress) return { refused: 'serverUnknown', why: `no server ${server} in the rule files` };
       const reference = device.includes('@') ? { networkAccessIdentifier: device } : { phoneNumber: device };
-      const { question, decision } = grants.judge(
+      const { question, decision } = grants.judge.decide(
         { name: server, requestAddress },
         { device: reference, protocol, devicePort: port, durationSeconds },
       );
@@ -134,11 +140,15 @@ function operatorView(record: GrantRecord): OperatorGrant {
     externalId: record.device,
     inner: record.inner,
     rule: record.rule,
+    correlator: record.correlator,
   };
 }
 
 /** The widest bounds that any allow gives the server; a bound that one of them does not set does not bind. */
-function limitsOf(policy: Policy, server: ServerName): Omit<ServerLimits, 'liveGrants' | 'generation'> {
+function limitsOf(
+  policy: Policy,
+  server: ServerName,
+): Omit<ServerLimits, 'liveGrants' | 'requestsInLastMinute' | 'generation'> {
   const own = policy.allows.filter(({ match }: AllowRule) => match.servers?.includes(server) ?? true);
   const widest = (bound: keyof Limits) =>
     Math.max(0, ...own.map(({ limits }) => limits[bound] ?? Number.POSITIVE_INFINITY));

@@ -64,6 +64,7 @@ export interface Body {
   readonly grantId: string;
   readonly externalEndpoint: { readonly address: string; readonly port: number };
   readonly status: string;
+  readonly expiresAt: string;
   readonly endCause: string;
   readonly code: string;
   readonly title: string;
@@ -168,13 +169,19 @@ gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
   async curl<Answer = Body>(
     method: string,
     path: string,
-    options: { readonly as?: Issued | null; readonly from?: string; readonly body?: unknown } = {},
+    options: {
+      readonly as?: Issued | null;
+      readonly from?: string;
+      readonly body?: unknown;
+      readonly headers?: Readonly<Record<string, string>>;
+    } = {},
   ): Promise<Reply<Answer>> {
-    const { as = this.headEnd, from = 'server', body } = options;
+    const { as = this.headEnd, from = 'server', body, headers = {} } = options;
     const command = [
       ...['curl', '--silent', '--show-error', '--max-time', '10', '--request', method],
       ...['--cacert', this.ca.certificateFile, '--write-out', '\n%{http_code}'],
       ...(as ? ['--cert', as.certificateFile, '--key', as.keyFile] : []),
+      ...Object.entries(headers).flatMap(([name, value]) => ['--header', `${name}: ${value}`]),
       ...(body === undefined ? [] : ['--json', JSON.stringify(body)]),
       `https://${GATEWAY.ipv4}:${API_PORT}/mobile-terminated-access/v1${path}`,
     ];
@@ -189,7 +196,10 @@ gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
   }
 
   /** Asks for a grant on the device. */
-  grant(changes: Record<string, unknown> = {}, options: { as?: Issued | null; from?: string } = {}): Promise<Reply> {
+  grant(
+    changes: Record<string, unknown> = {},
+    options: { as?: Issued | null; from?: string; headers?: Record<string, string> } = {},
+  ): Promise<Reply> {
     const body = {
       device: { networkAccessIdentifier: DEVICE_NAME },
       protocol: 'UDP',

@@ -4,15 +4,24 @@
  * It can be stopped and started, in the same boot or after a reboot.
  */
 import { createHash } from 'node:crypto';
+import { refusalRecorder } from '../agent/api/problem.ts';
 import { address, type Prefix, prefix } from '../agent/core/net.ts';
 import type { Pool } from '../agent/core/pool.ts';
-import { REFUSALS, type RefusalReason } from '../agent/core/reasons.ts';
-import type { ExternalId, GrantId, GrantRequest, InnerAddress, RealmName, ServerName } from '../agent/core/words.ts';
+import type {
+  Asker,
+  ExternalId,
+  GrantId,
+  GrantRequest,
+  InnerAddress,
+  RealmName,
+  ServerName,
+} from '../agent/core/words.ts';
 import type { GateSetup } from '../agent/dataplane/dataplane.ts';
 import { Memory } from '../agent/dataplane/memory.ts';
 import type { ListedDevice } from '../agent/directory/devices.ts';
 import { Directory } from '../agent/directory/directory.ts';
 import { Bindings } from '../agent/grants/bindings.ts';
+import { Extensions } from '../agent/grants/extensions.ts';
 import { Grants } from '../agent/grants/grants.ts';
 import type { Ground } from '../agent/grants/ground.ts';
 import { Heartbeat, recover } from '../agent/grants/recovery.ts';
@@ -50,8 +59,16 @@ rules:
 
 export const M1 = 'm1@meters.example' as ExternalId;
 export const M2 = 'm2@meters.example' as ExternalId;
-export const HEAD_END = { name: 'head-end' as ServerName, requestAddress: address('198.51.100.10') };
-export const OTHER = { name: 'other' as ServerName, requestAddress: address('192.0.2.66') };
+export const HEAD_END: Asker = {
+  name: 'head-end' as ServerName,
+  requestAddress: address('198.51.100.10'),
+  correlator: 'c-1',
+};
+export const OTHER: Asker = {
+  name: 'other' as ServerName,
+  requestAddress: address('192.0.2.66'),
+  correlator: 'c-2',
+};
 
 export const inner = (text: string): InnerAddress => ({ realm: 'iot' as RealmName, address: address(text) });
 
@@ -89,6 +106,7 @@ export class TestGateway {
   memory: Memory;
   directory!: Directory;
   grants!: Grants;
+  extensions!: Extensions;
   bindings!: Bindings;
   heartbeat!: Heartbeat;
   #boot = 1;
@@ -119,15 +137,13 @@ export class TestGateway {
       clock: this.clock,
       random: seededRandom(this.#boot * 1000 + this.#ids),
       log: this.log,
-      refuse: (reason: RefusalReason, { why, ...facts }) => {
-        this.log.info({ reason, why, ...facts }, 'refused');
-        return { reason, step: REFUSALS[reason].step, instance: 'urn:uuid:0', why, ...facts };
-      },
-      metrics: { granted: () => {}, ended: () => {} },
+      refuse: refusalRecorder(this.log, seededRandom(1)),
+      metrics: { granted: () => {}, extended: () => {}, ended: () => {} },
       newId: () => `grant-${++this.#ids}` as GrantId,
       notReady: () => this.notReady,
     };
     this.grants = new Grants(ground, policy);
+    this.extensions = new Extensions(ground, this.grants);
     this.bindings = new Bindings(
       ground,
       this.grants,

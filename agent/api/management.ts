@@ -37,6 +37,8 @@ export interface OperatorGrant extends Grant {
   readonly inner: InnerAddress;
   /** The rule that allowed it. */
   readonly rule: string;
+  /** The mark of the request that opened it. */
+  readonly correlator: string;
 }
 
 interface OperatorBinding {
@@ -198,6 +200,7 @@ export interface GrantRow {
   readonly applicationServer: string;
   readonly protocol: Protocol;
   readonly rule: string;
+  readonly correlator: string;
   readonly startedAt: string;
   readonly expiresAt: string;
 }
@@ -234,6 +237,7 @@ function grantRow(grant: OperatorGrant): GrantRow {
     applicationServer: address !== 'all' && port ? formatEndpoint({ address, port }) : server,
     protocol: grant.protocol,
     rule: grant.rule,
+    correlator: grant.correlator,
     startedAt: new Date(grant.startedAtMs).toISOString(),
     expiresAt: new Date(grant.expiresAtMs).toISOString(),
   };

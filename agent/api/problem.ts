@@ -13,32 +13,40 @@
  */
 import { STATUS_CODES } from 'node:http';
 import type { Log, Random } from '../core/ports.ts';
-import { REFUSALS, type Refusal, type Refuse } from '../core/reasons.ts';
+import { REFUSALS, type Refusal, type Refuse, type Step } from '../core/reasons.ts';
 
 /** The one place where refusals come from: each gets its instance and its line in the log. */
 export function refusalRecorder(log: Log, random: Random): Refuse {
   return (reason, facts) => {
     const { why, rule, detail, members } = facts;
+    const face: { step: Step; retryAfterSeconds?: number } = REFUSALS[reason];
+    const retryAfterSeconds = facts.retryAfterSeconds ?? face.retryAfterSeconds;
     const refusal: Refusal = {
       reason,
-      step: REFUSALS[reason].step,
+      step: face.step,
       instance: randomInstance(random),
       why,
       ...(rule === undefined ? {} : { rule }),
       ...(detail === undefined ? {} : { detail }),
       ...(members === undefined ? {} : { members }),
+      ...(retryAfterSeconds === undefined ? {} : { retryAfterSeconds }),
     };
     log.info({ ...facts, ...refusal }, 'refused');
     return refusal;
   };
 }
 
-/** A random URN (RFC 9562 version 4) that names one refusal or fault. */
+/** A random URN that names one refusal or fault. */
 export function randomInstance(random: Random): string {
+  return `urn:uuid:${randomUuid(random)}`;
+}
+
+/** RFC 9562, version 4. */
+export function randomUuid(random: Random): string {
   const bytes = Buffer.from(random.bytes(16));
   bytes.writeUInt8((bytes.readUInt8(6) & 0x0f) | 0x40, 6);
   bytes.writeUInt8((bytes.readUInt8(8) & 0x3f) | 0x80, 8);
-  return `urn:uuid:${bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')}`;
+  return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
 }
 
 /** A problem document (RFC 9457 3). Members beside the standard ones are extensions (3.2). */
@@ -84,13 +92,14 @@ export function problemOfFault(instance: string): Problem {
  * The whole HTTP answer to what could not be read as a request: there is no
  * response object then, only the socket.
  */
-export function bareAnswer(problem: Problem): string {
+export function bareAnswer(problem: Problem, correlator: string): string {
   const body = JSON.stringify(problem);
   return [
     `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}`,
     `Content-Type: ${PROBLEM_TYPE}`,
     `Content-Length: ${Buffer.byteLength(body)}`,
     'Cache-Control: no-store',
+    `X-Correlator: ${correlator}`,
     'Connection: close',
     '',
     body,

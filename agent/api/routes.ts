@@ -15,8 +15,14 @@ import type { Address, Endpoint, Family, Prefix } from '../core/net.ts';
 import { parseAddress } from '../core/net.ts';
 import type { Clock } from '../core/ports.ts';
 import type { Refusal, Refuse } from '../core/reasons.ts';
-import { type DeviceReference, type GrantRequest, type Protocol, parseExternalId } from '../core/words.ts';
-import type { ServerIdentity } from './identity.ts';
+import {
+  type Asker,
+  type DeviceReference,
+  type GrantRequest,
+  type Protocol,
+  parseExternalId,
+  upperSnake,
+} from '../core/words.ts';
 
 /** A grant as the server that holds it may see it. */
 export interface Grant {
@@ -46,25 +52,28 @@ export interface ServerLimits {
   readonly grantsPerServer?: number;
   readonly requestsPerMinute?: number;
   readonly liveGrants: number;
+  readonly requestsInLastMinute: number;
   /** Changes when grants or policy may have changed without the server's doing (restart, reload). */
   readonly generation: string;
 }
 
 /** What the API is given. A refusal returned here has been recorded already. */
 export interface GrantsUseCases {
-  request(who: ServerIdentity, ask: GrantRequest): Promise<Grant | Refusal>;
+  request(who: Asker, ask: GrantRequest): Promise<Grant | Refusal>;
   /** A grant of this server, live or ended. Another server's is `grantNotFound`, as is one that never was. */
-  show(who: ServerIdentity, grantId: string): Grant | Refusal;
+  show(who: Asker, grantId: string): Grant | Refusal;
+  /** Moves a grant's end, never to an earlier time. */
+  extend(who: Asker, grantId: string, durationSeconds: number): Promise<Grant | Refusal>;
   /** Ends a grant. To end one that has ended is no fault. */
-  end(who: ServerIdentity, grantId: string): Promise<Grant | Refusal>;
+  end(who: Asker, grantId: string): Promise<Grant | Refusal>;
   /** The live grants of this server, on one device or on all. */
-  list(who: ServerIdentity, filter: { readonly device?: DeviceReference }): readonly Grant[];
-  limits(who: ServerIdentity): ServerLimits;
+  list(who: Asker, filter: { readonly device?: DeviceReference }): readonly Grant[];
+  limits(who: Asker): ServerLimits;
 }
 
 /** A request that is authenticated and follows the contract. */
 interface Call {
-  readonly who: ServerIdentity;
+  readonly who: Asker;
   readonly params: Readonly<Record<string, string>>;
   readonly body: unknown;
   /** Who asked for what, for the log. */
@@ -103,8 +112,11 @@ export function operations(grants: GrantsUseCases, refuse: Refuse, clock: Clock)
       return 'reason' in ended ? ended : { status: 204 };
     },
 
-    // Answered alike for every id: it must not tell whether a grant exists.
-    extendGrant: (call) => refused(call, notSupported('extend')),
+    extendGrant: async ({ who, params, body }) => {
+      const { durationSeconds } = body as { durationSeconds: number };
+      const extended = await grants.extend(who, params['grantId'] ?? '', durationSeconds);
+      return 'reason' in extended ? extended : { status: 200, body: grantBody(extended) };
+    },
 
     retrieveGrants: (call) => {
       const { device } = call.body as { device?: DeviceBody };
@@ -215,9 +227,4 @@ function grantBody(grant: Grant): object {
     ...(grant.endedAtMs === undefined ? {} : { endedAt: new Date(grant.endedAtMs).toISOString() }),
     ...(grant.endCause === undefined ? {} : { endCause: upperSnake(grant.endCause) }),
   };
-}
-
-/** Names go out in CAMARA's style for enumerations: endedByServer is ENDED_BY_SERVER. */
-function upperSnake(name: string): string {
-  return name.replace(/[A-Z]/g, (capital) => `_${capital}`).toUpperCase();
 }

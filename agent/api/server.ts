@@ -12,6 +12,7 @@
  * asker is known; every wait has an end and every buffer a size; no input ends
  * the process. (RFC 9110, RFC 9112; RFC 8446 in tls.ts.)
  */
+import type { IncomingMessage } from 'node:http';
 import type { Server } from 'node:https';
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
@@ -32,7 +33,15 @@ import {
   type ServerIdentity,
 } from './identity.ts';
 import { API_LIMITS, type ApiLimits } from './limits.ts';
-import { bareAnswer, PROBLEM_TYPE, type Problem, problemOf, problemOfFault, randomInstance } from './problem.ts';
+import {
+  bareAnswer,
+  PROBLEM_TYPE,
+  type Problem,
+  problemOf,
+  problemOfFault,
+  randomInstance,
+  randomUuid,
+} from './problem.ts';
 import { BASE_PATH, type GrantsUseCases, type Operation, operations } from './routes.ts';
 import { SparingLog } from './sparing-log.ts';
 import { contextOptions, handshakeFailure, readCas, type TlsMaterial } from './tls.ts';
@@ -89,6 +98,7 @@ class Api implements ApiServer {
     this.#limits = limits;
     this.#cas = readCas(material);
     this.#app = Fastify({
+      genReqId: (raw) => givenCorrelator(raw) ?? randomUuid(parts.random),
       https: {
         ...contextOptions(material),
         requestCert: true,
@@ -132,8 +142,7 @@ class Api implements ApiServer {
     app.addHook('onRequest', (request, reply) => this.#admit(request, reply));
     app.addHook('onSend', async (request, reply) => {
       reply.header('cache-control', 'no-store');
-      const mark = correlatorOf(request);
-      if (mark !== undefined) reply.header('x-correlator', mark);
+      reply.header('x-correlator', request.id);
       if (!this.#connections.current(request.raw.socket)) reply.header('connection', 'close');
     });
     app.setErrorHandler<FastifyError>((fault, request, reply) => this.#answerFramework(fault, request, reply));
@@ -206,8 +215,9 @@ class Api implements ApiServer {
     if (!who) return this.#answerFault(new AgentError('internal', 'a request without an asker'), request, reply);
     try {
       const params = request.params as Record<string, string>;
-      const done = await operation({ who, params, body: request.body, asked: askedOf(request) });
-      if ('reason' in done) return answer(reply, problemOf(done));
+      const asker = { ...who, correlator: request.id, ...idempotencyKeyOf(request) };
+      const done = await operation({ who: asker, params, body: request.body, asked: askedOf(request) });
+      if ('reason' in done) return answerRefusal(reply, done);
       if (done.location) reply.header('location', done.location);
       return reply.code(done.status).send(done.body);
     } catch (fault) {
@@ -221,7 +231,7 @@ class Api implements ApiServer {
     reason: RefusalReason,
     facts: Pick<Refusal, 'why' | 'detail'>,
   ): FastifyReply {
-    return answer(reply, problemOf(this.#parts.refuse(reason, { ...askedOf(request), ...facts })));
+    return answerRefusal(reply, this.#parts.refuse(reason, { ...askedOf(request), ...facts }));
   }
 
   /** What Fastify itself found wrong, before an operation was called. */
@@ -262,11 +272,18 @@ class Api implements ApiServer {
       return;
     }
     const reason = REASONS_BY_CODE[code] ?? 'invalidArgument';
-    const refusal = this.#parts.refuse(reason, { remote: socket.remoteAddress, why: `${code} ${message}` });
-    socket.end(bareAnswer(problemOf(refusal)));
+    const correlator = randomUuid(this.#parts.random);
+    const { remoteAddress: remote } = socket;
+    const refusal = this.#parts.refuse(reason, { remote, correlator, why: `${code} ${message}` });
+    socket.end(bareAnswer(problemOf(refusal), correlator));
     // Not destroyed at once: a reset may overtake the answer.
     setTimeout(() => socket.destroy(), 1_000).unref();
   }
+}
+
+function answerRefusal(reply: FastifyReply, refusal: Refusal): FastifyReply {
+  if (refusal.retryAfterSeconds !== undefined) reply.header('retry-after', String(refusal.retryAfterSeconds));
+  return answer(reply, problemOf(refusal));
 }
 
 /** As bytes: to a text Fastify would add a charset, which this type has not (RFC 8259 11). */
@@ -280,18 +297,23 @@ function answer(reply: FastifyReply, problem: Problem): FastifyReply {
 /** Who asked for what, for the log. */
 function askedOf(request: FastifyRequest): Record<string, string> {
   const who = askers.get(request);
-  const mark = correlatorOf(request);
   return {
     ...(who ? { server: who.name } : {}),
     remote: request.raw.socket.remoteAddress ?? '',
     method: request.method,
     path: request.url.slice(0, 200),
-    ...(mark === undefined ? {} : { correlator: mark }),
+    correlator: request.id,
   };
 }
 
 /** The asker's own mark, if it is one by the contract's pattern; anything else is not repeated. */
-function correlatorOf(request: FastifyRequest): string | undefined {
-  const mark = request.headers['x-correlator'];
+function givenCorrelator({ headers }: Pick<IncomingMessage, 'headers'>): string | undefined {
+  const mark = headers['x-correlator'];
   return typeof mark === 'string' && /^[a-zA-Z0-9_:;./<>{}-]{1,256}$/.test(mark) ? mark : undefined;
+}
+
+/** The key of a request that may be sent again, as the contract lets it in: a structured field's string, or bare. */
+function idempotencyKeyOf({ headers }: FastifyRequest): { readonly idempotencyKey?: string } {
+  const given = headers['idempotency-key'];
+  return typeof given === 'string' ? { idempotencyKey: given.replaceAll('"', '') } : {};
 }

@@ -21,6 +21,8 @@ export const EVENTS = {
   sysctlChanged: 'A kernel setting is not as the gateway needs it: `name`, `value`, `expected` and why.',
   tickFailed: 'Something that is done every second or hour failed; it is tried again. `message` says why.',
   grantOpened: 'A grant is live: server, device, rule, end.',
+  grantExtended: 'A grant lives longer; `until` is its new end, `requestCorrelator` the request that asked.',
+  answeredAgain: 'A request came again under its Idempotency-Key and got the answer of the first.',
   grantEnded: 'A grant ended; `cause` says why. Its packets have stopped.',
   refused: 'A request was not granted: step, reason, rule, `why`; `instance` is what its asker was told.',
   requestFailed: 'A request met a fault of ours and was answered 500; `instance` is what its asker was told.',

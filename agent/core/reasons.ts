@@ -36,6 +36,8 @@ interface RefusalFace {
   readonly cause?: string;
   /** What the asking server reads. No rule, no inner address, no other tenant. */
   readonly title: string;
+  /** When to ask again, where that is the same for every refusal of the kind. */
+  readonly retryAfterSeconds?: number;
 }
 
 export const REFUSALS = {
@@ -44,6 +46,7 @@ export const REFUSALS = {
     status: 503,
     code: 'UNAVAILABLE',
     title: 'The gateway opens no grants at the moment',
+    retryAfterSeconds: 5,
   },
   certificateUnknown: {
     step: 'authentication',
@@ -122,6 +125,19 @@ export const REFUSALS = {
     title: 'This gateway does not support that yet',
   },
   grantNotFound: { step: 'request', status: 404, code: 'NOT_FOUND', title: 'There is no such grant' },
+  idempotencyKeyReused: {
+    step: 'request',
+    status: 422,
+    code: 'IDEMPOTENCY_KEY_REUSED',
+    title: 'This Idempotency-Key was used for another request',
+  },
+  idempotencyKeyInUse: {
+    step: 'request',
+    status: 409,
+    code: 'IDEMPOTENCY_KEY_IN_USE',
+    title: 'A request with this Idempotency-Key is under way',
+    retryAfterSeconds: 1,
+  },
   deviceUnknown: {
     step: 'device',
     status: 404,
@@ -170,6 +186,13 @@ export const REFUSALS = {
   },
   rateExceeded: { step: 'rate', status: 429, code: 'TOO_MANY_REQUESTS', title: 'Too many requests in this minute' },
   alreadyExists: { step: 'existing', status: 409, code: 'ALREADY_EXISTS', title: 'Such a grant is live already' },
+  grantEnded: { step: 'existing', status: 409, code: 'GRANT_ENDED', title: 'The grant has ended; ask for a new one' },
+  lifetimeExhausted: {
+    step: 'existing',
+    status: 409,
+    code: 'LIFETIME_EXHAUSTED',
+    title: 'The grant has been extended for as long as it may live; ask for a new one',
+  },
   grantsPerDeviceExceeded: {
     step: 'quota',
     status: 429,
@@ -202,6 +225,7 @@ export const REFUSALS = {
     status: 409,
     code: 'CONFLICT',
     title: 'Something this grant rests on changed while it was decided; ask again',
+    retryAfterSeconds: 1,
   },
 } as const satisfies Record<string, RefusalFace>;
 
@@ -221,10 +245,12 @@ export interface Refusal {
   readonly detail?: string;
   /** Members added to the problem document (RFC 9457 3.2), such as the grantId of a conflict. */
   readonly members?: Readonly<Record<string, string>>;
+  /** When asking again may help, in whole seconds from now, at least 1 (RFC 9110 10.2.3). */
+  readonly retryAfterSeconds?: number;
 }
 
 /** What is known of a refusal beside its reason; all of it goes to the operator's log. */
-export interface RefusalFacts extends Partial<Pick<Refusal, 'rule' | 'detail' | 'members'>> {
+export interface RefusalFacts extends Partial<Pick<Refusal, 'rule' | 'detail' | 'members' | 'retryAfterSeconds'>> {
   readonly why: string;
   /** Who asked for what: server, request address, device … */
   readonly [fact: string]: unknown;

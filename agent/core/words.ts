@@ -53,6 +53,16 @@ export interface Device {
 /** Which identifier a server used to name a device; answers repeat that one and no other. */
 export type DeviceReference = { readonly networkAccessIdentifier: string } | { readonly phoneNumber: string };
 
+/** Who asks: an authenticated MTC server, the address its request came from, and the marks of that one request. */
+export interface Asker {
+  readonly name: ServerName;
+  readonly requestAddress: Address;
+  /** Names the request in the log, and whatever comes of it. */
+  readonly correlator: string;
+  /** Given by a server that would send the request again. */
+  readonly idempotencyKey?: string;
+}
+
 /** What a server asks for, with everything resolved that needs no policy. */
 export interface GrantRequest {
   readonly device: DeviceReference;
@@ -62,6 +72,11 @@ export interface GrantRequest {
   readonly devicePort: number;
   readonly durationSeconds: number;
   readonly ipFamily?: Family;
+}
+
+/** Names go out in CAMARA's style for enumerations: endedByServer is ENDED_BY_SERVER. */
+export function upperSnake(name: string): string {
+  return name.replace(/[A-Z]/g, (capital) => `_${capital}`).toUpperCase();
 }
 
 const EXTERNAL_ID = /^([\x21-\x3f\x41-\x7e]{1,64})@([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)$/;

@@ -53,6 +53,12 @@ export interface Dataplane {
   open(mapping: Mapping, endNs: bigint): void;
   /** Stores an end no later than `endNs` into the entry if it still has this number; both ways stop at once. Returns whether it had. */
   end(index: number, number: number, endNs: bigint): boolean;
+  /**
+   * Raises the end of a live entry from the end that was read. Returns false,
+   * and changes nothing, where the entry is another grant's, is dead, or has
+   * another end by now. Nothing else raises an end.
+   */
+  extend(index: number, number: number, fromNs: bigint, toNs: bigint): boolean;
   /** The grant's rest is over: takes back the keys that are still its own, and empties the entry. */
   forget(mapping: Mapping): void;
   /** The entry at an index; undefined where nothing was ever opened, or all is forgotten. */

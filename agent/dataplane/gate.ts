@@ -4,10 +4,10 @@
  *
  * Invariants. `end` decides alone whether an entry is alive: it is written by
  * one atomic store into memory shared with the kernel, last when opening and
- * first when closing. An entry is filled while it is dead. Nothing here raises
- * an end: to extend is the grants' decision, and goes through open. Loading
- * writes no heartbeat: a grant that is found there is not confirmed by that.
- * Only one agent may hold the gate at a time; main sees to it.
+ * first when closing. An entry is filled while it is dead. Only `extend` raises
+ * an end, by compare-exchange, and never that of a dead entry. Loading writes no
+ * heartbeat: a grant that is found there is not confirmed by that. Only one
+ * agent may hold the gate at a time; main sees to it.
  */
 import { AgentError } from '../core/errors.ts';
 import type { Address, Prefix } from '../core/net.ts';
@@ -136,6 +136,12 @@ export class Gate implements JudgingDataplane {
     if (this.#gate.words[at + NUMBER] !== BigInt(number)) return false;
     if (endNs < Atomics.load(this.#gate.words, at)) Atomics.store(this.#gate.words, at, endNs);
     return true;
+  }
+
+  extend(index: number, number: number, fromNs: bigint, toNs: bigint): boolean {
+    const at = this.#wordOf(index);
+    if (this.#gate.words[at + NUMBER] !== BigInt(number) || fromNs <= process.hrtime.bigint()) return false;
+    return Atomics.compareExchange(this.#gate.words, at, fromNs, toNs) === fromNs;
   }
 
   forget(mapping: Mapping): void {

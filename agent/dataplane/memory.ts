@@ -82,6 +82,13 @@ export class Memory implements JudgingDataplane {
     return true;
   }
 
+  extend(index: number, number: number, fromNs: bigint, toNs: bigint): boolean {
+    const row = this.#entries.get(index);
+    if (row?.mapping.number !== number || row.endNs !== fromNs || !this.#alive(row)) return false;
+    row.endNs = toNs;
+    return true;
+  }
+
   forget(mapping: Mapping): void {
     const { index, number } = mapping;
     for (const [keys, key] of [

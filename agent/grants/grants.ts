@@ -1,6 +1,7 @@
 /**
  * Grants: asked for, decided, recorded, opened, ended. `request` is the one
- * way in; everything that ends a grant comes through `end`.
+ * way in; everything that ends a grant comes through `end`. How one lives
+ * longer: extensions.ts.
  *
  * Invariants (design, "What always holds"):
  * - Record first, then gate; to end: gate first, then record. What is
@@ -9,49 +10,42 @@
  *   commit is known, what the decision rested on is looked at again.
  * - Nothing is evicted: full means refuse.
  */
-import { type Address, prefix } from '../core/net.ts';
+import { prefix } from '../core/net.ts';
 import type { Refusal, Refuse } from '../core/reasons.ts';
-import type { DeviceReference, GrantId, GrantRequest, InnerAddress, ServerName } from '../core/words.ts';
+import type { Asker, DeviceReference, GrantId, GrantRequest, InnerAddress } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
-import { type Decision, decide, type Question } from '../policy/decide.ts';
 import { NO_USAGE, type Policy, sourceClasses } from '../policy/policy.ts';
 import { Endpoints } from './endpoints.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
+import { Judge } from './judge.ts';
 import type { EndCause } from './lifecycle.ts';
 import { LiveGrants } from './live.ts';
-import { RequestRates } from './rates.ts';
-import { type GrantRecord, keyOf, newRecord, suspendedNs } from './record.ts';
+import { type EndedRecord, type GrantRecord, keyOf, newRecord, type Retry, suspendedNs } from './record.ts';
 import { Rest } from './rest.ts';
-
-/** Who asks: an authenticated MTC server, and the address its request came from. */
-export interface Asker {
-  readonly name: ServerName;
-  readonly requestAddress: Address;
-}
-
-type EndedRecord = GrantRecord & { readonly endCause: EndCause; readonly endedAtMs: number };
+import { Retries } from './retries.ts';
 
 export class Grants {
   readonly live = new LiveGrants();
   readonly endpoints: Endpoints;
   readonly rest: Rest;
+  readonly judge: Judge;
+  readonly retries: Retries;
   readonly #ground: Ground;
-  readonly #rates = new RequestRates();
   /** Grants whose record is being written: they count, but are not there yet. */
   readonly #opening = new LiveGrants();
-  /** Ended, and the store has not taken it yet. */
-  readonly #unrecorded = new Map<GrantId, EndedRecord>();
-  #policy: Policy;
+  /** Ended, or lowered, and the store has not taken it yet. */
+  readonly #unrecorded = new Map<GrantId, GrantRecord>();
 
   constructor(ground: Ground, policy: Policy) {
     this.#ground = ground;
-    this.#policy = policy;
+    this.judge = new Judge(ground, this.live, this.#opening, policy);
     this.endpoints = new Endpoints(ground.pool, ground.random);
     this.rest = new Rest(this.endpoints, ground.dataplane);
+    this.retries = new Retries(ground);
   }
 
   get policy(): Policy {
-    return this.#policy;
+    return this.judge.policy;
   }
 
   /**
@@ -59,19 +53,19 @@ export class Grants {
    * that stopped it. @throws AgentError where store or gate fail; then nothing
    * is open.
    */
-  async request(who: Asker, ask: GrantRequest): Promise<GrantRecord | Refusal> {
-    const { clock, directory, store, dataplane, log, metrics } = this.#ground;
+  request(who: Asker, ask: GrantRequest): Promise<GrantRecord | Refusal> {
     const refuse: Refuse = (reason, facts) => this.#ground.refuse(reason, { ...asked(who, ask), ...facts });
+    return this.retries.once(who, textOf(ask), refuse, (retry) => this.#open(who, ask, refuse, retry));
+  }
 
+  async #open(who: Asker, ask: GrantRequest, refuse: Refuse, retry?: Retry): Promise<GrantRecord | Refusal> {
+    const { clock, directory, store, dataplane, log, metrics } = this.#ground;
     const notReady = this.#ground.notReady();
     if (notReady) return refuse('gatewayNotReady', { why: notReady });
 
-    const policy = this.#policy;
-    const question = this.#question(who, ask);
-    const decision = decide(policy, question);
-    if (decision.verdict === 'allow' || decision.reason !== 'rateExceeded') {
-      this.#rates.add(who.name, clock.monotonicNs());
-    }
+    const { policy } = this;
+    const { question, decision } = this.judge.decide(who, ask);
+    this.judge.count(who, decision);
     const { device } = question;
     if (device && decision.family && (decision.verdict === 'allow' || decision.step === 'quota')) {
       const { protocol, port: devicePort, server } = question;
@@ -79,9 +73,7 @@ export class Grants {
       const twin = this.live.withKey(key) ?? this.#opening.withKey(key);
       if (twin) return refuse('alreadyExists', { why: `grant ${twin.id} is live`, members: { grantId: twin.id } });
     }
-    if (decision.verdict === 'refuse') {
-      return refuse(decision.reason, { why: decision.why, ...(decision.rule && { rule: decision.rule }) });
-    }
+    if (decision.verdict === 'refuse') return refuse(decision.reason, this.judge.factsOf(who, decision));
     const { family } = decision;
     const binding = device && directory.bindingOf(device.externalId, family);
     if (!binding) return refuse('deviceUnreachable', { why: `not bound in ${family}`, rule: decision.rule });
@@ -94,14 +86,16 @@ export class Grants {
       return refuse('endpointsExhausted', {
         why: `no ${family} ${ask.protocol} endpoint is free`,
         rule: decision.rule,
+        retryAfterSeconds: this.rest.secondsUntilFree(family, ask.protocol, clock.monotonicNs()),
       });
 
     const { gateway, bootId, random } = this.#ground;
-    const decided = { server: who.name, ask, policyVersion: policy.version, decision, binding, place };
+    const { correlator } = who;
+    const decided = { server: who.name, correlator, ask, policyVersion: policy.version, decision, binding, place };
     const record = newRecord({ id: this.#ground.newId(), gateway, bootId, ...decided }, clock, random);
     this.#opening.put(record);
     try {
-      await store.insert(record);
+      await store.insert(record, retry);
     } catch (fault) {
       this.endpoints.free(ask.protocol, place);
       throw fault;
@@ -124,17 +118,8 @@ export class Grants {
     }
     this.live.put(record);
     metrics.granted();
-    log.info(
-      { grant: record.id, server: record.server, device: record.device, rule: record.rule, until: record.expiresAtMs },
-      'grantOpened',
-    );
+    log.info({ ...namesOf(record), rule: record.rule, until: record.expiresAtMs }, 'grantOpened');
     return record;
-  }
-
-  /** What would be decided now, and how; nothing is asked for. */
-  judge(who: Asker, ask: GrantRequest): { readonly question: Question; readonly decision: Decision } {
-    const question = this.#question(who, ask);
-    return { question, decision: decide(this.#policy, question) };
   }
 
   /** A server's own grant, live or ended. */
@@ -155,18 +140,29 @@ export class Grants {
    * Ends a grant: packets stop before this returns, and the end is durable
    * when it resolves. Of two who end it, one does; both wait for the record.
    */
-  async end(record: GrantRecord, cause: EndCause): Promise<void> {
+  async end({ id }: GrantRecord, cause: EndCause): Promise<void> {
     const { dataplane, clock, log, metrics } = this.#ground;
-    if (!this.live.get(record.id)) {
-      const ended = this.#unrecorded.get(record.id);
+    const record = this.live.get(id); // as it is now, not as it was when somebody found it
+    if (!record) {
+      const ended = this.#unrecorded.get(id);
       return ended && this.#write(ended);
     }
     dataplane.end(record.index, record.number, clock.monotonicNs() - CLOCK_LAG_NS);
     this.live.remove(record);
     this.rest.lay(this.mapping(record), clock.monotonicNs());
     metrics.ended(cause);
-    log.info({ grant: record.id, server: record.server, device: record.device, cause }, 'grantEnded');
+    log.info({ ...namesOf(record), cause }, 'grantEnded');
     await this.#recordEnd(record, cause);
+  }
+
+  /** The record says more than the gate: it comes down to `record`, now or with a later sweep. */
+  async lower(record: GrantRecord): Promise<void> {
+    try {
+      await this.#ground.store.lower(record);
+    } catch (fault) {
+      if (!this.#unrecorded.has(record.id)) this.#unrecorded.set(record.id, record);
+      throw fault;
+    }
   }
 
   /** Ends every live grant toward an inner address. */
@@ -180,7 +176,7 @@ export class Grants {
    * (design, law 9).
    */
   async switchPolicy(policy: Policy): Promise<void> {
-    this.#policy = policy;
+    this.judge.policy = policy;
     this.withdrawSources();
     for (const record of this.live.all()) {
       const cause = this.objection(record);
@@ -207,18 +203,8 @@ export class Grants {
     if (binding?.inner.realm !== record.inner.realm || binding.inner.address.text !== record.inner.address.text) {
       return 'deviceUnbound';
     }
-    if (this.#policy.version === record.policyVersion) return undefined;
-    const decision = decide(this.#policy, {
-      server: record.server,
-      device: { externalId: record.device, boundFamilies: directory.familiesOf(record.device) },
-      protocol: record.protocol,
-      port: record.devicePort,
-      durationSeconds: record.grantedSeconds,
-      applicationServer: record.remote,
-      requestAddress: record.remote === 'all' ? record.external.address : record.remote,
-      ipFamily: record.family,
-      usage: NO_USAGE,
-    });
+    if (this.policy.version === record.policyVersion) return undefined;
+    const decision = this.judge.again(record, record.grantedSeconds, NO_USAGE);
     if (decision.verdict === 'allow') return undefined;
     return decision.step === 'mtcUser' || decision.step === 'device' ? 'serverUnauthorised' : 'ruleChanged';
   }
@@ -239,14 +225,14 @@ export class Grants {
     };
   }
 
-  /** What is due: grants whose time is over, endpoints whose rest is, ends the store did not take. One that fails holds up no other. */
+  /** What is due: grants whose time is over, endpoints whose rest is, what the store did not take. One that fails holds up no other. */
   async sweep(): Promise<void> {
     const { clock, store, bootId } = this.#ground;
     this.rest.release(clock.monotonicNs());
     const unrecorded = [...this.#unrecorded.values()];
     const due = store.due(bootId, clock.boottimeNs()).flatMap((id) => this.live.get(id) ?? []);
     const outcomes = await Promise.allSettled([
-      ...unrecorded.map((ended) => this.#write(ended)),
+      ...unrecorded.map((record) => this.#write(record)),
       ...due.map((record) => this.end(record, 'expired')),
     ]);
     const failed = outcomes.find((outcome) => outcome.status === 'rejected');
@@ -255,34 +241,13 @@ export class Grants {
 
   #classes(): Map<string, number> {
     const { store } = this.#ground;
-    return new Map(sourceClasses(this.#policy).map(({ prefix, server }) => [prefix.text, store.idOf('class', server)]));
+    return new Map(sourceClasses(this.policy).map(({ prefix, server }) => [prefix.text, store.idOf('class', server)]));
   }
 
-  #question(who: Asker, ask: GrantRequest): Question {
-    const { directory, clock } = this.#ground;
-    const device = directory.find(ask.device);
-    const onDevice = (of: LiveGrants) => (device ? of.countOnDevice(who.name, device.externalId) : 0);
-    return {
-      server: who.name,
-      device: device && { externalId: device.externalId, boundFamilies: directory.familiesOf(device.externalId) },
-      protocol: ask.protocol,
-      port: ask.devicePort,
-      durationSeconds: ask.durationSeconds,
-      applicationServer: ask.applicationServer?.address,
-      requestAddress: who.requestAddress,
-      ipFamily: ask.ipFamily,
-      usage: {
-        grantsOnDevice: onDevice(this.live) + onDevice(this.#opening),
-        grantsOfServer: this.live.countOfServer(who.name) + this.#opening.countOfServer(who.name),
-        requestsInLastMinute: this.#rates.inLastMinute(who.name, clock.monotonicNs()),
-      },
-    };
-  }
-
-  /** The record of a grant that was written and then not opened: it ends, and its endpoint is as free as before. */
+  /** The record of a grant that was written and then not opened: it ends as it began, and its endpoint is as free as before. */
   async #neverOpened(record: GrantRecord, cause: EndCause): Promise<void> {
     this.endpoints.free(record.protocol, record);
-    await this.#recordEnd(record, cause);
+    await this.#recordEnd({ ...record, expiresAtMs: record.startedAtMs }, cause);
   }
 
   async #recordEnd(record: GrantRecord, endCause: EndCause): Promise<void> {
@@ -291,15 +256,34 @@ export class Grants {
     await this.#write(ended);
   }
 
-  async #write({ id, endCause, endedAtMs }: EndedRecord): Promise<void> {
-    await this.#ground.store.end(id, endCause, endedAtMs);
-    this.#unrecorded.delete(id);
+  async #write(record: GrantRecord): Promise<void> {
+    const { store } = this.#ground;
+    await (hasEnded(record) ? store.end(record) : store.lower(record));
+    // Lowered, and ended meanwhile: the end is still to be written.
+    if (this.#unrecorded.get(record.id) === record) this.#unrecorded.delete(record.id);
   }
+}
+
+/** A grant in the log: which, whose, and the request that it came from. */
+export function namesOf({ id, server, device, correlator }: GrantRecord): Record<string, string> {
+  return { grant: id, server, device, correlator };
+}
+
+function hasEnded(record: GrantRecord): record is EndedRecord {
+  return record.state === 'ended';
+}
+
+/** The same text for the same request, and for no other. */
+function textOf({ device, applicationServer, protocol, devicePort, durationSeconds, ipFamily }: GrantRequest): string {
+  const { address, port } = applicationServer ?? {};
+  const remote = address && address !== 'all' ? address.text : address;
+  return JSON.stringify(['grant', device, remote, port, protocol, devicePort, durationSeconds, ipFamily]);
 }
 
 function asked(who: Asker, ask: GrantRequest): Record<string, string> {
   return {
     server: who.name,
+    correlator: who.correlator,
     from: who.requestAddress.text,
     device: Object.values(ask.device).join(),
     to: `${ask.protocol}/${ask.devicePort}`,

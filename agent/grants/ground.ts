@@ -23,7 +23,7 @@ export interface Ground {
   readonly random: Random;
   readonly log: Log;
   readonly refuse: Refuse;
-  readonly metrics: { granted(): void; ended(cause: EndCause): void };
+  readonly metrics: { granted(): void; extended(): void; ended(cause: EndCause): void };
   readonly newId: () => GrantId;
   /** Why no grant can be opened at the moment (no gate, no table), or none toward this realm; undefined where it can. */
   readonly notReady: (realm?: RealmName) => string | undefined;

@@ -4,7 +4,8 @@
  *            granted            expired, endedByServer, revokedByOperator, …
  *     none ───────────▶ live ─────────────────────────────────────────▶ ended
  *                       │  ▲
- *                       └──┘ reopened (after a reboot), lowered (after a suspend)
+ *                       └──┘ extended, reopened (after a reboot), lowered (to
+ *                            the gate's end, where that is the earlier one)
  *
  * Nothing leaves `ended`. The store carries the same table and refers to it
  * by foreign key, so that no statement can write a step that is not here; a
@@ -35,11 +36,12 @@ export type EndCause = keyof typeof END_CAUSES;
 export interface Transition {
   readonly from: GrantState | 'none';
   readonly to: GrantState;
-  readonly cause: EndCause | 'granted' | 'reopened' | 'lowered';
+  readonly cause: EndCause | 'granted' | 'extended' | 'reopened' | 'lowered';
 }
 
 export const TRANSITIONS: readonly Transition[] = [
   { from: 'none', to: 'live', cause: 'granted' },
+  { from: 'live', to: 'live', cause: 'extended' },
   { from: 'live', to: 'live', cause: 'reopened' },
   { from: 'live', to: 'live', cause: 'lowered' },
   ...(Object.keys(END_CAUSES) as EndCause[]).map((cause): Transition => ({ from: 'live', to: 'ended', cause })),

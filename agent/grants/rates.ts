@@ -30,6 +30,16 @@ export class RequestRates {
     return times.values.length - times.head;
   }
 
+  /** In how many seconds, at least 1, a server will have made fewer than `limit` requests in the last minute. */
+  secondsUntilBelow(limit: number, server: ServerName, nowNs: bigint): number {
+    const count = this.inLastMinute(server, nowNs);
+    const times = this.#times.get(server);
+    // The one that must be older than a minute, and with it all before it.
+    const last = times?.values[times.head + count - limit];
+    const waitMs = last === undefined ? 0 : last + WINDOW_MS - Number(nowNs / 1_000_000n);
+    return Math.max(1, Math.ceil(waitMs / 1000));
+  }
+
   /** Counts a request. */
   add(server: ServerName, nowNs: bigint): void {
     const nowMs = Number(nowNs / 1_000_000n);

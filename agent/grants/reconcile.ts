@@ -15,7 +15,7 @@
  */
 import type { Entry } from '../dataplane/dataplane.ts';
 import type { EndCause } from './lifecycle.ts';
-import type { GrantRecord } from './record.ts';
+import { type GrantRecord, withEnd } from './record.ts';
 
 export interface Facts {
   readonly records: Iterable<GrantRecord>;
@@ -41,7 +41,7 @@ export type Repair =
   | { readonly kind: 'endGrant'; readonly record: GrantRecord; readonly cause: EndCause }
   /** After a reboot: open until `endNs`. */
   | { readonly kind: 'reopen'; readonly record: GrantRecord; readonly endNs: bigint }
-  /** Both are live with different ends: the earlier one holds for both. */
+  /** Both are live with different ends: the earlier one holds for both, and stands in the record given here. */
   | { readonly kind: 'agree'; readonly record: GrantRecord; readonly endNs: bigint };
 
 export function reconcile(facts: Facts): Repair[] {
@@ -62,12 +62,13 @@ export function reconcile(facts: Facts): Repair[] {
 
 function* repairsOf(record: GrantRecord, entry: Entry | undefined, facts: Facts): Generator<Repair> {
   const cause = reasonToEnd(record, entry, facts);
-  if (cause) yield { kind: 'endGrant', record, cause };
+  const endNs = record.expiresAtNs - facts.suspendedNs;
+  // An extension that was recorded, and killed before the gate was told: it never had that end.
+  const sooner = entry && entry.endNs < endNs;
+  const agreed = sooner ? withEnd(record, entry.endNs + facts.suspendedNs) : record;
+  if (cause) yield { kind: 'endGrant', record: agreed, cause };
   else if (!entry) yield { kind: 'reopen', record, endNs: reopenedEnd(record, facts) };
-  else {
-    const endNs = record.expiresAtNs - facts.suspendedNs;
-    if (entry.endNs !== endNs) yield { kind: 'agree', record, endNs: entry.endNs < endNs ? entry.endNs : endNs };
-  }
+  else if (entry.endNs !== endNs) yield { kind: 'agree', record: agreed, endNs: sooner ? entry.endNs : endNs };
 }
 
 function reasonToEnd(record: GrantRecord, entry: Entry | undefined, facts: Facts): EndCause | undefined {

@@ -34,6 +34,7 @@ export interface GrantRecord {
   readonly device: ExternalId;
   /** The identifier the server used: answers repeat it, and never another. */
   readonly reference: DeviceReference;
+  /** What decided last: when it was opened, or extended. */
   readonly rule: string;
   readonly policyVersion: string;
   readonly family: Family;
@@ -46,6 +47,7 @@ export interface GrantRecord {
   readonly external: Endpoint;
   /** Place of the entry in the gate. */
   readonly index: number;
+  /** What was granted last, from then on. */
   readonly grantedSeconds: number;
   readonly startedAtMs: number;
   /**
@@ -59,6 +61,25 @@ export interface GrantRecord {
   readonly state: GrantState;
   readonly endCause?: EndCause;
   readonly endedAtMs?: number;
+  /** The mark of the request that opened it. */
+  readonly correlator: string;
+}
+
+/** The record of a grant that has ended. */
+export type EndedRecord = GrantRecord & { readonly endCause: EndCause; readonly endedAtMs: number };
+
+/** How a request may be sent again: the server's key for it, and what it asked. */
+export interface Retry {
+  readonly key: string;
+  readonly request: string;
+  readonly atMs: number;
+}
+
+/** What is known of a request that was answered with a grant: what it asked, which grant, and which end that had then. */
+export interface KeptAnswer {
+  readonly request: string;
+  readonly grant: GrantId;
+  readonly expiresAtMs: number;
 }
 
 /** What may be live once only: same server, device, family, protocol and port, whatever the application server. */
@@ -76,6 +97,12 @@ export function suspendedNs(clock: Clock): bigint {
   return ((clock.boottimeNs() - clock.monotonicNs() + step / 2n) / step) * step;
 }
 
+/** The same grant with its end moved to another moment of this boot; UTC moves with it. */
+export function withEnd(record: GrantRecord, expiresAtNs: bigint): GrantRecord {
+  const laterMs = Number((expiresAtNs - record.expiresAtNs) / 1_000_000n);
+  return { ...record, expiresAtNs, expiresAtMs: record.expiresAtMs + laterMs };
+}
+
 /** Below this, so that a number stays exact in JSON and SQLite alike. */
 const NUMBER_LIMIT = 2 ** 48 - 1;
 
@@ -90,6 +117,7 @@ interface Decided {
   readonly decision: Allowed;
   readonly binding: Pick<Binding, 'device' | 'inner'>;
   readonly place: Place;
+  readonly correlator: string;
 }
 
 /** The record of a grant that begins now. */

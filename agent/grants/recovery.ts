@@ -31,7 +31,7 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
   }
   for (const record of store.live()) {
     if (grants.endpoints.take(record.protocol, record)) grants.live.put(record);
-    else await store.end(record.id, 'poolChanged', nowMs);
+    else await store.end({ ...record, state: 'ended', endCause: 'poolChanged', endedAtMs: nowMs });
   }
 
   const repairs = reconcile({
@@ -69,22 +69,19 @@ async function carryOut(repair: Repair, ground: Ground, grants: Grants): Promise
       dataplane.end(repair.index, repair.number, clock.monotonicNs() - CLOCK_LAG_NS);
       return;
     case 'endGrant':
+      grants.live.put(repair.record);
       return grants.end(repair.record, repair.cause);
     case 'reopen': {
       const record = { ...repair.record, bootId, expiresAtNs: repair.endNs + suspendedNs(clock) };
-      await store.setEnd(record, 'reopened');
+      await store.reopen(record);
       dataplane.open(grants.mapping(record), repair.endNs);
       grants.live.put(record);
       return;
     }
-    case 'agree': {
-      const expiresAtNs = repair.endNs + suspendedNs(clock);
-      const earlierMs = Number((repair.record.expiresAtNs - expiresAtNs) / 1_000_000n);
-      const record = { ...repair.record, expiresAtNs, expiresAtMs: repair.record.expiresAtMs - earlierMs };
-      dataplane.end(record.index, record.number, repair.endNs);
-      await store.setEnd(record, 'lowered');
-      grants.live.put(record);
-    }
+    case 'agree':
+      dataplane.end(repair.record.index, repair.record.number, repair.endNs);
+      await store.lower(repair.record);
+      grants.live.put(repair.record);
   }
 }
 

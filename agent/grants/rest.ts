@@ -2,6 +2,8 @@
  * Endpoints at rest: for 120 s after a grant's end its endpoint stands for
  * nobody, and its keys stay in the gate, where they catch leftovers.
  */
+import type { Family } from '../core/net.ts';
+import type { Protocol } from '../core/words.ts';
 import type { Dataplane, Mapping } from '../dataplane/dataplane.ts';
 import type { Endpoints } from './endpoints.ts';
 import { REST_SECONDS } from './record.ts';
@@ -27,6 +29,19 @@ export class Rest {
   lay(mapping: Mapping, nowNs: bigint, elapsedMs = 0): void {
     const elapsedNs = BigInt(Math.min(Math.max(elapsedMs, 0), REST_SECONDS * 1000)) * 1_000_000n;
     this.#resting.push({ mapping, untilNs: nowNs + REST_NS - elapsedNs });
+  }
+
+  /**
+   * In how many seconds, at least 1, the first endpoint of a kind may be free:
+   * of those at rest, or, where none is, after a whole rest from now.
+   */
+  secondsUntilFree(family: Family, protocol: Protocol, nowNs: bigint): number {
+    const first = this.#resting.find(
+      ({ mapping }) =>
+        mapping.external.address.family === family && (family === 'ipv6' || mapping.protocol === protocol),
+    );
+    const waitNs = first ? first.untilNs - nowNs : REST_NS;
+    return Math.max(1, Math.ceil(Number(waitNs) / 1e9));
   }
 
   /** Frees the endpoints whose rest is over. */

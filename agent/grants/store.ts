@@ -9,18 +9,24 @@
 import Database from 'better-sqlite3';
 import { AgentError } from '../core/errors.ts';
 import { address } from '../core/net.ts';
-import type { DeviceReference, ExternalId, GrantId, InnerAddress, RealmName } from '../core/words.ts';
+import type { DeviceReference, ExternalId, GrantId, InnerAddress, RealmName, ServerName } from '../core/words.ts';
 import { type Binding, type Change, touched } from '../directory/directory.ts';
 import { type EndCause, TRANSITIONS } from './lifecycle.ts';
-import type { GrantRecord } from './record.ts';
+import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
 
 export interface GrantStore {
-  /** Writes a new, live grant. */
-  insert(record: GrantRecord): Promise<void>;
-  /** Writes its end. Ending an ended grant changes nothing. */
-  end(id: GrantId, cause: EndCause, endedAtMs: number): Promise<void>;
-  /** Writes an end on this boot's clock: after a reboot, or lowered to the gate's. */
-  setEnd(record: GrantRecord, cause: 'reopened' | 'lowered'): Promise<void>;
+  /** Writes a new, live grant, and in the same transaction what answers its request if that is sent again. */
+  insert(record: GrantRecord, retry?: Retry): Promise<void>;
+  /** Writes a later end, and what decided it, if the grant lives and its end on record still is `fromNs`. Returns whether so. */
+  extend(record: GrantRecord, fromNs: bigint, retry?: Retry): Promise<boolean>;
+  /** Writes that it ended, and its end as the gate had it. Ending an ended grant changes nothing. */
+  end(record: EndedRecord): Promise<void>;
+  /** Writes its end on the clock of a new boot. */
+  reopen(record: GrantRecord): Promise<void>;
+  /** Writes the gate's end, which is the earlier one. Lowering an ended grant changes nothing. */
+  lower(record: GrantRecord): Promise<void>;
+  /** The answer kept of a server's request with this key, since a time (UTC ms). */
+  answerOf(server: ServerName, key: string, sinceMs: number): KeptAnswer | undefined;
   find(id: string): GrantRecord | undefined;
   live(): GrantRecord[];
   /** Grants that ended at or after a time (UTC ms). */
@@ -34,12 +40,12 @@ export interface GrantStore {
   bindings(): Binding[];
   /** Writes a change of bindings, whole or not at all. */
   rebind(change: Change): Promise<void>;
-  /** Forgets grants that ended before a time (UTC ms). */
-  purge(beforeMs: number): Promise<void>;
+  /** Forgets grants that ended, and answers that were kept, before a time each (UTC ms). */
+  purge(endedBeforeMs: number, answeredBeforeMs: number): Promise<void>;
   close(): void;
 }
 
-const SCHEMA_VERSION = 1;
+const SCHEMA_VERSION = 2;
 
 const SCHEMA = `
 CREATE TABLE transitions (
@@ -57,6 +63,7 @@ CREATE TABLE grants (
   granted_seconds INTEGER NOT NULL, started_at_ms INTEGER NOT NULL, expires_at_ms INTEGER NOT NULL,
   boot_id TEXT NOT NULL, expires_at_ns INTEGER NOT NULL,
   previous_state TEXT NOT NULL, state TEXT NOT NULL, cause TEXT NOT NULL, ended_at_ms INTEGER,
+  correlator TEXT NOT NULL,
   CHECK ((state = 'ended') = (ended_at_ms IS NOT NULL)),
   FOREIGN KEY (previous_state, state, cause) REFERENCES transitions (from_state, to_state, cause)
 ) STRICT;
@@ -66,6 +73,16 @@ CREATE UNIQUE INDEX grants_entry ON grants (entry) WHERE state = 'live';
 CREATE INDEX grants_due ON grants (expires_at_ns) WHERE state = 'live';
 CREATE INDEX grants_ended ON grants (ended_at_ms) WHERE state = 'ended';
 CREATE INDEX grants_started ON grants (started_at_ms);
+
+-- What requests with an Idempotency-Key were answered: a grant, and its end at that time.
+CREATE TABLE answers (
+  server TEXT NOT NULL, key TEXT NOT NULL, request TEXT NOT NULL,
+  grant_id TEXT NOT NULL REFERENCES grants (id) ON DELETE CASCADE,
+  expires_at_ms INTEGER NOT NULL, answered_at_ms INTEGER NOT NULL,
+  PRIMARY KEY (server, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX answers_grant ON answers (grant_id);
+CREATE INDEX answers_time ON answers (answered_at_ms);
 
 CREATE TABLE ids (
   kind TEXT NOT NULL, name TEXT NOT NULL, id INTEGER NOT NULL,
@@ -77,6 +94,10 @@ CREATE TABLE bindings (
   PRIMARY KEY (realm, address)
 ) STRICT, WITHOUT ROWID;
 `;
+
+/** What may change of a live grant, as the record has it. */
+const AS_IN_RECORD = `rule = @rule, policy_version = @policyVersion, mtc_user = @mtcUser, granted_seconds = @grantedSeconds,
+  boot_id = @bootId, expires_at_ns = @expiresAtNs, expires_at_ms = @expiresAtMs`;
 
 type Row = Record<string, string | bigint | null>;
 
@@ -90,11 +111,21 @@ export function openStore(file: string): GrantStore {
     insert: db.prepare(`INSERT INTO grants VALUES (
       @id, @number, @gateway, @server, @mtcUser, @device, @reference, @rule, @policyVersion, @family, @protocol,
       @realm, @innerAddress, @devicePort, @remote, @remotePort, @externalAddress, @externalPort, @entry,
-      @grantedSeconds, @startedAtMs, @expiresAtMs, @bootId, @expiresAtNs, 'none', 'live', 'granted', NULL)`),
-    end: db.prepare(`UPDATE grants SET previous_state = state, state = 'ended', cause = @cause, ended_at_ms = @endedAtMs
+      @grantedSeconds, @startedAtMs, @expiresAtMs, @bootId, @expiresAtNs, 'none', 'live', 'granted', NULL,
+      @correlator)`),
+    extend: db.prepare(`UPDATE grants SET previous_state = state, cause = 'extended', ${AS_IN_RECORD}
+      WHERE id = @id AND state = 'live' AND expires_at_ns = @fromNs`),
+    end: db.prepare(`UPDATE grants SET previous_state = state, state = 'ended', cause = @endCause,
+      ended_at_ms = @endedAtMs, ${AS_IN_RECORD} WHERE id = @id AND state <> 'ended'`),
+    reopen: db.prepare(`UPDATE grants SET previous_state = state, cause = 'reopened', ${AS_IN_RECORD} WHERE id = @id`),
+    lower: db.prepare(`UPDATE grants SET previous_state = state, cause = 'lowered', ${AS_IN_RECORD}
       WHERE id = @id AND state <> 'ended'`),
-    setEnd: db.prepare(`UPDATE grants SET previous_state = state, cause = @cause, boot_id = @bootId,
-      expires_at_ns = @expiresAtNs, expires_at_ms = @expiresAtMs WHERE id = @id`),
+    keepAnswer: db.prepare('INSERT OR REPLACE INTO answers VALUES (@server, @key, @request, @id, @expiresAtMs, @atMs)'),
+    // An end that comes down takes back what promised more. A grant that the gate never had was promised to nobody.
+    withdrawAnswers: db.prepare(`DELETE FROM answers
+      WHERE grant_id = @id AND (expires_at_ms > @expiresAtMs OR @endCause = 'lostInGate')`),
+    answerOf: db.prepare(`SELECT request, grant_id AS "grant", expires_at_ms AS expiresAtMs FROM answers
+      WHERE server = ? AND key = ? AND answered_at_ms > ?`),
     find: db.prepare('SELECT * FROM grants WHERE id = ?').safeIntegers(),
     live: db.prepare(`SELECT * FROM grants WHERE state = 'live'`).safeIntegers(),
     endedSince: db
@@ -103,7 +134,8 @@ export function openStore(file: string): GrantStore {
     due: db.prepare(`SELECT id FROM grants WHERE state = 'live' AND boot_id = ? AND expires_at_ns <= ?`).pluck(),
     latest: db
       .prepare(`SELECT max(coalesce((SELECT max(started_at_ms) FROM grants), 0),
-      coalesce((SELECT max(ended_at_ms) FROM grants WHERE state = 'ended'), 0))`)
+      coalesce((SELECT max(ended_at_ms) FROM grants WHERE state = 'ended'), 0),
+      coalesce((SELECT max(expires_at_ms - granted_seconds * 1000) FROM grants WHERE state = 'live'), 0))`)
       .pluck(),
     idOf: db.prepare('SELECT id FROM ids WHERE kind = ? AND name = ?').pluck(),
     newId: db
@@ -113,6 +145,7 @@ export function openStore(file: string): GrantStore {
     bind: db.prepare('INSERT INTO bindings VALUES (@realm, @address, @device, @source, @sinceMs)'),
     unbind: db.prepare('DELETE FROM bindings WHERE realm = @realm AND address = @address'),
     purge: db.prepare(`DELETE FROM grants WHERE state = 'ended' AND ended_at_ms < ?`),
+    purgeAnswers: db.prepare('DELETE FROM answers WHERE answered_at_ms < ?'),
   };
   /** Asked for with every grant, and for ever the same. */
   const ids = new Map<string, number>();
@@ -122,18 +155,43 @@ export function openStore(file: string): GrantStore {
       statement.bind.run({ device, source, sinceMs, ...bindingKey(inner) });
     }
   });
-  const run = async (write: () => unknown): Promise<void> => {
+  const keepAnswer = ({ server, id, expiresAtMs }: GrantRecord, retry: Retry | undefined) =>
+    retry && statement.keepAnswer.run({ server, id, expiresAtMs, ...retry });
+  const withdrawAnswers = ({ id, expiresAtMs }: GrantRecord, endCause?: EndCause) =>
+    statement.withdrawAnswers.run({ id, expiresAtMs, endCause });
+  const insert = db.transaction((record: GrantRecord, retry?: Retry) => {
+    statement.insert.run(rowOf(record));
+    keepAnswer(record, retry);
+  });
+  const extend = db.transaction((record: GrantRecord, fromNs: bigint, retry?: Retry) => {
+    const isExtended = statement.extend.run({ ...rowOf(record), fromNs }).changes > 0;
+    if (isExtended) keepAnswer(record, retry);
+    return isExtended;
+  });
+  const end = db.transaction((record: EndedRecord) => {
+    if (statement.end.run(rowOf(record)).changes > 0) withdrawAnswers(record, record.endCause);
+  });
+  const lower = db.transaction((record: GrantRecord) => {
+    if (statement.lower.run(rowOf(record)).changes > 0) withdrawAnswers(record);
+  });
+  const purge = db.transaction((endedBeforeMs: number, answeredBeforeMs: number) => {
+    statement.purgeAnswers.run(answeredBeforeMs);
+    statement.purge.run(endedBeforeMs);
+  });
+  const run = async <Result>(write: () => Result): Promise<Result> => {
     try {
-      write();
+      return write();
     } catch (cause) {
       throw new AgentError('storeFailed', `${file}: ${(cause as Error).message}`, { cause });
     }
   };
   return {
-    insert: (record) => run(() => statement.insert.run(rowOf(record))),
-    end: (id, cause, endedAtMs) => run(() => statement.end.run({ id, cause, endedAtMs })),
-    setEnd: ({ id, bootId, expiresAtNs, expiresAtMs }, cause) =>
-      run(() => statement.setEnd.run({ id, cause, bootId, expiresAtNs, expiresAtMs })),
+    insert: (record, retry) => run(() => insert(record, retry)),
+    extend: (record, fromNs, retry) => run(() => extend(record, fromNs, retry)),
+    end: (record) => run(() => end(record)),
+    reopen: (record) => run(() => void statement.reopen.run(rowOf(record))),
+    lower: (record) => run(() => lower(record)),
+    answerOf: (server, key, sinceMs) => statement.answerOf.get(server, key, sinceMs) as KeptAnswer | undefined,
     find: (id) => {
       const row = statement.find.get(id) as Row | undefined;
       return row && recordOf(row);
@@ -150,7 +208,7 @@ export function openStore(file: string): GrantStore {
     },
     bindings: () => (statement.bindings.all() as BindingRow[]).map(bindingOf),
     rebind: (change) => run(() => rebind(change)),
-    purge: (beforeMs) => run(() => statement.purge.run(beforeMs)),
+    purge: (endedBeforeMs, answeredBeforeMs) => run(() => purge(endedBeforeMs, answeredBeforeMs)),
     close: () => db.close(),
   };
 }
@@ -243,6 +301,7 @@ function recordOf(row: Row): GrantRecord {
     bootId: text('boot_id'),
     expiresAtNs: row['expires_at_ns'] as bigint,
     state: text('state') as GrantRecord['state'],
+    correlator: text('correlator'),
     ...(ended && { endCause: text('cause') as EndCause, endedAtMs: number('ended_at_ms') }),
   };
 }

@@ -110,6 +110,40 @@ export function describeDataplane(name: string, make: MakeRig): void {
         expect(plane.entry(grant.index)?.endNs).toBe(end - HOUR - SECOND);
       });
 
+      test('is extended from the end that was read, and goes on with all it had', () => {
+        const end = nowNs() + HOUR;
+        plane.open(grant, end);
+        knock(grant);
+        expect(plane.extend(grant.index, grant.number, end, end + HOUR)).toBe(true);
+        expect(plane.entry(grant.index)).toEqual({ mapping: grant, endNs: end + HOUR });
+        expect(plane.carried(grant.index).in.packets).toBe(1n);
+        expect(knock(grant)).toBe('redirect');
+        expect(answer(grant)).toBe('redirect');
+      });
+
+      test('is not extended from another end, in the name of another, or where nothing is', () => {
+        const end = nowNs() + HOUR;
+        plane.open(grant, end);
+        expect(plane.extend(grant.index, grant.number, end - 1n, end + HOUR)).toBe(false);
+        expect(plane.extend(grant.index, grant.number, end + 1n, end + HOUR)).toBe(false);
+        expect(plane.extend(grant.index, grant.number + 1, end, end + HOUR)).toBe(false);
+        expect(plane.extend(grant.index + 1, grant.number, end, end + HOUR)).toBe(false);
+        expect(plane.extend(grant.index + 1, 0, 0n, end)).toBe(false);
+        expect(plane.entry(grant.index)?.endNs).toBe(end);
+      });
+
+      test('that is dead is not revived', () => {
+        const end = nowNs() - SECOND;
+        plane.open(grant, nowNs() + HOUR);
+        plane.end(grant.index, grant.number, end);
+        expect(plane.extend(grant.index, grant.number, end, nowNs() + HOUR)).toBe(false);
+        expect(plane.entry(grant.index)?.endNs).toBe(end);
+        expect(knock(grant)).toBe('grantEnded');
+        plane.forget(grant);
+        expect(plane.extend(grant.index, grant.number, 0n, nowNs() + HOUR)).toBe(false);
+        expect(knock(grant)).toBe('noGrant');
+      });
+
       test('is not ended in the name of another', () => {
         plane.open(grant, nowNs() + HOUR);
         expect(plane.end(grant.index, grant.number + 1, nowNs() - SECOND)).toBe(false);

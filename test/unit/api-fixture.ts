@@ -13,7 +13,7 @@ import type { TlsMaterial } from '../../agent/api/tls.ts';
 import { address, prefix } from '../../agent/core/net.ts';
 import type { Clock, Log, Random } from '../../agent/core/ports.ts';
 import type { Refusal, Refuse } from '../../agent/core/reasons.ts';
-import type { DeviceReference, MtcUserName, ServerName } from '../../agent/core/words.ts';
+import type { Asker, DeviceReference, MtcUserName, ServerName } from '../../agent/core/words.ts';
 import { createPki, type Issued, loopbackServer, type Pki, type TestCa } from '../pki.ts';
 
 export const GRANTS = '/mobile-terminated-access/v1/grants';
@@ -97,7 +97,7 @@ export const identity: IdentityPolicy = {
 };
 
 /** Grants in memory: device m1 is acme's, m2 is another tenant's. No policy, no endpoints, no end. */
-function fakeGrants(refuse: Refuse, clock: Clock): GrantsUseCases {
+function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCases {
   const grants = new Map<string, Grant & { server: ServerName }>();
   const nameOf = (device: DeviceReference) =>
     'phoneNumber' in device ? device.phoneNumber : device.networkAccessIdentifier;
@@ -107,6 +107,7 @@ function fakeGrants(refuse: Refuse, clock: Clock): GrantsUseCases {
   };
   return {
     async request(who, ask) {
+      asked.push(who);
       const device = nameOf(ask.device);
       if (device === 'm2@meters.acme.example') return refuse('notAuthorisedByMtcUser', { why: 'not authorised' });
       if (device !== 'm1@meters.acme.example' && device !== '+12025550142') {
@@ -134,6 +135,16 @@ function fakeGrants(refuse: Refuse, clock: Clock): GrantsUseCases {
       return grant;
     },
     show: (who, id) => own(who.name, id),
+    async extend(who, id, durationSeconds) {
+      const grant = own(who.name, id);
+      if ('reason' in grant) return grant;
+      if (grant.status === 'ENDED') {
+        return refuse('grantEnded', { why: 'ended', members: { endCause: 'ENDED_BY_SERVER' } });
+      }
+      const extended = { ...grant, expiresAtMs: clock.nowMs() + durationSeconds * 1000 };
+      grants.set(id, extended);
+      return extended;
+    },
     async end(who, id) {
       const grant = own(who.name, id);
       if ('reason' in grant) return grant;
@@ -152,6 +163,7 @@ function fakeGrants(refuse: Refuse, clock: Clock): GrantsUseCases {
       maxTotalSeconds: 3600,
       grantsPerDevice: 2,
       liveGrants: grants.size,
+      requestsInLastMinute: 1,
       generation: 'g1',
     }),
   };
@@ -160,6 +172,8 @@ function fakeGrants(refuse: Refuse, clock: Clock): GrantsUseCases {
 export class ApiFixture {
   readonly certificates: Certificates;
   readonly lines: LogLine[] = [];
+  /** Who asked for grants. */
+  readonly asked: Asker[] = [];
   /** Added to the host's clock. */
   aheadMs = 0;
   readonly clock: Clock = {
@@ -174,7 +188,7 @@ export class ApiFixture {
     ]),
   ) as unknown as Log;
   readonly refuse = refusalRecorder(this.log, random);
-  readonly grants = fakeGrants(this.refuse, this.clock);
+  readonly grants = fakeGrants(this.refuse, this.clock, this.asked);
   server!: ApiServer;
 
   /** A PKI takes half a second, so a second server takes the first one's. */

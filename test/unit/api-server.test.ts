@@ -1,5 +1,6 @@
 /** The API over real TLS: the good path, and every bad input with the answer it gets. */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import type { RefusalReason } from '../../agent/core/reasons.ts';
 import { ApiFixture, BASE, GOOD, GRANTS } from './api-fixture.ts';
 
 const api = new ApiFixture();
@@ -7,6 +8,7 @@ beforeAll(() => api.start());
 afterAll(() => api.stop());
 beforeEach(() => void api.lines.splice(0));
 
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 const post = (body: unknown, more = {}) => api.ask({ method: 'POST', body, ...more });
 let port = 10_000;
 const fresh = (over = {}) => ({ ...GOOD, devicePort: port++, ...over });
@@ -143,7 +145,7 @@ describe('bad input', () => {
   it('answers unknown and foreign devices alike, to the byte', async () => {
     const of = async (id: string) => {
       const { text, headers } = await post(fresh({ device: { networkAccessIdentifier: id } }));
-      const { date: _, ...rest } = headers;
+      const { date: _, 'x-correlator': __, ...rest } = headers;
       return { text: text.replace(/urn:uuid:[0-9a-f-]+/, ''), rest };
     };
     expect(await of('m9@meters.acme.example')).toEqual(await of('m2@meters.acme.example'));
@@ -173,11 +175,98 @@ describe('bad input', () => {
     expect(again.body).toMatchObject({ code: 'ALREADY_EXISTS', grantId });
   });
 
-  it('supports no extend yet, whosever grant it is', async () => {
-    const path = `${GRANTS}/01JZZZZZZZZZZZZZZZZZZZZZZZ/extend`;
-    const answered = await post({ durationSeconds: 60 }, { path });
-    expect([answered.status, answered.body.code]).toEqual([422, 'NOT_SUPPORTED']);
-    expect((await post({ durationSeconds: 0 }, { path })).status).toBe(400);
+  it.each([
+    ['no duration', {}],
+    ['duration 0', { durationSeconds: 0 }],
+    ['an unknown field', { durationSeconds: 60, devicePort: 1 }],
+  ])('extend: %s', async (_, body) => {
+    const answered = await post(body, { path: `${GRANTS}/01JZZZZZZZZZZZZZZZZZZZZZZZ/extend` });
+    expect([answered.status, answered.body.code]).toEqual([400, 'INVALID_ARGUMENT']);
+  });
+
+  it.each([
+    ['nothing', ''],
+    ['nothing in quotes', '""'],
+    ['one quote', '"abc'],
+    ['a space', 'a b'],
+    ['two keys', 'abc, def'],
+    ['a parameter', '"abc";x=1'],
+    ['letters beyond ASCII', 'cl\u00e9'],
+    ['256 characters', 'k'.repeat(256)],
+  ])('an Idempotency-Key of %s', async (_, key) => {
+    const answered = await post(fresh(), { headers: { 'idempotency-key': key } });
+    expect([answered.status, answered.body.code]).toEqual([400, 'INVALID_ARGUMENT']);
+    expect(answered.body.detail).toContain('headers/idempotency-key');
+  });
+});
+
+describe('an extension', () => {
+  it('moves the end, and tells the grant', async () => {
+    const { body } = await post(fresh({ durationSeconds: 60 }));
+    const path = `${GRANTS}/${body.grantId}`;
+    const extended = await post({ durationSeconds: 600 }, { path: `${path}/extend` });
+    expect(extended.status).toBe(200);
+    expect(extended.body).toEqual({ ...body, expiresAt: extended.body.expiresAt });
+    expect(Date.parse(extended.body.expiresAt) - Date.parse(body.expiresAt)).toBeGreaterThan(500_000);
+    expect((await api.ask({ path })).body).toEqual(extended.body);
+  });
+
+  it('of a grant that has ended names the cause; of none, or of another server, says the same', async () => {
+    const { body } = await post(fresh());
+    const path = `${GRANTS}/${body.grantId}`;
+    const foreign = await post({ durationSeconds: 60 }, { path: `${path}/extend`, client: api.clients.beta });
+    const none = await post({ durationSeconds: 60 }, { path: `${GRANTS}/01JZZZZZZZZZZZZZZZZZZZZZZZ/extend` });
+    const bare = ({ text }: { text: string }) => text.replace(/urn:uuid:[0-9a-f-]+/, '');
+    expect([foreign.status, foreign.body.code]).toEqual([404, 'NOT_FOUND']);
+    expect(bare(none)).toBe(bare(foreign));
+    await api.ask({ method: 'DELETE', path });
+    const ended = await post({ durationSeconds: 60 }, { path: `${path}/extend` });
+    expect(ended.status).toBe(409);
+    expect(ended.body).toMatchObject({ code: 'GRANT_ENDED', endCause: 'ENDED_BY_SERVER' });
+  });
+});
+
+describe('what a request carries beside its body', () => {
+  it('a mark is made where none is given, and stands in the answer and in the line of its refusal', async () => {
+    const refused = await post(fresh({ devicePort: 0 }));
+    const mark = refused.headers['x-correlator'];
+    expect(mark).toMatch(UUID);
+    expect(await api.line('refused', { correlator: mark })).toMatchObject({ instance: refused.body.instance });
+    const granted = await post(fresh());
+    expect(granted.headers['x-correlator']).toMatch(UUID);
+    expect(api.asked.at(-1)).toMatchObject({ correlator: granted.headers['x-correlator'] });
+    for (const path of ['/nowhere', `${GRANTS}/%zz`]) {
+      expect((await api.ask({ path })).headers['x-correlator']).toMatch(UUID);
+    }
+  });
+
+  it('the key of a request that may be sent again is the same with quotes and without', async () => {
+    for (const key of ['"8e03978e-40d5"', '8e03978e-40d5']) {
+      expect((await post(fresh(), { headers: { 'idempotency-key': key } })).status).toBe(201);
+      expect(api.asked.at(-1)).toMatchObject({ idempotencyKey: '8e03978e-40d5' });
+    }
+    await post(fresh());
+    expect(api.asked.at(-1)).not.toHaveProperty('idempotencyKey');
+  });
+});
+
+describe('when to ask again', () => {
+  const afterRefusal = async (reason: RefusalReason, retryAfterSeconds?: number) => {
+    const request = api.grants.request;
+    api.grants.request = async () =>
+      api.refuse(reason, { why: 'a test', ...(retryAfterSeconds && { retryAfterSeconds }) });
+    const answered = await post(fresh());
+    api.grants.request = request;
+    return [answered.status, answered.headers['retry-after']];
+  };
+
+  it('is told where it is known, by the refusal or by its kind', async () => {
+    expect(await afterRefusal('rateExceeded', 17)).toEqual([429, '17']);
+    expect(await afterRefusal('endpointsExhausted', 120)).toEqual([503, '120']);
+    expect(await afterRefusal('gatewayNotReady')).toEqual([503, '5']);
+    expect(await afterRefusal('changedWhileDeciding')).toEqual([409, '1']);
+    expect(await afterRefusal('idempotencyKeyInUse')).toEqual([409, '1']);
+    expect(await afterRefusal('grantsPerDeviceExceeded')).toEqual([429, undefined]);
   });
 });
 
@@ -221,7 +310,7 @@ describe('where a request goes', () => {
       400,
       'INVALID_ARGUMENT',
     );
-    expect(answered.headers['x-correlator']).toBeUndefined();
+    expect(answered.headers['x-correlator']).toMatch(UUID);
   });
   it.each(['text/plain', 'application/xml', 'application/jsonx', 'multipart/form-data'])('type %s', async (type) => {
     const headers = { 'content-type': type };

@@ -214,8 +214,11 @@ describe('a refusal names its reason', () => {
   test('rateExceeded, and heard again a minute later', async () => {
     const gateway = await TestGateway.started();
     for (let i = 0; i < 10; i++) await refused(gateway, { devicePort: 23 });
-    expect(await refused(gateway)).toMatchObject({ reason: 'rateExceeded', rule: 'meters' });
-    gateway.clock.pass(60);
+    gateway.clock.pass(12);
+    expect(await refused(gateway)).toMatchObject({ reason: 'rateExceeded', rule: 'meters', retryAfterSeconds: 48 });
+    gateway.clock.pass(47.9);
+    expect(await refused(gateway)).toMatchObject({ reason: 'rateExceeded', retryAfterSeconds: 1 });
+    gateway.clock.pass(0.1);
     await granted(gateway);
   });
 
@@ -223,14 +226,25 @@ describe('a refusal names its reason', () => {
     const free = RULES.replace('grantsPerDevice: 3, requestsPerMinute: 10', 'grantsPerServer: 1000');
     const gateway = await TestGateway.started(free.replace('5683, "7000-7010"', '"7000-7999"'));
     for (let i = 0; i < 64; i++) await granted(gateway, { devicePort: 7000 + i });
-    expect(await refused(gateway, { devicePort: 7999 })).toMatchObject({ reason: 'endpointsExhausted' });
+    const exhausted = { reason: 'endpointsExhausted', retryAfterSeconds: 120 };
+    expect(await refused(gateway, { devicePort: 7999 })).toMatchObject(exhausted);
     expect(gateway.grants.live.size).toBe(64);
+    const [first] = gateway.grants.list(HEAD_END);
+    if (first) await gateway.grants.end(first, 'endedByServer');
+    // What rests is of UDP: of no use to TCP.
+    await granted(gateway, { devicePort: 7000, protocol: 'tcp' });
+    gateway.clock.pass(100.5);
+    const resting = { reason: 'endpointsExhausted', retryAfterSeconds: 20 };
+    expect(await refused(gateway, { devicePort: 7999 })).toMatchObject(resting);
+    gateway.clock.pass(19.5);
+    await gateway.grants.sweep();
+    await granted(gateway, { devicePort: 7999 });
   });
 
   test('gatewayNotReady, also where that comes about while the record is written', async () => {
     const gateway = await TestGateway.started();
     gateway.notReady = 'no table';
-    expect(await refused(gateway)).toMatchObject({ reason: 'gatewayNotReady', why: 'no table' });
+    expect(await refused(gateway)).toMatchObject({ reason: 'gatewayNotReady', why: 'no table', retryAfterSeconds: 5 });
     gateway.notReady = undefined;
     const pending = gateway.grants.request(HEAD_END, ask());
     gateway.notReady = 'no table';
@@ -259,7 +273,8 @@ describe('a decision waits for its commit', () => {
     const answered = await meanwhile(gateway, () => gateway.bindings.unbind(inner('10.20.0.2')));
     expect(answered).toMatchObject({ reason: 'changedWhileDeciding', why: 'deviceUnbound' });
     expect([...gateway.memory.entries()]).toEqual([]);
-    expect(gateway.store.endedSince(0)).toMatchObject([{ endCause: 'deviceUnbound' }]);
+    const [record] = gateway.store.endedSince(0);
+    expect(record).toMatchObject({ endCause: 'deviceUnbound', expiresAtMs: record?.startedAtMs });
   });
 
   test('the rules changed meanwhile', async () => {

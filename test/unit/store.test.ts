@@ -6,10 +6,17 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { AgentError } from '../../agent/core/errors.ts';
 import { address } from '../../agent/core/net.ts';
 import type { GrantId } from '../../agent/core/words.ts';
-import { TRANSITIONS } from '../../agent/grants/lifecycle.ts';
-import type { GrantRecord } from '../../agent/grants/record.ts';
+import { type EndCause, TRANSITIONS } from '../../agent/grants/lifecycle.ts';
+import type { EndedRecord, GrantRecord } from '../../agent/grants/record.ts';
 import { type GrantStore, openStore } from '../../agent/grants/store.ts';
 import { grantRecord } from '../records.ts';
+
+const ended = (record: GrantRecord, endCause: EndCause, endedAtMs: number): EndedRecord => ({
+  ...record,
+  state: 'ended',
+  endCause,
+  endedAtMs,
+});
 
 let folder: string;
 let file: string;
@@ -45,7 +52,7 @@ describe('the store', () => {
     expect(store.find(ipv4.id)).toEqual(ipv4);
     expect(store.find(ipv6.id)).toEqual(ipv6);
     expect(store.live()).toHaveLength(2);
-    await store.end(ipv4.id, 'endedByServer', 5000);
+    await store.end(ended(ipv4, 'endedByServer', 5000));
     expect(store.find(ipv4.id)).toEqual({ ...ipv4, state: 'ended', endCause: 'endedByServer', endedAtMs: 5000 });
     expect(store.endedSince(5000).map(({ id }) => id)).toEqual([ipv4.id]);
     expect(store.endedSince(5001)).toEqual([]);
@@ -54,10 +61,113 @@ describe('the store', () => {
   test('an end is an end: a second one changes nothing, and nothing re-opens it', async () => {
     const record = grantRecord();
     await store.insert(record);
-    await store.end(record.id, 'expired', 5000);
-    await store.end(record.id, 'endedByServer', 6000);
+    await store.end(ended(record, 'expired', 5000));
+    await store.end(ended(record, 'endedByServer', 6000));
     expect(store.find(record.id)).toMatchObject({ endCause: 'expired', endedAtMs: 5000 });
-    await expect(store.setEnd(record, 'reopened')).rejects.toThrow('FOREIGN KEY constraint failed');
+    await expect(store.reopen(record)).rejects.toThrow('FOREIGN KEY constraint failed');
+  });
+
+  test('extends from the end that was read, and what lives only', async () => {
+    const record = grantRecord();
+    const longer = { ...record, rule: 'other', policyVersion: 'v2', grantedSeconds: 900, expiresAtMs: 901_000 };
+    const extended = { ...longer, expiresAtNs: 900_000_000_000n };
+    await store.insert(record);
+    expect(await store.extend(extended, record.expiresAtNs - 1n)).toBe(false);
+    expect(store.find(record.id)).toEqual(record);
+    expect(await store.extend(extended, record.expiresAtNs)).toBe(true);
+    expect(await store.extend(extended, record.expiresAtNs)).toBe(false);
+    expect(store.find(record.id)).toEqual(extended);
+    await store.lower(record);
+    expect(store.find(record.id)).toEqual(record);
+    await store.end(ended(record, 'expired', 5000));
+    expect(await store.extend(extended, record.expiresAtNs)).toBe(false);
+    await store.lower({ ...record, expiresAtNs: 1n });
+    expect(store.find(record.id)).toEqual(ended(record, 'expired', 5000));
+  });
+
+  test('an end is written as the gate had it, whatever an extension has written before', async () => {
+    const record = grantRecord();
+    await store.insert(record);
+    await store.extend({ ...record, rule: 'other', expiresAtNs: 900_000_000_000n }, record.expiresAtNs);
+    await store.end(ended(record, 'endedByServer', 5000));
+    expect(store.find(record.id)).toEqual(ended(record, 'endedByServer', 5000));
+  });
+
+  describe('what a request was answered', () => {
+    const record = grantRecord();
+    const retry = { key: 'k', request: 'r', atMs: 1000 };
+    const answer = (key = 'k', sinceMs = 0) => store.answerOf(record.server, key, sinceMs);
+    const kept = { request: 'r', grant: record.id, expiresAtMs: record.expiresAtMs };
+
+    test('is durable with its grant, over a kill: both or neither', async () => {
+      await store.insert(record, retry);
+      const twin = { ...grantRecord({ id: 'B' as GrantId, number: 2, index: 8 }) };
+      await expect(store.insert(twin, { ...retry, key: 'twin' })).rejects.toThrow('UNIQUE');
+      // Another process reads what a kill would leave: this one has closed nothing.
+      const other = openStore(file);
+      expect(other.answerOf(record.server, 'k', 0)).toEqual(kept);
+      expect(other.find(record.id)).toEqual(record);
+      expect(other.answerOf(record.server, 'twin', 0)).toBeUndefined();
+      other.close();
+    });
+
+    test("is one server's, and of a time", async () => {
+      await store.insert(record, retry);
+      expect(store.answerOf('other' as GrantRecord['server'], 'k', 0)).toBeUndefined();
+      expect(answer('K')).toBeUndefined();
+      expect(answer('k', 999)).toEqual(kept);
+      expect(answer('k', 1000)).toBeUndefined();
+    });
+
+    test('of an extension is kept only if it was written, and stands beside the first one', async () => {
+      await store.insert(record, retry);
+      const longer = { ...record, expiresAtMs: 901_000, expiresAtNs: 900_000_000_000n };
+      await store.extend(longer, 1n, { ...retry, key: 'k2' });
+      expect(answer('k2')).toBeUndefined();
+      await store.extend(longer, record.expiresAtNs, { ...retry, key: 'k2' });
+      expect(answer('k2')).toEqual({ ...kept, expiresAtMs: 901_000 });
+      expect(answer()).toEqual(kept);
+    });
+
+    test('is taken back when the end comes down below what it promised', async () => {
+      await store.insert(record, retry);
+      const longer = { ...record, expiresAtMs: 901_000, expiresAtNs: 900_000_000_000n };
+      await store.extend(longer, record.expiresAtNs, { ...retry, key: 'k2' });
+      await store.lower(record);
+      expect(answer('k2')).toBeUndefined();
+      expect(answer()).toEqual(kept);
+      await store.end(ended({ ...record, expiresAtMs: 1000 }, 'gateFault', 1000));
+      expect(answer()).toBeUndefined();
+    });
+
+    test('outlives an end, but for one that says that the gate never had the grant', async () => {
+      await store.insert(record, retry);
+      await store.end(ended(record, 'endedByServer', 5000));
+      expect(answer()).toEqual(kept);
+      const next = grantRecord({ id: 'B' as GrantId, number: 2 });
+      await store.insert(next, { ...retry, key: 'k2' });
+      await store.end(ended(next, 'lostInGate', 5000));
+      expect(answer('k2')).toBeUndefined();
+    });
+
+    test('gives way to a later one, and is purged by its time, or with its grant', async () => {
+      await store.insert(record, retry);
+      await store.end(ended(record, 'endedByServer', 5000));
+      const next = grantRecord({ id: 'B' as GrantId, number: 2 });
+      await store.insert(next, { ...retry, request: 'another', atMs: 2000 });
+      expect(answer('k', 1500)).toMatchObject({ request: 'another', grant: 'B' });
+      await store.purge(0, 2000);
+      expect(answer()).toBeDefined();
+      await store.purge(0, 2001);
+      expect(answer()).toBeUndefined();
+      await store.end(ended(next, 'endedByServer', 5000));
+      await store.insert(grantRecord({ id: 'C' as GrantId, number: 3 }), retry);
+      await store.purge(5001, 0);
+      expect([store.find('A'), store.find('B'), store.find('C')?.id]).toEqual([undefined, undefined, 'C']);
+      await store.end(ended(grantRecord({ id: 'C' as GrantId, number: 3 }), 'endedByServer', 6000));
+      await store.purge(6001, 0);
+      expect(answer()).toBeUndefined();
+    });
   });
 
   test('one live grant a key, and one an entry', async () => {
@@ -115,8 +225,11 @@ describe('the store', () => {
     expect(store.latestMs()).toBe(0);
     await store.insert(grantRecord({ startedAtMs: 1000 }));
     expect(store.latestMs()).toBe(1000);
-    await store.end('A' as GrantId, 'expired', 9000);
-    expect(store.latestMs()).toBe(9000);
+    const extended = grantRecord({ grantedSeconds: 300, expiresAtMs: 802_000, expiresAtNs: 801_000_000_000n });
+    await store.extend(extended, grantRecord().expiresAtNs);
+    expect(store.latestMs()).toBe(502_000);
+    await store.end(ended(extended, 'expired', 900_000));
+    expect(store.latestMs()).toBe(900_000);
   });
 });
 
@@ -148,7 +261,7 @@ describe('a file that is not ours', () => {
     const newer = new Database(join(folder, 'newer'));
     newer.pragma('user_version = 99');
     newer.close();
-    expect(opening(join(folder, 'newer'))).toEqual(refusal('its version is 99, and this mtgate reads 1'));
+    expect(opening(join(folder, 'newer'))).toEqual(refusal('its version is 99, and this mtgate reads 2'));
   });
 
   test('a folder that is not there', () => {

@@ -1,0 +1,136 @@
+/**
+ * How a live grant lives longer. The whole request path is gone again, with
+ * the policy in force now, for the grant as it stands; what the rule gives now
+ * counts from now, and its totalSeconds from the grant's beginning.
+ *
+ *     record       T1 ── decided ──▶ T2 (durable) ─┬─ nothing has changed ─▶ T2
+ *     gate's end   T1 ─────────────────────────────┴─ in the same turn ────▶ T2
+ *
+ * Invariants:
+ * - both steps compare before they exchange: the record must still say T1, and
+ *   the gate too, alive. An entry that has died is not revived;
+ * - where anything has changed meanwhile, the record comes down to T1 again, or
+ *   ends; after a crash in between, T1 holds (reconcile.ts);
+ * - an extension never shortens, and never gives more than the deciding rule.
+ *
+ * Lives are measured on the boot's clock: UTC may jump.
+ */
+import type { Refusal, Refuse } from '../core/reasons.ts';
+import { type Asker, upperSnake } from '../core/words.ts';
+import type { Allowed } from '../policy/decide.ts';
+import { type Grants, namesOf } from './grants.ts';
+import type { Ground } from './ground.ts';
+import { type GrantRecord, type Retry, suspendedNs, withEnd } from './record.ts';
+
+export class Extensions {
+  readonly #ground: Ground;
+  readonly #grants: Grants;
+
+  constructor(ground: Ground, grants: Grants) {
+    this.#ground = ground;
+    this.#grants = grants;
+  }
+
+  /**
+   * Extends a grant of this server. Returns it as it is then: unchanged where
+   * it lives for longer than was asked. @throws AgentError where store or gate
+   * fail; then the gate has the end it had.
+   */
+  extend(who: Asker, id: string, durationSeconds: number): Promise<GrantRecord | Refusal> {
+    const asked = { server: who.name, correlator: who.correlator, from: who.requestAddress.text, grant: id };
+    const refuse: Refuse = (reason, facts) => this.#ground.refuse(reason, { ...asked, ...facts });
+    const request = JSON.stringify(['extend', id, durationSeconds]);
+    return this.#grants.retries.once(who, request, refuse, (retry) =>
+      this.#extend(who, id, durationSeconds, refuse, retry),
+    );
+  }
+
+  async #extend(
+    who: Asker,
+    id: string,
+    durationSeconds: number,
+    refuse: Refuse,
+    retry?: Retry,
+  ): Promise<GrantRecord | Refusal> {
+    const { clock, dataplane, store, log, metrics } = this.#ground;
+    const grants = this.#grants;
+
+    const record = grants.show(who, id);
+    if (!record) return refuse('grantNotFound', { why: 'no grant of this server has this id' });
+    if (record.expiresAtNs <= clock.boottimeNs()) await grants.end(record, 'expired');
+    const hasEnded = () => {
+      const endCause = grants.show(who, id)?.endCause ?? 'expired';
+      return refuse('grantEnded', { why: endCause, members: { endCause: upperSnake(endCause) } });
+    };
+    if (!grants.live.get(id)) return hasEnded();
+
+    const notReady = this.#ground.notReady(record.inner.realm);
+    if (notReady) return refuse('gatewayNotReady', { why: notReady });
+
+    const { policy } = grants;
+    const { grantsOnDevice, grantsOfServer, requestsInLastMinute } = grants.judge.usageOf(who.name, record.device);
+    const others = { grantsOnDevice: grantsOnDevice - 1, grantsOfServer: grantsOfServer - 1, requestsInLastMinute };
+    const decision = grants.judge.again(record, durationSeconds, others);
+    grants.judge.count(who, decision);
+    if (decision.verdict === 'refuse') return refuse(decision.reason, grants.judge.factsOf(who, decision));
+    const { rule } = decision;
+    const objection = grants.objection(record);
+    if (objection) return refuse('deviceUnreachable', { why: objection, rule });
+
+    const extended = extendedBy(record, decision, policy.version, clock.boottimeNs());
+    if (extended === 'exhausted') {
+      return refuse('lifetimeExhausted', { why: `it lives for the ${decision.totalSeconds} s of its rule`, rule });
+    }
+    if (extended === record) return record;
+
+    const openUntilNs = dataplane.entry(record.index)?.endNs ?? 0n;
+    if (!(await store.extend(extended, record.expiresAtNs, retry))) {
+      if (!grants.live.get(id)) return hasEnded();
+      return refuse('changedWhileDeciding', { why: 'its end on record is another by now', rule });
+    }
+
+    // The commit took its time: look again, and raise the end in this same turn.
+    if (!grants.live.get(id)) return hasEnded(); // whoever ended it writes the end it had
+    const changed =
+      this.#ground.notReady(record.inner.realm) ??
+      (grants.policy.version === policy.version ? grants.objection(record) : 'ruleChanged');
+    try {
+      const endNs = extended.expiresAtNs - suspendedNs(clock);
+      if (!changed && dataplane.extend(record.index, record.number, openUntilNs, endNs)) {
+        grants.live.put(extended);
+        metrics.extended();
+        log.info(
+          { ...namesOf(record), requestCorrelator: who.correlator, rule, until: extended.expiresAtMs },
+          'grantExtended',
+        );
+        return extended;
+      }
+    } catch (fault) {
+      await grants.lower(record);
+      throw fault;
+    }
+    if (record.expiresAtNs <= clock.boottimeNs()) {
+      await grants.end(record, 'expired');
+      return hasEnded();
+    }
+    await grants.lower(record);
+    return refuse('changedWhileDeciding', { why: changed ?? 'its end in the gate is another by now', rule });
+  }
+}
+
+/** The grant with the end that a decision gives it; itself where that is no later than its own. */
+function extendedBy(
+  record: GrantRecord,
+  { rule, mtcUser, durationSeconds, totalSeconds }: Allowed,
+  policyVersion: string,
+  nowNs: bigint,
+): GrantRecord | 'exhausted' {
+  // In whole milliseconds, so that both of its ends move by the same, and its life adds up.
+  const wantedMs = durationSeconds * 1000 - Math.ceil(Number(record.expiresAtNs - nowNs) / 1e6);
+  const leftMs = totalSeconds * 1000 - (record.expiresAtMs - record.startedAtMs);
+  if (wantedMs <= 0) return record;
+  if (leftMs <= 0) return 'exhausted';
+  const endNs = record.expiresAtNs + BigInt(Math.min(wantedMs, leftMs)) * 1_000_000n;
+  const grantedSeconds = Math.ceil(Number(endNs - nowNs) / 1e9);
+  return { ...withEnd(record, endNs), rule, mtcUser, policyVersion, grantedSeconds };
+}

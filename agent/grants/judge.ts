@@ -1,0 +1,95 @@
+/**
+ * What the policy in force says of a request, and of a grant that is there:
+ * puts the question together from who asks, the directory, and what the server
+ * holds and has asked for already. Decides nothing itself (policy/decide.ts),
+ * and changes nothing but the count of requests.
+ */
+import type { RefusalFacts } from '../core/reasons.ts';
+import type { Asker, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
+import { type Decision, decide, type Question } from '../policy/decide.ts';
+import type { Policy, Usage } from '../policy/policy.ts';
+import type { Ground } from './ground.ts';
+import type { LiveGrants } from './live.ts';
+import { RequestRates } from './rates.ts';
+import type { GrantRecord } from './record.ts';
+
+export class Judge {
+  policy: Policy;
+  readonly #ground: Ground;
+  readonly #rates = new RequestRates();
+  readonly #live: LiveGrants;
+  /** Grants whose record is being written: they count, too. */
+  readonly #opening: LiveGrants;
+
+  constructor(ground: Ground, live: LiveGrants, opening: LiveGrants, policy: Policy) {
+    this.#ground = ground;
+    this.#live = live;
+    this.#opening = opening;
+    this.policy = policy;
+  }
+
+  /** What would be decided now, and how; nothing is asked for. */
+  decide(
+    who: Pick<Asker, 'name' | 'requestAddress'>,
+    ask: GrantRequest,
+  ): { readonly question: Question; readonly decision: Decision } {
+    const { directory } = this.#ground;
+    const device = directory.find(ask.device);
+    const question: Question = {
+      server: who.name,
+      device: device && { externalId: device.externalId, boundFamilies: directory.familiesOf(device.externalId) },
+      protocol: ask.protocol,
+      port: ask.devicePort,
+      durationSeconds: ask.durationSeconds,
+      applicationServer: ask.applicationServer?.address,
+      requestAddress: who.requestAddress,
+      ipFamily: ask.ipFamily,
+      usage: this.usageOf(who.name, device?.externalId),
+    };
+    return { question, decision: decide(this.policy, question) };
+  }
+
+  /** The same for a grant that is there, as if it were asked for again as it stands. */
+  again(record: GrantRecord, durationSeconds: number, usage: Usage): Decision {
+    return decide(this.policy, {
+      server: record.server,
+      device: { externalId: record.device, boundFamilies: this.#ground.directory.familiesOf(record.device) },
+      protocol: record.protocol,
+      port: record.devicePort,
+      durationSeconds,
+      applicationServer: record.remote,
+      requestAddress: record.remote === 'all' ? record.external.address : record.remote,
+      ipFamily: record.family,
+      usage,
+    });
+  }
+
+  /** What a server holds, in all and on a device, and how much it has asked for. */
+  usageOf(server: ServerName, device: ExternalId | undefined): Usage {
+    const onDevice = (of: LiveGrants) => (device ? of.countOnDevice(server, device) : 0);
+    return {
+      grantsOnDevice: onDevice(this.#live) + onDevice(this.#opening),
+      grantsOfServer: this.#live.countOfServer(server) + this.#opening.countOfServer(server),
+      requestsInLastMinute: this.#rates.inLastMinute(server, this.#ground.clock.monotonicNs()),
+    };
+  }
+
+  /** Counts a request, unless its rate is what it was refused for. */
+  count(who: Asker, decision: Decision): void {
+    if (decision.verdict === 'allow' || decision.reason !== 'rateExceeded') {
+      this.#rates.add(who.name, this.#ground.clock.monotonicNs());
+    }
+  }
+
+  /** What is told of a decision to refuse, beside its reason. */
+  factsOf(who: Asker, { reason, why, rule }: Decision & { readonly verdict: 'refuse' }): RefusalFacts {
+    const limit = this.policy.allows.find(({ id }) => id === rule)?.limits.requestsPerMinute;
+    const wait = reason === 'rateExceeded' && limit !== undefined;
+    const nowNs = this.#ground.clock.monotonicNs();
+    return {
+      why,
+      ...(rule && { rule }),
+      ...(wait && { retryAfterSeconds: this.#rates.secondsUntilBelow(limit, who.name, nowNs) }),
+    };
+  }
+}

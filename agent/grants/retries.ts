@@ -1,0 +1,65 @@
+/**
+ * A request that is sent again is answered again, and does nothing a second
+ * time: a server that did not hear the answer asks once more under the same
+ * Idempotency-Key (draft-ietf-httpapi-idempotency-key-header).
+ *
+ * Invariants:
+ * - what answers a key is durable with the grant it is about, in one
+ *   transaction: after a crash there is either both or neither;
+ * - only what opened or extended a grant is kept. A refusal changed nothing,
+ *   so a retry is judged anew;
+ * - an answer given again is the one given then. It decides nothing, opens
+ *   nothing and counts against no rate; what became of the grant since, `show`
+ *   tells.
+ */
+import type { Refusal, Refuse } from '../core/reasons.ts';
+import type { Asker } from '../core/words.ts';
+import type { Ground } from './ground.ts';
+import type { GrantRecord, Retry } from './record.ts';
+
+/** How long a key answers. */
+export const ANSWERS_KEPT_MS = 24 * 3_600_000;
+
+export class Retries {
+  readonly #ground: Ground;
+  /** What the requests ask whose answer is not there yet, by server and key. */
+  readonly #underWay = new Map<string, string>();
+
+  constructor(ground: Ground) {
+    this.#ground = ground;
+  }
+
+  /** Acts, unless this server's key has been answered or is being acted on. What is acted on is to be kept with `retry`. */
+  async once(
+    who: Asker,
+    request: string,
+    refuse: Refuse,
+    act: (retry?: Retry) => Promise<GrantRecord | Refusal>,
+  ): Promise<GrantRecord | Refusal> {
+    const { idempotencyKey: key, name: server, correlator } = who;
+    if (key === undefined) return act();
+    const { store, clock, log } = this.#ground;
+    const name = `${server} ${key}`;
+    const atMs = clock.nowMs();
+
+    const answer = store.answerOf(server, key, atMs - ANSWERS_KEPT_MS);
+    const earlier = answer?.request ?? this.#underWay.get(name);
+    if (earlier !== undefined && earlier !== request) {
+      return refuse('idempotencyKeyReused', { why: `the key's request was ${earlier}` });
+    }
+    if (this.#underWay.has(name)) return refuse('idempotencyKeyInUse', { why: 'the first request is under way' });
+    const record = answer && store.find(answer.grant);
+    if (record) {
+      log.info({ grant: record.id, server, correlator }, 'answeredAgain');
+      const { endCause: _, endedAtMs: __, ...granted } = record;
+      return { ...granted, state: 'live', expiresAtMs: answer.expiresAtMs };
+    }
+
+    this.#underWay.set(name, request);
+    try {
+      return await act({ key, request, atMs });
+    } finally {
+      this.#underWay.delete(name);
+    }
+  }
+}
