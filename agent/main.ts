@@ -13,6 +13,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { ulid } from 'ulid';
+import { isRevoked } from './api/authorities.ts';
+import { certificateStatus, ExpiryAlarms, timesLeft } from './api/expiry.ts';
 import { startManagement } from './api/management.ts';
 import { refusalRecorder } from './api/problem.ts';
 import { startApi } from './api/server.ts';
@@ -27,7 +29,7 @@ import { Gate } from './dataplane/gate.ts';
 import { links, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
 import { Directory } from './directory/directory.ts';
-import { loadConfig, loadDevices, loadPolicy, loadTls } from './files.ts';
+import { loadConfig, loadDevices, loadPolicy, loadTrust } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Grants } from './grants/grants.ts';
 import type { Ground } from './grants/ground.ts';
@@ -54,7 +56,9 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   const config = loadConfig(configFile, warn);
   const policy = loadPolicy(config.rules, config, warn);
   const devices = loadDevices(config);
-  const tls = loadTls(config);
+  let trust = loadTrust(config);
+  const alarms = new ExpiryAlarms(log, systemClock);
+  alarms.look(trust);
 
   mkdirSync(config.store.directory, { recursive: true, mode: 0o750 });
   lockFolder(config.store.directory);
@@ -93,6 +97,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
     heartbeatAgeSeconds: () => Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9,
     closed: () => gap === undefined,
+    timesLeft: () => timesLeft(trust, systemClock.nowMs()),
   });
   const record = refusalRecorder(log, systemRandom);
   const directory = new Directory();
@@ -110,6 +115,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       metrics.refused(reason);
       return record(reason, facts);
     },
+    revoked: (certificate) => isRevoked(certificate, trust.cas, systemClock.nowMs()),
     newId: () => ulid() as GrantId,
     notReady: () => gap,
     metrics,
@@ -142,10 +148,11 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       gap = await lookForGap();
       log.info({ gap }, 'gapRepaired');
     }),
+    every(TICK_MS, log, async () => alarms.look(trust)),
     every(3_600_000, log, () => store.purge(systemClock.nowMs() - RETAIN_ENDED_MS)),
   );
 
-  const api = await startApi(config.api.listen, tls, {
+  const api = await startApi(config.api.listen, trust, {
     grants: serverUseCases(ground, grants),
     identity: {
       identify: (facts) => identify(grants.policy, facts),
@@ -161,8 +168,15 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
 
   const reload = async () => {
     // All is read and checked before any of it is put in force.
-    const next = { policy: loadPolicy(config.rules, config, warn), devices: loadDevices(config), tls: loadTls(config) };
-    api.reload(next.tls);
+    const next = {
+      policy: loadPolicy(config.rules, config, warn),
+      devices: loadDevices(config),
+      trust: loadTrust(config),
+    };
+    trust = next.trust;
+    api.reload(trust);
+    alarms.look(trust);
+    await grants.review();
     await bindings.replaceFile(next.devices);
     await grants.switchPolicy(next.policy);
     log.info({ policy: next.policy.version }, 'reloaded');
@@ -178,6 +192,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
         attachments: gate.attachments().map(shown),
         heartbeatAgeSeconds: Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9,
         packets: packetsOf(gate.counters()),
+        certificates: certificateStatus(trust, systemClock.nowMs()),
       }),
     }),
     peerUid,

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { address, type Prefix, prefix } from '../agent/core/net.ts';
 import type { Pool } from '../agent/core/pool.ts';
 import { REFUSALS, type RefusalReason } from '../agent/core/reasons.ts';
-import type { ExternalId, GrantId, GrantRequest, InnerAddress, RealmName, ServerName } from '../agent/core/words.ts';
+import type { CertificateId, ExternalId, GrantId, GrantRequest, InnerAddress, RealmName, ServerName } from '../agent/core/words.ts';
 import type { GateSetup } from '../agent/dataplane/dataplane.ts';
 import { Memory } from '../agent/dataplane/memory.ts';
 import type { ListedDevice } from '../agent/directory/devices.ts';
@@ -50,8 +50,16 @@ rules:
 
 export const M1 = 'm1@meters.example' as ExternalId;
 export const M2 = 'm2@meters.example' as ExternalId;
-export const HEAD_END = { name: 'head-end' as ServerName, requestAddress: address('198.51.100.10') };
-export const OTHER = { name: 'other' as ServerName, requestAddress: address('192.0.2.66') };
+export const HEAD_END = {
+  name: 'head-end' as ServerName,
+  requestAddress: address('198.51.100.10'),
+  certificate: 'ca:1' as CertificateId,
+};
+export const OTHER = {
+  name: 'other' as ServerName,
+  requestAddress: address('192.0.2.66'),
+  certificate: 'ca:2' as CertificateId,
+};
 
 export const inner = (text: string): InnerAddress => ({ realm: 'iot' as RealmName, address: address(text) });
 
@@ -86,6 +94,8 @@ export class TestGateway {
   readonly store: GrantStore;
   /** Set: no grant can be opened. */
   notReady: string | undefined;
+  /** Client certificates that are revoked. */
+  readonly revoked = new Set<CertificateId>();
   memory: Memory;
   directory!: Directory;
   grants!: Grants;
@@ -124,6 +134,7 @@ export class TestGateway {
         return { reason, step: REFUSALS[reason].step, instance: 'urn:uuid:0', why, ...facts };
       },
       metrics: { granted: () => {}, ended: () => {} },
+      revoked: (certificate) => this.revoked.has(certificate),
       newId: () => `grant-${++this.#ids}` as GrantId,
       notReady: () => this.notReady,
     };

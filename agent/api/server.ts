@@ -25,17 +25,17 @@ import { addContract, misdirection, Paths, REASONS_BY_CODE, VALIDATION, violatio
 import {
   type IdentityPolicy,
   identifyServer,
-  type NamedCa,
   type NotIdentified,
   type PeerFacts,
   readFacts,
   type ServerIdentity,
+  stillPasses,
 } from './identity.ts';
 import { API_LIMITS, type ApiLimits } from './limits.ts';
 import { bareAnswer, PROBLEM_TYPE, type Problem, problemOf, problemOfFault, randomInstance } from './problem.ts';
 import { BASE_PATH, type GrantsUseCases, type Operation, operations } from './routes.ts';
 import { SparingLog } from './sparing-log.ts';
-import { contextOptions, handshakeFailure, readCas, type TlsMaterial } from './tls.ts';
+import { handshakeFailure, type Trust } from './tls.ts';
 
 export interface ApiParts {
   readonly grants: GrantsUseCases;
@@ -50,23 +50,23 @@ export interface ApiParts {
 export interface ApiServer {
   /** Where it listens; the port as bound. */
   readonly endpoint: Endpoint;
-  /** Takes new certificates, CAs and CRLs, and retires every connection and session of before. */
-  reload(material: TlsMaterial): void;
+  /** Puts new certificates, CAs and CRLs in force. Connections that still pass go on; sessions of before are not resumed. */
+  reload(trust: Trust): void;
   close(): Promise<void>;
 }
 
 /**
  * Starts the API. `table` is the operations of routes.ts, unless a test has others.
- * @throws AgentError contractBroken, certificateInvalid, listenFailed
+ * @throws AgentError contractBroken, listenFailed
  */
 export async function startApi(
   listen: Endpoint,
-  material: TlsMaterial,
+  trust: Trust,
   parts: ApiParts,
   limits: Partial<ApiLimits> = {},
   table: Readonly<Record<string, Operation>> = operations(parts.grants, parts.refuse, parts.clock),
 ): Promise<ApiServer> {
-  const api = new Api(material, parts, { ...API_LIMITS, ...limits });
+  const api = new Api(trust, parts, { ...API_LIMITS, ...limits });
   await api.start(listen, table);
   return api;
 }
@@ -81,16 +81,16 @@ class Api implements ApiServer {
   readonly #connections: Connections;
   readonly #paths = new Paths();
   readonly #facts = new WeakMap<Socket, PeerFacts>();
-  #cas: readonly NamedCa[];
+  #trust: Trust;
   #endpoint: Endpoint | undefined;
 
-  constructor(material: TlsMaterial, parts: ApiParts, limits: ApiLimits) {
+  constructor(trust: Trust, parts: ApiParts, limits: ApiLimits) {
     this.#parts = parts;
     this.#limits = limits;
-    this.#cas = readCas(material);
+    this.#trust = trust;
     this.#app = Fastify({
       https: {
-        ...contextOptions(material),
+        ...trust.context,
         requestCert: true,
         rejectUnauthorized: true,
         handshakeTimeout: limits.handshakeMs,
@@ -147,11 +147,20 @@ class Api implements ApiServer {
     this.#endpoint = { address: listen.address, port: (app.server.address() as { port: number }).port };
   }
 
-  reload(material: TlsMaterial): void {
-    const options = contextOptions(material);
-    this.#cas = readCas(material);
-    this.#app.server.setSecureContext(options);
-    this.#connections.retire();
+  reload(trust: Trust): void {
+    const nowMs = this.#parts.clock.nowMs();
+    const before = this.#trust;
+    this.#trust = trust;
+    this.#app.server.setSecureContext(trust.context);
+    const connections = this.#connections.sift((socket) => {
+      const leaf = socket.getPeerX509Certificate();
+      if (!leaf) return false;
+      const then = this.#facts.get(socket) ?? readFacts(leaf, before.cas);
+      const now = readFacts(leaf, trust.cas);
+      this.#facts.set(socket, now);
+      return stillPasses(then, now, nowMs);
+    });
+    this.#parts.log.info(connections, 'certificatesReloaded');
   }
 
   async close(): Promise<void> {
@@ -188,14 +197,14 @@ class Api implements ApiServer {
     return this.#refuse(request, reply, wrong.reason, { why: wrong.why, detail: wrong.why });
   }
 
-  /** The facts of the certificate are read once a connection, and judged on every request. */
+  /** The facts of the certificate are read once a connection and reload, and judged on every request. */
   #identify(request: FastifyRequest): ServerIdentity | NotIdentified {
     const socket = request.raw.socket as TLSSocket;
     let facts = this.#facts.get(socket);
     if (!facts) {
       const leaf = socket.getPeerX509Certificate();
       if (!leaf) return { reason: 'certificateUnknown', why: 'the connection is gone' };
-      facts = readFacts(leaf, this.#cas);
+      facts = readFacts(leaf, this.#trust.cas);
       this.#facts.set(socket, facts);
     }
     return identifyServer(facts, socket.remoteAddress, this.#parts.identity, this.#parts.clock.nowMs());

@@ -11,7 +11,7 @@
  */
 import { type Address, prefix } from '../core/net.ts';
 import type { Refusal, Refuse } from '../core/reasons.ts';
-import type { DeviceReference, GrantId, GrantRequest, InnerAddress, ServerName } from '../core/words.ts';
+import type { CertificateId, DeviceReference, GrantId, GrantRequest, InnerAddress, ServerName } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
 import { type Decision, decide, type Question } from '../policy/decide.ts';
 import { NO_USAGE, type Policy, sourceClasses } from '../policy/policy.ts';
@@ -24,9 +24,14 @@ import { type GrantRecord, keyOf, newRecord, suspendedNs } from './record.ts';
 import { Rest } from './rest.ts';
 
 /** Who asks: an authenticated MTC server, and the address its request came from. */
-export interface Asker {
+interface Server {
   readonly name: ServerName;
   readonly requestAddress: Address;
+}
+
+/** The same with the certificate it showed. */
+export interface Asker extends Server {
+  readonly certificate: CertificateId;
 }
 
 type EndedRecord = GrantRecord & { readonly endCause: EndCause; readonly endedAtMs: number };
@@ -94,7 +99,8 @@ export class Grants {
       });
 
     const { gateway, bootId, random } = this.#ground;
-    const decided = { server: who.name, ask, policyVersion: policy.version, decision, binding, place };
+    const { name: server, certificate } = who;
+    const decided = { server, certificate, ask, policyVersion: policy.version, decision, binding, place };
     const record = newRecord({ id: this.#ground.newId(), gateway, bootId, ...decided }, clock, random);
     this.#opening.put(record);
     try {
@@ -129,19 +135,19 @@ export class Grants {
   }
 
   /** What would be decided now, and how; nothing is asked for. */
-  judge(who: Asker, ask: GrantRequest): { readonly question: Question; readonly decision: Decision } {
+  judge(who: Server, ask: GrantRequest): { readonly question: Question; readonly decision: Decision } {
     const question = this.#question(who, ask);
     return { question, decision: decide(this.#policy, question) };
   }
 
   /** A server's own grant, live or ended. */
-  show(who: Pick<Asker, 'name'>, id: string): GrantRecord | undefined {
+  show(who: Pick<Server, 'name'>, id: string): GrantRecord | undefined {
     const record = this.live.get(id) ?? this.#unrecorded.get(id as GrantId) ?? this.#ground.store.find(id);
     return record?.server === who.name ? record : undefined;
   }
 
   /** A server's live grants; those on one device, if it is named. */
-  list(who: Pick<Asker, 'name'>, device?: DeviceReference): GrantRecord[] {
+  list(who: Pick<Server, 'name'>, device?: DeviceReference): GrantRecord[] {
     const own = this.live.ofServer(who.name);
     if (!device) return own;
     const found = this.#ground.directory.find(device);
@@ -179,13 +185,20 @@ export class Grants {
   async switchPolicy(policy: Policy): Promise<void> {
     this.#policy = policy;
     this.withdrawSources();
-    for (const record of this.live.all()) {
-      const cause = this.objection(record);
-      if (cause) await this.end(record, cause);
-    }
+    await this.review();
     const { dataplane } = this.#ground;
     const present = dataplane.classes();
     for (const [text, classId] of this.#classes()) if (!present.has(text)) dataplane.addClass(prefix(text), classId);
+  }
+
+  /** Ends every live grant that may not stay open. All are closed before one is waited for. */
+  async review(): Promise<void> {
+    await allOf(
+      [...this.live.all()].flatMap((record) => {
+        const cause = this.objection(record);
+        return cause ? this.end(record, cause) : [];
+      }),
+    );
   }
 
   /** Takes from the gate what the policy in force no longer counts as a source. */
@@ -197,9 +210,10 @@ export class Grants {
     }
   }
 
-  /** Why a grant may not be (or stay) open, by directory and policy as they are now. */
+  /** Why a grant may not be (or stay) open, by directory, revocation lists and policy as they are now. */
   objection(record: GrantRecord): EndCause | undefined {
-    const { directory } = this.#ground;
+    const { directory, revoked } = this.#ground;
+    if (revoked(record.certificate)) return 'certificateRevoked';
     const binding = directory.bindingOf(record.device, record.family);
     if (binding?.inner.realm !== record.inner.realm || binding.inner.address.text !== record.inner.address.text) {
       return 'deviceUnbound';
@@ -242,12 +256,10 @@ export class Grants {
     this.rest.release(clock.monotonicNs());
     const unrecorded = [...this.#unrecorded.values()];
     const due = store.due(bootId, clock.boottimeNs()).flatMap((id) => this.live.get(id) ?? []);
-    const outcomes = await Promise.allSettled([
+    await allOf([
       ...unrecorded.map((ended) => this.#write(ended)),
       ...due.map((record) => this.end(record, 'expired')),
     ]);
-    const failed = outcomes.find((outcome) => outcome.status === 'rejected');
-    if (failed) throw failed.reason;
   }
 
   #classes(): Map<string, number> {
@@ -255,7 +267,7 @@ export class Grants {
     return new Map(sourceClasses(this.#policy).map(({ prefix, server }) => [prefix.text, store.idOf('class', server)]));
   }
 
-  #question(who: Asker, ask: GrantRequest): Question {
+  #question(who: Server, ask: GrantRequest): Question {
     const { directory, clock } = this.#ground;
     const device = directory.find(ask.device);
     const onDevice = (of: LiveGrants) => (device ? of.countOnDevice(who.name, device.externalId) : 0);
@@ -294,7 +306,14 @@ export class Grants {
   }
 }
 
-function asked(who: Asker, ask: GrantRequest): Record<string, string> {
+/** Waits for all of them; the first that failed fails the whole, and holds up no other. */
+async function allOf(waits: readonly Promise<void>[]): Promise<void> {
+  const outcomes = await Promise.allSettled(waits);
+  const failed = outcomes.find((outcome) => outcome.status === 'rejected');
+  if (failed) throw failed.reason;
+}
+
+function asked(who: Server, ask: GrantRequest): Record<string, string> {
   return {
     server: who.name,
     from: who.requestAddress.text,

@@ -166,11 +166,6 @@ describe('issues', () => {
       ],
     ],
     [
-      'a CRL for one CA only',
-      [['file: ca.crt }', 'file: ca.crt, crl: ca.crl }, { name: other, file: b.crt }']],
-      [`${FILE}:12:60: client CA other has no crl; all client CAs have one, or none has`],
-    ],
-    [
       'ports',
       [['[203.0.113.0/29]', '[203.0.113.0/29], ports: 30000-20000']],
       [
