@@ -45,6 +45,7 @@ const KEY_USAGE = '2.5.29.15';
 
 const SEQUENCE = 0x30;
 const INTEGER = 0x02;
+const BIT_STRING = 0x03;
 const BOOLEAN = 0x01;
 const VERSION = 0xa0;
 const CRL_EXTENSIONS = 0xa0;
@@ -81,8 +82,10 @@ export function nameOf({ subject }: X509Certificate): string {
 function readCrl(der: Buffer, cas: readonly X509Certificate[]): { crl: Crl; signers: X509Certificate[] } {
   const [outer, ...trailing] = elements(der);
   if (outer?.tag !== SEQUENCE || trailing.length > 0) throw new Error('is no CRL: not one SEQUENCE');
-  const [tbs, algorithm, signature] = elements(outer.content);
-  if (!tbs || !algorithm || !signature) throw new Error('is no CRL: too few elements');
+  const [tbs, algorithm, signature, ...more] = elements(outer.content);
+  if (tbs?.tag !== SEQUENCE || !algorithm || signature?.tag !== BIT_STRING || more.length > 0) {
+    throw new Error('is no CRL: not a list, an algorithm and a signature');
+  }
 
   const fields = elements(tbs.content);
   if (fields[0]?.tag === INTEGER) fields.shift(); // version
@@ -95,7 +98,8 @@ function readCrl(der: Buffer, cas: readonly X509Certificate[]): { crl: Crl; sign
   if (digest === undefined) throw new Error(`is signed with ${oid}, which is not taken`);
   const namesakes = cas.filter((ca) => subjectOf(ca).equals(issuer.whole));
   if (namesakes.length === 0) throw new Error('is of another CA: no certificate of this one has the name of its issuer');
-  // The first octet of a BIT STRING counts the unused bits of the last.
+  // The first octet of a BIT STRING counts the unused bits of the last; a signature has none.
+  if (signature.content[0] !== 0) throw new Error('is no CRL: its signature is not whole octets');
   const signed = signature.content.subarray(1);
   const signers = namesakes.filter((ca) => verify(digest, tbs.whole, ca.publicKey, signed));
   if (signers.length === 0) throw new Error(`has a signature that ${namesakes.map(nameOf).join(' and ')} has not made`);

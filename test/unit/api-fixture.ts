@@ -9,7 +9,7 @@ import type { ApiLimits } from '../../agent/api/limits.ts';
 import { refusalRecorder } from '../../agent/api/problem.ts';
 import type { Grant, GrantsUseCases, Operation } from '../../agent/api/routes.ts';
 import { type ApiServer, startApi } from '../../agent/api/server.ts';
-import type { TlsMaterial } from '../../agent/api/tls.ts';
+import { readTrust, type Trust } from '../../agent/api/tls.ts';
 import { address, prefix } from '../../agent/core/net.ts';
 import type { Clock, Log, Random } from '../../agent/core/ports.ts';
 import type { Refusal, Refuse } from '../../agent/core/reasons.ts';
@@ -42,6 +42,33 @@ export interface Ask {
   readonly client?: Issued | undefined;
   readonly agent?: https.Agent;
   readonly tls?: https.RequestOptions;
+}
+
+/** What lies in the files that agent.yaml names. */
+export interface Files {
+  readonly certificate: string | Buffer;
+  readonly key: string | Buffer;
+  readonly clientCas: readonly {
+    readonly name: string;
+    readonly pem: string | Buffer;
+    readonly crl?: string | Buffer;
+  }[];
+  readonly minimumVersion: 'TLSv1.2' | 'TLSv1.3';
+}
+
+/** The files as read and checked; named by what they are. */
+export function trustOf({ certificate, key, clientCas, minimumVersion }: Files): Trust {
+  const read = (file: string, text: string | Buffer) => ({ file, bytes: Buffer.from(text) });
+  return readTrust({
+    certificate: read('api.crt', certificate),
+    key: read('api.key', key),
+    clientCas: clientCas.map(({ name, pem, crl }) => ({
+      name,
+      certificates: read(`${name}.crt`, pem),
+      ...(crl !== undefined && { crl: read(`${name}.crl`, crl) }),
+    })),
+    minimumVersion,
+  });
 }
 
 export const random: Random = { integer: (below) => randomInt(below), bytes: (count) => randomBytes(count) };
@@ -190,22 +217,21 @@ export class ApiFixture {
     return this.certificates.ca;
   }
 
-  material(over: Partial<TlsMaterial> = {}): TlsMaterial {
-    return {
+  trust(over: Partial<Files> = {}): Trust {
+    return trustOf({
       certificate: this.certificates.api.certificate,
       key: this.certificates.api.key,
       clientCas: [{ name: 'mtc-ca', pem: this.ca.certificate }],
-      crls: [],
       minimumVersion: 'TLSv1.3',
       ...over,
-    };
+    });
   }
 
-  async start(over: Partial<TlsMaterial> = {}, limits: Partial<ApiLimits> = {}, table?: Record<string, Operation>) {
+  async start(over: Partial<Files> = {}, limits: Partial<ApiLimits> = {}, table?: Record<string, Operation>) {
     const { grants, refuse, clock, log } = this;
     const listen = { address: address('127.0.0.1'), port: 0 };
     const parts = { grants, identity, refuse, clock, random, log };
-    this.server = await startApi(listen, this.material(over), parts, limits, table);
+    this.server = await startApi(listen, this.trust(over), parts, limits, table);
     return this.server;
   }
 
