@@ -26,6 +26,8 @@ interface CertificateRequest {
   readonly notAfter?: Date;
   /** Takes this one's key instead of a new one (the key's role must stay one). */
   readonly sameKeyAs?: Issued;
+  /** Signed by its own key. */
+  readonly selfSigned?: boolean;
 }
 
 /** What is special about a CA's own certificate. */
@@ -59,6 +61,8 @@ export interface TestCa extends Issued {
   issue(request: CertificateRequest): Issued;
   /** A CA below this one. */
   intermediate(name: string): TestCa;
+  /** Its own certificate again, with the same name and key and new dates; PEM text. */
+  renew(): string;
   revoke(issued: Issued): void;
   /** The revocation list as of now: PEM text, also in `crlFile`. */
   crl(request?: CrlRequest): string;
@@ -153,9 +157,10 @@ function createCa(
     ...own,
     name,
     crlFile,
-    issue: (request) => sign(request, leafExtensions(request), false),
+    issue: (request) => sign(request, leafExtensions(request), request.selfSigned ?? false),
     intermediate: (below) =>
       createCa(join(home, `below-${below}`), below, {}, (request, ext) => sign(request, ext, false)),
+    renew: () => sign({ name, sameKeyAs: own }, caExtensions(keyUsage), true).certificate,
     revoke: (issued) => openssl(['ca', '-config', config, '-revoke', issued.certificateFile]),
     crl({ thisUpdate, nextUpdate, extension, digest = 'sha256' } = {}) {
       writeFileSync(file('crl.conf'), `${caConfig(home)}[crl]\n${extension ?? ''}\n`);

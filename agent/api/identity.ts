@@ -140,8 +140,10 @@ function judgeCertificate(
     return { reason: 'certificateAmbiguous', why: `both client CAs ${ca.name} and ${other.ca.name} hold its issuer` };
   }
   const wrongs = peer.chains.map(({ chain }) => wrongWith(peer.serial, chain, ca, nowMs));
-  const [wrong] = wrongs;
-  if (wrong && wrongs.every((one) => one)) return wrong;
+  if (wrongs.every((wrong) => wrong !== undefined)) {
+    const worst = wrongs.find(({ reason }) => reason === 'certificateRevoked') ?? wrongs[0];
+    if (worst) return worst;
+  }
   return {
     uris: peer.uris,
     spkiSha256: peer.spkiSha256,

@@ -31,6 +31,8 @@ export interface Answered {
   readonly text: string;
   // biome-ignore lint/suspicious/noExplicitAny: answers are looked into freely
   readonly body: any;
+  /** The client's own: the same again is the same connection. */
+  readonly port: number | undefined;
 }
 
 export interface Ask {
@@ -77,6 +79,8 @@ export interface Certificates {
   readonly pki: Pki;
   readonly ca: TestCa;
   readonly other: TestCa;
+  /** A CA that has expired. */
+  readonly past: TestCa;
   readonly api: Issued;
   readonly clients: ReturnType<typeof issueClients>;
 }
@@ -85,14 +89,27 @@ function makeCertificates(): Certificates {
   const pki = createPki();
   const ca = pki.ca('mtc-ca');
   const other = pki.ca('other-ca');
-  return { pki, ca, other, api: loopbackServer(ca), clients: issueClients(ca, other) };
+  const past = pki.ca('past-ca', { notBefore: new Date(0), notAfter: new Date(Date.now() - 3_600_000) });
+  return { pki, ca, other, past, api: loopbackServer(ca), clients: issueClients(ca, other, past) };
 }
 
 /** The clients every test may use, by what is special about them. */
-function issueClients(ca: TestCa, other: TestCa) {
+function issueClients(ca: TestCa, other: TestCa, past: TestCa) {
+  const san = ['URI:urn:mtc:acme:head-end'];
+  const long = ['one', 'two', 'three', 'four', 'five'].reduce<readonly [TestCa, ...TestCa[]]>(
+    ([top, ...above], name) => [top.intermediate(name), top, ...above],
+    [ca],
+  );
+  const deep = long[0].issue({ name: 'deep', san });
   const server = (name: string, uri: string) => ca.issue({ name, san: [`URI:${uri}`] });
   const yesterday = new Date(Date.now() - 86_400_000 / 2);
   return {
+    early: ca.issue({ name: 'early', san, notBefore: new Date(Date.now() + 86_400_000) }),
+    selfSigned: ca.issue({ name: 'self-signed', san, selfSigned: true }),
+    deep,
+    deepChain: [deep, ...long].map(({ certificate }) => certificate).join(''),
+    nameless: ca.issue({ name: 'nameless' }),
+    ofPast: past.issue({ name: 'of-past', san }),
     acme: server('acme', 'urn:mtc:acme:head-end'),
     beta: server('beta', 'urn:mtc:beta'),
     faraway: server('faraway', 'urn:mtc:faraway'),
@@ -270,6 +287,7 @@ export class ApiFixture {
           const chunks: Buffer[] = [];
           response.on('data', (chunk: Buffer) => chunks.push(chunk));
           response.on('error', reject);
+          const port = response.socket.localPort;
           response.on('end', () => {
             const text = Buffer.concat(chunks).toString();
             const isJson = String(response.headers['content-type']).includes('json');
@@ -277,6 +295,7 @@ export class ApiFixture {
               status: response.statusCode ?? 0,
               headers: response.headers,
               text,
+              port,
               body: isJson && text ? JSON.parse(text) : undefined,
             });
           });
