@@ -115,7 +115,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       metrics.refused(reason);
       return record(reason, facts);
     },
-    revoked: (certificate) => isRevoked(certificate, trust.cas, systemClock.nowMs()),
+    revoked: (certificate) => isRevoked(certificate, trust.cas),
     newId: () => ulid() as GrantId,
     notReady: () => gap,
     metrics,

@@ -7,7 +7,15 @@ import { createHash } from 'node:crypto';
 import { address, type Prefix, prefix } from '../agent/core/net.ts';
 import type { Pool } from '../agent/core/pool.ts';
 import { REFUSALS, type RefusalReason } from '../agent/core/reasons.ts';
-import type { CertificateId, ExternalId, GrantId, GrantRequest, InnerAddress, RealmName, ServerName } from '../agent/core/words.ts';
+import type {
+  CertificateId,
+  ExternalId,
+  GrantId,
+  GrantRequest,
+  InnerAddress,
+  RealmName,
+  ServerName,
+} from '../agent/core/words.ts';
 import type { GateSetup } from '../agent/dataplane/dataplane.ts';
 import { Memory } from '../agent/dataplane/memory.ts';
 import type { ListedDevice } from '../agent/directory/devices.ts';

@@ -76,7 +76,8 @@ export function readCa({ name, certificates, crl }: CaMaterial): NamedCa {
   } catch (cause) {
     throw invalid((cause as Error).message, cause);
   }
-  for (const certificate of read) if (!certificate.ca) throw invalid(`${nameOf(certificate)} is not a CA's certificate`);
+  for (const certificate of read)
+    if (!certificate.ca) throw invalid(`${nameOf(certificate)} is not a CA's certificate`);
   const lists = crl && readLists(crl, read);
   const authorities = read.map((certificate) => ({
     certificate,
@@ -140,17 +141,24 @@ export function revocationOf(
   nowMs: number,
 ): { readonly reason: RevocationReason; readonly why: string } | undefined {
   if (!lists) return undefined;
-  for (const [at, { certificate, crl }] of chain.entries()) {
-    const judged = at === 0 ? serial : chain[at - 1]?.serial;
-    if (judged !== undefined && crl?.revoked.has(judged)) {
-      return { reason: 'certificateRevoked', why: `serial number ${judged} is on the list of ${nameOf(certificate)}` };
-    }
-  }
+  const by = listedBy(serial, chain);
+  if (by)
+    return { reason: 'certificateRevoked', why: `it, or a CA above it, is on the list of ${nameOf(by.certificate)}` };
   const unusable =
     lists.unusable ?? chain.map((authority) => listTrouble(authority, nowMs)).find((trouble) => trouble !== undefined);
   return unusable === undefined
     ? undefined
     : { reason: 'revocationUnknown', why: `client CA ${name}: ${lists.file}: ${unusable}` };
+}
+
+/** Whose list has this certificate, or one above it. */
+function listedBy(serial: string, chain: Chain): Authority | undefined {
+  let judged = serial;
+  for (const authority of chain) {
+    if (authority.crl?.revoked.has(judged)) return authority;
+    judged = authority.serial;
+  }
+  return undefined;
 }
 
 /** Why the list of one certificate of a CA says nothing at this time. */
@@ -168,19 +176,17 @@ export function certificateId(serial: string, [issuer]: Chain): CertificateId {
 }
 
 /** Whether a certificate of a record is revoked, or on every way to a root one above it is. */
-export function isRevoked(id: CertificateId, cas: readonly NamedCa[], nowMs: number): boolean {
+export function isRevoked(id: CertificateId, cas: readonly NamedCa[]): boolean {
   const [issuerKey, serial = ''] = id.split(':');
-  const verdicts = cas.flatMap((ca) =>
-    ca.chains
-      .filter(([issuer]) => issuer.keySha256 === issuerKey)
-      .map((chain) => revocationOf(serial, chain, ca, nowMs)?.reason),
-  );
-  return verdicts.length > 0 && verdicts.every((verdict) => verdict === 'certificateRevoked');
+  const chains = cas.flatMap((ca) => ca.chains.filter(([issuer]) => issuer.keySha256 === issuerKey));
+  return chains.length > 0 && chains.every((chain) => listedBy(serial, chain));
 }
 
 /** SHA-256 of the SubjectPublicKeyInfo in DER, lower-case hex. */
 export function keySha256Of({ publicKey }: X509Certificate): string {
-  return createHash('sha256').update(publicKey.export({ type: 'spki', format: 'der' })).digest('hex');
+  return createHash('sha256')
+    .update(publicKey.export({ type: 'spki', format: 'der' }))
+    .digest('hex');
 }
 
 /** A date that cannot be read is NaN, which lies within nothing. */

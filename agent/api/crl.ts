@@ -97,7 +97,8 @@ function readCrl(der: Buffer, cas: readonly X509Certificate[]): { crl: Crl; sign
   const digest = DIGESTS[oid];
   if (digest === undefined) throw new Error(`is signed with ${oid}, which is not taken`);
   const namesakes = cas.filter((ca) => subjectOf(ca).equals(issuer.whole));
-  if (namesakes.length === 0) throw new Error('is of another CA: no certificate of this one has the name of its issuer');
+  if (namesakes.length === 0)
+    throw new Error('is of another CA: no certificate of this one has the name of its issuer');
   // The first octet of a BIT STRING counts the unused bits of the last; a signature has none.
   if (signature.content[0] !== 0) throw new Error('is no CRL: its signature is not whole octets');
   const signed = signature.content.subarray(1);
@@ -111,7 +112,8 @@ function readCrl(der: Buffer, cas: readonly X509Certificate[]): { crl: Crl; sign
   }
   const entries = rest.find(({ tag }) => tag === SEQUENCE);
   const extensions = rest.find(({ tag }) => tag === CRL_EXTENSIONS);
-  for (const extension of extensions ? AsnConvert.parse(extensions.content, Extensions) : []) refuseExtension(extension);
+  for (const extension of extensions ? AsnConvert.parse(extensions.content, Extensions) : [])
+    refuseExtension(extension);
   return {
     crl: {
       thisUpdateMs: AsnConvert.parse(thisUpdate.whole, Time).getTime().getTime(),

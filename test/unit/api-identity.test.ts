@@ -145,9 +145,8 @@ rules:
 });
 
 describe("a client CA's file", () => {
-  const deep = ['i1', 'i2', 'i3', 'i4'].reduce((chain, name) => [...chain, (chain.at(-1) ?? ca).intermediate(name)], [
-    ca,
-  ]);
+  const deep = [ca];
+  for (const name of ['i1', 'i2', 'i3', 'i4']) deep.push((deep.at(-1) ?? ca).intermediate(name));
   const [, i1, , i3] = deep;
   const bundle = (...of: readonly (Issued | undefined)[]) => of.map((one) => one?.certificate).join('');
 
@@ -156,7 +155,7 @@ describe("a client CA's file", () => {
     ['is something else', 'not PEM at all', /holds no CERTIFICATE in PEM$/],
     ['is DER', derOf(ca.certificate), /holds no CERTIFICATE in PEM; it looks like DER$/],
     ['is cut short', `${ca.certificate}${ca.certificate.slice(0, 200)}`, /a CERTIFICATE in it is cut short$/],
-    ['is PEM around garbage', ca.certificate.replace(/MII[^]{200}/, 'AAAA'), /mtc-ca\.crt: /],
+    ['is PEM around garbage', ca.certificate.replace(/MII[A-Za-z0-9+/\n]{200}/, 'AAAA'), /mtc-ca\.crt: /],
     ["holds one that is not a CA's", bundle(ca, ca.issue({ name: 'leaf' })), /CN=leaf is not a CA's certificate$/],
     ['lacks the root', bundle(i1), /no chain .* leads from CN=i1 to a root$/],
     ['has a chain too long', bundle(...deep), /no chain of at most 4 certificates .* from CN=i4 to a root$/],
@@ -210,7 +209,13 @@ describe('revocation', () => {
     ['and its neighbour is good', another, `${rootGood}${belowRevokes}`, 'good'],
     ['the intermediate is revoked', another, `${rootRevokes}${belowGood}`, 'certificateRevoked', /list of CN=root-ca/],
     ['beside it, all is good', direct, `${rootRevokes}${belowGood}`, 'good'],
-    ['a list in the chain is missing', another, rootGood, 'revocationUnknown', /mtc-ca\.crl: holds no list of CN=below/],
+    [
+      'a list in the chain is missing',
+      another,
+      rootGood,
+      'revocationUnknown',
+      /mtc-ca\.crl: holds no list of CN=below/,
+    ],
     ['a list that its chain does not need is missing', direct, rootGood, 'good'],
     ['a list has ended', direct, `${stale}${belowGood}`, 'revocationUnknown', /CN=root-ca is valid from .* to /],
     ['a list begins tomorrow', another, `${rootGood}${early}`, 'revocationUnknown', /CN=below is valid from/],
@@ -220,14 +225,14 @@ describe('revocation', () => {
     const judged = judge(issued, crl);
     if (verdict === 'good') expect(judged).toMatchObject({ role: 'server', certificate: idOf(issued) });
     else expect(judged).toMatchObject({ reason: verdict, why: expect.stringMatching(why) });
-    expect(isRevoked(idOf(issued), trusted(crl), Date.now())).toBe(verdict === 'certificateRevoked');
+    expect(isRevoked(idOf(issued), trusted(crl))).toBe(verdict === 'certificateRevoked');
   });
 
-  it('is each CA\'s own matter', () => {
+  it("is each CA's own matter", () => {
     const two = [...trusted('nothing'), named(ca.certificate, undefined, 'without')];
     const facts = readFacts(new X509Certificate(ca.issue({ name: 'y', san: uri }).certificate), two);
     expect(identifyServer(facts, '192.0.2.7', policy, Date.now())).toMatchObject({ role: 'server' });
-    expect(isRevoked('of nobody:1' as CertificateId, two, Date.now())).toBe(false);
+    expect(isRevoked('of nobody:1' as CertificateId, two)).toBe(false);
   });
 
   it('of a CA that was renewed with its key: the list counts for both, and the one in date is gone by', () => {

@@ -164,7 +164,9 @@ describe('behind the handshake', () => {
       async (listed) => {
         const revoked = await listed.ask({ path: LIMITS, client: gone });
         expect([revoked.status, revoked.body.code]).toEqual([401, 'UNAUTHENTICATED']);
-        expect((await listed.line('refused', { instance: revoked.body.instance }))['reason']).toBe('certificateRevoked');
+        expect((await listed.line('refused', { instance: revoked.body.instance }))['reason']).toBe(
+          'certificateRevoked',
+        );
         expect((await listed.ask({ path: LIMITS })).status).toBe(200);
         const unknown = await listed.ask({ path: LIMITS, client: clients.wrongCa });
         expect([unknown.status, unknown.body.code]).toEqual([503, 'UNAVAILABLE']);
