@@ -9,9 +9,10 @@
  * (5.2, 5.3), and say when the next one is due (5.1.2.5).
  *
  * The library reads what has a meaning: times, extensions, key usage. It makes
- * a tree of all it is given, at some 0.1 ms an entry, in which time the agent
- * would do nothing else; so the list is taken apart at its outermost elements
- * here, and of an entry only the serial number and critical flags are read.
+ * a tree of all it is given, at 0.1 to 0.2 ms an entry: the agent would stand
+ * still for seconds over a list of 50,000. So a list is taken apart at its
+ * outermost elements here, and of an entry only the serial number and critical
+ * flags are read (0.4 s for those 50,000).
  */
 import { verify, type X509Certificate } from 'node:crypto';
 import { AsnConvert } from '@peculiar/asn1-schema';
@@ -110,8 +111,9 @@ function readCrl(der: Buffer, cas: readonly X509Certificate[]): { crl: Crl; sign
   if (!nextUpdate || nextUpdate.tag === SEQUENCE || nextUpdate.tag === CRL_EXTENSIONS) {
     throw new Error('does not say when the next one is due (nextUpdate)');
   }
-  const entries = rest.find(({ tag }) => tag === SEQUENCE);
-  const extensions = rest.find(({ tag }) => tag === CRL_EXTENSIONS);
+  const entries = rest[0]?.tag === SEQUENCE ? rest.shift() : undefined;
+  const extensions = rest[0]?.tag === CRL_EXTENSIONS ? rest.shift() : undefined;
+  if (rest.length > 0) throw new Error('is no CRL: too many fields');
   for (const extension of extensions ? AsnConvert.parse(extensions.content, Extensions) : [])
     refuseExtension(extension);
   return {

@@ -22,16 +22,9 @@ import type { Clock, Log, Random } from '../core/ports.ts';
 import type { Refusal, RefusalReason, Refuse } from '../core/reasons.ts';
 import { Connections } from './connections.ts';
 import { addContract, misdirection, Paths, REASONS_BY_CODE, VALIDATION, violation } from './contract.ts';
-import {
-  type IdentityPolicy,
-  identifyServer,
-  type NotIdentified,
-  type PeerFacts,
-  readFacts,
-  type ServerIdentity,
-  stillPasses,
-} from './identity.ts';
+import type { IdentityPolicy, NotIdentified, ServerIdentity } from './identity.ts';
 import { API_LIMITS, type ApiLimits } from './limits.ts';
+import { Peers } from './peers.ts';
 import { bareAnswer, PROBLEM_TYPE, type Problem, problemOf, problemOfFault, randomInstance } from './problem.ts';
 import { BASE_PATH, type GrantsUseCases, type Operation, operations } from './routes.ts';
 import { SparingLog } from './sparing-log.ts';
@@ -80,14 +73,13 @@ class Api implements ApiServer {
   readonly #app;
   readonly #connections: Connections;
   readonly #paths = new Paths();
-  readonly #facts = new WeakMap<Socket, PeerFacts>();
-  #trust: Trust;
+  readonly #peers: Peers;
   #endpoint: Endpoint | undefined;
 
   constructor(trust: Trust, parts: ApiParts, limits: ApiLimits) {
     this.#parts = parts;
     this.#limits = limits;
-    this.#trust = trust;
+    this.#peers = new Peers(trust.cas);
     this.#app = Fastify({
       https: {
         ...trust.context,
@@ -147,20 +139,10 @@ class Api implements ApiServer {
     this.#endpoint = { address: listen.address, port: (app.server.address() as { port: number }).port };
   }
 
-  reload(trust: Trust): void {
-    const nowMs = this.#parts.clock.nowMs();
-    const before = this.#trust;
-    this.#trust = trust;
-    this.#app.server.setSecureContext(trust.context);
-    const connections = this.#connections.sift((socket) => {
-      const leaf = socket.getPeerX509Certificate();
-      if (!leaf) return false;
-      const then = this.#facts.get(socket) ?? readFacts(leaf, before.cas);
-      const now = readFacts(leaf, trust.cas);
-      this.#facts.set(socket, now);
-      return stillPasses(then, now, nowMs);
-    });
-    this.#parts.log.info(connections, 'certificatesReloaded');
+  reload({ context, cas }: Trust): void {
+    this.#app.server.setSecureContext(context);
+    const stillPasses = this.#peers.replace(cas, this.#parts.clock.nowMs());
+    this.#parts.log.info(this.#connections.sift(stillPasses), 'certificatesReloaded');
   }
 
   async close(): Promise<void> {
@@ -197,17 +179,9 @@ class Api implements ApiServer {
     return this.#refuse(request, reply, wrong.reason, { why: wrong.why, detail: wrong.why });
   }
 
-  /** The facts of the certificate are read once a connection and reload, and judged on every request. */
   #identify(request: FastifyRequest): ServerIdentity | NotIdentified {
-    const socket = request.raw.socket as TLSSocket;
-    let facts = this.#facts.get(socket);
-    if (!facts) {
-      const leaf = socket.getPeerX509Certificate();
-      if (!leaf) return { reason: 'certificateUnknown', why: 'the connection is gone' };
-      facts = readFacts(leaf, this.#trust.cas);
-      this.#facts.set(socket, facts);
-    }
-    return identifyServer(facts, socket.remoteAddress, this.#parts.identity, this.#parts.clock.nowMs());
+    const { identity, clock } = this.#parts;
+    return this.#peers.identify(request.raw.socket as TLSSocket, identity, clock.nowMs());
   }
 
   async #serve(operation: Operation, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {

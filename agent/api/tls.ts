@@ -29,6 +29,7 @@ export interface TlsMaterial {
 
 /** The same, checked: ready to be put in force. */
 export interface Trust {
+  /** The API's own, and the file it is from. */
   readonly certificate: X509Certificate;
   readonly file: string;
   readonly cas: readonly NamedCa[];

@@ -301,7 +301,7 @@ describe('a reload', () => {
       { handshakeMs: 60_000 },
     ));
 
-  it('lets an answer under way come to its end, and the connection go on', async () => {
+  it('lets an answer under way come to its end, and the connection go on; not to who is revoked', async () => {
     const other = new ApiFixture(api);
     let go = () => {};
     const waiting = new Promise<void>((resolve) => {
@@ -311,15 +311,20 @@ describe('a reload', () => {
     const getLimits = table['getLimits'];
     if (!getLimits) throw new Error('no getLimits');
     table['getLimits'] = async (call) => {
-      other.lines.push({ level: 'debug', event: 'asked' });
+      other.lines.push({ level: 'debug', event: 'asked', server: call.who.name });
       await waiting;
       return getLimits(call);
     };
     await other.start({}, {}, table);
     const agent = keptOpen();
     const asked = other.ask({ path: LIMITS, agent });
-    await other.line('asked');
-    other.server.reload(other.trust());
+    const leaver = other.ca.issue({ name: 'leaver', san: ['URI:urn:mtc:beta'] });
+    const cut = expect(other.ask({ path: LIMITS, client: leaver })).rejects.toThrow(/socket hang up|ECONNRESET/);
+    await other.line('asked', { server: 'acme-head-end' });
+    await other.line('asked', { server: 'beta' });
+    other.ca.revoke(leaver);
+    other.server.reload(other.trust(withList(other)));
+    await cut;
     go();
     const { status, port } = await asked;
     expect(status).toBe(200);

@@ -94,6 +94,14 @@ test('paths are read from the folder of the file, services and next hops as they
   ]);
 });
 
+test('each client CA has a CRL of its own, or none', () => {
+  const { config } = configOf(reading(['file: ca.crt }', 'file: ca.crt, crl: ca.crl }, { name: other, file: b.crt }']));
+  expect(config.api.clientCAs).toEqual([
+    { name: 'mtc-ca', file: '/etc/mtgate/ca.crt', crl: '/etc/mtgate/ca.crl' },
+    { name: 'other', file: '/etc/mtgate/b.crt' },
+  ]);
+});
+
 test("the gateway's own spaces are its pools and realms", () => {
   const { config } = configOf(reading());
   expect(ownSpaces(config).map(({ prefix, owner }) => `${prefix.text} ${owner}`)).toEqual([
