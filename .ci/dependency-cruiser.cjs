@@ -49,6 +49,7 @@ module.exports = {
     home('koffi', 'koffi', '^agent/(dataplane/bpf|host)\\.ts$'),
     home('better-sqlite3', 'better-sqlite3', '^agent/grants/store\\.ts$'),
     home('fastify', 'fastify(-openapi-glue)?', '^agent/api/'),
+    home('asn1', '@peculiar/asn1-(schema|x509)', '^agent/api/crl\\.ts$'),
     home('yaml', 'yaml', '^agent/core/document\\.ts$'),
     home('ip-address', '(ip-address|netmask)', '^agent/core/net\\.ts$'),
     home('commander', 'commander', '^agent/cli(/|\\.ts$)'),

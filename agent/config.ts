@@ -50,6 +50,7 @@ interface ClientCa {
   /** What rule files call it as `issuer`. */
   readonly name: string;
   readonly file: string;
+  /** Its revocation lists; without, nothing of this CA is ever revoked. */
   readonly crl?: string;
 }
 
@@ -167,7 +168,7 @@ export function readConfig(
   if ('issues' in reading) return reading;
   const { document } = reading;
   const { value } = document;
-  const issues = [...planIssues(document), ...clashesAmong(claimsOf(document)), ...crlIssues(document)].sort(byPlace);
+  const issues = [...planIssues(document), ...clashesAmong(claimsOf(document))].sort(byPlace);
   if (issues.length > 0) return { issues };
   const pools = { grants: poolOf(value), egress: value.pools.egress.prefixes };
   return { config: frozen({ ...value, pools }), warnings: planWarnings(document) };
@@ -199,20 +200,6 @@ function* claimsOf({ value, locate }: AgentFile): Generator<Claim> {
   for (const [i, { protocol, port }] of value.services.entries()) {
     yield claim(`service ${port ? `${protocol}/${port}` : protocol}`, ['services', i]);
   }
-}
-
-/** With one CRL, OpenSSL refuses every certificate whose CA has none. */
-function crlIssues({ value, locate }: AgentFile): Issue[] {
-  const { clientCAs } = value.api;
-  if (clientCAs.every(({ crl }) => crl) || clientCAs.every(({ crl }) => !crl)) return [];
-  return clientCAs.flatMap(({ name, crl }, i) =>
-    crl
-      ? []
-      : {
-          ...locate(['api', 'clientCAs', i]),
-          message: `client CA ${name} has no crl; all client CAs have one, or none has`,
-        },
-  );
 }
 
 function hop(family: Family) {

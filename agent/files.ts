@@ -6,7 +6,8 @@
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
-import type { TlsMaterial } from './api/tls.ts';
+import type { ReadFile } from './api/authorities.ts';
+import { readTrust, type Trust } from './api/tls.ts';
 import { type Config, ownSpaces, readConfig } from './config.ts';
 import type { Issue } from './core/document.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
@@ -48,16 +49,27 @@ export function loadDevices(config: Config): readonly ListedDevice[] {
   return reading.devices;
 }
 
-/** The API's own certificate and key, and whom it trusts. @throws AgentError certificateInvalid */
-export function loadTls({ api }: Config): TlsMaterial {
-  const read = (file: string) => readText(file, 'certificateInvalid');
-  return {
+/** The API's own certificate and key, and whom it trusts, checked. A CRL that cannot be used is no fault. @throws AgentError certificateInvalid */
+export function loadTrust({ api }: Config): Trust {
+  const read = (file: string): ReadFile => ({ file, bytes: readBytes(file, 'certificateInvalid') });
+  return readTrust({
     certificate: read(api.certificate),
     key: read(api.key),
-    clientCas: api.clientCAs.map(({ name, file }) => ({ name, pem: read(file) })),
-    crls: api.clientCAs.flatMap(({ crl }) => (crl ? [read(crl)] : [])),
+    clientCas: api.clientCAs.map(({ name, file, crl }) => ({
+      name,
+      certificates: read(file),
+      ...(crl !== undefined && { crl: readCrlFile(crl) }),
+    })),
     minimumVersion: `TLSv${api.minimumTls}`,
-  };
+  });
+}
+
+function readCrlFile(file: string): ReadFile | { readonly file: string; readonly unreadable: string } {
+  try {
+    return { file, bytes: readFileSync(file) };
+  } catch (fault) {
+    return { file, unreadable: (fault as Error).message };
+  }
 }
 
 /** The folder's *.yaml files, by name; hidden ones and those of editors are not policy. */
@@ -74,8 +86,12 @@ function ruleFiles(folder: string): { file: string; text: string }[] {
 }
 
 function readText(file: string, code: FaultCode): string {
+  return readBytes(file, code).toString('utf8');
+}
+
+function readBytes(file: string, code: FaultCode): Buffer {
   try {
-    return readFileSync(file, 'utf8');
+    return readFileSync(file);
   } catch (cause) {
     throw new AgentError(code, `${file}: ${(cause as Error).message}`, { cause });
   }

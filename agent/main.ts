@@ -13,6 +13,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { ulid } from 'ulid';
+import { isRevoked } from './api/authorities.ts';
+import { certificateStatus, ExpiryAlarms, timesLeft } from './api/expiry.ts';
 import { servePages } from './api/loopback.ts';
 import { startManagement } from './api/management.ts';
 import { refusalRecorder } from './api/problem.ts';
@@ -30,7 +32,7 @@ import { Gate } from './dataplane/gate.ts';
 import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
 import { Directory } from './directory/directory.ts';
-import { loadConfig, loadDevices, loadPolicy, loadTls } from './files.ts';
+import { loadConfig, loadDevices, loadPolicy, loadTrust } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
@@ -62,7 +64,9 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   const config = loadConfig(configFile, warn);
   const policy = loadPolicy(config.rules, config, warn);
   const devices = loadDevices(config);
-  let tls = loadTls(config);
+  let trust = loadTrust(config);
+  const alarms = new ExpiryAlarms(log, systemClock);
+  alarms.look(trust);
 
   mkdirSync(config.store.directory, { recursive: true, mode: 0o750 });
   lockFolder(config.store.directory);
@@ -98,6 +102,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     closed: () => closure.gaps.length === 0,
     missingInterfaces: () => closure.site.absent.length,
     wrongSysctls: () => closure.wrongSysctls.length,
+    timesLeft: () => timesLeft(trust, systemClock.nowMs()),
   });
   const record = refusalRecorder(log, systemRandom);
   const directory = new Directory();
@@ -115,6 +120,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       metrics.refused(reason);
       return record(reason, facts);
     },
+    revoked: (certificate) => isRevoked(certificate, trust.cas),
     newId: () => ulid() as GrantId,
     notReady: (realm) => closure.objection(realm),
     metrics,
@@ -142,10 +148,11 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       const nowMs = systemClock.nowMs();
       return store.purge(nowMs - RETAIN_ENDED_MS, nowMs - ANSWERS_KEPT_MS);
     }),
+    every(TICK_MS, log, async () => alarms.look(trust)),
   );
 
   const openApi = () =>
-    startApi(config.api.listen, tls, {
+    startApi(config.api.listen, trust, {
       grants: serverUseCases(ground, grants, new Extensions(ground, grants)),
       identity: {
         identify: (facts) => identify(grants.policy, facts),
@@ -170,9 +177,15 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
 
   const reload = async () => {
     // All is read and checked before any of it is put in force.
-    const next = { policy: loadPolicy(config.rules, config, warn), devices: loadDevices(config), tls: loadTls(config) };
-    tls = next.tls;
-    api?.reload(tls);
+    const next = {
+      policy: loadPolicy(config.rules, config, warn),
+      devices: loadDevices(config),
+      trust: loadTrust(config),
+    };
+    trust = next.trust;
+    api?.reload(trust);
+    alarms.look(trust);
+    await grants.review();
     await bindings.replaceFile(next.devices);
     await grants.switchPolicy(next.policy);
     log.info({ policy: next.policy.version }, 'reloaded');
@@ -190,6 +203,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
         attachments: gate.attachments().map(shown),
         heartbeatAgeSeconds: heartbeatAgeSeconds(),
         packets: packetsOf(gate.counters()),
+        certificates: certificateStatus(trust, systemClock.nowMs()),
       }),
     }),
     peerUid,

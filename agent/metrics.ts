@@ -20,6 +20,13 @@ export interface Readings {
   closed(): boolean;
   missingInterfaces(): number;
   wrongSysctls(): number;
+  /** Of certificates and CRLs in force. */
+  timesLeft(): readonly {
+    readonly kind: string;
+    readonly name: string;
+    readonly usable: boolean;
+    readonly secondsLeft: number;
+  }[];
 }
 
 export interface Metrics {
@@ -102,6 +109,24 @@ export function openMetrics(readings: Readings): Metrics {
   read(Gauge, 'mtgate_wrong_sysctls', 'Kernel settings that are not as the gateway needs them', () => [
     [readings.wrongSysctls()],
   ]);
+
+  read(
+    Gauge,
+    'mtgate_certificate_expiry_seconds',
+    'Time until a certificate or CRL in force ends; below 0 after it, 0 for a CRL file that cannot be read',
+    () => readings.timesLeft().map(({ kind, name, secondsLeft }) => [secondsLeft, { kind, name }]),
+    ['kind', 'name'],
+  );
+  read(
+    Gauge,
+    'mtgate_crl_usable',
+    '0 where the CRLs of a client CA cannot be used: its clients are refused',
+    () => {
+      const crls = readings.timesLeft().filter(({ kind }) => kind === 'crl');
+      return crls.map(({ name, usable }) => [usable ? 1 : 0, { name }]);
+    },
+    ['name'],
+  );
 
   const refused = count('mtgate_refusals_total', 'Requests that were not granted', ['reason']);
   const granted = count('mtgate_grants_opened_total', 'Grants opened');

@@ -9,6 +9,7 @@ import { address, type Prefix, prefix } from '../agent/core/net.ts';
 import type { Pool } from '../agent/core/pool.ts';
 import type {
   Asker,
+  CertificateId,
   ExternalId,
   GrantId,
   GrantRequest,
@@ -62,11 +63,13 @@ export const M2 = 'm2@meters.example' as ExternalId;
 export const HEAD_END: Asker = {
   name: 'head-end' as ServerName,
   requestAddress: address('198.51.100.10'),
+  certificate: 'ca:1' as CertificateId,
   correlator: 'c-1',
 };
 export const OTHER: Asker = {
   name: 'other' as ServerName,
   requestAddress: address('192.0.2.66'),
+  certificate: 'ca:2' as CertificateId,
   correlator: 'c-2',
 };
 
@@ -103,6 +106,8 @@ export class TestGateway {
   readonly store: GrantStore;
   /** Set: no grant can be opened. */
   notReady: string | undefined;
+  /** Client certificates that are revoked. */
+  readonly revoked = new Set<CertificateId>();
   memory: Memory;
   directory!: Directory;
   grants!: Grants;
@@ -139,6 +144,7 @@ export class TestGateway {
       log: this.log,
       refuse: refusalRecorder(this.log, seededRandom(1)),
       metrics: { granted: () => {}, extended: () => {}, ended: () => {} },
+      revoked: (certificate) => this.revoked.has(certificate),
       newId: () => `grant-${++this.#ids}` as GrantId,
       notReady: () => this.notReady,
     };

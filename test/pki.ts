@@ -26,6 +26,26 @@ interface CertificateRequest {
   readonly notAfter?: Date;
   /** Takes this one's key instead of a new one (the key's role must stay one). */
   readonly sameKeyAs?: Issued;
+  /** Signed by its own key. */
+  readonly selfSigned?: boolean;
+}
+
+/** What is special about a CA's own certificate. */
+interface CaRequest {
+  readonly notBefore?: Date;
+  readonly notAfter?: Date;
+  /** By openssl's names; a CA without cRLSign may not sign lists. */
+  readonly keyUsage?: string;
+}
+
+/** What is special about a revocation list. */
+interface CrlRequest {
+  readonly thisUpdate?: Date;
+  readonly nextUpdate?: Date;
+  /** A line of openssl's extension section, such as `2.5.29.28 = critical, DER:3000`. */
+  readonly extension?: string;
+  /** How openssl calls the digest. */
+  readonly digest?: string;
 }
 
 /** A certificate and its key, as PEM text and as files (for curl). */
@@ -41,16 +61,18 @@ export interface TestCa extends Issued {
   issue(request: CertificateRequest): Issued;
   /** A CA below this one. */
   intermediate(name: string): TestCa;
+  /** Its own certificate again, with the same name and key and new dates; PEM text. */
+  renew(): string;
   revoke(issued: Issued): void;
   /** The revocation list as of now: PEM text, also in `crlFile`. */
-  crl(): string;
+  crl(request?: CrlRequest): string;
   readonly crlFile: string;
 }
 
 export interface Pki {
   readonly folder: string;
   /** A root CA of this name. */
-  ca(name: string): TestCa;
+  ca(name: string, request?: CaRequest): TestCa;
   /** Removes all files. */
   remove(): void;
 }
@@ -62,9 +84,14 @@ export function createPki(folder = mkdtempSync(join(tmpdir(), 'mtgate-pki-'))): 
   mkdirSync(folder, { recursive: true });
   return {
     folder,
-    ca: (name) => createCa(join(folder, name), name),
+    ca: (name, request) => createCa(join(folder, name), name, request),
     remove: () => rmSync(folder, { recursive: true, force: true }),
   };
+}
+
+/** The DER inside a PEM block. */
+export function derOf(pem: string): Buffer {
+  return Buffer.from(pem.replace(/-----[^-]+-----/g, ''), 'base64');
 }
 
 /** The server certificate of a test's API: for loopback by address and by name. */
@@ -75,6 +102,7 @@ export function loopbackServer(ca: TestCa): Issued {
 function createCa(
   home: string,
   name: string,
+  special: CaRequest = {},
   parent?: (request: CertificateRequest, extensions: string) => Issued,
 ): TestCa {
   mkdirSync(home, { recursive: true });
@@ -118,7 +146,10 @@ function createCa(
     };
   }
 
-  const own = parent ? parent({ name }, CA_EXTENSIONS) : sign({ name }, CA_EXTENSIONS, true);
+  const { keyUsage, ...dates } = special;
+  const own = parent
+    ? parent({ name }, caExtensions(keyUsage))
+    : sign({ name, ...dates }, caExtensions(keyUsage), true);
   writeFileSync(file('ca.pem'), own.certificate);
   writeFileSync(file('ca.key'), own.key);
   const crlFile = file('crl.pem');
@@ -126,21 +157,31 @@ function createCa(
     ...own,
     name,
     crlFile,
-    issue: (request) => sign(request, leafExtensions(request), false),
-    intermediate: (below) => createCa(join(home, `below-${below}`), below, (request, ext) => sign(request, ext, false)),
+    issue: (request) => sign(request, leafExtensions(request), request.selfSigned ?? false),
+    intermediate: (below) =>
+      createCa(join(home, `below-${below}`), below, {}, (request, ext) => sign(request, ext, false)),
+    renew: () => sign({ name, sameKeyAs: own }, caExtensions(keyUsage), true).certificate,
     revoke: (issued) => openssl(['ca', '-config', config, '-revoke', issued.certificateFile]),
-    crl() {
-      openssl(['ca', '-config', config, '-gencrl', '-crldays', '30', '-out', crlFile]);
+    crl({ thisUpdate, nextUpdate, extension, digest = 'sha256' } = {}) {
+      writeFileSync(file('crl.conf'), `${caConfig(home)}[crl]\n${extension ?? ''}\n`);
+      openssl([
+        ...['ca', '-config', file('crl.conf'), '-gencrl', '-crldays', '30', '-md', digest, '-out', crlFile],
+        ...(thisUpdate ? ['-crl_lastupdate', stamp(thisUpdate)] : []),
+        ...(nextUpdate ? ['-crl_nextupdate', stamp(nextUpdate)] : []),
+        ...(extension ? ['-crlexts', 'crl'] : []),
+      ]);
       return readFileSync(crlFile, 'utf8');
     },
   };
 }
 
-const CA_EXTENSIONS = `[v3]
+function caExtensions(keyUsage = 'keyCertSign, cRLSign'): string {
+  return `[v3]
 basicConstraints = critical, CA:true
-keyUsage = critical, keyCertSign, cRLSign
+keyUsage = critical, ${keyUsage}
 subjectKeyIdentifier = hash
 `;
+}
 
 /** Alternative names stand in a section of their own: there a comma is part of the value, not a separator. */
 function leafExtensions(request: CertificateRequest): string {

@@ -8,6 +8,7 @@ export function grantRecord(changes: Partial<GrantRecord> = {}): GrantRecord {
     number: 1,
     gateway: 'gw-1',
     server: 'head-end',
+    certificate: 'ca:1',
     mtcUser: 'acme',
     device: 'm1@meters.example',
     reference: { networkAccessIdentifier: 'm1@meters.example' },

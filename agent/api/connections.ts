@@ -3,10 +3,9 @@
  *
  * Two things Node's server does not keep: a cap for each remote address, so
  * that one peer cannot take all places (the cap for all is the server's own),
- * and the generation of a connection. A reload of certificates, CAs or CRLs
- * retires what was connected before: what is idle or still in its handshake is
- * cut at once, what is being answered ends with that answer, and nothing is
- * judged any more on a handshake that may no longer pass.
+ * and which handshakes still count. A reload of certificates, CAs or CRLs cuts
+ * there and then whatever would not pass any more, and whatever is still in
+ * its handshake; a stop lets what is being answered come to its end.
  *
  * The TLS socket is not the TCP socket, and Node links the two nowhere public;
  * they share both ends' addresses and ports, which is what they are found by.
@@ -20,6 +19,8 @@ interface Connection {
   readonly ends: string;
   /** Requests that have no whole answer yet. */
   readonly open: Set<{ readonly request: IncomingMessage; readonly response: ServerResponse }>;
+  /** Once its handshake is over. */
+  secure?: TLSSocket;
   retired: boolean;
 }
 
@@ -36,7 +37,9 @@ export class Connections {
     server.on('connection', (raw: Socket) => this.#accept(raw));
     server.on('secureConnection', (socket: TLSSocket) => {
       const connection = this.#byEnds.get(endsOf(socket));
-      if (connection) this.#secure.set(socket, connection);
+      if (!connection) return;
+      connection.secure = socket;
+      this.#secure.set(socket, connection);
     });
     server.on('request', (request: IncomingMessage, response: ServerResponse) => {
       const connection = this.#secure.get(request.socket);
@@ -62,6 +65,17 @@ export class Connections {
   answerable(socket: Socket): boolean {
     const open = [...(this.#secure.get(socket)?.open ?? [])];
     return open.length <= 1 && open.every(({ request, response }) => !request.complete && !response.headersSent);
+  }
+
+  /** Cuts every connection that does not pass, an answer under way or not, and those still in their handshake. */
+  sift(passes: (socket: TLSSocket) => boolean): { readonly kept: number; readonly cut: number } {
+    const all = [...this.#byEnds.values()];
+    const failing = all.filter(({ secure }) => !secure || !passes(secure));
+    for (const connection of failing) {
+      connection.retired = true;
+      connection.raw.destroy();
+    }
+    return { kept: all.length - failing.length, cut: failing.length };
   }
 
   /** Ends every connection: now where nothing is being answered, else with the answer. */

@@ -3,26 +3,40 @@
  * it comes from, and from nothing else in the request.
  *
  * The handshake (RFC 8446 4.4.2, with `requestCert`) has proved that the peer
- * holds the key and that its chain ends at a named CA, unrevoked. What is
- * judged here is judged again on every request, since a connection or a
- * resumed session (RFC 8446 2.2) outlives the moment it was proved at: dates,
- * use, issuer, role, source. A resumed session brings the leaf alone, so the
+ * holds the key and that its chain ends at a named CA. What is judged here is
+ * judged again on every request, since a connection or a resumed session
+ * (RFC 8446 2.2) outlives the moment it was proved at: dates, use, issuer,
+ * revocation, role, source. A resumed session brings the leaf alone, so the
  * issuer is found by verifying the leaf against the named CAs' certificates,
  * never by the chain the peer sent.
  *
  * Invariants: what cannot be read names nobody; two named CAs for one leaf are
  * no CA; the facts of a certificate may be kept, a judgement never is.
  */
-import { createHash, type X509Certificate } from 'node:crypto';
+import type { X509Certificate } from 'node:crypto';
 import { type Address, parseAddress } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
-import type { MtcUserName, ServerName } from '../core/words.ts';
+import type { CertificateId, MtcUserName, ServerName } from '../core/words.ts';
+import {
+  type Chain,
+  certificateId,
+  chainsOf,
+  keySha256Of,
+  type NamedCa,
+  revocationOf,
+  type Validity,
+  validityOf,
+  within,
+} from './authorities.ts';
+import { nameOf, serialOf } from './crl.ts';
 
 /** An MTC server as the use cases know it: a name, and where this request came from. */
 export interface ServerIdentity {
   readonly role: 'server';
   readonly name: ServerName;
   readonly requestAddress: Address;
+  /** The certificate it showed. */
+  readonly certificate: CertificateId;
 }
 
 /** What policy is asked: whose certificate is this? */
@@ -48,25 +62,15 @@ export interface IdentityPolicy {
   readonly sourceAllowed: (server: ServerName, from: Address) => boolean;
 }
 
-/** A client CA as agent.yaml names it: roots and intermediates, in one bundle. */
-export interface NamedCa {
-  readonly name: string;
-  readonly certificates: readonly X509Certificate[];
-}
-
-/** What a leaf says; the same for as long as the connection lasts. */
+/** What a leaf says; the same for as long as the CAs are. */
 export interface PeerFacts {
   readonly uris: readonly string[] | 'unreadable';
   readonly spkiSha256: string;
-  /** Names of the CAs that issued it, and when those certificates are valid. One is right, all else is not. */
-  readonly issuers: readonly { readonly name: string; readonly valid: Validity }[];
+  readonly serial: string;
+  /** Every way from its issuer up to a root. Within one CA they are as good as each other; two CAs are not right. */
+  readonly chains: readonly { readonly ca: NamedCa; readonly chain: Chain }[];
   readonly valid: Validity;
   readonly forClients: boolean;
-}
-
-interface Validity {
-  readonly fromMs: number;
-  readonly toMs: number;
 }
 
 /** Why a peer is nobody. */
@@ -82,13 +86,9 @@ const CLIENT_AUTH = '1.3.6.1.5.5.7.3.2';
 export function readFacts(leaf: X509Certificate, cas: readonly NamedCa[]): PeerFacts {
   return {
     uris: readUris(leaf.subjectAltName),
-    spkiSha256: createHash('sha256')
-      .update(leaf.publicKey.export({ type: 'spki', format: 'der' }))
-      .digest('hex'),
-    issuers: cas.flatMap(({ name, certificates }) => {
-      const issuer = certificates.find((ca) => leaf.checkIssued(ca) && leaf.verify(ca.publicKey));
-      return issuer ? [{ name, valid: validityOf(issuer) }] : [];
-    }),
+    spkiSha256: keySha256Of(leaf),
+    serial: serialOf(leaf),
+    chains: cas.flatMap((ca) => chainsOf(leaf, ca).map((chain) => ({ ca, chain }))),
     valid: validityOf(leaf),
     // An absent extension allows every use (RFC 5280); here it must be said.
     forClients: !leaf.ca && (leaf.keyUsage ?? []).includes(CLIENT_AUTH),
@@ -102,20 +102,10 @@ export function identifyServer(
   policy: IdentityPolicy,
   nowMs: number,
 ): ServerIdentity | NotIdentified {
-  if (!within(peer.valid, nowMs)) return { reason: 'certificateExpired', why: validityText(peer.valid) };
-  if (!peer.forClients) return { reason: 'certificateWrongUse', why: 'no extended key usage clientAuth' };
-  if (peer.uris === 'unreadable') return { reason: 'certificateUnknown', why: 'its subjectAltName cannot be read' };
+  const proved = judgeCertificate(peer, nowMs);
+  if ('reason' in proved) return proved;
 
-  const [issuer, second] = peer.issuers;
-  if (!issuer) return { reason: 'certificateUnknown', why: 'no certificate of a named client CA has issued it' };
-  if (second) {
-    return { reason: 'certificateAmbiguous', why: `both client CAs ${issuer.name} and ${second.name} hold its issuer` };
-  }
-  if (!within(issuer.valid, nowMs)) {
-    return { reason: 'certificateExpired', why: `client CA ${issuer.name}: ${validityText(issuer.valid)}` };
-  }
-
-  const facts = { uris: peer.uris, spkiSha256: peer.spkiSha256, issuer: issuer.name };
+  const { certificate, ...facts } = proved;
   const found = policy.identify(facts);
   if (typeof found === 'string') {
     return { reason: found, why: `uris [${facts.uris.join(' ')}], sha256 ${facts.spkiSha256}, issuer ${facts.issuer}` };
@@ -130,7 +120,61 @@ export function identifyServer(
       why: `${found.name} does not ask from ${remote ?? 'a connection that is gone'}`,
     };
   }
-  return { role: 'server', name: found.name, requestAddress };
+  return { role: 'server', name: found.name, requestAddress, certificate };
+}
+
+/** Whether a certificate is worth anything now, whoever's it is. */
+function judgeCertificate(
+  peer: PeerFacts,
+  nowMs: number,
+): (CertificateFacts & { readonly certificate: CertificateId }) | NotIdentified {
+  if (!within(peer.valid, nowMs)) return { reason: 'certificateExpired', why: validityText(peer.valid) };
+  if (!peer.forClients) return { reason: 'certificateWrongUse', why: 'no extended key usage clientAuth' };
+  if (peer.uris === 'unreadable') return { reason: 'certificateUnknown', why: 'its subjectAltName cannot be read' };
+
+  const [first] = peer.chains;
+  if (!first) return { reason: 'certificateUnknown', why: 'no certificate of a named client CA has issued it' };
+  const { ca } = first;
+  const other = peer.chains.find((one) => one.ca !== ca);
+  if (other) {
+    return { reason: 'certificateAmbiguous', why: `both client CAs ${ca.name} and ${other.ca.name} hold its issuer` };
+  }
+  const wrongs = peer.chains.map(({ chain }) => wrongWith(peer.serial, chain, ca, nowMs));
+  if (wrongs.every((wrong) => wrong !== undefined)) {
+    const worst = wrongs.find(({ reason }) => reason === 'certificateRevoked') ?? wrongs[0];
+    if (worst) return worst;
+  }
+  return {
+    uris: peer.uris,
+    spkiSha256: peer.spkiSha256,
+    issuer: ca.name,
+    certificate: certificateId(peer.serial, first.chain),
+  };
+}
+
+/** Why a chain proves nothing now; undefined where it does. */
+function wrongWith(serial: string, chain: Chain, ca: NamedCa, nowMs: number): NotIdentified | undefined {
+  const late = chain.find(({ valid }) => !within(valid, nowMs));
+  if (!late) return revocationOf(serial, chain, ca, nowMs);
+  const why = `client CA ${ca.name}: ${nameOf(late.certificate)}: ${validityText(late.valid)}`;
+  return { reason: 'certificateExpired', why };
+}
+
+/**
+ * Whether what a handshake proved under the CAs of before still holds under
+ * those of now: a chain it may have gone by still stands, and the certificate
+ * is worth something. Where a list cannot be used the connection stays, for
+ * its requests to be told so.
+ */
+export function stillPasses(before: PeerFacts, now: PeerFacts, nowMs: number): boolean {
+  const stood = new Set(before.chains.map(({ chain }) => printOf(chain)));
+  if (!now.chains.some(({ chain }) => stood.has(printOf(chain)))) return false;
+  const judged = judgeCertificate(now, nowMs);
+  return !('reason' in judged) || judged.reason === 'revocationUnknown';
+}
+
+function printOf(chain: Chain): string {
+  return chain.map(({ certificate }) => certificate.fingerprint256).join(' ');
 }
 
 /**
@@ -165,15 +209,6 @@ function fromJson(text: string): string | undefined {
   } catch {
     return undefined;
   }
-}
-
-/** A date that cannot be read is NaN, which lies within nothing. */
-function validityOf(certificate: X509Certificate): Validity {
-  return { fromMs: Date.parse(certificate.validFrom), toMs: Date.parse(certificate.validTo) };
-}
-
-function within(valid: Validity, nowMs: number): boolean {
-  return valid.fromMs <= nowMs && nowMs <= valid.toMs;
 }
 
 function validityText(valid: Validity): string {

@@ -23,16 +23,9 @@ import type { Clock, Log, Random } from '../core/ports.ts';
 import type { Refusal, RefusalReason, Refuse } from '../core/reasons.ts';
 import { Connections } from './connections.ts';
 import { addContract, misdirection, Paths, REASONS_BY_CODE, VALIDATION, violation } from './contract.ts';
-import {
-  type IdentityPolicy,
-  identifyServer,
-  type NamedCa,
-  type NotIdentified,
-  type PeerFacts,
-  readFacts,
-  type ServerIdentity,
-} from './identity.ts';
+import type { IdentityPolicy, NotIdentified, ServerIdentity } from './identity.ts';
 import { API_LIMITS, type ApiLimits } from './limits.ts';
+import { Peers } from './peers.ts';
 import {
   bareAnswer,
   PROBLEM_TYPE,
@@ -44,7 +37,7 @@ import {
 } from './problem.ts';
 import { BASE_PATH, type GrantsUseCases, type Operation, operations } from './routes.ts';
 import { SparingLog } from './sparing-log.ts';
-import { contextOptions, handshakeFailure, readCas, type TlsMaterial } from './tls.ts';
+import { handshakeFailure, type Trust } from './tls.ts';
 
 export interface ApiParts {
   readonly grants: GrantsUseCases;
@@ -59,23 +52,23 @@ export interface ApiParts {
 export interface ApiServer {
   /** Where it listens; the port as bound. */
   readonly endpoint: Endpoint;
-  /** Takes new certificates, CAs and CRLs, and retires every connection and session of before. */
-  reload(material: TlsMaterial): void;
+  /** Puts new certificates, CAs and CRLs in force. Connections that still pass go on; sessions of before are not resumed. */
+  reload(trust: Trust): void;
   close(): Promise<void>;
 }
 
 /**
  * Starts the API. `table` is the operations of routes.ts, unless a test has others.
- * @throws AgentError contractBroken, certificateInvalid, listenFailed
+ * @throws AgentError contractBroken, listenFailed
  */
 export async function startApi(
   listen: Endpoint,
-  material: TlsMaterial,
+  trust: Trust,
   parts: ApiParts,
   limits: Partial<ApiLimits> = {},
   table: Readonly<Record<string, Operation>> = operations(parts.grants, parts.refuse, parts.clock),
 ): Promise<ApiServer> {
-  const api = new Api(material, parts, { ...API_LIMITS, ...limits });
+  const api = new Api(trust, parts, { ...API_LIMITS, ...limits });
   await api.start(listen, table);
   return api;
 }
@@ -89,18 +82,17 @@ class Api implements ApiServer {
   readonly #app;
   readonly #connections: Connections;
   readonly #paths = new Paths();
-  readonly #facts = new WeakMap<Socket, PeerFacts>();
-  #cas: readonly NamedCa[];
+  readonly #peers: Peers;
   #endpoint: Endpoint | undefined;
 
-  constructor(material: TlsMaterial, parts: ApiParts, limits: ApiLimits) {
+  constructor(trust: Trust, parts: ApiParts, limits: ApiLimits) {
     this.#parts = parts;
     this.#limits = limits;
-    this.#cas = readCas(material);
+    this.#peers = new Peers(trust.cas);
     this.#app = Fastify({
       genReqId: (raw) => givenCorrelator(raw) ?? randomUuid(parts.random),
       https: {
-        ...contextOptions(material),
+        ...trust.context,
         requestCert: true,
         rejectUnauthorized: true,
         handshakeTimeout: limits.handshakeMs,
@@ -156,11 +148,10 @@ class Api implements ApiServer {
     this.#endpoint = { address: listen.address, port: (app.server.address() as { port: number }).port };
   }
 
-  reload(material: TlsMaterial): void {
-    const options = contextOptions(material);
-    this.#cas = readCas(material);
-    this.#app.server.setSecureContext(options);
-    this.#connections.retire();
+  reload({ context, cas }: Trust): void {
+    this.#app.server.setSecureContext(context);
+    const stillPasses = this.#peers.replace(cas, this.#parts.clock.nowMs());
+    this.#parts.log.info(this.#connections.sift(stillPasses), 'certificatesReloaded');
   }
 
   async close(): Promise<void> {
@@ -197,17 +188,9 @@ class Api implements ApiServer {
     return this.#refuse(request, reply, wrong.reason, { why: wrong.why, detail: wrong.why });
   }
 
-  /** The facts of the certificate are read once a connection, and judged on every request. */
   #identify(request: FastifyRequest): ServerIdentity | NotIdentified {
-    const socket = request.raw.socket as TLSSocket;
-    let facts = this.#facts.get(socket);
-    if (!facts) {
-      const leaf = socket.getPeerX509Certificate();
-      if (!leaf) return { reason: 'certificateUnknown', why: 'the connection is gone' };
-      facts = readFacts(leaf, this.#cas);
-      this.#facts.set(socket, facts);
-    }
-    return identifyServer(facts, socket.remoteAddress, this.#parts.identity, this.#parts.clock.nowMs());
+    const { identity, clock } = this.#parts;
+    return this.#peers.identify(request.raw.socket as TLSSocket, identity, clock.nowMs());
   }
 
   async #serve(operation: Operation, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {

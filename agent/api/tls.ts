@@ -4,26 +4,36 @@
  *
  * RFC 8446: TLS 1.3, and by configuration 1.2 with ephemeral keys and AEAD
  * suites alone, without renegotiation (RFC 9325 4.2). A client certificate is
- * required and its chain must end at a named CA; where revocation lists are
- * given, every CA of a chain needs one, and a list that is out of date fails
- * the handshake rather than be overlooked (RFC 5280 6.3).
+ * required and its chain must end at a named CA. Revocation is not the
+ * handshake's matter: it is judged on every request (authorities.ts).
+ *
+ * All files are read and checked before any of them is put in force; what
+ * cannot be used is named by its file.
  */
-import { constants, X509Certificate } from 'node:crypto';
+import { constants, createPrivateKey, X509Certificate } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { createSecureContext, type SecureContextOptions, type TLSSocket } from 'node:tls';
 import { AgentError } from '../core/errors.ts';
-import type { NamedCa } from './identity.ts';
+import { type CaMaterial, type NamedCa, type ReadFile, readCa } from './authorities.ts';
+import { blocksOf, isDer } from './pem.ts';
 
-/** PEM texts, as read from the files that agent.yaml names. */
+/** The files that agent.yaml names, as read. */
 export interface TlsMaterial {
   /** The API's own certificate, and its chain behind it. */
-  readonly certificate: string;
-  readonly key: string;
-  /** Whom clients' certificates may come from. Intermediates belong into their CA's bundle. */
-  readonly clientCas: readonly { readonly name: string; readonly pem: string }[];
-  /** One for each client CA, or none at all. */
-  readonly crls: readonly string[];
+  readonly certificate: ReadFile;
+  readonly key: ReadFile;
+  /** Whom clients' certificates may come from. Intermediates belong into their CA's file. */
+  readonly clientCas: readonly CaMaterial[];
   readonly minimumVersion: 'TLSv1.2' | 'TLSv1.3';
+}
+
+/** The same, checked: ready to be put in force. */
+export interface Trust {
+  /** The API's own, and the file it is from. */
+  readonly certificate: X509Certificate;
+  readonly file: string;
+  readonly cas: readonly NamedCa[];
+  readonly context: SecureContextOptions;
 }
 
 /** Sessions can be resumed for this long (RFC 8446 4.6.1); also the longest a ticket outlives its connection. */
@@ -41,51 +51,54 @@ const SUITES = [
   'ECDHE-RSA-AES128-GCM-SHA256',
 ];
 
-/**
- * The options of a TLS context. Each context has ticket keys of its own, so
- * that one made anew resumes no session of the one before.
- * @throws AgentError certificateInvalid where a text cannot be read or key and certificate are no pair
- */
-export function contextOptions(material: TlsMaterial): SecureContextOptions {
-  const options: SecureContextOptions = {
-    cert: material.certificate,
-    key: material.key,
-    ca: material.clientCas.flatMap(({ pem }) => blocksOf(pem, 'CERTIFICATE')),
-    // Node reads only the first list of a text.
-    crl: material.crls.flatMap((pem) => blocksOf(pem, 'X509 CRL')),
-    minVersion: material.minimumVersion,
+/** @throws AgentError certificateInvalid where a file cannot be used; a revocation list that cannot be is no fault */
+export function readTrust(material: TlsMaterial): Trust {
+  const certificate = readOwn(material);
+  const cas = material.clientCas.map(readCa);
+  const context = contextOptions(material);
+  try {
+    createSecureContext(context);
+  } catch (cause) {
+    throw invalid(material.certificate, 'OpenSSL does not take it, its key or the client CAs', cause);
+  }
+  return { certificate, file: material.certificate.file, cas, context };
+}
+
+/** The API's own certificate, which must go with the key. */
+function readOwn({ certificate, key }: TlsMaterial): X509Certificate {
+  let own: X509Certificate;
+  try {
+    const [first = ''] = blocksOf(certificate.bytes, 'CERTIFICATE');
+    own = new X509Certificate(first);
+  } catch (cause) {
+    throw invalid(certificate, (cause as Error).message, cause);
+  }
+  try {
+    if (own.checkPrivateKey(createPrivateKey(key.bytes))) return own;
+  } catch (cause) {
+    const form = isDer(key.bytes) ? '; it looks like DER' : '';
+    throw invalid(key, `holds no private key in PEM without a passphrase${form}`, cause);
+  }
+  throw invalid(key, `is not the key of the certificate in ${certificate.file}`);
+}
+
+function invalid({ file }: ReadFile, what: string, cause?: unknown): AgentError {
+  return new AgentError('certificateInvalid', `${file}: ${what}`, { cause });
+}
+
+/** Each context has ticket keys of its own, so that one made anew resumes no session of the one before. */
+function contextOptions({ certificate, key, clientCas, minimumVersion }: TlsMaterial): SecureContextOptions {
+  return {
+    cert: certificate.bytes,
+    key: key.bytes,
+    ca: clientCas.flatMap(({ certificates }) => blocksOf(certificates.bytes, 'CERTIFICATE')),
+    minVersion: minimumVersion,
     ciphers: SUITES.join(':'),
     honorCipherOrder: true,
     ecdhCurve: 'X25519:prime256v1:secp384r1',
     secureOptions: constants.SSL_OP_NO_RENEGOTIATION,
     sessionTimeout: SESSION_SECONDS,
   };
-  try {
-    createSecureContext(options);
-  } catch (cause) {
-    throw new AgentError('certificateInvalid', 'API certificate, key, client CAs or CRLs', { cause });
-  }
-  if (material.crls.some((pem) => blocksOf(pem, 'X509 CRL').length === 0)) {
-    throw new AgentError('certificateInvalid', 'a CRL file holds no CRL in PEM');
-  }
-  return options;
-}
-
-/** The client CAs. @throws AgentError certificateInvalid where a bundle holds none, or a certificate that is no CA's */
-export function readCas(material: TlsMaterial): readonly NamedCa[] {
-  return material.clientCas.map(({ name, pem }) => {
-    try {
-      const certificates = blocksOf(pem, 'CERTIFICATE').map((block) => new X509Certificate(block));
-      if (certificates.length > 0 && certificates.every(({ ca }) => ca)) return { name, certificates };
-    } catch (cause) {
-      throw new AgentError('certificateInvalid', `client CA ${name}: a certificate cannot be read`, { cause });
-    }
-    throw new AgentError('certificateInvalid', `client CA ${name}: no certificate, or one that is not a CA's`);
-  });
-}
-
-function blocksOf(pem: string, label: string): string[] {
-  return pem.match(new RegExp(`-----BEGIN ${label}-----[^-]+-----END ${label}-----`, 'g')) ?? [];
 }
 
 /** Why a handshake failed, in names for the log. */
@@ -93,8 +106,6 @@ type TlsReason =
   | 'tlsNoCertificate'
   | 'tlsCertificateExpired'
   | 'tlsUnknownCa'
-  | 'tlsRevoked'
-  | 'tlsRevocationUnknown'
   | 'tlsWrongUse'
   | 'tlsVersion'
   | 'tlsTimeout'
@@ -112,11 +123,6 @@ const TLS_REASONS: Readonly<Record<string, TlsReason>> = {
   DEPTH_ZERO_SELF_SIGNED_CERT: 'tlsUnknownCa',
   SELF_SIGNED_CERT_IN_CHAIN: 'tlsUnknownCa',
   CERT_SIGNATURE_FAILURE: 'tlsUnknownCa',
-  CERT_REVOKED: 'tlsRevoked',
-  UNABLE_TO_GET_CRL: 'tlsRevocationUnknown',
-  CRL_HAS_EXPIRED: 'tlsRevocationUnknown',
-  CRL_NOT_YET_VALID: 'tlsRevocationUnknown',
-  CRL_SIGNATURE_FAILURE: 'tlsRevocationUnknown',
   INVALID_PURPOSE: 'tlsWrongUse',
   ERR_SSL_UNSUPPORTED_PROTOCOL: 'tlsVersion',
   ERR_TLS_HANDSHAKE_TIMEOUT: 'tlsTimeout',

@@ -72,6 +72,18 @@ export const REFUSALS = {
     code: 'UNAUTHENTICATED',
     title: 'The client certificate is not for client authentication',
   },
+  certificateRevoked: {
+    step: 'authentication',
+    status: 401,
+    code: 'UNAUTHENTICATED',
+    title: 'The client certificate is revoked',
+  },
+  revocationUnknown: {
+    step: 'authentication',
+    status: 503,
+    code: 'UNAVAILABLE',
+    title: 'The gateway cannot tell at the moment whether the client certificate is revoked',
+  },
   sourceNotAllowed: {
     step: 'authentication',
     status: 403,

@@ -20,6 +20,8 @@ export type Msisdn = Branded<'Msisdn'>;
 export type Imsi = Branded<'Imsi'>;
 /** ULID of a grant. */
 export type GrantId = Branded<'GrantId'>;
+/** A client certificate by its issuer's key (SHA-256 of the SubjectPublicKeyInfo) and serial number, both hex: `…:…`. */
+export type CertificateId = Branded<'CertificateId'>;
 /** Name of a private address space (APN or DNN). */
 export type RealmName = Branded<'RealmName'>;
 
@@ -57,6 +59,8 @@ export type DeviceReference = { readonly networkAccessIdentifier: string } | { r
 export interface Asker {
   readonly name: ServerName;
   readonly requestAddress: Address;
+  /** The certificate it showed. */
+  readonly certificate: CertificateId;
   /** Names the request in the log, and whatever comes of it. */
   readonly correlator: string;
   /** Given by a server that would send the request again. */

@@ -77,7 +77,8 @@ export class Extensions {
     const objection = grants.objection(record);
     if (objection) return refuse('deviceUnreachable', { why: objection, rule });
 
-    const extended = extendedBy(record, decision, policy.version, clock.boottimeNs());
+    const by = { certificate: who.certificate, policyVersion: policy.version };
+    const extended = extendedBy(record, decision, by, clock.boottimeNs());
     if (extended === 'exhausted') {
       return refuse('lifetimeExhausted', { why: `it lives for the ${decision.totalSeconds} s of its rule`, rule });
     }
@@ -122,7 +123,7 @@ export class Extensions {
 function extendedBy(
   record: GrantRecord,
   { rule, mtcUser, durationSeconds, totalSeconds }: Allowed,
-  policyVersion: string,
+  by: Pick<GrantRecord, 'certificate' | 'policyVersion'>,
   nowNs: bigint,
 ): GrantRecord | 'exhausted' {
   // In whole milliseconds, so that both of its ends move by the same, and its life adds up.
@@ -132,5 +133,5 @@ function extendedBy(
   if (leftMs <= 0) return 'exhausted';
   const endNs = record.expiresAtNs + BigInt(Math.min(wantedMs, leftMs)) * 1_000_000n;
   const grantedSeconds = Math.ceil(Number(endNs - nowNs) / 1e9);
-  return { ...withEnd(record, endNs), rule, mtcUser, policyVersion, grantedSeconds };
+  return { ...withEnd(record, endNs), ...by, rule, mtcUser, grantedSeconds };
 }

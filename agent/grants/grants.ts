@@ -90,8 +90,9 @@ export class Grants {
       });
 
     const { gateway, bootId, random } = this.#ground;
-    const { correlator } = who;
-    const decided = { server: who.name, correlator, ask, policyVersion: policy.version, decision, binding, place };
+    const { correlator, certificate } = who;
+    const by = { server: who.name, certificate, correlator };
+    const decided = { ...by, ask, policyVersion: policy.version, decision, binding, place };
     const record = newRecord({ id: this.#ground.newId(), gateway, bootId, ...decided }, clock, random);
     this.#opening.put(record);
     try {
@@ -178,13 +179,20 @@ export class Grants {
   async switchPolicy(policy: Policy): Promise<void> {
     this.judge.policy = policy;
     this.withdrawSources();
-    for (const record of this.live.all()) {
-      const cause = this.objection(record);
-      if (cause) await this.end(record, cause);
-    }
+    await this.review();
     const { dataplane } = this.#ground;
     const present = dataplane.classes();
     for (const [text, classId] of this.#classes()) if (!present.has(text)) dataplane.addClass(prefix(text), classId);
+  }
+
+  /** Ends every live grant that may not stay open. All are closed before one is waited for. */
+  async review(): Promise<void> {
+    await allOf(
+      [...this.live.all()].flatMap((record) => {
+        const cause = this.objection(record);
+        return cause ? this.end(record, cause) : [];
+      }),
+    );
   }
 
   /** Takes from the gate what the policy in force no longer counts as a source. */
@@ -196,9 +204,10 @@ export class Grants {
     }
   }
 
-  /** Why a grant may not be (or stay) open, by directory and policy as they are now. */
+  /** Why a grant may not be (or stay) open, by directory, revocation lists and policy as they are now. */
   objection(record: GrantRecord): EndCause | undefined {
-    const { directory } = this.#ground;
+    const { directory, revoked } = this.#ground;
+    if (revoked(record.certificate)) return 'certificateRevoked';
     const binding = directory.bindingOf(record.device, record.family);
     if (binding?.inner.realm !== record.inner.realm || binding.inner.address.text !== record.inner.address.text) {
       return 'deviceUnbound';
@@ -231,12 +240,10 @@ export class Grants {
     this.rest.release(clock.monotonicNs());
     const unrecorded = [...this.#unrecorded.values()];
     const due = store.due(bootId, clock.boottimeNs()).flatMap((id) => this.live.get(id) ?? []);
-    const outcomes = await Promise.allSettled([
+    await allOf([
       ...unrecorded.map((record) => this.#write(record)),
       ...due.map((record) => this.end(record, 'expired')),
     ]);
-    const failed = outcomes.find((outcome) => outcome.status === 'rejected');
-    if (failed) throw failed.reason;
   }
 
   #classes(): Map<string, number> {
@@ -262,6 +269,13 @@ export class Grants {
     // Lowered, and ended meanwhile: the end is still to be written.
     if (this.#unrecorded.get(record.id) === record) this.#unrecorded.delete(record.id);
   }
+}
+
+/** Waits for all of them; the first that failed fails the whole, and holds up no other. */
+async function allOf(waits: readonly Promise<void>[]): Promise<void> {
+  const outcomes = await Promise.allSettled(waits);
+  const failed = outcomes.find((outcome) => outcome.status === 'rejected');
+  if (failed) throw failed.reason;
 }
 
 /** A grant in the log: which, whose, and the request that it came from. */

@@ -5,7 +5,7 @@
 import type { Pool } from '../core/pool.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
 import type { Refuse } from '../core/reasons.ts';
-import type { GrantId, RealmName } from '../core/words.ts';
+import type { CertificateId, GrantId, RealmName } from '../core/words.ts';
 import type { Dataplane } from '../dataplane/dataplane.ts';
 import type { Directory } from '../directory/directory.ts';
 import type { EndCause } from './lifecycle.ts';
@@ -24,6 +24,8 @@ export interface Ground {
   readonly log: Log;
   readonly refuse: Refuse;
   readonly metrics: { granted(): void; extended(): void; ended(cause: EndCause): void };
+  /** Whether a client certificate is revoked, as far as the lists in force say. */
+  readonly revoked: (certificate: CertificateId) => boolean;
   readonly newId: () => GrantId;
   /** Why no grant can be opened at the moment (no gate, no table), or none toward this realm; undefined where it can. */
   readonly notReady: (realm?: RealmName) => string | undefined;

@@ -21,6 +21,7 @@ export const END_CAUSES = {
   revokedByOperator: 'an operator revoked it',
   deviceUnbound: 'the device left its inner address',
   addressReassigned: 'the inner address was given to another device',
+  certificateRevoked: 'the certificate that it was asked for with is revoked',
   serverUnauthorised: 'the MTC user no longer authorises the server',
   ruleChanged: "the operator's rules no longer allow it",
   bindingUnconfirmed: 'the agent was away for too long to know who holds the inner address',

@@ -6,6 +6,7 @@
 import type { Address, Endpoint, Family } from '../core/net.ts';
 import type { Clock, Random } from '../core/ports.ts';
 import type {
+  CertificateId,
   DeviceReference,
   ExternalId,
   GrantId,
@@ -30,6 +31,8 @@ export interface GrantRecord {
   /** Which gateway granted it; many may one day act as one. */
   readonly gateway: string;
   readonly server: ServerName;
+  /** The certificate that asked for it, or extended it last; the grant ends where that one is revoked. */
+  readonly certificate: CertificateId;
   readonly mtcUser: MtcUserName;
   readonly device: ExternalId;
   /** The identifier the server used: answers repeat it, and never another. */
@@ -112,6 +115,7 @@ interface Decided {
   readonly gateway: string;
   readonly bootId: string;
   readonly server: ServerName;
+  readonly certificate: CertificateId;
   readonly ask: GrantRequest;
   readonly policyVersion: string;
   readonly decision: Allowed;

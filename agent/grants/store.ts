@@ -9,7 +9,15 @@
 import Database from 'better-sqlite3';
 import { AgentError } from '../core/errors.ts';
 import { address } from '../core/net.ts';
-import type { DeviceReference, ExternalId, GrantId, InnerAddress, RealmName, ServerName } from '../core/words.ts';
+import type {
+  CertificateId,
+  DeviceReference,
+  ExternalId,
+  GrantId,
+  InnerAddress,
+  RealmName,
+  ServerName,
+} from '../core/words.ts';
 import { type Binding, type Change, touched } from '../directory/directory.ts';
 import { type EndCause, TRANSITIONS } from './lifecycle.ts';
 import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
@@ -55,7 +63,7 @@ CREATE TABLE transitions (
 
 CREATE TABLE grants (
   id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, gateway TEXT NOT NULL,
-  server TEXT NOT NULL, mtc_user TEXT NOT NULL, device TEXT NOT NULL, reference TEXT NOT NULL,
+  server TEXT NOT NULL, certificate TEXT NOT NULL, mtc_user TEXT NOT NULL, device TEXT NOT NULL, reference TEXT NOT NULL,
   rule TEXT NOT NULL, policy_version TEXT NOT NULL,
   family TEXT NOT NULL, protocol TEXT NOT NULL, realm TEXT NOT NULL, inner_address TEXT NOT NULL,
   device_port INTEGER NOT NULL, remote TEXT NOT NULL, remote_port INTEGER NOT NULL,
@@ -96,7 +104,7 @@ CREATE TABLE bindings (
 `;
 
 /** What may change of a live grant, as the record has it. */
-const AS_IN_RECORD = `rule = @rule, policy_version = @policyVersion, mtc_user = @mtcUser, granted_seconds = @grantedSeconds,
+const AS_IN_RECORD = `certificate = @certificate, rule = @rule, policy_version = @policyVersion, mtc_user = @mtcUser, granted_seconds = @grantedSeconds,
   boot_id = @bootId, expires_at_ns = @expiresAtNs, expires_at_ms = @expiresAtMs`;
 
 type Row = Record<string, string | bigint | null>;
@@ -109,7 +117,7 @@ export function openStore(file: string): GrantStore {
   const db = openDatabase(file);
   const statement = {
     insert: db.prepare(`INSERT INTO grants VALUES (
-      @id, @number, @gateway, @server, @mtcUser, @device, @reference, @rule, @policyVersion, @family, @protocol,
+      @id, @number, @gateway, @server, @certificate, @mtcUser, @device, @reference, @rule, @policyVersion, @family, @protocol,
       @realm, @innerAddress, @devicePort, @remote, @remotePort, @externalAddress, @externalPort, @entry,
       @grantedSeconds, @startedAtMs, @expiresAtMs, @bootId, @expiresAtNs, 'none', 'live', 'granted', NULL,
       @correlator)`),
@@ -282,6 +290,7 @@ function recordOf(row: Row): GrantRecord {
     number: number('number'),
     gateway: text('gateway'),
     server: text('server') as GrantRecord['server'],
+    certificate: text('certificate') as CertificateId,
     mtcUser: text('mtc_user') as GrantRecord['mtcUser'],
     device: text('device') as ExternalId,
     reference: JSON.parse(text('reference')) as DeviceReference,

@@ -8,7 +8,7 @@
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:https';
 import { fileURLToPath } from 'node:url';
-import { contextOptions } from '../../agent/api/tls.ts';
+import { readTrust } from '../../agent/api/tls.ts';
 import { program } from '../child.ts';
 
 /** Files in PEM: whom it trusts, and who it is. */
@@ -24,9 +24,10 @@ export function echoAt(address: string, port: number, { ca, certificate, key }: 
 }
 
 function serve(address: string, port: number, files: readonly string[]): void {
-  const [ca = '', certificate = '', key = ''] = files.map((file) => readFileSync(file, 'utf8'));
-  const clientCas = [{ name: 'mtc-ca', pem: ca }];
-  const context = contextOptions({ certificate, key, clientCas, crls: [], minimumVersion: 'TLSv1.3' });
+  const [certificates, certificate, key] = files.map((file) => ({ file, bytes: readFileSync(file) }));
+  if (!certificates || !certificate || !key) throw new Error('name a CA, a certificate and a key');
+  const clientCas = [{ name: 'mtc-ca', certificates }];
+  const { context } = readTrust({ certificate, key, clientCas, minimumVersion: 'TLSv1.3' });
   const server = createServer({ ...context, requestCert: true, rejectUnauthorized: true }, (request, response) => {
     const chunks: Buffer[] = [];
     request.on('data', (chunk: Buffer) => chunks.push(chunk));

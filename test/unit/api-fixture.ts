@@ -9,7 +9,7 @@ import type { ApiLimits } from '../../agent/api/limits.ts';
 import { refusalRecorder } from '../../agent/api/problem.ts';
 import type { Grant, GrantsUseCases, Operation } from '../../agent/api/routes.ts';
 import { type ApiServer, startApi } from '../../agent/api/server.ts';
-import type { TlsMaterial } from '../../agent/api/tls.ts';
+import { readTrust, type Trust } from '../../agent/api/tls.ts';
 import { address, prefix } from '../../agent/core/net.ts';
 import type { Clock, Log, Random } from '../../agent/core/ports.ts';
 import type { Refusal, Refuse } from '../../agent/core/reasons.ts';
@@ -31,6 +31,8 @@ export interface Answered {
   readonly text: string;
   // biome-ignore lint/suspicious/noExplicitAny: answers are looked into freely
   readonly body: any;
+  /** The client's own: the same again is the same connection. */
+  readonly port: number | undefined;
 }
 
 export interface Ask {
@@ -44,12 +46,41 @@ export interface Ask {
   readonly tls?: https.RequestOptions;
 }
 
+/** What lies in the files that agent.yaml names. */
+export interface Files {
+  readonly certificate: string | Buffer;
+  readonly key: string | Buffer;
+  readonly clientCas: readonly {
+    readonly name: string;
+    readonly pem: string | Buffer;
+    readonly crl?: string | Buffer;
+  }[];
+  readonly minimumVersion: 'TLSv1.2' | 'TLSv1.3';
+}
+
+/** The files as read and checked; named by what they are. */
+export function trustOf({ certificate, key, clientCas, minimumVersion }: Files): Trust {
+  const read = (file: string, text: string | Buffer) => ({ file, bytes: Buffer.from(text) });
+  return readTrust({
+    certificate: read('api.crt', certificate),
+    key: read('api.key', key),
+    clientCas: clientCas.map(({ name, pem, crl }) => ({
+      name,
+      certificates: read(`${name}.crt`, pem),
+      ...(crl !== undefined && { crl: read(`${name}.crl`, crl) }),
+    })),
+    minimumVersion,
+  });
+}
+
 export const random: Random = { integer: (below) => randomInt(below), bytes: (count) => randomBytes(count) };
 
 export interface Certificates {
   readonly pki: Pki;
   readonly ca: TestCa;
   readonly other: TestCa;
+  /** A CA that has expired. */
+  readonly past: TestCa;
   readonly api: Issued;
   readonly clients: ReturnType<typeof issueClients>;
 }
@@ -58,14 +89,27 @@ function makeCertificates(): Certificates {
   const pki = createPki();
   const ca = pki.ca('mtc-ca');
   const other = pki.ca('other-ca');
-  return { pki, ca, other, api: loopbackServer(ca), clients: issueClients(ca, other) };
+  const past = pki.ca('past-ca', { notBefore: new Date(0), notAfter: new Date(Date.now() - 3_600_000) });
+  return { pki, ca, other, past, api: loopbackServer(ca), clients: issueClients(ca, other, past) };
 }
 
 /** The clients every test may use, by what is special about them. */
-function issueClients(ca: TestCa, other: TestCa) {
+function issueClients(ca: TestCa, other: TestCa, past: TestCa) {
+  const san = ['URI:urn:mtc:acme:head-end'];
+  const long = ['one', 'two', 'three', 'four', 'five'].reduce<readonly [TestCa, ...TestCa[]]>(
+    ([top, ...above], name) => [top.intermediate(name), top, ...above],
+    [ca],
+  );
+  const deep = long[0].issue({ name: 'deep', san });
   const server = (name: string, uri: string) => ca.issue({ name, san: [`URI:${uri}`] });
   const yesterday = new Date(Date.now() - 86_400_000 / 2);
   return {
+    early: ca.issue({ name: 'early', san, notBefore: new Date(Date.now() + 86_400_000) }),
+    selfSigned: ca.issue({ name: 'self-signed', san, selfSigned: true }),
+    deep,
+    deepChain: [deep, ...long].map(({ certificate }) => certificate).join(''),
+    nameless: ca.issue({ name: 'nameless' }),
+    ofPast: past.issue({ name: 'of-past', san }),
     acme: server('acme', 'urn:mtc:acme:head-end'),
     beta: server('beta', 'urn:mtc:beta'),
     faraway: server('faraway', 'urn:mtc:faraway'),
@@ -204,22 +248,21 @@ export class ApiFixture {
     return this.certificates.ca;
   }
 
-  material(over: Partial<TlsMaterial> = {}): TlsMaterial {
-    return {
+  trust(over: Partial<Files> = {}): Trust {
+    return trustOf({
       certificate: this.certificates.api.certificate,
       key: this.certificates.api.key,
       clientCas: [{ name: 'mtc-ca', pem: this.ca.certificate }],
-      crls: [],
       minimumVersion: 'TLSv1.3',
       ...over,
-    };
+    });
   }
 
-  async start(over: Partial<TlsMaterial> = {}, limits: Partial<ApiLimits> = {}, table?: Record<string, Operation>) {
+  async start(over: Partial<Files> = {}, limits: Partial<ApiLimits> = {}, table?: Record<string, Operation>) {
     const { grants, refuse, clock, log } = this;
     const listen = { address: address('127.0.0.1'), port: 0 };
     const parts = { grants, identity, refuse, clock, random, log };
-    this.server = await startApi(listen, this.material(over), parts, limits, table);
+    this.server = await startApi(listen, this.trust(over), parts, limits, table);
     return this.server;
   }
 
@@ -258,6 +301,7 @@ export class ApiFixture {
           const chunks: Buffer[] = [];
           response.on('data', (chunk: Buffer) => chunks.push(chunk));
           response.on('error', reject);
+          const port = response.socket.localPort;
           response.on('end', () => {
             const text = Buffer.concat(chunks).toString();
             const isJson = String(response.headers['content-type']).includes('json');
@@ -265,6 +309,7 @@ export class ApiFixture {
               status: response.statusCode ?? 0,
               headers: response.headers,
               text,
+              port,
               body: isJson && text ? JSON.parse(text) : undefined,
             });
           });

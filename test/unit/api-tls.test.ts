@@ -1,12 +1,17 @@
 /** Who gets through the handshake, who is who behind it, and for how long. */
+import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { once } from 'node:events';
 import https from 'node:https';
+import { connect } from 'node:net';
 import tls from 'node:tls';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { operations } from '../../agent/api/routes.ts';
 import { AgentError } from '../../agent/core/errors.ts';
-import { ApiFixture, BASE } from './api-fixture.ts';
+import { derOf, type Issued, loopbackServer } from '../pki.ts';
+import { ApiFixture, BASE, type Files } from './api-fixture.ts';
 
 const LIMITS = `${BASE}/limits`;
+const REQUEST = `GET ${LIMITS} HTTP/1.1\r\nHost: gateway.example\r\n\r\n`;
 const api = new ApiFixture();
 beforeAll(() => api.start());
 afterAll(() => api.stop());
@@ -16,6 +21,11 @@ beforeEach(() => {
   tests += 1;
   api.aheadMs = tests * 1_000; // so that no test has spent the next one's log lines of a second
 });
+
+function withPassphrase(key: string): string {
+  const form = { type: 'pkcs8', format: 'pem', cipher: 'aes-256-cbc', passphrase: 'secret' } as const;
+  return createPrivateKey(key).export(form).toString();
+}
 
 /** Another server with the same certificates, for one test. */
 async function withApi(
@@ -38,6 +48,9 @@ describe('the handshake refuses', () => {
     ['an expired one', clients.expired, 'tlsCertificateExpired'],
     ['one of another CA', clients.wrongCa, 'tlsUnknownCa'],
     ['one for servers', clients.forServers, 'tlsWrongUse'],
+    ['one that begins tomorrow', clients.early, 'tlsCertificateExpired'],
+    ['a self-signed one', clients.selfSigned, 'tlsUnknownCa'],
+    ['one below more CAs than it shows', clients.deep, 'tlsUnknownCa'],
   ])('%s', async (_what, client, reason) => {
     await expect(api.ask({ path: LIMITS, client })).rejects.toThrow();
     expect(await api.line('tlsRefused', { reason })).toMatchObject({ remote: '127.0.0.1', why: expect.any(String) });
@@ -56,27 +69,6 @@ describe('the handshake refuses', () => {
       { minimumVersion: 'TLSv1.2' },
     );
   });
-
-  it('a revoked one, and all where a list is missing', async () => {
-    const gone = api.ca.issue({ name: 'gone', san: ['URI:urn:mtc:acme:head-end'] });
-    api.ca.revoke(gone);
-    await withApi(
-      async (listed) => {
-        await expect(listed.ask({ path: LIMITS, client: gone })).rejects.toThrow();
-        await listed.line('tlsRefused', { reason: 'tlsRevoked' });
-        expect((await listed.ask({ path: LIMITS })).status).toBe(200);
-        await expect(listed.ask({ path: LIMITS, client: clients.wrongCa })).rejects.toThrow();
-        await listed.line('tlsRefused', { reason: 'tlsRevocationUnknown' });
-      },
-      {
-        crls: [api.ca.crl()],
-        clientCas: [
-          { name: 'mtc-ca', pem: api.ca.certificate },
-          { name: 'other-ca', pem: api.certificates.other.certificate },
-        ],
-      },
-    );
-  });
 });
 
 describe('behind the handshake', () => {
@@ -88,6 +80,7 @@ describe('behind the handshake', () => {
     ['a certificate for any use', clients.anyUse, 401, 'certificateWrongUse'],
     ['another source', clients.faraway, 403, 'sourceNotAllowed'],
     ['a name with another inside', clients.injected, 403, 'certificateUnknown'],
+    ['no name at all', clients.nameless, 403, 'certificateUnknown'],
   ])('%s is refused before the path is looked at', async (_what, client, status, reason) => {
     for (const path of [LIMITS, '/nowhere', '/%zz']) {
       const answered = await api.ask({ path, client });
@@ -103,6 +96,29 @@ describe('behind the handshake', () => {
         await twice.line('refused', { reason: 'certificateAmbiguous' });
       },
       { clientCas: ['mtc-ca', 'copy'].map((name) => ({ name, pem: api.ca.certificate })) },
+    ));
+
+  it('a long chain that the peer brings is no chain of the CA', async () => {
+    const chained = { ...api.clients.deep, certificate: api.clients.deepChain };
+    expect((await api.ask({ path: LIMITS, client: chained })).status).toBe(403);
+    expect((await api.line('refused'))['why']).toContain('no certificate of a named client CA');
+  });
+
+  it('an expired CA passes nobody', () =>
+    withApi(
+      async (it) => {
+        const past = it.certificates.past;
+        await expect(it.ask({ path: LIMITS, client: it.clients.ofPast })).rejects.toThrow();
+        await it.line('tlsRefused', { reason: 'tlsCertificateExpired' });
+        expect((await it.ask({ path: LIMITS })).status).toBe(200);
+        expect(past.name).toBe('past-ca');
+      },
+      {
+        clientCas: [
+          { name: 'mtc-ca', pem: api.ca.certificate },
+          { name: 'past-ca', pem: api.certificates.past.certificate },
+        ],
+      },
     ));
 
   it('an intermediate is its bundle, and another CA is not this one', async () => {
@@ -140,6 +156,53 @@ describe('behind the handshake', () => {
     }
   });
 
+  it('a revoked one is refused with the reason; a CA whose list cannot be used refuses its own, and no other', async () => {
+    const gone = api.ca.issue({ name: 'gone', san: ['URI:urn:mtc:acme:head-end'] });
+    api.ca.revoke(gone);
+    const theirs = { name: 'other-ca', pem: api.certificates.other.certificate, crl: 'no list' };
+    await withApi(
+      async (listed) => {
+        const revoked = await listed.ask({ path: LIMITS, client: gone });
+        expect([revoked.status, revoked.body.code]).toEqual([401, 'UNAUTHENTICATED']);
+        expect((await listed.line('refused', { instance: revoked.body.instance }))['reason']).toBe(
+          'certificateRevoked',
+        );
+        expect((await listed.ask({ path: LIMITS })).status).toBe(200);
+        const unknown = await listed.ask({ path: LIMITS, client: clients.wrongCa });
+        expect([unknown.status, unknown.body.code]).toEqual([503, 'UNAVAILABLE']);
+        expect(await listed.line('refused', { instance: unknown.body.instance })).toMatchObject({
+          reason: 'revocationUnknown',
+          why: 'client CA other-ca: other-ca.crl: holds no X509 CRL in PEM',
+        });
+      },
+      { clientCas: [{ name: 'mtc-ca', pem: api.ca.certificate, crl: api.ca.crl() }, theirs] },
+    );
+  });
+
+  it('a list that ends while the agent runs refuses from then on, on open connections too', () =>
+    withApi(
+      async (it) => {
+        const agent = new https.Agent({ keepAlive: true, maxSockets: 1 });
+        expect((await it.ask({ path: LIMITS, agent })).status).toBe(200);
+        it.aheadMs += 2 * 3_600_000;
+        expect((await it.ask({ path: LIMITS, agent })).status).toBe(503);
+        await it.line('refused', { reason: 'revocationUnknown' });
+        it.server.reload(it.trust({ clientCas: [{ name: 'mtc-ca', pem: it.ca.certificate, crl: it.ca.crl() }] }));
+        const again = await it.ask({ path: LIMITS, agent });
+        expect([again.status, again.port]).toEqual([200, (await it.ask({ path: LIMITS, agent })).port]);
+        agent.destroy();
+      },
+      {
+        clientCas: [
+          {
+            name: 'mtc-ca',
+            pem: api.ca.certificate,
+            crl: api.ca.crl({ nextUpdate: new Date(Date.now() + 3_600_000) }),
+          },
+        ],
+      },
+    ));
+
   it('a resumed session has the same identity, issuer included', async () => {
     const first = await exchange(api);
     const second = await exchange(api, first.session);
@@ -150,23 +213,95 @@ describe('behind the handshake', () => {
 });
 
 describe('a reload', () => {
-  it('cuts idle connections, resumes no session of before, and goes by the new lists', () =>
+  const withList = (it: ApiFixture) => ({
+    clientCas: [{ name: 'mtc-ca', pem: it.ca.certificate, crl: it.ca.crl() }],
+  });
+  const keptOpen = () => new https.Agent({ keepAlive: true, maxSockets: 1 });
+
+  it('keeps a connection that still passes, cuts one whose certificate is revoked, and resumes no session', () =>
     withApi(async (it) => {
-      const client = it.ca.issue({ name: 'leaver', san: ['URI:urn:mtc:acme:head-end'] });
-      const agent = new https.Agent({ keepAlive: true, maxSockets: 1 });
-      expect((await it.ask({ path: LIMITS, client, agent })).status).toBe(200);
+      const leaver = it.ca.issue({ name: 'leaver', san: ['URI:urn:mtc:acme:head-end'] });
+      const staying = keptOpen();
+      const { port } = await it.ask({ path: LIMITS, agent: staying });
+      const leaving = tls.connect(it.tls(leaver) as tls.ConnectionOptions);
+      leaving.write(REQUEST);
+      expect(String(await once(leaving, 'data'))).toContain('200 OK');
+      const gone = once(leaving, 'close');
       const before = await exchange(it);
-      it.ca.revoke(client);
-      it.server.reload(it.material({ crls: [it.ca.crl()] }));
-      await expect(it.ask({ path: LIMITS, client, agent })).rejects.toThrow();
-      await expect(it.ask({ path: LIMITS, client })).rejects.toThrow();
-      await it.line('tlsRefused', { reason: 'tlsRevoked' });
+      it.ca.revoke(leaver);
+      it.server.reload(it.trust(withList(it)));
+      expect(await it.ask({ path: LIMITS, agent: staying })).toMatchObject({ status: 200, port });
+      await gone;
+      expect((await it.ask({ path: LIMITS, client: leaver })).status).toBe(401);
+      await it.line('refused', { reason: 'certificateRevoked' });
       const after = await exchange(it, before.session);
       expect([after.reused, after.head.includes('200 OK')]).toEqual([false, true]);
+      staying.destroy();
+    }));
+
+  it('judges a revoked certificate on a session that was resumed before, too', () =>
+    withApi(async (it) => {
+      const leaver = it.ca.issue({ name: 'leaver', san: ['URI:urn:mtc:acme:head-end'] });
+      const { session } = await exchange(it, undefined, leaver);
+      it.ca.revoke(leaver);
+      it.server.reload(it.trust(withList(it)));
+      const { session: refused, head } = await exchange(it, session, leaver);
+      expect(head).toContain('401 Unauthorized');
+      // OpenSSL knows no lists: the session of a revoked peer is resumed, and judged all the same.
+      const again = await exchange(it, refused, leaver);
+      expect([again.reused, again.head.includes('401 Unauthorized')]).toEqual([true, true]);
+    }));
+
+  it('with two CAs for the time of a change: each of both passes, and none of a CA that has gone', () =>
+    withApi(async (it) => {
+      const next = it.certificates.other;
+      const of = (pem: string) => ({ clientCas: [{ name: 'mtc-ca', pem }] });
+      const newcomer = it.clients.wrongCa;
+      await expect(it.ask({ path: LIMITS, client: newcomer })).rejects.toThrow();
+      it.server.reload(it.trust(of(`${it.ca.certificate}${next.certificate}`)));
+      const [old, fresh] = [keptOpen(), keptOpen()];
+      expect((await it.ask({ path: LIMITS, agent: old })).status).toBe(200);
+      const { status, port } = await it.ask({ path: LIMITS, client: newcomer, agent: fresh });
+      expect(status).toBe(200);
+      it.server.reload(it.trust(of(next.certificate)));
+      expect(await it.ask({ path: LIMITS, client: newcomer, agent: fresh })).toMatchObject({ status: 200, port });
+      await expect(it.ask({ path: LIMITS, agent: old })).rejects.toThrow();
+      await expect(it.ask({ path: LIMITS })).rejects.toThrow();
+      await it.line('tlsRefused', { reason: 'tlsUnknownCa' });
+      old.destroy();
+      fresh.destroy();
+    }));
+
+  it('shows the new server certificate to who comes, and leaves who is there', () =>
+    withApi(async (it) => {
+      const agent = keptOpen();
+      const { port } = await it.ask({ path: LIMITS, agent });
+      const { certificate, key } = loopbackServer(it.ca);
+      it.server.reload(it.trust({ certificate, key }));
+      expect(await it.ask({ path: LIMITS, agent })).toMatchObject({ status: 200, port });
+      const socket = tls.connect(it.tls() as tls.ConnectionOptions);
+      await once(socket, 'secureConnect');
+      expect(socket.getPeerX509Certificate()?.serialNumber).toBe(new X509Certificate(certificate).serialNumber);
+      socket.destroy();
       agent.destroy();
     }));
 
-  it('lets an answer under way come to its end, and the connection with it', async () => {
+  it('cuts who is still in the handshake, so that nobody is let in by the CAs of before', () =>
+    withApi(
+      async (it) => {
+        const socket = connect(it.port, '127.0.0.1');
+        const cut = once(socket, 'close');
+        await once(socket, 'connect');
+        socket.write(Buffer.from([0x16, 0x03, 0x01])); // the first octets of a ClientHello
+        await exchange(it); // by now the server has accepted the first
+        it.server.reload(it.trust());
+        await cut;
+      },
+      {},
+      { handshakeMs: 60_000 },
+    ));
+
+  it('lets an answer under way come to its end, and the connection go on; not to who is revoked', async () => {
     const other = new ApiFixture(api);
     let go = () => {};
     const waiting = new Promise<void>((resolve) => {
@@ -176,25 +311,44 @@ describe('a reload', () => {
     const getLimits = table['getLimits'];
     if (!getLimits) throw new Error('no getLimits');
     table['getLimits'] = async (call) => {
-      other.lines.push({ level: 'debug', event: 'asked' });
+      other.lines.push({ level: 'debug', event: 'asked', server: call.who.name });
       await waiting;
       return getLimits(call);
     };
     await other.start({}, {}, table);
-    const asked = other.ask({ path: LIMITS });
-    await other.line('asked');
-    other.server.reload(other.material());
+    const agent = keptOpen();
+    const asked = other.ask({ path: LIMITS, agent });
+    const leaver = other.ca.issue({ name: 'leaver', san: ['URI:urn:mtc:beta'] });
+    const cut = expect(other.ask({ path: LIMITS, client: leaver })).rejects.toThrow(/socket hang up|ECONNRESET/);
+    await other.line('asked', { server: 'acme-head-end' });
+    await other.line('asked', { server: 'beta' });
+    other.ca.revoke(leaver);
+    other.server.reload(other.trust(withList(other)));
+    await cut;
     go();
-    const answered = await asked;
-    expect([answered.status, answered.headers['connection']]).toEqual([200, 'close']);
+    const { status, port } = await asked;
+    expect(status).toBe(200);
+    expect(await other.ask({ path: LIMITS, agent })).toMatchObject({ status: 200, port });
+    agent.destroy();
     await other.server.close();
   });
+});
 
-  it('changes nothing where the new material is wrong', async () => {
-    const wrong = { crls: ['no list'] };
-    expect(() => api.server.reload(api.material(wrong))).toThrow(AgentError);
-    expect(() => api.server.reload(api.material({ key: api.clients.acme.key }))).toThrow(AgentError);
-    expect((await api.ask({ path: LIMITS })).status).toBe(200);
+describe('files that cannot be used are named', () => {
+  const { certificate, key } = api.certificates.api;
+  it.each<[string, Partial<Files>, RegExp]>([
+    ['a key of another certificate', { key: api.clients.acme.key }, /^api\.key: is not the key .* in api\.crt$/],
+    ['a key in DER', { key: derOf(key) }, /^api\.key: holds no private key in PEM .*; it looks like DER$/],
+    ['a certificate for a key', { key: certificate }, /^api\.key: holds no private key in PEM without a passphrase$/],
+    ['a key under a passphrase', { key: withPassphrase(key) }, /^api\.key: holds no private key .* passphrase$/],
+    ['a certificate in DER', { certificate: derOf(certificate) }, /^api\.crt: holds no CERTIFICATE.* like DER$/],
+    ['a key for a certificate', { certificate: key }, /^api\.crt: holds no CERTIFICATE in PEM$/],
+    ['an empty certificate', { certificate: '' }, /^api\.crt: holds no CERTIFICATE in PEM$/],
+    ['an empty CA', { clientCas: [{ name: 'x', pem: '' }] }, /^client CA x: x\.crt: holds no CERTIFICATE/],
+    ["no CA's", { clientCas: [{ name: 'x', pem: certificate }] }, /^client CA x: x\.crt: CN=api is not a CA's/],
+  ])('%s', (_, files, says) => {
+    expect(() => api.trust(files)).toThrow(AgentError);
+    expect(() => api.trust(files)).toThrow(says);
   });
 });
 
@@ -217,23 +371,22 @@ describe('the start is stopped by', () => {
   it('a handler without an operation', () => {
     return stopped('contractBroken', {}, {}, { ...table(), openAll: () => ({ status: 204 }) });
   });
-  it('a client CA that is none', () => {
-    return stopped('certificateInvalid', { clientCas: [{ name: 'x', pem: api.clients.acme.certificate }] });
-  });
-  it('a client CA without certificates', () => stopped('certificateInvalid', { clientCas: [{ name: 'x', pem: '' }] }));
-  it('a key of another certificate', () => stopped('certificateInvalid', { key: api.clients.acme.key }));
   it('an address that is taken', async () => {
     const { startApi } = await import('../../agent/api/server.ts');
     const { identity, random } = await import('./api-fixture.ts');
     const parts = { grants: api.grants, identity, refuse: api.refuse, clock: api.clock, random, log: api.log };
-    await expect(startApi(api.server.endpoint, api.material(), parts)).rejects.toMatchObject({ code: 'listenFailed' });
+    await expect(startApi(api.server.endpoint, api.trust(), parts)).rejects.toMatchObject({ code: 'listenFailed' });
   });
 });
 
 /** One request over a TLS connection of its own; gives the session for the next. */
-function exchange(api: ApiFixture, session?: Buffer): Promise<{ session: Buffer; head: string; reused: boolean }> {
+function exchange(
+  api: ApiFixture,
+  session?: Buffer,
+  client?: Issued,
+): Promise<{ session: Buffer; head: string; reused: boolean }> {
   return new Promise((resolve, reject) => {
-    const socket = tls.connect({ ...api.tls(), ...(session ? { session } : {}) } as tls.ConnectionOptions);
+    const socket = tls.connect({ ...api.tls(client), ...(session ? { session } : {}) } as tls.ConnectionOptions);
     let ticket = session;
     let reused = false;
     let head = '';
@@ -251,6 +404,6 @@ function exchange(api: ApiFixture, session?: Buffer): Promise<{ session: Buffer;
       if (ticket) resolve({ session: ticket, head, reused });
       else reject(new Error('no session ticket'));
     });
-    socket.write(`GET ${LIMITS} HTTP/1.1\r\nHost: gateway.example\r\nConnection: close\r\n\r\n`);
+    socket.write(REQUEST.replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n'));
   });
 }

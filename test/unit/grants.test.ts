@@ -3,9 +3,10 @@
  * ended, seen from outside by packets that the twin judges.
  */
 import { describe, expect, test } from 'vitest';
+import { AgentError } from '../../agent/core/errors.ts';
 import { address } from '../../agent/core/net.ts';
 import type { Refusal } from '../../agent/core/reasons.ts';
-import type { GrantRequest } from '../../agent/core/words.ts';
+import type { CertificateId, GrantRequest } from '../../agent/core/words.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { ethernet, ip, tcp, udp } from '../frames.ts';
 import {
@@ -388,6 +389,53 @@ describe('a new policy', () => {
     await gateway.grants.switchPolicy(policyOf(moved));
     expect(knock(gateway, record, '198.51.100.77')).not.toBe('redirect');
     expect(gateway.memory.classes().size).toBe(2);
+  });
+});
+
+describe('a client certificate is revoked', () => {
+  const SECOND = { ...HEAD_END, certificate: 'ca:7' as CertificateId };
+
+  test('the grants asked for with it end; those asked for with another of the server go on', async () => {
+    const gateway = await TestGateway.started();
+    const first = await granted(gateway);
+    const second = await gateway.grants.request(SECOND, ask({ devicePort: 7000 }));
+    if ('reason' in second) throw new Error(second.reason);
+    gateway.revoked.add(HEAD_END.certificate);
+    await gateway.grants.review();
+    expect(knock(gateway, first)).toBe('grantEnded');
+    expect(knock(gateway, second)).toBe('redirect');
+    expect(gateway.store.find(first.id)).toMatchObject({ state: 'ended', endCause: 'certificateRevoked' });
+    expect(gateway.store.find(second.id)).toMatchObject({ state: 'live', certificate: SECOND.certificate });
+  });
+
+  test('all are closed though the store takes no end', async () => {
+    const gateway = await TestGateway.started();
+    const records = [await granted(gateway), await granted(gateway, { devicePort: 7000 })];
+    const { end } = gateway.store;
+    gateway.store.end = () => Promise.reject(new AgentError('storeFailed', 'full'));
+    gateway.revoked.add(HEAD_END.certificate);
+    await expect(gateway.grants.review()).rejects.toThrow('full');
+    expect(records.map((record) => knock(gateway, record))).toEqual(['grantEnded', 'grantEnded']);
+    gateway.store.end = end;
+    await gateway.grants.sweep();
+    for (const { id } of records) expect(gateway.store.find(id)?.endCause).toBe('certificateRevoked');
+  });
+
+  test('while a grant is being written: nothing opens', async () => {
+    const gateway = await TestGateway.started();
+    const asked = gateway.grants.request(HEAD_END, ask());
+    gateway.revoked.add(HEAD_END.certificate);
+    expect(await asked).toMatchObject({ reason: 'changedWhileDeciding', why: 'certificateRevoked' });
+    expect(gateway.store.live()).toEqual([]);
+  });
+
+  test('while the agent was away: the grant ends with the start', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    gateway.revoked.add(HEAD_END.certificate);
+    await gateway.start();
+    expect(knock(gateway, record)).toBe('grantEnded');
+    expect(gateway.store.find(record.id)?.endCause).toBe('certificateRevoked');
   });
 });
 
