@@ -9,9 +9,17 @@
  *   commit is known, what the decision rested on is looked at again.
  * - Nothing is evicted: full means refuse.
  */
-import { type Address, prefix } from '../core/net.ts';
+import { type Address, type Endpoint, prefix } from '../core/net.ts';
 import type { Refusal, Refuse } from '../core/reasons.ts';
-import type { DeviceReference, GrantId, GrantRequest, InnerAddress, ServerName } from '../core/words.ts';
+import type {
+  DeviceReference,
+  GrantId,
+  GrantRequest,
+  InnerAddress,
+  Owner,
+  Protocol,
+  ServerName,
+} from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
 import { type Decision, decide, type Question } from '../policy/decide.ts';
 import { NO_USAGE, type Policy, sourceClasses } from '../policy/policy.ts';
@@ -20,7 +28,7 @@ import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import type { EndCause } from './lifecycle.ts';
 import { LiveGrants } from './live.ts';
 import { RequestRates } from './rates.ts';
-import { type GrantRecord, keyOf, newRecord, suspendedNs } from './record.ts';
+import { type GrantRecord, keyOf, newRecord, ownerOf, suspendedNs } from './record.ts';
 import { Rest } from './rest.ts';
 
 /** Who asks: an authenticated MTC server, and the address its request came from. */
@@ -148,6 +156,12 @@ export class Grants {
     return own.filter((record) => record.device === found?.externalId);
   }
 
+  /** Whose an external endpoint is: that of a live grant, or at rest after one. */
+  ownerOf(protocol: Protocol, external: Endpoint): Owner | undefined {
+    const record = this.live.atExternal(protocol, external);
+    return record ? ownerOf(record) : this.rest.ownerOf(protocol, external);
+  }
+
   /**
    * Ends a grant: packets stop before this returns, and the end is durable
    * when it resolves. Of two who end it, one does; both wait for the record.
@@ -160,7 +174,7 @@ export class Grants {
     }
     dataplane.end(record.index, record.number, clock.monotonicNs() - CLOCK_LAG_NS);
     this.live.remove(record);
-    this.rest.lay(this.mapping(record), clock.monotonicNs());
+    this.rest.lay(this.mapping(record), ownerOf(record), clock.monotonicNs());
     metrics.ended(cause);
     log.info({ grant: record.id, server: record.server, device: record.device, cause }, 'grantEnded');
     await this.#recordEnd(record, cause);
