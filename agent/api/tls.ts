@@ -12,6 +12,7 @@ import { constants, X509Certificate } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { createSecureContext, type SecureContextOptions, type TLSSocket } from 'node:tls';
 import { AgentError } from '../core/errors.ts';
+import type { TlsReason } from '../core/reasons.ts';
 import type { NamedCa } from './identity.ts';
 
 /** PEM texts, as read from the files that agent.yaml names. */
@@ -87,19 +88,6 @@ export function readCas(material: TlsMaterial): readonly NamedCa[] {
 function blocksOf(pem: string, label: string): string[] {
   return pem.match(new RegExp(`-----BEGIN ${label}-----[^-]+-----END ${label}-----`, 'g')) ?? [];
 }
-
-/** Why a handshake failed, in names for the log. */
-type TlsReason =
-  | 'tlsNoCertificate'
-  | 'tlsCertificateExpired'
-  | 'tlsUnknownCa'
-  | 'tlsRevoked'
-  | 'tlsRevocationUnknown'
-  | 'tlsWrongUse'
-  | 'tlsVersion'
-  | 'tlsTimeout'
-  | 'tlsAborted'
-  | 'tlsOther';
 
 /** By OpenSSL's verification result, or by the code of Node's error. */
 const TLS_REASONS: Readonly<Record<string, TlsReason>> = {

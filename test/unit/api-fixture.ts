@@ -12,7 +12,7 @@ import { type ApiServer, startApi } from '../../agent/api/server.ts';
 import type { TlsMaterial } from '../../agent/api/tls.ts';
 import { address, prefix } from '../../agent/core/net.ts';
 import type { Clock, Log, Random } from '../../agent/core/ports.ts';
-import type { Refusal, Refuse } from '../../agent/core/reasons.ts';
+import type { Refusal, Refuse, TlsReason } from '../../agent/core/reasons.ts';
 import type { DeviceReference, MtcUserName, ServerName } from '../../agent/core/words.ts';
 import { createPki, type Issued, loopbackServer, type Pki, type TestCa } from '../pki.ts';
 
@@ -160,6 +160,7 @@ function fakeGrants(refuse: Refuse, clock: Clock): GrantsUseCases {
 export class ApiFixture {
   readonly certificates: Certificates;
   readonly lines: LogLine[] = [];
+  readonly handshakes: { readonly reason: TlsReason; readonly remote: string | undefined }[] = [];
   /** Added to the host's clock. */
   aheadMs = 0;
   readonly clock: Clock = {
@@ -204,7 +205,8 @@ export class ApiFixture {
   async start(over: Partial<TlsMaterial> = {}, limits: Partial<ApiLimits> = {}, table?: Record<string, Operation>) {
     const { grants, refuse, clock, log } = this;
     const listen = { address: address('127.0.0.1'), port: 0 };
-    const parts = { grants, identity, refuse, clock, random, log };
+    const refusedHandshake = (reason: TlsReason, remote?: string) => this.handshakes.push({ reason, remote });
+    const parts = { grants, identity, refuse, refusedHandshake, clock, random, log };
     this.server = await startApi(listen, this.material(over), parts, limits, table);
     return this.server;
   }
