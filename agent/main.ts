@@ -17,8 +17,9 @@ import { startManagement } from './api/management.ts';
 import { refusalRecorder } from './api/problem.ts';
 import { startApi } from './api/server.ts';
 import { AgentError } from './core/errors.ts';
-import { contains } from './core/net.ts';
+import { contains, formatEndpoint } from './core/net.ts';
 import type { Log } from './core/ports.ts';
+import { SELF_TEST } from './core/reasons.ts';
 import type { GrantId } from './core/words.ts';
 import type { Attachment } from './dataplane/attachment.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
@@ -26,6 +27,7 @@ import type { GateCounters, PacketCount } from './dataplane/dataplane.ts';
 import { Gate } from './dataplane/gate.ts';
 import { links, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
+import { denialUseCases } from './denial-use-cases.ts';
 import { Directory } from './directory/directory.ts';
 import { loadConfig, loadDevices, loadPolicy, loadTls } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
@@ -33,7 +35,12 @@ import { Grants } from './grants/grants.ts';
 import type { Ground } from './grants/ground.ts';
 import { Heartbeat, recover } from './grants/recovery.ts';
 import { openStore } from './grants/store.ts';
-import { bootId, forwards, lockFolder, openLog, peerUid, systemClock, systemRandom } from './host.ts';
+import { bootId, forwards, lockFolder, openLog, peerUid, sendMarked, systemClock, systemRandom } from './host.ts';
+import { openAccount } from './inspector/account.ts';
+import { openDenialStore } from './inspector/denial-store.ts';
+import { Inspector } from './inspector/inspector.ts';
+import { Ledger } from './inspector/ledger.ts';
+import { packetDenial } from './inspector/packet-denial.ts';
 import { openMetrics, serveMetrics } from './metrics.ts';
 import { identify } from './policy/policy.ts';
 import { baseRuleset } from './policy/ruleset.ts';
@@ -42,6 +49,8 @@ import { managementUseCases, serverUseCases } from './use-cases.ts';
 
 /** How often what is due is done, and the base is looked at. */
 const TICK_MS = 1_000;
+/** How often what was turned away is written to its store. */
+const KEEP_MS = 2_000;
 /** Ended grants are kept this long, for whoever asks what became of one. */
 const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
 
@@ -79,6 +88,22 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     if (!forwards(family)) log.warn({ family }, 'forwardingOff'); // device-initiated flows need it
   }
 
+  const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log);
+  stops.push(() => denialStore.close());
+  const ledger = new Ledger(denialStore, systemClock, log, ulid);
+  const inspector = new Inspector({
+    nflogGroup: config.base.nflogGroup,
+    saw: (reason, bytes) => {
+      ledger.denials.add(packetDenial(reason, bytes, (protocol, external) => grants.ownerOf(protocol, external)));
+    },
+    sendTest: () => sendMarked(SELF_TEST.mark),
+    log,
+  });
+  const account = openAccount(
+    () => gate.counters(),
+    () => inspector.reading().received,
+  );
+
   /** Why the gateway is not as it should be, if it is not: then no grant is opened. */
   let gap: string | undefined;
   const lookForGap = async () => {
@@ -93,6 +118,9 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
     heartbeatAgeSeconds: () => Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9,
     closed: () => gap === undefined,
+    account,
+    inspector: () => inspector.reading(),
+    refusalsGivenUp: () => ledger.givenUp,
   });
   const record = refusalRecorder(log, systemRandom);
   const directory = new Directory();
@@ -108,7 +136,9 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     log,
     refuse: (reason, facts) => {
       metrics.refused(reason);
-      return record(reason, facts);
+      const refusal = record(reason, facts);
+      ledger.refused(refusal, facts);
+      return refusal;
     },
     newId: () => ulid() as GrantId,
     notReady: () => gap,
@@ -128,8 +158,13 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
 
   const heartbeat = new Heartbeat(ground, grants, orphanGraceSeconds);
   await heartbeat.beat();
+  inspector.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(
+    async () => ledger.keep(),
+    () => inspector.stop(),
+    every(KEEP_MS, log, async () => ledger.keep()),
+    every(3_600_000, log, async () => ledger.age()),
     every(TICK_MS, log, () => heartbeat.beat()),
     every(TICK_MS, log, () => grants.sweep()),
     every(TICK_MS, log, async () => {
@@ -153,6 +188,11 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
         grants.policy.servers.get(server)?.apiSources.some((source) => contains(source, from)) ?? false,
     },
     refuse: ground.refuse,
+    refusedHandshake: (reason, remote) => {
+      metrics.handshakeRefused(reason);
+      const target = `tcp ${formatEndpoint(config.api.listen)}`;
+      ledger.denials.add({ kind: 'handshake', reason, source: remote ?? 'unknown', target });
+    },
     clock: systemClock,
     random: systemRandom,
     log,
@@ -169,9 +209,15 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     return { policy: next.policy.version, devices: next.devices.length, liveGrants: grants.live.size };
   };
   process.on('SIGHUP', () => void reload().catch((fault) => logFault(log, fault, 'reloadFailed')));
+  const denials = denialUseCases({
+    ledger,
+    account,
+    inspector: () => inspector.reading(),
+    streamCut: metrics.streamCut,
+  });
   const management = await startManagement(
     config.management.socket,
-    managementUseCases(ground, grants, bindings, config, {
+    managementUseCases(ground, grants, bindings, denials, config, {
       reload,
       status: () => ({
         closed: gap ?? 'yes',

@@ -7,10 +7,12 @@ import { createServer, type Server } from 'node:http';
 import { Counter, Gauge, Registry } from 'prom-client';
 import { AgentError } from './core/errors.ts';
 import { type Endpoint, formatEndpoint } from './core/net.ts';
-import { DENIAL_REASONS, type RefusalReason } from './core/reasons.ts';
+import { DENIAL_REASONS, type RefusalReason, type TlsReason } from './core/reasons.ts';
 import { PROTOCOLS } from './core/words.ts';
 import type { GateCounters } from './dataplane/dataplane.ts';
 import type { EndCause } from './grants/lifecycle.ts';
+import type { Account } from './inspector/account.ts';
+import type { InspectorReading } from './inspector/inspector.ts';
 
 /** Where the values are kept. */
 export interface Readings {
@@ -20,6 +22,10 @@ export interface Readings {
   freeEndpoints(family: 'ipv4' | 'ipv6', protocol: 'tcp' | 'udp'): number;
   heartbeatAgeSeconds(): number;
   closed(): boolean;
+  account(): Account;
+  inspector(): InspectorReading;
+  /** Refusals that could not be kept. */
+  refusalsGivenUp(): number;
 }
 
 export interface Metrics {
@@ -27,6 +33,8 @@ export interface Metrics {
   readonly granted: () => void;
   readonly ended: (cause: EndCause) => void;
   readonly gapFound: () => void;
+  readonly handshakeRefused: (reason: TlsReason) => void;
+  readonly streamCut: () => void;
   text(): Promise<string>;
 }
 
@@ -96,6 +104,41 @@ export function openMetrics(readings: Readings): Metrics {
   ]);
   read(Gauge, 'mtgate_closed', '1 while gate and base are in place', () => [[readings.closed() ? 1 : 0]]);
 
+  read(
+    Gauge,
+    'mtgate_denied_packets_account',
+    'Denied packets since the start: seen = inspected + unsampled + lost (what is on its way counts as lost)',
+    () => Object.entries(readings.account()).map(([part, packets]) => [packets, { part }]),
+    ['part'],
+  );
+  read(Gauge, 'mtgate_inspector_sees', "1 while the inspector's last self-test passed", () => [
+    [readings.inspector().state === 'sees' ? 1 : 0],
+  ]);
+  read(Counter, 'mtgate_inspector_blind_total', 'Self-tests of the inspector that failed', () => [
+    [readings.inspector().blindnesses],
+  ]);
+  read(Counter, 'mtgate_inspector_deaths_total', "Times the inspector's child ended and was started again", () => [
+    [readings.inspector().deaths],
+  ]);
+  read(
+    Counter,
+    'mtgate_inspector_unread_total',
+    'Messages of the NFLOG group that were not ours, or damaged',
+    () => {
+      const { notOurs, damaged } = readings.inspector();
+      return [
+        [notOurs, { why: 'notOurs' }],
+        [damaged, { why: 'damaged' }],
+      ];
+    },
+    ['why'],
+  );
+  read(Counter, 'mtgate_refusals_given_up_total', 'Refusals that the disk did not take in time', () => [
+    [readings.refusalsGivenUp()],
+  ]);
+
+  const handshakes = count('mtgate_handshakes_refused_total', 'TLS handshakes that failed', ['reason']);
+  const streamsCut = count('mtgate_denial_streams_cut_total', 'Readers of the denial stream that did not keep up');
   const refused = count('mtgate_refusals_total', 'Requests that were not granted', ['reason']);
   const granted = count('mtgate_grants_opened_total', 'Grants opened');
   const ended = count('mtgate_grants_ended_total', 'Grants ended', ['cause']);
@@ -105,6 +148,8 @@ export function openMetrics(readings: Readings): Metrics {
     granted: () => granted.inc(),
     ended: (cause) => ended.inc({ cause }),
     gapFound: () => gaps.inc(),
+    handshakeRefused: (reason) => handshakes.inc({ reason }),
+    streamCut: () => streamsCut.inc(),
     text: () => registry.metrics(),
   };
 }
