@@ -21,7 +21,7 @@ const getsockopt = libc.func(
 const setsockopt = libc.func('int setsockopt(int fd, int level, int name, const uint32_t *value, uint32_t size)');
 const socket = libc.func('int socket(int domain, int type, int protocol)');
 const sendto = libc.func(
-  'ssize_t sendto(int fd, const uint8_t *data, size_t length, int flags, const uint8_t *address, uint32_t size)',
+  'long sendto(int fd, const uint8_t *data, size_t length, int flags, const uint8_t *address, uint32_t size)',
 );
 
 const CLOCK_BOOTTIME = 7;
