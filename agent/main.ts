@@ -224,6 +224,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
         attachments: gate.attachments().map(shown),
         heartbeatAgeSeconds: Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9,
         packets: packetsOf(gate.counters()),
+        inspector: inspector.reading(),
       }),
     }),
     peerUid,

@@ -53,7 +53,7 @@ export type WhyAnswer = { readonly meaning: string; readonly advice: string } & 
 /** What a reader may leave unread. */
 const UNREAD_BYTES = 1 << 20;
 
-const LIMIT = z.coerce.number().int().min(1).max(20_000).default(100);
+const LIMIT = z.coerce.number().int().min(1).max(9_999).default(100);
 const FILTER = {
   kind: z.enum(DENIAL_KINDS).optional(),
   reason: z.string().optional(),

@@ -1,7 +1,7 @@
 /**
  * The commands that say who was turned away: `denials`, `refusals`, `why`.
  */
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { DenialList, DenialRow, RefusalRow, WhyAnswer } from '../api/denial-routes.ts';
 import { DENIAL_KINDS } from '../inspector/denials.ts';
 import { type Ask, call, follow, json, socket } from './client.ts';
@@ -23,7 +23,11 @@ interface RefusalsAsk extends Ask {
   readonly limit: string;
 }
 
-const limit = () => new Option('--limit <number>', 'how many, the newest first').default('100');
+const limit = () =>
+  new Option('--limit <number>', 'how many, the newest first').default('100').argParser((text) => {
+    if (/^[1-9]\d{0,3}$/.test(text)) return text;
+    throw new InvalidArgumentError('Expected a whole number from 1 to 9999.');
+  });
 
 export function addDenialCommands(program: Command): void {
   program

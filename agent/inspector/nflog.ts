@@ -17,8 +17,8 @@ import { readNflog } from './nflog-message.ts';
 const SOCKET_BYTES = 4 << 20;
 /** The longest message of libpcap's link type: more than any with 96 bytes of payload. */
 const MESSAGE_BYTES = 65_536;
-const PACKETS_A_BATCH = 2_000;
-const BATCHES_ON_THEIR_WAY = 16;
+const PACKETS_A_BATCH = 500;
+const BATCHES_ON_THEIR_WAY = 64;
 
 let batch: CopiedPacket[] = [];
 let notOurs = 0;
@@ -34,14 +34,13 @@ function send(message: ChildMessage): void {
 }
 
 function flush(): void {
-  scheduled = false;
   if (onTheirWay < BATCHES_ON_THEIR_WAY) send({ packets: batch, notOurs, damaged });
   batch = [];
   notOurs = 0;
   damaged = 0;
 }
 
-/** Keeps one message until the loop turns; `cap` overwrites its bytes with the next. */
+/** Keeps what one message holds; `cap` overwrites its bytes with the next. */
 function take(bytes: Uint8Array): void {
   const message = readNflog(bytes);
   if (message === 'damaged') damaged += 1;
@@ -49,11 +48,15 @@ function take(bytes: Uint8Array): void {
     const name = message.prefix.startsWith(DENIAL_PREFIX) ? message.prefix.slice(DENIAL_PREFIX.length) : '';
     const reason = name === SELF_TEST.name ? name : denialOfName(name);
     if (!reason) notOurs += 1;
-    else if (batch.length < PACKETS_A_BATCH) batch.push({ reason, bytes: Uint8Array.from(message.payload) });
+    else batch.push({ reason, bytes: Uint8Array.from(message.payload) });
   }
+  if (batch.length >= PACKETS_A_BATCH) flush(); // the loop turns only once the socket is empty
   if (scheduled) return;
   scheduled = true;
-  setImmediate(flush);
+  setImmediate(() => {
+    scheduled = false;
+    flush();
+  });
 }
 
 process.on('disconnect', () => process.exit(0));

@@ -114,7 +114,12 @@ describe('a knock', () => {
       told = true;
     });
     while (!told) await knock({ address: '203.0.113.4', port: 29_000 }); // whenever it begins to watch
-    await (await follower).stop();
+    const following = await follower;
+    await agent.daemon.stop('SIGTERM');
+    await following.gone();
+    expect(following.errors).toMatch(/the agent on .* ended the stream\nStart the agent/);
+    await agent.start();
+    await agent.daemon.line(/"event":"inspectorSees"/);
   });
 });
 
@@ -203,9 +208,26 @@ describe('the child', () => {
     process.kill(reader as number, 'SIGKILL');
     await agent.daemon.line(/"signal":"SIGKILL".*"event":"inspectorDied"/, { from });
     await agent.daemon.line(/"event":"inspectorSees"/, { from });
-    expect((await list()).packets.inspector).toMatchObject({ state: 'sees', deaths: deaths + 1, blindnesses: 0 });
+    expect((await list()).packets.inspector).toMatchObject({ state: 'sees', deaths: deaths + 1 });
     await knock({ address: '203.0.113.6', port: 20_002 });
     expect(await row({ target: 'udp 203.0.113.6:20002' })).toMatchObject({ reason: 'noGrant', count: 1 });
+  });
+
+  test('that is blind is found out, and started again until it sees', async () => {
+    const { deaths, blindnesses } = (await list()).packets.inspector;
+    const from = agent.daemon.lines.length;
+    const drop =
+      'table inet blinding { chain c { type filter hook output priority -400; meta mark 0xd00000ff drop; } }';
+    await network.run('gateway', ['nft', drop]);
+    process.kill(readers(agent)[0] as number, 'SIGKILL'); // the next one tests itself at once
+    await agent.daemon.line(/"why":"the self-test's packet did not come back","event":"inspectorBlind"/, { from });
+    await network.run('gateway', ['nft', 'delete table inet blinding']);
+    await agent.daemon.line(/"event":"inspectorSees"/, { from });
+    expect((await list()).packets.inspector).toMatchObject({
+      state: 'sees',
+      deaths: deaths + 2,
+      blindnesses: blindnesses + 1,
+    });
   });
 
   test('outlives an interface that is deleted, and ends with the agent, also by kill -9', async () => {
