@@ -60,8 +60,13 @@ export async function* follow({ socket: socketPath }: Ask, path: string): AsyncG
   });
   const lines = createInterface({ input: answer });
   if (answer.statusCode === 200) {
-    yield* lines;
-    throw new AgentError('notRunning', `the agent on ${socketPath} ended the stream`);
+    let cause: unknown;
+    try {
+      yield* lines;
+    } catch (fault) {
+      cause = fault;
+    }
+    throw new AgentError('notRunning', `the agent on ${socketPath} ended the stream`, { cause });
   }
   let text = '';
   for await (const line of lines) text += line;

@@ -6,6 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DenialList, DenialRow, RefusalRow, WhyAnswer } from '../../agent/api/denial-routes.ts';
+import { call } from '../../agent/cli/client.ts';
 import { API_PORT, DEVICE_NAME, TestAgent } from '../agent.ts';
 import { until } from '../child.ts';
 import type { Network } from '../network.ts';
@@ -27,15 +28,14 @@ beforeAll(async () => {
 });
 afterAll(() => network.close());
 
-const ask = async <Answer>(...words: string[]): Promise<Answer> =>
-  JSON.parse((await agent.mtgate(...words, '--json')).stdout);
-const list = (...words: string[]) => ask<DenialList>('denials', ...words);
+/** Asked on the socket itself, which costs no process; the command is tried where it says so. */
+const ask = <Answer>(path: string, of = agent) => call<Answer>({ socket: `${of.folder}/mtgate.sock` }, 'GET', path);
+const list = (of = agent) => ask<DenialList>('/denials?limit=5000', of);
 
 /** The first row that is as it should be. */
 function row(like: Partial<DenialRow>, of = agent): Promise<DenialRow> {
   return until(JSON.stringify(like), async () => {
-    const { stdout } = await of.mtgate('denials', '--json', '--limit', '1000');
-    const { denials } = JSON.parse(stdout) as DenialList;
+    const { denials } = await list(of);
     return denials.find((one) => Object.entries(like).every(([name, value]) => one[name as keyof DenialRow] === value));
   });
 }
@@ -82,7 +82,7 @@ describe('a knock', () => {
         count: 1,
       });
 
-      const why = await ask<WhyAnswer>('why', seen.id);
+      const why = await ask<WhyAnswer>(`/why/${seen.id}`);
       expect(why).toMatchObject({ meaning: 'a live grant, but not for this source', denial: { target } });
     },
   );
@@ -117,9 +117,9 @@ describe('a knock', () => {
     const following = await follower;
     await agent.daemon.stop('SIGTERM');
     await following.gone();
-    expect(following.errors).toMatch(/the agent on .* ended the stream\nStart the agent/);
     await agent.start();
     await agent.daemon.line(/"event":"inspectorSees"/);
+    expect(following.errors).toMatch(/the agent on .* ended the stream\nStart the agent/);
   });
 });
 
@@ -131,25 +131,38 @@ describe('one list', () => {
     const { body } = await agent.grant({ devicePort: 23 });
     const request = await row({ kind: 'request', reason: 'noRuleAllows' });
     expect(request).toMatchObject({ source: SERVER.ipv4, server: 'head-end', device: DEVICE_NAME, target: 'udp/23' });
-    expect((await list('--kind', 'handshake')).denials.every(({ kind }) => kind === 'handshake')).toBe(true);
+    expect((await ask<DenialList>('/denials?kind=handshake')).denials.every(({ kind }) => kind === 'handshake')).toBe(
+      true,
+    );
 
     await agent.daemon.stop('SIGTERM');
     await agent.start();
     const known = { reason: 'noRuleAllows', step: 'rule', server: 'head-end', device: DEVICE_NAME, target: 'udp/23' };
-    const refusals = await ask<RefusalRow[]>('refusals', '--server', 'head-end', '--reason', 'noRuleAllows');
+    const refusals = await ask<RefusalRow[]>('/refusals?server=head-end&reason=noRuleAllows');
     expect(refusals.find(({ instance }) => instance === body.instance)).toMatchObject(known);
-    expect(await ask<WhyAnswer>('why', body.instance)).toMatchObject({
+    expect(await ask<WhyAnswer>(`/why/${body.instance}`)).toMatchObject({
       refusal: { ...known, why: expect.any(String) },
     });
-    expect(await ask<WhyAnswer>('why', body.instance.replace('urn:uuid:', ''))).toMatchObject({ refusal: known });
-    expect(await ask<WhyAnswer>('why', handshake.id)).toMatchObject({
+    expect(await ask<WhyAnswer>(`/why/${body.instance.replace('urn:uuid:', '')}`)).toMatchObject({ refusal: known });
+    expect(await ask<WhyAnswer>(`/why/${handshake.id}`)).toMatchObject({
       denial: { id: handshake.id, count: handshake.count },
     });
-    expect((await agent.mtgate('why', handshake.id)).stdout).toMatch(/^meaning +the client sent no certificate$/m);
-    expect(await agent.mtgate('why', 'nothing')).toMatchObject({
-      status: 1,
-      stderr: expect.stringContaining('idUnknown'),
-    });
+  });
+
+  test('is printed as tables for people', async () => {
+    const { stdout } = await agent.mtgate('denials', '--kind', 'handshake');
+    expect(stdout).toMatch(
+      /^\d+ packets denied since the start: \d+ inspected, \d+ not sampled, \d+ lost; the inspector: sees$/m,
+    );
+    expect(stdout).toMatch(/^lastSeen +count +kind +reason +source +target +whose +id$/m);
+    const [, id = ''] = / tlsNoCertificate .* (\w+)$/m.exec(stdout) ?? [];
+    expect((await agent.mtgate('why', id)).stdout).toMatch(/^meaning +the client sent no certificate$/m);
+    const refusals = await agent.mtgate('refusals', '--device', DEVICE_NAME);
+    expect(refusals.stdout).toMatch(
+      / noRuleAllows +rule +head-end +198\.51\.100\.10 +m1@meters\.example +udp\/23 +urn:uuid:/,
+    );
+    const unknown = await agent.mtgate('why', 'nothing');
+    expect(unknown).toMatchObject({ status: 1, stderr: expect.stringContaining('idUnknown') });
   });
 });
 
@@ -165,13 +178,13 @@ describe('the account', () => {
       over = true;
     });
     while (!over) {
-      const { seen, inspected, unsampled, lost } = (await list('--limit', '1')).packets;
+      const { seen, inspected, unsampled, lost } = (await list()).packets;
       expect(seen).toBe(inspected + unsampled + lost);
       expect(Math.min(inspected, unsampled, lost)).toBeGreaterThanOrEqual(0);
     }
     await sent;
     const after = await until('nothing to be on its way', async () => {
-      const { packets } = await list('--limit', '1');
+      const { packets } = await list();
       return packets.lost === before.lost ? packets : undefined;
     });
     expect(after.seen - before.seen).toBeGreaterThanOrEqual(BURST);
@@ -217,7 +230,7 @@ describe('the child', () => {
     const { deaths, blindnesses } = (await list()).packets.inspector;
     const from = agent.daemon.lines.length;
     const drop =
-      'table inet blinding { chain c { type filter hook output priority -400; meta mark 0xd00000ff drop; } }';
+      'table inet blinding { chain c { type filter hook output priority -400; meta mark 0xd00000ff drop\n }\n }';
     await network.run('gateway', ['nft', drop]);
     process.kill(readers(agent)[0] as number, 'SIGKILL'); // the next one tests itself at once
     await agent.daemon.line(/"why":"the self-test's packet did not come back","event":"inspectorBlind"/, { from });
@@ -271,7 +284,7 @@ test('a denial store that is damaged is put aside, and the agent starts', async 
   expect(agent.logged('denialStoreUnusable')).toHaveLength(1);
   expect(readFileSync(`${agent.folder}/store/denials.db.unusable`, 'utf8')).toContain('this is no database');
   expect((await agent.grant({ devicePort: 7100 })).status).toBe(201);
-  expect(await ask<RefusalRow[]>('refusals')).toEqual([]);
+  expect(await ask<RefusalRow[]>('/refusals')).toEqual([]);
 });
 
 test("two agents in two namespaces: neither sees the other's", async () => {
