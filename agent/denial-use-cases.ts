@@ -69,11 +69,12 @@ const ADVICE: Readonly<Record<Step, string>> = {
   commit: 'Nothing: the server asks again.',
 };
 
+/** Of a reason that this version does not know (the store may be of another) only the name can be said. */
 function explained({ kind, reason }: Pick<Denial, 'kind' | 'reason'>): Omit<Explanation, 'denial' | 'refusal'> {
-  if (kind === 'request') {
-    const { title, step } = REFUSALS[reason as keyof typeof REFUSALS];
-    return { meaning: title, advice: ADVICE[step] };
-  }
-  const { text, advice } = { ...DENIALS, ...HANDSHAKES }[reason as keyof typeof DENIALS | keyof typeof HANDSHAKES];
-  return { meaning: text, advice };
+  const faces: Readonly<Record<string, { title: string; step: Step } | undefined>> = REFUSALS;
+  const texts: Readonly<Record<string, { text: string; advice: string } | undefined>> = { ...DENIALS, ...HANDSHAKES };
+  const face = kind === 'request' ? faces[reason] : undefined;
+  if (face) return { meaning: face.title, advice: ADVICE[face.step] };
+  const { text: meaning, advice } = texts[reason] ?? { text: reason, advice: 'See the changelog for this reason.' };
+  return { meaning, advice };
 }

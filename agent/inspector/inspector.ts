@@ -80,14 +80,12 @@ export class Inspector {
       words = (words + text).slice(-LAST_WORDS);
     });
     child.on('message', (message) => this.#hear(child, message as ChildMessage));
-    // A child that could not be started has no exit; one that could not be killed has: either way, once.
-    child.once('error', (fault) => {
-      if (child.pid === undefined) this.#died({ why: fault.message });
+    // A child that could not be started has no exit, but an error; any other error is followed by its exit.
+    child.on('error', (fault) => {
+      if (child.pid === undefined) this.#died(child, { why: fault.message });
       else log.warn({ why: fault.message }, 'inspectorChildFault');
     });
-    child.once('close', (status, signal) => {
-      if (child.pid !== undefined) this.#died({ status, signal, words });
-    });
+    child.once('close', (status, signal) => this.#died(child, { status, signal, words }));
     this.#wait(READY_MS, () => this.#blind('the child did not become ready'));
   }
 
@@ -150,7 +148,8 @@ export class Inspector {
     this.#parts.log.error({ why }, 'inspectorBlind');
   }
 
-  #died(how: object): void {
+  #died(child: ChildProcess, how: object): void {
+    if (this.#child !== child) return; // told already
     this.#child = undefined;
     this.#testing = false;
     if (this.#stopped) return;

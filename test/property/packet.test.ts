@@ -90,9 +90,9 @@ const anything = fc.oneof(
   made.map(({ bytes }) => bytes),
 );
 
-const RUNS = { numRuns: 2000 };
+const RUNS = { numRuns: 500 };
 
-describe('a packet', () => {
+describe('a packet', { timeout: 30_000 }, () => {
   test('that is well formed comes back as it was made', () => {
     fc.assert(
       fc.property(made, ({ bytes, from, to, fields, carried: carries }) => {
@@ -141,7 +141,7 @@ const message = fc
   .tuple(fc.array(tlv, { maxLength: 6 }), fc.nat(160))
   .map(([tlvs, length]) => Uint8Array.from([2, 0, 0, 100, ...tlvs.flat()]).subarray(0, length));
 
-test('a message of NFLOG: any bytes are read or damaged, and what is read lies within', () => {
+test('a message of NFLOG: any bytes are read or damaged, and what is read lies within', { timeout: 30_000 }, () => {
   let read = 0;
   fc.assert(
     fc.property(fc.oneof(message, fc.uint8Array({ maxLength: 200 })), (bytes) => {

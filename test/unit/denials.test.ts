@@ -333,6 +333,8 @@ describe('the ledger', () => {
     });
     const handshake = ledger.denials.add(knock({ kind: 'handshake', reason: 'tlsRevoked' }));
     expect(why(handshake.id)).toMatchObject({ meaning: 'the certificate is revoked' });
+    const older = ledger.denials.add(knock({ reason: 'ofAnotherVersion' as 'noGrant' }));
+    expect(why(older.id)).toMatchObject({ denial: older, meaning: 'ofAnotherVersion' });
     expect(why('nothing')).toBeUndefined();
   });
 
