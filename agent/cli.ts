@@ -10,6 +10,7 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import type { BindingRow, GrantRow } from './api/management.ts';
 import { type Ask, call, json, socket } from './cli/client.ts';
+import { addDenialCommands } from './cli/denials.ts';
 import { count, print, printable, printLines, printRows } from './cli/print.ts';
 import { AgentError } from './core/errors.ts';
 import { type Family, parseAddress } from './core/net.ts';
@@ -157,6 +158,8 @@ device
     await call(ask, 'DELETE', '/bindings', { device: name, realm, address });
     print(`unbound ${printable(name)} from ${printable(address)} in ${printable(realm)}`);
   });
+
+addDenialCommands(program);
 
 program
   .command('reload')

@@ -1,11 +1,12 @@
 /**
  * What the operating system gives: clocks, randomness, the boot's id, the log,
- * the lock that makes an agent the only one, and who is on the other end of a
- * Unix socket. Node has no call for some of these; libc has (through koffi).
+ * the lock that makes an agent the only one, who is on the other end of a
+ * Unix socket, and a packet with a mark. Node has no call for some of these; libc has (through koffi).
  */
 import { randomBytes, randomInt } from 'node:crypto';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
+import { getSystemErrorName } from 'node:util';
 import koffi from 'koffi';
 import { pino } from 'pino';
 import { AgentError } from './core/errors.ts';
@@ -17,12 +18,23 @@ const flock = libc.func('int flock(int fd, int operation)');
 const getsockopt = libc.func(
   'int getsockopt(int fd, int level, int name, _Out_ uint32_t *value, _Inout_ uint32_t *size)',
 );
+const setsockopt = libc.func('int setsockopt(int fd, int level, int name, const uint32_t *value, uint32_t size)');
+const socket = libc.func('int socket(int domain, int type, int protocol)');
+const sendto = libc.func(
+  'long sendto(int fd, const uint8_t *data, size_t length, int flags, const uint8_t *address, uint32_t size)',
+);
 
 const CLOCK_BOOTTIME = 7;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 const SOL_SOCKET = 1;
 const SO_PEERCRED = 17;
+const SO_MARK = 36;
+const AF_INET = 2;
+const SOCK_DGRAM = 2;
+const SOCK_CLOEXEC = 0o2000000;
+/** struct sockaddr_in of 127.0.0.1, port 9 (discard, RFC 863). */
+const LOOPBACK_DISCARD = Uint8Array.of(AF_INET, 0, 0, 9, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0);
 
 /** The host's clocks. CLOCK_MONOTONIC is the one the gate reads. */
 export const systemClock: Clock = {
@@ -74,6 +86,27 @@ export function peerUid(socket: Socket): number {
     throw new AgentError('internal', 'the kernel does not say who is on the other end of a Unix socket');
   }
   return credentials[1] as number;
+}
+
+/** Sends one datagram with a mark to the loopback's discard port; says why it could not. */
+export function sendMarked(mark: number): string | undefined {
+  const fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return systemError();
+  try {
+    const value = Uint32Array.of(mark);
+    if (setsockopt(fd, SOL_SOCKET, SO_MARK, value, value.byteLength) !== 0) return systemError();
+    const text = new TextEncoder().encode('mtgate');
+    // What netfilter drops on its way out is EPERM to the sender: it was sent all the same.
+    const sent = sendto(fd, text, text.length, 0, LOOPBACK_DISCARD, LOOPBACK_DISCARD.length);
+    const error = sent < 0 ? systemError() : undefined;
+    return error === 'EPERM' ? undefined : error;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function systemError(): string {
+  return getSystemErrorName(-koffi.errno());
 }
 
 function readClock(clock: number): bigint {

@@ -22,8 +22,9 @@ import { startApi } from './api/server.ts';
 import { Closure, type GapKind } from './closure.ts';
 import { AgentError } from './core/errors.ts';
 import type { EventName } from './core/events.ts';
-import { contains } from './core/net.ts';
+import { contains, formatEndpoint } from './core/net.ts';
 import type { Log } from './core/ports.ts';
+import { SELF_TEST } from './core/reasons.ts';
 import type { GrantId, RealmName } from './core/words.ts';
 import type { Attachment } from './dataplane/attachment.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
@@ -31,6 +32,7 @@ import type { GateCounters, PacketCount } from './dataplane/dataplane.ts';
 import { Gate } from './dataplane/gate.ts';
 import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
+import { denialUseCases } from './denial-use-cases.ts';
 import { Directory } from './directory/directory.ts';
 import { loadConfig, loadDevices, loadPolicy, loadTrust } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
@@ -40,7 +42,12 @@ import type { Ground } from './grants/ground.ts';
 import { Heartbeat, recover } from './grants/recovery.ts';
 import { ANSWERS_KEPT_MS } from './grants/retries.ts';
 import { openStore } from './grants/store.ts';
-import { bootId, lockFolder, openLog, peerUid, systemClock, systemRandom } from './host.ts';
+import { bootId, lockFolder, openLog, peerUid, sendMarked, systemClock, systemRandom } from './host.ts';
+import { openAccount } from './inspector/account.ts';
+import { openDenialStore } from './inspector/denial-store.ts';
+import { Inspector } from './inspector/inspector.ts';
+import { Ledger } from './inspector/ledger.ts';
+import { packetDenial } from './inspector/packet-denial.ts';
 import { openMetrics } from './metrics.ts';
 import { identify } from './policy/policy.ts';
 import { baseRuleset } from './policy/ruleset.ts';
@@ -50,6 +57,8 @@ import { managementUseCases, serverUseCases } from './use-cases.ts';
 
 /** How often what is due is done, and the closure is looked at. */
 const TICK_MS = 1_000;
+/** How often what was turned away is written to its store. */
+const KEEP_MS = 2_000;
 /** Without a heartbeat for this long the agent is not well: one is due every second. */
 const AILING_SECONDS = 10;
 /** Ended grants are kept this long, for whoever asks what became of one. */
@@ -93,6 +102,22 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   const hosts = { links, missingBlackholes, setBlackholes, wrongSysctls };
   const closure = new Closure({ config, realmId, gate, base, ...hosts, log, gapFound }, site);
   const heartbeatAgeSeconds = () => Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9;
+  const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log);
+  stops.push(() => denialStore.close());
+  const ledger = new Ledger(denialStore, systemClock, log, ulid);
+  const inspector = new Inspector({
+    nflogGroup: config.base.nflogGroup,
+    saw: (reason, bytes) => {
+      ledger.denials.add(packetDenial(reason, bytes, (protocol, external) => grants.ownerOf(protocol, external)));
+    },
+    sendTest: () => sendMarked(SELF_TEST.mark),
+    log,
+  });
+  const account = openAccount(
+    () => gate.counters(),
+    () => inspector.reading().received,
+  );
+
   const metrics = openMetrics({
     gate: () => gate.counters(),
     liveGrants: () => grants.live.size,
@@ -103,6 +128,9 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     missingInterfaces: () => closure.site.absent.length,
     wrongSysctls: () => closure.wrongSysctls.length,
     timesLeft: () => timesLeft(trust, systemClock.nowMs()),
+    account,
+    inspector: () => inspector.reading(),
+    refusalsGivenUp: () => ledger.givenUp,
   });
   const record = refusalRecorder(log, systemRandom);
   const directory = new Directory();
@@ -118,7 +146,9 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     log,
     refuse: (reason, facts) => {
       metrics.refused(reason);
-      return record(reason, facts);
+      const refusal = record(reason, facts);
+      ledger.refused(refusal, facts);
+      return refusal;
     },
     revoked: (certificate) => isRevoked(certificate, trust.cas),
     newId: () => ulid() as GrantId,
@@ -139,8 +169,13 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
 
   const heartbeat = new Heartbeat(ground, grants, orphanGraceSeconds);
   await heartbeat.beat();
+  inspector.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(
+    async () => ledger.keep(),
+    () => inspector.stop(),
+    every(KEEP_MS, log, async () => ledger.keep()),
+    every(3_600_000, log, async () => ledger.age()),
     every(TICK_MS, log, () => heartbeat.beat()),
     every(TICK_MS, log, () => grants.sweep()),
     every(TICK_MS, log, () => closure.keep()),
@@ -160,6 +195,11 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
           grants.policy.servers.get(server)?.apiSources.some((source) => contains(source, from)) ?? false,
       },
       refuse: ground.refuse,
+      refusedHandshake: (reason, remote) => {
+        metrics.handshakeRefused(reason);
+        const target = `tcp ${formatEndpoint(config.api.listen)}`;
+        ledger.denials.add({ kind: 'handshake', reason, source: remote ?? 'unknown', target });
+      },
       clock: systemClock,
       random: systemRandom,
       log,
@@ -192,9 +232,15 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     return { policy: next.policy.version, devices: next.devices.length, liveGrants: grants.live.size };
   };
   process.on('SIGHUP', () => void reload().catch((fault) => logFault(log, fault, 'reloadFailed')));
+  const denials = denialUseCases({
+    ledger,
+    account,
+    inspector: () => inspector.reading(),
+    streamCut: metrics.streamCut,
+  });
   const management = await startManagement(
     config.management.socket,
-    managementUseCases(ground, grants, bindings, config, {
+    managementUseCases(ground, grants, bindings, denials, config, {
       reload,
       status: () => ({
         closed: closure.gaps.length === 0 ? 'yes' : closure.gaps.map(({ what }) => what).join('; '),
@@ -204,6 +250,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
         heartbeatAgeSeconds: heartbeatAgeSeconds(),
         packets: packetsOf(gate.counters()),
         certificates: certificateStatus(trust, systemClock.nowMs()),
+        inspector: inspector.reading(),
       }),
     }),
     peerUid,

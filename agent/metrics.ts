@@ -5,10 +5,12 @@
  */
 import { Counter, Gauge, Registry } from 'prom-client';
 import type { GapKind } from './closure.ts';
-import { DENIAL_REASONS, type RefusalReason } from './core/reasons.ts';
+import { DENIAL_REASONS, type RefusalReason, type TlsReason } from './core/reasons.ts';
 import { PROTOCOLS } from './core/words.ts';
 import type { GateCounters } from './dataplane/dataplane.ts';
 import type { EndCause } from './grants/lifecycle.ts';
+import type { Account } from './inspector/account.ts';
+import type { InspectorReading } from './inspector/inspector.ts';
 
 /** Where the values are kept. */
 export interface Readings {
@@ -27,6 +29,10 @@ export interface Readings {
     readonly usable: boolean;
     readonly secondsLeft: number;
   }[];
+  account(): Account;
+  inspector(): InspectorReading;
+  /** Refusals that could not be kept. */
+  refusalsGivenUp(): number;
 }
 
 export interface Metrics {
@@ -35,6 +41,8 @@ export interface Metrics {
   readonly extended: () => void;
   readonly ended: (cause: EndCause) => void;
   readonly gapFound: (kind: GapKind) => void;
+  readonly handshakeRefused: (reason: TlsReason) => void;
+  readonly streamCut: () => void;
   text(): Promise<string>;
 }
 
@@ -128,6 +136,41 @@ export function openMetrics(readings: Readings): Metrics {
     ['name'],
   );
 
+  read(
+    Gauge,
+    'mtgate_denied_packets_account',
+    'Denied packets since the start: seen = inspected + unsampled + lost (what is on its way counts as lost)',
+    () => Object.entries(readings.account()).map(([part, packets]) => [packets, { part }]),
+    ['part'],
+  );
+  read(Gauge, 'mtgate_inspector_sees', "1 while the inspector's last self-test passed", () => [
+    [readings.inspector().state === 'sees' ? 1 : 0],
+  ]);
+  read(Counter, 'mtgate_inspector_blind_total', 'Self-tests of the inspector that failed', () => [
+    [readings.inspector().blindnesses],
+  ]);
+  read(Counter, 'mtgate_inspector_deaths_total', "Times the inspector's child ended and was started again", () => [
+    [readings.inspector().deaths],
+  ]);
+  read(
+    Counter,
+    'mtgate_inspector_unread_total',
+    'Messages of the NFLOG group that were not ours, or damaged',
+    () => {
+      const { notOurs, damaged } = readings.inspector();
+      return [
+        [notOurs, { why: 'notOurs' }],
+        [damaged, { why: 'damaged' }],
+      ];
+    },
+    ['why'],
+  );
+  read(Counter, 'mtgate_refusals_given_up_total', 'Refusals that the disk did not take in time', () => [
+    [readings.refusalsGivenUp()],
+  ]);
+
+  const handshakes = count('mtgate_handshakes_refused_total', 'TLS handshakes that failed', ['reason']);
+  const streamsCut = count('mtgate_denial_streams_cut_total', 'Readers of the denial stream that did not keep up');
   const refused = count('mtgate_refusals_total', 'Requests that were not granted', ['reason']);
   const granted = count('mtgate_grants_opened_total', 'Grants opened');
   const extended = count('mtgate_grants_extended_total', 'Grants extended');
@@ -139,6 +182,8 @@ export function openMetrics(readings: Readings): Metrics {
     extended: () => extended.inc(),
     ended: (cause) => ended.inc({ cause }),
     gapFound: (kind) => gaps.inc({ kind }),
+    handshakeRefused: (reason) => handshakes.inc({ reason }),
+    streamCut: () => streamsCut.inc(),
     text: () => registry.metrics(),
   };
 }

@@ -3,6 +3,7 @@
  * own grants, by the identifier it used, never the inside), and the operator
  * (all of it). Between the words of the API and those of the domain.
  */
+import type { DenialUseCases } from './api/denial-routes.ts';
 import type { ManagementUseCases, OperatorGrant } from './api/management.ts';
 import type { Grant, GrantsUseCases, ServerLimits } from './api/routes.ts';
 import type { Config } from './config.ts';
@@ -61,6 +62,7 @@ export function managementUseCases(
   ground: Ground,
   grants: Grants,
   bindings: Bindings,
+  denials: DenialUseCases,
   config: Config,
   running: Running,
 ): ManagementUseCases {
@@ -73,6 +75,7 @@ export function managementUseCases(
     return { refused: 'addressNotInRealm', why: `${address.text} is not in ${realm}` };
   };
   return {
+    ...denials,
     status: () => ({
       gateway: ground.gateway,
       policy: grants.policy.version,

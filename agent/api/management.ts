@@ -28,6 +28,7 @@ import {
   type RealmName,
   type ServerName,
 } from '../core/words.ts';
+import { addDenialRoutes, type DenialUseCases } from './denial-routes.ts';
 import type { Grant } from './routes.ts';
 
 /** A grant as the operator sees it: with what the outside never learns. */
@@ -66,7 +67,7 @@ interface ExplainQuestion {
 }
 
 /** What the socket serves; `byUid` is who asked. Faults (rulesInvalid, storeFailed) are thrown as AgentError. */
-export interface ManagementUseCases {
+export interface ManagementUseCases extends DenialUseCases {
   status(): object;
   grants(): readonly OperatorGrant[];
   /** False: no live grant has this id. */
@@ -187,6 +188,8 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
     const { from, ...question } = QUESTION.parse(request.body);
     return useCases.explain({ ...question, ...(from ? { from } : {}) });
   });
+
+  addDenialRoutes(app, useCases);
 }
 
 /** A grant in the answer to GET /grants. */

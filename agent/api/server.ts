@@ -20,7 +20,7 @@ import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } fr
 import { AgentError } from '../core/errors.ts';
 import { type Endpoint, formatEndpoint } from '../core/net.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
-import type { Refusal, RefusalReason, Refuse } from '../core/reasons.ts';
+import type { Refusal, RefusalReason, Refuse, TlsReason } from '../core/reasons.ts';
 import { Connections } from './connections.ts';
 import { addContract, misdirection, Paths, REASONS_BY_CODE, VALIDATION, violation } from './contract.ts';
 import type { IdentityPolicy, NotIdentified, ServerIdentity } from './identity.ts';
@@ -44,6 +44,8 @@ export interface ApiParts {
   /** Whose certificate it is and where it may ask from, by the policy in force at the moment of asking. */
   readonly identity: IdentityPolicy;
   readonly refuse: Refuse;
+  /** Told of every handshake that failed, and who began it. */
+  readonly refusedHandshake: (reason: TlsReason, remote: string | undefined) => void;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
@@ -166,7 +168,11 @@ class Api implements ApiServer {
     const most = this.#limits.connections;
     server.maxConnections = most;
     server.on('drop', (peer) => log.info({ remote: peer?.remoteAddress, most }, 'connectionsExceeded'));
-    server.on('tlsClientError', (fault, socket) => log.info(handshakeFailure(fault, socket), 'tlsRefused'));
+    server.on('tlsClientError', (fault, socket) => {
+      const failure = handshakeFailure(fault, socket);
+      this.#parts.refusedHandshake(failure.reason, failure.remote);
+      log.info(failure, 'tlsRefused');
+    });
     // An unknown expectation may be ignored (RFC 9110 10.1.1); Node would answer a bare 417.
     server.on('checkExpectation', (request, response) => server.emit('request', request, response));
   }

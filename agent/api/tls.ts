@@ -14,6 +14,7 @@ import { constants, createPrivateKey, X509Certificate } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { createSecureContext, type SecureContextOptions, type TLSSocket } from 'node:tls';
 import { AgentError } from '../core/errors.ts';
+import type { TlsReason } from '../core/reasons.ts';
 import { type CaMaterial, type NamedCa, type ReadFile, readCa } from './authorities.ts';
 import { blocksOf, isDer } from './pem.ts';
 
@@ -100,17 +101,6 @@ function contextOptions({ certificate, key, clientCas, minimumVersion }: TlsMate
     sessionTimeout: SESSION_SECONDS,
   };
 }
-
-/** Why a handshake failed, in names for the log. */
-type TlsReason =
-  | 'tlsNoCertificate'
-  | 'tlsCertificateExpired'
-  | 'tlsUnknownCa'
-  | 'tlsWrongUse'
-  | 'tlsVersion'
-  | 'tlsTimeout'
-  | 'tlsAborted'
-  | 'tlsOther';
 
 /** By OpenSSL's verification result, or by the code of Node's error. */
 const TLS_REASONS: Readonly<Record<string, TlsReason>> = {

@@ -2,7 +2,8 @@
  * The `mtgate` command as a client of the agent's management socket: the
  * options that such a command has, and one request with its answer.
  */
-import { request } from 'node:http';
+import { type IncomingMessage, request } from 'node:http';
+import { createInterface } from 'node:readline';
 import { Option } from 'commander';
 import type { ErrorBody } from '../api/management.ts';
 import { AgentError } from '../core/errors.ts';
@@ -48,4 +49,26 @@ class Declined extends Error {
   constructor({ error }: ErrorBody) {
     super([`${error.code}: ${error.message}`, error.cause, error.advice].filter(Boolean).join('\n'));
   }
+}
+
+/** The lines of an answer that does not end, as they come. @throws AgentError notRunning, or Declined */
+export async function* follow({ socket: socketPath }: Ask, path: string): AsyncGenerator<string> {
+  const answer = await new Promise<IncomingMessage>((resolve, reject) => {
+    const asked = request({ socketPath, path, agent: false }, resolve);
+    asked.on('error', (cause) => reject(new AgentError('notRunning', `no agent answers on ${socketPath}`, { cause })));
+    asked.end();
+  });
+  const lines = createInterface({ input: answer });
+  if (answer.statusCode === 200) {
+    let cause: unknown;
+    try {
+      yield* lines;
+    } catch (fault) {
+      cause = fault;
+    }
+    throw new AgentError('notRunning', `the agent on ${socketPath} ended the stream`, { cause });
+  }
+  let text = '';
+  for await (const line of lines) text += line;
+  throw new Declined(JSON.parse(text) as ErrorBody);
 }

@@ -22,6 +22,8 @@ export const FAULTS = {
   alreadyRunning: 'Stop the other agent first: one agent owns one gate.',
   storeInvalid: 'Restore the database from a copy, or move it away: live grants then end.',
   storeFailed: 'Look at the disk: space, rights, faults. No grant is opened until the store works.',
+  denialsNotKept:
+    'Look at the disk: space, rights, faults. Grants go on; the list of denials is in memory until it works.',
   certificateInvalid: 'Correct the file: PEM, readable by the agent, key and certificate of one pair.',
   listenFailed: 'Is the address on this host and the port free?',
   contractBroken: 'The OpenAPI file and its handlers do not match: this is a defect of mtgate.',

@@ -11,6 +11,9 @@
  *
  * DENIALS is read by the gate: numbers are those of `enum reason` in gate.h,
  * held equal by a test.
+ *
+ * HANDSHAKES is why a TLS handshake with the API failed: nobody is known yet
+ * then, so it is neither of the two, but it stands in the same list.
  */
 
 /** The steps of a request's way, in order. Every refusal names the one that stopped it. */
@@ -271,26 +274,95 @@ export interface RefusalFacts extends Partial<Pick<Refusal, 'rule' | 'detail' | 
 /** Makes a refusal: gives it its instance, records it, counts it. Every refusal comes from here. */
 export type Refuse = (reason: RefusalReason, facts: RefusalFacts) => Refusal;
 
-/** Why a packet did not pass, by the gate's number; the text is for operators. */
+/** Why a packet did not pass, by the gate's number; the texts are for operators: what it means, and what to do. */
 export const DENIALS = {
-  noGrant: { number: 1, text: 'grants pool, and no grant was ever open there' },
-  grantEnded: { number: 2, text: 'the grant of this endpoint has ended' },
-  wrongSource: { number: 3, text: 'a live grant, but not for this source' },
-  agentLost: { number: 4, text: 'the agent has not been heard for orphanGraceSeconds' },
-  malformed: { number: 5, text: 'headers cut short or contradicting their lengths' },
-  headerOptions: { number: 6, text: 'IPv4 options or IPv6 extension headers' },
-  hopLimit: { number: 7, text: 'TTL or hop limit used up' },
-  fragment: { number: 8, text: 'a fragment' },
-  protocolNotCarried: { number: 9, text: 'neither TCP nor UDP' },
-  spoofedSource: { number: 10, text: 'an inner or multicast source, seen from outside' },
-  realmDestination: { number: 11, text: 'addressed to the inside, from outside' },
-  innerLeak: { number: 12, text: 'would have carried an inner address outside' },
-  gatewayService: { number: 13, text: 'a device addressed the gateway itself' },
-  deviceToDevice: { number: 14, text: 'a device addressed another device' },
-  wrongRemote: { number: 15, text: "a device's answer to another address than the granted one" },
-  tombstone: { number: 16, text: 'a leftover of a grant that has just ended' },
-  addressChangingHands: { number: 17, text: 'the inner address is being given to another device' },
-} as const satisfies Record<string, { number: number; text: string }>;
+  noGrant: {
+    number: 1,
+    text: 'grants pool, and no grant was ever open there',
+    advice: 'Somebody tries addresses. Nothing to do, unless it is a server of yours that holds an old endpoint.',
+  },
+  grantEnded: {
+    number: 2,
+    text: 'the grant of this endpoint has ended',
+    advice: 'The server sends on after its grant: it should ask anew, or earlier. The log line grantEnded says why.',
+  },
+  wrongSource: {
+    number: 3,
+    text: 'a live grant, but not for this source',
+    advice: 'If the source is the server itself, it has another exit: list it in sources, or name applicationServer.',
+  },
+  agentLost: {
+    number: 4,
+    text: 'the agent has not been heard for orphanGraceSeconds',
+    advice: 'Look why the agent stood still: its log and `mtgate status`.',
+  },
+  malformed: {
+    number: 5,
+    text: 'headers cut short or contradicting their lengths',
+    advice: 'A broken or hostile sender; if many sources send it, look at the path (MTU, offloads).',
+  },
+  headerOptions: {
+    number: 6,
+    text: 'IPv4 options or IPv6 extension headers',
+    advice: 'Nothing: grants carry plain packets. A server that needs options cannot be served.',
+  },
+  hopLimit: {
+    number: 7,
+    text: 'TTL or hop limit used up',
+    advice: 'A traceroute, or a routing loop: see whether one source and destination come again and again.',
+  },
+  fragment: {
+    number: 8,
+    text: 'a fragment',
+    advice: 'The sender must stay below the path MTU: grants carry no fragments.',
+  },
+  protocolNotCarried: {
+    number: 9,
+    text: 'neither TCP nor UDP',
+    advice: 'Nothing: grants are for TCP and UDP (a ping of an endpoint ends here).',
+  },
+  spoofedSource: {
+    number: 10,
+    text: 'an inner or multicast source, seen from outside',
+    advice: 'Find where it enters: the upstream router should filter such sources (BCP 38).',
+  },
+  realmDestination: {
+    number: 11,
+    text: 'addressed to the inside, from outside',
+    advice:
+      'Somebody outside knows or guesses inner addresses, and a route leads them here: look at the upstream router.',
+  },
+  innerLeak: {
+    number: 12,
+    text: 'would have carried an inner address outside',
+    advice: 'Something on this host sends from inside addresses: look at its services and routes.',
+  },
+  gatewayService: {
+    number: 13,
+    text: 'a device addressed the gateway itself',
+    advice: 'If devices need it, list it under services in agent.yaml; otherwise look at the device.',
+  },
+  deviceToDevice: {
+    number: 14,
+    text: 'a device addressed another device',
+    advice: 'Look at the device: devices are kept apart.',
+  },
+  wrongRemote: {
+    number: 15,
+    text: "a device's answer to another address than the granted one",
+    advice: 'Look at the device, and at whom it answers.',
+  },
+  tombstone: {
+    number: 16,
+    text: 'a leftover of a grant that has just ended',
+    advice: 'Nothing: it ends by itself.',
+  },
+  addressChangingHands: {
+    number: 17,
+    text: 'the inner address is being given to another device',
+    advice: 'Nothing: it lasts for a moment. If it stays, look for bindings that cannot be recorded (the log).',
+  },
+} as const satisfies Record<string, { number: number; text: string; advice: string }>;
 
 export type DenialReason = keyof typeof DENIALS;
 
@@ -300,3 +372,52 @@ export const DENIAL_REASONS = Object.keys(DENIALS) as readonly DenialReason[];
 export function denialOfNumber(number: number): DenialReason | undefined {
   return DENIAL_REASONS.find((reason) => DENIALS[reason].number === number);
 }
+
+/** The denial of this name, or undefined. */
+export function denialOfName(name: string): DenialReason | undefined {
+  return Object.hasOwn(DENIALS, name) ? (name as DenialReason) : undefined;
+}
+
+/** The mark of a packet that is handed on to be looked at (gate.h): this, with the reason's number. */
+export const DENIAL_MARK = 0xd0000000;
+/** A packet of our own, sent and dropped on this host to see whether the inspector sees: no denial's number. */
+export const SELF_TEST = { name: 'selfTest', mark: DENIAL_MARK + 0xff } as const;
+/** What the base writes before a copied packet: this, with the reason's name. */
+export const DENIAL_PREFIX = 'mtgate ';
+
+/** Why a handshake failed; the texts are for operators. */
+export const HANDSHAKES = {
+  tlsNoCertificate: {
+    text: 'the client sent no certificate',
+    advice: 'A stranger, or a server that is not set up: it needs a certificate of a client CA in agent.yaml.',
+  },
+  tlsCertificateExpired: {
+    text: 'the client certificate, or one above it, is not valid at this time',
+    advice: 'Have it renewed; if every client fails so, look at the clock of this host.',
+  },
+  tlsUnknownCa: {
+    text: 'the certificate leads to no client CA of agent.yaml',
+    advice: 'If the server is yours, add its CA to api.clientCAs, or have it send its intermediates.',
+  },
+  tlsRevoked: { text: 'the certificate is revoked', advice: 'Nothing; or have a new one issued.' },
+  tlsRevocationUnknown: {
+    text: 'no valid revocation list for a CA of the chain',
+    advice: 'Put the current CRL in place and reload: until then its clients are refused.',
+  },
+  tlsWrongUse: {
+    text: 'the certificate is not for client authentication',
+    advice: 'Have one issued with the extended key usage clientAuth.',
+  },
+  tlsVersion: {
+    text: 'the client speaks an older TLS only',
+    advice: 'Have the client renewed, or set api.minimumTls to 1.2.',
+  },
+  tlsTimeout: {
+    text: 'the handshake was not finished in time',
+    advice: 'A stalled or hostile client, or a path that loses packets (MTU).',
+  },
+  tlsAborted: { text: 'the client broke off', advice: 'Often a port scan; if it is a server of yours, read its log.' },
+  tlsOther: { text: 'the handshake failed in another way', advice: 'The log line tlsRefused has the words of TLS.' },
+} as const satisfies Record<string, { text: string; advice: string }>;
+
+export type TlsReason = keyof typeof HANDSHAKES;

@@ -3,7 +3,7 @@
  * called everywhere. See the README's glossary; TS 23.682 for MTC server,
  * MTC user, external identifier.
  */
-import type { Address, Family } from './net.ts';
+import { type Address, type Endpoint, type Family, formatEndpoint } from './net.ts';
 
 declare const brand: unique symbol;
 type Branded<Name extends string> = string & { readonly [brand]: Name };
@@ -35,6 +35,11 @@ export interface Service {
   readonly port: number;
 }
 
+/** One text an external endpoint, for maps and lists: `udp 203.0.113.1:22314`. */
+export function endpointKey(protocol: string, endpoint: Endpoint): string {
+  return `${protocol} ${formatEndpoint(endpoint)}`;
+}
+
 /** An inner address is only an address together with its realm. */
 export interface InnerAddress {
   readonly realm: RealmName;
@@ -44,6 +49,13 @@ export interface InnerAddress {
 /** One text an inner address, for maps. */
 export function innerKey(inner: InnerAddress): string {
   return `${inner.realm} ${inner.address.text}`;
+}
+
+/** Whose an external endpoint is, or was until now: what a denial there is put down to. */
+export interface Owner {
+  readonly grant: GrantId;
+  readonly mtcUser: MtcUserName;
+  readonly device: ExternalId;
 }
 
 export interface Device {

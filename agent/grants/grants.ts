@@ -10,9 +10,9 @@
  *   commit is known, what the decision rested on is looked at again.
  * - Nothing is evicted: full means refuse.
  */
-import { prefix } from '../core/net.ts';
+import { type Endpoint, prefix } from '../core/net.ts';
 import type { Refusal, Refuse } from '../core/reasons.ts';
-import type { Asker, DeviceReference, GrantId, GrantRequest, InnerAddress } from '../core/words.ts';
+import type { Asker, DeviceReference, GrantId, GrantRequest, InnerAddress, Owner, Protocol } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
 import { NO_USAGE, type Policy, sourceClasses } from '../policy/policy.ts';
 import { Endpoints } from './endpoints.ts';
@@ -20,7 +20,7 @@ import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import { Judge } from './judge.ts';
 import type { EndCause } from './lifecycle.ts';
 import { LiveGrants } from './live.ts';
-import { type EndedRecord, type GrantRecord, keyOf, newRecord, type Retry, suspendedNs } from './record.ts';
+import { type EndedRecord, type GrantRecord, keyOf, newRecord, ownerOf, type Retry, suspendedNs } from './record.ts';
 import { Rest } from './rest.ts';
 import { Retries } from './retries.ts';
 
@@ -137,6 +137,12 @@ export class Grants {
     return own.filter((record) => record.device === found?.externalId);
   }
 
+  /** Whose an external endpoint is: that of a live grant, or at rest after one. */
+  ownerOf(protocol: Protocol, external: Endpoint): Owner | undefined {
+    const record = this.live.atExternal(protocol, external);
+    return record ? ownerOf(record) : this.rest.ownerOf(protocol, external);
+  }
+
   /**
    * Ends a grant: packets stop before this returns, and the end is durable
    * when it resolves. Of two who end it, one does; both wait for the record.
@@ -150,7 +156,7 @@ export class Grants {
     }
     dataplane.end(record.index, record.number, clock.monotonicNs() - CLOCK_LAG_NS);
     this.live.remove(record);
-    this.rest.lay(this.mapping(record), clock.monotonicNs());
+    this.rest.lay(this.mapping(record), ownerOf(record), clock.monotonicNs());
     metrics.ended(cause);
     log.info({ ...namesOf(record), cause }, 'grantEnded');
     await this.#recordEnd(record, cause);

@@ -1,14 +1,24 @@
 /**
- * The live grants in memory, found by what requests and events know: id, key,
- * inner address, server, device. Every look-up and change costs the same
+ * The live grants in memory, found by what requests, events and packets know:
+ * id, key, inner address, external endpoint, server, device. Every look-up and change costs the same
  * however many grants are live.
  */
-import { type ExternalId, type GrantId, type InnerAddress, innerKey, type ServerName } from '../core/words.ts';
+import type { Endpoint } from '../core/net.ts';
+import {
+  type ExternalId,
+  endpointKey,
+  type GrantId,
+  type InnerAddress,
+  innerKey,
+  type Protocol,
+  type ServerName,
+} from '../core/words.ts';
 import { type GrantRecord, keyOf } from './record.ts';
 
 export class LiveGrants {
   readonly #byId = new Map<GrantId, GrantRecord>();
   readonly #byKey = new Map<string, GrantId>();
+  readonly #byExternal = new Map<string, GrantId>();
   readonly #byInner = new Map<string, Set<GrantId>>();
   readonly #byServer = new Map<string, Set<GrantId>>();
   readonly #byServerAndDevice = new Map<string, Set<GrantId>>();
@@ -27,6 +37,11 @@ export class LiveGrants {
 
   withKey(key: string): GrantRecord | undefined {
     const id = this.#byKey.get(key);
+    return id && this.#byId.get(id);
+  }
+
+  atExternal(protocol: Protocol, external: Endpoint): GrantRecord | undefined {
+    const id = this.#byExternal.get(endpointKey(protocol, external));
     return id && this.#byId.get(id);
   }
 
@@ -49,6 +64,7 @@ export class LiveGrants {
   put(record: GrantRecord): void {
     this.#byId.set(record.id, record);
     this.#byKey.set(keyOf(record), record.id);
+    this.#byExternal.set(endpointKey(record.protocol, record.external), record.id);
     for (const [index, key] of this.#placesOf(record)) {
       const ids = index.get(key);
       if (ids) ids.add(record.id);
@@ -59,6 +75,7 @@ export class LiveGrants {
   remove(record: GrantRecord): void {
     this.#byId.delete(record.id);
     this.#byKey.delete(keyOf(record));
+    this.#byExternal.delete(endpointKey(record.protocol, record.external));
     for (const [index, key] of this.#placesOf(record)) {
       const ids = index.get(key);
       ids?.delete(record.id);

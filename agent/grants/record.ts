@@ -13,6 +13,7 @@ import type {
   GrantRequest,
   InnerAddress,
   MtcUserName,
+  Owner,
   Protocol,
   ServerName,
 } from '../core/words.ts';
@@ -88,6 +89,10 @@ export interface KeptAnswer {
 /** What may be live once only: same server, device, family, protocol and port, whatever the application server. */
 export function keyOf(grant: Pick<GrantRecord, 'server' | 'device' | 'family' | 'protocol' | 'devicePort'>): string {
   return [grant.server, grant.device, grant.family, grant.protocol, grant.devicePort].join(' ');
+}
+
+export function ownerOf({ id, mtcUser, device }: GrantRecord): Owner {
+  return { grant: id, mtcUser, device };
 }
 
 /**

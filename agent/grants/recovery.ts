@@ -7,7 +7,7 @@ import type { Family } from '../core/net.ts';
 import type { Grants } from './grants.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import { type Repair, reconcile } from './reconcile.ts';
-import { type GrantRecord, REST_SECONDS, suspendedNs } from './record.ts';
+import { type GrantRecord, ownerOf, REST_SECONDS, suspendedNs } from './record.ts';
 
 /** How a start went, for the log. */
 export interface Recovery {
@@ -27,7 +27,7 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
 
   for (const record of store.endedSince(nowMs - REST_SECONDS * 1000)) {
     const taken = grants.endpoints.take(record.protocol, record);
-    if (taken) grants.rest.lay(grants.mapping(record), nowNs, nowMs - (record.endedAtMs ?? nowMs));
+    if (taken) grants.rest.lay(grants.mapping(record), ownerOf(record), nowNs, nowMs - (record.endedAtMs ?? nowMs));
   }
   for (const record of store.live()) {
     if (grants.endpoints.take(record.protocol, record)) grants.live.put(record);
@@ -52,7 +52,7 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
   }
   // Entries that no record explains are dead by now; their endpoints rest like any other.
   for (const { mapping } of dataplane.entries()) {
-    if (grants.endpoints.take(mapping.protocol, mapping)) grants.rest.lay(mapping, nowNs);
+    if (grants.endpoints.take(mapping.protocol, mapping)) grants.rest.lay(mapping, undefined, nowNs);
   }
   return {
     live: grants.live.size,

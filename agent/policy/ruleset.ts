@@ -10,7 +10,7 @@
  * Pure: the same setup gives the same text, byte by byte.
  */
 import { addressAt, type Family, type Prefix, sizeOf } from '../core/net.ts';
-import { DENIAL_REASONS, DENIALS } from '../core/reasons.ts';
+import { DENIAL_MARK, DENIAL_PREFIX, DENIAL_REASONS, DENIALS, SELF_TEST } from '../core/reasons.ts';
 import type { Service } from '../core/words.ts';
 
 export interface BaseSetup {
@@ -31,9 +31,6 @@ export interface BaseSetup {
   readonly services: readonly Service[];
   readonly nflogGroup: number;
 }
-
-/** The mark of a sampled denial (gate.h): this, with the reason's number. */
-const MARK = 0xd0000000;
 
 /** How much of a denied packet is copied: headers, and nothing of its content to speak of. */
 const SNAPLEN = 96;
@@ -56,7 +53,12 @@ export function baseRuleset(setup: BaseSetup): string {
     // The gate's sampled denials: their packets are marked as someone else's
     // (PACKET_OTHERHOST), so the stack drops them even without this chain.
     ...sampled(setup.present),
-    ...DENIAL_REASONS.map((reason) => chain(chainOf(reason), [...denied(reason, setup)])),
+    ...DENIAL_REASONS.map((reason) => chain(chainOf(reason), [`counter ${copied(reason, setup)}`, 'drop'])),
+    // The inspector's own packet goes no further than this.
+    chain('self_test', [
+      'type filter hook output priority raw; policy accept;',
+      `meta mark ${hex(SELF_TEST.mark)} ${copied(SELF_TEST.name, setup)} drop`,
+    ]),
     // Reached only where the gate is not attached: the grants pool is closed then.
     chain('early', [
       'type filter hook prerouting priority raw; policy accept;',
@@ -106,14 +108,15 @@ export function baseRuleset(setup: BaseSetup): string {
   ]);
 }
 
-function* denied(reason: keyof typeof DENIALS, setup: BaseSetup) {
-  yield `counter log prefix "mtgate ${reason}" group ${setup.nflogGroup} snaplen ${SNAPLEN} queue-threshold 1`;
-  yield 'drop';
+function copied(name: string, { nflogGroup }: BaseSetup): string {
+  return `log prefix "${DENIAL_PREFIX}${name}" group ${nflogGroup} snaplen ${SNAPLEN} queue-threshold 1`;
 }
 
 function sampled(present: readonly string[]): string[] {
   if (present.length === 0) return [];
-  const reasons = DENIAL_REASONS.map((reason) => `${hex(reason)} : goto ${chainOf(reason)}`);
+  const reasons = DENIAL_REASONS.map(
+    (reason) => `${hex(DENIAL_MARK + DENIALS[reason].number)} : goto ${chainOf(reason)}`,
+  );
   return [
     chain('sampled', [
       `type filter hook ingress devices = { ${present.map(quote).join(', ')} } priority filter; policy accept;`,
@@ -176,8 +179,8 @@ function chainOf(reason: keyof typeof DENIALS): string {
   return `denied_${reason}`;
 }
 
-function hex(reason: keyof typeof DENIALS): string {
-  return `0x${(MARK + DENIALS[reason].number).toString(16)}`;
+function hex(mark: number): string {
+  return `0x${mark.toString(16)}`;
 }
 
 function quote(name: string): string {

@@ -12,7 +12,7 @@ import { type ApiServer, startApi } from '../../agent/api/server.ts';
 import { readTrust, type Trust } from '../../agent/api/tls.ts';
 import { address, prefix } from '../../agent/core/net.ts';
 import type { Clock, Log, Random } from '../../agent/core/ports.ts';
-import type { Refusal, Refuse } from '../../agent/core/reasons.ts';
+import type { Refusal, Refuse, TlsReason } from '../../agent/core/reasons.ts';
 import type { Asker, DeviceReference, MtcUserName, ServerName } from '../../agent/core/words.ts';
 import { createPki, type Issued, loopbackServer, type Pki, type TestCa } from '../pki.ts';
 
@@ -218,6 +218,7 @@ export class ApiFixture {
   readonly lines: LogLine[] = [];
   /** Who asked for grants. */
   readonly asked: Asker[] = [];
+  readonly handshakes: { readonly reason: TlsReason; readonly remote: string | undefined }[] = [];
   /** Added to the host's clock. */
   aheadMs = 0;
   readonly clock: Clock = {
@@ -261,7 +262,8 @@ export class ApiFixture {
   async start(over: Partial<Files> = {}, limits: Partial<ApiLimits> = {}, table?: Record<string, Operation>) {
     const { grants, refuse, clock, log } = this;
     const listen = { address: address('127.0.0.1'), port: 0 };
-    const parts = { grants, identity, refuse, clock, random, log };
+    const refusedHandshake = (reason: TlsReason, remote?: string) => this.handshakes.push({ reason, remote });
+    const parts = { grants, identity, refuse, refusedHandshake, clock, random, log };
     this.server = await startApi(listen, this.trust(over), parts, limits, table);
     return this.server;
   }

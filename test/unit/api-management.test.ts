@@ -12,7 +12,10 @@ import { type Management, type ManagementUseCases, startManagement } from '../..
 import { AgentError } from '../../agent/core/errors.ts';
 import { address } from '../../agent/core/net.ts';
 import type { Log } from '../../agent/core/ports.ts';
-import type { ExternalId, RealmName, ServerName } from '../../agent/core/words.ts';
+import type { ExternalId, MtcUserName, RealmName, ServerName } from '../../agent/core/words.ts';
+import type { Denial } from '../../agent/inspector/denials.ts';
+import type { KeptRefusal } from '../../agent/inspector/refusals.ts';
+import { until } from '../child.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'mtgate-management-'));
 const path = join(folder, 'management.sock');
@@ -22,7 +25,48 @@ const keep = (fields: object, event: string) => void lines.push({ ...fields, eve
 const log: Log = { debug: keep, info: keep, warn: keep, error: keep };
 const inner = { realm: 'meters' as RealmName, address: address('192.0.2.33') };
 
+const seen = { seen: 9, inspected: 5, unsampled: 3, lost: 1 };
+const inspector = { state: 'sees', received: 5, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 } as const;
+const knock: Denial = {
+  id: '01JZ8Q4X9T5E2V7M3K6B0N1RWD',
+  kind: 'packet',
+  reason: 'wrongSource',
+  source: '192.0.2.66',
+  target: 'udp 203.0.113.1:22314',
+  mtcUser: 'acme' as MtcUserName,
+  firstMs: 0,
+  lastMs: 1000,
+  count: 3,
+};
+const refusal: KeptRefusal = {
+  instance: 'urn:uuid:f81d4fae-7dec-41d0-a765-00a0c91e6bf6',
+  atMs: 0,
+  reason: 'noRuleAllows',
+  step: 'rule',
+  why: 'no allow matches',
+  source: '198.51.100.10',
+  target: 'udp/23',
+};
+/** Who follows the stream, and how they are told. */
+const followers = new Set<(rows: readonly Denial[]) => void>();
+
 const useCases: ManagementUseCases = {
+  denials(filter, limit) {
+    calls.push(['denials', filter, limit]);
+    return [knock];
+  },
+  account: () => ({ ...seen, inspector }),
+  followDenials(filter, tell) {
+    calls.push(['follow', filter]);
+    followers.add(tell);
+    return () => void followers.delete(tell);
+  },
+  streamCut: () => void calls.push(['streamCut']),
+  refusals(filter, limit) {
+    calls.push(['refusals', filter, limit]);
+    return [refusal];
+  },
+  why: (id) => (id === knock.id ? { denial: knock, meaning: 'not for this source', advice: 'look' } : undefined),
   status: () => ({ version: '0.1.0', liveGrants: 1 }),
   grants: () => [
     {
@@ -179,6 +223,55 @@ describe('an operator', () => {
     ]);
   });
 
+  it('sees who was turned away, how many packets that stands for, and why', async () => {
+    const row = {
+      id: knock.id,
+      kind: 'packet',
+      reason: 'wrongSource',
+      source: '192.0.2.66',
+      target: 'udp 203.0.113.1:22314',
+      mtcUser: 'acme',
+      count: 3,
+      firstSeen: '1970-01-01T00:00:00.000Z',
+      lastSeen: '1970-01-01T00:00:01.000Z',
+    };
+    const { body } = await ask('GET', '/denials?kind=packet&source=192.0.2.66&limit=7');
+    expect(body).toEqual({ packets: { ...seen, inspector }, denials: [row] });
+    const { atMs: _, ...told } = refusal;
+    expect((await ask('GET', '/refusals?server=acme')).body).toEqual([{ at: '1970-01-01T00:00:00.000Z', ...told }]);
+    expect((await ask('GET', `/why/${knock.id}`)).body).toEqual({
+      denial: row,
+      meaning: 'not for this source',
+      advice: 'look',
+    });
+    expect(calls).toEqual([
+      ['denials', { kind: 'packet', source: '192.0.2.66' }, 7],
+      ['refusals', { server: 'acme' }, 100],
+    ]);
+  });
+
+  it('follows denials as they come; one who does not read is cut, and nobody else', async () => {
+    const read: string[] = [];
+    const reader = http.get({ socketPath: path, path: '/denials/stream?reason=wrongSource', agent: false }, (answer) =>
+      answer.setEncoding('utf8').on('data', (text: string) => read.push(text)),
+    );
+    const deaf = net.connect(path);
+    deaf.on('error', () => {});
+    deaf.write('GET /denials/stream HTTP/1.1\r\nhost: x\r\n\r\n');
+    await until('both to follow', () => (followers.size === 2 ? true : undefined));
+    const cut = () => calls.filter(([what]) => what === 'streamCut').length;
+    await until('the deaf one to be cut', () => {
+      for (const tell of followers) tell(Array.from({ length: 500 }, () => knock));
+      return cut() > 0 ? true : undefined;
+    });
+    await until('its end', () => (followers.size === 1 ? true : undefined));
+    expect(cut()).toBe(1);
+    expect(JSON.parse(read.join('').split('\n')[0] ?? '')).toMatchObject({ id: knock.id, count: 3 });
+    reader.destroy();
+    await until('the other to leave', () => (followers.size === 0 ? true : undefined));
+    deaf.destroy();
+  });
+
   it('has a request explained', async () => {
     const question = { server: 'acme', device: 'm1@a.example', protocol: 'udp', port: 5683, durationSeconds: 60 };
     expect((await ask('POST', '/explain', question)).body).toEqual({ verdict: 'refused', question });
@@ -224,6 +317,12 @@ describe('an operator', () => {
       'invalidArgument',
       /protocol.*port.*durationSeconds/,
     ],
+    ['GET', '/denials?kind=odd', undefined, 400, 'invalidArgument', /kind/],
+    ['GET', '/denials?limit=0', undefined, 400, 'invalidArgument', /limit/],
+    ['GET', '/denials?colour=red', undefined, 400, 'invalidArgument', /colour/],
+    ['GET', '/denials/stream?limit=1', undefined, 400, 'invalidArgument', /limit/],
+    ['GET', '/refusals?limit=x', undefined, 400, 'invalidArgument', /limit/],
+    ['GET', '/why/nothing', undefined, 404, 'idUnknown', /no denial or refusal nothing/],
     ['GET', '/nothing', undefined, 404, 'notFound', /GET \/nothing/],
     ['PUT', '/status', undefined, 404, 'notFound', /PUT \/status/],
   ])('%s %s %j is declined', async (method, at, body, status, code, message) => {

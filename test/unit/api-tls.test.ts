@@ -54,6 +54,7 @@ describe('the handshake refuses', () => {
   ])('%s', async (_what, client, reason) => {
     await expect(api.ask({ path: LIMITS, client })).rejects.toThrow();
     expect(await api.line('tlsRefused', { reason })).toMatchObject({ remote: '127.0.0.1', why: expect.any(String) });
+    expect(api.handshakes).toContainEqual({ reason, remote: '127.0.0.1' });
   });
 
   it('TLS 1.2, unless it is configured', async () => {
@@ -374,7 +375,8 @@ describe('the start is stopped by', () => {
   it('an address that is taken', async () => {
     const { startApi } = await import('../../agent/api/server.ts');
     const { identity, random } = await import('./api-fixture.ts');
-    const parts = { grants: api.grants, identity, refuse: api.refuse, clock: api.clock, random, log: api.log };
+    const { grants, refuse, clock, log } = api;
+    const parts = { grants, identity, refuse, refusedHandshake: () => {}, clock, random, log };
     await expect(startApi(api.server.endpoint, api.trust(), parts)).rejects.toMatchObject({ code: 'listenFailed' });
   });
 });

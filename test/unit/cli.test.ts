@@ -62,6 +62,9 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
     [[...EXPLAIN, '--port', '70000'], 'Expected a whole number from 1 to 65535'],
     [[...EXPLAIN, '--port', '1', '--from', '1.2.3'], '"1.2.3" is no IP address'],
     [['check'], 'name a folder of rule files, or --config'],
+    [['denials', '--kind', 'odd'], 'Allowed choices are packet, handshake, request'],
+    [['refusals', '--limit', '0'], 'Expected a whole number from 1 to 9999'],
+    [['why'], "missing required argument 'id'"],
     [['grants', 'revoke'], "missing required argument 'grantId'"],
     [['frobnicate'], "unknown command 'frobnicate'"],
   ])('wrong words: %j, status 2', async (words, says) => {

@@ -147,6 +147,23 @@ describe('a grant', () => {
     for (const { id } of records) expect(gateway.store.find(id)).toMatchObject({ endCause: 'expired' });
   });
 
+  test('leads from its external endpoint to whose it is, live, at rest and after a restart, and no longer', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    const owner = { grant: record.id, mtcUser: 'acme', device: M1 };
+    const ownerOf = () => gateway.grants.ownerOf(record.protocol, record.external);
+    expect(ownerOf()).toEqual(owner);
+    expect(gateway.grants.ownerOf('tcp', record.external)).toBeUndefined();
+    expect(gateway.grants.ownerOf('udp', { ...record.external, port: record.external.port ^ 1 })).toBeUndefined();
+    await gateway.grants.end(record, 'endedByServer');
+    expect(ownerOf()).toEqual(owner);
+    await gateway.start();
+    expect(ownerOf()).toEqual(owner);
+    gateway.clock.pass(121);
+    await gateway.grants.sweep();
+    expect(ownerOf()).toBeUndefined();
+  });
+
   test('rests 120 s before its endpoint may stand for another', async () => {
     const gateway = await TestGateway.started();
     const record = await granted(gateway);

@@ -1,0 +1,109 @@
+/**
+ * The commands that say who was turned away: `denials`, `refusals`, `why`.
+ */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { DenialList, DenialRow, RefusalRow, WhyAnswer } from '../api/denial-routes.ts';
+import { DENIAL_KINDS } from '../inspector/denials.ts';
+import { type Ask, call, follow, json, socket } from './client.ts';
+import { count, print, printable, printRows } from './print.ts';
+
+interface DenialsAsk extends Ask {
+  readonly kind?: string;
+  readonly reason?: string;
+  readonly source?: string;
+  readonly mtcUser?: string;
+  readonly limit: string;
+  readonly follow?: true;
+}
+
+interface RefusalsAsk extends Ask {
+  readonly server?: string;
+  readonly device?: string;
+  readonly reason?: string;
+  readonly limit: string;
+}
+
+const limit = () =>
+  new Option('--limit <number>', 'how many, the newest first').default('100').argParser((text) => {
+    if (/^[1-9]\d{0,3}$/.test(text)) return text;
+    throw new InvalidArgumentError('Expected a whole number from 1 to 9999.');
+  });
+
+export function addDenialCommands(program: Command): void {
+  program
+    .command('denials')
+    .description('who was turned away: packets, handshakes and requests, the newest first')
+    .addOption(new Option('--kind <kind>', 'of this kind').choices(DENIAL_KINDS))
+    .option('--reason <reason>', 'for this reason, such as wrongSource')
+    .option('--source <address>', 'from this address')
+    .option('--mtc-user <name>', 'toward endpoints of this MTC user')
+    .addOption(limit())
+    .option('--follow', 'go on: print each row that is new or has changed (with --json: a row a line)')
+    .addOption(socket())
+    .addOption(json())
+    .action(async (ask: DenialsAsk) => {
+      const { kind, reason, source, mtcUser } = ask;
+      const filter = { kind, reason, source, mtcUser };
+      if (ask.follow) {
+        for await (const line of follow(ask, `/denials/stream${query(filter)}`)) {
+          print(ask.json ? line : denialLine(JSON.parse(line) as DenialRow));
+        }
+        return;
+      }
+      const list = await call<DenialList>(ask, 'GET', `/denials${query({ ...filter, limit: ask.limit })}`);
+      if (ask.json) return print(JSON.stringify(list, null, 2));
+      const { seen, inspected, unsampled, lost, inspector } = list.packets;
+      print(
+        `${count(seen, 'packet')} denied since the start: ${inspected} inspected, ${unsampled} not sampled, ${lost} lost; the inspector: ${inspector.state}`,
+      );
+      const rows = list.denials.map((row) => ({ ...row, whose: whoseOf(row) }));
+      printRows(ask, rows, ['lastSeen', 'count', 'kind', 'reason', 'source', 'target', 'whose', 'id']);
+    });
+
+  program
+    .command('refusals')
+    .description('requests that were not granted, each alone, the newest first')
+    .option('--server <name>', 'of this MTC server')
+    .option('--device <id>', 'for this device, as it was named')
+    .option('--reason <reason>', 'for this reason, such as noRuleAllows')
+    .addOption(limit())
+    .addOption(socket())
+    .addOption(json())
+    .action(async (ask: RefusalsAsk) => {
+      const { server, device, reason } = ask;
+      const path = `/refusals${query({ server, device, reason, limit: ask.limit })}`;
+      const refusals = await call<RefusalRow[]>(ask, 'GET', path);
+      if (ask.json) return print(JSON.stringify(refusals, null, 2));
+      const rows = refusals.map((row) => ({ ...row, server: row.server ?? '-', device: row.device ?? '-' }));
+      printRows(ask, rows, ['at', 'reason', 'step', 'server', 'source', 'device', 'target', 'instance']);
+    });
+
+  program
+    .command('why <id>')
+    .description('everything known of one denial (its id) or refusal (its instance), and what to do')
+    .addOption(socket())
+    .addOption(json())
+    .action(async (id: string, ask: Ask) => {
+      const answer = await call<WhyAnswer>(ask, 'GET', `/why/${encodeURIComponent(id)}`);
+      if (ask.json) return print(JSON.stringify(answer, null, 2));
+      const known = 'denial' in answer ? answer.denial : answer.refusal;
+      for (const [name, value] of Object.entries(known)) print(`${name.padEnd(12)} ${printable(String(value))}`);
+      print(`${'meaning'.padEnd(12)} ${answer.meaning}`);
+      print(`${'what to do'.padEnd(12)} ${answer.advice}`);
+    });
+}
+
+/** Whom a row concerns: whose endpoint a packet was for, or who asked. */
+function whoseOf({ mtcUser, device, server }: DenialRow): string {
+  return [server, mtcUser, device].filter((name) => name !== undefined).join(' ') || '-';
+}
+
+function denialLine(row: DenialRow): string {
+  const { lastSeen, count: times, kind, reason, source, target, id } = row;
+  return printable([lastSeen, `${times}x`, kind, reason, source, '->', target, whoseOf(row), id].join(' '));
+}
+
+function query(words: Readonly<Record<string, string | undefined>>): string {
+  const given = Object.entries(words).filter((word): word is [string, string] => word[1] !== undefined);
+  return given.length > 0 ? `?${new URLSearchParams(given)}` : '';
+}

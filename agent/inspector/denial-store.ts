@@ -1,0 +1,149 @@
+/**
+ * Denials and refusals in SQLite, in a file of their own: what an operator
+ * asks about afterwards, and nothing that a grant rests on. So this store is
+ * the opposite of grants/store.ts: it never stops a start, and what it loses
+ * in a power cut are the last seconds (synchronous=NORMAL).
+ *
+ * A file that cannot be used is put aside (`denials.db.unusable`; the one put
+ * aside before makes room) and a new one begun; where even that fails, it is
+ * kept in memory for as long as the agent runs.
+ */
+import { renameSync, rmSync } from 'node:fs';
+import Database from 'better-sqlite3';
+import { AgentError } from '../core/errors.ts';
+import type { Log } from '../core/ports.ts';
+import type { Denial, DenialChanges } from './denials.ts';
+import type { KeptRefusal, RefusalFilter } from './refusals.ts';
+
+export interface DenialStore {
+  /** The rows of before this start. */
+  readonly before: readonly Denial[];
+  /** Writes a batch, whole or not at all, and forgets the refusals that are too many. @throws AgentError denialsNotKept */
+  write(changes: DenialChanges, refusals: readonly KeptRefusal[]): void;
+  /** The newest first. @throws AgentError denialsNotKept */
+  refusals(filter: RefusalFilter, limit: number): KeptRefusal[];
+  /** @throws AgentError denialsNotKept */
+  refusal(instance: string): KeptRefusal | undefined;
+  /** Forgets refusals of before a time (UTC ms); their rows in the list keep counting. @throws AgentError denialsNotKept */
+  purge(beforeMs: number): void;
+  close(): void;
+}
+
+const SCHEMA_VERSION = 1;
+const REFUSALS_MOST = 100_000;
+
+const SCHEMA = `
+CREATE TABLE denials (
+  id TEXT PRIMARY KEY, kind TEXT NOT NULL, reason TEXT NOT NULL, source TEXT NOT NULL, target TEXT NOT NULL,
+  server TEXT, mtc_user TEXT, device TEXT, grant_id TEXT,
+  first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL, count INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE refusals (
+  number INTEGER PRIMARY KEY, instance TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL,
+  reason TEXT NOT NULL, step TEXT NOT NULL, why TEXT NOT NULL, rule TEXT, server TEXT, device TEXT,
+  source TEXT NOT NULL, target TEXT NOT NULL, correlator TEXT
+) STRICT;
+CREATE INDEX refusals_at ON refusals (at_ms);
+`;
+
+type Row = Readonly<Record<string, unknown>>;
+
+export function openDenialStore(file: string, log: Log): DenialStore {
+  const places = [() => openDatabase(file), () => openDatabase(putAside(file)), () => openDatabase(':memory:')];
+  for (const open of places) {
+    try {
+      return storeOn(open(), file);
+    } catch (cause) {
+      log.error({ file, why: (cause as Error).message }, 'denialStoreUnusable');
+    }
+  }
+  throw new AgentError('internal', 'SQLite opens no database in memory');
+}
+
+function storeOn(db: Database.Database, file: string): DenialStore {
+  const statement = {
+    denials: db.prepare(`SELECT id, kind, reason, source, target, server, mtc_user AS mtcUser, device,
+      grant_id AS "grant", first_ms AS firstMs, last_ms AS lastMs, count FROM denials`),
+    put: db.prepare(`INSERT INTO denials VALUES (@id, @kind, @reason, @source, @target, @server, @mtcUser, @device,
+      @grant, @firstMs, @lastMs, @count)
+      ON CONFLICT (id) DO UPDATE SET first_ms = excluded.first_ms, last_ms = excluded.last_ms, count = excluded.count`),
+    remove: db.prepare('DELETE FROM denials WHERE id = ?'),
+    refuse: db.prepare(`INSERT OR IGNORE INTO refusals VALUES (NULL, @instance, @atMs, @reason, @step, @why, @rule,
+      @server, @device, @source, @target, @correlator)`),
+    cut: db.prepare(`DELETE FROM refusals WHERE number <= (SELECT max(number) FROM refusals) - ${REFUSALS_MOST}`),
+    purge: db.prepare('DELETE FROM refusals WHERE at_ms < ?'),
+    refusals: db.prepare(`SELECT * FROM refusals WHERE (@server IS NULL OR server = @server)
+      AND (@device IS NULL OR device = @device) AND (@reason IS NULL OR reason = @reason)
+      ORDER BY number DESC LIMIT @limit`),
+    refusal: db.prepare('SELECT * FROM refusals WHERE instance = ?'),
+  };
+  const write = db.transaction(({ changed, removed }: DenialChanges, refusals: readonly KeptRefusal[]) => {
+    for (const id of removed) statement.remove.run(id);
+    for (const row of changed) {
+      const { server = null, mtcUser = null, device = null, grant = null } = row;
+      statement.put.run({ ...row, server, mtcUser, device, grant });
+    }
+    for (const refusal of refusals) {
+      const { rule = null, server = null, device = null, correlator = null } = refusal;
+      statement.refuse.run({ ...refusal, rule, server, device, correlator });
+    }
+    if (refusals.length > 0) statement.cut.run();
+  });
+  const guarded = <Result>(act: () => Result): Result => {
+    try {
+      return act();
+    } catch (cause) {
+      throw new AgentError('denialsNotKept', `${file}: ${(cause as Error).message}`, { cause });
+    }
+  };
+  return {
+    before: (statement.denials.all() as Row[]).map((row) => present(row) as unknown as Denial),
+    write: (changes, refusals) => guarded(() => write(changes, refusals)),
+    refusals: ({ server = null, device = null, reason = null }, limit) =>
+      guarded(() => (statement.refusals.all({ server, device, reason, limit }) as Row[]).map(refusalOf)),
+    refusal: (instance) =>
+      guarded(() => {
+        const row = statement.refusal.get(instance) as Row | undefined;
+        return row && refusalOf(row);
+      }),
+    purge: (beforeMs) => void guarded(() => statement.purge.run(beforeMs)),
+    close: () => db.close(),
+  };
+}
+
+function openDatabase(file: string): Database.Database {
+  let db: Database.Database | undefined;
+  try {
+    db = new Database(file);
+    db.pragma('journal_mode = WAL');
+    db.pragma('synchronous = NORMAL');
+    const version = db.pragma('user_version', { simple: true }) as number;
+    if (version === 0) {
+      db.exec(SCHEMA);
+      db.pragma(`user_version = ${SCHEMA_VERSION}`);
+    } else if (version !== SCHEMA_VERSION) {
+      throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
+    }
+    if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
+    return db;
+  } catch (cause) {
+    db?.close();
+    throw cause;
+  }
+}
+
+/** Makes room for a new file; returns its name. */
+function putAside(file: string): string {
+  for (const end of ['-wal', '-shm']) rmSync(`${file}${end}`, { force: true });
+  renameSync(file, `${file}.unusable`);
+  return file;
+}
+
+function refusalOf({ number: _, at_ms: atMs, ...row }: Row): KeptRefusal {
+  return present({ ...row, atMs }) as unknown as KeptRefusal;
+}
+
+/** A row without what is not there. */
+function present(row: Row): Row {
+  return Object.fromEntries(Object.entries(row).filter(([, value]) => value !== null));
+}

@@ -1,0 +1,188 @@
+/**
+ * Who was turned away: packets (the gate's denials), handshakes and requests
+ * in one list with one vocabulary of reasons. What is alike in everything but
+ * time is one row with a count.
+ *
+ * Invariants: a row's counts only grow; memory is bounded, whatever is thrown
+ * at the gateway, and a flood of one kind takes no room from another; the
+ * counts of a kind and reason add up for ever, since a row that makes room, or
+ * has grown old, is rolled up into the one row of its reason. Whose a denied
+ * packet's endpoint was is part of its row, as it was when the packet came.
+ *
+ * Pure: given a clock and a source of ids. What has changed since it was last
+ * kept can be asked for, and is asked for again if it could not be kept.
+ */
+import type { Clock } from '../core/ports.ts';
+import type { DenialReason, RefusalReason, TlsReason } from '../core/reasons.ts';
+import type { GrantId, MtcUserName } from '../core/words.ts';
+
+export const DENIAL_KINDS = ['packet', 'handshake', 'request'] as const;
+export type DenialKind = (typeof DENIAL_KINDS)[number];
+
+/** What makes a row one row. */
+export interface DenialFacts {
+  readonly kind: DenialKind;
+  readonly reason: DenialReason | TlsReason | RefusalReason;
+  /** An address; `unknown` where none could be read, `*` in a row of rolled-up ones. */
+  readonly source: string;
+  /** `udp 203.0.113.1:22314` of a packet; of a request, what was asked for. */
+  readonly target: string;
+  /** The MTC server that asked; of a request only. */
+  readonly server?: string;
+  /** Of a packet, whose endpoint it was for; of a request, the device as it was named. */
+  readonly mtcUser?: MtcUserName;
+  readonly device?: string;
+  readonly grant?: GrantId;
+}
+
+export interface Denial extends DenialFacts {
+  readonly id: string;
+  readonly firstMs: number;
+  readonly lastMs: number;
+  readonly count: number;
+}
+
+export interface DenialFilter {
+  readonly kind?: DenialKind | undefined;
+  readonly reason?: string | undefined;
+  readonly source?: string | undefined;
+  readonly mtcUser?: string | undefined;
+}
+
+/** What is to be written, and what is to be deleted. */
+export interface DenialChanges {
+  readonly changed: readonly Denial[];
+  readonly removed: readonly string[];
+}
+
+const ROWS_MOST: Readonly<Record<DenialKind, number>> = { packet: 10_000, handshake: 2_000, request: 5_000 };
+const ROLLED_UP = '*';
+
+export class Denials {
+  readonly #clock: Clock;
+  readonly #newId: () => string;
+  readonly #most: Readonly<Record<DenialKind, number>>;
+  /** By what makes a row one row; the one that was added to longest ago is the first. */
+  readonly #rows: Readonly<Record<DenialKind, Map<string, Denial>>> = {
+    packet: new Map(),
+    handshake: new Map(),
+    request: new Map(),
+  };
+  /** One for each kind and reason, at the most. */
+  readonly #rolledUp = new Map<string, Denial>();
+  readonly #byId = new Map<string, Denial>();
+  readonly #unkept = new Set<string>();
+  /** What the store has. */
+  readonly #kept = new Set<string>();
+  readonly #watchers = new Set<(row: Denial) => void>();
+
+  /** `rows` are those of before this start. */
+  constructor(clock: Clock, newId: () => string, rows: readonly Denial[] = [], most = ROWS_MOST) {
+    this.#clock = clock;
+    this.#newId = newId;
+    this.#most = most;
+    for (const row of [...rows].sort((a, b) => a.lastMs - b.lastMs)) {
+      this.#mapOf(row).set(keyOf(row), row);
+      this.#byId.set(row.id, row);
+      this.#kept.add(row.id);
+    }
+  }
+
+  get size(): number {
+    return this.#byId.size;
+  }
+
+  add(facts: DenialFacts): Denial {
+    const rows = this.#rows[facts.kind];
+    const now = this.#clock.nowMs();
+    const before = rows.get(keyOf(facts));
+    const row = before
+      ? { ...before, count: before.count + 1, lastMs: Math.max(before.lastMs, now) }
+      : { ...facts, id: this.#newId(), count: 1, firstMs: now, lastMs: now };
+    this.#put(rows, row);
+    for (const oldest of rows.values()) {
+      if (rows.size <= this.#most[facts.kind]) break;
+      this.#rollUp(oldest);
+    }
+    return row;
+  }
+
+  get(id: string): Denial | undefined {
+    return this.#byId.get(id);
+  }
+
+  /** The newest first. */
+  list(filter: DenialFilter, limit: number): Denial[] {
+    const found = [...this.#byId.values()].filter((row) => matches(filter, row));
+    return found.sort((a, b) => b.lastMs - a.lastMs).slice(0, limit);
+  }
+
+  /** Tells of every row that is new or has changed, until it is ended. */
+  watch(tell: (row: Denial) => void): () => void {
+    this.#watchers.add(tell);
+    return () => void this.#watchers.delete(tell);
+  }
+
+  /** Rolls up what nothing was added to since a time (UTC ms). */
+  rollUpBefore(timeMs: number): void {
+    for (const kind of DENIAL_KINDS)
+      for (const row of [...this.#rows[kind].values()]) if (row.lastMs < timeMs) this.#rollUp(row);
+  }
+
+  /** What has changed since it was last kept. */
+  changes(): DenialChanges {
+    return {
+      changed: [...this.#unkept].flatMap((id) => this.#byId.get(id) ?? []),
+      removed: [...this.#kept].filter((id) => !this.#byId.has(id)),
+    };
+  }
+
+  /** These changes are kept now. Only right in the same turn of the loop in which they were asked for. */
+  wereKept({ changed, removed }: DenialChanges): void {
+    this.#unkept.clear();
+    for (const { id } of changed) this.#kept.add(id);
+    for (const id of removed) this.#kept.delete(id);
+  }
+
+  #rollUp(row: Denial): void {
+    this.#rows[row.kind].delete(keyOf(row));
+    this.#byId.delete(row.id);
+    this.#unkept.delete(row.id);
+    const { kind, reason, count, firstMs, lastMs } = row;
+    const facts: DenialFacts = { kind, reason, source: ROLLED_UP, target: ROLLED_UP };
+    const before = this.#rolledUp.get(keyOf(facts));
+    this.#put(this.#rolledUp, {
+      ...facts,
+      id: before?.id ?? this.#newId(),
+      count: count + (before?.count ?? 0),
+      firstMs: Math.min(firstMs, before?.firstMs ?? firstMs),
+      lastMs: Math.max(lastMs, before?.lastMs ?? lastMs),
+    });
+  }
+
+  #put(rows: Map<string, Denial>, row: Denial): void {
+    const key = keyOf(row);
+    rows.delete(key);
+    rows.set(key, row);
+    this.#byId.set(row.id, row);
+    this.#unkept.add(row.id);
+    for (const tell of this.#watchers) tell(row);
+  }
+
+  #mapOf(row: Denial): Map<string, Denial> {
+    return row.source === ROLLED_UP ? this.#rolledUp : this.#rows[row.kind];
+  }
+}
+
+export function matches({ kind, reason, source, mtcUser }: DenialFilter, row: Denial): boolean {
+  return (
+    (kind === undefined || row.kind === kind) &&
+    (reason === undefined || row.reason === reason) &&
+    (source === undefined || row.source === source) &&
+    (mtcUser === undefined || row.mtcUser === mtcUser)
+  );
+}
+
+function keyOf({ kind, reason, source, target, server, mtcUser, device, grant }: DenialFacts): string {
+  return JSON.stringify([kind, reason, source, target, server, mtcUser, device, grant]);
+}

@@ -1,0 +1,83 @@
+/**
+ * Everything that did not pass, in memory and on disk: the list of denials,
+ * and each refusal alone. Written in batches, every few seconds and at the
+ * end; what could not be written is tried again with the next batch.
+ *
+ * A disk that takes nothing holds nobody up: the list goes on in memory, and
+ * of the refusals that wait the oldest are given up, counted.
+ */
+import type { Clock, Log } from '../core/ports.ts';
+import type { Refusal, RefusalFacts } from '../core/reasons.ts';
+import type { DenialStore } from './denial-store.ts';
+import { Denials } from './denials.ts';
+import { type KeptRefusal, keptRefusal, matchesRefusal, type RefusalFilter, refusalDenial } from './refusals.ts';
+
+const WAITING_MOST = 10_000;
+const AGE_MOST_MS = 30 * 24 * 3_600_000;
+
+export class Ledger {
+  readonly denials: Denials;
+  readonly #store: DenialStore;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  /** Refusals that are not in the store yet, the oldest first. */
+  #waiting: KeptRefusal[] = [];
+  #givenUp = 0;
+
+  constructor(store: DenialStore, clock: Clock, log: Log, newId: () => string) {
+    this.#store = store;
+    this.#clock = clock;
+    this.#log = log;
+    this.denials = new Denials(clock, newId, store.before);
+  }
+
+  /** Refusals that the store did not take in time. */
+  get givenUp(): number {
+    return this.#givenUp;
+  }
+
+  refused(refusal: Refusal, facts: RefusalFacts): void {
+    const kept = keptRefusal(refusal, facts, this.#clock.nowMs());
+    this.denials.add(refusalDenial(kept));
+    this.#waiting.push(kept);
+    if (this.#waiting.length <= WAITING_MOST) return;
+    this.#waiting.shift();
+    this.#givenUp += 1;
+  }
+
+  /** The newest first. */
+  refusals(filter: RefusalFilter, limit: number): KeptRefusal[] {
+    const waiting = this.#waiting.filter((refusal) => matchesRefusal(filter, refusal)).reverse();
+    return [...waiting, ...this.#store.refusals(filter, limit)].slice(0, limit);
+  }
+
+  refusal(instance: string): KeptRefusal | undefined {
+    return this.#waiting.find((refusal) => refusal.instance === instance) ?? this.#store.refusal(instance);
+  }
+
+  /** Writes what is new. */
+  keep(): void {
+    const changes = this.denials.changes();
+    if (changes.changed.length + changes.removed.length + this.#waiting.length === 0) return;
+    this.#try(() => {
+      this.#store.write(changes, this.#waiting);
+      this.denials.wereKept(changes);
+      this.#waiting = [];
+    });
+  }
+
+  /** Rolls up and forgets what is older than 30 days. */
+  age(): void {
+    const before = this.#clock.nowMs() - AGE_MOST_MS;
+    this.denials.rollUpBefore(before);
+    this.#try(() => this.#store.purge(before));
+  }
+
+  #try(write: () => void): void {
+    try {
+      write();
+    } catch (fault) {
+      this.#log.error({ why: (fault as Error).message }, 'denialsNotKept');
+    }
+  }
+}

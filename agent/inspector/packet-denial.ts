@@ -1,0 +1,38 @@
+/**
+ * A denied packet as a row of the list: where it came from, what it was for,
+ * and whose endpoint that was when it was seen.
+ */
+import type { Endpoint } from '../core/net.ts';
+import type { DenialReason } from '../core/reasons.ts';
+import { endpointKey, type Owner, PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
+import type { DenialFacts } from './denials.ts';
+import { type Packet, readPacket } from './packet.ts';
+
+/** Whose an external endpoint is, live or at rest. */
+export type OwnerOf = (protocol: Protocol, external: Endpoint) => Owner | undefined;
+
+const OTHER_NAMES: Readonly<Record<number, string>> = { 1: 'icmp', 47: 'gre', 50: 'esp', 58: 'icmpv6', 132: 'sctp' };
+
+export function packetDenial(reason: DenialReason, bytes: Uint8Array, ownerOf: OwnerOf): DenialFacts {
+  const packet = readPacket(bytes);
+  const protocol = PROTOCOLS.find((one) => PROTOCOL_NUMBERS[one] === packet.protocol);
+  const to = protocol &&
+    packet.ports &&
+    packet.destination && { address: packet.destination, port: packet.ports.destination };
+  // The gate said that nobody's grant was there; one opened since is not what this packet was for.
+  const owner = protocol && to && reason !== 'noGrant' ? ownerOf(protocol, to) : undefined;
+  return {
+    kind: 'packet',
+    reason,
+    source: packet.source?.text ?? 'unknown',
+    target: protocol && to ? endpointKey(protocol, to) : targetOf(packet),
+    ...owner,
+  };
+}
+
+/** What a packet without ports, or cut before them, was for: as much as it says. */
+function targetOf({ protocol, destination, icmp }: Packet): string {
+  const name = PROTOCOLS.find((one) => PROTOCOL_NUMBERS[one] === protocol) ?? OTHER_NAMES[protocol ?? -1];
+  const what = protocol === undefined ? 'ip' : (name ?? `protocol-${protocol}`);
+  return `${what} ${destination?.text ?? 'unknown'}${icmp ? ` type ${icmp.type}` : ''}`;
+}

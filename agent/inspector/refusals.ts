@@ -1,0 +1,73 @@
+/**
+ * A refused request as it is kept: what the operator's log line has, so that
+ * `mtgate why` answers after a restart too; and the same as a row of the list.
+ */
+import type { Refusal, RefusalFacts } from '../core/reasons.ts';
+import type { DenialFacts } from './denials.ts';
+
+export interface KeptRefusal {
+  readonly instance: string;
+  readonly atMs: number;
+  readonly reason: Refusal['reason'];
+  readonly step: string;
+  readonly why: string;
+  readonly rule?: string;
+  /** The MTC server, if the asker was known by then. */
+  readonly server?: string;
+  /** The device as it was named. */
+  readonly device?: string;
+  /** The address the request came from. */
+  readonly source: string;
+  readonly target: string;
+  readonly correlator?: string;
+}
+
+export interface RefusalFilter {
+  readonly server?: string | undefined;
+  readonly device?: string | undefined;
+  readonly reason?: string | undefined;
+}
+
+/** Texts come from the asker: none is longer than this. */
+const TEXT_MOST = 500;
+
+export function keptRefusal(
+  { instance, reason, step, why, rule }: Refusal,
+  facts: RefusalFacts,
+  atMs: number,
+): KeptRefusal {
+  const text = (name: string) => {
+    const value = facts[name];
+    return typeof value === 'string' && value !== '' ? value.slice(0, TEXT_MOST) : undefined;
+  };
+  const asked = text('to') ?? [text('method'), text('path')].filter(Boolean).join(' ');
+  return {
+    instance,
+    atMs,
+    reason,
+    step,
+    why: why.slice(0, TEXT_MOST),
+    source: text('from') ?? text('remote') ?? 'unknown',
+    target: asked || 'unknown',
+    ...(rule !== undefined && { rule }),
+    ...optional('server', text('server')),
+    ...optional('device', text('device')),
+    ...optional('correlator', text('correlator')),
+  };
+}
+
+export function refusalDenial({ reason, source, target, server, device }: KeptRefusal): DenialFacts {
+  return { kind: 'request', reason, source, target, ...optional('server', server), ...optional('device', device) };
+}
+
+export function matchesRefusal({ server, device, reason }: RefusalFilter, refusal: KeptRefusal): boolean {
+  return (
+    (server === undefined || refusal.server === server) &&
+    (device === undefined || refusal.device === device) &&
+    (reason === undefined || refusal.reason === reason)
+  );
+}
+
+function optional<Name extends string>(name: Name, value: string | undefined): { readonly [key in Name]?: string } {
+  return value === undefined ? {} : ({ [name]: value } as { readonly [key in Name]: string });
+}
