@@ -90,7 +90,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
 
   const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log);
   stops.push(() => denialStore.close());
-  const ledger = new Ledger(denialStore, systemClock, log, ulid);
+  const ledger = new Ledger(denialStore, systemClock, systemRandom, log);
   const inspector = new Inspector({
     nflogGroup: config.base.nflogGroup,
     saw: (reason, bytes) => {
