@@ -104,7 +104,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   const heartbeatAgeSeconds = () => Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9;
   const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log);
   stops.push(() => denialStore.close());
-  const ledger = new Ledger(denialStore, systemClock, log, ulid);
+  const ledger = new Ledger(denialStore, systemClock, systemRandom, log);
   const inspector = new Inspector({
     nflogGroup: config.base.nflogGroup,
     saw: (reason, bytes) => {

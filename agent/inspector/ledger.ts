@@ -6,7 +6,7 @@
  * A disk that takes nothing holds nobody up: the list goes on in memory, and
  * of the refusals that wait the oldest are given up, counted.
  */
-import type { Clock, Log } from '../core/ports.ts';
+import type { Clock, Log, Random } from '../core/ports.ts';
 import type { Refusal, RefusalFacts } from '../core/reasons.ts';
 import type { DenialStore } from './denial-store.ts';
 import { Denials } from './denials.ts';
@@ -24,11 +24,11 @@ export class Ledger {
   #waiting: KeptRefusal[] = [];
   #givenUp = 0;
 
-  constructor(store: DenialStore, clock: Clock, log: Log, newId: () => string) {
+  constructor(store: DenialStore, clock: Clock, random: Random, log: Log) {
     this.#store = store;
     this.#clock = clock;
     this.#log = log;
-    this.denials = new Denials(clock, newId, store.before);
+    this.denials = new Denials(clock, rowIds(random), store.before);
   }
 
   /** Refusals that the store did not take in time. */
@@ -80,4 +80,14 @@ export class Ledger {
       this.#log.error({ why: (fault as Error).message }, 'denialsNotKept');
     }
   }
+}
+
+/** A random name of this start and a number: cheap, since a flood makes thousands of rows a second. */
+function rowIds(random: Random): () => string {
+  const start = Array.from(random.bytes(5), (byte) => byte.toString(16).padStart(2, '0')).join('');
+  let last = 0;
+  return () => {
+    last += 1;
+    return `${start}-${last}`;
+  };
 }

@@ -108,7 +108,7 @@ describe('a knock', () => {
   test('shows while one watches', async () => {
     const command = [process.execPath, 'dist/cli.js', 'denials', '--follow', '--source', ROGUE.ipv4];
     const socket = ['--socket', `${agent.folder}/mtgate.sock`];
-    const line = /packet noGrant 192\.0\.2\.66 -> udp 203\.0\.113\.4:29000 - \w+$/;
+    const line = /packet noGrant 192\.0\.2\.66 -> udp 203\.0\.113\.4:29000 - [\w-]+$/;
     let told = false;
     const follower = network.spawn('gateway', [...command, ...socket], { line }).finally(() => {
       told = true;
@@ -155,7 +155,7 @@ describe('one list', () => {
       /^\d+ packets denied since the start: \d+ inspected, \d+ not sampled, \d+ lost; the inspector: sees$/m,
     );
     expect(stdout).toMatch(/^lastSeen +count +kind +reason +source +target +whose +id$/m);
-    const [, id = ''] = / tlsNoCertificate .* (\w+)$/m.exec(stdout) ?? [];
+    const [, id = ''] = / tlsNoCertificate .* ([\w-]+)$/m.exec(stdout) ?? [];
     expect((await agent.mtgate('why', id)).stdout).toMatch(/^meaning +the client sent no certificate$/m);
     const refusals = await agent.mtgate('refusals', '--device', DEVICE_NAME);
     expect(refusals.stdout).toMatch(

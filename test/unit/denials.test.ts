@@ -12,11 +12,12 @@ import { type DenialStore, openDenialStore } from '../../agent/inspector/denial-
 import { type Denial, type DenialFacts, Denials } from '../../agent/inspector/denials.ts';
 import { Ledger } from '../../agent/inspector/ledger.ts';
 import { until } from '../child.ts';
-import { HandClock, KeptLog } from '../clock.ts';
+import { HandClock, KeptLog, seededRandom } from '../clock.ts';
 
 const clock = new HandClock();
 const log = new KeptLog();
 let ids = 0;
+let starts = 0;
 const newId = () => `row-${++ids}`;
 const knock = (changes: Partial<DenialFacts> = {}): DenialFacts => ({
   kind: 'packet',
@@ -185,7 +186,7 @@ describe('the ledger', () => {
   let ledger: Ledger;
   const open = () => {
     store = openDenialStore(file, log);
-    ledger = new Ledger(store, clock, log, newId);
+    ledger = new Ledger(store, clock, seededRandom(++starts), log);
   };
   const refusal = (instance: string, reason: RefusalReason = 'noRuleAllows'): Refusal => ({
     reason,
@@ -276,7 +277,7 @@ describe('the ledger', () => {
         store.write(changes, refusals);
       },
     };
-    const slow = new Ledger(failing, clock, log, newId);
+    const slow = new Ledger(failing, clock, seededRandom(++starts), log);
     for (let i = 0; i < 10_002; i++) slow.refused(refusal(`${i}`), FACTS);
     slow.keep();
     expect(log.of('denialsNotKept')).toMatchObject([{ level: 'error', why: 'disk full' }]);
