@@ -11,7 +11,7 @@
  * packet of others lost. A part that cannot be repaired holds up no other.
  */
 import type { Config } from './config.ts';
-import { AgentError } from './core/errors.ts';
+import { AgentError, FAULTS } from './core/errors.ts';
 import type { Prefix } from './core/net.ts';
 import type { Log } from './core/ports.ts';
 import type { RealmName } from './core/words.ts';
@@ -71,7 +71,7 @@ export class Closure {
   constructor(parts: ClosureParts, site: Site) {
     this.#parts = parts;
     this.#site = site;
-    for (const absence of site.absent) parts.log.error(absence, absence.code);
+    for (const absence of site.absent) this.#tell(absence);
   }
 
   /** Why no grant may be opened: none at all, or none toward this realm. */
@@ -148,7 +148,7 @@ export class Closure {
     this.#site = site;
     await this.#build().catch(() => {}); // what is outdated is a gap, and built again by repair, which says why not
     const isNew = (absence: Absence) => !before.absent.some(({ why }) => why === absence.why);
-    for (const absence of site.absent.filter(isNew)) log.error(absence, absence.code);
+    for (const absence of site.absent.filter(isNew)) this.#tell(absence);
     for (const { interface: name, realm } of before.absent) {
       if (!site.absent.some((one) => one.interface === name))
         log.info({ interface: name, ...(realm && { realm }) }, 'interfaceAppeared');
@@ -168,6 +168,10 @@ export class Closure {
       await base.apply(baseRuleset(baseSetup(config, site)));
       this.#outdated.delete('base');
     }
+  }
+
+  #tell(absence: Absence): void {
+    this.#parts.log.error({ ...absence, advice: FAULTS[absence.code] }, absence.code);
   }
 
   #judge(gaps: readonly Gap[]): void {

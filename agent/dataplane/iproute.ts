@@ -41,36 +41,25 @@ export async function setBlackholes(prefixes: readonly Prefix[]): Promise<void> 
   for (const prefix of prefixes) {
     await ip([...familyOption(prefix.family), 'route', 'replace', 'blackhole', prefix.text, 'proto', ROUTE_PROTOCOL]);
   }
-  for (const family of ['ipv4', 'ipv6'] as const) {
-    for (const prefix of await blackholes(family)) {
-      if (wanted.has(prefix.text)) continue;
-      await ip([...familyOption(family), 'route', 'delete', 'blackhole', prefix.text, 'proto', ROUTE_PROTOCOL]);
-    }
+  for (const { text, family } of await blackholes()) {
+    if (wanted.has(text)) continue;
+    await ip([...familyOption(family), 'route', 'delete', 'blackhole', text, 'proto', ROUTE_PROTOCOL]);
   }
 }
 
 /** Of these prefixes, those that are no blackholes of ours any more. */
 export async function missingBlackholes(prefixes: readonly Prefix[]): Promise<Prefix[]> {
-  const families = [...new Set(prefixes.map(({ family }) => family))];
-  const standing = new Set((await Promise.all(families.map(blackholes))).flat().map(({ text }) => text));
+  const standing = new Set((await blackholes()).map(({ text }) => text));
   return prefixes.filter(({ text }) => !standing.has(text));
 }
 
-async function blackholes(family: Family): Promise<Prefix[]> {
-  const shown = await ip([
-    '-json',
-    ...familyOption(family),
-    'route',
-    'show',
-    'type',
-    'blackhole',
-    'proto',
-    ROUTE_PROTOCOL,
-  ]);
-  const routes = JSON.parse(shown || '[]') as { dst: string }[];
-  return routes.flatMap((route) => {
-    const prefix = parsePrefix(route.dst);
-    return typeof prefix === 'string' ? [] : [prefix];
+/** Ours, of both families: a look at all tables, since one at the main table alone is a look at one family. */
+async function blackholes(): Promise<Prefix[]> {
+  const shown = await ip(['-json', 'route', 'show', 'table', 'all', 'type', 'blackhole', 'proto', ROUTE_PROTOCOL]);
+  const routes = JSON.parse(shown || '[]') as { dst: string; table?: string }[];
+  return routes.flatMap(({ dst, table }) => {
+    const prefix = parsePrefix(dst);
+    return typeof prefix === 'string' || table !== undefined ? [] : [prefix];
   });
 }
 

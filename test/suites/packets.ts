@@ -61,6 +61,23 @@ function describeGrants(make: MakeRig, who: Who, protocol: Protocol): void {
     table(alone, 'insideIngress', inside);
   });
 
+  describe('with an interface of a realm that is not there', () => {
+    const alone = standing(make, open, (interfaces) => {
+      const setup = setupOf(interfaces);
+      return {
+        ...setup,
+        inside: setup.inside.map((one) => (one.realm === REALM ? { ...one, ifindex: undefined } : one)),
+      };
+    });
+    const { device, farDevice, server } = who;
+    table(alone, 'outsideIngress', [
+      ['to a grant of it', knock(PORT.one), 'noGrant'],
+      ['to a device of it', ip(server, device, udp(1, 2)), 'realmDestination'],
+      ['to a grant of another realm', knock(PORT.far), arrived(PORT.far, { device: farDevice })],
+    ]);
+    table(alone, 'insideIngress', [['an answer from where it was', answer(PORT.one), 'pass']]);
+  });
+
   test('sums come out right wherever they carry over', () => {
     for (let word = 0; word <= 0xffff; word += 257) {
       const content = Uint8Array.of(word >> 8, word & 0xff);

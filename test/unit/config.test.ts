@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { type Config, ownSpaces, readConfig } from '../../agent/config.ts';
+import { sharedRealms } from '../../agent/core/address-plan.ts';
 import { formatted, issuesOf } from '../issues.ts';
 
 const FILE = '/etc/mtgate/agent.yaml';
@@ -243,5 +244,28 @@ test('a family without a pool is allowed, and told', () => {
   expect(warnings).toEqual([
     `${FILE}:4:13: realms have ipv6 addresses but the grants pool has none; no device gets a grant in it`,
     `${FILE}:5:13: realms have ipv6 addresses but the egress pool has none; what devices send by themselves is dropped`,
+  ]);
+});
+
+test('realms may share addresses, which is told; a realm and anything else may not', () => {
+  const second = (prefixes: string): [string, string] => [
+    'prefixes: [10.20.0.0/16] }',
+    `prefixes: [10.20.0.0/16] }\n  - { realm: fleet, interface: pgw1, prefixes: [${prefixes}] }`,
+  ];
+  for (const [prefixes, overlap] of [
+    ['10.20.0.0/16', '10.20.0.0/16 (realm fleet) overlaps 10.20.0.0/16 (realm iot) in line 7'],
+    ['10.30.0.0/16, 10.20.4.0/24', '10.20.4.0/24 (realm fleet) overlaps 10.20.0.0/16 (realm iot) in line 7'],
+  ] as const) {
+    const { config, warnings } = configOf(reading(second(prefixes)));
+    expect([...sharedRealms(config.inside)].sort()).toEqual(['fleet', 'iot']);
+    expect(warnings).toEqual([
+      expect.stringContaining(
+        `${overlap}; grants work in both realms, but what their devices send by themselves is dropped`,
+      ),
+    ]);
+  }
+  expect(sharedRealms(configOf(reading(second('10.30.0.0/16'))).config.inside).size).toBe(0);
+  expect(issuesOf(reading(second('203.0.113.8/30')))).toEqual([
+    `${FILE}:8:49: 203.0.113.8/30 (realm fleet) overlaps 203.0.113.8/29 (the egress pool) in line 5`,
   ]);
 });

@@ -24,6 +24,29 @@ test('the base reads as it was meant', async () => {
   await expect(baseRuleset(SETUP)).toMatchFileSnapshot('../golden/base.nft');
 });
 
+test('devices of realms that share addresses begin nothing; all else of their realms is as for others', () => {
+  const [first, second] = SETUP.inside;
+  if (!first || !second) throw new RangeError('two realms');
+  const text = baseRuleset({ ...SETUP, inside: [{ ...first, shared: true }, second] });
+  const chain = (name: string) => {
+    const at = text.indexOf(`chain ${name} {`);
+    return text
+      .slice(at, text.indexOf('\n\t}', at))
+      .split('\n')
+      .map((line) => line.trim());
+  };
+  const closed = 'iifname { "pgw0" } counter drop';
+  expect(chain('from_inside').slice(1, 3)).toEqual(['oifname != "eth0" counter drop', closed]);
+  expect(chain('from_device').slice(2, 3)).toEqual([closed]);
+  expect(chain('hide').join()).not.toMatch(/10\.20\.0\.0|fd00:20/);
+  expect(chain('hide').join()).toContain('10.30.0.0/16');
+});
+
+test('the samples of interfaces that are there are looked at; where there is none, no chain asks for one', () => {
+  expect(baseRuleset({ ...SETUP, present: ['pgw1'] })).toContain('hook ingress devices = { "pgw1" }');
+  expect(baseRuleset({ ...SETUP, present: [] })).not.toContain('hook ingress');
+});
+
 test('a family without an egress pool has no way out, and one without a realm no way in', () => {
   const text = baseRuleset({ ...SETUP, egress: [prefix('203.0.113.8/29')] });
   expect(text).toContain('meta nfproto ipv6 counter drop');
