@@ -39,6 +39,7 @@ export function serverUseCases(ground: Ground, grants: Grants, extensions: Exten
     async end(who, id) {
       const record = grants.show(who, id);
       if (!record) return unknown(who, id);
+      ground.log.info({ grant: id, server: who.name, correlator: who.correlator }, 'endAsked');
       await grants.end(record, 'endedByServer');
       return serverView(grants.show(who, id) ?? record);
     },

@@ -135,8 +135,7 @@ class Api implements ApiServer {
     app.addHook('onRoute', (route) => this.#paths.add(route));
     app.addHook('onRequest', (request, reply) => this.#admit(request, reply));
     app.addHook('onSend', async (request, reply) => {
-      reply.header('cache-control', 'no-store');
-      reply.header('x-correlator', request.id);
+      reply.headers(headersOf(request));
       if (!this.#connections.current(request.raw.socket)) reply.header('connection', 'close');
     });
     app.setErrorHandler<FastifyError>((fault, request, reply) => this.#answerFramework(fault, request, reply));
@@ -236,6 +235,7 @@ class Api implements ApiServer {
 
   /** A path that the router cannot read. No hook has run, so identity is judged here, and nobody else catches. */
   #answerUnroutable(fault: Error, request: FastifyRequest, reply: FastifyReply): void {
+    reply.headers(headersOf(request));
     try {
       const who = this.#identify(request);
       if ('reason' in who) this.#refuse(request, reply, who.reason, { why: who.why });
@@ -268,6 +268,11 @@ class Api implements ApiServer {
     // Not destroyed at once: a reset may overtake the answer.
     setTimeout(() => socket.destroy(), 1_000).unref();
   }
+}
+
+/** What every answer carries. */
+function headersOf(request: FastifyRequest): Record<string, string> {
+  return { 'cache-control': 'no-store', 'x-correlator': request.id };
 }
 
 function answerRefusal(reply: FastifyReply, refusal: Refusal): FastifyReply {

@@ -53,6 +53,18 @@ describe('the contract', () => {
     }
   });
 
+  it.each(reasons)('%s: has Retry-After where that is ever told', (reason) => {
+    const face: { status: number; retryAfterSeconds?: number } = REFUSALS[reason];
+    const isTimed = face.retryAfterSeconds !== undefined || ['rateExceeded', 'endpointsExhausted'].includes(reason);
+    if (!isTimed) return;
+    for (const path of ['/grants', '/grants/{grantId}/extend']) {
+      const { $ref } = contract.paths[path].post.responses[face.status];
+      expect(contract.components.responses[$ref.split('/').at(-1)].headers, `${path} ${face.status}`).toHaveProperty(
+        'Retry-After',
+      );
+    }
+  });
+
   it('has one handler for each operation', () => {
     const named = [...text.matchAll(/operationId: (\w+)/g)].map(([, name]) => name);
     const none = {} as never;

@@ -24,6 +24,9 @@ function entry(changes: { index?: number; number?: number; endNs?: bigint } = {}
   };
 }
 
+/** What the record says of its ends after the repair, on the boot's clock and in UTC. */
+const ends = new Map<string, [bigint, number]>();
+
 function repairs(records: GrantRecord[], entries: Entry[], changes: Partial<Facts> = {}) {
   const facts: Facts = {
     records,
@@ -39,6 +42,7 @@ function repairs(records: GrantRecord[], entries: Entry[], changes: Partial<Fact
     ...changes,
   };
   return reconcile(facts).map((repair) => {
+    if (repair.kind !== 'endEntry') ends.set(repair.record.id, [repair.record.expiresAtNs, repair.record.expiresAtMs]);
     if (repair.kind === 'endGrant') return [repair.kind, repair.record.id, repair.cause];
     if (repair.kind === 'endEntry') return [repair.kind, repair.index, repair.number];
     return [repair.kind, repair.record.id, repair.endNs];
@@ -80,6 +84,21 @@ describe('in the same boot', () => {
   test('both live with different ends: the earlier one holds', () => {
     expect(repairs([grantRecord()], [entry({ endNs: 500n * SECOND })])).toEqual([['agree', 'A', 500n * SECOND]]);
     expect(repairs([grantRecord()], [entry({ endNs: 700n * SECOND })])).toEqual([['agree', 'A', 600n * SECOND]]);
+  });
+
+  test('an extension that the gate was never told of: the record has the end that the gate had', () => {
+    const extended = grantRecord({ expiresAtNs: 900n * SECOND, expiresAtMs: 901_000 });
+    expect(repairs([extended], [entry()])).toEqual([['agree', 'A', 600n * SECOND]]);
+    expect(ends.get('A')).toEqual([600n * SECOND, 601_000]);
+    expect(repairs([extended], [entry()], { nowNs: 700n * SECOND })).toEqual([['endGrant', 'A', 'endedInGate']]);
+    expect(ends.get('A')).toEqual([600n * SECOND, 601_000]);
+    expect(repairs([extended], [entry()], { objection: () => 'ruleChanged' })).toEqual([
+      ['endGrant', 'A', 'ruleChanged'],
+    ]);
+    expect(ends.get('A')).toEqual([600n * SECOND, 601_000]);
+    // Of the gate's clock, which a suspend leaves behind.
+    expect(repairs([extended], [entry()], { suspendedNs: 60n * SECOND })).toEqual([['agree', 'A', 600n * SECOND]]);
+    expect(ends.get('A')).toEqual([660n * SECOND, 661_000]);
   });
 
   test("a suspend brings the gate's end down by its length", () => {
