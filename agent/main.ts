@@ -18,6 +18,7 @@ import { certificateStatus, ExpiryAlarms, timesLeft } from './api/expiry.ts';
 import { startManagement } from './api/management.ts';
 import { refusalRecorder } from './api/problem.ts';
 import { startApi } from './api/server.ts';
+import { readTrust } from './api/tls.ts';
 import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
 import type { Log } from './core/ports.ts';
@@ -29,7 +30,7 @@ import { Gate } from './dataplane/gate.ts';
 import { links, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
 import { Directory } from './directory/directory.ts';
-import { loadConfig, loadDevices, loadPolicy, loadTrust } from './files.ts';
+import { loadConfig, loadDevices, loadPolicy, loadTls } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Grants } from './grants/grants.ts';
 import type { Ground } from './grants/ground.ts';
@@ -56,7 +57,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   const config = loadConfig(configFile, warn);
   const policy = loadPolicy(config.rules, config, warn);
   const devices = loadDevices(config);
-  let trust = loadTrust(config);
+  let trust = readTrust(loadTls(config));
   const alarms = new ExpiryAlarms(log, systemClock);
   alarms.look(trust);
 
@@ -171,7 +172,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     const next = {
       policy: loadPolicy(config.rules, config, warn),
       devices: loadDevices(config),
-      trust: loadTrust(config),
+      trust: readTrust(loadTls(config)),
     };
     trust = next.trust;
     api.reload(trust);

@@ -24,13 +24,13 @@ import { type GrantRecord, keyOf, newRecord, suspendedNs } from './record.ts';
 import { Rest } from './rest.ts';
 
 /** Who asks: an authenticated MTC server, and the address its request came from. */
-interface Server {
+interface NamedServer {
   readonly name: ServerName;
   readonly requestAddress: Address;
 }
 
 /** The same with the certificate it showed. */
-export interface Asker extends Server {
+export interface Asker extends NamedServer {
   readonly certificate: CertificateId;
 }
 
@@ -135,19 +135,19 @@ export class Grants {
   }
 
   /** What would be decided now, and how; nothing is asked for. */
-  judge(who: Server, ask: GrantRequest): { readonly question: Question; readonly decision: Decision } {
+  judge(who: NamedServer, ask: GrantRequest): { readonly question: Question; readonly decision: Decision } {
     const question = this.#question(who, ask);
     return { question, decision: decide(this.#policy, question) };
   }
 
   /** A server's own grant, live or ended. */
-  show(who: Pick<Server, 'name'>, id: string): GrantRecord | undefined {
+  show(who: Pick<NamedServer, 'name'>, id: string): GrantRecord | undefined {
     const record = this.live.get(id) ?? this.#unrecorded.get(id as GrantId) ?? this.#ground.store.find(id);
     return record?.server === who.name ? record : undefined;
   }
 
   /** A server's live grants; those on one device, if it is named. */
-  list(who: Pick<Server, 'name'>, device?: DeviceReference): GrantRecord[] {
+  list(who: Pick<NamedServer, 'name'>, device?: DeviceReference): GrantRecord[] {
     const own = this.live.ofServer(who.name);
     if (!device) return own;
     const found = this.#ground.directory.find(device);
@@ -267,7 +267,7 @@ export class Grants {
     return new Map(sourceClasses(this.#policy).map(({ prefix, server }) => [prefix.text, store.idOf('class', server)]));
   }
 
-  #question(who: Server, ask: GrantRequest): Question {
+  #question(who: NamedServer, ask: GrantRequest): Question {
     const { directory, clock } = this.#ground;
     const device = directory.find(ask.device);
     const onDevice = (of: LiveGrants) => (device ? of.countOnDevice(who.name, device.externalId) : 0);
@@ -313,7 +313,7 @@ async function allOf(waits: readonly Promise<void>[]): Promise<void> {
   if (failed) throw failed.reason;
 }
 
-function asked(who: Server, ask: GrantRequest): Record<string, string> {
+function asked(who: NamedServer, ask: GrantRequest): Record<string, string> {
   return {
     server: who.name,
     from: who.requestAddress.text,
