@@ -181,7 +181,8 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     await bindings.replaceFile(next.devices);
     await grants.switchPolicy(next.policy);
     log.info({ policy: next.policy.version }, 'reloaded');
-    return { policy: next.policy.version, devices: next.devices.length, liveGrants: grants.live.size };
+    const unusable = certificateStatus(trust, systemClock.nowMs()).filter(({ usable }) => !usable);
+    return { policy: next.policy.version, devices: next.devices.length, liveGrants: grants.live.size, unusable };
   };
   process.on('SIGHUP', () => void reload().catch((fault) => logFault(log, fault, 'reloadFailed')));
   const management = await startManagement(
