@@ -8,6 +8,7 @@
  * command line; 3 no agent on the socket.
  */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import type { CertificateStatus } from './api/expiry.ts';
 import type { BindingRow, GrantRow } from './api/management.ts';
 import { type Ask, call, json, socket } from './cli/client.ts';
 import { addDenialCommands } from './cli/denials.ts';
@@ -33,6 +34,14 @@ interface Trial extends Ask {
   readonly rules: string;
   readonly config?: string;
   readonly live?: boolean;
+}
+
+/** What a reload has put in force, and what of it is of no use. */
+interface Reloaded {
+  readonly policy: string;
+  readonly devices: number;
+  readonly liveGrants: number;
+  readonly unusable: readonly CertificateStatus[];
 }
 
 const program = new Command('mtgate')
@@ -166,8 +175,10 @@ program
   .description('read rule files, devices file and certificates again; nothing changes where one is invalid')
   .addOption(socket())
   .action(async (ask: Ask) => {
-    const { policy, devices, liveGrants } = await call<Record<string, unknown>>(ask, 'POST', '/reload', {});
+    const { policy, devices, liveGrants, unusable } = await call<Reloaded>(ask, 'POST', '/reload', {});
     print(`in force: policy ${policy}, ${devices} devices, ${liveGrants} live grants`);
+    for (const { kind, name, why } of unusable)
+      print(`not usable: ${kind} ${printable(name)}: ${printable(why ?? '')}`);
   });
 
 /** Judged by the files alone: nobody holds a grant, and a device that is in no file is bound in both families. */

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import type { ReadFile } from './api/authorities.ts';
-import { readTrust, type Trust } from './api/tls.ts';
+import type { TlsMaterial } from './api/tls.ts';
 import { type Config, ownSpaces, readConfig } from './config.ts';
 import type { Issue } from './core/document.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
@@ -49,10 +49,10 @@ export function loadDevices(config: Config): readonly ListedDevice[] {
   return reading.devices;
 }
 
-/** The API's own certificate and key, and whom it trusts, checked. A CRL that cannot be used is no fault. @throws AgentError certificateInvalid */
-export function loadTrust({ api }: Config): Trust {
+/** The API's own certificate and key, and whom it trusts. A CRL that cannot be read is no fault. @throws AgentError certificateInvalid */
+export function loadTls({ api }: Config): TlsMaterial {
   const read = (file: string): ReadFile => ({ file, bytes: readBytes(file, 'certificateInvalid') });
-  return readTrust({
+  return {
     certificate: read(api.certificate),
     key: read(api.key),
     clientCas: api.clientCAs.map(({ name, file, crl }) => ({
@@ -61,7 +61,7 @@ export function loadTrust({ api }: Config): Trust {
       ...(crl !== undefined && { crl: readCrlFile(crl) }),
     })),
     minimumVersion: `TLSv${api.minimumTls}`,
-  });
+  };
 }
 
 function readCrlFile(file: string): ReadFile | { readonly file: string; readonly unreadable: string } {

@@ -19,6 +19,7 @@ import { servePages } from './api/loopback.ts';
 import { startManagement } from './api/management.ts';
 import { refusalRecorder } from './api/problem.ts';
 import { startApi } from './api/server.ts';
+import { readTrust } from './api/tls.ts';
 import { Closure, type GapKind } from './closure.ts';
 import { AgentError } from './core/errors.ts';
 import type { EventName } from './core/events.ts';
@@ -34,7 +35,7 @@ import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts'
 import { Base } from './dataplane/nftables.ts';
 import { denialUseCases } from './denial-use-cases.ts';
 import { Directory } from './directory/directory.ts';
-import { loadConfig, loadDevices, loadPolicy, loadTrust } from './files.ts';
+import { loadConfig, loadDevices, loadPolicy, loadTls } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
@@ -73,7 +74,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   const config = loadConfig(configFile, warn);
   const policy = loadPolicy(config.rules, config, warn);
   const devices = loadDevices(config);
-  let trust = loadTrust(config);
+  let trust = readTrust(loadTls(config));
   const alarms = new ExpiryAlarms(log, systemClock);
   alarms.look(trust);
 
@@ -220,7 +221,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     const next = {
       policy: loadPolicy(config.rules, config, warn),
       devices: loadDevices(config),
-      trust: loadTrust(config),
+      trust: readTrust(loadTls(config)),
     };
     trust = next.trust;
     api?.reload(trust);
@@ -229,7 +230,8 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     await bindings.replaceFile(next.devices);
     await grants.switchPolicy(next.policy);
     log.info({ policy: next.policy.version }, 'reloaded');
-    return { policy: next.policy.version, devices: next.devices.length, liveGrants: grants.live.size };
+    const unusable = certificateStatus(trust, systemClock.nowMs()).filter(({ usable }) => !usable);
+    return { policy: next.policy.version, devices: next.devices.length, liveGrants: grants.live.size, unusable };
   };
   process.on('SIGHUP', () => void reload().catch((fault) => logFault(log, fault, 'reloadFailed')));
   const denials = denialUseCases({
