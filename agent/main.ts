@@ -20,9 +20,7 @@ import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
 import type { Log } from './core/ports.ts';
 import type { GrantId } from './core/words.ts';
-import type { Attachment } from './dataplane/attachment.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
-import type { GateCounters, PacketCount } from './dataplane/dataplane.ts';
 import { Gate } from './dataplane/gate.ts';
 import { links, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
@@ -34,10 +32,13 @@ import type { Ground } from './grants/ground.ts';
 import { Heartbeat, recover } from './grants/recovery.ts';
 import { openStore } from './grants/store.ts';
 import { bootId, forwards, lockFolder, openLog, peerUid, systemClock, systemRandom } from './host.ts';
+import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics, serveMetrics } from './metrics.ts';
 import { identify } from './policy/policy.ts';
 import { baseRuleset } from './policy/ruleset.ts';
+import { RecentDenials } from './recent-denials.ts';
 import { baseSetup, gateSetup, interfacesOf } from './site.ts';
+import { attachmentText, deniedPackets, packetsOf } from './status.ts';
 import { managementUseCases, serverUseCases } from './use-cases.ts';
 
 /** How often what is due is done, and the base is looked at. */
@@ -48,7 +49,7 @@ const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
 /** A part that was started, and how it is stopped. */
 type Stop = () => void | Promise<void>;
 
-async function start(configFile: string, log: Log): Promise<Stop[]> {
+async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> {
   const stops: Stop[] = [];
   const warn = (warning: string) => log.warn({ warning }, 'configurationWarning');
   const config = loadConfig(configFile, warn);
@@ -81,6 +82,8 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
 
   /** Why the gateway is not as it should be, if it is not: then no grant is opened. */
   let gap: string | undefined;
+  /** The operator wants no new grants; not remembered over a restart. */
+  let draining = false;
   const lookForGap = async () => {
     // The outside has two hooks, each inside interface one.
     if (gate.attachments().length < 2 + interfaces.inside.length) return 'the gate does not hang at every interface';
@@ -93,6 +96,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
     heartbeatAgeSeconds: () => Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9,
     closed: () => gap === undefined,
+    draining: () => draining,
   });
   const record = refusalRecorder(log, systemRandom);
   const directory = new Directory();
@@ -111,7 +115,10 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       return record(reason, facts);
     },
     newId: () => ulid() as GrantId,
-    notReady: () => gap,
+    notReady: () => {
+      if (gap !== undefined) return { reason: 'gatewayNotReady', why: gap };
+      return draining ? { reason: 'gatewayDraining', why: 'the operator wants no new grants' } : undefined;
+    },
     metrics,
   };
   const grants = new Grants(ground, policy);
@@ -126,6 +133,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   await grants.switchPolicy(policy);
   log.info({ ...recovery, policy: policy.version, gateway: config.gateway }, 'recovered');
 
+  const recent = new RecentDenials();
   const heartbeat = new Heartbeat(ground, grants, orphanGraceSeconds);
   await heartbeat.beat();
   gate.sample(config.gate.sampledDenialsPerSecond);
@@ -142,6 +150,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       gap = await lookForGap();
       log.info({ gap }, 'gapRepaired');
     }),
+    every(TICK_MS, log, async () => recent.note(systemClock.monotonicNs(), deniedPackets(gate.counters()))),
     every(3_600_000, log, () => store.purge(systemClock.nowMs() - RETAIN_ENDED_MS)),
   );
 
@@ -173,12 +182,28 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     config.management.socket,
     managementUseCases(ground, grants, bindings, config, {
       reload,
-      status: () => ({
-        closed: gap ?? 'yes',
-        attachments: gate.attachments().map(shown),
-        heartbeatAgeSeconds: Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9,
-        packets: packetsOf(gate.counters()),
-      }),
+      drain: (wanted) => {
+        draining = wanted;
+      },
+      status: () => {
+        const counters = gate.counters();
+        const now = systemClock.monotonicNs();
+        return {
+          closed: gap === undefined,
+          ...(gap !== undefined && { gap }),
+          draining,
+          interfaces: {
+            outside: config.outside.interface,
+            inside: config.inside.map(({ realm, interface: link }) => ({ realm, interface: link })),
+          },
+          attachments: gate.attachments().map(attachmentText),
+          heartbeatAgeSeconds: Number(now - gate.lastHeartbeat()) / 1e9,
+          orphanGraceSeconds,
+          packets: packetsOf(counters),
+          deniedInLastMinute: recent.inLastMinute(now, deniedPackets(counters)),
+          ...(log.last && { lastFault: log.last }),
+        };
+      },
     }),
     peerUid,
     log,
@@ -186,19 +211,8 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   stops.push(() => management.close());
   const page = await serveMetrics(metrics, config.metrics.listen);
   stops.push(() => void page.close());
-  log.info({ gateway: config.gateway, attachments: gate.attachments().map(shown) }, 'ready');
+  log.info({ gateway: config.gateway, attachments: gate.attachments().map(attachmentText) }, 'ready');
   return stops;
-}
-
-/** An attachment in a word: `outsideIngress outside tcx`. */
-const shown = ({ hook, interface: link, kind }: Attachment) => `${hook} ${link.name} ${kind}`;
-
-/** Counts as a person wants them: packets only, and of denials only those that happened. */
-function packetsOf({ denied, ...others }: GateCounters) {
-  const packets = (counts: Readonly<Record<string, PacketCount>>) =>
-    Object.fromEntries(Object.entries(counts).map(([name, { packets: number }]) => [name, Number(number)]));
-  const happened = Object.entries(packets(denied)).filter(([, number]) => number > 0);
-  return { ...packets(others), denied: Object.fromEntries(happened) };
 }
 
 /** Does something again and again, never twice at once; what it throws is logged and does not end it. */
@@ -237,7 +251,7 @@ async function main(): Promise<void> {
       log: { type: 'string', default: 'info' },
     },
   });
-  const log = openLog(values.log);
+  const log = new FaultKeepingLog(openLog(values.log), systemClock);
   const stops = await start(values.config, log);
   const stop = async (signal: string) => {
     log.info({ signal }, 'stopping');

@@ -20,6 +20,7 @@ export interface Readings {
   freeEndpoints(family: 'ipv4' | 'ipv6', protocol: 'tcp' | 'udp'): number;
   heartbeatAgeSeconds(): number;
   closed(): boolean;
+  draining(): boolean;
 }
 
 export interface Metrics {
@@ -95,6 +96,7 @@ export function openMetrics(readings: Readings): Metrics {
     [readings.heartbeatAgeSeconds()],
   ]);
   read(Gauge, 'mtgate_closed', '1 while gate and base are in place', () => [[readings.closed() ? 1 : 0]]);
+  read(Gauge, 'mtgate_draining', '1 while the operator wants no new grants', () => [[readings.draining() ? 1 : 0]]);
 
   const refused = count('mtgate_refusals_total', 'Requests that were not granted', ['reason']);
   const granted = count('mtgate_grants_opened_total', 'Grants opened');

@@ -14,7 +14,7 @@ import type { ListedDevice } from '../agent/directory/devices.ts';
 import { Directory } from '../agent/directory/directory.ts';
 import { Bindings } from '../agent/grants/bindings.ts';
 import { Grants } from '../agent/grants/grants.ts';
-import type { Ground } from '../agent/grants/ground.ts';
+import type { Ground, NotReady } from '../agent/grants/ground.ts';
 import { Heartbeat, recover } from '../agent/grants/recovery.ts';
 import { type GrantStore, openStore } from '../agent/grants/store.ts';
 import { compilePolicy } from '../agent/policy/compile.ts';
@@ -86,6 +86,8 @@ export class TestGateway {
   readonly store: GrantStore;
   /** Set: no grant can be opened. */
   notReady: string | undefined;
+  /** Set: the operator wants no new grants. */
+  draining: NotReady | undefined;
   memory: Memory;
   directory!: Directory;
   grants!: Grants;
@@ -125,7 +127,7 @@ export class TestGateway {
       },
       metrics: { granted: () => {}, ended: () => {} },
       newId: () => `grant-${++this.#ids}` as GrantId,
-      notReady: () => this.notReady,
+      notReady: () => this.draining ?? (this.notReady ? { reason: 'gatewayNotReady', why: this.notReady } : undefined),
     };
     this.grants = new Grants(ground, policy);
     this.bindings = new Bindings(

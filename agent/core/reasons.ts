@@ -45,6 +45,12 @@ export const REFUSALS = {
     code: 'UNAVAILABLE',
     title: 'The gateway opens no grants at the moment',
   },
+  gatewayDraining: {
+    step: 'gateway',
+    status: 503,
+    code: 'UNAVAILABLE',
+    title: 'The gateway opens no grants at the moment',
+  },
   certificateUnknown: {
     step: 'authentication',
     status: 403,

@@ -64,7 +64,7 @@ export class Grants {
     const refuse: Refuse = (reason, facts) => this.#ground.refuse(reason, { ...asked(who, ask), ...facts });
 
     const notReady = this.#ground.notReady();
-    if (notReady) return refuse('gatewayNotReady', { why: notReady });
+    if (notReady) return refuse(notReady.reason, { why: notReady.why });
 
     const policy = this.#policy;
     const question = this.#question(who, ask);
@@ -110,8 +110,9 @@ export class Grants {
     const objection = this.objection(record);
     const closedNow = this.#ground.notReady();
     if (objection || closedNow) {
-      await this.#neverOpened(record, objection ?? 'gateFault');
-      return refuse('changedWhileDeciding', { why: objection ?? closedNow ?? '', rule: record.rule });
+      const draining = closedNow?.reason === 'gatewayDraining';
+      await this.#neverOpened(record, objection ?? (draining ? 'gatewayDraining' : 'gateFault'));
+      return refuse('changedWhileDeciding', { why: objection ?? closedNow?.why ?? '', rule: record.rule });
     }
     try {
       dataplane.open(this.mapping(record), record.expiresAtNs - suspendedNs(clock));
@@ -134,9 +135,14 @@ export class Grants {
     return { question, decision: decide(this.#policy, question) };
   }
 
+  /** A grant, live or ended, whoever's it is. */
+  find(id: string): GrantRecord | undefined {
+    return this.live.get(id) ?? this.#unrecorded.get(id as GrantId) ?? this.#ground.store.find(id);
+  }
+
   /** A server's own grant, live or ended. */
   show(who: Pick<Asker, 'name'>, id: string): GrantRecord | undefined {
-    const record = this.live.get(id) ?? this.#unrecorded.get(id as GrantId) ?? this.#ground.store.find(id);
+    const record = this.find(id);
     return record?.server === who.name ? record : undefined;
   }
 

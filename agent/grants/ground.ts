@@ -25,8 +25,14 @@ export interface Ground {
   readonly refuse: Refuse;
   readonly metrics: { granted(): void; ended(cause: EndCause): void };
   readonly newId: () => GrantId;
-  /** Why no grant can be opened at the moment (no gate, no table); undefined where it can. */
-  readonly notReady: () => string | undefined;
+  /** Why no grant can be opened or extended at the moment; undefined where it can. */
+  readonly notReady: () => NotReady | undefined;
+}
+
+/** Gate or base are not in place, or the operator wants no new grants. */
+export interface NotReady {
+  readonly reason: 'gatewayNotReady' | 'gatewayDraining';
+  readonly why: string;
 }
 
 /** Ends are stored a little in the past: the gate's coarse clock lags by up to a tick (design, law 4). */
