@@ -92,6 +92,7 @@ export class TestGateway {
   directory!: Directory;
   grants!: Grants;
   bindings!: Bindings;
+  ground!: Ground;
   heartbeat!: Heartbeat;
   #boot = 1;
   #ids = 0;
@@ -129,6 +130,7 @@ export class TestGateway {
       newId: () => `grant-${++this.#ids}` as GrantId,
       notReady: () => this.draining ?? (this.notReady ? { reason: 'gatewayNotReady', why: this.notReady } : undefined),
     };
+    this.ground = ground;
     this.grants = new Grants(ground, policy);
     this.bindings = new Bindings(
       ground,

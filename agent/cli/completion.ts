@@ -35,11 +35,12 @@ complete -F _mtgate mtgate
 const ZSH = `#compdef mtgate
 # zsh completion of mtgate
 _mtgate() {
-	local line
+	local line word
 	local -a values
 	for line in "\${(@f)$("\${words[1]}" complete-words -- "\${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
 		if [[ $line == ${FILES} ]]; then _files; return; fi
-		[[ -n $line ]] && values+=("\${\${line%%$'\\t'*}//:/\\\\:}:\${line#*$'\\t'}")
+		word=\${line%%$'\\t'*}
+		[[ -n $word ]] && values+=("\${word//:/\\\\:}\${\${line#$word}/$'\\t'/:}")
 	done
 	_describe mtgate values
 }

@@ -69,7 +69,7 @@ function agentRow(ask: Ask): Check {
         const { code, message } = fault as NodeJS.ErrnoException;
         if (code === 'socketDenied')
           return unknown('not allowed to ask it', 'Ask again as root, or join group mtgate.');
-        return warn(message, 'Start it; until then nothing is granted, and nothing is open.');
+        return warn(message, 'Start it; until then nothing new is granted.');
       }
     },
   };

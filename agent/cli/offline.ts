@@ -3,6 +3,7 @@
  * `explain --live` asks one.
  */
 import { type Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import type { Config } from '../config.ts';
 import { AgentError } from '../core/errors.ts';
 import { type Family, parseAddress } from '../core/net.ts';
 import { entryCount, poolMebibytes } from '../core/pool.ts';
@@ -77,37 +78,37 @@ export function registerOffline(program: Command): void {
 }
 
 function check(folder: string | undefined, options: { config?: string; json?: boolean }): void {
+  // People read what is known as it becomes known; a fault further on does not take it back.
+  const say = options.json ? () => {} : print;
   const warnings: string[] = [];
-  const warn = (warning: string) => void warnings.push(warning);
+  const warn = (warning: string) => {
+    warnings.push(warning);
+    say(`warning: ${warning}`);
+  };
   const config = options.config === undefined ? undefined : loadConfig(options.config, warn);
   const rules = folder ?? config?.rules;
   if (rules === undefined) throw new CommanderError(2, 'mtgate.check', 'name a folder of rule files, or --config');
   const policy = loadPolicy(rules, config, warn);
-  const pool = config?.pools.grants;
-  const found = {
-    policy: policy.version,
-    servers: policy.servers.size,
-    mtcUsers: describeAuthorised(policy),
-    rules: policy.allows.length + policy.denies.length,
-    policyTests: policy.tests.length,
-    ...(config && pool && { poolEntries: entryCount(pool), poolMebibytes: poolMebibytes(pool) }),
-    ...(config && { devices: loadDevices(config).length }),
-    warnings,
-  };
-  if (options.json) {
-    printJson(found);
-    return;
-  }
-  for (const warning of warnings) print(`warning: ${warning}`);
-  if (found.poolEntries !== undefined)
-    print(`grants pool: ${found.poolEntries} entries, ${found.poolMebibytes} MiB in the kernel`);
-  if (found.devices !== undefined) print(`devices: ${found.devices}`);
-  const { servers, mtcUsers, rules: ruleCount, policyTests } = found;
-  print(
-    `policy ${policy.version}: ${count(servers, 'server')}, ${count(mtcUsers.length, 'MTC user')}, ${count(ruleCount, 'rule')}`,
+  const site = config && siteOf(config, say);
+  const { version, servers, mtcUsers, allows, denies, tests } = policy;
+  const ruleCount = allows.length + denies.length;
+  say(
+    `policy ${version}: ${count(servers.size, 'server')}, ${count(mtcUsers.size, 'MTC user')}, ${count(ruleCount, 'rule')}`,
   );
-  for (const user of mtcUsers) print(`  ${user.mtcUser} authorises ${user.servers.join(', ') || 'nobody'}`);
-  print(`${count(policyTests, 'policy test')} passed`);
+  const authorised = describeAuthorised(policy);
+  for (const user of authorised) say(`  ${user.mtcUser} authorises ${user.servers.join(', ') || 'nobody'}`);
+  say(`${count(tests.length, 'policy test')} passed`);
+  const counted = { servers: servers.size, rules: ruleCount, policyTests: tests.length };
+  if (options.json) printJson({ policy: version, ...counted, mtcUsers: authorised, ...site, warnings });
+}
+
+function siteOf(config: Config, say: (line: string) => void) {
+  const { grants } = config.pools;
+  const pool = { poolEntries: entryCount(grants), poolMebibytes: poolMebibytes(grants) };
+  say(`grants pool: ${pool.poolEntries} entries, ${pool.poolMebibytes} MiB in the kernel`);
+  const devices = loadDevices(config).length;
+  say(`devices: ${devices}`);
+  return { ...pool, devices };
 }
 
 async function explainLive(trial: Trial): Promise<Explained> {

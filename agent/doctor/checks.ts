@@ -57,8 +57,11 @@ export function siteChecks(config: Config, nowMs: number): readonly Check[] {
     ...links.flatMap((link) => linkChecks(link)),
     { name: 'store', look: () => judge.judgeFolderRights(store.directory, host.mode(store.directory)) },
     { name: 'disk', look: () => judge.judgeSpace(store.directory, host.freeBytes(store.directory)) },
-    { name: 'API key', look: () => judge.judgeKeyRights(api.key, host.mode(api.key)) },
-    ...dates.map(({ what, file }) => ({ name: what, look: () => judge.judgeDate(file, host.daysLeft(file, nowMs)) })),
+    { name: 'API key', look: () => needed(api.key, () => judge.judgeKeyRights(api.key, host.mode(api.key))) },
+    ...dates.map(({ what, file }) => ({
+      name: what,
+      look: () => needed(file, () => judge.judgeDate(file, host.daysLeft(file, nowMs))),
+    })),
   ];
 }
 
@@ -87,6 +90,16 @@ export function examine(checks: readonly Check[]): Promise<Row[]> {
       }
     }),
   );
+}
+
+/** A file without which the agent does not start. */
+function needed(file: string, look: () => Finding): Finding {
+  try {
+    return look();
+  } catch (fault) {
+    if ((fault as NodeJS.ErrnoException).code !== 'ENOENT') throw fault;
+    return bad(`${file} is not there`, 'Put it there, or correct agent.yaml.');
+  }
 }
 
 function unread(fault: NodeJS.ErrnoException): Finding {
