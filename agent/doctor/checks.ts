@@ -7,9 +7,8 @@ import { existsSync } from 'node:fs';
 import { release } from 'node:os';
 import { dirname } from 'node:path';
 import type { Config } from '../config.ts';
-import type { Status } from '../status.ts';
 import { ownVersion } from '../version.ts';
-import { bad, type Finding, ok, type Row, unknown, warn } from './finding.ts';
+import { bad, type Finding, ok, type Row, unknown } from './finding.ts';
 import * as host from './host.ts';
 import * as judge from './host-judgements.ts';
 import * as kernel from './kernel-judgements.ts';
@@ -63,20 +62,6 @@ export function siteChecks(config: Config, nowMs: number): readonly Check[] {
       look: () => needed(file, () => judge.judgeDate(file, host.daysLeft(file, nowMs))),
     })),
   ];
-}
-
-/** What the agent says of itself. @param ask its status, or the fault that came instead of one */
-export function agentCheck(ask: () => Promise<Status>): Check {
-  return {
-    name: 'agent',
-    async look() {
-      const { closed, gap, draining, gateway, liveGrants } = await ask();
-      if (!closed)
-        return bad(`${gateway} is not as it should be: ${gap}`, 'mtgate status says more; the agent repairs.');
-      if (draining) return warn(`${gateway} is closed, and draining`, 'To begin grants again: mtgate drain --end');
-      return ok(`${gateway} is closed, ${liveGrants} live grants`);
-    },
-  };
 }
 
 /** Every check's row, in their order. */

@@ -1,4 +1,5 @@
-/** Judgements about the host's software, clock and files: pure, from found values to a finding. */
+/** Judgements about the host's software, agent, clock and files: pure, from found values to a finding. */
+import type { Status } from '../status.ts';
 import { bad, type Finding, ok, unknown, warn } from './finding.ts';
 
 const OLDEST_NODE = [20, 19] as const;
@@ -20,6 +21,14 @@ export function judgeTool(tool: string, pack: string, said: string | undefined):
 export function judgeLibrary(library: string, pack: string, known: string): Finding {
   const line = known.split('\n').find((one) => one.trim().startsWith(`${library} `));
   return line ? ok(line.split('=> ')[1] ?? library) : bad(`no ${library}`, `apt-get install ${pack}`);
+}
+
+/** What the agent says of itself. */
+export function judgeAgent({ closed, gap, draining, gateway, liveGrants }: Status): Finding {
+  if (!closed)
+    return bad(`${gateway} is not as it should be: ${gap}`, 'The agent repairs it; mtgate status says more.');
+  if (draining) return warn(`${gateway} is closed, and draining`, 'To begin grants again: mtgate drain --end');
+  return ok(`${gateway} is closed, ${liveGrants} live grants`);
 }
 
 /** Grants end by the clock after a reboot, certificates always: it must be right. */

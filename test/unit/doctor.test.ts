@@ -4,8 +4,11 @@ import { examine } from '../../agent/doctor/checks.ts';
 import { type Finding, ok } from '../../agent/doctor/finding.ts';
 import * as host from '../../agent/doctor/host-judgements.ts';
 import * as kernel from '../../agent/doctor/kernel-judgements.ts';
+import type { Status } from '../../agent/status.ts';
 
 const MIB = 2 ** 20;
+const agent = (changes: Partial<Status>) =>
+  ({ gateway: 'gw-1', closed: true, draining: false, liveGrants: 3, ...changes }) as Status;
 const redirects = (accept: string, send: string) => ({ all: { accept, send }, own: { accept, send } });
 
 test.each<[string, Finding, Finding['level'], string | RegExp]>([
@@ -56,6 +59,9 @@ test.each<[string, Finding, Finding['level'], string | RegExp]>([
   ['no tool', host.judgeTool('nft', 'nftables', undefined), 'bad', 'nft cannot be run'],
   ['a library', host.judgeLibrary('libbpf.so.1', 'libbpf1', '\tlibbpf.so.1 (libc6) => /lib/b.so\n'), 'ok', '/lib/b.so'],
   ['no library', host.judgeLibrary('libbpf.so.1', 'libbpf1', '\tlibbpf.so.10 (libc6) => /lib/b.so\n'), 'bad', /no lib/],
+  ['an agent', host.judgeAgent(agent({})), 'ok', 'gw-1 is closed, 3 live grants'],
+  ['a draining one', host.judgeAgent(agent({ draining: true })), 'warn', 'gw-1 is closed, and draining'],
+  ['a gap', host.judgeAgent(agent({ closed: false, gap: 'no table' })), 'bad', /not as it should be: no table/],
   ['a clock that is right', host.judgeClock(true), 'ok', 'synchronised'],
   ['a clock on its own', host.judgeClock(false), 'warn', /not synchronised/],
   ['a clock nobody knows of', host.judgeClock(undefined), 'unknown', /cannot be told/],
