@@ -86,8 +86,16 @@ export function judgeTcpLoose(value: string): Finding {
 export function judgeTable(text: string | undefined): Finding {
   if (text === undefined)
     return bad('table inet mtgate does not stand', 'Start the agent, or mtgate-closed.service, before the interfaces.');
-  if (/policy drop/.test(text)) return ok('table inet mtgate stands, closed by default');
-  return bad('table inet mtgate stands, but no chain of it drops by default', 'Restart the agent: it puts it right.');
+  const chains = new Map(
+    Array.from(text.matchAll(/^\tchain (\S+) \{\n((?:\t\t.*\n)*)\t\}/gm), ([, name = '', body = '']) => [name, body]),
+  );
+  const drops = (body = '') => /\bdrop\b/.test(body);
+  const forward = [...chains.values()].find((body) => body.includes('hook forward')) ?? '';
+  const ways = Array.from(forward.matchAll(/\bgoto (\S+)/g), ([, name = '']) => chains.get(name));
+  // The closed table of before the agent starts drops by policy; its own base at the end of each way.
+  if (drops(forward) || (ways.length > 0 && ways.every(drops)))
+    return ok('table inet mtgate stands, and closes forwarding');
+  return bad('table inet mtgate stands, but does not close forwarding', 'Restart the agent: it puts it right.');
 }
 
 /** Offloads as `ethtool -k` writes them. LRO merges what the gate must see apart, and forwarding switches it off. */

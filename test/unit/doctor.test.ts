@@ -1,11 +1,17 @@
 /** What the doctor says of found values. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { examine } from '../../agent/doctor/checks.ts';
 import { type Finding, ok } from '../../agent/doctor/finding.ts';
 import * as host from '../../agent/doctor/host-judgements.ts';
 import * as kernel from '../../agent/doctor/kernel-judgements.ts';
 import type { Status } from '../../agent/status.ts';
+import { ROOT } from '../child.ts';
 
+/** As nft lists it; what another chain drops does not count. */
+const forwardChain = (policy: string) =>
+  `table inet mtgate {\n\tchain forward {\n\t\ttype filter hook forward priority filter; ${policy}\n\t}\n\tchain x {\n\t\tdrop\n\t}\n}`;
 const MIB = 2 ** 20;
 const agent = (changes: Partial<Status>) =>
   ({ gateway: 'gw-1', closed: true, draining: false, liveGrants: 3, ...changes }) as Status;
@@ -38,9 +44,10 @@ test.each<[string, Finding, Finding['level'], string | RegExp]>([
   ['little room', kernel.judgeConntrack(200_000, 262_144), 'warn', /200000/],
   ['no room', kernel.judgeConntrack(262_144, 262_144), 'bad', /262144 of/],
   ['loose tracking', kernel.judgeTcpLoose('1'), 'warn', /in the middle/],
-  ['the base', kernel.judgeTable('table inet mtgate {\n chain forward { policy drop; } }'), 'ok', /stands/],
+  ['the base', kernel.judgeTable(readFileSync(join(ROOT, 'test/golden/base.nft'), 'utf8')), 'ok', /closes forwarding$/],
+  ['the closed table', kernel.judgeTable(forwardChain('policy drop;')), 'ok', /closes forwarding$/],
   ['no base', kernel.judgeTable(undefined), 'bad', 'table inet mtgate does not stand'],
-  ['a base that was opened', kernel.judgeTable('table inet mtgate {\n}'), 'bad', /no chain/],
+  ['a base that was opened', kernel.judgeTable(forwardChain('policy accept;')), 'bad', /does not close/],
   ['no ethtool', kernel.judgeOffloads('eth0', undefined), 'unknown', /ethtool is not installed/],
   [
     'offloads on',
