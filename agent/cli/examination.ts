@@ -17,7 +17,7 @@ export interface Patient extends Ask {
 }
 
 export async function examineHost(ask: Patient): Promise<void> {
-  const site = siteOf(ask.config);
+  const site = await siteOf(ask.config);
   const rows = await examine([...HOST_CHECKS, ...site, agentCheck(ask)]);
   const worst = rows.filter(({ level }) => level === 'bad');
   if (ask.json) printJson(rows);
@@ -32,7 +32,7 @@ export async function examineHost(ask: Patient): Promise<void> {
 }
 
 /** What follows from agent.yaml, or the row that says why nothing does. */
-function siteOf(file: string): readonly Check[] {
+async function siteOf(file: string): Promise<readonly Check[]> {
   let config: Config;
   try {
     config = loadConfig(file, () => {});
@@ -44,7 +44,7 @@ function siteOf(file: string): readonly Check[] {
     const advice = code === 'ENOENT' ? 'Write it, or name it by --config.' : `All of it: mtgate check --config ${file}`;
     return [{ name: 'agent.yaml', look: () => bad(more.length > 0 ? `${first} …` : first, advice) }];
   }
-  return [{ name: 'agent.yaml', look: () => ok(`${file} is valid`) }, ...siteChecks(config, Date.now())];
+  return [{ name: 'agent.yaml', look: () => ok(`${file} is valid`) }, ...(await siteChecks(config, Date.now()))];
 }
 
 /** No agent is no fault of the host: it may not be started yet. */

@@ -43,9 +43,10 @@ export const HOST_CHECKS: readonly Check[] = [
 ];
 
 /** What follows from agent.yaml. */
-export function siteChecks(config: Config, nowMs: number): readonly Check[] {
+export async function siteChecks(config: Config, nowMs: number): Promise<readonly Check[]> {
   const { outside, inside, store, api, gate } = config;
   const links = [outside.interface, ...inside.map((realm) => realm.interface)];
+  const states = await host.linkStates();
   const mount = () => (existsSync(gate.bpffs) ? gate.bpffs : dirname(gate.bpffs));
   const dates = [
     { what: 'API certificate', file: api.certificate },
@@ -53,7 +54,7 @@ export function siteChecks(config: Config, nowMs: number): readonly Check[] {
   ];
   return [
     { name: 'bpffs', look: () => kernel.judgeBpffs(mount(), host.fileSystemType(mount())) },
-    ...links.flatMap((link) => linkChecks(link)),
+    ...links.flatMap((link) => linkChecks(link, states)),
     { name: 'store', look: () => judge.judgeFolderRights(store.directory, host.mode(store.directory)) },
     { name: 'disk', look: () => judge.judgeSpace(store.directory, host.freeBytes(store.directory)) },
     { name: 'API key', look: () => needed(api.key, () => judge.judgeKeyRights(api.key, host.mode(api.key))) },
@@ -93,16 +94,14 @@ function unread(fault: NodeJS.ErrnoException): Finding {
   return unknown(fault.message);
 }
 
-function linkChecks(link: string): Check[] {
+function linkChecks(link: string, states: ReadonlyMap<string, string>): Check[] {
   const ipv4 = (where: string) => (name: string) => host.sysctl(`ipv4/conf/${where}/${name}`);
   const [all, own] = [ipv4('all'), ipv4(link)];
   const redirects = (of: typeof all) => ({ accept: of('accept_redirects'), send: of('send_redirects') });
-  if (!existsSync(`/sys/class/net/${link}`)) {
-    const missing = bad(`${link} is not there`, 'Create it, or name another in agent.yaml.');
-    return [{ name: 'interface', look: () => missing }];
-  }
+  const interfaceCheck = { name: 'interface', look: () => kernel.judgeLink(link, states.get(link)) };
+  if (!states.has(link)) return [interfaceCheck];
   return [
-    { name: 'interface', look: () => kernel.judgeLink(link, host.text(`/sys/class/net/${link}/operstate`)) },
+    interfaceCheck,
     { name: 'offloads', look: async () => kernel.judgeOffloads(link, await host.tool('ethtool', '-k', link)) },
     { name: 'reverse path', look: () => kernel.judgeReversePath(link, all('rp_filter'), own('rp_filter')) },
     { name: 'redirects', look: () => kernel.judgeRedirects(link, { all: redirects(all), own: redirects(own) }) },

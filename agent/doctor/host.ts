@@ -9,7 +9,7 @@ const TIMEOUT_MS = 10_000;
 const PATH = `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`;
 
 /** A file's text without the newline at its end. @throws the file system's error */
-export function text(path: string): string {
+function text(path: string): string {
   return readFileSync(path, 'utf8').trimEnd();
 }
 
@@ -30,6 +30,15 @@ export async function tool(name: string, ...args: readonly string[]): Promise<st
     const complaint = new Error(`${name}: ${stderr.trim().split('\n')[0] || String(code)}`, { cause });
     throw Object.assign(complaint, { code: denied ? 'EPERM' : 'EXIT' });
   }
+}
+
+/** The interfaces of this network namespace and their operational states; /sys would show those of another. */
+export async function linkStates(): Promise<ReadonlyMap<string, string>> {
+  const shown = JSON.parse((await tool('ip', '-json', 'link', 'show').catch(() => undefined)) ?? '[]') as {
+    ifname: string;
+    operstate: string;
+  }[];
+  return new Map(shown.map(({ ifname, operstate }) => [ifname, operstate.toLowerCase()]));
 }
 
 export function mode(path: string): number {

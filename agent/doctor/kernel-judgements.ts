@@ -29,10 +29,16 @@ export function judgeForwarding(family: Family, value: string): Finding {
   );
 }
 
-/** `unknown` is what a veth or TUN says while it works. */
-export function judgeLink(link: string, state: string): Finding {
+/** `unknown` is what a TUN says while it works; undefined: there is none of this name. */
+export function judgeLink(link: string, state: string | undefined): Finding {
+  if (state === undefined) return bad(`${link} is not there`, 'Create it, or name another in agent.yaml.');
   if (state === 'up' || state === 'unknown') return ok(`${link} is ${state === 'up' ? 'up' : 'there'}`);
   return warn(`${link} is ${state}`, `ip link set ${link} up; is the cable, or the other end, in place?`);
+}
+
+/** sysctl writes the dot of a VLAN's name as a slash. */
+function sysctlName(link: string): string {
+  return link.replaceAll('.', '/');
 }
 
 /**
@@ -45,7 +51,7 @@ export function judgeReversePath(link: string, all: string, own: string): Findin
   if (mode !== 1) return ok(`${link}: ${mode === 0 ? 'off' : 'loose'}`);
   return warn(
     `${link}: strict; packets are dropped where the way back differs`,
-    `If routes are not symmetric: sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.${link}.rp_filter=2`,
+    `If routes are not symmetric: sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.${sysctlName(link)}.rp_filter=2`,
   );
 }
 
@@ -58,7 +64,7 @@ export function judgeRedirects(
   const sent = values.all.send === '1' || values.own.send === '1';
   if (!accepted && !sent) return ok(`${link}: neither taken nor sent`);
   const what = [accepted && 'taken', sent && 'sent'].filter(Boolean).join(' and ');
-  const wanted = ['all', link].flatMap((name) => [
+  const wanted = ['all', sysctlName(link)].flatMap((name) => [
     ...(accepted ? [`net.ipv4.conf.${name}.accept_redirects=0`] : []),
     ...(sent ? [`net.ipv4.conf.${name}.send_redirects=0`] : []),
   ]);

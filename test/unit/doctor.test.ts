@@ -28,6 +28,7 @@ test.each<[string, Finding, Finding['level'], string | RegExp]>([
   ['no forwarding', kernel.judgeForwarding('ipv6', '0'), 'warn', /no ipv6 flows of their own/],
   ['a link that is up', kernel.judgeLink('eth0', 'up'), 'ok', 'eth0 is up'],
   ['a TUN', kernel.judgeLink('tun0', 'unknown'), 'ok', 'tun0 is there'],
+  ['no such link', kernel.judgeLink('eth9', undefined), 'bad', 'eth9 is not there'],
   ['a link that is down', kernel.judgeLink('eth0', 'down'), 'warn', 'eth0 is down'],
   ['no reverse path filter', kernel.judgeReversePath('eth0', '0', '0'), 'ok', 'eth0: off'],
   ['a strict one', kernel.judgeReversePath('eth0', '1', '0'), 'warn', /strict/],
@@ -88,6 +89,10 @@ test.each<[string, Finding, Finding['level'], string | RegExp]>([
   else expect(finding.found).toMatch(found);
   // Whatever is wrong has something to be done about it.
   if (level === 'warn' || level === 'bad') expect(finding.advice).toMatch(/\S/);
+});
+
+test('advice about a VLAN can be typed as it stands', () => {
+  expect(kernel.judgeReversePath('eth0.100', '1', '1').advice).toContain('net.ipv4.conf.eth0/100.rp_filter=2');
 });
 
 test('what cannot be looked at is a row too, and holds up no other', async () => {
