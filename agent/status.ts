@@ -7,11 +7,13 @@ import type { GateCounters, PacketCount } from './dataplane/dataplane.ts';
 import type { LastFault } from './last-fault.ts';
 
 /** A certificate or revocation list, and how long it is still good for. */
-interface CertificateDate {
+export interface CertificateDate {
   readonly name: string;
   readonly kind: 'server' | 'clientCa' | 'crl';
   readonly notAfter?: string;
   readonly nextUpdate?: string;
+  /** False where it cannot be read or trusted: whoever depends on it is refused. */
+  readonly usable?: boolean;
   readonly daysLeft: number;
 }
 

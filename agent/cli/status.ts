@@ -1,7 +1,7 @@
 /** `status`, `drain` and `reload`: the gateway as a whole. */
 import type { Command } from 'commander';
 import { DENIALS } from '../core/reasons.ts';
-import type { Status } from '../status.ts';
+import type { CertificateDate, Status } from '../status.ts';
 import { type Ask, call, json, socket } from './client.ts';
 import { EXIT, explainUse } from './help.ts';
 import { count, print, printJson, printLines, table } from './print.ts';
@@ -87,11 +87,7 @@ function statusPage(status: Status): string[] {
     ['denied', `${status.deniedInLastMinute} in the last minute; since the gate began:`],
     ...denied.map(([reason, number]) => ['', `${number} ${reason} (${denialText(reason)})`] as const),
     ...(status.certificates ?? []).map(
-      ({ name, kind, notAfter, nextUpdate, daysLeft }, i) =>
-        [
-          i === 0 ? 'certificates' : '',
-          `${KINDS[kind]} ${name}: ${dateText(notAfter ?? nextUpdate, daysLeft)}`,
-        ] as const,
+      (one, i) => [i === 0 ? 'certificates' : '', `${KINDS[one.kind]} ${one.name}: ${dateText(one)}`] as const,
     ),
     [
       'last fault',
@@ -116,9 +112,10 @@ function denialText(reason: string): string {
   return (DENIALS as Readonly<Record<string, { readonly text: string }>>)[reason]?.text ?? '';
 }
 
-function dateText(until: string | undefined, daysLeft: number): string {
-  const left = daysLeft < 0 ? 'PAST' : `${count(Math.floor(daysLeft), 'day')} left`;
-  return until === undefined ? 'unusable' : `${localTime(until)}, ${left}`;
+function dateText({ notAfter, nextUpdate, usable, daysLeft }: CertificateDate): string {
+  const until = notAfter ?? nextUpdate;
+  if (usable === false || until === undefined) return 'UNUSABLE';
+  return `${localTime(until)}, ${daysLeft < 0 ? 'PAST' : `${count(Math.floor(daysLeft), 'day')} left`}`;
 }
 
 /** The fields of a log line in one line; what is empty says nothing. */

@@ -99,6 +99,7 @@ describe('status', () => {
       certificates: [
         { name: 'api', kind: 'server', notAfter: '2026-01-31T12:00:00Z', daysLeft: 30.2 },
         { name: 'mtc-ca', kind: 'crl', nextUpdate: '2025-12-31T12:00:00Z', daysLeft: -1 },
+        { name: 'old-ca', kind: 'crl', nextUpdate: '2026-01-31T12:00:00Z', usable: false, daysLeft: 30 },
       ],
       lastFault: { at: '2026-01-01T11:00:00.000Z', event: 'gapFound', fields: { gap: 'gone', stack: 'at …' } },
     };
@@ -108,6 +109,7 @@ describe('status', () => {
     expect(stdout).toMatch(/^new grants +none until it is repaired$/m);
     expect(stdout).toMatch(/^certificates +certificate api: 2026-01-31 12:00:00 UTC, 30 days left$/m);
     expect(stdout).toMatch(/^ +CRL mtc-ca: 2025-12-31 12:00:00 UTC, PAST$/m);
+    expect(stdout).toMatch(/^ +CRL old-ca: UNUSABLE$/m);
     expect(stdout).toMatch(/^last fault +2026-01-01 11:00:00 UTC {2}gapFound {2}gap: gone$/m);
     expect((await operator('status', '--json')).status).toBe(1);
   });
