@@ -27,9 +27,7 @@ import { contains, formatEndpoint } from './core/net.ts';
 import type { Log } from './core/ports.ts';
 import { SELF_TEST } from './core/reasons.ts';
 import type { GrantId, RealmName } from './core/words.ts';
-import type { Attachment } from './dataplane/attachment.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
-import type { GateCounters, PacketCount } from './dataplane/dataplane.ts';
 import { Gate } from './dataplane/gate.ts';
 import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
@@ -49,10 +47,13 @@ import { openDenialStore } from './inspector/denial-store.ts';
 import { Inspector } from './inspector/inspector.ts';
 import { Ledger } from './inspector/ledger.ts';
 import { packetDenial } from './inspector/packet-denial.ts';
+import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
 import { identify } from './policy/policy.ts';
 import { baseRuleset } from './policy/ruleset.ts';
+import { RecentDenials } from './recent-denials.ts';
 import { baseSetup, gatePlaces, gateSetup, poolPrefixes, type Site, siteOf } from './site.ts';
+import { attachmentText, deniedPackets, packetsOf } from './status.ts';
 import { wrongSysctls } from './sysctls.ts';
 import { managementUseCases, serverUseCases } from './use-cases.ts';
 
@@ -68,7 +69,7 @@ const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
 /** A part that was started, and how it is stopped. */
 type Stop = () => void | Promise<void>;
 
-async function start(configFile: string, log: Log): Promise<Stop[]> {
+async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> {
   const stops: Stop[] = [];
   const warn = (warning: string) => log.warn({ warning }, 'configurationWarning');
   const config = loadConfig(configFile, warn);
@@ -119,6 +120,8 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     () => inspector.reading().received,
   );
 
+  /** The operator wants no new grants; not remembered over a restart. */
+  let draining = false;
   const metrics = openMetrics({
     gate: () => gate.counters(),
     liveGrants: () => grants.live.size,
@@ -132,6 +135,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     account,
     inspector: () => inspector.reading(),
     refusalsGivenUp: () => ledger.givenUp,
+    draining: () => draining,
   });
   const record = refusalRecorder(log, systemRandom);
   const directory = new Directory();
@@ -153,7 +157,11 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     },
     revoked: (certificate) => isRevoked(certificate, trust.cas),
     newId: () => ulid() as GrantId,
-    notReady: (realm) => closure.objection(realm),
+    notReady: (realm) => {
+      const why = closure.objection(realm);
+      if (why !== undefined) return { reason: 'gatewayNotReady', why };
+      return draining ? { reason: 'gatewayDraining', why: 'the operator wants no new grants' } : undefined;
+    },
     metrics,
   };
   const grants = new Grants(ground, policy);
@@ -168,6 +176,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   await grants.switchPolicy(policy);
   log.info({ ...recovery, policy: policy.version, gateway: config.gateway }, 'recovered');
 
+  const recent = new RecentDenials();
   const heartbeat = new Heartbeat(ground, grants, orphanGraceSeconds);
   await heartbeat.beat();
   inspector.start();
@@ -185,6 +194,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       return store.purge(nowMs - RETAIN_ENDED_MS, nowMs - ANSWERS_KEPT_MS);
     }),
     every(TICK_MS, log, async () => alarms.look(trust)),
+    every(TICK_MS, log, async () => recent.note(systemClock.monotonicNs(), deniedPackets(gate.counters()))),
   );
 
   const openApi = () =>
@@ -244,16 +254,32 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     config.management.socket,
     managementUseCases(ground, grants, bindings, denials, config, {
       reload,
-      status: () => ({
-        closed: closure.gaps.length === 0 ? 'yes' : closure.gaps.map(({ what }) => what).join('; '),
-        missingInterfaces: closure.site.absent.map(({ why }) => why),
-        wrongSysctls: closure.wrongSysctls.map(({ name, value, expected }) => `${name} is ${value}, not ${expected}`),
-        attachments: gate.attachments().map(shown),
-        heartbeatAgeSeconds: heartbeatAgeSeconds(),
-        packets: packetsOf(gate.counters()),
-        certificates: certificateStatus(trust, systemClock.nowMs()),
-        inspector: inspector.reading(),
-      }),
+      drain: (wanted) => {
+        draining = wanted;
+      },
+      status: () => {
+        const counters = gate.counters();
+        const gap = closure.objection();
+        return {
+          closed: gap === undefined,
+          ...(gap !== undefined && { gap }),
+          draining,
+          interfaces: {
+            outside: config.outside.interface,
+            inside: config.inside.map(({ realm, interface: link }) => ({ realm, interface: link })),
+          },
+          missingInterfaces: closure.site.absent.map(({ why }) => why),
+          wrongSysctls: closure.wrongSysctls.map(({ name, value, expected }) => `${name} is ${value}, not ${expected}`),
+          attachments: gate.attachments().map(attachmentText),
+          heartbeatAgeSeconds: heartbeatAgeSeconds(),
+          orphanGraceSeconds,
+          packets: packetsOf(counters),
+          deniedInLastMinute: recent.inLastMinute(systemClock.monotonicNs(), deniedPackets(counters)),
+          inspector: inspector.reading(),
+          certificates: certificateStatus(trust, systemClock.nowMs()),
+          ...(log.last && { lastFault: log.last }),
+        };
+      },
     }),
     peerUid,
     log,
@@ -265,22 +291,11 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
       const age = heartbeatAgeSeconds();
       return age > AILING_SECONDS ? `no heartbeat for ${age.toFixed()} s` : undefined;
     },
-    notReady: () => ground.notReady(),
+    notReady: () => ground.notReady()?.why,
   });
   stops.push(() => pages.close());
-  log.info({ gateway: config.gateway, attachments: gate.attachments().map(shown) }, 'ready');
+  log.info({ gateway: config.gateway, attachments: gate.attachments().map(attachmentText) }, 'ready');
   return stops;
-}
-
-/** An attachment in a word: `outsideIngress outside tcx`. */
-const shown = ({ hook, interface: link, kind }: Attachment) => `${hook} ${link.name} ${kind}`;
-
-/** Counts as a person wants them: packets only, and of denials only those that happened. */
-function packetsOf({ denied, ...others }: GateCounters) {
-  const packets = (counts: Readonly<Record<string, PacketCount>>) =>
-    Object.fromEntries(Object.entries(counts).map(([name, { packets: number }]) => [name, Number(number)]));
-  const happened = Object.entries(packets(denied)).filter(([, number]) => number > 0);
-  return { ...packets(others), denied: Object.fromEntries(happened) };
 }
 
 /** Does something again and again, never twice at once; what it throws is logged and does not end it. */
@@ -319,7 +334,7 @@ async function main(): Promise<void> {
       log: { type: 'string', default: 'info' },
     },
   });
-  const log = openLog(values.log);
+  const log = new FaultKeepingLog(openLog(values.log), systemClock);
   const stops = await start(values.config, log);
   const stop = async (signal: string) => {
     log.info({ signal }, 'stopping');

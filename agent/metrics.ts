@@ -33,6 +33,7 @@ export interface Readings {
   inspector(): InspectorReading;
   /** Refusals that could not be kept. */
   refusalsGivenUp(): number;
+  draining(): boolean;
 }
 
 export interface Metrics {
@@ -117,6 +118,7 @@ export function openMetrics(readings: Readings): Metrics {
   read(Gauge, 'mtgate_wrong_sysctls', 'Kernel settings that are not as the gateway needs them', () => [
     [readings.wrongSysctls()],
   ]);
+  read(Gauge, 'mtgate_draining', '1 while the operator wants no new grants', () => [[readings.draining() ? 1 : 0]]);
 
   read(
     Gauge,

@@ -4,19 +4,22 @@
  * (all of it). Between the words of the API and those of the domain.
  */
 import type { DenialUseCases } from './api/denial-routes.ts';
-import type { ManagementUseCases, OperatorGrant } from './api/management.ts';
+import type { ManagementUseCases } from './api/management.ts';
+import type { OperatorGrant, OperatorGrantDetail } from './api/operator-rows.ts';
 import type { Grant, GrantsUseCases, ServerLimits } from './api/routes.ts';
 import type { Config } from './config.ts';
 import { contains } from './core/net.ts';
 import type { Refusal } from './core/reasons.ts';
-import type { Asker, ServerName } from './core/words.ts';
+import type { Asker, DeviceReference, ServerName } from './core/words.ts';
 import type { Bindings } from './grants/bindings.ts';
 import type { Extensions } from './grants/extensions.ts';
 import type { Grants } from './grants/grants.ts';
 import type { Ground } from './grants/ground.ts';
+import { END_CAUSES } from './grants/lifecycle.ts';
 import type { GrantRecord } from './grants/record.ts';
 import { explain } from './policy/explain.ts';
 import type { AllowRule, Limits, Policy } from './policy/policy.ts';
+import type { RunningStatus, Status } from './status.ts';
 
 export function serverUseCases(ground: Ground, grants: Grants, extensions: Extensions): GrantsUseCases {
   /** Changes with every start and every policy: what a server remembers of us may then be out of date. */
@@ -56,7 +59,8 @@ export function serverUseCases(ground: Ground, grants: Grants, extensions: Exten
 /** What only main knows of the running agent. */
 interface Running {
   readonly reload: () => Promise<object>;
-  readonly status: () => object;
+  readonly drain: (draining: boolean) => void;
+  readonly status: () => RunningStatus;
 }
 
 export function managementUseCases(
@@ -77,21 +81,49 @@ export function managementUseCases(
   };
   return {
     ...denials,
-    status: () => ({
+    status: (): Status => ({
       gateway: ground.gateway,
       policy: grants.policy.version,
       liveGrants: grants.live.size,
       restingEndpoints: grants.rest.size,
+      freeEndpoints: {
+        ipv4Tcp: grants.endpoints.available('ipv4', 'tcp'),
+        ipv4Udp: grants.endpoints.available('ipv4', 'udp'),
+        ipv6: grants.endpoints.available('ipv6', 'udp'),
+      },
       bindings: directory.bindings().length,
       ...running.status(),
     }),
-    grants: () => [...grants.live.all()].map(operatorView),
+    grants({ device: name, server }) {
+      const device = name === undefined ? undefined : directory.find(referenceOf(name));
+      if (name !== undefined && !device)
+        return { refused: 'deviceUnknown', why: `no device ${name} in the devices file` };
+      if (server !== undefined && !grants.policy.servers.has(server as ServerName))
+        return { refused: 'serverUnknown', why: `no server ${server} in the rule files` };
+      const own = server === undefined ? [...grants.live.all()] : grants.live.ofServer(server as ServerName);
+      return own.filter((record) => !device || record.device === device.externalId).map(operatorView);
+    },
+    grant(id) {
+      const record = grants.find(id);
+      return record && operatorDetail(record, ground);
+    },
     async revoke(id, byUid) {
       const record = grants.live.get(id);
       if (!record) return false;
       log.info({ grant: id, byUid }, 'revokeAsked');
       await grants.end(record, 'revokedByOperator');
       return true;
+    },
+    drain(draining, byUid) {
+      log.info({ draining, byUid }, 'drainAsked');
+      running.drain(draining);
+    },
+    device(name) {
+      const device = directory.find(referenceOf(name));
+      if (!device) return undefined;
+      const { externalId } = device;
+      const live = [...grants.live.all()].filter((record) => record.device === externalId);
+      return { device, bindings: directory.bindingsOf(externalId), grants: live.map(operatorView) };
     },
     bindings: () => directory.bindings(),
     async bind(device, realm, address, byUid) {
@@ -111,10 +143,9 @@ export function managementUseCases(
     explain({ server, device, protocol, port, durationSeconds, from }) {
       const requestAddress = from ?? grants.policy.servers.get(server)?.apiSources[0]?.address;
       if (!requestAddress) return { refused: 'serverUnknown', why: `no server ${server} in the rule files` };
-      const reference = device.includes('@') ? { networkAccessIdentifier: device } : { phoneNumber: device };
       const { question, decision } = grants.judge.decide(
         { name: server, requestAddress },
-        { device: reference, protocol, devicePort: port, durationSeconds },
+        { device: referenceOf(device), protocol, devicePort: port, durationSeconds },
       );
       return { verdict: decision.verdict, lines: explain(grants.policy, question, decision) };
     },
@@ -146,6 +177,24 @@ function operatorView(record: GrantRecord): OperatorGrant {
     rule: record.rule,
     correlator: record.correlator,
   };
+}
+
+function operatorDetail(record: GrantRecord, { dataplane, clock }: Ground): OperatorGrantDetail {
+  const { gateway, mtcUser, policyVersion, family, grantedSeconds, index, number, endCause } = record;
+  const held = dataplane.entry(index)?.mapping.number === number;
+  const remainingNs = record.state === 'live' ? record.expiresAtNs - clock.boottimeNs() : 0n;
+  return {
+    ...operatorView(record),
+    ...{ gateway, mtcUser, policyVersion, family, grantedSeconds, entry: index, number },
+    remainingSeconds: Math.max(0, Number(remainingNs) / 1e9),
+    ...(endCause && { endText: END_CAUSES[endCause] }),
+    ...(held && { carried: dataplane.carried(index) }),
+  };
+}
+
+/** A device as an operator types it: external identifier or MSISDN. */
+function referenceOf(name: string): DeviceReference {
+  return name.includes('@') ? { networkAccessIdentifier: name } : { phoneNumber: name };
 }
 
 /** The widest bounds that any allow gives the server; a bound that one of them does not set does not bind. */

@@ -24,7 +24,7 @@ import { Directory } from '../agent/directory/directory.ts';
 import { Bindings } from '../agent/grants/bindings.ts';
 import { Extensions } from '../agent/grants/extensions.ts';
 import { Grants } from '../agent/grants/grants.ts';
-import type { Ground } from '../agent/grants/ground.ts';
+import type { Ground, NotReady } from '../agent/grants/ground.ts';
 import { Heartbeat, recover } from '../agent/grants/recovery.ts';
 import { type GrantStore, openStore } from '../agent/grants/store.ts';
 import { compilePolicy } from '../agent/policy/compile.ts';
@@ -108,11 +108,14 @@ export class TestGateway {
   notReady: string | undefined;
   /** Client certificates that are revoked. */
   readonly revoked = new Set<CertificateId>();
+  /** Set: the operator wants no new grants. */
+  draining: NotReady | undefined;
   memory: Memory;
   directory!: Directory;
   grants!: Grants;
   extensions!: Extensions;
   bindings!: Bindings;
+  ground!: Ground;
   heartbeat!: Heartbeat;
   #boot = 1;
   #ids = 0;
@@ -146,8 +149,9 @@ export class TestGateway {
       metrics: { granted: () => {}, extended: () => {}, ended: () => {} },
       revoked: (certificate) => this.revoked.has(certificate),
       newId: () => `grant-${++this.#ids}` as GrantId,
-      notReady: () => this.notReady,
+      notReady: () => this.draining ?? (this.notReady ? { reason: 'gatewayNotReady', why: this.notReady } : undefined),
     };
+    this.ground = ground;
     this.grants = new Grants(ground, policy);
     this.extensions = new Extensions(ground, this.grants);
     this.bindings = new Bindings(

@@ -17,11 +17,10 @@ import { connect, type Socket } from 'node:net';
 import Fastify, { type FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import { AgentError } from '../core/errors.ts';
-import { type Address, formatEndpoint, parseAddress } from '../core/net.ts';
+import { type Address, parseAddress } from '../core/net.ts';
 import type { Log } from '../core/ports.ts';
 import {
   type ExternalId,
-  type InnerAddress,
   PROTOCOLS,
   type Protocol,
   parseExternalId,
@@ -29,25 +28,16 @@ import {
   type ServerName,
 } from '../core/words.ts';
 import { addDenialRoutes, type DenialUseCases } from './denial-routes.ts';
-import type { Grant } from './routes.ts';
-
-/** A grant as the operator sees it: with what the outside never learns. */
-export interface OperatorGrant extends Grant {
-  readonly server: ServerName;
-  readonly externalId: ExternalId;
-  readonly inner: InnerAddress;
-  /** The rule that allowed it. */
-  readonly rule: string;
-  /** The mark of the request that opened it. */
-  readonly correlator: string;
-}
-
-interface OperatorBinding {
-  readonly device: ExternalId;
-  readonly inner: InnerAddress;
-  readonly source: string;
-  readonly sinceMs: number;
-}
+import {
+  bindingRow,
+  deviceDetail,
+  grantDetail,
+  grantRow,
+  type OperatorBinding,
+  type OperatorDevice,
+  type OperatorGrant,
+  type OperatorGrantDetail,
+} from './operator-rows.ts';
 
 /** The operator asked for what cannot be done: a name, and a sentence for a person. */
 interface Declined {
@@ -66,12 +56,24 @@ interface ExplainQuestion {
   readonly from?: Address;
 }
 
+/** Names as typed; both must hold where both are given. */
+export interface GrantFilter {
+  readonly device?: string | undefined;
+  readonly server?: string | undefined;
+}
+
 /** What the socket serves; `byUid` is who asked. Faults (rulesInvalid, storeFailed) are thrown as AgentError. */
 export interface ManagementUseCases extends DenialUseCases {
   status(): object;
-  grants(): readonly OperatorGrant[];
+  /** The live grants; those on a device (external identifier or MSISDN) or of a server, if it is named. */
+  grants(filter: GrantFilter): readonly OperatorGrant[] | Declined;
+  /** A grant, live or ended. */
+  grant(grantId: string): OperatorGrantDetail | undefined;
   /** False: no live grant has this id. */
   revoke(grantId: string, byUid: number): Promise<boolean>;
+  /** Whether grants are begun and extended at all; live ones go on. Until it is said otherwise, or the agent starts anew. */
+  drain(draining: boolean, byUid: number): void;
+  device(name: string): OperatorDevice | undefined;
   bindings(): readonly OperatorBinding[];
   bind(device: ExternalId, realm: RealmName, address: Address, byUid: number): Promise<Declined | undefined>;
   unbind(device: ExternalId, realm: RealmName, address: Address, byUid: number): Promise<Declined | undefined>;
@@ -143,6 +145,10 @@ const BINDING = z.strictObject({
   address: ADDRESS,
 });
 
+const FILTER = z.strictObject({ device: z.string().optional(), server: z.string().optional() });
+
+const DRAIN = z.strictObject({ draining: z.boolean() });
+
 const QUESTION = z.strictObject({
   server: z
     .string()
@@ -163,13 +169,34 @@ function complain(issue: z.core.$RefinementCtx, expected: string): never {
 function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (socket: Socket) => number): void {
   app.get('/status', () => useCases.status());
 
-  app.get('/grants', () => useCases.grants().map(grantRow));
+  app.post('/drain', (request) => {
+    const { draining } = DRAIN.parse(request.body);
+    useCases.drain(draining, uidOf(request.raw.socket));
+    return useCases.status();
+  });
+
+  app.get('/grants', (request, reply) => {
+    const found = useCases.grants(FILTER.parse(request.query));
+    return 'refused' in found ? reply.code(404).send(errorBody(found.refused, found.why)) : found.map(grantRow);
+  });
+  app.get<{ Params: { id: string } }>('/grants/:id', (request, reply) => {
+    const { id } = request.params;
+    const found = useCases.grant(id);
+    return found ? grantDetail(found) : reply.code(404).send(errorBody('grantNotFound', `no grant ${id} on record`));
+  });
   app.delete<{ Params: { id: string } }>('/grants/:id', async (request, reply) => {
     const { id } = request.params;
     if (await useCases.revoke(id, uidOf(request.raw.socket))) return reply.code(204).send();
     return reply.code(404).send(errorBody('grantNotFound', `no live grant ${id}`));
   });
 
+  app.get<{ Params: { name: string } }>('/devices/:name', (request, reply) => {
+    const { name } = request.params;
+    const found = useCases.device(name);
+    return found
+      ? deviceDetail(found)
+      : reply.code(404).send(errorBody('deviceUnknown', `no device ${name} in the devices file`));
+  });
   app.get('/bindings', () => useCases.bindings().map(bindingRow));
   app.post('/bindings', async (request, reply) => {
     const { device, realm, address } = BINDING.parse(request.body);
@@ -192,31 +219,6 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
   addDenialRoutes(app, useCases);
 }
 
-/** A grant in the answer to GET /grants. */
-export interface GrantRow {
-  readonly grantId: string;
-  readonly server: string;
-  readonly device: string;
-  readonly realm: string;
-  readonly inner: string;
-  readonly external: string;
-  readonly applicationServer: string;
-  readonly protocol: Protocol;
-  readonly rule: string;
-  readonly correlator: string;
-  readonly startedAt: string;
-  readonly expiresAt: string;
-}
-
-/** A binding in the answer to GET /bindings. */
-export interface BindingRow {
-  readonly device: string;
-  readonly realm: string;
-  readonly address: string;
-  readonly source: string;
-  readonly since: string;
-}
-
 /** Every answer that is not 2xx. */
 export interface ErrorBody {
   readonly error: {
@@ -225,29 +227,6 @@ export interface ErrorBody {
     readonly advice?: string;
     readonly cause?: string;
   };
-}
-
-function grantRow(grant: OperatorGrant): GrantRow {
-  const { address, port } = grant.applicationServer;
-  const server = address === 'all' ? 'all' : address.text;
-  return {
-    grantId: grant.id,
-    server: grant.server,
-    device: grant.externalId,
-    realm: grant.inner.realm,
-    inner: formatEndpoint({ address: grant.inner.address, port: grant.devicePort }),
-    external: formatEndpoint(grant.externalEndpoint),
-    applicationServer: address !== 'all' && port ? formatEndpoint({ address, port }) : server,
-    protocol: grant.protocol,
-    rule: grant.rule,
-    correlator: grant.correlator,
-    startedAt: new Date(grant.startedAtMs).toISOString(),
-    expiresAt: new Date(grant.expiresAtMs).toISOString(),
-  };
-}
-
-function bindingRow({ device, inner, source, sinceMs }: OperatorBinding): BindingRow {
-  return { device, realm: inner.realm, address: inner.address.text, source, since: new Date(sinceMs).toISOString() };
 }
 
 function errorBody(code: string, message: string, more: { advice?: string; cause?: string } = {}): ErrorBody {

@@ -2,6 +2,7 @@
  * The `mtgate` command as a client of the agent's management socket: the
  * options that such a command has, and one request with its answer.
  */
+import { once } from 'node:events';
 import { type IncomingMessage, request } from 'node:http';
 import { createInterface } from 'node:readline';
 import { Option } from 'commander';
@@ -13,6 +14,9 @@ export interface Ask {
   readonly json?: boolean;
 }
 
+/** How long an answer is waited for: a reload of many devices takes seconds, a hung agent for ever. */
+const PATIENCE_MS = 60_000;
+
 /** An option of every command that speaks to the agent. */
 export const socket = () =>
   new Option('--socket <path>', "the agent's management socket")
@@ -20,34 +24,41 @@ export const socket = () =>
     .env('MTGATE_SOCKET');
 export const json = () => new Option('--json', 'print JSON');
 
-/** One request to the agent. @throws AgentError notRunning, or Declined with what it answered */
-export function call<Answer>(
-  { socket: socketPath }: Ask,
+/** One request to the agent. @throws AgentError notRunning or socketDenied, or Declined with what it answered */
+export async function call<Answer>(
+  { socket: socketPath }: Pick<Ask, 'socket'>,
   method: string,
   path: string,
   body?: object,
+  patienceMs = PATIENCE_MS,
 ): Promise<Answer> {
   const text = body === undefined ? '' : JSON.stringify(body);
   const headers = text ? { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) } : {};
-  return new Promise((resolve, reject) => {
-    const asked = request({ socketPath, method, path, headers }, (answer) => {
-      const chunks: Buffer[] = [];
-      answer.on('data', (chunk: Buffer) => chunks.push(chunk));
-      answer.on('end', () => {
-        const said = chunks.length > 0 ? JSON.parse(Buffer.concat(chunks).toString()) : undefined;
-        if ((answer.statusCode ?? 500) < 300) resolve(said as Answer);
-        else reject(new Declined(said as ErrorBody));
-      });
-    });
-    asked.on('error', (cause) => reject(new AgentError('notRunning', `no agent answers on ${socketPath}`, { cause })));
-    asked.end(text);
+  const { status, said } = await exchange().catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === 'EACCES') throw new AgentError('socketDenied', `you may not use ${socketPath}`, { cause });
+    throw new AgentError('notRunning', `no agent answers on ${socketPath}`, { cause });
   });
+  if (status >= 300) throw new Declined(said as ErrorBody);
+  return said as Answer;
+
+  async function exchange(): Promise<{ status: number; said: unknown }> {
+    const asked = request({ socketPath, method, path, headers, signal: AbortSignal.timeout(patienceMs) });
+    asked.end(text);
+    const [answer] = (await once(asked, 'response')) as [IncomingMessage];
+    const chunks: Buffer[] = [];
+    for await (const chunk of answer) chunks.push(chunk as Buffer);
+    const said: unknown = chunks.length > 0 ? JSON.parse(Buffer.concat(chunks).toString()) : undefined;
+    return { status: answer.statusCode ?? 500, said };
+  }
 }
 
 /** The agent's own words of why it did not. */
-class Declined extends Error {
+export class Declined extends Error {
+  readonly code: string;
+
   constructor({ error }: ErrorBody) {
     super([`${error.code}: ${error.message}`, error.cause, error.advice].filter(Boolean).join('\n'));
+    this.code = error.code;
   }
 }
 

@@ -29,7 +29,7 @@ const limit = () =>
     throw new InvalidArgumentError('Expected a whole number from 1 to 9999.');
   });
 
-export function addDenialCommands(program: Command): void {
+export function registerDenials(program: Command): void {
   program
     .command('denials')
     .description('who was turned away: packets, handshakes and requests, the newest first')

@@ -1,6 +1,10 @@
 /**
- * What the `mtgate` command prints: tables for people, JSON for programs.
- * Names and texts of others are made safe for a terminal.
+ * What the `mtgate` command prints: tables and pages for people, JSON for
+ * programs.
+ *
+ * Invariant: names and texts of others (a device's name, a rule, an error)
+ * reach a terminal only through here, and cannot move its cursor, hide
+ * letters or turn the direction of reading.
  */
 import type { Ask } from './client.ts';
 
@@ -8,36 +12,65 @@ export function count(number: number, thing: string): string {
   return `${number} ${thing}${number === 1 ? '' : 's'}`;
 }
 
+/** Control characters, those that steer how text is laid out, line separators, and halves of characters. */
+const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
+
 /** Text of others, safe on a terminal. */
 export function printable(text: string): string {
-  return text.replace(/[\p{Cc}\p{Cf}]/gu, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`);
+  return text.replace(UNPRINTABLE, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`);
 }
 
+/** One line on standard output. */
 export function print(line: string): void {
-  process.stdout.write(`${line}\n`);
+  process.stdout.write(`${printable(line)}\n`);
 }
 
 export function printLines(lines: readonly string[]): void {
-  for (const line of lines) print(printable(line));
+  for (const line of lines) print(line);
 }
 
-/** A table for people, or JSON. */
+/** What went wrong, on standard error; its lines stay lines. */
+export function printFault(text: string): void {
+  process.stderr.write(`${text.split('\n').map(printable).join('\n')}\n`);
+}
+
+/** For programs: the same value, with what a terminal would obey written as JSON's own escapes. */
+export function printJson(value: unknown): void {
+  const text = JSON.stringify(value, null, 2).replace(UNPRINTABLE, (character) =>
+    character === '\n' ? character : character.split('').map(codeUnit).join(''),
+  );
+  process.stdout.write(`${text}\n`);
+}
+
+function codeUnit(unit: string): string {
+  return `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`;
+}
+
+/** A table for people, or JSON. Where there are no rows `none` says so. */
 export function printRows<Row extends object>(
-  { json: asJson }: Ask,
+  { json: asJson }: Pick<Ask, 'json'>,
   rows: readonly Row[],
   columns: readonly (keyof Row & string)[],
+  none?: string,
 ): void {
-  if (asJson) {
-    print(JSON.stringify(rows, null, 2));
-    return;
-  }
-  const cells = [columns, ...rows.map((row) => columns.map((column) => printable(String(row[column]))))];
-  const widths = columns.map((_, i) => Math.max(...cells.map((line) => line[i]?.length ?? 0)));
-  for (const line of cells)
-    print(
-      line
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-        .join('  ')
-        .trimEnd(),
-    );
+  if (asJson) printJson(rows);
+  else if (rows.length === 0 && none !== undefined) print(none);
+  else printLines(table([columns, ...rows.map((row) => columns.map((column) => String(row[column] ?? '')))]));
+}
+
+/** A page of names and values; what is undefined is left out. */
+export function printPairs(pairs: readonly (readonly [name: string, value: string | undefined])[]): void {
+  printLines(table(pairs.filter((pair): pair is [string, string] => pair[1] !== undefined)));
+}
+
+/** Lines of equally wide columns. */
+export function table(lines: readonly (readonly string[])[]): string[] {
+  const cells = lines.map((line) => line.map(printable));
+  const widths = cells.reduce<number[]>((most, line) => line.map((cell, i) => Math.max(cell.length, most[i] ?? 0)), []);
+  return cells.map((line) =>
+    line
+      .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+      .join('  ')
+      .trimEnd(),
+  );
 }

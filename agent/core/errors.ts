@@ -27,6 +27,7 @@ export const FAULTS = {
   certificateInvalid: 'Correct the file: PEM, readable by the agent, key and certificate of one pair.',
   listenFailed: 'Is the address on this host and the port free?',
   contractBroken: 'The OpenAPI file and its handlers do not match: this is a defect of mtgate.',
+  socketDenied: 'Become root, or join the group that owns it: usermod -aG mtgate USER, then log in again.',
   notRunning: 'Start the agent, or name its socket with --socket.',
   internal: 'This is a defect of mtgate; please report it with the log around it.',
 } as const satisfies Record<string, string>;

@@ -44,6 +44,8 @@ export const EVENTS = {
   connectionsPerAddressExceeded: 'One address has as many connections as it may; another was cut.',
   bindingBegun: 'A device holds an inner address from now on.',
   bindingEnded: 'A device holds an inner address no more; the grants that rested on it have ended.',
+  endAsked: 'A server gives a grant back.',
+  drainAsked: 'An operator (`byUid`) wants no new grants, or wants them again.',
   revokeAsked: 'An operator (`byUid`) revokes a grant.',
   bindAsked: 'An operator (`byUid`) binds a device to an inner address.',
   unbindAsked: 'An operator (`byUid`) takes an inner address from a device.',

@@ -51,6 +51,12 @@ export const REFUSALS = {
     title: 'The gateway opens no grants at the moment',
     retryAfterSeconds: 5,
   },
+  gatewayDraining: {
+    step: 'gateway',
+    status: 503,
+    code: 'UNAVAILABLE',
+    title: 'The gateway opens no grants at the moment',
+  },
   certificateUnknown: {
     step: 'authentication',
     status: 403,

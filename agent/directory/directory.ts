@@ -69,6 +69,11 @@ export class Directory {
     return [...this.#byInner.values()];
   }
 
+  /** All that a device holds. */
+  bindingsOf(device: ExternalId): Binding[] {
+    return [...(this.#byDevice.get(device)?.values() ?? [])];
+  }
+
   /** What a device holds in a family; nothing while the address changes hands. */
   bindingOf(device: ExternalId, family: Family): Binding | undefined {
     const binding = this.#byDevice.get(device)?.get(family);

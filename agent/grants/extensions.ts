@@ -65,7 +65,7 @@ export class Extensions {
     if (!grants.live.get(id)) return hasEnded();
 
     const notReady = this.#ground.notReady(record.inner.realm);
-    if (notReady) return refuse('gatewayNotReady', { why: notReady });
+    if (notReady) return refuse(notReady.reason, { why: notReady.why });
 
     const { policy } = grants;
     const { grantsOnDevice, grantsOfServer, requestsInLastMinute } = grants.judge.usageOf(who.name, record.device);
@@ -93,7 +93,7 @@ export class Extensions {
     // The commit took its time: look again, and raise the end in this same turn.
     if (!grants.live.get(id)) return hasEnded(); // whoever ended it writes the end it had
     const changed =
-      this.#ground.notReady(record.inner.realm) ??
+      this.#ground.notReady(record.inner.realm)?.why ??
       (grants.policy.version === policy.version ? grants.objection(record) : 'ruleChanged');
     try {
       const endNs = extended.expiresAtNs - suspendedNs(clock);

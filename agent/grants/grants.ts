@@ -61,7 +61,7 @@ export class Grants {
   async #open(who: Asker, ask: GrantRequest, refuse: Refuse, retry?: Retry): Promise<GrantRecord | Refusal> {
     const { clock, directory, store, dataplane, log, metrics } = this.#ground;
     const notReady = this.#ground.notReady();
-    if (notReady) return refuse('gatewayNotReady', { why: notReady });
+    if (notReady) return refuse(notReady.reason, { why: notReady.why });
 
     const { policy } = this;
     const { question, decision } = this.judge.decide(who, ask);
@@ -79,7 +79,7 @@ export class Grants {
     if (!binding) return refuse('deviceUnreachable', { why: `not bound in ${family}`, rule: decision.rule });
     const { realm } = binding.inner;
     const noWay = this.#ground.notReady(realm);
-    if (noWay) return refuse('gatewayNotReady', { why: noWay, rule: decision.rule });
+    if (noWay) return refuse(noWay.reason, { why: noWay.why, rule: decision.rule });
 
     const place = this.endpoints.allocate(family, ask.protocol);
     if (!place)
@@ -108,8 +108,9 @@ export class Grants {
     const objection = this.objection(record);
     const closedNow = this.#ground.notReady(realm);
     if (objection || closedNow) {
-      await this.#neverOpened(record, objection ?? 'gateFault');
-      return refuse('changedWhileDeciding', { why: objection ?? closedNow ?? '', rule: record.rule });
+      const draining = closedNow?.reason === 'gatewayDraining';
+      await this.#neverOpened(record, objection ?? (draining ? 'gatewayDraining' : 'gateFault'));
+      return refuse('changedWhileDeciding', { why: objection ?? closedNow?.why ?? '', rule: record.rule });
     }
     try {
       dataplane.open(this.mapping(record), record.expiresAtNs - suspendedNs(clock));
@@ -123,9 +124,14 @@ export class Grants {
     return record;
   }
 
+  /** A grant, live or ended, whoever's it is. */
+  find(id: string): GrantRecord | undefined {
+    return this.live.get(id) ?? this.#unrecorded.get(id as GrantId) ?? this.#ground.store.find(id);
+  }
+
   /** A server's own grant, live or ended. */
   show(who: Pick<Asker, 'name'>, id: string): GrantRecord | undefined {
-    const record = this.live.get(id) ?? this.#unrecorded.get(id as GrantId) ?? this.#ground.store.find(id);
+    const record = this.find(id);
     return record?.server === who.name ? record : undefined;
   }
 

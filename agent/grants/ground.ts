@@ -27,8 +27,14 @@ export interface Ground {
   /** Whether a client certificate is revoked, as far as the lists in force say. */
   readonly revoked: (certificate: CertificateId) => boolean;
   readonly newId: () => GrantId;
-  /** Why no grant can be opened at the moment (no gate, no table), or none toward this realm; undefined where it can. */
-  readonly notReady: (realm?: RealmName) => string | undefined;
+  /** Why no grant can be opened or extended at the moment, at all or toward this realm; undefined where it can. */
+  readonly notReady: (realm?: RealmName) => NotReady | undefined;
+}
+
+/** Gate, base or an interface are not in place, or the operator wants no new grants. */
+export interface NotReady {
+  readonly reason: 'gatewayNotReady' | 'gatewayDraining';
+  readonly why: string;
 }
 
 /** Ends are stored a little in the past: the gate's coarse clock lags by up to a tick (design, law 4). */

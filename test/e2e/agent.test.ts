@@ -72,7 +72,7 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
       `outsideEgress outside ${attach}`,
       `outsideIngress outside ${attach}`,
     ]);
-    expect({ closed, liveGrants }).toEqual({ closed: 'yes', liveGrants: 0 });
+    expect({ closed, liveGrants }).toEqual({ closed: true, liveGrants: 0 });
   });
 
   describe.each(FAMILIES)('over %s', (family) => {

@@ -9,10 +9,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type Management, type ManagementUseCases, startManagement } from '../../agent/api/management.ts';
+import type { OperatorGrant } from '../../agent/api/operator-rows.ts';
 import { AgentError } from '../../agent/core/errors.ts';
 import { address } from '../../agent/core/net.ts';
 import type { Log } from '../../agent/core/ports.ts';
-import type { ExternalId, MtcUserName, RealmName, ServerName } from '../../agent/core/words.ts';
+import type { ExternalId, Msisdn, MtcUserName, RealmName, ServerName } from '../../agent/core/words.ts';
 import type { Denial } from '../../agent/inspector/denials.ts';
 import type { KeptRefusal } from '../../agent/inspector/refusals.ts';
 import { until } from '../child.ts';
@@ -49,6 +50,44 @@ const refusal: KeptRefusal = {
 };
 /** Who follows the stream, and how they are told. */
 const followers = new Set<(rows: readonly Denial[]) => void>();
+const grant: OperatorGrant = {
+  id: '01JZ8Q4X9T5E2V7M3K6B0N1RWC',
+  server: 'acme-head-end' as ServerName,
+  device: { phoneNumber: '+12025550142' },
+  externalId: 'm1@meters.acme.example' as ExternalId,
+  inner,
+  rule: 'meters-coap',
+  correlator: 'c-1',
+  externalEndpoint: { address: address('2001:db8::20'), port: 34_117 },
+  applicationServer: { address: address('198.51.100.10'), port: 4000 },
+  protocol: 'udp',
+  devicePort: 5683,
+  status: 'LIVE',
+  startedAtMs: 0,
+  expiresAtMs: 600_000,
+};
+const row = {
+  grantId: '01JZ8Q4X9T5E2V7M3K6B0N1RWC',
+  server: 'acme-head-end',
+  device: 'm1@meters.acme.example',
+  realm: 'meters',
+  inner: '192.0.2.33:5683',
+  external: '[2001:db8::20]:34117',
+  applicationServer: '198.51.100.10:4000',
+  protocol: 'udp',
+  rule: 'meters-coap',
+  correlator: 'c-1',
+  startedAt: '1970-01-01T00:00:00.000Z',
+  expiresAt: '1970-01-01T00:10:00.000Z',
+};
+const binding = { device: 'm1@meters.acme.example' as ExternalId, inner, source: 'file', sinceMs: 0 };
+const bindingRow = {
+  device: 'm1@meters.acme.example',
+  realm: 'meters',
+  address: '192.0.2.33',
+  source: 'file',
+  since: '1970-01-01T00:00:00.000Z',
+};
 
 const useCases: ManagementUseCases = {
   denials(filter, limit) {
@@ -68,29 +107,30 @@ const useCases: ManagementUseCases = {
   },
   why: (id) => (id === knock.id ? { denial: knock, meaning: 'not for this source', advice: 'look' } : undefined),
   status: () => ({ version: '0.1.0', liveGrants: 1 }),
-  grants: () => [
-    {
-      id: '01JZ8Q4X9T5E2V7M3K6B0N1RWC',
-      server: 'acme-head-end' as ServerName,
-      device: { phoneNumber: '+12025550142' },
-      externalId: 'm1@meters.acme.example' as ExternalId,
-      inner,
-      rule: 'meters-coap',
-      correlator: 'c-1',
-      externalEndpoint: { address: address('2001:db8::20'), port: 34_117 },
-      applicationServer: { address: address('198.51.100.10'), port: 4000 },
-      protocol: 'udp',
-      devicePort: 5683,
-      status: 'LIVE',
-      startedAtMs: 0,
-      expiresAtMs: 600_000,
-    },
-  ],
+  grants(filter) {
+    calls.push(['grants', filter]);
+    return filter.device === 'm9' ? { refused: 'deviceUnknown', why: 'no device m9' } : [grant];
+  },
+  grant(id) {
+    if (id !== grant.id) return undefined;
+    return {
+      ...grant,
+      ...{ status: 'ENDED', endedAtMs: 1_000, endCause: 'expired', endText: 'its time was over' },
+      ...{ gateway: 'gw-1', mtcUser: 'acme', policyVersion: '0123', family: 'ipv6', grantedSeconds: 600 },
+      ...{ remainingSeconds: 0, entry: 7, number: 99 },
+      carried: { in: { packets: 2n, bytes: 120n }, out: { packets: 1n, bytes: 60n } },
+    };
+  },
+  drain: (draining, byUid) => void calls.push(['drain', draining, byUid]),
+  device(name) {
+    const device = { externalId: 'm1@meters.acme.example' as ExternalId, msisdn: '12025550142' as Msisdn };
+    return name === 'm1@meters.acme.example' ? { device, bindings: [binding], grants: [grant] } : undefined;
+  },
   async revoke(id, byUid) {
     calls.push(['revoke', id, byUid]);
     return id === 'live';
   },
-  bindings: () => [{ device: 'm1@meters.acme.example' as ExternalId, inner, source: 'file', sinceMs: 0 }],
+  bindings: () => [binding],
   async bind(device, realm, at, byUid) {
     calls.push(['bind', device, realm, at.text, byUid]);
     return device.startsWith('m9') ? { refused: 'deviceUnknown', why: 'no device m9' } : undefined;
@@ -184,30 +224,40 @@ describe('the socket', () => {
 describe('an operator', () => {
   it('sees status, grants with their inside, and bindings', async () => {
     expect((await ask('GET', '/status')).body).toEqual({ version: '0.1.0', liveGrants: 1 });
-    expect((await ask('GET', '/grants')).body).toEqual([
-      {
-        grantId: '01JZ8Q4X9T5E2V7M3K6B0N1RWC',
-        server: 'acme-head-end',
-        device: 'm1@meters.acme.example',
-        realm: 'meters',
-        inner: '192.0.2.33:5683',
-        external: '[2001:db8::20]:34117',
-        applicationServer: '198.51.100.10:4000',
-        protocol: 'udp',
-        rule: 'meters-coap',
-        correlator: 'c-1',
-        startedAt: '1970-01-01T00:00:00.000Z',
-        expiresAt: '1970-01-01T00:10:00.000Z',
-      },
-    ]);
-    expect((await ask('GET', '/bindings')).body).toEqual([
-      {
-        device: 'm1@meters.acme.example',
-        realm: 'meters',
-        address: '192.0.2.33',
-        source: 'file',
-        since: '1970-01-01T00:00:00.000Z',
-      },
+    expect((await ask('GET', '/grants')).body).toEqual([row]);
+    expect((await ask('GET', '/bindings')).body).toEqual([bindingRow]);
+  });
+
+  it('asks for the grants of a device or a server', async () => {
+    await ask('GET', '/grants?device=m1%40meters.acme.example&server=acme-head-end');
+    expect(calls).toEqual([['grants', { device: 'm1@meters.acme.example', server: 'acme-head-end' }]]);
+  });
+
+  it('sees all of a grant that has ended, and of a device', async () => {
+    expect((await ask('GET', `/grants/${grant.id}`)).body).toEqual({
+      ...row,
+      ...{ status: 'ended', endedAt: '1970-01-01T00:00:01.000Z', endCause: 'expired', endText: 'its time was over' },
+      ...{ gateway: 'gw-1', mtcUser: 'acme', policyVersion: '0123', family: 'ipv6', grantedSeconds: 600 },
+      ...{ remainingSeconds: 0, entry: 7, number: 99, reference: '+12025550142' },
+      carried: { in: { packets: 2, bytes: 120 }, out: { packets: 1, bytes: 60 } },
+    });
+    expect((await ask('GET', '/devices/m1%40meters.acme.example')).body).toEqual({
+      device: 'm1@meters.acme.example',
+      msisdn: '12025550142',
+      bindings: [bindingRow],
+      grants: [row],
+    });
+  });
+
+  it('drains, and ends that', async () => {
+    expect(await ask('POST', '/drain', { draining: true })).toEqual({
+      status: 200,
+      body: { version: '0.1.0', liveGrants: 1 },
+    });
+    await ask('POST', '/drain', { draining: false });
+    expect(calls).toEqual([
+      ['drain', true, 1234],
+      ['drain', false, 1234],
     ]);
   });
 
@@ -323,6 +373,11 @@ describe('an operator', () => {
     ['GET', '/denials/stream?limit=1', undefined, 400, 'invalidArgument', /limit/],
     ['GET', '/refusals?limit=x', undefined, 400, 'invalidArgument', /limit/],
     ['GET', '/why/nothing', undefined, 404, 'idUnknown', /no denial or refusal nothing/],
+    ['GET', '/grants?device=m9', undefined, 404, 'deviceUnknown', /m9/],
+    ['GET', '/grants?color=red', undefined, 400, 'invalidArgument', /color/],
+    ['GET', '/grants/other', undefined, 404, 'grantNotFound', /no grant other/],
+    ['GET', '/devices/m9', undefined, 404, 'deviceUnknown', /m9/],
+    ['POST', '/drain', { draining: 'yes' }, 400, 'invalidArgument', /draining/],
     ['GET', '/nothing', undefined, 404, 'notFound', /GET \/nothing/],
     ['PUT', '/status', undefined, 404, 'notFound', /PUT \/status/],
   ])('%s %s %j is declined', async (method, at, body, status, code, message) => {

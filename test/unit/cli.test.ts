@@ -1,28 +1,51 @@
-/** The command as an operator types it; what needs an agent is in test/e2e. */
-import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:http';
+/** The command as an operator types it: what it says of files, and what it says when nobody answers. */
+import { once } from 'node:events';
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { program, ROOT } from '../child.ts';
+import { MTGATE, mtgate, said } from '../mtgate.ts';
 
 let folder: string;
-beforeAll(() => {
+/** Answers, but is no agent. */
+let stranger: Server;
+beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'mtgate-cli-'));
+  stranger = createServer((_, response) => response.end('<html>')).listen(join(folder, 'stranger.sock'));
+  await once(stranger, 'listening');
+  const locked = createServer().listen(join(folder, 'locked.sock'));
+  await once(locked, 'listening');
+  locked.unref();
+  chmodSync(join(folder, 'locked.sock'), 0);
 });
-afterAll(() => rmSync(folder, { recursive: true }));
+afterAll(() => {
+  stranger.close();
+  rmSync(folder, { recursive: true });
+});
 
-function mtgate(...words: string[]): Promise<{ status: number; stdout: string; stderr: string }> {
-  const [file = '', ...args] = program('agent/cli.ts', ...words);
-  return new Promise((resolve) =>
-    execFile(file, args, { cwd: ROOT }, (error, stdout, stderr) =>
-      resolve({ status: error ? Number(error.code) : 0, stdout, stderr }),
-    ),
-  );
-}
+const SERVER = 'acme-head-end';
+const EXPLAIN = ['explain', '--server', SERVER, '--device', 'm1@meters.acme.example'];
 
-const EXPLAIN = ['explain', '--server', 'acme-head-end', '--device', 'm1@meters.acme.example'];
+/** Whoever may do all may use every socket: give that up first. */
+const AS_ANYBODY = process.getuid?.() === 0 ? ['setpriv', '--bounding-set=-dac_override,-dac_read_search', '--'] : [];
+
+/** Each command that asks the agent. */
+const ASKING: string[][] = [
+  ['status'],
+  ['drain'],
+  ['drain', '--end'],
+  ['reload'],
+  ['grants', 'list'],
+  ['grants', 'show', '01M86C3MNB6MH6MFDTWNJ2S086'],
+  ['grants', 'revoke', '01M86C3MNB6MH6MFDTWNJ2S086'],
+  ['grants', 'revoke', '--server', SERVER],
+  ['device', 'list'],
+  ['device', 'show', 'm1@meters.acme.example'],
+  ['device', 'bind', 'm1@meters.acme.example', 'iot', '10.20.0.2'],
+  ['device', 'unbind', 'm1@meters.acme.example', 'iot', '10.20.0.2'],
+  [...EXPLAIN, '--port', '5683', '--live'],
+];
 
 describe.concurrent('mtgate', { timeout: 30_000 }, () => {
   test("check: the example rules are right, and each user's servers are told", async () => {
@@ -32,6 +55,15 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
     );
     expect(stdout).toMatch(/\n\d+ policy tests passed\n$/);
     expect(status).toBe(0);
+  });
+
+  test('check --json: the same for programs', async () => {
+    const { stdout } = await mtgate('check', 'rules', '--json');
+    expect(JSON.parse(stdout)).toMatchObject({
+      policy: expect.stringMatching(/^[0-9a-f]{16}$/),
+      mtcUsers: expect.arrayContaining([{ mtcUser: 'acme', servers: [SERVER] }]),
+      warnings: [],
+    });
   });
 
   test("check --config: the example agent.yaml, its pool's memory, the rules held against it", async () => {
@@ -53,19 +85,33 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
     const { status, stdout } = await mtgate(...EXPLAIN, '--port', '5683');
     expect(stdout).toContain('meters-coap');
     expect(status).toBe(0);
-    const refused = await mtgate(...EXPLAIN, '--port', '23', '--protocol', 'tcp');
+    const refused = await mtgate(...EXPLAIN, '--port', '23', '--protocol', 'tcp', '--json');
+    expect(JSON.parse(refused.stdout)).toMatchObject({ verdict: 'refuse' });
     expect(refused.stdout).toContain('deniedByRule');
   });
 
   test.each([
-    [['explain', '--server', 'acme-head-end', '--device', 'm1', '--port', '5683'], '"m1" is no external identifier'],
+    [['explain', '--server', SERVER, '--device', 'm1', '--port', '5683'], '"m1" is no external identifier'],
     [[...EXPLAIN, '--port', '70000'], 'Expected a whole number from 1 to 65535'],
     [[...EXPLAIN, '--port', '1', '--from', '1.2.3'], '"1.2.3" is no IP address'],
+    [[...EXPLAIN], "required option '--port <port>' not specified"],
     [['check'], 'name a folder of rule files, or --config'],
     [['denials', '--kind', 'odd'], 'Allowed choices are packet, handshake, request'],
     [['refusals', '--limit', '0'], 'Expected a whole number from 1 to 9999'],
     [['why'], "missing required argument 'id'"],
-    [['grants', 'revoke'], "missing required argument 'grantId'"],
+    [['grants', 'list', 'all'], 'too many arguments'],
+    [['grants', 'show'], "missing required argument 'grantId'"],
+    [['grants', 'revoke'], 'name grants by their ids, or by --device and --server'],
+    [['grants', 'revoke', 'one', '--server', SERVER], 'name grants by their ids, or by --device and --server'],
+    [['device', 'show'], "missing required argument 'device'"],
+    [['device', 'bind', 'm1@a.example', 'iot'], "missing required argument 'address'"],
+    [['device', 'unbind', 'm1@a.example'], "missing required argument 'realm'"],
+    [['device', 'list', '--color'], "unknown option '--color'"],
+    [['status', 'now'], 'too many arguments'],
+    [['drain', '--for', '10'], "unknown option '--for'"],
+    [['reload', 'rules'], 'too many arguments'],
+    [['doctor', '--fix'], "unknown option '--fix'"],
+    [['completion', 'csh'], 'Allowed choices are bash, zsh, fish'],
     [['frobnicate'], "unknown command 'frobnicate'"],
   ])('wrong words: %j, status 2', async (words, says) => {
     const { status, stderr } = await mtgate(...words);
@@ -73,19 +119,52 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
     expect(status).toBe(2);
   });
 
-  test('no agent: status 3, and what to do', async () => {
-    const { status, stderr } = await mtgate('status', '--socket', join(folder, 'nobody.sock'));
+  test.each(ASKING)('no agent: status 3, and what to do: %s %s', async (...words) => {
+    const { status, stderr } = await mtgate(...words, '--socket', join(folder, 'nobody.sock'));
     expect(stderr).toMatch(/^no agent answers on .*nobody\.sock\nStart the agent/);
     expect(status).toBe(3);
   });
 
-  test('what others wrote cannot move the cursor', async () => {
-    const path = join(folder, 'odd.sock');
-    const row = { device: 'm1\u001b[2J@x.example', realm: 'iot', address: '10.20.0.2', source: 'file', since: 'now' };
-    const server = createServer((_, response) => response.end(JSON.stringify([row])));
-    await new Promise<void>((resolve) => server.listen(path, resolve));
-    const { stdout } = await mtgate('device', 'list', '--socket', path);
-    server.close();
-    expect(stdout).toContain('m1\\u{1b}[2J@x.example');
+  test.each(ASKING)('a socket without permission: status 4, and what to do: %s %s', async (...words) => {
+    const { status, stderr } = await said([
+      ...AS_ANYBODY,
+      ...MTGATE,
+      ...words,
+      '--socket',
+      join(folder, 'locked.sock'),
+    ]);
+    expect(stderr).toMatch(/^you may not use .*locked\.sock\nBecome root, or join the group that owns it/);
+    expect(status).toBe(4);
+  });
+
+  test('who answers and is no agent is taken for none', async () => {
+    const { status, stderr } = await mtgate('status', '--socket', join(folder, 'stranger.sock'));
+    expect(stderr).toMatch(/^no agent answers on /);
+    expect(status).toBe(3);
+  });
+
+  test('--help: what there is, and how each ends', async () => {
+    const { status, stdout } = await mtgate('--help');
+    for (const name of ['status', 'drain', 'reload', 'grants', 'device', 'doctor', 'check', 'explain', 'completion'])
+      expect(stdout).toMatch(new RegExp(`^ {2}${name}\\b`, 'm'));
+    expect(stdout).toMatch(/^ {2}4 {2}you may not use the socket/m);
+    expect(stdout).not.toContain('complete-words');
+    expect(status).toBe(0);
+    expect((await mtgate('grants', 'revoke', '--help')).stdout).toMatch(/Examples:\n {2}mtgate grants revoke/);
+  });
+
+  test('doctor: a row for each thing, whatever is wrong; status 1 where something is bad', async () => {
+    const none = join(folder, 'none.yaml');
+    const asked = ['doctor', '--config', none, '--socket', join(folder, 'nobody.sock')];
+    const { status, stdout } = await mtgate(...asked, '--json');
+    const rows: { name: string; level: string; found: string; advice?: string }[] = JSON.parse(stdout);
+    expect(rows).toContainEqual(
+      expect.objectContaining({ name: 'node', level: 'ok', found: `Node ${process.version}` }),
+    );
+    expect(rows).toContainEqual(expect.objectContaining({ name: 'agent.yaml', level: 'bad' }));
+    expect(rows).toContainEqual(expect.objectContaining({ name: 'agent', level: 'warn' }));
+    for (const row of rows) if (row.level === 'bad' || row.level === 'warn') expect(row.advice).toMatch(/\S/);
+    expect(status).toBe(1);
+    expect((await mtgate(...asked)).stdout).toMatch(/^bad +agent\.yaml +.*none\.yaml.*\n(.*\n)*What to do:\n/m);
   });
 });

@@ -1,0 +1,153 @@
+/**
+ * What the operator sees of grants, devices and bindings, with all that the
+ * outside never learns; and how it is written in the answers of the
+ * management socket, which the `mtgate` command reads.
+ */
+import { formatEndpoint } from '../core/net.ts';
+import type { Device, ExternalId, InnerAddress, Protocol, ServerName } from '../core/words.ts';
+import type { PacketCount } from '../dataplane/dataplane.ts';
+import type { Grant } from './routes.ts';
+
+/** A grant as the operator sees it. */
+export interface OperatorGrant extends Grant {
+  readonly server: ServerName;
+  readonly externalId: ExternalId;
+  readonly inner: InnerAddress;
+  /** The rule that allowed it. */
+  readonly rule: string;
+  /** The mark of the request that opened it. */
+  readonly correlator: string;
+}
+
+/** All that is known of one grant. */
+export interface OperatorGrantDetail extends OperatorGrant {
+  readonly gateway: string;
+  readonly mtcUser: string;
+  readonly policyVersion: string;
+  readonly family: string;
+  readonly grantedSeconds: number;
+  /** Until its end, by the clock that ends it; 0 where it has ended. */
+  readonly remainingSeconds: number;
+  /** The place of its entry in the gate, and the number it has there. */
+  readonly entry: number;
+  readonly number: number;
+  readonly endText?: string;
+  /** Absent once the gate holds its entry no more (the endpoint's rest is over). */
+  readonly carried?: { readonly in: PacketCount; readonly out: PacketCount };
+}
+
+export interface OperatorBinding {
+  readonly device: ExternalId;
+  readonly inner: InnerAddress;
+  readonly source: string;
+  readonly sinceMs: number;
+}
+
+export interface OperatorDevice {
+  readonly device: Device;
+  readonly bindings: readonly OperatorBinding[];
+  readonly grants: readonly OperatorGrant[];
+}
+
+/** A grant in the answer to GET /grants. */
+export interface GrantRow {
+  readonly grantId: string;
+  readonly server: string;
+  readonly device: string;
+  readonly realm: string;
+  readonly inner: string;
+  readonly external: string;
+  readonly applicationServer: string;
+  readonly protocol: Protocol;
+  readonly rule: string;
+  readonly correlator: string;
+  readonly startedAt: string;
+  readonly expiresAt: string;
+}
+
+/** The answer to GET /grants/{id}. */
+export interface GrantDetail extends GrantRow {
+  readonly status: 'live' | 'ended';
+  readonly endedAt?: string;
+  readonly endCause?: string;
+  readonly endText?: string;
+  readonly gateway: string;
+  readonly mtcUser: string;
+  /** The identifier by which the server named the device. */
+  readonly reference: string;
+  readonly family: string;
+  readonly policyVersion: string;
+  readonly grantedSeconds: number;
+  readonly remainingSeconds: number;
+  readonly entry: number;
+  readonly number: number;
+  readonly carried?: Readonly<Record<'in' | 'out', { readonly packets: number; readonly bytes: number }>>;
+}
+
+/** A binding in the answer to GET /bindings. */
+export interface BindingRow {
+  readonly device: string;
+  readonly realm: string;
+  readonly address: string;
+  readonly source: string;
+  readonly since: string;
+}
+
+/** The answer to GET /devices/{name}. */
+export interface DeviceDetail {
+  readonly device: string;
+  readonly msisdn?: string;
+  readonly imsi?: string;
+  readonly bindings: readonly BindingRow[];
+  readonly grants: readonly GrantRow[];
+}
+
+export function grantRow(grant: OperatorGrant): GrantRow {
+  const { address, port } = grant.applicationServer;
+  const server = address === 'all' ? 'all' : address.text;
+  return {
+    grantId: grant.id,
+    server: grant.server,
+    device: grant.externalId,
+    realm: grant.inner.realm,
+    inner: formatEndpoint({ address: grant.inner.address, port: grant.devicePort }),
+    external: formatEndpoint(grant.externalEndpoint),
+    applicationServer: address !== 'all' && port ? formatEndpoint({ address, port }) : server,
+    protocol: grant.protocol,
+    rule: grant.rule,
+    correlator: grant.correlator,
+    startedAt: iso(grant.startedAtMs),
+    expiresAt: iso(grant.expiresAtMs),
+  };
+}
+
+export function grantDetail(grant: OperatorGrantDetail): GrantDetail {
+  const { gateway, mtcUser, family, policyVersion, grantedSeconds, remainingSeconds, entry, number } = grant;
+  return {
+    ...grantRow(grant),
+    status: grant.status === 'LIVE' ? 'live' : 'ended',
+    ...(grant.endedAtMs !== undefined && { endedAt: iso(grant.endedAtMs) }),
+    ...(grant.endCause !== undefined && { endCause: grant.endCause }),
+    ...(grant.endText !== undefined && { endText: grant.endText }),
+    reference: Object.values(grant.device).join(),
+    ...{ gateway, mtcUser, family, policyVersion, grantedSeconds, remainingSeconds, entry, number },
+    ...(grant.carried && { carried: { in: counted(grant.carried.in), out: counted(grant.carried.out) } }),
+  };
+}
+
+export function bindingRow({ device, inner, source, sinceMs }: OperatorBinding): BindingRow {
+  return { device, realm: inner.realm, address: inner.address.text, source, since: iso(sinceMs) };
+}
+
+export function deviceDetail({ device, bindings, grants }: OperatorDevice): DeviceDetail {
+  const { externalId, ...numbers } = device;
+  return { device: externalId, ...numbers, bindings: bindings.map(bindingRow), grants: grants.map(grantRow) };
+}
+
+function counted({ packets, bytes }: PacketCount) {
+  return { packets: Number(packets), bytes: Number(bytes) };
+}
+
+function iso(atMs: number): string {
+  return new Date(atMs).toISOString();
+}

@@ -1,0 +1,68 @@
+/** `explain`: what would become of a request, by the files alone or as the running agent sees it. */
+import { CommanderError } from 'commander';
+import { AgentError } from '../core/errors.ts';
+import { type Family, parseAddress } from '../core/net.ts';
+import { type Protocol, parseExternalId, type ServerName } from '../core/words.ts';
+import { loadConfig, loadDevices, loadPolicy } from '../files.ts';
+import { decide, type Question } from '../policy/decide.ts';
+import { explain } from '../policy/explain.ts';
+import { NO_USAGE } from '../policy/policy.ts';
+import { type Ask, call } from './client.ts';
+import { printJson, printLines } from './print.ts';
+
+export interface Trial extends Ask {
+  readonly server: string;
+  readonly device: string;
+  readonly protocol: Protocol;
+  readonly port: number;
+  readonly duration: number;
+  readonly from?: string;
+  readonly rules: string;
+  readonly config?: string;
+  readonly live?: boolean;
+}
+
+/** What was explained: the verdict in a word, and every step in a line. */
+interface Explained {
+  readonly verdict: string;
+  readonly lines: readonly string[];
+}
+
+export async function explainTrial(trial: Trial): Promise<void> {
+  const explained = trial.live ? await explainLive(trial) : explainOffline(trial);
+  if (trial.json) printJson(explained);
+  else printLines(explained.lines);
+}
+
+async function explainLive(trial: Trial): Promise<Explained> {
+  const { server, device, protocol, port, duration, from } = trial;
+  const asked = { server, device, protocol, port, durationSeconds: duration, ...(from !== undefined && { from }) };
+  const answer = await call<Explained | { refused: string; why: string }>(trial, 'POST', '/explain', asked);
+  return 'lines' in answer ? answer : { verdict: answer.refused, lines: [answer.why] };
+}
+
+/** Judged by the files alone: nobody holds a grant, and a device that is in no file is bound in both families. */
+function explainOffline({ server, device, protocol, port, duration, from, rules, config: file }: Trial): Explained {
+  const config = file === undefined ? undefined : loadConfig(file, () => {});
+  const policy = loadPolicy(config?.rules ?? rules, config, () => {});
+  const externalId = parseExternalId(device);
+  if (!externalId)
+    throw new CommanderError(2, 'mtgate.explain', `"${device}" is no external identifier (local@domain)`);
+  const known = policy.servers.get(server as ServerName);
+  if (!known) throw new AgentError('rulesInvalid', `no server "${server}" in the rule files`);
+  const requestAddress = from === undefined ? known.apiSources[0]?.address : parseAddress(from);
+  if (!requestAddress) throw new CommanderError(2, 'mtgate.explain', `"${from}" is no IP address`);
+  const listed = config && loadDevices(config).find((one) => one.device.externalId === externalId);
+  const boundFamilies: Family[] = listed ? listed.bindings.map((inner) => inner.address.family) : ['ipv4', 'ipv6'];
+  const question: Question = {
+    server: known.name,
+    device: config && !listed ? undefined : { externalId, boundFamilies },
+    protocol,
+    port,
+    durationSeconds: duration,
+    requestAddress,
+    usage: NO_USAGE,
+  };
+  const decision = decide(policy, question);
+  return { verdict: decision.verdict, lines: explain(policy, question, decision) };
+}

@@ -1,0 +1,150 @@
+/** `grants`: list, show, revoke. */
+import { createInterface } from 'node:readline/promises';
+import { type Command, CommanderError } from 'commander';
+import type { GrantDetail, GrantRow } from '../api/operator-rows.ts';
+import { type Ask, call, Declined, json, socket } from './client.ts';
+import { EXIT, explainUse } from './help.ts';
+import { count, print, printable, printJson, printPairs, printRows } from './print.ts';
+import { localTime, span } from './times.ts';
+
+interface Filter extends Ask {
+  readonly device?: string;
+  readonly server?: string;
+}
+
+export const GRANT_COLUMNS = [
+  'grantId',
+  'server',
+  'device',
+  'protocol',
+  'inner',
+  'external',
+  'applicationServer',
+  'expiresAt',
+] as const satisfies readonly (keyof GrantRow)[];
+
+export function registerGrants(program: Command): void {
+  const grants = program.command('grants').description('grants: list the live ones, show one, end them');
+  explainUse(
+    filtered(grants.command('list', { isDefault: true }))
+      .description('list the live grants, with what the outside never learns')
+      .action(async (ask: Filter) => printRows(ask, await liveGrants(ask), GRANT_COLUMNS, 'no live grants')),
+    { examples: ['mtgate grants list --server acme-head-end', 'mtgate grants list --device +491715550100 --json'] },
+  );
+
+  explainUse(
+    grants
+      .command('show <grantId>')
+      .description('all that is known of one, live or ended: rule, endpoints, times, packets, why it ended')
+      .addOption(socket())
+      .addOption(json())
+      .action(async (id: string, ask: Ask) => {
+        const grant = await call<GrantDetail>(ask, 'GET', `/grants/${encodeURIComponent(id)}`);
+        if (ask.json) printJson(grant);
+        else printPairs(pageOf(grant));
+      }),
+    {
+      more: 'Ended grants are kept for 30 days; packets are counted until the endpoint has rested.',
+      examples: ['mtgate grants show 01M86C3MNB6MH6MFDTWNJ2S086'],
+    },
+  );
+
+  explainUse(
+    filtered(grants.command('revoke [grantIds...]'))
+      .description('end grants: their packets stop at once')
+      .option('--yes', 'do not ask, whatever the number')
+      .action(async (ids: readonly string[], ask: Filter & { yes?: boolean }) => {
+        const byFilter = ask.device !== undefined || ask.server !== undefined;
+        if (byFilter === ids.length > 0)
+          throw new CommanderError(2, 'mtgate.revoke', 'name grants by their ids, or by --device and --server');
+        const wanted = byFilter ? (await liveGrants(ask)).map(({ grantId }) => grantId) : ids;
+        if (!ask.yes && !(await agreed(wanted.length))) {
+          process.exitCode = EXIT.refused;
+          return print('nothing was ended');
+        }
+        const ended: string[] = [];
+        for (const id of wanted) if (await revoke(ask, id)) ended.push(id);
+        if (ask.json) printJson({ ended });
+        else print(`ended ${count(ended.length, 'grant')}`);
+        if (ended.length === 0) process.exitCode = EXIT.refused;
+      }),
+    {
+      more: 'On a terminal it asks before it ends more than one. Status 1 where none was ended.',
+      examples: [
+        'mtgate grants revoke 01M86C3MNB6MH6MFDTWNJ2S086',
+        'mtgate grants revoke --server acme-head-end --yes',
+        'mtgate grants revoke --device m1@meters.acme.example',
+      ],
+    },
+  );
+}
+
+function filtered(command: Command): Command {
+  return command
+    .option('--device <device>', 'those on this device: external identifier or MSISDN')
+    .option('--server <name>', 'those of this MTC server')
+    .addOption(socket())
+    .addOption(json());
+}
+
+function liveGrants({ device, server, ...ask }: Filter): Promise<GrantRow[]> {
+  const query = new URLSearchParams({
+    ...(device !== undefined && { device }),
+    ...(server !== undefined && { server }),
+  });
+  return call<GrantRow[]>(ask, 'GET', query.size > 0 ? `/grants?${query}` : '/grants');
+}
+
+/** Whether it was live. What is not is told of, and does not hold up the others. */
+async function revoke(ask: Ask, id: string): Promise<boolean> {
+  try {
+    await call(ask, 'DELETE', `/grants/${encodeURIComponent(id)}`);
+    return true;
+  } catch (fault) {
+    if (!(fault instanceof Declined) || fault.code !== 'grantNotFound') throw fault;
+    process.stderr.write(`${printable(fault.message)}\n`);
+    return false;
+  }
+}
+
+/** Whoever sits at a terminal is asked before more than one grant ends. */
+async function agreed(number: number): Promise<boolean> {
+  if (number < 2 || !process.stdin.isTTY) return true;
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    return /^y(es)?$/i.test(
+      (await terminal.question(`End ${number} grants? Their packets stop at once. [y/N] `)).trim(),
+    );
+  } finally {
+    terminal.close();
+  }
+}
+
+function pageOf(grant: GrantDetail): readonly (readonly [string, string | undefined])[] {
+  const { carried, endCause, endText, endedAt, status, remainingSeconds } = grant;
+  const traffic = ({ packets, bytes }: { packets: number; bytes: number }) => `${packets} packets, ${bytes} bytes`;
+  return [
+    ['grant', grant.grantId],
+    ['status', endCause === undefined ? status : `${status}: ${endCause}, ${endText}`],
+    ['server', grant.server],
+    ['application server', grant.applicationServer],
+    ['device', grant.device],
+    ['asked for as', grant.reference],
+    ['MTC user', grant.mtcUser],
+    ['protocol', `${grant.protocol} over ${grant.family}`],
+    ['external', grant.external],
+    ['inner', `${grant.inner} in ${grant.realm}`],
+    ['rule', `${grant.rule} of policy ${grant.policyVersion}`],
+    ['started', localTime(grant.startedAt)],
+    ['granted for', span(grant.grantedSeconds)],
+    [
+      'expires',
+      status === 'live' ? `${localTime(grant.expiresAt)}, in ${span(remainingSeconds)}` : localTime(grant.expiresAt),
+    ],
+    ['ended', endedAt && localTime(endedAt)],
+    ['to the device', carried ? traffic(carried.in) : 'counted no more'],
+    ['from the device', carried ? traffic(carried.out) : 'counted no more'],
+    ['in the gate', `entry ${grant.entry}, number ${grant.number}`],
+    ['gateway', grant.gateway],
+  ];
+}

@@ -1,0 +1,61 @@
+/**
+ * `check` and `explain`: what the operator's files say. They need no agent;
+ * `explain --live` asks one. What reads the files is loaded when it is asked
+ * for: the other commands, and completion at a prompt, start quicker without.
+ */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { PROTOCOLS } from '../core/words.ts';
+import { json, socket } from './client.ts';
+import type { Trial } from './explain.ts';
+import { explainUse } from './help.ts';
+
+export function registerOffline(program: Command): void {
+  explainUse(
+    program
+      .command('check [folder]')
+      .description('check the rule files of a folder (and agent.yaml), then run their policy tests')
+      .option('--config <file>', 'agent.yaml; its rules folder is the default, and the rules are held against it')
+      .addOption(json())
+      .action(async (folder: string | undefined, options: { config?: string; json?: boolean }) =>
+        (await import('./check.ts')).check(folder, options),
+      ),
+    {
+      more: 'Errors name file:line:column. Run it before every reload; it changes nothing.',
+      examples: ['mtgate check --config /etc/mtgate/agent.yaml', 'mtgate check rules'],
+    },
+  );
+  explainUse(
+    program
+      .command('explain')
+      .description('say what would become of a request: every step, the rule that decides, and why')
+      .requiredOption('--server <name>', 'the MTC server that asks')
+      .requiredOption('--device <id>', 'external identifier, or (with --live) MSISDN')
+      .addOption(new Option('--protocol <protocol>', 'of the flow').choices(PROTOCOLS).default('udp'))
+      .requiredOption('--port <port>', 'of the device', wholeNumber(1, 65_535))
+      .option('--duration <seconds>', 'asked for', wholeNumber(1, 2 ** 31), 600)
+      .option('--from <address>', "where the request comes from (default: the first of the server's sources)")
+      .option('--rules <folder>', 'the rule files', 'rules')
+      .option('--config <file>', 'agent.yaml: take its rules and devices')
+      .option('--live', 'ask the running agent: its policy, bindings, quotas and rates')
+      .addOption(socket())
+      .addOption(json())
+      .action(async (trial: Trial) => (await import('./explain.ts')).explainTrial(trial)),
+    {
+      more: 'The status is 0 whatever the verdict: the question was answered.',
+      examples: [
+        'mtgate explain --live --server acme-head-end --device m1@meters.acme.example --port 5683',
+        'mtgate explain --rules rules --server acme-head-end --device m1@meters.acme.example --port 23 --protocol tcp',
+      ],
+    },
+  );
+}
+
+function wholeNumber(low: number, high: number) {
+  return (text: string): number => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || value < low || value > high) {
+      throw new InvalidArgumentError(`Expected a whole number from ${low} to ${high}.`);
+    }
+    return value;
+  };
+}

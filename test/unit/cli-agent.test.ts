@@ -1,0 +1,323 @@
+/**
+ * The command against the real management socket, with real grants behind it
+ * (the twin as data plane, a clock in the test's hand).
+ */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { type Management, startManagement } from '../../agent/api/management.ts';
+import { readConfig } from '../../agent/config.ts';
+import { denialUseCases } from '../../agent/denial-use-cases.ts';
+import type { GrantRecord } from '../../agent/grants/record.ts';
+import { type DenialStore, openDenialStore } from '../../agent/inspector/denial-store.ts';
+import type { InspectorReading } from '../../agent/inspector/inspector.ts';
+import { Ledger } from '../../agent/inspector/ledger.ts';
+import type { RunningStatus } from '../../agent/status.ts';
+import { managementUseCases } from '../../agent/use-cases.ts';
+import { ROOT } from '../child.ts';
+import { ask, DEVICES, HEAD_END, M1, TestGateway } from '../gateway.ts';
+import { MTGATE, mtgate, type Said, said } from '../mtgate.ts';
+
+let folder: string;
+let gateway: TestGateway;
+let management: Management;
+let running: RunningStatus;
+let store: DenialStore;
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'mtgate-cli-agent-'));
+  const [m1, ...others] = DEVICES;
+  if (!m1) throw new Error('no device');
+  gateway = new TestGateway();
+  await gateway.start(undefined, [{ ...m1, device: { ...m1.device, msisdn: '491715550100' as never } }, ...others]);
+  const reading = readConfig(readFileSync(join(ROOT, 'systemd/agent.yaml.example'), 'utf8'), 'agent.yaml');
+  if ('issues' in reading) throw new Error('the example agent.yaml is wrong');
+  const { ground, grants, bindings } = gateway;
+  store = openDenialStore(join(folder, 'denials.db'), gateway.log);
+  const denials = denialUseCases({
+    ledger: new Ledger(store, gateway.clock, ground.random, gateway.log),
+    account: () => ({ seen: 0, inspected: 0, unsampled: 0, lost: 0 }),
+    inspector: () => SEES,
+    streamCut: () => {},
+  });
+  const useCases = managementUseCases(ground, grants, bindings, denials, reading.config, {
+    reload: async () => ({ policy: grants.policy.version, devices: 2, liveGrants: grants.live.size, unusable: [] }),
+    drain: (draining) => {
+      gateway.draining = draining ? { reason: 'gatewayDraining', why: 'asked for' } : undefined;
+    },
+    status: () => ({ ...running, draining: gateway.draining !== undefined }),
+  });
+  management = await startManagement(join(folder, 'agent.sock'), useCases, () => 0, gateway.log);
+});
+afterAll(async () => {
+  await management.close();
+  store.close();
+  rmSync(folder, { recursive: true });
+});
+afterEach(async () => {
+  for (const record of [...gateway.grants.live.all()]) await gateway.grants.end(record, 'endedByServer');
+  gateway.draining = undefined;
+  running = STANDING;
+});
+
+const SEES: InspectorReading = { state: 'sees', received: 4, notOurs: 0, damaged: 0, deaths: 1, blindnesses: 0 };
+
+const STANDING: RunningStatus = {
+  closed: true,
+  draining: false,
+  interfaces: { outside: 'eth0', inside: [{ realm: 'iot', interface: 'pgw0' }] },
+  missingInterfaces: [],
+  wrongSysctls: [],
+  attachments: ['outsideIngress eth0 tcx', 'outsideEgress eth0 tcx', 'insideIngress pgw0 tcx'],
+  heartbeatAgeSeconds: 0.4,
+  orphanGraceSeconds: 300,
+  packets: { grantedIn: 1, grantedOut: 2, passed: 3, sampled: 4, denied: { noGrant: 5, wrongSource: 12 } },
+  deniedInLastMinute: 7,
+  inspector: SEES,
+  certificates: [],
+};
+running = STANDING;
+
+const operator = (...words: string[]): Promise<Said> => mtgate(...words, '--socket', join(folder, 'agent.sock'));
+
+async function granted(devicePort = 5683): Promise<GrantRecord> {
+  const answer = await gateway.grants.request(HEAD_END, ask({ devicePort }));
+  if ('reason' in answer) throw new Error(answer.why);
+  return answer;
+}
+
+describe('status', () => {
+  test('one screen: closed, what hangs where, what was denied; status 0', async () => {
+    await granted();
+    const { status, stdout } = await operator('status');
+    expect(status).toBe(0);
+    expect(stdout.split('\n').length).toBeLessThan(25);
+    expect(stdout).toMatch(/^gw-1 is closed: gate and base stand\.\n/);
+    for (const line of [
+      /^live grants +1$/,
+      /^new grants +begun$/,
+      /^gate +outsideIngress {2}eth0 {2}tcx$/,
+      /^ +insideIngress {2}pgw0 {2}tcx$/,
+      /^heartbeat +0\.4 s ago/,
+      /^denied +7 in the last minute/,
+      /^ +12 wrongSource \(a live grant, but not for this source\)$/,
+      /^inspector +sees; its child ended 1 time, was blind 0 times$/,
+      /^last fault +none$/,
+    ])
+      expect(stdout).toMatch(new RegExp(line.source, 'm'));
+    expect(stdout).not.toMatch(/^certificates/m);
+    expect(JSON.parse((await operator('status', '--json')).stdout)).toMatchObject({ ...STANDING, liveGrants: 1 });
+  });
+
+  test('a gap, dates of certificates, the last fault; status 1', async () => {
+    running = {
+      ...STANDING,
+      closed: false,
+      gap: 'the gate does not hang at every interface',
+      missingInterfaces: ['there is no interface pgw1'],
+      wrongSysctls: ['net/ipv4/ip_forward is 0, not 1'],
+      certificates: [
+        { name: 'api', kind: 'server', notAfter: '2026-01-31T12:00:00Z', usable: true, daysLeft: 30 },
+        { name: 'mtc-ca', kind: 'crl', nextUpdate: '2025-12-31T12:00:00Z', usable: true, daysLeft: -1 },
+        {
+          name: 'old-ca',
+          kind: 'crl',
+          nextUpdate: '2026-01-31T12:00:00Z',
+          usable: false,
+          daysLeft: 0,
+          why: 'it is empty',
+        },
+      ],
+      lastFault: { at: '2026-01-01T11:00:00.000Z', event: 'gapFound', fields: { gap: 'gone', stack: 'at …' } },
+    };
+    const { status, stdout } = await operator('status');
+    expect(status).toBe(1);
+    expect(stdout).toMatch(/^gw-1 is NOT AS IT SHOULD BE: the gate does not hang at every interface\.\n/);
+    expect(stdout).toMatch(/^new grants +none until it is repaired$/m);
+    expect(stdout).toMatch(/^certificates +certificate api: 2026-01-31 12:00:00 UTC, 30 days left$/m);
+    expect(stdout).toMatch(/^ +CRL mtc-ca: 2025-12-31 12:00:00 UTC, PAST$/m);
+    expect(stdout).toMatch(/^ +CRL old-ca: UNUSABLE: it is empty$/m);
+    expect(stdout).toMatch(/^ +MISSING: there is no interface pgw1$/m);
+    expect(stdout).toMatch(/^kernel +WRONG: net\/ipv4\/ip_forward is 0, not 1$/m);
+    expect(stdout).toMatch(/^last fault +2026-01-01 11:00:00 UTC {2}gapFound {2}gap: gone$/m);
+    expect((await operator('status', '--json')).status).toBe(1);
+  });
+});
+
+describe('grants', () => {
+  test('list: a table; by device, MSISDN and server; JSON; none', async () => {
+    const { id, external } = await granted();
+    const [head, row, ...more] = (await operator('grants')).stdout.trimEnd().split('\n');
+    expect(head).toMatch(/^grantId +server +device +protocol +inner +external +applicationServer +expiresAt$/);
+    expect(row).toContain(`${id}`);
+    expect(row).toContain(`10.20.0.2:5683  ${external.address.text}:${external.port}`);
+    expect(more).toEqual([]);
+    for (const filter of [
+      ['--device', M1],
+      ['--device', '+491715550100'],
+      ['--server', 'head-end', '--device', M1],
+    ]) {
+      const { stdout } = await operator('grants', 'list', ...filter, '--json');
+      expect(JSON.parse(stdout)).toEqual([expect.objectContaining({ grantId: id, rule: 'meters' })]);
+    }
+    expect((await operator('grants', 'list', '--server', 'other')).stdout).toBe('no live grants\n');
+    expect(JSON.parse((await operator('grants', 'list', '--device', 'm2@meters.example', '--json')).stdout)).toEqual(
+      [],
+    );
+  });
+
+  test.each([
+    [['--device', 'm7@meters.example'], 'deviceUnknown: no device m7@meters.example in the devices file'],
+    [['--server', 'nobody'], 'serverUnknown: no server nobody in the rule files'],
+  ])('list %j: who is not there is said; status 1', async (filter, says) => {
+    const { status, stderr } = await operator('grants', 'list', ...filter);
+    expect(stderr).toBe(`${says}\n`);
+    expect(status).toBe(1);
+  });
+
+  test('show: all of a live one, then of the same ended', async () => {
+    const record = await granted();
+    gateway.clock.pass(2);
+    const live = await operator('grants', 'show', record.id);
+    expect(live.stdout).toMatch(/^status +live$/m);
+    expect(live.stdout).toMatch(new RegExp(`^rule +meters of policy ${record.policyVersion}$`, 'm'));
+    expect(live.stdout).toMatch(/^expires +2026-01-01 12:\d\d:\d\d UTC, in 9 min 58 s$/m);
+    expect(live.stdout).toMatch(/^to the device +0 packets, 0 bytes$/m);
+    await gateway.grants.end(record, 'deviceUnbound');
+    const ended = await operator('grants', 'show', record.id);
+    expect(ended.stdout).toMatch(/^status +ended: deviceUnbound, the device left its inner address$/m);
+    expect(ended.stdout).toMatch(/^to the device +0 packets, 0 bytes$/m); // its endpoint rests
+    gateway.clock.pass(121);
+    await gateway.grants.sweep();
+    const json = await operator('grants', 'show', record.id, '--json');
+    expect(JSON.parse(json.stdout)).toMatchObject({
+      ...{ grantId: record.id, status: 'ended', endCause: 'deviceUnbound', remainingSeconds: 0, mtcUser: 'acme' },
+      ...{ reference: M1, number: record.number, entry: record.index },
+    });
+    expect(JSON.parse(json.stdout)).not.toHaveProperty('carried');
+    const none = await operator('grants', 'show', 'nothing');
+    expect(none).toMatchObject({ status: 1, stderr: 'grantNotFound: no grant nothing on record\n' });
+  });
+
+  test('revoke: by id, by device, by server; what is not live is said and holds up no other', async () => {
+    const [first, second] = [await granted(), await granted(7000)];
+    const some = await operator('grants', 'revoke', 'nothing', first.id);
+    expect(some).toEqual({ status: 0, stdout: 'ended 1 grant\n', stderr: 'grantNotFound: no live grant nothing\n' });
+    expect(gateway.grants.find(first.id)).toMatchObject({ endCause: 'revokedByOperator' });
+    const rest = await operator('grants', 'revoke', '--device', M1, '--yes', '--json');
+    expect(JSON.parse(rest.stdout)).toEqual({ ended: [second.id] });
+    expect(await operator('grants', 'revoke', '--server', 'head-end')).toMatchObject({
+      status: 1,
+      stdout: 'ended 0 grants\n',
+    });
+  });
+
+  test('revoke: at a terminal more than one is asked for', async () => {
+    await granted();
+    await granted(7000);
+    const command = `${MTGATE.join(' ')} grants revoke --server head-end --socket ${join(folder, 'agent.sock')}`;
+    const answered = (word: string) =>
+      said(['sh', '-c', `echo ${word} | script --quiet --return --command '${command}' /dev/null`]);
+    const refused = await answered('n');
+    expect(refused.stdout).toContain('End 2 grants? Their packets stop at once. [y/N]');
+    expect(refused).toMatchObject({ status: 1, stdout: expect.stringContaining('nothing was ended') });
+    expect(gateway.grants.live.size).toBe(2);
+    expect(await answered('y')).toMatchObject({ status: 0, stdout: expect.stringContaining('ended 2 grants') });
+    expect(gateway.grants.live.size).toBe(0);
+  });
+});
+
+test('device show: identifiers, bindings, grants', async () => {
+  const { id } = await granted();
+  const { stdout } = await operator('device', 'show', '+491715550100');
+  expect(stdout).toMatch(/^device +m1@meters\.example\nMSISDN +\+491715550100\n\n/);
+  expect(stdout).toMatch(/^iot +10\.20\.0\.2 +file/m);
+  expect(stdout).toContain(id);
+  expect(JSON.parse((await operator('device', 'show', M1, '--json')).stdout)).toMatchObject({
+    msisdn: '491715550100',
+    bindings: [{ address: '10.20.0.2' }, { address: 'fd00:20::2' }],
+    grants: [{ grantId: id }],
+  });
+  expect(await operator('device', 'show', 'm7@meters.example')).toMatchObject({ status: 1 });
+});
+
+test('device bind, list, unbind', async () => {
+  const bound = await operator('device', 'bind', 'm2@meters.example', 'iot', '10.20.0.9', '--json');
+  expect(JSON.parse(bound.stdout)).toEqual({
+    bound: { device: 'm2@meters.example', realm: 'iot', address: '10.20.0.9' },
+  });
+  expect((await operator('device')).stdout).toMatch(/^m2@meters\.example +iot +10\.20\.0\.9 +management/m);
+  expect((await operator('device', 'unbind', 'm2@meters.example', 'iot', '10.20.0.9')).stdout).toBe(
+    'unbound m2@meters.example from 10.20.0.9 in iot\n',
+  );
+});
+
+test('drain: no new grants, live ones go on; and its end', async () => {
+  const { id } = await granted();
+  expect(await operator('drain')).toMatchObject({ status: 0, stdout: 'draining: no new grants; 1 live grant to go\n' });
+  expect(await gateway.grants.request(HEAD_END, ask({ devicePort: 7000 }))).toMatchObject({
+    reason: 'gatewayDraining',
+    step: 'gateway',
+  });
+  expect(gateway.grants.live.get(id)).toBeDefined();
+  const status = await operator('status');
+  expect(status).toMatchObject({ status: 0, stdout: expect.stringMatching(/^new grants +none: draining/m) });
+  expect(JSON.parse((await operator('drain', '--end', '--json')).stdout)).toMatchObject({ draining: false });
+  expect(await granted(7000)).toMatchObject({ state: 'live' });
+});
+
+test('drain while a grant is being recorded: it is not opened, and its record says why', async () => {
+  const asked = gateway.grants.request(HEAD_END, ask());
+  gateway.draining = { reason: 'gatewayDraining', why: 'asked for' };
+  expect(await asked).toMatchObject({ reason: 'changedWhileDeciding' });
+  const causes = gateway.store.endedSince(gateway.clock.nowMs()).map(({ endCause }) => endCause);
+  expect(causes).toContain('gatewayDraining');
+  expect(gateway.grants.live.size).toBe(0);
+});
+
+test('reload', async () => {
+  expect((await operator('reload')).stdout).toMatch(/^in force: policy [0-9a-f]+, 2 devices, 0 live grants\n$/);
+});
+
+test('what others wrote cannot move the cursor, nor turn the direction of reading', async () => {
+  const path = join(folder, 'odd.sock');
+  const device = 'm1\u001b[2J\u202e\u200b\u009b@x.example';
+  const odd = { device, realm: 'iot\n', address: '10.20.0.2', source: 'file', since: 'now' };
+  const server = createServer((request, response) => {
+    if (request.url === '/bindings') response.end(JSON.stringify([odd]));
+    else response.writeHead(404).end(JSON.stringify({ error: { code: 'odd', message: device } }));
+  });
+  await new Promise<void>((resolve) => server.listen(path, resolve));
+  const table = await mtgate('device', 'list', '--socket', path);
+  const json = await mtgate('device', 'list', '--json', '--socket', path);
+  const fault = await mtgate('status', '--socket', path);
+  const completed = await mtgate('complete-words', '--', '--socket', path, 'device', 'show', '');
+  server.close();
+  const shown = 'm1\\u{1b}[2J\\u{202e}\\u{200b}\\u{9b}@x.example';
+  expect(table.stdout.split('\n')[1]).toBe(`${shown}  iot\\u{a}  10.20.0.2  file    now`);
+  expect(json.stdout).not.toMatch(/[^\n\x20-\x7e]/);
+  expect(JSON.parse(json.stdout)).toEqual([odd]);
+  expect(fault.stderr).toBe(`odd: ${shown}\n`);
+  expect(completed.stdout).toBe('');
+});
+
+describe('completion', () => {
+  test('bash: commands, options, and what the agent knows, to the right of an @ too', async () => {
+    const { id } = await granted();
+    const lines = ['mtgate gra', 'mtgate grants sh', 'mtgate grants show ', 'mtgate grants list --device m1@met'];
+    const script = [
+      `mtgate() { ${MTGATE.join(' ')} "$@"; }`,
+      'source <(mtgate completion bash)',
+      ...lines.map((line) => `COMP_LINE='${line}' COMP_POINT=${line.length}; _mtgate; echo "\${COMPREPLY[*]}"`),
+    ].join('\n');
+    const bash = await said(['bash', '--norc', '-c', script], { MTGATE_SOCKET: join(folder, 'agent.sock') });
+    expect(bash.stdout.split('\n')).toEqual(['grants', 'show', id, 'meters.example', '']);
+  });
+
+  test('without an agent: nothing, silently', async () => {
+    const words = ['complete-words', '--', 'grants', 'show', '--socket', join(folder, 'nobody.sock'), ''];
+    expect(await mtgate(...words)).toEqual({ status: 0, stdout: '', stderr: '' });
+  });
+});

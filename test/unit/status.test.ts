@@ -1,0 +1,50 @@
+/** What the agent keeps for `mtgate status`, and how times are shown. */
+import { expect, test } from 'vitest';
+import { span } from '../../agent/cli/times.ts';
+import { FaultKeepingLog } from '../../agent/last-fault.ts';
+import { RecentDenials } from '../../agent/recent-denials.ts';
+import { HandClock, KeptLog } from '../clock.ts';
+
+test('denials of the last minute: not those before, and none made up', () => {
+  const clock = new HandClock();
+  const recent = new RecentDenials();
+  expect(recent.inLastMinute(clock.monotonicNs(), 1000)).toBe(0); // the gate counted before this agent came
+  for (let second = 0; second <= 90; second++) {
+    recent.note(clock.monotonicNs(), 1000 + second * 2);
+    clock.pass(1);
+  }
+  // The oldest look within the minute was 60 s ago: 31 s after the first.
+  expect(recent.inLastMinute(clock.monotonicNs(), 1180)).toBe(1180 - (1000 + 31 * 2));
+  clock.pass(120);
+  expect(recent.inLastMinute(clock.monotonicNs(), 5000)).toBe(0);
+});
+
+test('the last fault is kept, with its time; the log hears all', () => {
+  const clock = new HandClock();
+  const kept = new KeptLog();
+  const log = new FaultKeepingLog(kept, clock);
+  expect(log.last).toBeUndefined();
+  log.error({ gap: 'no table' }, 'gapFound');
+  clock.pass(1);
+  log.info({}, 'gapRepaired');
+  log.warn({}, 'configurationWarning');
+  log.debug({}, 'ready');
+  expect(log.last).toEqual({ at: '2026-01-01T12:00:00.000Z', event: 'gapFound', fields: { gap: 'no table' } });
+  expect(kept.lines.map(({ level, event }) => `${level} ${event}`)).toEqual([
+    'error gapFound',
+    'info gapRepaired',
+    'warn configurationWarning',
+    'debug ready',
+  ]);
+});
+
+test.each([
+  [0.04, '0.0 s'],
+  [9.94, '9.9 s'],
+  [59.6, '1 min'],
+  [598, '9 min 58 s'],
+  [3600, '1 h'],
+  [90_061, '1 d 1 h'],
+])('%s seconds are %s', (seconds, text) => {
+  expect(span(seconds)).toBe(text);
+});
