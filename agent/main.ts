@@ -16,7 +16,7 @@ import { ulid } from 'ulid';
 import { startManagement } from './api/management.ts';
 import { refusalRecorder } from './api/problem.ts';
 import { startApi } from './api/server.ts';
-import { AgentError } from './core/errors.ts';
+import { AgentError, type FaultCode } from './core/errors.ts';
 import { contains } from './core/net.ts';
 import type { Log } from './core/ports.ts';
 import type { GrantId } from './core/words.ts';
@@ -33,7 +33,7 @@ import { Grants } from './grants/grants.ts';
 import type { Ground } from './grants/ground.ts';
 import { Heartbeat, recover } from './grants/recovery.ts';
 import { openStore } from './grants/store.ts';
-import { bootId, forwards, lockFolder, openLog, peerUid, systemClock, systemRandom } from './host.ts';
+import { bootId, forwards, lockFolder, notifyService, openLog, peerUid, systemClock, systemRandom } from './host.ts';
 import { openMetrics, serveMetrics } from './metrics.ts';
 import { identify } from './policy/policy.ts';
 import { baseRuleset } from './policy/ruleset.ts';
@@ -44,6 +44,10 @@ import { managementUseCases, serverUseCases } from './use-cases.ts';
 const TICK_MS = 1_000;
 /** Ended grants are kept this long, for whoever asks what became of one. */
 const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
+
+/** The status of an end that a restart does not cure (EX_CONFIG of sysexits.h): the unit waits for a person. */
+const FILES_INVALID = 78;
+const INVALID_FILES: readonly FaultCode[] = ['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'];
 
 /** A part that was started, and how it is stopped. */
 type Stop = () => void | Promise<void>;
@@ -130,7 +134,10 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   await heartbeat.beat();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(
-    every(TICK_MS, log, () => heartbeat.beat()),
+    every(TICK_MS, log, async () => {
+      await heartbeat.beat();
+      notifyService('working'); // only behind a written heartbeat: a hung agent is to be restarted
+    }),
     every(TICK_MS, log, () => grants.sweep()),
     every(TICK_MS, log, async () => {
       gap = await lookForGap();
@@ -159,7 +166,7 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
   });
   stops.push(() => api.close());
 
-  const reload = async () => {
+  const readAgain = async () => {
     // All is read and checked before any of it is put in force.
     const next = { policy: loadPolicy(config.rules, config, warn), devices: loadDevices(config), tls: loadTls(config) };
     api.reload(next.tls);
@@ -167,6 +174,14 @@ async function start(configFile: string, log: Log): Promise<Stop[]> {
     await grants.switchPolicy(next.policy);
     log.info({ policy: next.policy.version }, 'reloaded');
     return { policy: next.policy.version, devices: next.devices.length, liveGrants: grants.live.size };
+  };
+  const reload = async () => {
+    notifyService('reloading');
+    try {
+      return await readAgain();
+    } finally {
+      notifyService('ready');
+    }
   };
   process.on('SIGHUP', () => void reload().catch((fault) => logFault(log, fault, 'reloadFailed')));
   const management = await startManagement(
@@ -239,8 +254,10 @@ async function main(): Promise<void> {
   });
   const log = openLog(values.log);
   const stops = await start(values.config, log);
+  notifyService('ready');
   const stop = async (signal: string) => {
     log.info({ signal }, 'stopping');
+    notifyService('stopping');
     for (const part of stops.reverse()) await part();
     log.info({}, 'stopped');
     process.exit(0);
@@ -254,5 +271,5 @@ main().catch((fault) => {
   process.stderr.write(
     `mtgate: ${code}\n${message}\n${advice}\n${(fault as Error).cause ? `cause: ${String((fault as Error).cause)}\n` : ''}`,
   );
-  process.exit(1);
+  process.exit(INVALID_FILES.includes(code) ? FILES_INVALID : 1);
 });
