@@ -8,7 +8,7 @@ import { readFileSync } from 'node:fs';
 import { ROOT, until } from '../child.ts';
 import type { Network, Output } from '../network.ts';
 
-const NAMESPACES = ['--mount', '--pid', '--uts', '--ipc', '--cgroup'];
+const NAMESPACES = ['--mount', '--pid', '--uts', '--ipc'];
 
 interface RunOptions {
   readonly mayFail?: boolean;
