@@ -27,10 +27,13 @@ export class Machine {
     this.#init = init;
   }
 
-  /** Boots; resolves when all that was to be started has been. */
-  static async boot(network: Network, namespace: string): Promise<Machine> {
+  /**
+   * Boots, behind a script that is run in the machine's files before; resolves
+   * when all that was to be started has been.
+   */
+  static async boot(network: Network, namespace: string, prepare = ''): Promise<Machine> {
     const command = ['unshare', ...NAMESPACES, '--fork', '--kill-child', 'sh', `${ROOT}test/service/boot.sh`];
-    const child = await network.spawn(namespace, [...command, network.folder(), ROOT], { line: /^$|/ });
+    const child = await network.spawn(namespace, [...command, network.folder(), ROOT, prepare], { line: /^$|/ });
     const init = await until('the first process of the machine', () => firstChild(child.pid));
     const machine = new Machine(network, namespace, init);
     await until(`the machine to be up\n${child.errors}`, async () => {

@@ -27,6 +27,9 @@ const PAGE = Array.from(readFileSync(`${ROOT}README.md`, 'utf8').matchAll(/```sh
   ([, namespace = '', script = '']) => ({ namespace, script }),
 );
 
+/** What of it comes before the first rule. */
+const SET_UP = PAGE.slice(0, 3).map(({ script }) => script);
+
 let network: Network;
 let machine: Machine;
 let server: Probe;
@@ -300,22 +303,55 @@ describe('at work', () => {
     expect(await devicesGetOut()).toBe(false);
   });
 
-  test('where nft fails, forwarding is switched off', async () => {
-    await machine.run('nft delete table inet mtgate; PATH=/nowhere /usr/lib/mtgate/mtgate-closed', { mayFail: true });
+  test('where nft fails, forwarding is switched off, and on again where it works', async () => {
+    await machine.run('nft delete table inet mtgate; mount --bind /bin/false /usr/sbin/nft');
+    expect((await machine.run('systemctl start mtgate-closed', { mayFail: true })).status).not.toBe(0);
     expect(await forwarding()).toBe('0\n0');
+    expect(await journal('mtgate-closed')).toContain('nft cannot put table inet mtgate: forwarding is switched off');
+    await machine.run('umount /usr/sbin/nft; systemctl start mtgate-closed');
+    expect(await forwarding()).toBe('1\n1');
+    expect(await forwardChain()).toContain('policy drop');
   });
 });
 
-test('uninstalled, the gateway is closed, and it is said how to open it; what the operator wrote is kept', async () => {
-  await machine.run('systemctl start mtgate-closed mtgate');
-  const { stdout } = await machine.run('npm run -s uninstall-service');
-  expect(stdout).toContain('The gateway stays closed');
-  expect(stdout).toContain('nft delete table inet mtgate');
-  await nobodyElseGetsIn();
-  const left = await machine.ask('find / -xdev -iname "*mtgate*" -not -path "/proc/*" -not -path "/tmp/*" -not -path "/work/*" -prune 2>&1');
-  expect(left.split('\n').filter((path) => path.startsWith('/usr') || path.startsWith('/etc/systemd'))).toEqual([]);
-  expect(await machine.ask('ls /etc/mtgate/agent.yaml /var/lib/mtgate/mtgate.db')).toBe(
-    '/etc/mtgate/agent.yaml\n/var/lib/mtgate/mtgate.db',
-  );
-  await machine.run('npm run -s uninstall-service');
+describe('uninstalled', () => {
+  let said: string;
+
+  test('the gateway is closed; what the operator wrote and the store are kept, and nothing else', async () => {
+    await machine.run('systemctl start mtgate');
+    said = (await machine.run('npm run -s uninstall-service')).stdout;
+    expect(said).toContain('The gateway stays closed');
+    await nobodyElseGetsIn();
+    const places = '/usr/bin /usr/lib/systemd /usr/lib/sysusers.d /usr/lib/tmpfiles.d /etc/systemd';
+    expect(await machine.ask(`find ${places} -name '*mtgate*'; ls -d /usr/lib/mtgate*`)).toBe('');
+    expect(await machine.ask('ls /etc/mtgate/agent.yaml /var/lib/mtgate/mtgate.db')).toBe(
+      '/etc/mtgate/agent.yaml\n/var/lib/mtgate/mtgate.db',
+    );
+    await machine.run('npm run -s uninstall-service');
+  });
+
+  test('what it says opens the gateway does', async () => {
+    const steps = said.split('\n').filter((line) => /^ {2}(nft|ip|rm) /.test(line));
+    expect(steps).toHaveLength(3);
+    await machine.run(steps.join('\n'));
+    const to = { address: DEVICE.ipv4, port: DEVICE_PORT };
+    expect(await rogue.udp({ to, text: 'open' })).toMatchObject({ outcome: 'answer', text: 'open' });
+  });
+});
+
+test('booted with the service installed, the gateway is closed before the network is prepared, then at work', async () => {
+  const another = readmeNetwork();
+  try {
+    // Installed while no systemd runs; what the boot is to make is taken away again.
+    const written = [...SET_UP, 'cp /etc/mtgate/rules.example/meters.yaml /etc/mtgate/rules/', 'rm -r /sys/fs/bpf/mtgate'];
+    const booted = await Machine.boot(another, 'gateway', written.join('\n'));
+    await until('the agent', async () => (await booted.ask('systemctl is-active mtgate')) === 'active' || undefined);
+    const lines = (await booted.ask('journalctl --no-pager --output=cat')).split('\n');
+    const at = (event: RegExp) => lines.findIndex((line) => event.test(line));
+    const order = [/^closed: put a table/, /ip_forward was 0, is 1 now/, /Reached target network-pre/, /"event":"ready"/].map(at);
+    expect(order).not.toContain(-1);
+    expect(order).toEqual(order.toSorted((a, b) => a - b));
+  } finally {
+    await another.close();
+  }
 });

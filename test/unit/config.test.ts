@@ -114,7 +114,7 @@ describe('issues', () => {
       [
         `${FILE}:1:1: "outside" is missing: expected a mapping with the keys interface, nextHops`,
         `${FILE}:2:1: unknown key "outsied"; did you mean "outside"?`,
-        `${FILE}:8:1: "key" is missing: expected a path`,
+        `${FILE}:8:1: "key" is missing: expected a path, or credential:NAME`,
         `${FILE}:11:3: unknown key "kee"; did you mean "key"?`,
       ],
     ],
