@@ -10,6 +10,9 @@ import type { Network, Output } from '../network.ts';
 
 const NAMESPACES = ['--mount', '--pid', '--uts', '--ipc'];
 
+/** A boot takes two seconds, on a machine that does nothing else. */
+const BOOT_MS = 50_000;
+
 interface RunOptions {
   readonly mayFail?: boolean;
   /** Whose network it is run in; the machine's own by default. */
@@ -36,10 +39,11 @@ export class Machine {
     const child = await network.spawn(namespace, [...command, network.folder(), ROOT, prepare], { line: /^$|/ });
     const init = await until('the first process of the machine', () => firstChild(child.pid));
     const machine = new Machine(network, namespace, init);
-    await until(`the machine to be up\n${child.errors}`, async () => {
-      const { stdout } = await machine.run('systemctl is-system-running', { mayFail: true });
+    const up = async () => {
+      const { stdout } = await machine.run('systemctl is-system-running --wait', { mayFail: true });
       return /^(running|degraded)/.test(stdout) || undefined;
-    });
+    };
+    await until(`the machine to be up\n${child.errors}`, up, BOOT_MS);
     return machine;
   }
 

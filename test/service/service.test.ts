@@ -7,23 +7,22 @@
  */
 import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { program, ROOT, until } from '../child.ts';
+import { type Child, program, ROOT, until } from '../child.ts';
 import type { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
 import { Session } from '../session.ts';
 import { Machine } from './machine.ts';
-import { DEVICE, readmeNetwork } from './readme-network.ts';
+import { DEVICE, readmeNetwork, SERVER } from './readme-network.ts';
 
 const DEVICE_PORT = 5683;
 const SHORT_MS = 300;
-const SILENCE = { outcome: 'silence' };
 /** mtgate-closed looks every five seconds. */
 const LOOKS_AGAIN_MS = 15_000;
 /** A start of the agent on a busy machine, and a restart by systemd behind it. */
 const RESTART_MS = 30_000;
 
 /** The README's commands, in order: where they are run, and what. */
-const PAGE = Array.from(readFileSync(`${ROOT}README.md`, 'utf8').matchAll(/```sh (gateway|server)\n([^]*?)```/g)).map(
+const PAGE = Array.from(readFileSync(`${ROOT}README.md`, 'utf8').matchAll(/```sh (gateway|server)\n(.*?)```/gs)).map(
   ([, namespace = '', script = '']) => ({ namespace, script }),
 );
 
@@ -35,14 +34,20 @@ let machine: Machine;
 let server: Probe;
 let rogue: Probe;
 let device: Probe;
+/** The program on the device, which tells all that reaches it. */
+let deviceHeard: Child;
 
 beforeAll(async () => {
   network = readmeNetwork();
   machine = await Machine.boot(network, 'gateway');
-  await network.spawn('device', program('test/device.ts', String(DEVICE_PORT), DEVICE.ipv4, DEVICE.ipv6), {
-    line: /^ready$/,
-  });
-  await network.spawn('server', program('test/device.ts', '9000', '198.51.100.10', '2001:db8:51::10'), {
+  deviceHeard = await network.spawn(
+    'device',
+    program('test/device.ts', String(DEVICE_PORT), DEVICE.ipv4, DEVICE.ipv6),
+    {
+      line: /^ready$/,
+    },
+  );
+  await network.spawn('server', program('test/device.ts', '9000', SERVER.ipv4, SERVER.ipv6), {
     line: /^ready$/,
   });
   [server, rogue, device] = await Promise.all([
@@ -69,13 +74,17 @@ async function nobodyElseGetsIn(granted?: Endpoint): Promise<void> {
     { address: '203.0.113.2', port: 20_000 },
     ...(granted ? [granted] : []),
   ];
-  for (const to of tries) expect(await rogue.udp({ to, text: 'rogue', waitMs: SHORT_MS })).toEqual(SILENCE);
   const ipv6 = { address: DEVICE.ipv6, port: DEVICE_PORT };
-  expect(await server.udp({ to: ipv6, text: 'unsolicited', waitMs: SHORT_MS })).toEqual(SILENCE);
+  const outcomes = await Promise.all([
+    ...tries.map((to) => rogue.udp({ to, text: 'unsolicited', waitMs: SHORT_MS })),
+    server.udp({ to: ipv6, text: 'unsolicited', waitMs: SHORT_MS }),
+  ]);
+  expect(outcomes).toEqual(outcomes.map(() => ({ outcome: 'silence' })));
+  expect(deviceHeard.lines.filter((line) => line.includes('unsolicited'))).toEqual([]);
 }
 
 /** Whether a device gets an answer to what it begins itself. */
-async function devicesGetOut(address = '198.51.100.10'): Promise<boolean> {
+async function devicesGetOut(address: string = SERVER.ipv4): Promise<boolean> {
   return (await device.udp({ to: { address, port: 9000 }, waitMs: SHORT_MS })).outcome === 'answer';
 }
 
@@ -191,14 +200,16 @@ describe('at work', () => {
     flow = await Session.open(network, 'server', 'udp', granted);
     flow.say('stream');
     await stillAsItShouldBe();
-    expect(await devicesGetOut('2001:db8:51::10')).toBe(true);
+    expect(await devicesGetOut(SERVER.ipv6)).toBe(true);
     expect(await page('mtgate grants')).toContain(`${granted.address}:${granted.port}`);
     await page('cp /etc/mtgate/rules.example/never.yaml');
     await stillAsItShouldBe();
   });
 
   test('it has its own user, four capabilities, and its own folder of the BPF file system alone', async () => {
-    const status = await machine.ask(`grep -E '^(Uid|CapEff|CapBnd|CapAmb|NoNewPrivs)' /proc/${await agentPid()}/status`);
+    const status = await machine.ask(
+      `grep -E '^(Uid|CapEff|CapBnd|CapAmb|NoNewPrivs)' /proc/${await agentPid()}/status`,
+    );
     const four = ((1n << 12n) | (1n << 13n) | (1n << 38n) | (1n << 39n)).toString(16).padStart(16, '0');
     const uid = await machine.ask('id -u mtgate');
     expect(status.replace(/\t/g, ' ').split('\n')).toEqual([
@@ -210,7 +221,9 @@ describe('at work', () => {
     ]);
     const command = "setpriv --reuid mtgate --regid mtgate --clear-groups sh -c 'mtgate grants --json'";
     expect(JSON.parse(await machine.ask(command))).toHaveLength(1);
-    expect((await machine.run('setpriv --reuid nobody --clear-groups mtgate grants', { mayFail: true })).status).toBe(3);
+    expect((await machine.run('setpriv --reuid nobody --clear-groups mtgate grants', { mayFail: true })).status).toBe(
+      3,
+    );
   });
 
   test('a reload with invalid rules fails and says where; nothing has changed', async () => {
@@ -285,20 +298,26 @@ describe('at work', () => {
   });
 
   test('stopped, the gateway is closed; the grant runs on, for as long as the grace', async () => {
-    await machine.run("printf '\\ngate: { orphanGraceSeconds: 10 }\\n' >>/etc/mtgate/agent.yaml; systemctl restart mtgate");
+    await machine.run(
+      "printf '\\ngate: { orphanGraceSeconds: 10 }\\n' >>/etc/mtgate/agent.yaml; systemctl restart mtgate",
+    );
     await stillAsItShouldBe();
     await page('systemctl stop mtgate');
     expect(PAGE).toEqual([]);
     await stillAsItShouldBe();
     expect(await journal('mtgate')).toMatch(/"event":"stopped"/);
     await flow.quiet(500, 20_000);
-    expect(await server.udp({ to: granted, waitMs: SHORT_MS })).toEqual(SILENCE);
+    expect(await server.udp({ to: granted, waitMs: SHORT_MS })).toEqual({ outcome: 'silence' });
     await nobodyElseGetsIn(granted);
   });
 
   test('a table that is gone while no agent runs is replaced by a closed one', async () => {
     await machine.run('nft delete table inet mtgate');
-    await until('the closed table', async () => (await forwardChain()).includes('policy drop') || undefined, LOOKS_AGAIN_MS);
+    await until(
+      'the closed table',
+      async () => (await forwardChain()).includes('policy drop') || undefined,
+      LOOKS_AGAIN_MS,
+    );
     await nobodyElseGetsIn(granted);
     expect(await devicesGetOut()).toBe(false);
   });
@@ -335,7 +354,11 @@ describe('uninstalled', () => {
     expect(steps).toHaveLength(3);
     await machine.run(steps.join('\n'));
     const to = { address: DEVICE.ipv4, port: DEVICE_PORT };
-    expect(await rogue.udp({ to, text: 'open' })).toMatchObject({ outcome: 'answer', text: 'open' });
+    // The kernel lets go of the gate a moment after its last pin.
+    await until('a stranger to get in', async () => {
+      const { outcome } = await rogue.udp({ to, text: 'open', waitMs: SHORT_MS });
+      return outcome === 'answer' || undefined;
+    });
   });
 });
 
@@ -343,12 +366,21 @@ test('booted with the service installed, the gateway is closed before the networ
   const another = readmeNetwork();
   try {
     // Installed while no systemd runs; what the boot is to make is taken away again.
-    const written = [...SET_UP, 'cp /etc/mtgate/rules.example/meters.yaml /etc/mtgate/rules/', 'rm -r /sys/fs/bpf/mtgate'];
+    const written = [
+      ...SET_UP,
+      'cp /etc/mtgate/rules.example/meters.yaml /etc/mtgate/rules/',
+      'rm -r /sys/fs/bpf/mtgate',
+    ];
     const booted = await Machine.boot(another, 'gateway', written.join('\n'));
-    await until('the agent', async () => (await booted.ask('systemctl is-active mtgate')) === 'active' || undefined);
+    expect(await booted.ask('systemctl is-active mtgate')).toBe('active');
     const lines = (await booted.ask('journalctl --no-pager --output=cat')).split('\n');
     const at = (event: RegExp) => lines.findIndex((line) => event.test(line));
-    const order = [/^closed: put a table/, /ip_forward was 0, is 1 now/, /Reached target network-pre/, /"event":"ready"/].map(at);
+    const order = [
+      /^closed: put a table/,
+      /ip_forward was 0, is 1 now/,
+      /Reached target network-pre/,
+      /"event":"ready"/,
+    ].map(at);
     expect(order).not.toContain(-1);
     expect(order).toEqual(order.toSorted((a, b) => a - b));
   } finally {
