@@ -33,6 +33,9 @@ const NOT_PUBLIC = [
   ...['::/127', '64:ff9b:1::/48', '100::/64', 'fc00::/7', 'fe80::/10', 'ff00::/8'],
 ].map(prefix);
 
+/** What stands before the name of a credential of the service, where the path of a secret may stand. */
+export const CREDENTIAL = 'credential:';
+
 const LOOPBACK = ['127.0.0.0/8', '::1/128'].map(prefix);
 
 /** How many services the gate compares a packet with (GATE_SERVICES_MAX). */
@@ -64,6 +67,7 @@ export interface Config {
   readonly api: {
     readonly listen: Endpoint;
     readonly certificate: string;
+    /** A path, or credential:NAME. */
     readonly key: string;
     readonly clientCAs: readonly ClientCa[];
     readonly minimumTls: '1.2' | '1.3';
@@ -105,7 +109,12 @@ const service = f.field('tcp/PORT, udp/PORT, icmp or icmpv6', (text): Service | 
 /** The file, key by key; paths are read from the folder it lies in. */
 function agentFile(folder: string) {
   const inFolder = (path: string) => (posix.isAbsolute(path) ? path : posix.join(folder, path));
-  const path = f.field('a path', (text) => (text === '' ? undefined : inFolder(text)));
+  const isPath = (text: string) => text !== '' && !text.startsWith(CREDENTIAL);
+  const path = f.field('a path', (text) => (isPath(text) ? inFolder(text) : undefined));
+  const secret = f.field('a path, or credential:NAME', (text) => {
+    if (isPath(text)) return inFolder(text);
+    return /^credential:[\w.-]+$/.test(text) ? text : undefined;
+  });
   const nextHops = f.mapping({ ipv4: hop('ipv4').exactOptional(), ipv6: hop('ipv6').exactOptional() }).default({});
   const prefixes = f.list(f.prefix, 'prefixes');
   return f.mapping({
@@ -130,7 +139,7 @@ function agentFile(folder: string) {
     api: f.mapping({
       listen,
       certificate: path,
-      key: path,
+      key: secret,
       clientCAs: f.list(f.mapping({ name: f.name(), file: path, crl: path.exactOptional() }), 'client CAs'),
       minimumTls: f.choice('1.2', '1.3').default('1.3'),
     }),

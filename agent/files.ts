@@ -2,13 +2,18 @@
  * What operators write, read from disk: agent.yaml, the rule files, the
  * devices file, certificates. Each is read whole, or not at all: a fault names
  * every issue with file:line:column, and nothing that was in force changes.
+ *
+ * What agent.yaml names as credential:NAME is read where systemd put it
+ * (LoadCredential=, systemd.exec(5)): a copy made when the service started, so
+ * that a renewed one comes in by a restart. A key in a plain file must not be
+ * readable by others.
  */
 import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import type { ReadFile } from './api/authorities.ts';
 import type { TlsMaterial } from './api/tls.ts';
-import { type Config, ownSpaces, readConfig } from './config.ts';
+import { type Config, CREDENTIAL, ownSpaces, readConfig } from './config.ts';
 import type { Issue } from './core/document.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import { type ListedDevice, readDevices } from './directory/devices.ts';
@@ -54,7 +59,7 @@ export function loadTls({ api }: Config): TlsMaterial {
   const read = (file: string): ReadFile => ({ file, bytes: readBytes(file, 'certificateInvalid') });
   return {
     certificate: read(api.certificate),
-    key: read(api.key),
+    key: readSecret(api.key, 'certificateInvalid'),
     clientCas: api.clientCAs.map(({ name, file, crl }) => ({
       name,
       certificates: read(file),
@@ -83,6 +88,33 @@ function ruleFiles(folder: string): { file: string; text: string }[] {
   const own = names.filter((name) => /^[^.].*\.ya?ml$/.test(name)).sort();
   if (own.length === 0) throw new AgentError('rulesInvalid', `${folder}: no rule file (*.yaml) in this folder`);
   return own.map((name) => ({ file: shown(join(folder, name)), text: readText(join(folder, name), 'rulesInvalid') }));
+}
+
+/** A private key or shared secret. What systemd hands over it guards itself; a plain file is looked at. */
+function readSecret(file: string, code: FaultCode): ReadFile {
+  const path = file.startsWith(CREDENTIAL) ? credential(file.slice(CREDENTIAL.length), code) : file;
+  const mode = statSync(path, { throwIfNoEntry: false })?.mode ?? 0; // readText says what is wrong with one that is not there
+  if (path === file && (mode & 0o007) !== 0) {
+    const shownMode = (mode & 0o777).toString(8).padStart(4, '0');
+    throw new AgentError(
+      code,
+      `${path}: others have rights to this secret (mode ${shownMode}): chmod 0600 it, or 0640 for a group`,
+    );
+  }
+  const bytes = readBytes(path, code);
+  if (bytes.toString('latin1').trim() === '') throw new AgentError(code, `${file} is empty`);
+  return { file, bytes };
+}
+
+/** Where systemd put a credential of this service. */
+function credential(name: string, code: FaultCode): string {
+  const folder = process.env['CREDENTIALS_DIRECTORY'];
+  if (folder && readdirSync(folder).includes(name)) return join(folder, name);
+  throw new AgentError(
+    code,
+    `this service was given no credential ${name}: ` +
+      `add LoadCredential=${name}:/etc/mtgate/${name} below [Service] (systemctl edit mtgate), then restart it`,
+  );
 }
 
 function readText(file: string, code: FaultCode): string {

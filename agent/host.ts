@@ -1,7 +1,8 @@
 /**
  * What the operating system gives: clocks, randomness, the boot's id, the log,
- * the lock that makes an agent the only one, who is on the other end of a
- * Unix socket, and a packet with a mark. Node has no call for some of these; libc has (through koffi).
+ * the lock that makes an agent the only one, who is on the other end of a Unix
+ * socket, a packet with a mark, and the service manager's ear. Node has no
+ * call for some of these; libc and libsystemd have (through koffi).
  */
 import { randomBytes, randomInt } from 'node:crypto';
 import { closeSync, openSync, readFileSync } from 'node:fs';
@@ -107,6 +108,38 @@ export function sendMarked(mark: number): string | undefined {
 
 function systemError(): string {
   return getSystemErrorName(-koffi.errno());
+}
+
+/** What the service manager is told (sd_notify(3)). */
+export type ServiceState = 'ready' | 'reloading' | 'working' | 'stopping';
+
+/**
+ * Tells the service manager, where one started this agent; `working` feeds its
+ * watchdog. Whether it hears is its own matter: what it misses it acts upon.
+ * @throws AgentError libraryMissing where there is a service manager, but no libsystemd
+ */
+export function notifyService(state: ServiceState): void {
+  if (!process.env['NOTIFY_SOCKET']) return;
+  const microseconds = () => process.hrtime.bigint() / 1000n;
+  const words: Readonly<Record<ServiceState, () => string>> = {
+    ready: () => 'READY=1',
+    reloading: () => `RELOADING=1\nMONOTONIC_USEC=${microseconds()}`,
+    working: () => 'WATCHDOG=1',
+    stopping: () => 'STOPPING=1',
+  };
+  sdNotify ??= loadSdNotify();
+  sdNotify(0, words[state]());
+}
+
+let sdNotify: ((keepEnvironment: number, words: string) => number) | undefined;
+
+/** Loaded where it is needed only: a host without systemd need not have it. */
+function loadSdNotify(): (keepEnvironment: number, words: string) => number {
+  try {
+    return koffi.load('libsystemd.so.0').func('int sd_notify(int unset_environment, const char *state)');
+  } catch (cause) {
+    throw new AgentError('libraryMissing', 'libsystemd.so.0 cannot be loaded', { cause });
+  }
 }
 
 function readClock(clock: number): bigint {

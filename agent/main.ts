@@ -21,7 +21,7 @@ import { refusalRecorder } from './api/problem.ts';
 import { startApi } from './api/server.ts';
 import { readTrust } from './api/tls.ts';
 import { Closure, type GapKind } from './closure.ts';
-import { AgentError } from './core/errors.ts';
+import { AgentError, type FaultCode } from './core/errors.ts';
 import type { EventName } from './core/events.ts';
 import { contains, formatEndpoint } from './core/net.ts';
 import type { Log } from './core/ports.ts';
@@ -41,7 +41,7 @@ import type { Ground } from './grants/ground.ts';
 import { Heartbeat, recover } from './grants/recovery.ts';
 import { ANSWERS_KEPT_MS } from './grants/retries.ts';
 import { openStore } from './grants/store.ts';
-import { bootId, lockFolder, openLog, peerUid, sendMarked, systemClock, systemRandom } from './host.ts';
+import { bootId, lockFolder, notifyService, openLog, peerUid, sendMarked, systemClock, systemRandom } from './host.ts';
 import { openAccount } from './inspector/account.ts';
 import { openDenialStore } from './inspector/denial-store.ts';
 import { Inspector } from './inspector/inspector.ts';
@@ -65,6 +65,10 @@ const KEEP_MS = 2_000;
 const AILING_SECONDS = 10;
 /** Ended grants are kept this long, for whoever asks what became of one. */
 const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
+
+/** The status of an end that a restart does not cure (EX_CONFIG of sysexits.h): the unit waits for a person. */
+const FILES_INVALID = 78;
+const INVALID_FILES: readonly FaultCode[] = ['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'];
 
 /** A part that was started, and how it is stopped. */
 type Stop = () => void | Promise<void>;
@@ -186,7 +190,10 @@ async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> 
     () => inspector.stop(),
     every(KEEP_MS, log, async () => ledger.keep()),
     every(3_600_000, log, async () => ledger.age()),
-    every(TICK_MS, log, () => heartbeat.beat()),
+    every(TICK_MS, log, async () => {
+      await heartbeat.beat();
+      notifyService('working'); // only behind a written heartbeat: a hung agent is to be restarted
+    }),
     every(TICK_MS, log, () => grants.sweep()),
     every(TICK_MS, log, () => closure.keep()),
     every(3_600_000, log, () => {
@@ -226,7 +233,7 @@ async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> 
     }),
   );
 
-  const reload = async () => {
+  const readAgain = async () => {
     // All is read and checked before any of it is put in force.
     const next = {
       policy: loadPolicy(config.rules, config, warn),
@@ -242,6 +249,14 @@ async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> 
     log.info({ policy: next.policy.version }, 'reloaded');
     const unusable = certificateStatus(trust, systemClock.nowMs()).filter(({ usable }) => !usable);
     return { policy: next.policy.version, devices: next.devices.length, liveGrants: grants.live.size, unusable };
+  };
+  const reload = async () => {
+    notifyService('reloading');
+    try {
+      return await readAgain();
+    } finally {
+      notifyService('ready');
+    }
   };
   process.on('SIGHUP', () => void reload().catch((fault) => logFault(log, fault, 'reloadFailed')));
   const denials = denialUseCases({
@@ -336,8 +351,10 @@ async function main(): Promise<void> {
   });
   const log = new FaultKeepingLog(openLog(values.log), systemClock);
   const stops = await start(values.config, log);
+  notifyService('ready');
   const stop = async (signal: string) => {
     log.info({ signal }, 'stopping');
+    notifyService('stopping');
     for (const part of stops.reverse()) await part();
     log.info({}, 'stopped');
     process.exit(0);
@@ -351,5 +368,5 @@ main().catch((fault) => {
   process.stderr.write(
     `mtgate: ${code}\n${message}\n${advice}\n${(fault as Error).cause ? `cause: ${String((fault as Error).cause)}\n` : ''}`,
   );
-  process.exit(1);
+  process.exit(INVALID_FILES.includes(code) ? FILES_INVALID : 1);
 });

@@ -15,7 +15,7 @@ export const FAULTS = {
     "Read the verifier's text in the cause; is this the kernel, libbpf and gate object that belong together?",
   gateNotAttached: 'Another program holds the place of the gate: `tc filter show dev IF ingress` or `bpftool net`.',
   gateFault: 'Read the cause; the gate keeps what it had.',
-  libraryMissing: 'Install it: apt-get install libbpf1 nftables iproute2 conntrack.',
+  libraryMissing: 'Install it: apt-get install libbpf1 libsystemd0 nftables iproute2 conntrack.',
   nftFailed: 'Read the cause; `nft list table inet mtgate` shows what is in force.',
   routeFailed: 'Read the cause; `ip route show type blackhole` shows what is in force.',
   conntrackFailed: 'Install the conntrack tool: apt-get install conntrack.',
