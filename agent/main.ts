@@ -22,9 +22,6 @@ import { startApi } from './api/server.ts';
 import { readTrust } from './api/tls.ts';
 import { Closure, type GapKind } from './closure.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
-import type { EventName } from './core/events.ts';
-import { contains, formatEndpoint } from './core/net.ts';
-import type { Log } from './core/ports.ts';
 import { SELF_TEST } from './core/reasons.ts';
 import type { GrantId, RealmName } from './core/words.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
@@ -42,20 +39,20 @@ import { Heartbeat, recover } from './grants/recovery.ts';
 import { ANSWERS_KEPT_MS } from './grants/retries.ts';
 import { openStore } from './grants/store.ts';
 import { bootId, lockFolder, notifyService, openLog, peerUid, sendMarked, systemClock, systemRandom } from './host.ts';
-import { openAccount } from './inspector/account.ts';
+import { deniedPackets, openAccount } from './inspector/account.ts';
 import { openDenialStore } from './inspector/denial-store.ts';
 import { Inspector } from './inspector/inspector.ts';
 import { Ledger } from './inspector/ledger.ts';
 import { packetDenial } from './inspector/packet-denial.ts';
 import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
-import { identify } from './policy/policy.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { RecentDenials } from './recent-denials.ts';
 import { baseSetup, gatePlaces, gateSetup, poolPrefixes, type Site, siteOf } from './site.ts';
-import { attachmentText, deniedPackets, packetsOf } from './status.ts';
+import { attachmentText, heartbeatAgeSeconds, runningStatus } from './status.ts';
 import { wrongSysctls } from './sysctls.ts';
-import { managementUseCases, serverUseCases } from './use-cases.ts';
+import { asAgentError, every, logFault, type Stop } from './upkeep.ts';
+import { identityPolicy, managementUseCases, serverUseCases } from './use-cases.ts';
 
 /** How often what is due is done, and the closure is looked at. */
 const TICK_MS = 1_000;
@@ -69,9 +66,6 @@ const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
 /** The status of an end that a restart does not cure (EX_CONFIG of sysexits.h): the unit waits for a person. */
 const FILES_INVALID = 78;
 const INVALID_FILES: readonly FaultCode[] = ['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'];
-
-/** A part that was started, and how it is stopped. */
-type Stop = () => void | Promise<void>;
 
 async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> {
   const stops: Stop[] = [];
@@ -107,7 +101,7 @@ async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> 
   const gapFound = (kind: GapKind) => metrics.gapFound(kind);
   const hosts = { links, missingBlackholes, setBlackholes, wrongSysctls };
   const closure = new Closure({ config, realmId, gate, base, ...hosts, log, gapFound }, site);
-  const heartbeatAgeSeconds = () => Number(systemClock.monotonicNs() - gate.lastHeartbeat()) / 1e9;
+  const heartbeatAge = () => heartbeatAgeSeconds(gate, systemClock);
   const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log);
   stops.push(() => denialStore.close());
   const ledger = new Ledger(denialStore, systemClock, systemRandom, log);
@@ -131,7 +125,7 @@ async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> 
     liveGrants: () => grants.live.size,
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
-    heartbeatAgeSeconds,
+    heartbeatAgeSeconds: heartbeatAge,
     closed: () => closure.gaps.length === 0,
     missingInterfaces: () => closure.site.absent.length,
     wrongSysctls: () => closure.wrongSysctls.length,
@@ -188,8 +182,8 @@ async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> 
   stops.push(
     async () => ledger.keep(),
     () => inspector.stop(),
-    every(KEEP_MS, log, async () => ledger.keep()),
-    every(3_600_000, log, async () => ledger.age()),
+    every(KEEP_MS, log, () => ledger.keep()),
+    every(3_600_000, log, () => ledger.age()),
     every(TICK_MS, log, async () => {
       await heartbeat.beat();
       notifyService('working'); // only behind a written heartbeat: a hung agent is to be restarted
@@ -200,23 +194,18 @@ async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> 
       const nowMs = systemClock.nowMs();
       return store.purge(nowMs - RETAIN_ENDED_MS, nowMs - ANSWERS_KEPT_MS);
     }),
-    every(TICK_MS, log, async () => alarms.look(trust)),
-    every(TICK_MS, log, async () => recent.note(systemClock.monotonicNs(), deniedPackets(gate.counters()))),
+    every(TICK_MS, log, () => alarms.look(trust)),
+    every(TICK_MS, log, () => recent.note(systemClock.monotonicNs(), deniedPackets(gate.counters()))),
   );
 
   const openApi = () =>
     startApi(config.api.listen, trust, {
       grants: serverUseCases(ground, grants, new Extensions(ground, grants)),
-      identity: {
-        identify: (facts) => identify(grants.policy, facts),
-        sourceAllowed: (server, from) =>
-          grants.policy.servers.get(server)?.apiSources.some((source) => contains(source, from)) ?? false,
-      },
+      identity: identityPolicy(grants),
       refuse: ground.refuse,
       refusedHandshake: (reason, remote) => {
         metrics.handshakeRefused(reason);
-        const target = `tcp ${formatEndpoint(config.api.listen)}`;
-        ledger.denials.add({ kind: 'handshake', reason, source: remote ?? 'unknown', target });
+        ledger.refusedHandshake(reason, remote, config.api.listen);
       },
       clock: systemClock,
       random: systemRandom,
@@ -272,29 +261,8 @@ async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> 
       drain: (wanted) => {
         draining = wanted;
       },
-      status: () => {
-        const counters = gate.counters();
-        const gap = closure.objection();
-        return {
-          closed: gap === undefined,
-          ...(gap !== undefined && { gap }),
-          draining,
-          interfaces: {
-            outside: config.outside.interface,
-            inside: config.inside.map(({ realm, interface: link }) => ({ realm, interface: link })),
-          },
-          missingInterfaces: closure.site.absent.map(({ why }) => why),
-          wrongSysctls: closure.wrongSysctls.map(({ name, value, expected }) => `${name} is ${value}, not ${expected}`),
-          attachments: gate.attachments().map(attachmentText),
-          heartbeatAgeSeconds: heartbeatAgeSeconds(),
-          orphanGraceSeconds,
-          packets: packetsOf(counters),
-          deniedInLastMinute: recent.inLastMinute(systemClock.monotonicNs(), deniedPackets(counters)),
-          inspector: inspector.reading(),
-          certificates: certificateStatus(trust, systemClock.nowMs()),
-          ...(log.last && { lastFault: log.last }),
-        };
-      },
+      status: () =>
+        runningStatus({ config, closure, gate, inspector, recent, trust, draining, fault: log.last }, systemClock),
     }),
     peerUid,
     log,
@@ -303,7 +271,7 @@ async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> 
   const pages = await servePages(config.metrics.listen, {
     metrics: () => metrics.text(),
     ailing: () => {
-      const age = heartbeatAgeSeconds();
+      const age = heartbeatAge();
       return age > AILING_SECONDS ? `no heartbeat for ${age.toFixed()} s` : undefined;
     },
     notReady: () => ground.notReady()?.why,
@@ -311,35 +279,6 @@ async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> 
   stops.push(() => pages.close());
   log.info({ gateway: config.gateway, attachments: gate.attachments().map(attachmentText) }, 'ready');
   return stops;
-}
-
-/** Does something again and again, never twice at once; what it throws is logged and does not end it. */
-function every(periodMs: number, log: Log, act: () => Promise<void>): Stop {
-  let timer: NodeJS.Timeout;
-  let running: Promise<void> = Promise.resolve();
-  let stopped = false;
-  const arm = () => {
-    timer = setTimeout(() => {
-      running = act()
-        .catch((fault) => logFault(log, fault, 'tickFailed'))
-        .then(() => (stopped ? undefined : arm()));
-    }, periodMs);
-  };
-  arm();
-  return async () => {
-    stopped = true;
-    clearTimeout(timer);
-    await running;
-  };
-}
-
-function logFault(log: Log, fault: unknown, event: EventName): void {
-  const { code, message, advice } = asAgentError(fault);
-  log.error({ code, message, advice, cause: String((fault as Error).cause ?? '') }, event);
-}
-
-function asAgentError(fault: unknown): AgentError {
-  return fault instanceof AgentError ? fault : new AgentError('internal', String(fault), { cause: fault });
 }
 
 async function main(): Promise<void> {

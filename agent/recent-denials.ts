@@ -7,16 +7,16 @@ const MINUTE_NS = 60_000_000_000n;
 
 export class RecentDenials {
   /** The looks of the last minute, oldest first. */
-  #looks: { readonly atNs: bigint; readonly total: number }[] = [];
+  #looks: { readonly atNs: bigint; readonly total: bigint }[] = [];
 
   /** Keeps what the count is at this moment. */
-  note(nowNs: bigint, total: number): void {
+  note(nowNs: bigint, total: bigint): void {
     this.#looks = [...this.#within(nowNs), { atNs: nowNs, total }];
   }
 
   /** Since the oldest look that is no older than a minute; less where the agent is younger than that. */
-  inLastMinute(nowNs: bigint, total: number): number {
-    return total - (this.#within(nowNs)[0]?.total ?? total);
+  inLastMinute(nowNs: bigint, total: bigint): number {
+    return Number(total - (this.#within(nowNs)[0]?.total ?? total));
   }
 
   #within(nowNs: bigint) {

@@ -2,11 +2,18 @@
  * What `mtgate status` is told of the running agent, as the management socket
  * answers it. Values are read where they are kept, when somebody asks.
  */
-import type { CertificateStatus } from './api/expiry.ts';
+import { type CertificateStatus, certificateStatus } from './api/expiry.ts';
+import type { Trust } from './api/tls.ts';
+import type { Closure } from './closure.ts';
+import type { Config } from './config.ts';
+import type { Clock } from './core/ports.ts';
 import type { Attachment } from './dataplane/attachment.ts';
 import type { GateCounters, PacketCount } from './dataplane/dataplane.ts';
+import type { Gate } from './dataplane/gate.ts';
+import { deniedPackets } from './inspector/account.ts';
 import type { InspectorReading } from './inspector/inspector.ts';
 import type { LastFault } from './last-fault.ts';
+import type { RecentDenials } from './recent-denials.ts';
 
 /** The part that only main knows. */
 export interface RunningStatus {
@@ -43,6 +50,48 @@ export interface Status extends RunningStatus {
   readonly bindings: number;
 }
 
+/** Where the values are kept. */
+interface Parts {
+  readonly config: Pick<Config, 'outside' | 'inside' | 'gate'>;
+  readonly closure: Closure;
+  readonly gate: Pick<Gate, 'counters' | 'attachments' | 'lastHeartbeat'>;
+  readonly inspector: { reading(): InspectorReading };
+  readonly recent: RecentDenials;
+  readonly trust: Trust;
+  readonly draining: boolean;
+  readonly fault: LastFault | undefined;
+}
+
+export function runningStatus(parts: Parts, clock: Clock): RunningStatus {
+  const { config, closure, gate, inspector, recent, trust, draining, fault } = parts;
+  const counters = gate.counters();
+  const gap = closure.objection();
+  return {
+    closed: gap === undefined,
+    ...(gap !== undefined && { gap }),
+    draining,
+    interfaces: {
+      outside: config.outside.interface,
+      inside: config.inside.map(({ realm, interface: link }) => ({ realm, interface: link })),
+    },
+    missingInterfaces: closure.site.absent.map(({ why }) => why),
+    wrongSysctls: closure.wrongSysctls.map(({ name, value, expected }) => `${name} is ${value}, not ${expected}`),
+    attachments: gate.attachments().map(attachmentText),
+    heartbeatAgeSeconds: heartbeatAgeSeconds(gate, clock),
+    orphanGraceSeconds: config.gate.orphanGraceSeconds,
+    packets: packetsOf(counters),
+    deniedInLastMinute: recent.inLastMinute(clock.monotonicNs(), deniedPackets(counters)),
+    inspector: inspector.reading(),
+    certificates: certificateStatus(trust, clock.nowMs()),
+    ...(fault && { lastFault: fault }),
+  };
+}
+
+/** How long ago the gate last heard the agent. */
+export function heartbeatAgeSeconds(gate: Pick<Gate, 'lastHeartbeat'>, clock: Clock): number {
+  return Number(clock.monotonicNs() - gate.lastHeartbeat()) / 1e9;
+}
+
 /** An attachment in a word: `outsideIngress outside tcx`. */
 export const attachmentText = ({ hook, interface: link, kind }: Attachment) => `${hook} ${link.name} ${kind}`;
 
@@ -59,9 +108,4 @@ export function packetsOf({ denied, grantedIn, grantedOut, passed, sampled }: Ga
     sampled: number(sampled),
     denied: Object.fromEntries(happened) as Readonly<Record<string, number>>,
   };
-}
-
-/** All packets that the gate denied, whatever the reason. */
-export function deniedPackets({ denied }: GateCounters): number {
-  return Object.values(denied).reduce((sum, { packets }) => sum + Number(packets), 0);
 }

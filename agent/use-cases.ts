@@ -4,6 +4,7 @@
  * (all of it). Between the words of the API and those of the domain.
  */
 import type { DenialUseCases } from './api/denial-routes.ts';
+import type { IdentityPolicy } from './api/identity.ts';
 import type { ManagementUseCases } from './api/management.ts';
 import type { OperatorGrant, OperatorGrantDetail } from './api/operator-rows.ts';
 import type { Grant, GrantsUseCases, ServerLimits } from './api/routes.ts';
@@ -18,8 +19,17 @@ import type { Ground } from './grants/ground.ts';
 import { END_CAUSES } from './grants/lifecycle.ts';
 import type { GrantRecord } from './grants/record.ts';
 import { explain } from './policy/explain.ts';
-import type { AllowRule, Limits, Policy } from './policy/policy.ts';
+import { type AllowRule, identify, type Limits, type Policy } from './policy/policy.ts';
 import type { RunningStatus, Status } from './status.ts';
+
+/** Whose a certificate is and where it may ask from, by the policy in force when it is asked. */
+export function identityPolicy(grants: Grants): IdentityPolicy {
+  return {
+    identify: (facts) => identify(grants.policy, facts),
+    sourceAllowed: (server, from) =>
+      grants.policy.servers.get(server)?.apiSources.some((source) => contains(source, from)) ?? false,
+  };
+}
 
 export function serverUseCases(ground: Ground, grants: Grants, extensions: Extensions): GrantsUseCases {
   /** Changes with every start and every policy: what a server remembers of us may then be out of date. */

@@ -24,18 +24,19 @@ export interface Account {
 /** Begins an account, before anything can be received; the function returned reads it. */
 export function openAccount(gate: () => GateSeen, received: () => number): () => Account {
   // In the gate's own order: no sample is taken off whose denial is not.
-  const deniedBefore = totalOf(gate());
+  const deniedBefore = deniedPackets(gate());
   const sampledBefore = gate().sampled.packets;
   return () => {
     const arrived = received();
     const sampled = Number(gate().sampled.packets - sampledBefore);
-    const seen = Number(totalOf(gate()) - deniedBefore);
+    const seen = Number(deniedPackets(gate()) - deniedBefore);
     // More than was handed on can arrive only where somebody else logs in our words.
     const inspected = Math.min(arrived, sampled);
     return { seen, inspected, unsampled: seen - sampled, lost: sampled - inspected };
   };
 }
 
-function totalOf({ denied }: GateSeen): bigint {
+/** All packets that the gate denied, whatever the reason. */
+export function deniedPackets({ denied }: Pick<GateSeen, 'denied'>): bigint {
   return Object.values(denied).reduce((sum, { packets }) => sum + packets, 0n);
 }

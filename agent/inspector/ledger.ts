@@ -6,8 +6,10 @@
  * A disk that takes nothing holds nobody up: the list goes on in memory, and
  * of the refusals that wait the oldest are given up, counted.
  */
+import type { Endpoint } from '../core/net.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
-import type { Refusal, RefusalFacts } from '../core/reasons.ts';
+import type { Refusal, RefusalFacts, TlsReason } from '../core/reasons.ts';
+import { endpointKey } from '../core/words.ts';
 import type { DenialStore } from './denial-store.ts';
 import { Denials } from './denials.ts';
 import { type KeptRefusal, keptRefusal, matchesRefusal, type RefusalFilter, refusalDenial } from './refusals.ts';
@@ -43,6 +45,11 @@ export class Ledger {
     if (this.#waiting.length <= WAITING_MOST) return;
     this.#waiting.shift();
     this.#givenUp += 1;
+  }
+
+  /** A handshake that failed, from an address if that is known, at where the API listens. */
+  refusedHandshake(reason: TlsReason, remote: string | undefined, at: Endpoint): void {
+    this.denials.add({ kind: 'handshake', reason, source: remote ?? 'unknown', target: endpointKey('tcp', at) });
   }
 
   /** The newest first. */

@@ -8,15 +8,15 @@ import { HandClock, KeptLog } from '../clock.ts';
 test('denials of the last minute: not those before, and none made up', () => {
   const clock = new HandClock();
   const recent = new RecentDenials();
-  expect(recent.inLastMinute(clock.monotonicNs(), 1000)).toBe(0); // the gate counted before this agent came
+  expect(recent.inLastMinute(clock.monotonicNs(), 1000n)).toBe(0); // the gate counted before this agent came
   for (let second = 0; second <= 90; second++) {
-    recent.note(clock.monotonicNs(), 1000 + second * 2);
+    recent.note(clock.monotonicNs(), 1000n + BigInt(second) * 2n);
     clock.pass(1);
   }
   // The oldest look within the minute was 60 s ago: 31 s after the first.
-  expect(recent.inLastMinute(clock.monotonicNs(), 1180)).toBe(1180 - (1000 + 31 * 2));
+  expect(recent.inLastMinute(clock.monotonicNs(), 1180n)).toBe(1180 - (1000 + 31 * 2));
   clock.pass(120);
-  expect(recent.inLastMinute(clock.monotonicNs(), 5000)).toBe(0);
+  expect(recent.inLastMinute(clock.monotonicNs(), 5000n)).toBe(0);
 });
 
 test('the last fault is kept, with its time; the log hears all', () => {
