@@ -6,7 +6,8 @@
 import { existsSync } from 'node:fs';
 import { release } from 'node:os';
 import { dirname } from 'node:path';
-import type { Config } from '../config.ts';
+import { type Config, CREDENTIAL } from '../config.ts';
+import { type WrongSysctl, wrongSysctls } from '../sysctls.ts';
 import { ownVersion } from '../version.ts';
 import { bad, type Finding, ok, type Row, unknown } from './finding.ts';
 import * as host from './host.ts';
@@ -31,8 +32,7 @@ export const HOST_CHECKS: readonly Check[] = [
   },
   { name: 'libbpf', look: async () => judge.judgeLibrary('libbpf.so.1', 'libbpf1', await libraries()) },
   { name: 'libpcap', look: async () => judge.judgeLibrary('libpcap.so.0.8', 'libpcap0.8', await libraries()) },
-  { name: 'forwarding ipv4', look: () => kernel.judgeForwarding('ipv4', host.sysctl('ipv4/ip_forward')) },
-  { name: 'forwarding ipv6', look: () => kernel.judgeForwarding('ipv6', host.sysctl('ipv6/conf/all/forwarding')) },
+  { name: 'kernel settings', look: () => kernel.judgeSysctls(wrongSysctls([])) },
   {
     name: 'tracked flows',
     look: () => kernel.judgeConntrack(tracking('nf_conntrack_count'), tracking('nf_conntrack_max')),
@@ -57,7 +57,7 @@ export async function siteChecks(config: Config, nowMs: number): Promise<readonl
     ...links.flatMap((link) => linkChecks(link, states)),
     { name: 'store', look: () => judge.judgeFolderRights(store.directory, host.mode(store.directory)) },
     { name: 'disk', look: () => judge.judgeSpace(store.directory, host.freeBytes(store.directory)) },
-    { name: 'API key', look: () => needed(api.key, () => judge.judgeKeyRights(api.key, host.mode(api.key))) },
+    { name: 'API key', look: () => keyFinding(api.key) },
     ...dates.map(({ what, file }) => ({
       name: what,
       look: () => needed(file, () => judge.judgeDate(file, host.daysLeft(file, nowMs))),
@@ -78,6 +78,12 @@ export function examine(checks: readonly Check[]): Promise<Row[]> {
   );
 }
 
+/** What systemd hands to the service is not there for others to look at. */
+function keyFinding(key: string): Finding {
+  if (key.startsWith(CREDENTIAL)) return ok(`${key}: systemd hands it to the service`);
+  return needed(key, () => judge.judgeKeyRights(key, host.mode(key)));
+}
+
 /** A file without which the agent does not start. */
 function needed(file: string, look: () => Finding): Finding {
   try {
@@ -95,16 +101,13 @@ function unread(fault: NodeJS.ErrnoException): Finding {
 }
 
 function linkChecks(link: string, states: ReadonlyMap<string, string>): Check[] {
-  const ipv4 = (where: string) => (name: string) => host.sysctl(`ipv4/conf/${where}/${name}`);
-  const [all, own] = [ipv4('all'), ipv4(link)];
-  const redirects = (of: typeof all) => ({ accept: of('accept_redirects'), send: of('send_redirects') });
+  const own = ({ name }: WrongSysctl) => name.includes(`/${link}/`);
   const interfaceCheck = { name: 'interface', look: () => kernel.judgeLink(link, states.get(link)) };
   if (!states.has(link)) return [interfaceCheck];
   return [
     interfaceCheck,
     { name: 'offloads', look: async () => kernel.judgeOffloads(link, await host.tool('ethtool', '-k', link)) },
-    { name: 'reverse path', look: () => kernel.judgeReversePath(link, all('rp_filter'), own('rp_filter')) },
-    { name: 'redirects', look: () => kernel.judgeRedirects(link, { all: redirects(all), own: redirects(own) }) },
+    { name: 'settings', look: () => kernel.judgeSysctls(wrongSysctls([link]).filter(own)) },
   ];
 }
 

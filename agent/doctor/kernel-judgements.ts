@@ -2,7 +2,7 @@
  * Judgements about the kernel and its network: pure, from found values to a
  * finding. Names of sysctls are given as people type them.
  */
-import type { Family } from '../core/net.ts';
+import type { WrongSysctl } from '../sysctls.ts';
 import { bad, type Finding, ok, unknown, warn } from './finding.ts';
 
 /** Linux 6.1 has all that the gate needs; 6.6 has TCX. */
@@ -20,13 +20,11 @@ export function judgeBpffs(path: string, fileSystemType: number): Finding {
   return bad(`${path} is no BPF file system`, 'Mount it: mount -t bpf bpf /sys/fs/bpf, or correct gate.bpffs.');
 }
 
-export function judgeForwarding(family: Family, value: string): Finding {
-  const name = family === 'ipv4' ? 'net.ipv4.ip_forward' : 'net.ipv6.conf.all.forwarding';
-  if (value === '1') return ok(`${name} = 1`);
-  return warn(
-    `${name} = ${value}: devices begin no ${family} flows of their own (granted flows pass)`,
-    `Once the base stands: sysctl -w ${name}=1`,
-  );
+/** Kernel settings against what the gateway rests on (sysctls.ts). What is wrong there opens nothing: the gate closes whatever they say. */
+export function judgeSysctls(wrong: readonly WrongSysctl[]): Finding {
+  if (wrong.length === 0) return ok('as the gateway needs them');
+  const found = wrong.map(({ name, value, why }) => `${name} = ${value}, but ${why}`);
+  return warn(found.join('; '), `sysctl -w ${wrong.map(({ name, expected }) => `${name}=${expected}`).join(' ')}`);
 }
 
 /** `unknown` is what a TUN says while it works; undefined: there is none of this name. */
@@ -34,41 +32,6 @@ export function judgeLink(link: string, state: string | undefined): Finding {
   if (state === undefined) return bad(`${link} is not there`, 'Create it, or name another in agent.yaml.');
   if (state === 'up' || state === 'unknown') return ok(`${link} is ${state === 'up' ? 'up' : 'there'}`);
   return warn(`${link} is ${state}`, `ip link set ${link} up; is the cable, or the other end, in place?`);
-}
-
-/** sysctl writes the dot of a VLAN's name as a slash. */
-function sysctlName(link: string): string {
-  return link.replaceAll('.', '/');
-}
-
-/**
- * Reverse path filtering: the kernel takes the stricter of `all` and the
- * interface's. Strict (1) drops device-initiated flows whose way back is
- * another one.
- */
-export function judgeReversePath(link: string, all: string, own: string): Finding {
-  const mode = Math.max(Number(all), Number(own));
-  if (mode !== 1) return ok(`${link}: ${mode === 0 ? 'off' : 'loose'}`);
-  return warn(
-    `${link}: strict; packets are dropped where the way back differs`,
-    `If routes are not symmetric: sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.${sysctlName(link)}.rp_filter=2`,
-  );
-}
-
-/** Redirects are taken where both `all` and the interface's say so (forwarding), sent where either does. */
-export function judgeRedirects(
-  link: string,
-  values: Readonly<Record<'all' | 'own', { accept: string; send: string }>>,
-) {
-  const accepted = values.all.accept === '1' && values.own.accept === '1';
-  const sent = values.all.send === '1' || values.own.send === '1';
-  if (!accepted && !sent) return ok(`${link}: neither taken nor sent`);
-  const what = [accepted && 'taken', sent && 'sent'].filter(Boolean).join(' and ');
-  const wanted = ['all', sysctlName(link)].flatMap((name) => [
-    ...(accepted ? [`net.ipv4.conf.${name}.accept_redirects=0`] : []),
-    ...(sent ? [`net.ipv4.conf.${name}.send_redirects=0`] : []),
-  ]);
-  return warn(`${link}: ICMP redirects are ${what}`, `sysctl -w ${wanted.join(' ')}`);
 }
 
 /** Connection tracking holds device-initiated flows only; a full table drops new ones. */

@@ -15,7 +15,7 @@ const forwardChain = (policy: string) =>
 const MIB = 2 ** 20;
 const agent = (changes: Partial<Status>) =>
   ({ gateway: 'gw-1', closed: true, draining: false, liveGrants: 3, ...changes }) as Status;
-const redirects = (accept: string, send: string) => ({ all: { accept, send }, own: { accept, send } });
+const FORWARDING_OFF = { name: 'net/ipv4/ip_forward', value: '0', expected: '1', why: 'flows are forwarded' };
 
 test.each<[string, Finding, Finding['level'], string | RegExp]>([
   ['a kernel with TCX', kernel.judgeKernel('6.18.44-fc'), 'ok', /attaches by TCX$/],
@@ -24,23 +24,12 @@ test.each<[string, Finding, Finding['level'], string | RegExp]>([
   ['a next generation', kernel.judgeKernel('7.0'), 'ok', /TCX/],
   ['bpffs', kernel.judgeBpffs('/sys/fs/bpf', 0xcafe4a11), 'ok', /is a BPF file system/],
   ['no bpffs', kernel.judgeBpffs('/sys/fs/bpf', 0x62656572), 'bad', /is no BPF/],
-  ['forwarding', kernel.judgeForwarding('ipv4', '1'), 'ok', 'net.ipv4.ip_forward = 1'],
-  ['no forwarding', kernel.judgeForwarding('ipv6', '0'), 'warn', /no ipv6 flows of their own/],
+  ['settings', kernel.judgeSysctls([]), 'ok', 'as the gateway needs them'],
+  ['a wrong one', kernel.judgeSysctls([FORWARDING_OFF]), 'warn', 'net/ipv4/ip_forward = 0, but flows are forwarded'],
   ['a link that is up', kernel.judgeLink('eth0', 'up'), 'ok', 'eth0 is up'],
   ['a TUN', kernel.judgeLink('tun0', 'unknown'), 'ok', 'tun0 is there'],
   ['no such link', kernel.judgeLink('eth9', undefined), 'bad', 'eth9 is not there'],
   ['a link that is down', kernel.judgeLink('eth0', 'down'), 'warn', 'eth0 is down'],
-  ['no reverse path filter', kernel.judgeReversePath('eth0', '0', '0'), 'ok', 'eth0: off'],
-  ['a strict one', kernel.judgeReversePath('eth0', '1', '0'), 'warn', /strict/],
-  ['a loose one wins over strict', kernel.judgeReversePath('eth0', '2', '1'), 'ok', 'eth0: loose'],
-  ['no redirects', kernel.judgeRedirects('eth0', redirects('0', '0')), 'ok', /neither/],
-  ['redirects sent', kernel.judgeRedirects('eth0', redirects('0', '1')), 'warn', 'eth0: ICMP redirects are sent'],
-  [
-    'accepted by one alone is accepted by none',
-    kernel.judgeRedirects('eth0', { all: { accept: '0', send: '0' }, own: { accept: '1', send: '0' } }),
-    'ok',
-    /neither/,
-  ],
   ['room to track', kernel.judgeConntrack(10, 262_144), 'ok', '10 of 262144 entries used'],
   ['little room', kernel.judgeConntrack(200_000, 262_144), 'warn', /200000/],
   ['no room', kernel.judgeConntrack(262_144, 262_144), 'bad', /262144 of/],
@@ -91,8 +80,8 @@ test.each<[string, Finding, Finding['level'], string | RegExp]>([
   if (level === 'warn' || level === 'bad') expect(finding.advice).toMatch(/\S/);
 });
 
-test('advice about a VLAN can be typed as it stands', () => {
-  expect(kernel.judgeReversePath('eth0.100', '1', '1').advice).toContain('net.ipv4.conf.eth0/100.rp_filter=2');
+test('advice about settings can be typed as it stands', () => {
+  expect(kernel.judgeSysctls([FORWARDING_OFF]).advice).toBe('sysctl -w net/ipv4/ip_forward=1');
 });
 
 test('what cannot be looked at is a row too, and holds up no other', async () => {
