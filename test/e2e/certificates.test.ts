@@ -121,7 +121,7 @@ test('a list that cannot be used: nobody of its CA is heard, live grants go on, 
   expect(await asks(kept)).toBe('503 Service Unavailable');
   expect(agent.logged('refused').at(-1)).toMatchObject({ reason: 'revocationUnknown' });
   expect(await server.udp({ to: externalEndpoint })).toMatchObject({ outcome: 'answer' });
-  expect((await agent.mtgate('reload')).stdout).toMatch(/^not usable: crl mtc-ca: is empty$/m);
+  expect((await agent.mtgate('reload')).stdout).toMatch(/^not usable: CRL mtc-ca: is empty$/m);
   const { certificates } = JSON.parse((await agent.mtgate('status', '--json')).stdout);
   expect(certificates).toContainEqual({ name: 'mtc-ca', kind: 'crl', usable: false, daysLeft: 0, why: 'is empty' });
   const page = await network.run('gateway', ['curl', '--silent', 'http://127.0.0.1:9464/metrics']);

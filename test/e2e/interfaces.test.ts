@@ -104,7 +104,7 @@ test('it starts without an interface of a realm: no grant toward that realm, and
     { interface: SECOND.interface, realm: SECOND.realm, why: `there is no interface ${SECOND.interface}` },
   ]);
   expect(await status()).toMatchObject({
-    closed: 'yes',
+    closed: true,
     missingInterfaces: [`there is no interface ${SECOND.interface}`],
   });
   expect(await agent.grant(TO_SECOND)).toMatchObject({ status: 503, body: { code: 'UNAVAILABLE' } });

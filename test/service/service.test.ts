@@ -225,7 +225,7 @@ describe('at work', () => {
     const asNobody = (groups: string) =>
       machine.run(`setpriv --reuid nobody --regid nogroup ${groups} mtgate grants --json`, { mayFail: true });
     expect(JSON.parse((await asNobody('--groups mtgate')).stdout)).toHaveLength(1);
-    expect(await asNobody('--clear-groups')).toMatchObject({ status: 3, stdout: '' });
+    expect(await asNobody('--clear-groups')).toMatchObject({ status: 4, stdout: '' });
   });
 
   test('a reload with invalid rules fails and says where; nothing has changed', async () => {
