@@ -20,12 +20,11 @@ close() {
 	END
 }
 
-# put NAME VALUE: sets a sysctl (a pattern: each of them), and tells what it was.
+# put NAME VALUE: sets a sysctl (a pattern: each of them) where it is another, and tells what it was.
 put() {
-	for file in /proc/sys/net/$1; do
-		[ -e "$file" ] || continue # such as IPv6, switched off
-		read -r was <"$file" || continue # an interface that has just gone
-		[ "$was" = "$2" ] && continue
+	# What is not there is left alone, such as IPv6 that is switched off.
+	for file in $(grep -Lxs "$2" /proc/sys/net/$1); do
+		was=$(cat "$file")
 		if echo "$2" >"$file"; then echo "$file was $was, is $2 now"; else failed=1; fi
 	done
 }

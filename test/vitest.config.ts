@@ -18,7 +18,7 @@ export default defineConfig({
       {
         test: {
           name: 'kernel',
-          include: ['test/{kernel,e2e}/**/*.test.ts'],
+          include: ['test/{kernel,e2e,service}/**/*.test.ts'],
           fileParallelism: false,
           testTimeout: 60_000,
           hookTimeout: 60_000,

@@ -3,15 +3,30 @@
 # as PID 1 on a copy-on-write view of /, so that what it installs, enables and
 # writes is gone with it. Run by machine.ts as
 #
-#   unshare (mount, pid, uts, ipc, cgroup) sh boot.sh FOLDER SOURCE
+#   unshare (mount, pid, uts, ipc) sh boot.sh FOLDER SOURCE PREPARE
 #
 # in the network namespace that is to be its network. FOLDER: an empty one to
-# mount on. SOURCE: what of this machine is to be seen though it may lie on
-# another file system (read-only).
+# mount on; its name, which begins with mtgate-PID of the test, is also that of
+# the machine's control group. SOURCE: what of this machine is to be seen
+# though it may lie on another file system (read-only). PREPARE: a script to run
+# in SOURCE before the boot.
 set -eu
-folder=$1 source=$2
-mount --make-rprivate /
-mount -t tmpfs -o mode=0755 tmpfs "$folder"
+folder=$1 source=$2 prepare=$3
+if [ $# = 3 ]; then
+	mount --make-rprivate /
+	mount -t tmpfs -o mode=0755 tmpfs "$folder"
+	# A control group of its own: systemd believes that all below the root is its to end.
+	mkdir "$folder/groups"
+	mount -t cgroup2 cgroup2 "$folder/groups"
+	parent=$folder/groups$(sed -n 's/^0:://p' /proc/self/cgroup)
+	for group in "$parent"/mtgate-*/; do # of machines whose test is gone
+		pid=${group#"$parent/mtgate-"}
+		[ -e "/proc/${pid%%-*}" ] || find "$group" -depth -type d -exec rmdir {} + || true
+	done
+	mkdir "$parent/${folder##*/}"
+	echo 0 >"$parent/${folder##*/}/cgroup.procs"
+	exec unshare --cgroup sh "$0" "$folder" "$source" "$prepare" grouped
+fi
 mkdir "$folder/upper" "$folder/work" "$folder/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$folder/upper,workdir=$folder/work" "$folder/root"
 mkdir -p "$folder/root$source"
@@ -34,6 +49,7 @@ for device in null zero full random urandom tty; do
 	mount --bind "/dev/$device" "dev/$device"
 done
 ln -s /proc/self/fd dev/fd
+ln -s pts/ptmx dev/ptmx
 
 # Nothing of what this machine would start or mount by itself.
 rm -rf etc/systemd/system
@@ -44,4 +60,6 @@ mkdir -p .before
 pivot_root . .before
 mount --make-rshared / # else LoadCredential= stays empty
 umount --lazy /.before
+(cd "$source" && HOME=/root sh -euc "$prepare") >&2
+echo booting
 exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --show-status=no systemd.unit=multi-user.target

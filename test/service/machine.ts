@@ -8,7 +8,10 @@ import { readFileSync } from 'node:fs';
 import { ROOT, until } from '../child.ts';
 import type { Network, Output } from '../network.ts';
 
-const NAMESPACES = ['--mount', '--pid', '--uts', '--ipc', '--cgroup'];
+const NAMESPACES = ['--mount', '--pid', '--uts', '--ipc'];
+
+/** A boot takes two seconds, on a machine that does nothing else. */
+const BOOT_MS = 50_000;
 
 interface RunOptions {
   readonly mayFail?: boolean;
@@ -27,16 +30,20 @@ export class Machine {
     this.#init = init;
   }
 
-  /** Boots; resolves when all that was to be started has been. */
-  static async boot(network: Network, namespace: string): Promise<Machine> {
+  /**
+   * Boots, behind a script that is run in the machine's files before; resolves
+   * when all that was to be started has been.
+   */
+  static async boot(network: Network, namespace: string, prepare = ''): Promise<Machine> {
     const command = ['unshare', ...NAMESPACES, '--fork', '--kill-child', 'sh', `${ROOT}test/service/boot.sh`];
-    const child = await network.spawn(namespace, [...command, network.folder(), ROOT], { line: /^$|/ });
+    const child = await network.spawn(namespace, [...command, network.folder(), ROOT, prepare], { line: /^$|/ });
     const init = await until('the first process of the machine', () => firstChild(child.pid));
     const machine = new Machine(network, namespace, init);
-    await until(`the machine to be up\n${child.errors}`, async () => {
-      const { stdout } = await machine.run('systemctl is-system-running', { mayFail: true });
+    const up = async () => {
+      const { stdout } = await machine.run('systemctl is-system-running --wait', { mayFail: true });
       return /^(running|degraded)/.test(stdout) || undefined;
-    });
+    };
+    await until(`the machine to be up\n${child.errors}`, up, BOOT_MS);
     return machine;
   }
 

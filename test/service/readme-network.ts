@@ -10,8 +10,7 @@
  */
 import { Network } from '../network.ts';
 
-export const SERVER = '198.51.100.10';
-export const ROGUE = '198.18.0.66';
+export const SERVER = { ipv4: '198.51.100.10', ipv6: '2001:db8:51::10' } as const;
 export const DEVICE = { ipv4: '10.20.0.2', ipv6: 'fd00:20::2' } as const;
 
 export function readmeNetwork(): Network {
@@ -35,11 +34,11 @@ export function readmeNetwork(): Network {
     },
     links: [
       [
-        { namespace: 'server', interface: 'eth0', addresses: [`${SERVER}/24`, '2001:db8:51::10/64'] },
+        { namespace: 'server', interface: 'eth0', addresses: [`${SERVER.ipv4}/24`, `${SERVER.ipv6}/64`] },
         { namespace: 'wan', interface: 'server', addresses: ['198.51.100.1/24', '2001:db8:51::1/64'] },
       ],
       [
-        { namespace: 'rogue', interface: 'eth0', addresses: [`${ROGUE}/24`] },
+        { namespace: 'rogue', interface: 'eth0', addresses: ['198.18.0.66/24'] },
         { namespace: 'wan', interface: 'rogue', addresses: ['198.18.0.1/24'] },
       ],
       [

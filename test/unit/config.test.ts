@@ -94,6 +94,19 @@ test('paths are read from the folder of the file, services and next hops as they
   ]);
 });
 
+test('a key may be a credential of the service; what is read again at a reload may not', () => {
+  const { config } = configOf(reading(['key: /keys/api.key', 'key: credential:api.key']));
+  expect(config.api.key).toBe('credential:api.key');
+  const refused = reading(
+    ['key: /keys/api.key', 'key: "credential:../shadow"'],
+    ['certificate: api.crt', 'certificate: credential:api.crt'],
+  );
+  expect(issuesOf(refused)).toEqual([
+    `${FILE}:10:16: expected a path, found "credential:api.crt"`,
+    `${FILE}:11:8: expected a path, or credential:NAME, found "credential:../shadow"`,
+  ]);
+});
+
 test("the gateway's own spaces are its pools and realms", () => {
   const { config } = configOf(reading());
   expect(ownSpaces(config).map(({ prefix, owner }) => `${prefix.text} ${owner}`)).toEqual([
@@ -114,7 +127,7 @@ describe('issues', () => {
       [
         `${FILE}:1:1: "outside" is missing: expected a mapping with the keys interface, nextHops`,
         `${FILE}:2:1: unknown key "outsied"; did you mean "outside"?`,
-        `${FILE}:8:1: "key" is missing: expected a path`,
+        `${FILE}:8:1: "key" is missing: expected a path, or credential:NAME`,
         `${FILE}:11:3: unknown key "kee"; did you mean "key"?`,
       ],
     ],
