@@ -96,7 +96,17 @@ export function subject(): string {
   rmSync(site, { recursive: true, force: true });
   rmSync(disk, { force: true });
   writeSite(site);
-  const repository = ['agent', 'dist', 'rules', 'systemd', 'test', 'package.json', 'package-lock.json', 'LICENSE'];
+  const repository = [
+    'agent',
+    'dist',
+    'rules',
+    'systemd',
+    'test',
+    'package.json',
+    'package-lock.json',
+    'tsconfig.json',
+    'LICENSE',
+  ];
   const sources = [
     ...repository.map((name) => ROOT + name),
     realpathSync(`${ROOT}node_modules`),

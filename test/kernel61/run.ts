@@ -33,7 +33,7 @@ function machine({ kernel, disk }: System, tested: string): string[] {
     // NVMe: what Debian's cloud kernel needs no module for, and so no initrd.
     ...[...drive('system', disk), ...drive('tested', tested), '-device', 'nvme,serial=kernel61'],
     ...['-device', 'nvme-ns,nsid=1,drive=system', '-device', 'nvme-ns,nsid=2,drive=tested'],
-    ...['-kernel', kernel, '-append', `console=ttyS0 panic=-1 root=/dev/nvme0n1 rw ${INIT}`],
+    ...['-kernel', kernel, '-append', `console=ttyS0 panic=-1 systemd.show_status=no root=/dev/nvme0n1 rw ${INIT}`],
   ];
 }
 

@@ -4,7 +4,7 @@
  * on, as `ip -batch` reads them. Who is who is the standard network's, with
  * the whole outside in one namespace:
  *
- *   pdn: server, rogue, upstream ── (outside) gateway (inside) ── device
+ *   pdn: server, rogue, upstream ── (sgi0) gateway (pgw0) ── device
  *
  * The gateway is the guest itself, since its units are what is tested.
  */
@@ -18,8 +18,6 @@ import {
   GATEWAY,
   GRANTS_POOL,
   INNER_GATEWAY,
-  INSIDE,
-  OUTSIDE,
   REALM_PREFIX,
   ROGUE,
   SERVER,
@@ -27,6 +25,9 @@ import {
   UPSTREAM,
 } from '../standard-network.ts';
 
+/** Named unlike those of test networks: Linux 6.1 refuses to make an interface elsewhere whose name is taken here. */
+export const OUTSIDE = 'sgi0';
+export const INSIDE = 'pgw0';
 /** The namespaces beside the gateway. */
 export const PDN = 'pdn';
 export const DEVICE_SIDE = 'device';

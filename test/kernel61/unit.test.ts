@@ -10,11 +10,12 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { API_PORT, type Body, DEVICE_NAME, DEVICE_PORT } from '../agent.ts';
 import { Child, program, type Ready } from '../child.ts';
-import { Probe } from '../probe.ts';
-import { DEVICE, GATEWAY, INSIDE, OUTSIDE, ROGUE, SERVER } from '../standard-network.ts';
-import { DEVICE_SIDE, HEAD_END, PDN } from './site.ts';
+import { Probe, type Target } from '../probe.ts';
+import { DEVICE, GATEWAY, ROGUE, SERVER } from '../standard-network.ts';
+import { DEVICE_SIDE, HEAD_END, INSIDE, OUTSIDE, PDN } from './site.ts';
 
 const FAMILIES = ['ipv4', 'ipv6'] as const;
+const PROTOCOLS = ['udp', 'tcp'] as const;
 /** How long a packet may be on its way here, where every instruction is emulated. */
 const WAIT_MS = 10_000;
 /** For what is not to be answered. That it did not arrive is seen at the device. */
@@ -36,8 +37,11 @@ async function spawn(namespace: string, command: readonly string[], ready: Ready
   return await child.ready(ready);
 }
 
-/** A grant for the head end, at its own address. */
-async function granted(family: 'ipv4' | 'ipv6', protocol: 'udp' | 'tcp'): Promise<Body> {
+type Family = (typeof FAMILIES)[number];
+type Protocol = (typeof PROTOCOLS)[number];
+
+/** The external endpoint of a new grant for the head end, at its own address. */
+async function granted(family: Family, protocol: Protocol): Promise<Target> {
   const wanted = {
     device: { networkAccessIdentifier: DEVICE_NAME },
     applicationServer: { address: SERVER[family] },
@@ -52,7 +56,7 @@ async function granted(family: 'ipv4' | 'ipv6', protocol: 'udp' | 'tcp'): Promis
   ]);
   const body = JSON.parse(await ask(file, ...args)) as Body;
   expect(body).toMatchObject({ status: 'LIVE' });
-  return body;
+  return body.externalEndpoint;
 }
 
 /** How many packets the gate denied for a reason. */
@@ -61,10 +65,11 @@ async function denied(reason: string): Promise<number> {
   return Number(new RegExp(`^mtgate_denied_packets_total\\{reason="${reason}"\\} (\\d+)$`, 'm').exec(page)?.[1]);
 }
 
+/** The programs of an interface's clsact filters, by the 15 letters that the kernel keeps of a name. */
 async function filters(device: string, hook: 'ingress' | 'egress'): Promise<string[]> {
   const found = await ask('tc', '-json', 'filter', 'show', 'dev', device, hook);
   const entries = JSON.parse(found || '[]') as { options?: { bpf_name?: string } }[];
-  return entries.flatMap(({ options }) => options?.bpf_name ?? []);
+  return entries.flatMap(({ options }) => options?.bpf_name?.slice(0, 15) ?? []);
 }
 
 test('the kernel is 6.1', () => {
@@ -96,15 +101,17 @@ describe('from boot', () => {
   });
 
   test('the gate hangs at both interfaces, by clsact', async () => {
-    expect(await filters(OUTSIDE, 'ingress')).toEqual(['gate_outside_ingress']);
-    expect(await filters(OUTSIDE, 'egress')).toEqual(['gate_outside_egress']);
-    expect(await filters(INSIDE, 'ingress')).toEqual(['gate_inside_ingress']);
+    expect(await filters(OUTSIDE, 'ingress')).toEqual(['gate_outside_in']);
+    expect(await filters(OUTSIDE, 'egress')).toEqual(['gate_outside_eg']);
+    expect(await filters(INSIDE, 'ingress')).toEqual(['gate_inside_ing']);
   });
 });
 
 describe('packets', () => {
   let device: Child;
   let outside: Probe;
+  const endpoints = new Map<`${Family} ${Protocol}`, Target>();
+  const endpoint = (family: Family, protocol: Protocol) => endpoints.get(`${family} ${protocol}`) as Target;
   beforeAll(async () => {
     const peer = program('test/device.ts', String(DEVICE_PORT), DEVICE.ipv4, DEVICE.ipv6);
     [device, outside] = await Promise.all([spawn(DEVICE_SIDE, peer, { line: /^ready$/ }), Probe.start({ spawn }, PDN)]);
@@ -145,7 +152,7 @@ describe('packets', () => {
     await restart;
     expect(crossed).toBeGreaterThan(1);
     expect(await property('mtgate.service', 'MainPID')).not.toBe(pid);
-    expect(await filters(OUTSIDE, 'ingress')).toEqual(['gate_outside_ingress']);
+    expect(await filters(OUTSIDE, 'ingress')).toEqual(['gate_outside_in']);
     const after = { to, from: { address: SERVER.ipv4 }, text: 'after', waitMs: WAIT_MS };
     expect(await outside.udp(after)).toMatchObject({ outcome: 'answer', text: 'after' });
   });
