@@ -115,14 +115,16 @@ describe('packets', () => {
   beforeAll(async () => {
     const peer = program('test/device.ts', String(DEVICE_PORT), DEVICE.ipv4, DEVICE.ipv6);
     [device, outside] = await Promise.all([spawn(DEVICE_SIDE, peer, { line: /^ready$/ }), Probe.start({ spawn }, PDN)]);
+    for (const family of FAMILIES)
+      for (const protocol of PROTOCOLS) endpoints.set(`${family} ${protocol}`, await granted(family, protocol));
   });
   afterAll(() => Promise.all(children.map((child) => child.stop())));
 
   test.each(FAMILIES)('over %s, granted ones cross and unasked ones do not', async (family) => {
     const before = { wrongSource: await denied('wrongSource'), realmDestination: await denied('realmDestination') };
     const from = { address: SERVER[family] };
-    for (const protocol of ['udp', 'tcp'] as const) {
-      const { externalEndpoint: to } = await granted(family, protocol);
+    for (const protocol of PROTOCOLS) {
+      const to = endpoint(family, protocol);
       const rogue = { to, from: { address: ROGUE[family] }, text: 'unasked', waitMs: SHORT_MS };
       expect(await outside[protocol](rogue)).toEqual({ outcome: 'silence' });
       const direct = { to: { address: DEVICE[family], port: DEVICE_PORT }, from, text: 'unasked', waitMs: SHORT_MS };
@@ -137,7 +139,7 @@ describe('packets', () => {
   });
 
   test('systemctl restart takes over: a live grant loses no packet', async () => {
-    const { externalEndpoint: to } = await granted('ipv4', 'udp');
+    const to = endpoint('ipv4', 'udp');
     const pid = await property('mtgate.service', 'MainPID');
     let restarting = true;
     const restart = ask('systemctl', 'restart', 'mtgate').finally(() => {
