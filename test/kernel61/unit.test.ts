@@ -6,6 +6,7 @@
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { release } from 'node:os';
+import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { API_PORT, type Body, DEVICE_NAME, DEVICE_PORT } from '../agent.ts';
@@ -150,6 +151,7 @@ describe('packets', () => {
       const text = `packet ${crossed}`;
       const question = { to, from: { address: SERVER.ipv4 }, text, waitMs: WAIT_MS };
       expect(await outside.udp(question)).toMatchObject({ outcome: 'answer', text });
+      await delay(50); // or the packets would take the processor from the agent that is to start
     }
     await restart;
     expect(crossed).toBeGreaterThan(1);
