@@ -16,7 +16,7 @@ import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { CACHE, debian, installTools, type System, subject } from './disks.ts';
 
-/** Two minutes are usual, four on a busy machine. */
+/** Four minutes were seen on a busy machine. */
 const BOUND_MS = 15 * 60_000;
 const CONSOLE = `${CACHE}/console.log`;
 const VERDICT = /^(\d+) passed, (\d+) failed, \d+ skipped$/;
