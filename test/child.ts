@@ -17,8 +17,8 @@ import { fileURLToPath } from 'node:url';
 /** The folder that package.json stands in. */
 export const ROOT = fileURLToPath(new URL('..', import.meta.url));
 
-/** How long a test waits for what must come. */
-export const PATIENCE_MS = 10_000;
+/** How long a test waits for what must come; on a machine that says so (PATIENCE), a multiple of that. */
+export const PATIENCE_MS = 10_000 * Number(process.env['PATIENCE'] ?? 1);
 
 /** What tells that a child is at work: a line on its standard output, or a socket of its network namespace. */
 export type Ready = { readonly line: RegExp } | { readonly listens: 'tcp' | 'udp'; readonly port: number };

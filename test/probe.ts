@@ -54,7 +54,7 @@ export class Probe {
     this.#child = child;
   }
 
-  static async start(network: Network, namespace: string): Promise<Probe> {
+  static async start(network: Pick<Network, 'spawn'>, namespace: string): Promise<Probe> {
     return new Probe(await network.spawn(namespace, program('test/probe.ts'), { line: /^ready$/ }));
   }
 

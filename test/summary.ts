@@ -14,6 +14,8 @@ export default class Summary implements Reporter {
     for (const module of modules) {
       const own = [...module.children.allTests()];
       for (const test of own) count[test.result().state] += 1;
+      // What fails around tests leaves them skipped.
+      for (const suite of module.children.allSuites()) if (suite.errors().length > 0) count.failed += 1;
       if (own.length === 0 && !module.ok()) count.failed += 1;
     }
     process.once('exit', () => {
