@@ -67,8 +67,8 @@ const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
 const FILES_INVALID = 78;
 const INVALID_FILES: readonly FaultCode[] = ['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'];
 
-async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> {
-  const stops: Stop[] = [];
+/** Starts everything; how to stop what has been started is put into `stops` as it goes. */
+async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): Promise<void> {
   const warn = (warning: string) => log.warn({ warning }, 'configurationWarning');
   const config = loadConfig(configFile, warn);
   const policy = loadPolicy(config.rules, config, warn);
@@ -278,7 +278,6 @@ async function start(configFile: string, log: FaultKeepingLog): Promise<Stop[]> 
   });
   stops.push(() => pages.close());
   log.info({ gateway: config.gateway, attachments: gate.attachments().map(attachmentText) }, 'ready');
-  return stops;
 }
 
 async function main(): Promise<void> {
@@ -289,9 +288,10 @@ async function main(): Promise<void> {
     },
   });
   const log = new FaultKeepingLog(openLog(values.log), systemClock);
-  const stops = await start(values.config, log);
-  notifyService('ready');
+  const stops: Stop[] = [];
+  let stopping = false;
   const stop = async (signal: string) => {
+    stopping = true;
     log.info({ signal }, 'stopping');
     notifyService('stopping');
     for (const part of stops.reverse()) await part();
@@ -300,6 +300,10 @@ async function main(): Promise<void> {
   };
   process.once('SIGTERM', () => void stop('SIGTERM'));
   process.once('SIGINT', () => void stop('SIGINT'));
+  await start(values.config, log, stops).catch((fault) => {
+    if (!stopping) throw fault; // else it is of a part that was stopped under its hands
+  });
+  if (!stopping) notifyService('ready');
 }
 
 main().catch((fault) => {
