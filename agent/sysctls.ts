@@ -1,7 +1,8 @@
 /**
  * Kernel settings that the gateway rests on, in one table: what each must be,
  * and why. The agent only looks: it has no right to write them, and whoever
- * changed one should hear of it. The gate closes whatever they say.
+ * changed one should hear of it. (systemd/mtgate-closed.sh puts them right; a
+ * test holds the two together.) The gate closes whatever they say.
  */
 import { readFileSync } from 'node:fs';
 
@@ -20,7 +21,7 @@ const LOOSE = 'a strict check drops answers that come by another way; gate and b
 const NO_PROXY = 'the gateway answers for no address that is not its own';
 
 /** Of settings that the kernel joins by "and" the one of all interfaces is enough, by "or" both count. */
-const EXPECTATIONS: readonly Expectation[] = [
+export const EXPECTATIONS: readonly Expectation[] = [
   { path: 'ipv4/ip_forward', values: ['1'], why: FORWARDED },
   { path: 'ipv6/conf/all/forwarding', values: ['1'], why: FORWARDED },
   { path: 'ipv4/conf/all/accept_redirects', values: ['0'], why: NO_REDIRECTS_TAKEN },

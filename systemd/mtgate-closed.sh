@@ -20,10 +20,10 @@ close() {
 	END
 }
 
-# put NAME VALUE: sets a sysctl (a pattern: each of them) where it is another, and tells what it was.
+# put NAME VALUE [OTHER]: sets a sysctl (a pattern: each of them) where it is neither, and tells what it was.
 put() {
 	# What is not there is left alone, such as IPv6 that is switched off.
-	for file in $(grep -Lxs "$2" /proc/sys/net/$1); do
+	for file in $(grep -Lxs -e "$2" -e "${3:-$2}" /proc/sys/net/$1); do
 		was=$(cat "$file")
 		if echo "$2" >"$file"; then echo "$file was $was, is $2 now"; else failed=1; fi
 	done
@@ -53,6 +53,9 @@ put 'ipv6/conf/*/accept_source_route' 0
 # The pools and the devices are routed; nothing answers for them.
 put 'ipv4/conf/*/proxy_arp' 0
 put 'ipv6/conf/*/proxy_ndp' 0
+
+# A strict check drops answers that come by another way; gate and base judge sources themselves.
+put 'ipv4/conf/*/rp_filter' 0 2
 
 put ipv4/ip_forward $forward
 put ipv6/conf/all/forwarding $forward

@@ -1,15 +1,31 @@
 /**
- * `check` and `explain`: what the operator's files say. They need no agent;
+ * `check` and `explain`: what the operator's files say; `events`: what the
+ * agent's log says. They need no agent;
  * `explain --live` asks one. What reads the files is loaded when it is asked
  * for: the other commands, and completion at a prompt, start quicker without.
  */
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { EVENTS } from '../core/events.ts';
 import { PROTOCOLS } from '../core/words.ts';
 import { json, socket } from './client.ts';
 import type { Trial } from './explain.ts';
 import { explainUse } from './help.ts';
+import { printJson, printPairs } from './print.ts';
 
 export function registerOffline(program: Command): void {
+  explainUse(
+    program
+      .command('events')
+      .description("what the agent's log lines mean, by the name in their field `event`")
+      .addOption(json())
+      .action(printEvents),
+    {
+      examples: [
+        'mtgate events | grep crl',
+        'journalctl --unit mtgate --output cat | jq \'select(.level == "error")\'',
+      ],
+    },
+  );
   explainUse(
     program
       .command('check [folder]')
@@ -48,6 +64,12 @@ export function registerOffline(program: Command): void {
       ],
     },
   );
+}
+
+/** The log's events, each with what it means. */
+function printEvents({ json: asJson }: { json?: boolean }): void {
+  if (asJson) printJson(EVENTS);
+  else printPairs(Object.entries(EVENTS));
 }
 
 function wholeNumber(low: number, high: number) {

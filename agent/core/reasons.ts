@@ -56,6 +56,7 @@ export const REFUSALS = {
     status: 503,
     code: 'UNAVAILABLE',
     title: 'The gateway opens no grants at the moment',
+    retryAfterSeconds: 60,
   },
   certificateUnknown: {
     step: 'authentication',

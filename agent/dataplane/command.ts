@@ -3,6 +3,9 @@
  */
 import { spawn } from 'node:child_process';
 
+/** Most take milliseconds, a long list of tracked flows some seconds. One that hangs must not hold up the watch over the closure. */
+const PATIENCE_MS = 30_000;
+
 export interface Outcome {
   readonly status: number;
   readonly output: string;
@@ -13,7 +16,11 @@ export interface Outcome {
 export function run(tool: string, args: readonly string[], input = ''): Promise<Outcome> {
   return new Promise((resolve, reject) => {
     // LC_ALL: what it says is read by programs too.
-    const child = spawn(tool, args, { env: { ...process.env, LC_ALL: 'C' } });
+    const child = spawn(tool, args, {
+      env: { ...process.env, LC_ALL: 'C' },
+      timeout: PATIENCE_MS,
+      killSignal: 'SIGKILL',
+    });
     const output: Buffer[] = [];
     const complaint: Buffer[] = [];
     child.stdout.on('data', (chunk: Buffer) => output.push(chunk));
@@ -24,7 +31,7 @@ export function run(tool: string, args: readonly string[], input = ''): Promise<
       resolve({
         status: code ?? (signal ? 128 : 1),
         output: Buffer.concat(output).toString(),
-        complaint: Buffer.concat(complaint).toString().trim(),
+        complaint: Buffer.concat(complaint).toString().trim() || (signal ? `ended by ${signal}` : ''),
       }),
     );
     child.stdin.end(input);

@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { FAULTS } from '../../agent/core/errors.ts';
 import { EVENTS } from '../../agent/core/events.ts';
 import { DENIALS, REFUSALS } from '../../agent/core/reasons.ts';
+import { EXPECTATIONS } from '../../agent/sysctls.ts';
 import { ROOT } from '../child.ts';
 
 const read = (file: string) => readFileSync(join(ROOT, file), 'utf8');
@@ -52,4 +53,17 @@ test('every event of the log is explained in a sentence, and no other is written
     .join('\n');
   for (const text of Object.values(EVENTS)) expect(text).toMatch(/^[A-Z].*\.$/);
   expect(Object.keys(EVENTS).filter((name) => !code.includes(`'${name}'`))).toEqual([]); // the types see to the rest
+});
+
+test('what the agent expects of kernel settings, the closure puts right', () => {
+  const script = read('systemd/mtgate-closed.sh').replace('forward=1', '').replaceAll('$forward', '1');
+  const puts = Array.from(script.matchAll(/^put '?([^' ]+)'? (\d)(?: (\d))?$/gm), ([, path, first, second]) => ({
+    path,
+    values: [first, ...(second ? [second] : [])],
+  }));
+  const covers = (path: string) => (one: { path: string | undefined }) =>
+    one.path === path || one.path === path.replace(/\/(all|NAME)\//, '/*/');
+  for (const { path, values } of EXPECTATIONS) {
+    expect({ path, values: puts.find(covers(path))?.values }).toEqual({ path, values });
+  }
 });
