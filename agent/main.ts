@@ -101,6 +101,8 @@ async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): P
   const gapFound = (kind: GapKind) => metrics.gapFound(kind);
   const hosts = { links, missingBlackholes, setBlackholes, wrongSysctls };
   const closure = new Closure({ config, realmId, gate, base, ...hosts, log, gapFound }, site);
+  const denied = () => deniedPackets(gate.counters());
+  const recent = new RecentDenials(systemClock.monotonicNs(), denied());
   const heartbeatAge = () => heartbeatAgeSeconds(gate, systemClock);
   const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log);
   stops.push(() => denialStore.close());
@@ -174,7 +176,6 @@ async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): P
   await grants.switchPolicy(policy);
   log.info({ ...recovery, policy: policy.version, gateway: config.gateway }, 'recovered');
 
-  const recent = new RecentDenials();
   const heartbeat = new Heartbeat(ground, grants, orphanGraceSeconds);
   await heartbeat.beat();
   inspector.start();
@@ -195,7 +196,7 @@ async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): P
       return store.purge(nowMs - RETAIN_ENDED_MS, nowMs - ANSWERS_KEPT_MS);
     }),
     every(TICK_MS, log, () => alarms.look(trust)),
-    every(TICK_MS, log, () => recent.note(systemClock.monotonicNs(), deniedPackets(gate.counters()))),
+    every(TICK_MS, log, () => recent.note(systemClock.monotonicNs(), denied())),
   );
 
   const openApi = () =>

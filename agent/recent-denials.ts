@@ -9,6 +9,10 @@ export class RecentDenials {
   /** The looks of the last minute, oldest first. */
   #looks: { readonly atNs: bigint; readonly total: bigint }[] = [];
 
+  constructor(nowNs: bigint, total: bigint) {
+    this.note(nowNs, total);
+  }
+
   /** Keeps what the count is at this moment. */
   note(nowNs: bigint, total: bigint): void {
     this.#looks = [...this.#within(nowNs), { atNs: nowNs, total }];

@@ -5,7 +5,8 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { DenialList, DenialRow, RefusalRow, WhyAnswer } from '../api/denial-routes.ts';
 import { DENIAL_KINDS } from '../inspector/denials.ts';
 import { type Ask, call, follow, json, socket } from './client.ts';
-import { count, print, printable, printRows } from './print.ts';
+import { explainUse } from './help.ts';
+import { count, print, printJson, printPairs, printRows } from './print.ts';
 
 interface DenialsAsk extends Ask {
   readonly kind?: string;
@@ -30,67 +31,84 @@ const limit = () =>
   });
 
 export function registerDenials(program: Command): void {
-  program
-    .command('denials')
-    .description('who was turned away: packets, handshakes and requests, the newest first')
-    .addOption(new Option('--kind <kind>', 'of this kind').choices(DENIAL_KINDS))
-    .option('--reason <reason>', 'for this reason, such as wrongSource')
-    .option('--source <address>', 'from this address')
-    .option('--mtc-user <name>', 'toward endpoints of this MTC user')
-    .addOption(limit())
-    .option('--follow', 'go on: print each row that is new or has changed (with --json: a row a line)')
-    .addOption(socket())
-    .addOption(json())
-    .action(async (ask: DenialsAsk) => {
-      const { kind, reason, source, mtcUser } = ask;
-      const filter = { kind, reason, source, mtcUser };
-      if (ask.follow) {
-        for await (const line of follow(ask, `/denials/stream${query(filter)}`)) {
-          print(ask.json ? line : denialLine(JSON.parse(line) as DenialRow));
-        }
-        return;
-      }
-      const list = await call<DenialList>(ask, 'GET', `/denials${query({ ...filter, limit: ask.limit })}`);
-      if (ask.json) return print(JSON.stringify(list, null, 2));
-      const { seen, inspected, unsampled, lost, inspector } = list.packets;
-      print(
-        `${count(seen, 'packet')} denied since the start: ${inspected} inspected, ${unsampled} not sampled, ${lost} lost; the inspector: ${inspector.state}`,
-      );
-      const rows = list.denials.map((row) => ({ ...row, whose: whoseOf(row) }));
-      printRows(ask, rows, ['lastSeen', 'count', 'kind', 'reason', 'source', 'target', 'whose', 'id']);
-    });
+  explainUse(
+    program
+      .command('denials')
+      .description('who was turned away: packets, handshakes and requests, the newest first')
+      .addOption(new Option('--kind <kind>', 'of this kind').choices(DENIAL_KINDS))
+      .option('--reason <reason>', 'for this reason, such as wrongSource')
+      .option('--source <address>', 'from this address')
+      .option('--mtc-user <name>', 'toward endpoints of this MTC user')
+      .addOption(limit())
+      .option('--follow', 'go on: print each row that is new or has changed (with --json: a row a line)')
+      .addOption(socket())
+      .addOption(json())
+      .action(listDenials),
+    {
+      more: 'What is alike but for its time is one row with a count. `mtgate why` takes its id.',
+      examples: ['mtgate denials --follow', 'mtgate denials --kind packet --mtc-user acme'],
+    },
+  );
 
-  program
-    .command('refusals')
-    .description('requests that were not granted, each alone, the newest first')
-    .option('--server <name>', 'of this MTC server')
-    .option('--device <id>', 'for this device, as it was named')
-    .option('--reason <reason>', 'for this reason, such as noRuleAllows')
-    .addOption(limit())
-    .addOption(socket())
-    .addOption(json())
-    .action(async (ask: RefusalsAsk) => {
-      const { server, device, reason } = ask;
-      const path = `/refusals${query({ server, device, reason, limit: ask.limit })}`;
-      const refusals = await call<RefusalRow[]>(ask, 'GET', path);
-      if (ask.json) return print(JSON.stringify(refusals, null, 2));
-      const rows = refusals.map((row) => ({ ...row, server: row.server ?? '-', device: row.device ?? '-' }));
-      printRows(ask, rows, ['at', 'reason', 'step', 'server', 'source', 'device', 'target', 'instance']);
-    });
+  explainUse(
+    program
+      .command('refusals')
+      .description('requests that were not granted, each alone, the newest first')
+      .option('--server <name>', 'of this MTC server')
+      .option('--device <id>', 'for this device, as it was named')
+      .option('--reason <reason>', 'for this reason, such as noRuleAllows')
+      .addOption(limit())
+      .addOption(socket())
+      .addOption(json())
+      .action(async (ask: RefusalsAsk) => {
+        const { server, device, reason } = ask;
+        const path = `/refusals${query({ server, device, reason, limit: ask.limit })}`;
+        const refusals = await call<RefusalRow[]>(ask, 'GET', path);
+        const columns = ['at', 'reason', 'step', 'server', 'source', 'device', 'target', 'instance'] as const;
+        printRows(ask, refusals, columns, 'no refusals');
+      }),
+    { examples: ['mtgate refusals --server acme-head-end', 'mtgate refusals --reason rateExceeded --json'] },
+  );
 
-  program
-    .command('why <id>')
-    .description('everything known of one denial (its id) or refusal (its instance), and what to do')
-    .addOption(socket())
-    .addOption(json())
-    .action(async (id: string, ask: Ask) => {
-      const answer = await call<WhyAnswer>(ask, 'GET', `/why/${encodeURIComponent(id)}`);
-      if (ask.json) return print(JSON.stringify(answer, null, 2));
-      const known = 'denial' in answer ? answer.denial : answer.refusal;
-      for (const [name, value] of Object.entries(known)) print(`${name.padEnd(12)} ${printable(String(value))}`);
-      print(`${'meaning'.padEnd(12)} ${answer.meaning}`);
-      print(`${'what to do'.padEnd(12)} ${answer.advice}`);
-    });
+  explainUse(
+    program
+      .command('why <id>')
+      .description('everything known of one denial (its id) or refusal (its instance), and what to do')
+      .addOption(socket())
+      .addOption(json())
+      .action(async (id: string, ask: Ask) => {
+        const answer = await call<WhyAnswer>(ask, 'GET', `/why/${encodeURIComponent(id)}`);
+        if (ask.json) return printJson(answer);
+        const known = 'denial' in answer ? answer.denial : answer.refusal;
+        const pairs = Object.entries(known).map(([name, value]) => [name, String(value)] as const);
+        printPairs([...pairs, ['meaning', answer.meaning], ['what to do', answer.advice]]);
+      }),
+    {
+      more: 'The instance is what the asking server was told; with or without `urn:uuid:` before it.',
+      examples: ['mtgate why urn:uuid:f81d4fae-7dec-41d0-a765-00a0c91e6bf6'],
+    },
+  );
+}
+
+async function listDenials(ask: DenialsAsk): Promise<void> {
+  const { kind, reason, source, mtcUser } = ask;
+  const filter = { kind, reason, source, mtcUser };
+  if (ask.follow) {
+    for await (const line of follow(ask, `/denials/stream${query(filter)}`)) {
+      const row = JSON.parse(line) as DenialRow;
+      if (ask.json) printJson(row, 0);
+      else print(denialLine(row));
+    }
+    return;
+  }
+  const list = await call<DenialList>(ask, 'GET', `/denials${query({ ...filter, limit: ask.limit })}`);
+  if (ask.json) return printJson(list);
+  const { seen, inspected, unsampled, lost, inspector } = list.packets;
+  print(
+    `${count(seen, 'packet')} denied since the start: ${inspected} inspected, ${unsampled} not sampled, ${lost} lost; the inspector: ${inspector.state}`,
+  );
+  const rows = list.denials.map((row) => ({ ...row, whose: whoseOf(row) }));
+  printRows(ask, rows, ['lastSeen', 'count', 'kind', 'reason', 'source', 'target', 'whose', 'id']);
 }
 
 /** Whom a row concerns: whose endpoint a packet was for, or who asked. */
@@ -100,7 +118,7 @@ function whoseOf({ mtcUser, device, server }: DenialRow): string {
 
 function denialLine(row: DenialRow): string {
   const { lastSeen, count: times, kind, reason, source, target, id } = row;
-  return printable([lastSeen, `${times}x`, kind, reason, source, '->', target, whoseOf(row), id].join(' '));
+  return [lastSeen, `${times}x`, kind, reason, source, '->', target, whoseOf(row), id].join(' ');
 }
 
 function query(words: Readonly<Record<string, string | undefined>>): string {

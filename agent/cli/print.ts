@@ -34,9 +34,9 @@ export function printFault(text: string): void {
   process.stderr.write(`${text.split('\n').map(printable).join('\n')}\n`);
 }
 
-/** For programs: the same value, with what a terminal would obey written as JSON's own escapes. */
-export function printJson(value: unknown): void {
-  const text = JSON.stringify(value, null, 2).replace(UNPRINTABLE, (character) =>
+/** For programs: the same value, with what a terminal would obey written as JSON's own escapes. Indented by 0 it is one line. */
+export function printJson(value: unknown, indent = 2): void {
+  const text = JSON.stringify(value, null, indent).replace(UNPRINTABLE, (character) =>
     character === '\n' ? character : character.split('').map(codeUnit).join(''),
   );
   process.stdout.write(`${text}\n`);

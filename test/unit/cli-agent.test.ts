@@ -25,6 +25,7 @@ let gateway: TestGateway;
 let management: Management;
 let running: RunningStatus;
 let store: DenialStore;
+let ledger: Ledger;
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'mtgate-cli-agent-'));
@@ -36,8 +37,9 @@ beforeAll(async () => {
   if ('issues' in reading) throw new Error('the example agent.yaml is wrong');
   const { ground, grants, bindings } = gateway;
   store = openDenialStore(join(folder, 'denials.db'), gateway.log);
+  ledger = new Ledger(store, gateway.clock, ground.random, gateway.log);
   const denials = denialUseCases({
-    ledger: new Ledger(store, gateway.clock, ground.random, gateway.log),
+    ledger,
     account: () => ({ seen: 0, inspected: 0, unsampled: 0, lost: 0 }),
     inspector: () => SEES,
     streamCut: () => {},
@@ -143,6 +145,38 @@ describe('status', () => {
     expect(stdout).toMatch(/^kernel +WRONG: net\/ipv4\/ip_forward is 0, not 1$/m);
     expect(stdout).toMatch(/^last fault +2026-01-01 11:00:00 UTC {2}gapFound {2}gap: gone$/m);
     expect((await operator('status', '--json')).status).toBe(1);
+  });
+});
+
+describe('who was turned away', () => {
+  test('one list, each refusal alone, and why; for people and for programs', async () => {
+    const packet = {
+      kind: 'packet',
+      reason: 'wrongSource',
+      source: '192.0.2.66',
+      target: 'udp 203.0.113.1:22314',
+    } as const;
+    const row = ledger.denials.add({ ...packet, device: M1 });
+    const refusal = gateway.ground.refuse('noRuleAllows', { why: 'no allow matches' });
+    ledger.refused(refusal, { why: refusal.why, server: 'head-end', from: '198.51.100.10', device: M1, to: 'udp/23' });
+
+    const { stdout } = await operator('denials');
+    expect(stdout).toMatch(/^0 packets denied since the start: .* the inspector: sees$/m);
+    expect(stdout).toMatch(new RegExp(`wrongSource +192.0.2.66 +udp 203.0.113.1:22314 +${M1} +${row.id}$`, 'm'));
+    expect(JSON.parse((await operator('denials', '--kind', 'packet', '--json')).stdout)).toMatchObject({
+      packets: { seen: 0, lost: 0 },
+      denials: [{ ...packet, count: 1 }],
+    });
+    expect((await operator('refusals')).stdout).toMatch(/noRuleAllows +rule +head-end +198.51.100.10/);
+    expect(JSON.parse((await operator('refusals', '--json')).stdout)).toMatchObject([{ instance: refusal.instance }]);
+    for (const id of [row.id, refusal.instance, refusal.instance.replace('urn:uuid:', '')]) {
+      expect((await operator('why', id)).stdout).toMatch(/^what to do +\S/m);
+      expect(JSON.parse((await operator('why', id, '--json')).stdout)).toHaveProperty('advice');
+    }
+    expect(await operator('why', 'nothing')).toMatchObject({
+      status: 1,
+      stderr: expect.stringMatching(/^idUnknown: /),
+    });
   });
 });
 

@@ -7,7 +7,7 @@ import { HandClock, KeptLog } from '../clock.ts';
 
 test('denials of the last minute: not those before, and none made up', () => {
   const clock = new HandClock();
-  const recent = new RecentDenials();
+  const recent = new RecentDenials(clock.monotonicNs(), 1000n);
   expect(recent.inLastMinute(clock.monotonicNs(), 1000n)).toBe(0); // the gate counted before this agent came
   for (let second = 0; second <= 90; second++) {
     recent.note(clock.monotonicNs(), 1000n + BigInt(second) * 2n);
