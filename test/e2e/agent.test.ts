@@ -311,15 +311,16 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
   });
 
   test('killed with kill -9: live grants go on to their end and no further, and a restart knows them', async () => {
-    const short = await granted({ durationSeconds: 4 });
     const long = await granted({ devicePort: 7001, durationSeconds: 600 });
     const ended = await granted({ devicePort: 7002 });
     await agent.curl('DELETE', `/grants/${ended.id}`);
-    const tcp = await granted({ protocol: 'TCP', durationSeconds: 4 });
-    const sessions = [
-      await Session.open(network, 'server', 'udp', short.to),
-      await Session.open(network, 'server', 'tcp', tcp.to),
-    ];
+    // Long enough for two sessions to be opened on a busy machine.
+    const short = await granted({ durationSeconds: 7 });
+    const tcp = await granted({ protocol: 'TCP', durationSeconds: 7 });
+    const sessions = await Promise.all([
+      Session.open(network, 'server', 'udp', short.to),
+      Session.open(network, 'server', 'tcp', tcp.to),
+    ]);
     for (const session of sessions) session.say('stream');
     await Promise.all(sessions.map((session) => session.next()));
     await agent.daemon.stop('SIGKILL');
