@@ -48,7 +48,7 @@ module.exports = {
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),
     home('koffi', 'koffi', '^agent/(dataplane/bpf|host)\\.ts$'),
-    home('better-sqlite3', 'better-sqlite3', '^agent/(grants/store|inspector/denial-store)\\.ts$'),
+    home('better-sqlite3', 'better-sqlite3', '^agent/(grants/(schema|writes)|inspector/denial-store)\\.ts$'),
     home('cap', 'cap', '^agent/inspector/nflog\\.ts$'),
     home('fastify', 'fastify(-openapi-glue)?', '^agent/api/'),
     home('asn1', '@peculiar/asn1-(schema|x509)', '^agent/api/crl\\.ts$'),

@@ -79,7 +79,8 @@ async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): P
 
   mkdirSync(config.store.directory, { recursive: true, mode: 0o750 });
   lockFolder(config.store.directory);
-  const store = openStore(join(config.store.directory, 'mtgate.db'));
+  const worker = new URL('grants/store-worker.js', import.meta.url);
+  const store = openStore(join(config.store.directory, 'mtgate.db'), worker);
   stops.push(() => store.close());
 
   const site = siteOf(config, await links());

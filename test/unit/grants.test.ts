@@ -307,7 +307,7 @@ describe('a decision waits for its commit', () => {
   test('the store fails: nothing opens, the endpoint is free again', async () => {
     const gateway = await TestGateway.started();
     const free = gateway.grants.endpoints.available('ipv4', 'udp');
-    gateway.store.close();
+    await gateway.store.close();
     await expect(gateway.grants.request(HEAD_END, ask())).rejects.toMatchObject({ code: 'storeFailed' });
     expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(free);
     expect([...gateway.memory.entries()]).toEqual([]);

@@ -22,18 +22,26 @@ let folder: string;
 let file: string;
 let store: GrantStore;
 
+const WORKER = new URL('../../dist/grants/store-worker.js', import.meta.url);
+
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'mtgate-store-'));
   file = join(folder, 'mtgate.db');
-  store = openStore(file);
 });
 
-afterEach(() => {
-  store.close();
+afterEach(async () => {
+  await store?.close();
   rmSync(folder, { recursive: true });
 });
 
-describe('the store', () => {
+describe.each([
+  ['a thread of its own', WORKER],
+  ['this thread', undefined],
+])('the store, written by %s', (_, worker) => {
+  beforeEach(() => {
+    store = openStore(file, worker);
+  });
+
   test('keeps every field of a record, over a restart', async () => {
     const ipv4 = grantRecord({ expiresAtNs: 2n ** 61n + 1n });
     const ipv6 = grantRecord({
@@ -47,8 +55,8 @@ describe('the store', () => {
     });
     await store.insert(ipv4);
     await store.insert(ipv6);
-    store.close();
-    store = openStore(file);
+    await store.close();
+    store = openStore(file, worker);
     expect(store.find(ipv4.id)).toEqual(ipv4);
     expect(store.find(ipv6.id)).toEqual(ipv6);
     expect(store.live()).toHaveLength(2);
@@ -108,7 +116,7 @@ describe('the store', () => {
       expect(other.answerOf(record.server, 'k', 0)).toEqual(kept);
       expect(other.find(record.id)).toEqual(record);
       expect(other.answerOf(record.server, 'twin', 0)).toBeUndefined();
-      other.close();
+      await other.close();
     });
 
     test("is one server's, and of a time", async () => {
@@ -185,12 +193,12 @@ describe('the store', () => {
     expect(store.due('another boot', 900n)).toEqual([]);
   });
 
-  test('a number stands for a name for ever, also after a restart', () => {
+  test('a number stands for a name for ever, also after a restart', async () => {
     const ids = ['b', 'a', 'c'].map((name) => store.idOf('class', name));
     expect(ids).toEqual([1, 2, 3]);
     expect(store.idOf('realm', 'iot')).toBe(1);
-    store.close();
-    store = openStore(file);
+    await store.close();
+    store = openStore(file, worker);
     expect(store.idOf('class', 'a')).toBe(2);
     expect(store.idOf('class', 'd')).toBe(4);
   });
@@ -230,6 +238,49 @@ describe('the store', () => {
     expect(store.latestMs()).toBe(502_000);
     await store.end(ended(extended, 'expired', 900_000));
     expect(store.latestMs()).toBe(900_000);
+  });
+});
+
+describe('writes that come together', () => {
+  const grants = (count: number) =>
+    Array.from({ length: count }, (_, i) =>
+      grantRecord({ id: `G${i}` as GrantId, number: i + 1, index: i, devicePort: i + 1 }),
+    );
+
+  test('one that cannot be written fails alone', async () => {
+    store = openStore(file, WORKER);
+    const [first, second, third, ...rest] = grants(50) as [GrantRecord, GrantRecord, GrantRecord, ...GrantRecord[]];
+    const twin = { ...third, index: second.index };
+    const outcomes = await Promise.allSettled([first, second, twin, ...rest].map((record) => store.insert(record)));
+    expect(outcomes.map(({ status }) => status)).toEqual([
+      'fulfilled',
+      'fulfilled',
+      'rejected',
+      ...rest.map(() => 'fulfilled'),
+    ]);
+    expect(outcomes[2]).toMatchObject({
+      reason: { code: 'storeFailed', message: /UNIQUE constraint failed: grants.entry/ },
+    });
+    expect(store.live()).toHaveLength(49);
+  });
+
+  test('what was begun before a close is durable after it, and nothing is written later', async () => {
+    store = openStore(file, WORKER);
+    const begun = grants(20).map((record) => store.insert(record));
+    const closed = store.close();
+    await expect(store.insert(grantRecord())).rejects.toMatchObject({ code: 'storeFailed', message: /is closed/ });
+    await Promise.all([...begun, closed]);
+    store = openStore(file);
+    expect(store.live()).toHaveLength(20);
+  });
+
+  test('a thread that dies fails what it was given, says why, and is replaced', async () => {
+    store = openStore(file, new URL('data:text/javascript,throw new Error("no disk today")'));
+    const failed = await Promise.allSettled(grants(2).map((record) => store.insert(record)));
+    expect(failed).toMatchObject(
+      [0, 1].map(() => ({ reason: { code: 'storeFailed', cause: { message: 'no disk today' } } })),
+    );
+    expect(store.live()).toEqual([]);
   });
 });
 

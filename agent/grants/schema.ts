@@ -1,0 +1,104 @@
+/**
+ * The tables of the grants' database, and how a file of them is opened: WAL
+ * with synchronous=FULL, so that what is committed is on the disk; foreign
+ * keys on, since the legal transitions of the life cycle are one.
+ *
+ * Several connections may be open at once: the one that writes, in its worker,
+ * and the one that reads. What is committed on one is seen on the other.
+ */
+import Database from 'better-sqlite3';
+import { AgentError } from '../core/errors.ts';
+import { TRANSITIONS } from './lifecycle.ts';
+
+const SCHEMA_VERSION = 2;
+
+const SCHEMA = `
+CREATE TABLE transitions (
+  from_state TEXT NOT NULL, to_state TEXT NOT NULL, cause TEXT NOT NULL,
+  PRIMARY KEY (from_state, to_state, cause)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE grants (
+  id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, gateway TEXT NOT NULL,
+  server TEXT NOT NULL, certificate TEXT NOT NULL, mtc_user TEXT NOT NULL, device TEXT NOT NULL, reference TEXT NOT NULL,
+  rule TEXT NOT NULL, policy_version TEXT NOT NULL,
+  family TEXT NOT NULL, protocol TEXT NOT NULL, realm TEXT NOT NULL, inner_address TEXT NOT NULL,
+  device_port INTEGER NOT NULL, remote TEXT NOT NULL, remote_port INTEGER NOT NULL,
+  external_address TEXT NOT NULL, external_port INTEGER NOT NULL, entry INTEGER NOT NULL,
+  granted_seconds INTEGER NOT NULL, started_at_ms INTEGER NOT NULL, expires_at_ms INTEGER NOT NULL,
+  boot_id TEXT NOT NULL, expires_at_ns INTEGER NOT NULL,
+  previous_state TEXT NOT NULL, state TEXT NOT NULL, cause TEXT NOT NULL, ended_at_ms INTEGER,
+  correlator TEXT NOT NULL,
+  CHECK ((state = 'ended') = (ended_at_ms IS NOT NULL)),
+  FOREIGN KEY (previous_state, state, cause) REFERENCES transitions (from_state, to_state, cause)
+) STRICT;
+-- One live grant a key, and one an entry: also held by the database itself.
+CREATE UNIQUE INDEX grants_key ON grants (server, device, family, protocol, device_port) WHERE state = 'live';
+CREATE UNIQUE INDEX grants_entry ON grants (entry) WHERE state = 'live';
+CREATE INDEX grants_due ON grants (expires_at_ns) WHERE state = 'live';
+CREATE INDEX grants_ended ON grants (ended_at_ms) WHERE state = 'ended';
+CREATE INDEX grants_started ON grants (started_at_ms);
+
+-- What requests with an Idempotency-Key were answered: a grant, and its end at that time.
+CREATE TABLE answers (
+  server TEXT NOT NULL, key TEXT NOT NULL, request TEXT NOT NULL,
+  grant_id TEXT NOT NULL REFERENCES grants (id) ON DELETE CASCADE,
+  expires_at_ms INTEGER NOT NULL, answered_at_ms INTEGER NOT NULL,
+  PRIMARY KEY (server, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX answers_grant ON answers (grant_id);
+CREATE INDEX answers_time ON answers (answered_at_ms);
+
+CREATE TABLE ids (
+  kind TEXT NOT NULL, name TEXT NOT NULL, id INTEGER NOT NULL,
+  PRIMARY KEY (kind, name), UNIQUE (kind, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE bindings (
+  realm TEXT NOT NULL, address TEXT NOT NULL, device TEXT NOT NULL, source TEXT NOT NULL, since_ms INTEGER NOT NULL,
+  PRIMARY KEY (realm, address)
+) STRICT, WITHOUT ROWID;
+`;
+
+/**
+ * Opens the database, or makes it.
+ * @throws AgentError storeInvalid where the file is no database of ours, or of another version
+ */
+export function openDatabase(file: string): Database.Database {
+  let db: Database.Database | undefined;
+  try {
+    db = connect(file);
+    const version = db.pragma('user_version', { simple: true }) as number;
+    if (version === 0) create(db);
+    else if (version !== SCHEMA_VERSION) {
+      throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
+    }
+    if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
+    // At every start, since a newer mtgate may know more causes.
+    const insert = db.prepare('INSERT OR IGNORE INTO transitions VALUES (@from, @to, @cause)');
+    db.transaction(() => {
+      for (const transition of TRANSITIONS) insert.run(transition);
+    })();
+    return db;
+  } catch (cause) {
+    db?.close();
+    throw new AgentError('storeInvalid', `${file} cannot be used: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** One more connection to a file that is open already. */
+export function connect(file: string): Database.Database {
+  const db = new Database(file);
+  db.pragma('journal_mode = WAL');
+  db.pragma('synchronous = FULL');
+  db.pragma('foreign_keys = ON');
+  return db;
+}
+
+function create(db: Database.Database): void {
+  if (db.prepare('SELECT 1 FROM sqlite_master').get()) throw new Error('it is a database of another program');
+  db.transaction(() => {
+    db.exec(SCHEMA);
+    db.pragma(`user_version = ${SCHEMA_VERSION}`);
+  })();
+}

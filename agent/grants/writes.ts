@@ -1,0 +1,101 @@
+/**
+ * Everything that is written to the grants' database, as values that can be
+ * handed to the thread that writes; and how a batch of them is written: in one
+ * transaction, so that they share one wait for the disk. One that cannot be
+ * written must not take the others with it: then each is written alone.
+ */
+import type Database from 'better-sqlite3';
+import type { Retry } from './record.ts';
+import type { GrantRow } from './rows.ts';
+
+type BindingKey = Readonly<Record<'realm' | 'address', string>>;
+type BoundRow = BindingKey & { readonly device: string; readonly source: string; readonly sinceMs: number };
+
+export type Write =
+  | { readonly kind: 'insert'; readonly row: GrantRow; readonly retry: Retry | undefined }
+  | { readonly kind: 'extend'; readonly row: GrantRow; readonly fromNs: bigint; readonly retry: Retry | undefined }
+  | { readonly kind: 'end' | 'reopen' | 'lower'; readonly row: GrantRow }
+  | { readonly kind: 'rebind'; readonly unbound: readonly BindingKey[]; readonly bound: readonly BoundRow[] }
+  | { readonly kind: 'purge'; readonly endedBeforeMs: number; readonly answeredBeforeMs: number };
+
+/** What became of one: whether it changed anything, or why it could not be written. */
+export type Written = { readonly changed: boolean } | { readonly fault: string };
+
+/** What may change of a live grant, as the record has it. */
+const AS_IN_RECORD = `certificate = @certificate, rule = @rule, policy_version = @policyVersion, mtc_user = @mtcUser, granted_seconds = @grantedSeconds,
+  boot_id = @bootId, expires_at_ns = @expiresAtNs, expires_at_ms = @expiresAtMs`;
+
+/** Writes batches on a connection of its own. */
+export function writerOn(db: Database.Database): (batch: readonly Write[]) => readonly Written[] {
+  const statement = {
+    insert: db.prepare(`INSERT INTO grants VALUES (
+      @id, @number, @gateway, @server, @certificate, @mtcUser, @device, @reference, @rule, @policyVersion, @family, @protocol,
+      @realm, @innerAddress, @devicePort, @remote, @remotePort, @externalAddress, @externalPort, @entry,
+      @grantedSeconds, @startedAtMs, @expiresAtMs, @bootId, @expiresAtNs, 'none', 'live', 'granted', NULL,
+      @correlator)`),
+    extend: db.prepare(`UPDATE grants SET previous_state = state, cause = 'extended', ${AS_IN_RECORD}
+      WHERE id = @id AND state = 'live' AND expires_at_ns = @fromNs`),
+    end: db.prepare(`UPDATE grants SET previous_state = state, state = 'ended', cause = @endCause,
+      ended_at_ms = @endedAtMs, ${AS_IN_RECORD} WHERE id = @id AND state <> 'ended'`),
+    reopen: db.prepare(`UPDATE grants SET previous_state = state, cause = 'reopened', ${AS_IN_RECORD} WHERE id = @id`),
+    lower: db.prepare(`UPDATE grants SET previous_state = state, cause = 'lowered', ${AS_IN_RECORD}
+      WHERE id = @id AND state <> 'ended'`),
+    keepAnswer: db.prepare('INSERT OR REPLACE INTO answers VALUES (@server, @key, @request, @id, @expiresAtMs, @atMs)'),
+    // An end that comes down takes back what promised more. A grant that the gate never had was promised to nobody.
+    withdrawAnswers: db.prepare(`DELETE FROM answers
+      WHERE grant_id = @id AND (expires_at_ms > @expiresAtMs OR @endCause = 'lostInGate')`),
+    bind: db.prepare('INSERT INTO bindings VALUES (@realm, @address, @device, @source, @sinceMs)'),
+    unbind: db.prepare('DELETE FROM bindings WHERE realm = @realm AND address = @address'),
+    purge: db.prepare(`DELETE FROM grants WHERE state = 'ended' AND ended_at_ms < ?`),
+    purgeAnswers: db.prepare('DELETE FROM answers WHERE answered_at_ms < ?'),
+  };
+  const keepAnswer = ({ server, id, expiresAtMs }: GrantRow, retry: Retry | undefined) =>
+    retry && statement.keepAnswer.run({ server, id, expiresAtMs, ...retry });
+  const withdrawAnswers = ({ id, expiresAtMs, endCause }: GrantRow) =>
+    statement.withdrawAnswers.run({ id, expiresAtMs, endCause: endCause ?? null });
+
+  const write = (one: Write): boolean => {
+    switch (one.kind) {
+      case 'insert':
+        statement.insert.run(one.row);
+        keepAnswer(one.row, one.retry);
+        return true;
+      case 'extend': {
+        const isExtended = statement.extend.run({ ...one.row, fromNs: one.fromNs }).changes > 0;
+        if (isExtended) keepAnswer(one.row, one.retry);
+        return isExtended;
+      }
+      case 'end':
+      case 'lower': {
+        const isChanged = statement[one.kind].run(one.row).changes > 0;
+        if (isChanged) withdrawAnswers(one.row);
+        return isChanged;
+      }
+      case 'reopen':
+        return statement.reopen.run(one.row).changes > 0;
+      case 'rebind':
+        for (const key of one.unbound) statement.unbind.run(key);
+        for (const row of one.bound) statement.bind.run(row);
+        return true;
+      case 'purge':
+        statement.purgeAnswers.run(one.answeredBeforeMs);
+        return statement.purge.run(one.endedBeforeMs).changes > 0;
+    }
+  };
+  // Immediate: who waits for another connection waits at the beginning, and not with half of it done.
+  const together = db.transaction((batch: readonly Write[]) => batch.map(write)).immediate;
+  return (batch) => {
+    try {
+      return together(batch).map((changed) => ({ changed }));
+    } catch (fault) {
+      if (batch.length === 1) return [{ fault: (fault as Error).message }];
+      return batch.map((one): Written => {
+        try {
+          return { changed: together([one])[0] ?? false };
+        } catch (own) {
+          return { fault: (own as Error).message };
+        }
+      });
+    }
+  };
+}

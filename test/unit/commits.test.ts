@@ -1,0 +1,91 @@
+/** Group commit: what goes together, in which order, and what becomes of it. */
+import { expect, test } from 'vitest';
+import { Commits } from '../../agent/grants/commits.ts';
+import type { Write, Written } from '../../agent/grants/writes.ts';
+
+/** Told apart by their number; nothing here looks into a write. */
+const write = (endedBeforeMs: number): Write => ({ kind: 'purge', endedBeforeMs, answeredBeforeMs: 0 });
+
+/** A disk in the test's hand. */
+class Disk {
+  readonly batches: number[][] = [];
+  #answer: ((written: readonly Written[]) => void) | undefined;
+  #fail: ((fault: Error) => void) | undefined;
+
+  readonly commits = new Commits((batch) => {
+    this.batches.push(batch.map((one) => (one.kind === 'purge' ? one.endedBeforeMs : -1)));
+    return new Promise((resolve, reject) => {
+      this.#answer = resolve;
+      this.#fail = reject;
+    });
+  });
+
+  /** The batch under way is durable; what comes of that has come when this resolves. */
+  async done(changed = true): Promise<void> {
+    this.#answer?.((this.batches.at(-1) ?? []).map(() => ({ changed })));
+    await new Promise(setImmediate);
+  }
+
+  async fails(): Promise<void> {
+    this.#fail?.(new Error('the disk is gone'));
+    await new Promise(setImmediate);
+  }
+}
+
+test('a lone write is committed at once; what comes meanwhile goes together, in order', async () => {
+  const disk = new Disk();
+  const heard: number[] = [];
+  const begin = (number: number) => disk.commits.write(write(number)).then(() => heard.push(number));
+  begin(1);
+  expect(disk.batches).toEqual([[1]]);
+  for (const number of [2, 3, 4]) begin(number);
+  expect(disk.batches).toEqual([[1]]);
+  expect(heard).toEqual([]);
+  await disk.done();
+  expect(heard).toEqual([1]);
+  expect(disk.batches).toEqual([[1], [2, 3, 4]]);
+  begin(5);
+  await disk.done();
+  expect(heard).toEqual([1, 2, 3, 4]);
+  await disk.done();
+  expect(heard).toEqual([1, 2, 3, 4, 5]);
+  await disk.commits.settled();
+  begin(6);
+  expect(disk.batches.at(-1)).toEqual([6]);
+});
+
+test('each hears what became of its own', async () => {
+  const commits = new Commits(async (batch) =>
+    batch.map((_, i) => (i === 1 ? { fault: 'odd' } : { changed: i === 0 })),
+  );
+  const first = commits.write(write(0));
+  const others = [1, 2, 3].map((number) => commits.write(write(number)));
+  expect(await first).toEqual({ changed: true });
+  expect(await Promise.all(others)).toEqual([{ changed: true }, { fault: 'odd' }, { changed: false }]);
+});
+
+test('a commit that fails fails all of its batch, and no other', async () => {
+  const disk = new Disk();
+  const [first, second] = [disk.commits.write(write(1)), disk.commits.write(write(2))];
+  const failed = expect(first).rejects.toThrow('the disk is gone');
+  await disk.fails();
+  await failed;
+  expect(disk.batches).toEqual([[1], [2]]);
+  await disk.done(false);
+  expect(await second).toEqual({ changed: false });
+});
+
+test('settled waits for all that is under way', async () => {
+  const disk = new Disk();
+  await disk.commits.settled();
+  let isSettled = false;
+  const writes = [1, 2].map((number) => disk.commits.write(write(number)));
+  const settled = disk.commits.settled().then(() => {
+    isSettled = true;
+  });
+  await disk.done();
+  expect(isSettled).toBe(false);
+  await disk.done();
+  await Promise.all([...writes, settled]);
+  expect(isSettled).toBe(true);
+});
