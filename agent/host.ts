@@ -10,6 +10,7 @@ import type { Socket } from 'node:net';
 import { getSystemErrorName } from 'node:util';
 import koffi from 'koffi';
 import { pino } from 'pino';
+import { ulid } from 'ulid';
 import { AgentError } from './core/errors.ts';
 import type { Clock, Log, Random } from './core/ports.ts';
 
@@ -44,11 +45,22 @@ export const systemClock: Clock = {
   boottimeNs: () => readClock(CLOCK_BOOTTIME),
 };
 
-/** The kernel's cryptographic source. */
+/** The kernel's cryptographic source. Bytes are drawn in larger pieces, since a draw costs more than its bytes. */
 export const systemRandom: Random = {
   integer: (below) => (below > 1 ? randomInt(below) : 0),
-  bytes: (count) => randomBytes(count),
+  bytes(count) {
+    if (drawn.length < count) drawn = randomBytes(Math.max(count, 4_096));
+    const taken = drawn.subarray(0, count);
+    drawn = drawn.subarray(count); // no byte is handed out twice
+    return taken;
+  },
 };
+let drawn: Uint8Array = new Uint8Array();
+
+/** A ULID of this moment. */
+export function newUlid(): string {
+  return ulid(Date.now(), () => (systemRandom.bytes(1)[0] as number) / 256);
+}
 
 /** Changes with every boot, and only then. */
 export function bootId(): string {

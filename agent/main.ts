@@ -12,7 +12,6 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { ulid } from 'ulid';
 import { isRevoked } from './api/authorities.ts';
 import { certificateStatus, ExpiryAlarms, timesLeft } from './api/expiry.ts';
 import { servePages } from './api/loopback.ts';
@@ -38,7 +37,17 @@ import type { Ground } from './grants/ground.ts';
 import { Heartbeat, recover } from './grants/recovery.ts';
 import { ANSWERS_KEPT_MS } from './grants/retries.ts';
 import { openStore } from './grants/store.ts';
-import { bootId, lockFolder, notifyService, openLog, peerUid, sendMarked, systemClock, systemRandom } from './host.ts';
+import {
+  bootId,
+  lockFolder,
+  newUlid,
+  notifyService,
+  openLog,
+  peerUid,
+  sendMarked,
+  systemClock,
+  systemRandom,
+} from './host.ts';
 import { deniedPackets, openAccount } from './inspector/account.ts';
 import { openDenialStore } from './inspector/denial-store.ts';
 import { Inspector } from './inspector/inspector.ts';
@@ -157,7 +166,7 @@ async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): P
       return refusal;
     },
     revoked: (certificate) => isRevoked(certificate, trust.cas),
-    newId: () => ulid() as GrantId,
+    newId: () => newUlid() as GrantId,
     notReady: (realm) => {
       const why = closure.objection(realm);
       if (why !== undefined) return { reason: 'gatewayNotReady', why };
