@@ -85,7 +85,11 @@ export class Extensions {
     if (extended === record) return record;
 
     const openUntilNs = dataplane.entry(record.index)?.endNs ?? 0n;
-    if (!(await store.extend(extended, record.expiresAtNs, retry))) {
+    const isExtended = await store.extend(extended, record.expiresAtNs, retry).catch(async (fault) => {
+      await grants.lower(record).catch(() => {}); // it may say so all the same; a later sweep sees to it
+      throw fault;
+    });
+    if (!isExtended) {
       if (!grants.live.get(id)) return hasEnded();
       return refuse('changedWhileDeciding', { why: 'its end on record is another by now', rule });
     }

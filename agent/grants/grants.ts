@@ -98,7 +98,8 @@ export class Grants {
     try {
       await store.insert(record, retry);
     } catch (fault) {
-      this.endpoints.free(ask.protocol, place);
+      // It may be on record all the same: then it ends there, now or with a later sweep.
+      await this.#neverOpened(record, 'storeFault').catch(() => {});
       throw fault;
     } finally {
       this.#opening.remove(record);
@@ -178,9 +179,9 @@ export class Grants {
     }
   }
 
-  /** Ends every live grant toward an inner address. */
+  /** Ends every live grant toward an inner address. All are closed before one is waited for. */
   async endAt(inner: InnerAddress, cause: EndCause): Promise<void> {
-    for (const record of this.live.atInner(inner)) await this.end(record, cause);
+    await allOf(this.live.atInner(inner).map((record) => this.end(record, cause)));
   }
 
   /**

@@ -30,6 +30,7 @@ export const END_CAUSES = {
   lostInGate: 'the gate no longer had it',
   poolChanged: 'its external endpoint is no longer in the grants pool',
   gateFault: 'the gate could not open it',
+  storeFault: 'the store did not say whether it was recorded',
   gatewayDraining: 'draining began while it was recorded, and it was not opened',
 } as const;
 

@@ -8,6 +8,7 @@ import { address } from '../../agent/core/net.ts';
 import type { Refusal } from '../../agent/core/reasons.ts';
 import type { CertificateId, GrantRequest } from '../../agent/core/words.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
+import { openStore } from '../../agent/grants/store.ts';
 import { ethernet, ip, tcp, udp } from '../frames.ts';
 import {
   ask,
@@ -311,6 +312,32 @@ describe('a decision waits for its commit', () => {
     await expect(gateway.grants.request(HEAD_END, ask())).rejects.toMatchObject({ code: 'storeFailed' });
     expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(free);
     expect([...gateway.memory.entries()]).toEqual([]);
+  });
+
+  test('the store loses its voice after the commit: nothing opens, and the record ends when it speaks again', async () => {
+    const store = openStore(':memory:');
+    let isMute = true;
+    const heard = async <Result>(said: Promise<Result>) => {
+      const result = await said;
+      if (isMute) throw new AgentError('storeFailed', 'the thread that writes has ended');
+      return result;
+    };
+    const gateway = new TestGateway({
+      ...store,
+      insert: (record, retry) => heard(store.insert(record, retry)),
+      end: (record) => (isMute ? Promise.reject(new AgentError('storeFailed', 'still none')) : store.end(record)),
+    });
+    await gateway.start();
+    const free = gateway.grants.endpoints.available('ipv4', 'udp');
+    await expect(gateway.grants.request(HEAD_END, ask())).rejects.toMatchObject({ code: 'storeFailed' });
+    expect(store.live()).toHaveLength(1);
+    expect([...gateway.memory.entries()]).toEqual([]);
+    expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(free);
+    isMute = false;
+    await gateway.grants.sweep();
+    expect(store.live()).toEqual([]);
+    expect(store.endedSince(0)).toMatchObject([{ endCause: 'storeFault' }]);
+    expect(await gateway.grants.request(HEAD_END, ask())).toMatchObject({ state: 'live' });
   });
 
   test('the gate fails: the record ends', async () => {
