@@ -165,6 +165,11 @@ gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
       .map((line) => JSON.parse(line) as Record<string, unknown>);
   }
 
+  /** The log's line of a refusal, by its answer; it may be read later than that. */
+  async refusal({ instance }: Body): Promise<Record<string, unknown>> {
+    return JSON.parse(await this.daemon.line(new RegExp(`"${instance}".*"event":"refused"`)));
+  }
+
   /** One request by curl, as an MTC server would make it. */
   async curl<Answer = Body>(
     method: string,

@@ -119,9 +119,9 @@ await step('Without a certificate, TLS refuses', async () => {
 await step('A server that is known, but authorised by nobody, is refused', async () => {
   const reply = await agent.grant({}, { as: agent.stranger, from: 'rogue' });
   status(reply, 404);
-  const line = agent.logged('refused').find(({ instance }) => instance === reply.body.instance);
-  must(line?.['reason'] === 'notAuthorisedByMtcUser', `the log says ${JSON.stringify(line)}`);
-  return `outside: "${reply.body.title}"; in the agent's log: ${line?.['reason']} (${line?.['why']})`;
+  const line = await agent.refusal(reply.body);
+  must(line['reason'] === 'notAuthorisedByMtcUser', `the log says ${JSON.stringify(line)}`);
+  return `outside: "${reply.body.title}"; in the agent's log: ${line['reason']} (${line['why']})`;
 });
 
 await step('The authorised server asks, and the device answers through the external endpoint', async () => {

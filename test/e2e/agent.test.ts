@@ -231,10 +231,6 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
     expect(explained.stdout).toContain('noRuleAllows');
   });
 
-  /** The log's line of a refusal, which may be read later than the answer. */
-  const refusal = async ({ instance }: { readonly instance?: unknown }) =>
-    JSON.parse(await agent.daemon.line(new RegExp(`"${instance}".*"event":"refused"`)));
-
   test('who has no certificate, or is authorised by nobody, is refused with the reason in the log', async () => {
     expect(await agent.grant({}, { as: null })).toMatchObject({
       status: 0,
@@ -244,7 +240,7 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
     expect(agent.logged('tlsRefused').at(-1)).toMatchObject({ reason: 'tlsNoCertificate', remote: SERVER.ipv4 });
     const { status, body } = await agent.grant({}, { as: agent.stranger, from: 'rogue' });
     expect({ status, code: body.code }).toEqual({ status: 404, code: 'IDENTIFIER_NOT_FOUND' });
-    expect(await refusal(body)).toMatchObject({
+    expect(await agent.refusal(body)).toMatchObject({
       reason: 'notAuthorisedByMtcUser',
       step: 'mtcUser',
       server: 'stranger',
@@ -252,7 +248,7 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
     });
     const elsewhere = await agent.grant({}, { as: agent.headEnd, from: 'rogue' });
     expect(elsewhere).toMatchObject({ status: 403, body: { code: 'PERMISSION_DENIED' } });
-    expect(await refusal(elsewhere.body)).toMatchObject({ reason: 'sourceNotAllowed' });
+    expect(await agent.refusal(elsewhere.body)).toMatchObject({ reason: 'sourceNotAllowed' });
   });
 
   test('rules that are invalid are not put in force; valid ones end what they no longer allow', async () => {

@@ -162,8 +162,9 @@ describe.each(['tcx', 'clsact'] as const)('a gateway whose gate hangs by %s', (a
     const from = agent.daemon.lines.length;
     rmSync(join(tools, 'nft'));
     await agent.daemon.line(/"kind":"notSeen","gap":".*nft cannot be run.*"event":"gapFound"/, { from });
-    expect(await agent.grant({ devicePort: 7001 })).toMatchObject({ status: 503, body: { code: 'UNAVAILABLE' } });
-    expect(agent.logged('refused').at(-1)).toMatchObject({ reason: 'gatewayNotReady', why: /nft cannot be run/ });
+    const refused = await agent.grant({ devicePort: 7001 });
+    expect(refused).toMatchObject({ status: 503, body: { code: 'UNAVAILABLE' } });
+    expect(await agent.refusal(refused.body)).toMatchObject({ reason: 'gatewayNotReady', why: /nft cannot be run/ });
     expect(JSON.parse((await agent.mtgate('status', '--json')).stdout)).toMatchObject({
       closed: false,
       gap: expect.stringContaining('nft cannot be run'),
