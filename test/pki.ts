@@ -147,9 +147,11 @@ function createCa(
   }
 
   const { keyUsage, ...dates } = special;
+  // Longer than what it issues: a second may begin between the two.
+  const notAfter = new Date(Date.now() + 31 * DAY_MS);
   const own = parent
     ? parent({ name }, caExtensions(keyUsage))
-    : sign({ name, ...dates }, caExtensions(keyUsage), true);
+    : sign({ name, notAfter, ...dates }, caExtensions(keyUsage), true);
   writeFileSync(file('ca.pem'), own.certificate);
   writeFileSync(file('ca.key'), own.key);
   const crlFile = file('crl.pem');
