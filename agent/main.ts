@@ -191,7 +191,7 @@ async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): P
   inspector.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(
-    async () => ledger.keep(),
+    () => ledger.keep(),
     () => inspector.stop(),
     every(KEEP_MS, log, () => ledger.keep()),
     every(3_600_000, log, () => ledger.age()),

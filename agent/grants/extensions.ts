@@ -39,7 +39,7 @@ export class Extensions {
   extend(who: Asker, id: string, durationSeconds: number): Promise<GrantRecord | Refusal> {
     const asked = { server: who.name, correlator: who.correlator, from: who.requestAddress.text, grant: id };
     const refuse: Refuse = (reason, facts) => this.#ground.refuse(reason, { ...asked, ...facts });
-    const request = JSON.stringify(['extend', id, durationSeconds]);
+    const request = () => JSON.stringify(['extend', id, durationSeconds]);
     return this.#grants.retries.once(who, request, refuse, (retry) =>
       this.#extend(who, id, durationSeconds, refuse, retry),
     );

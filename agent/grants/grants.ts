@@ -55,7 +55,12 @@ export class Grants {
    */
   request(who: Asker, ask: GrantRequest): Promise<GrantRecord | Refusal> {
     const refuse: Refuse = (reason, facts) => this.#ground.refuse(reason, { ...asked(who, ask), ...facts });
-    return this.retries.once(who, textOf(ask), refuse, (retry) => this.#open(who, ask, refuse, retry));
+    return this.retries.once(
+      who,
+      () => textOf(ask),
+      refuse,
+      (retry) => this.#open(who, ask, refuse, retry),
+    );
   }
 
   async #open(who: Asker, ask: GrantRequest, refuse: Refuse, retry?: Retry): Promise<GrantRecord | Refusal> {

@@ -32,12 +32,13 @@ export class Retries {
   /** Acts, unless this server's key has been answered or is being acted on. What is acted on is to be kept with `retry`. */
   async once(
     who: Asker,
-    request: string,
+    requestText: () => string,
     refuse: Refuse,
     act: (retry?: Retry) => Promise<GrantRecord | Refusal>,
   ): Promise<GrantRecord | Refusal> {
     const { idempotencyKey: key, name: server, correlator } = who;
     if (key === undefined) return act();
+    const request = requestText();
     const { store, clock, log } = this.#ground;
     const name = `${server} ${key}`;
     const atMs = clock.nowMs();
