@@ -95,10 +95,9 @@ export class Grants {
       });
 
     const { gateway, bootId, random } = this.#ground;
-    const { correlator, certificate } = who;
-    const by = { server: who.name, certificate, correlator };
-    const decided = { ...by, ask, policyVersion: policy.version, decision, binding, place };
-    const record = newRecord({ id: this.#ground.newId(), gateway, bootId, ...decided }, clock, random);
+    const id = this.#ground.newId();
+    const policyVersion = policy.version;
+    const record = newRecord({ id, gateway, bootId, who, ask, policyVersion, decision, binding, place }, clock, random);
     this.#opening.put(record);
     try {
       await store.insert(record, retry);

@@ -6,6 +6,7 @@
 import type { Address, Endpoint, Family } from '../core/net.ts';
 import type { Clock, Random } from '../core/ports.ts';
 import type {
+  Asker,
   CertificateId,
   DeviceReference,
   ExternalId,
@@ -119,31 +120,30 @@ interface Decided {
   readonly id: GrantId;
   readonly gateway: string;
   readonly bootId: string;
-  readonly server: ServerName;
-  readonly certificate: CertificateId;
+  readonly who: Pick<Asker, 'name' | 'certificate' | 'correlator'>;
   readonly ask: GrantRequest;
   readonly policyVersion: string;
   readonly decision: Allowed;
   readonly binding: Pick<Binding, 'device' | 'inner'>;
   readonly place: Place;
-  readonly correlator: string;
 }
 
-/** The record of a grant that begins now. */
-export function newRecord(
-  { ask, decision, binding, place, ...rest }: Decided,
-  clock: Clock,
-  random: Random,
-): GrantRecord {
+/** The record of a grant that begins now. Member by member: what is spread or left over from a pattern costs ten times as much. */
+export function newRecord(decided: Decided, clock: Clock, random: Random): GrantRecord {
+  const { who, ask, decision, binding, place } = decided;
   const { durationSeconds } = decision;
   const startedAtMs = clock.nowMs();
   return {
-    ...rest,
+    id: decided.id,
     number: 1 + random.integer(NUMBER_LIMIT),
+    gateway: decided.gateway,
+    server: who.name,
+    certificate: who.certificate,
     mtcUser: decision.mtcUser,
     device: binding.device,
     reference: ask.device,
     rule: decision.rule,
+    policyVersion: decided.policyVersion,
     family: decision.family,
     protocol: ask.protocol,
     inner: binding.inner,
@@ -155,7 +155,9 @@ export function newRecord(
     grantedSeconds: durationSeconds,
     startedAtMs,
     expiresAtMs: startedAtMs + durationSeconds * 1000,
+    bootId: decided.bootId,
     expiresAtNs: clock.boottimeNs() + BigInt(durationSeconds) * 1_000_000_000n,
     state: 'live',
+    correlator: who.correlator,
   };
 }

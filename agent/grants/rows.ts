@@ -11,15 +11,30 @@ import type { GrantRecord } from './record.ts';
 /** A row as it is read: columns by their names. */
 export type Row = Record<string, string | bigint | null>;
 
-/** A row as it is written: statements name their parameters as the record does. */
-export interface GrantRow extends Omit<GrantRecord, 'reference' | 'inner' | 'external' | 'remote' | 'index' | 'state'> {
-  readonly reference: string;
-  readonly realm: string;
-  readonly innerAddress: string;
-  readonly remote: string;
-  readonly externalAddress: string;
-  readonly externalPort: number;
-  readonly entry: number;
+/** The columns of a new grant, in the order of `newRow`; its state and its cause follow from its being new. */
+export const NEW_COLUMNS = `id, number, gateway, server, certificate, mtc_user, device, reference, rule, policy_version,
+  family, protocol, realm, inner_address, device_port, remote, remote_port, external_address, external_port, entry,
+  granted_seconds, started_at_ms, expires_at_ms, boot_id, expires_at_ns, correlator`;
+
+/** A new grant as it is written: values alone, since names with each row would cost as much again. */
+export type NewRow = readonly (string | number | bigint)[];
+
+/** What may change of a grant on record; statements name their parameters as the record does. */
+export interface ChangedRow
+  extends Pick<
+    GrantRecord,
+    | 'id'
+    | 'certificate'
+    | 'rule'
+    | 'policyVersion'
+    | 'mtcUser'
+    | 'grantedSeconds'
+    | 'bootId'
+    | 'expiresAtNs'
+    | 'expiresAtMs'
+  > {
+  readonly endCause: EndCause | null;
+  readonly endedAtMs: number | null;
 }
 
 export interface BindingRow extends Omit<Binding, 'inner'> {
@@ -35,17 +50,51 @@ export function bindingKey(inner: InnerAddress) {
   return { realm: inner.realm, address: inner.address.text };
 }
 
-export function rowOf(record: GrantRecord): GrantRow {
-  const { inner, external, remote, reference, index, state: _, ...rest } = record;
+export function newRow(record: GrantRecord): NewRow {
+  const { inner, external, remote } = record;
+  return [
+    record.id,
+    record.number,
+    record.gateway,
+    record.server,
+    record.certificate,
+    record.mtcUser,
+    record.device,
+    JSON.stringify(record.reference),
+    record.rule,
+    record.policyVersion,
+    record.family,
+    record.protocol,
+    inner.realm,
+    inner.address.text,
+    record.devicePort,
+    remote === 'all' ? remote : remote.text,
+    record.remotePort,
+    external.address.text,
+    external.port,
+    record.index,
+    record.grantedSeconds,
+    record.startedAtMs,
+    record.expiresAtMs,
+    record.bootId,
+    record.expiresAtNs,
+    record.correlator,
+  ];
+}
+
+export function changedRow(record: GrantRecord): ChangedRow {
   return {
-    ...rest,
-    reference: JSON.stringify(reference),
-    realm: inner.realm,
-    innerAddress: inner.address.text,
-    remote: remote === 'all' ? 'all' : remote.text,
-    externalAddress: external.address.text,
-    externalPort: external.port,
-    entry: index,
+    id: record.id,
+    certificate: record.certificate,
+    rule: record.rule,
+    policyVersion: record.policyVersion,
+    mtcUser: record.mtcUser,
+    grantedSeconds: record.grantedSeconds,
+    bootId: record.bootId,
+    expiresAtNs: record.expiresAtNs,
+    expiresAtMs: record.expiresAtMs,
+    endCause: record.endCause ?? null,
+    endedAtMs: record.endedAtMs ?? null,
   };
 }
 

@@ -14,9 +14,9 @@ import type { GrantId, ServerName } from '../core/words.ts';
 import { type Binding, type Change, touched } from '../directory/directory.ts';
 import { type Commit, Commits } from './commits.ts';
 import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
-import { type BindingRow, bindingKey, bindingOf, type Row, recordOf, rowOf } from './rows.ts';
+import { type BindingRow, bindingKey, bindingOf, changedRow, newRow, type Row, recordOf } from './rows.ts';
 import { openDatabase } from './schema.ts';
-import { type Write, type Written, writerOn } from './writes.ts';
+import { type AnswerRow, type Write, type Written, writerOn } from './writes.ts';
 
 export interface GrantStore {
   /** Writes a new, live grant, and in the same transaction what answers its request if that is sent again. */
@@ -90,11 +90,12 @@ export function openStore(file: string, worker?: URL): GrantStore {
   };
   const written = async (one: Write): Promise<void> => void (await write(one));
   return {
-    insert: (record, retry) => written({ kind: 'insert', row: rowOf(record), retry }),
-    extend: (record, fromNs, retry) => write({ kind: 'extend', row: rowOf(record), fromNs, retry }),
-    end: (record) => written({ kind: 'end', row: rowOf(record) }),
-    reopen: (record) => written({ kind: 'reopen', row: rowOf(record) }),
-    lower: (record) => written({ kind: 'lower', row: rowOf(record) }),
+    insert: (record, retry) => written({ kind: 'insert', row: newRow(record), answer: answerRow(record, retry) }),
+    extend: (record, fromNs, retry) =>
+      write({ kind: 'extend', row: changedRow(record), fromNs, answer: answerRow(record, retry) }),
+    end: (record) => written({ kind: 'end', row: changedRow(record) }),
+    reopen: (record) => written({ kind: 'reopen', row: changedRow(record) }),
+    lower: (record) => written({ kind: 'lower', row: changedRow(record) }),
     answerOf: (server, key, sinceMs) => statement.answerOf.get(server, key, sinceMs) as KeptAnswer | undefined,
     find: (id) => {
       const row = statement.find.get(id) as Row | undefined;
@@ -130,6 +131,10 @@ export function openStore(file: string, worker?: URL): GrantStore {
       db.close();
     },
   };
+}
+
+function answerRow({ server, id, expiresAtMs }: GrantRecord, retry: Retry | undefined): AnswerRow | undefined {
+  return retry && { ...retry, server, id, expiresAtMs };
 }
 
 interface Writer {

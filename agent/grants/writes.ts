@@ -6,15 +6,27 @@
  */
 import type Database from 'better-sqlite3';
 import type { Retry } from './record.ts';
-import type { GrantRow } from './rows.ts';
+import { type ChangedRow, NEW_COLUMNS, type NewRow } from './rows.ts';
 
 type BindingKey = Readonly<Record<'realm' | 'address', string>>;
 type BoundRow = BindingKey & { readonly device: string; readonly source: string; readonly sinceMs: number };
 
+/** What answers a request that is sent again; statements name their parameters so. */
+export interface AnswerRow extends Retry {
+  readonly server: string;
+  readonly id: string;
+  readonly expiresAtMs: number;
+}
+
 export type Write =
-  | { readonly kind: 'insert'; readonly row: GrantRow; readonly retry: Retry | undefined }
-  | { readonly kind: 'extend'; readonly row: GrantRow; readonly fromNs: bigint; readonly retry: Retry | undefined }
-  | { readonly kind: 'end' | 'reopen' | 'lower'; readonly row: GrantRow }
+  | { readonly kind: 'insert'; readonly row: NewRow; readonly answer?: AnswerRow | undefined }
+  | {
+      readonly kind: 'extend';
+      readonly row: ChangedRow;
+      readonly fromNs: bigint;
+      readonly answer?: AnswerRow | undefined;
+    }
+  | { readonly kind: 'end' | 'reopen' | 'lower'; readonly row: ChangedRow }
   | { readonly kind: 'rebind'; readonly unbound: readonly BindingKey[]; readonly bound: readonly BoundRow[] }
   | { readonly kind: 'purge'; readonly endedBeforeMs: number; readonly answeredBeforeMs: number };
 
@@ -28,11 +40,8 @@ const AS_IN_RECORD = `certificate = @certificate, rule = @rule, policy_version =
 /** Writes batches on a connection of its own. */
 export function writerOn(db: Database.Database): (batch: readonly Write[]) => readonly Written[] {
   const statement = {
-    insert: db.prepare(`INSERT INTO grants VALUES (
-      @id, @number, @gateway, @server, @certificate, @mtcUser, @device, @reference, @rule, @policyVersion, @family, @protocol,
-      @realm, @innerAddress, @devicePort, @remote, @remotePort, @externalAddress, @externalPort, @entry,
-      @grantedSeconds, @startedAtMs, @expiresAtMs, @bootId, @expiresAtNs, 'none', 'live', 'granted', NULL,
-      @correlator)`),
+    insert: db.prepare(`INSERT INTO grants (${NEW_COLUMNS}, previous_state, state, cause)
+      VALUES (${NEW_COLUMNS.replace(/\w+/g, '?')}, 'none', 'live', 'granted')`),
     extend: db.prepare(`UPDATE grants SET previous_state = state, cause = 'extended', ${AS_IN_RECORD}
       WHERE id = @id AND state = 'live' AND expires_at_ns = @fromNs`),
     end: db.prepare(`UPDATE grants SET previous_state = state, state = 'ended', cause = @endCause,
@@ -49,20 +58,19 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
     purge: db.prepare(`DELETE FROM grants WHERE state = 'ended' AND ended_at_ms < ?`),
     purgeAnswers: db.prepare('DELETE FROM answers WHERE answered_at_ms < ?'),
   };
-  const keepAnswer = ({ server, id, expiresAtMs }: GrantRow, retry: Retry | undefined) =>
-    retry && statement.keepAnswer.run({ server, id, expiresAtMs, ...retry });
-  const withdrawAnswers = ({ id, expiresAtMs, endCause }: GrantRow) =>
-    statement.withdrawAnswers.run({ id, expiresAtMs, endCause: endCause ?? null });
+  const keepAnswer = (answer: AnswerRow | undefined) => answer && statement.keepAnswer.run(answer);
+  const withdrawAnswers = ({ id, expiresAtMs, endCause }: ChangedRow) =>
+    statement.withdrawAnswers.run({ id, expiresAtMs, endCause });
 
   const write = (one: Write): boolean => {
     switch (one.kind) {
       case 'insert':
         statement.insert.run(one.row);
-        keepAnswer(one.row, one.retry);
+        keepAnswer(one.answer);
         return true;
       case 'extend': {
         const isExtended = statement.extend.run({ ...one.row, fromNs: one.fromNs }).changes > 0;
-        if (isExtended) keepAnswer(one.row, one.retry);
+        if (isExtended) keepAnswer(one.answer);
         return isExtended;
       }
       case 'end':
