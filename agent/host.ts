@@ -49,17 +49,30 @@ export const systemClock: Clock = {
 export const systemRandom: Random = {
   integer: (below) => (below > 1 ? randomInt(below) : 0),
   bytes(count) {
-    if (drawn.length < count) drawn = randomBytes(Math.max(count, 4_096));
-    const taken = drawn.subarray(0, count);
-    drawn = drawn.subarray(count); // no byte is handed out twice
-    return taken;
+    const from = take(count);
+    return drawn.subarray(from, from + count);
   },
 };
+
 let drawn: Uint8Array = new Uint8Array();
+let used = 0;
+
+/** Where the next `count` bytes begin in what was drawn; no byte is handed out twice. */
+function take(count: number): number {
+  if (drawn.length - used < count) {
+    drawn = randomBytes(Math.max(count, 4_096));
+    used = 0;
+  }
+  used += count;
+  return used - count;
+}
 
 /** A ULID of this moment. */
 export function newUlid(): string {
-  return ulid(Date.now(), () => (systemRandom.bytes(1)[0] as number) / 256);
+  return ulid(Date.now(), () => {
+    const at = take(1);
+    return (drawn[at] as number) / 256;
+  });
 }
 
 /** Changes with every boot, and only then. */

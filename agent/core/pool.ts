@@ -4,7 +4,7 @@
  * cost); an IPv6 pool is far larger than memory, so its endpoints are chosen
  * anywhere in it and take one of `ipv6Grants` indices behind the IPv4 ones.
  */
-import { addressAt, contains, type Endpoint, offsetIn, type Prefix, sizeOf } from './net.ts';
+import { type Address, addressAt, contains, type Endpoint, offsetIn, type Prefix, sizeOf } from './net.ts';
 import { PROTOCOLS, type Protocol } from './words.ts';
 
 /** What one entry takes in the gate (struct gate_entry). */
@@ -49,18 +49,11 @@ export function indexOfIpv4(pool: Pool, protocol: Protocol, endpoint: Endpoint):
   return undefined;
 }
 
-/** The IPv4 endpoint and protocol of an index. @throws RangeError for an index that is none of IPv4 */
-export function ipv4OfIndex(pool: Pool, index: number): { protocol: Protocol; endpoint: Endpoint } {
-  const port = pool.portLow + (index % pool.portCount);
-  const line = Math.floor(index / pool.portCount);
-  const protocol = PROTOCOLS[line % PROTOCOLS.length] as Protocol;
-  let slot = Math.floor(line / PROTOCOLS.length);
-  for (const prefix of pool.ipv4) {
-    const size = Number(sizeOf(prefix));
-    if (slot < size) return { protocol, endpoint: { address: addressAt(prefix, BigInt(slot)), port } };
-    slot -= size;
-  }
-  throw new RangeError(`the pool has no IPv4 endpoint with index ${index}`);
+/** The pool's IPv4 addresses by their slot; each made once, since every grant names one. */
+export function ipv4Addresses(pool: Pool): readonly Address[] {
+  return pool.ipv4.flatMap((prefix) =>
+    Array.from({ length: Number(sizeOf(prefix)) }, (_, offset) => addressAt(prefix, BigInt(offset))),
+  );
 }
 
 /** A hash map's table: 16 bytes a bucket, as many as the next power of two of the keys it may hold. */

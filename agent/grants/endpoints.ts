@@ -9,7 +9,7 @@
  * however full the pool is.
  */
 import { type Address, addressFromBytes, type Endpoint, type Family, mappedLength, type Prefix } from '../core/net.ts';
-import { indexOfIpv4, ipv4Entries, ipv4OfIndex, type Pool } from '../core/pool.ts';
+import { indexOfIpv4, ipv4Addresses, ipv4Entries, type Pool } from '../core/pool.ts';
 import type { Random } from '../core/ports.ts';
 import { PROTOCOLS, type Protocol } from '../core/words.ts';
 
@@ -26,6 +26,7 @@ export class Endpoints {
   readonly #pool: Pool;
   readonly #random: Random;
   readonly #ipv4: Readonly<Record<Protocol, FreeSet>>;
+  readonly #ipv4Addresses: readonly Address[];
   readonly #ipv6: FreeSet;
   /** IPv6 addresses in use or at rest; one address stands for one grant. */
   readonly #ipv6Taken = new Set<string>();
@@ -35,6 +36,7 @@ export class Endpoints {
     this.#random = random;
     const perProtocol = ipv4Entries(pool) / PROTOCOLS.length;
     this.#ipv4 = { tcp: new FreeSet(perProtocol), udp: new FreeSet(perProtocol) };
+    this.#ipv4Addresses = ipv4Addresses(pool);
     this.#ipv6 = new FreeSet(pool.ipv6.length > 0 ? pool.ipv6Grants : 0);
   }
 
@@ -73,10 +75,12 @@ export class Endpoints {
     const ordinal = this.#ipv4[protocol].draw(this.#random);
     if (ordinal === undefined) return undefined;
     // Indices run slot by slot, within a slot protocol by protocol (gate.h).
-    const { portCount } = this.#pool;
-    const line = Math.floor(ordinal / portCount) * PROTOCOLS.length + PROTOCOLS.indexOf(protocol);
-    const index = line * portCount + (ordinal % portCount);
-    return { index, external: ipv4OfIndex(this.#pool, index).endpoint };
+    const { portLow, portCount } = this.#pool;
+    const slot = Math.floor(ordinal / portCount);
+    const port = ordinal % portCount;
+    const address = this.#ipv4Addresses[slot] as Address;
+    const index = (slot * PROTOCOLS.length + PROTOCOLS.indexOf(protocol)) * portCount + port;
+    return { index, external: { address, port: portLow + port } };
   }
 
   #allocateIpv6(): Place | undefined {

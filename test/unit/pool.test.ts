@@ -1,7 +1,6 @@
-import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { address, prefix } from '../../agent/core/net.ts';
-import { entryCount, indexOfIpv4, ipv4Entries, ipv4OfIndex, ipv4Slots, type Pool } from '../../agent/core/pool.ts';
+import { entryCount, indexOfIpv4, ipv4Addresses, ipv4Entries, ipv4Slots, type Pool } from '../../agent/core/pool.ts';
 
 const POOL: Pool = {
   ipv4: [prefix('203.0.113.0/30'), prefix('198.51.100.8/31')],
@@ -32,14 +31,14 @@ test('what is not in the pool has no index', () => {
   expect(indexOfIpv4(POOL, 'tcp', at('203.0.113.0', 19_999))).toBeUndefined();
   expect(indexOfIpv4(POOL, 'tcp', at('203.0.113.0', 20_100))).toBeUndefined();
   expect(indexOfIpv4(POOL, 'tcp', at('2001:db8:a::1', 20_000))).toBeUndefined();
-  expect(() => ipv4OfIndex(POOL, 1200)).toThrow('the pool has no IPv4 endpoint with index 1200');
 });
 
-test('index and endpoint are each other’s inverse', () => {
-  fc.assert(
-    fc.property(fc.nat(1199), (index) => {
-      const { protocol, endpoint } = ipv4OfIndex(POOL, index);
-      expect(indexOfIpv4(POOL, protocol, endpoint)).toBe(index);
-    }),
-  );
+test('the addresses stand in the order of their slots', () => {
+  const addresses = ipv4Addresses(POOL);
+  expect(addresses.map(({ text }) => text)).toEqual([
+    ...['203.0.113.0', '203.0.113.1', '203.0.113.2', '203.0.113.3'],
+    ...['198.51.100.8', '198.51.100.9'],
+  ]);
+  for (const [slot, host] of addresses.entries())
+    expect(indexOfIpv4(POOL, 'tcp', { address: host, port: 20_000 })).toBe(slot * 200);
 });
