@@ -10,7 +10,7 @@ import Database from 'better-sqlite3';
 import { AgentError } from '../core/errors.ts';
 import { TRANSITIONS } from './lifecycle.ts';
 
-const SCHEMA_VERSION = 2;
+const SCHEMA_VERSION = 3;
 
 const SCHEMA = `
 CREATE TABLE transitions (
@@ -19,7 +19,7 @@ CREATE TABLE transitions (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE grants (
-  id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, gateway TEXT NOT NULL,
+  id TEXT PRIMARY KEY, number INTEGER NOT NULL, gateway TEXT NOT NULL,
   server TEXT NOT NULL, certificate TEXT NOT NULL, mtc_user TEXT NOT NULL, device TEXT NOT NULL, reference TEXT NOT NULL,
   rule TEXT NOT NULL, policy_version TEXT NOT NULL,
   family TEXT NOT NULL, protocol TEXT NOT NULL, realm TEXT NOT NULL, inner_address TEXT NOT NULL,
@@ -32,12 +32,10 @@ CREATE TABLE grants (
   CHECK ((state = 'ended') = (ended_at_ms IS NOT NULL)),
   FOREIGN KEY (previous_state, state, cause) REFERENCES transitions (from_state, to_state, cause)
 ) STRICT;
--- One live grant a key, and one an entry: also held by the database itself.
-CREATE UNIQUE INDEX grants_key ON grants (server, device, family, protocol, device_port) WHERE state = 'live';
+-- Each index costs every grant: these three, and no more. One live grant an entry, as in the gate.
 CREATE UNIQUE INDEX grants_entry ON grants (entry) WHERE state = 'live';
 CREATE INDEX grants_due ON grants (expires_at_ns) WHERE state = 'live';
 CREATE INDEX grants_ended ON grants (ended_at_ms) WHERE state = 'ended';
-CREATE INDEX grants_started ON grants (started_at_ms);
 
 -- What requests with an Idempotency-Key were answered: a grant, and its end at that time.
 CREATE TABLE answers (

@@ -67,9 +67,9 @@ export function openStore(file: string, worker?: URL): GrantStore {
       .safeIntegers(),
     due: db.prepare(`SELECT id FROM grants WHERE state = 'live' AND boot_id = ? AND expires_at_ns <= ?`).pluck(),
     latest: db
-      .prepare(`SELECT max(coalesce((SELECT max(started_at_ms) FROM grants), 0),
-      coalesce((SELECT max(ended_at_ms) FROM grants WHERE state = 'ended'), 0),
-      coalesce((SELECT max(expires_at_ms - granted_seconds * 1000) FROM grants WHERE state = 'live'), 0))`)
+      .prepare(`SELECT max(coalesce((SELECT max(ended_at_ms) FROM grants WHERE state = 'ended'), 0),
+      coalesce((SELECT max(max(started_at_ms, expires_at_ms - granted_seconds * 1000)) FROM grants
+        INDEXED BY grants_entry WHERE state = 'live'), 0))`)
       .pluck(),
     idOf: db.prepare('SELECT id FROM ids WHERE kind = ? AND name = ?').pluck(),
     newId: db
