@@ -80,15 +80,31 @@ export function bootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 }
 
-/** One JSON line an event, on standard output, for the journal. */
-export function openLog(level: string): Log {
-  return pino({
-    level,
-    messageKey: 'event',
-    base: null,
-    timestamp: pino.stdTimeFunctions.isoTime,
-    formatters: { level: (label) => ({ level: label }) },
+/** What waits for a journal that does not read; what is more is left out, since nobody may stand still for a line. */
+const WAITING_LOG_BYTES = 16 * 2 ** 20;
+
+/**
+ * One JSON line an event, on standard output, for the journal. Written beside
+ * the loop, as it comes; what still waits at an exit is written then.
+ * `leftOut` says how many lines a journal that stood still had no room for.
+ */
+export function openLog(level: string): { readonly log: Log; readonly leftOut: () => number } {
+  const output = pino.destination({ fd: 1, sync: false, maxLength: WAITING_LOG_BYTES });
+  let leftOut = 0;
+  output.on('drop', () => {
+    leftOut += 1;
   });
+  const log = pino(
+    {
+      level,
+      messageKey: 'event',
+      base: null,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+    },
+    output,
+  );
+  return { log, leftOut: () => leftOut };
 }
 
 /**

@@ -77,7 +77,12 @@ const FILES_INVALID = 78;
 const INVALID_FILES: readonly FaultCode[] = ['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'];
 
 /** Starts everything; how to stop what has been started is put into `stops` as it goes. */
-async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): Promise<void> {
+async function start(
+  configFile: string,
+  log: FaultKeepingLog,
+  linesLeftOut: () => number,
+  stops: Stop[],
+): Promise<void> {
   const warn = (warning: string) => log.warn({ warning }, 'configurationWarning');
   const config = loadConfig(configFile, warn);
   const policy = loadPolicy(config.rules, config, warn);
@@ -145,6 +150,7 @@ async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): P
     account,
     inspector: () => inspector.reading(),
     refusalsGivenUp: () => ledger.givenUp,
+    linesLeftOut,
     draining: () => draining,
   });
   const record = refusalRecorder(log, systemRandom);
@@ -298,7 +304,8 @@ async function main(): Promise<void> {
       log: { type: 'string', default: 'info' },
     },
   });
-  const log = new FaultKeepingLog(openLog(values.log), systemClock);
+  const journal = openLog(values.log);
+  const log = new FaultKeepingLog(journal.log, systemClock);
   const stops: Stop[] = [];
   let stopping = false;
   const stop = async (signal: string) => {
@@ -311,7 +318,7 @@ async function main(): Promise<void> {
   };
   process.once('SIGTERM', () => void stop('SIGTERM'));
   process.once('SIGINT', () => void stop('SIGINT'));
-  await start(values.config, log, stops).catch((fault) => {
+  await start(values.config, log, journal.leftOut, stops).catch((fault) => {
     if (!stopping) throw fault; // else it is of a part that was stopped under its hands
   });
   if (!stopping) notifyService('ready');

@@ -33,6 +33,8 @@ export interface Readings {
   inspector(): InspectorReading;
   /** Refusals that could not be kept. */
   refusalsGivenUp(): number;
+  /** Lines of the log that a journal which stood still had no room for. */
+  linesLeftOut(): number;
   draining(): boolean;
 }
 
@@ -169,6 +171,9 @@ export function openMetrics(readings: Readings): Metrics {
   );
   read(Counter, 'mtgate_refusals_given_up_total', 'Refusals that the disk did not take in time', () => [
     [readings.refusalsGivenUp()],
+  ]);
+  read(Counter, 'mtgate_log_lines_left_out_total', 'Lines of the log that the journal did not take in time', () => [
+    [readings.linesLeftOut()],
   ]);
 
   const handshakes = count('mtgate_handshakes_refused_total', 'TLS handshakes that failed', ['reason']);
