@@ -7,6 +7,7 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
+import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks';
 import { getSystemErrorName } from 'node:util';
 import koffi from 'koffi';
 import { pino } from 'pino';
@@ -74,6 +75,20 @@ export function newUlid(): string {
     return (drawn[at] as number) / 256;
   });
 }
+
+/** How late the loop was for what was due, in seconds, since this was last asked: the 99th of a hundred, and the worst. */
+export function loopDelay(): { readonly p99: number; readonly worst: number } {
+  loopDelays ??= monitorEventLoopDelay({ resolution: LOOP_LOOK_MS });
+  loopDelays.enable();
+  const seconds = (nanoseconds: number) => Math.max(0, nanoseconds / 1e9 - LOOP_LOOK_MS / 1e3);
+  const delay = { p99: seconds(loopDelays.percentile(99)), worst: seconds(loopDelays.max) };
+  loopDelays.reset();
+  return delay;
+}
+
+/** It counts what lies between two looks, the pause between them included. */
+const LOOP_LOOK_MS = 10;
+let loopDelays: IntervalHistogram | undefined;
 
 /** Changes with every boot, and only then. */
 export function bootId(): string {

@@ -40,6 +40,7 @@ import { openStore } from './grants/store.ts';
 import {
   bootId,
   lockFolder,
+  loopDelay,
   newUlid,
   notifyService,
   openLog,
@@ -152,6 +153,7 @@ async function start(
     refusalsGivenUp: () => ledger.givenUp,
     linesLeftOut,
     draining: () => draining,
+    loopDelay,
   });
   const record = refusalRecorder(log, systemRandom);
   const directory = new Directory();

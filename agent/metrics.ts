@@ -36,6 +36,8 @@ export interface Readings {
   /** Lines of the log that a journal which stood still had no room for. */
   linesLeftOut(): number;
   draining(): boolean;
+  /** How late the agent's loop was, in seconds, since it was last asked. */
+  loopDelay(): { readonly p99: number; readonly worst: number };
 }
 
 export interface Metrics {
@@ -121,6 +123,13 @@ export function openMetrics(readings: Readings): Metrics {
     [readings.wrongSysctls()],
   ]);
   read(Gauge, 'mtgate_draining', '1 while the operator wants no new grants', () => [[readings.draining() ? 1 : 0]]);
+  read(
+    Gauge,
+    'mtgate_loop_delay_seconds',
+    'How late the agent was for what was due, since the last reading: the 99th of a hundred (p99), and the worst',
+    () => Object.entries(readings.loopDelay()).map(([of, seconds]) => [seconds, { of }]),
+    ['of'],
+  );
 
   read(
     Gauge,

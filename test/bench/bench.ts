@@ -1,7 +1,7 @@
 /**
  * `npm run bench`: how fast the gateway is, and beside what.
  *
- *   --packets, --grants   only that part (default: both)
+ *   --packets, --grants, --promptness   only these parts (default: all)
  *   --seconds N           of each measurement (default 1)
  *   --rounds N            how often each is repeated (default 5)
  *   --json                one JSON document instead of tables
@@ -15,17 +15,19 @@ import { availableParallelism, cpus, release } from 'node:os';
 import { parseArgs } from 'node:util';
 import { measureGrants, showGrants } from './grants.ts';
 import { measurePackets, showPackets } from './packets.ts';
+import { measurePromptness, showPromptness } from './promptness.ts';
 
 const { values } = parseArgs({
   options: {
     packets: { type: 'boolean', default: false },
     grants: { type: 'boolean', default: false },
+    promptness: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '5' },
     json: { type: 'boolean', default: false },
   },
 });
-const both = values.packets === values.grants;
+const all = !values.packets && !values.grants && !values.promptness;
 const seconds = positive('seconds', values.seconds);
 const rounds = positive('rounds', values.rounds);
 const progress = (what: string) => process.stderr.write(`${what}\n`);
@@ -39,11 +41,12 @@ const machine = {
   model: cpus()[0]?.model ?? 'unknown',
   node: process.version,
 };
-const packets = both || values.packets ? await measurePackets(rounds, seconds, progress) : undefined;
-const grants = both || values.grants ? await measureGrants(rounds, seconds, progress) : undefined;
+const packets = all || values.packets ? await measurePackets(rounds, seconds, progress) : undefined;
+const grants = all || values.grants ? await measureGrants(rounds, seconds, progress) : undefined;
+const promptness = all || values.promptness ? await measurePromptness(progress) : undefined;
 
 if (values.json) {
-  process.stdout.write(`${JSON.stringify({ machine, rounds, seconds, packets, grants }, null, 2)}\n`);
+  process.stdout.write(`${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness }, null, 2)}\n`);
 } else {
   process.stdout.write(
     [
@@ -51,6 +54,7 @@ if (values.json) {
       `medians of ${rounds} rounds of ${seconds} s each, in brackets the lowest and the highest`,
       ...(packets ? ['', showPackets(packets)] : []),
       ...(grants ? ['', showGrants(grants)] : []),
+      ...(promptness ? ['', showPromptness(promptness)] : []),
       '',
     ].join('\n'),
   );

@@ -36,7 +36,7 @@ export interface Asked {
   readonly p99Ms: number;
 }
 
-interface Identity {
+export interface Identity {
   readonly ca: Buffer;
   readonly cert: Buffer;
   readonly key: Buffer;
@@ -64,33 +64,36 @@ function nextBody(): string {
 }
 
 /** One kept-alive connection, one request at a time. */
-class Connection {
+export class Connection {
   readonly #socket: TLSSocket;
-  readonly #head: string;
+  readonly #to: Pick<Asking, 'host' | 'port' | 'path'>;
   #received = '';
   #waiting: { resolve: (answer: string) => void; reject: (fault: Error) => void } | undefined;
 
-  private constructor(socket: TLSSocket, head: string) {
+  private constructor(socket: TLSSocket, to: Pick<Asking, 'host' | 'port' | 'path'>) {
     this.#socket = socket;
-    this.#head = head;
+    this.#to = to;
     socket.setNoDelay(true).setEncoding('latin1');
     socket.on('data', (text: string) => this.#take(text));
     socket.on('close', () => this.#waiting?.reject(new Error(`closed before an answer\n${this.#received}`)));
   }
 
-  static open({ host, port, path }: Asking, identity: Identity): Promise<Connection> {
-    const head = `POST ${path} HTTP/1.1\r\nHost: ${host}:${port}\r\nContent-Type: application/json\r\nContent-Length: `;
+  static open(to: Pick<Asking, 'host' | 'port' | 'path'>, identity: Identity): Promise<Connection> {
+    const { host, port } = to;
     return new Promise((resolve, reject) => {
-      const socket = connect({ host, port, ...identity }, () => resolve(new Connection(socket, head)));
+      const socket = connect({ host, port, ...identity }, () => resolve(new Connection(socket, to)));
       socket.on('error', reject);
     });
   }
 
-  /** Resolves with the whole answer, head and body. */
-  ask(body: string): Promise<string> {
+  /** Resolves with the whole answer, head and body. `below` is a path below the connection's own. */
+  ask(body: string, method = 'POST', below = ''): Promise<string> {
+    const { host, port, path } = this.#to;
+    const head = `${method} ${path}${below} HTTP/1.1\r\nHost: ${host}:${port}\r\n`;
+    const content = body ? `Content-Type: application/json\r\nContent-Length: ${body.length}\r\n` : '';
     return new Promise((resolve, reject) => {
       this.#waiting = { resolve, reject };
-      this.#socket.write(`${this.#head}${body.length}\r\n\r\n${body}`);
+      this.#socket.write(`${head}${content}\r\n${body}`);
     });
   }
 
@@ -103,7 +106,7 @@ class Connection {
     this.#received += text;
     const end = this.#received.indexOf('\r\n\r\n');
     if (end < 0) return;
-    const length = /\r\ncontent-length: (\d+)/i.exec(this.#received)?.[1];
+    const length = /\r\ncontent-length: (\d+)/i.exec(this.#received)?.[1] ?? '0'; // 204 has none
     if (this.#received.length < end + 4 + Number(length)) return;
     const answer = this.#received;
     this.#received = '';

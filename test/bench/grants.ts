@@ -24,7 +24,7 @@ const CONNECTIONS = [1, 64] as const;
 const SYNCS = 100;
 
 /** The tests' rules, for every port that is asked for. */
-const RULES = AGENT_RULES.replace('"7000-7999"', `"1024-${FIRST_PORT + PORTS - 1}"`);
+export const BENCH_RULES = AGENT_RULES.replace('"7000-7999"', `"1024-${FIRST_PORT + PORTS - 1}"`);
 
 interface Subject {
   readonly name: string;
@@ -41,6 +41,8 @@ interface GrantRow {
   readonly cpuMicroseconds: Figure;
   readonly medianMs: Figure;
   readonly p99Ms: Figure;
+  /** How late the daemon's loop was, by its own metrics; the echo has none. */
+  readonly loopDelayMs: Figure | undefined;
   readonly peakMebibytes: number;
 }
 
@@ -59,7 +61,7 @@ export async function measureGrants(
 ): Promise<GrantResults> {
   progress(`the daemon with ${DEVICES} devices, and an echo beside it`);
   const network = standardNetwork();
-  const agent = new TestAgent(network, { rules: RULES, devices: devicesFile(), ports: '20000-59999' });
+  const agent = new TestAgent(network, { rules: BENCH_RULES, devices: devicesFile(), ports: '20000-59999' });
   try {
     const { ca, headEnd } = agent;
     const identity = [ca.certificateFile, headEnd.certificateFile, headEnd.keyFile];
@@ -71,7 +73,7 @@ export async function measureGrants(
     for (let round = 0; round <= rounds; round++) {
       progress(round === 0 ? 'grants: a round to warm up' : `grants: round ${round} of ${rounds}`);
       for (const { subject, connections, runs } of cases) {
-        const run = await measure(client, subject, connections, seconds);
+        const run = await measure(network, client, subject, connections, seconds);
         if (round > 0) runs.push(run);
       }
     }
@@ -98,35 +100,58 @@ async function startServers(network: Network, agent: TestAgent): Promise<readonl
   ];
 }
 
-function devicesFile(): string {
+/** Where the i-th device is. */
+export function deviceAddress(i: number): string {
   const base = REALM_PREFIX.ipv4.split('.').slice(0, 2).join('.');
+  return `${base}.${1 + (i >> 8)}.${i & 255}`;
+}
+
+export function devicesFile(): string {
   const lines = Array.from(
     { length: DEVICES },
-    (_, i) =>
-      `  - { externalId: ${deviceName(i)}, bindings: [{ realm: iot, address: ${base}.${1 + (i >> 8)}.${i & 255} }] }`,
+    (_, i) => `  - { externalId: ${deviceName(i)}, bindings: [{ realm: iot, address: ${deviceAddress(i)} }] }`,
   );
   return `devices:\n${lines.join('\n')}\n`;
 }
 
 interface Run extends Asked {
   readonly perSecond: number;
+  readonly loopDelayMs: number | undefined;
   readonly cpuMicroseconds: number;
 }
 
-async function measure(client: Child, subject: Subject, connections: number, seconds: number): Promise<Run> {
-  const { server, port, path } = subject;
+async function measure(
+  network: Network,
+  client: Child,
+  subject: Subject,
+  connections: number,
+  seconds: number,
+): Promise<Run> {
+  const { name, server, port, path } = subject;
   const from = client.lines.length;
   const asking: Asking = { host: GATEWAY.ipv4, port, path, connections, seconds };
   client.say(JSON.stringify(asking));
   await client.line(/^open$/, { from });
+  const isDaemon = name === 'grants';
+  if (isDaemon) await loopDelay(network); // what was before is not of this run
   const cpuBefore = cpuSeconds(server.pid);
   client.say('go');
   const line = await client.line(/^done /, { from, patienceMs: PATIENCE_MS + seconds * 1000 });
   const asked = JSON.parse(line.slice('done '.length)) as Asked;
-  if (asked.refused > 0)
-    throw new Error(`${subject.name} refused ${asked.refused} requests, the first:\n${asked.refusal}`);
+  if (asked.refused > 0) throw new Error(`${name} refused ${asked.refused} requests, the first:\n${asked.refusal}`);
   const cpu = cpuSeconds(server.pid) - cpuBefore;
-  return { ...asked, perSecond: asked.granted / asked.seconds, cpuMicroseconds: (cpu / asked.granted) * 1e6 };
+  return {
+    ...asked,
+    perSecond: asked.granted / asked.seconds,
+    cpuMicroseconds: (cpu / asked.granted) * 1e6,
+    loopDelayMs: isDaemon ? await loopDelay(network) : undefined,
+  };
+}
+
+/** How late the daemon was for what was due, at the 99th of a hundred, since it was last asked; in milliseconds. */
+async function loopDelay(network: Network): Promise<number> {
+  const { stdout } = await network.run('gateway', ['curl', '--silent', 'http://127.0.0.1:9464/metrics']);
+  return Number(/^mtgate_loop_delay_seconds\{of="p99"\} (\S+)$/m.exec(stdout)?.[1]) * 1000;
 }
 
 function summarise(subject: Subject, connections: number, runs: readonly Run[], echo: readonly Run[]): GrantRow {
@@ -138,6 +163,7 @@ function summarise(subject: Subject, connections: number, runs: readonly Run[], 
     cpuMicroseconds: figure(runs.map(({ cpuMicroseconds }) => cpuMicroseconds)),
     medianMs: figure(runs.map(({ medianMs }) => medianMs)),
     p99Ms: figure(runs.map(({ p99Ms }) => p99Ms)),
+    loopDelayMs: subject.name === 'grants' ? figure(runs.map(({ loopDelayMs = 0 }) => loopDelayMs)) : undefined,
     peakMebibytes: peakMebibytes(subject.server.pid),
   };
 }
@@ -165,9 +191,12 @@ export function showGrants({ rows, granted, syncMilliseconds }: GrantResults): s
     show(row.cpuMicroseconds, 0),
     show(row.medianMs, 2),
     show(row.p99Ms, 2),
+    row.loopDelayMs ? show(row.loopDelayMs, 1) : '',
     row.peakMebibytes.toFixed(0),
   ]);
-  const head = ['mutual TLS, kept alive', 'a second', 'to echo', 'CPU us each', 'p50 ms', 'p99 ms', 'peak MiB'];
+  const head = [
+    ...['mutual TLS, kept alive', 'a second', 'to echo', 'CPU us each', 'p50 ms', 'p99 ms', 'loop p99 ms', 'peak MiB'],
+  ];
   return `${table(head, lines)}
 ${granted} grants were opened. One append with fdatasync on this disk: ${show(syncMilliseconds, 2)} ms (5 % to 95 %).`;
 }
