@@ -2,6 +2,7 @@
  * `npm run bench`: how fast the gateway is, and beside what.
  *
  *   --packets, --grants, --promptness   only these parts (default: all)
+ *   --peers               beside fwknop-server and miniupnpd, as Debian packages them (installed if they are not)
  *   --seconds N           of each measurement (default 1)
  *   --rounds N            how often each is repeated (default 5)
  *   --json                one JSON document instead of tables
@@ -11,10 +12,12 @@
  * stays in network namespaces, which go when this ends or is interrupted.
  * What the figures mean: native-notes/performance.md.
  */
+import { execFileSync } from 'node:child_process';
 import { availableParallelism, cpus, release } from 'node:os';
 import { parseArgs } from 'node:util';
 import { measureGrants, showGrants } from './grants.ts';
 import { measurePackets, showPackets } from './packets.ts';
+import { measurePeers, missingPeers, showPeers } from './peers.ts';
 import { measurePromptness, showPromptness } from './promptness.ts';
 
 const { values } = parseArgs({
@@ -22,12 +25,13 @@ const { values } = parseArgs({
     packets: { type: 'boolean', default: false },
     grants: { type: 'boolean', default: false },
     promptness: { type: 'boolean', default: false },
+    peers: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '5' },
     json: { type: 'boolean', default: false },
   },
 });
-const all = !values.packets && !values.grants && !values.promptness;
+const all = !values.packets && !values.grants && !values.promptness && !values.peers;
 const seconds = positive('seconds', values.seconds);
 const rounds = positive('rounds', values.rounds);
 const progress = (what: string) => process.stderr.write(`${what}\n`);
@@ -44,9 +48,16 @@ const machine = {
 const packets = all || values.packets ? await measurePackets(rounds, seconds, progress) : undefined;
 const grants = all || values.grants ? await measureGrants(rounds, seconds, progress) : undefined;
 const promptness = all || values.promptness ? await measurePromptness(progress) : undefined;
+if (values.peers && missingPeers().length > 0) {
+  progress(`installing ${missingPeers().join(', ')}`);
+  execFileSync('apt-get', ['-qq', 'install', '-y', '--no-install-recommends', ...missingPeers()], { stdio: 'ignore' });
+}
+const peers = values.peers ? await measurePeers(rounds, progress) : undefined;
 
 if (values.json) {
-  process.stdout.write(`${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness }, null, 2)}\n`);
+  process.stdout.write(
+    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, peers }, null, 2)}\n`,
+  );
 } else {
   process.stdout.write(
     [
@@ -54,6 +65,7 @@ if (values.json) {
       `medians of ${rounds} rounds of ${seconds} s each, in brackets the lowest and the highest`,
       ...(packets ? ['', showPackets(packets)] : []),
       ...(grants ? ['', showGrants(grants)] : []),
+      ...(peers ? ['', showPeers(peers, grants?.rows.at(-1)?.perSecond.median)] : []),
       ...(promptness ? ['', showPromptness(promptness)] : []),
       '',
     ].join('\n'),

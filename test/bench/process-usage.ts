@@ -2,12 +2,14 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 
-/** CPU seconds of all its threads, user and system. */
-export function cpuSeconds(pid: number): number {
+/** CPU seconds of all its threads, user and system; if asked for, also of the children that it has waited for. */
+export function cpuSeconds(pid: number, { children = false } = {}): number {
   const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
   // The second field, the name, may hold blanks and brackets.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond();
+  const own = Number(fields[11]) + Number(fields[12]);
+  const waitedFor = Number(fields[13]) + Number(fields[14]);
+  return (own + (children ? waitedFor : 0)) / ticksPerSecond();
 }
 
 /** The most memory it has held at once. */
