@@ -12,6 +12,7 @@ import type { Network } from '../network.ts';
 import { DEVICE, GATEWAY, INNER_GATEWAY, INSIDE, OUTSIDE, SERVER, standardNetwork } from '../standard-network.ts';
 import { type Figure, figure, show, table } from './figures.ts';
 import { cpuSeconds } from './process-usage.ts';
+import type { Mapping } from './upnp-client.ts';
 
 /** Mappings, or accesses, that are open at the end of a round: the size that the goal names. */
 const HELD = 100;
@@ -172,9 +173,10 @@ allow 1024-65535 0.0.0.0/0 1024-65535
     program('test/bench/upnp-client.ts', INNER_GATEWAY.ipv4, String(UPNP_PORT), DEVICE.ipv4),
     { line: /^ready$/ },
   );
-  const carryOut = async (action: string): Promise<number> => {
+  const carryOut = async (action: Mapping['action']): Promise<number> => {
     const from = client.lines.length;
-    client.say(JSON.stringify({ action, from: FIRST_PORT, count: HELD }));
+    const mapping: Mapping = { action, from: FIRST_PORT, count: HELD };
+    client.say(JSON.stringify(mapping));
     const line = await client.line(/^done /, { from, patienceMs: 60_000 });
     return Number(line.slice('done '.length));
   };
