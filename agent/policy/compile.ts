@@ -12,6 +12,7 @@ import {
   type AllowRule,
   type Certificate,
   type DenyRule,
+  holdersOf,
   type MtcUser,
   NO_USAGE,
   type Policy,
@@ -58,10 +59,14 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
   const rules = [...written.rules].sort((a, b) => order(a.name, b.name));
   const allows = rules.flatMap(allowOf);
   const denies = rules.flatMap(denyOf);
-  const policy = frozen({
-    version: surroundings.digest(canonical({ servers, mtcUsers, allows, denies })).slice(0, VERSION_LENGTH),
+  const parties = {
     servers: new Map(servers.map((server) => [server.name, frozen(server)])),
     mtcUsers: new Map(mtcUsers.map((user) => [user.name, frozen(user)])),
+  };
+  const policy = frozen({
+    version: surroundings.digest(canonical({ servers, mtcUsers, allows, denies })).slice(0, VERSION_LENGTH),
+    ...parties,
+    holders: holdersOf(parties),
     allows,
     denies,
     tests: written.tests.map(testOf),

@@ -110,6 +110,8 @@ export interface Policy {
   readonly version: string;
   readonly servers: ReadonlyMap<ServerName, Server>;
   readonly mtcUsers: ReadonlyMap<MtcUserName, MtcUser>;
+  /** Whose certificates are known, by their URI or the hash of their key: asked with every request. */
+  readonly holders: ReadonlyMap<string, readonly Holder[]>;
   /** By id. */
   readonly allows: readonly AllowRule[];
   readonly denies: readonly DenyRule[];
@@ -120,6 +122,12 @@ export interface Policy {
 export type Identity =
   | { readonly role: 'server'; readonly name: ServerName }
   | { readonly role: 'mtcUser'; readonly name: MtcUserName };
+
+/** A certificate of the rule files, and whom it stands for. */
+export interface Holder {
+  readonly certificate: Certificate;
+  readonly identity: Identity;
+}
 
 /** What a peer's certificate shows. `issuer` is the name in agent.yaml of the CA that the chain was verified to. */
 export interface Presented {
@@ -145,16 +153,32 @@ export function identify(
   policy: Policy,
   presented: Presented,
 ): Identity | 'certificateUnknown' | 'certificateAmbiguous' {
-  const holders: Identity[] = [
-    ...[...policy.servers.values()]
-      .filter((server) => server.certificates.some((known) => isThat(known, presented)))
-      .map(({ name }) => ({ role: 'server', name }) as const),
-    ...[...policy.mtcUsers.values()]
-      .filter((user) => user.certificates.some((known) => isThat(known, presented)))
-      .map(({ name }) => ({ role: 'mtcUser', name }) as const),
+  let found: Identity | undefined;
+  for (const name of [...presented.uris, presented.spkiSha256]) {
+    for (const { certificate, identity } of policy.holders.get(name) ?? []) {
+      if (identity === found || !isThat(certificate, presented)) continue;
+      if (found) return 'certificateAmbiguous';
+      found = identity;
+    }
+  }
+  return found ?? 'certificateUnknown';
+}
+
+/** All certificates of servers and MTC users, as `holders` has them. */
+export function holdersOf(policy: Pick<Policy, 'servers' | 'mtcUsers'>): Map<string, Holder[]> {
+  const all = [
+    ...[...policy.servers.values()].map((one) => ({ ...one, role: 'server' }) as const),
+    ...[...policy.mtcUsers.values()].map((one) => ({ ...one, role: 'mtcUser' }) as const),
   ];
-  if (holders.length > 1) return 'certificateAmbiguous';
-  return holders[0] ?? 'certificateUnknown';
+  const holders = new Map<string, Holder[]>();
+  for (const { role, name, certificates } of all) {
+    const identity = { role, name } as Identity; // one object each: two of its certificates are one holder
+    for (const certificate of certificates) {
+      const key = 'sha256' in certificate ? certificate.sha256 : certificate.uri;
+      holders.set(key, [...(holders.get(key) ?? []), { certificate, identity }]);
+    }
+  }
+  return holders;
 }
 
 /** Which prefix stands for which server: what the gate's classes are made from. By prefix, each once. */
