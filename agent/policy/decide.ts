@@ -125,7 +125,8 @@ export function decide(policy: Policy, question: Question): Decision {
   const { rule, durationSeconds, outcome } = ways.reduce(better);
   if ('reason' in outcome) return refused(outcome, trace, target.family);
   const { totalSeconds } = rule.limits;
-  return { verdict: 'allow', mtcUser: user.name, rule: rule.id, ...outcome, durationSeconds, totalSeconds, trace };
+  const { family, remote } = outcome;
+  return { verdict: 'allow', mtcUser: user.name, rule: rule.id, family, remote, durationSeconds, totalSeconds, trace };
 }
 
 /** The first member of a rule that this request does not meet; undefined where the rule matches. */
@@ -210,7 +211,7 @@ function reached(limit: number | undefined, used: number): boolean {
 }
 
 function yes(step: Step, seen: string, rule?: string): TraceLine {
-  return { step, seen, ...(rule !== undefined && { rule }) };
+  return rule === undefined ? { step, seen } : { step, seen, rule };
 }
 
 function no(reason: RefusalReason, seen: string, rule?: string): Stop {

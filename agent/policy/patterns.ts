@@ -66,12 +66,14 @@ export function parseDevicePattern(text: string): DevicePattern | undefined {
 }
 
 export function matchesName(pattern: NamePattern, name: string): boolean {
-  return meet(pattern.sequence, [...name]);
+  const { text, sequence } = pattern;
+  if (text === '*') return true;
+  return text.includes('*') ? meet(sequence, [...name]) : text === name;
 }
 
 /** Whether an external identifier (its domain in lower case) matches. */
 export function matchesDevice({ local, ending }: DevicePattern, externalId: string): boolean {
-  return externalId.endsWith(ending) && meet(local.sequence, [...externalId.slice(0, externalId.indexOf('@'))]);
+  return externalId.endsWith(ending) && matchesName(local, externalId.slice(0, externalId.indexOf('@')));
 }
 
 /** Whether some external identifier matches both. */
