@@ -60,6 +60,7 @@ function take(bytes: Uint8Array): void {
 }
 
 process.on('disconnect', () => process.exit(0));
+if (!process.connected) process.exit(0); // an agent that was killed while this was starting: nobody told us
 // Meant for the agent, which stops its child itself.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {});
 
