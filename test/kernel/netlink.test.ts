@@ -1,6 +1,6 @@
 /**
- * What the agent reads of the kernel by itself agrees with what iproute2 says:
- * interfaces, addresses, blackholes.
+ * What the agent reads of the kernel by itself agrees with what iproute2 and
+ * nft say: interfaces, addresses, blackholes, and whether the base stands.
  *
  * The whole file runs inside the gateway's namespace: a netlink socket belongs
  * to the namespace that it was opened in.
@@ -9,7 +9,9 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Prefix, parseAddress, prefix } from '../../agent/core/net.ts';
 import { links, missingBlackholes, setBlackholes } from '../../agent/dataplane/iproute.ts';
 import { ask } from '../../agent/dataplane/netlink.ts';
+import { Base } from '../../agent/dataplane/nftables.ts';
 import type { Link } from '../../agent/dataplane/rtnetlink.ts';
+import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { enter } from '../enter.ts';
 import { Network } from '../network.ts';
 import { Tun } from '../tun.ts';
@@ -158,6 +160,90 @@ describe('blackholes', () => {
     await batch(`route delete unreachable ${text} proto 109`);
     await setBlackholes(POOLS);
     expect(await missing()).toEqual([]);
+  });
+});
+
+describe('the base', () => {
+  const path = process.env['PATH'] ?? '';
+  const base = new Base();
+  const text = baseRuleset({
+    outside: 'outside',
+    present: ['outside', 'tun0', 'br0'],
+    inside: ['tun0', 'br0'].map((name) => ({ interface: name, prefixes: [prefix('10.20.0.0/16')] })),
+    grants: ['203.0.113.0/29', '2001:db8:a::/64'].map(prefix),
+    egress: [prefix('203.0.113.8/29')],
+    deniedDestinations: [],
+    services: [],
+    nflogGroup: 100,
+  });
+  const nft = (...words: readonly string[]) => network.run('gateway', ['nft', ...words]);
+
+  beforeAll(async () => {
+    await base.apply(text);
+    expect(await base.look()).toBe('stands');
+  });
+  afterAll(() => {
+    process.env['PATH'] = path;
+  });
+
+  const restore = () =>
+    network.run('gateway', ['nft', '-f', '-'], { input: `table inet mtgate\ndelete table inet mtgate\n${text}` });
+
+  /** A look while no tool can be run. */
+  async function lookByItself(): Promise<string> {
+    process.env['PATH'] = '/nowhere';
+    try {
+      return await base.look().catch(({ code }) => code);
+    } finally {
+      process.env['PATH'] = path;
+    }
+  }
+
+  test('stands without a tool, as long as nobody has changed anything', async () => {
+    expect(await lookByItself()).toBe('stands');
+    await network.run('other', ['nft', 'add table ip another']); // another namespace
+    await batch('address add 198.51.100.2/24 dev br0');
+    expect(await lookByItself()).toBe('stands');
+  });
+
+  test('stands while others change what is theirs: listed once after each change', async () => {
+    await nft('add table inet another; add chain inet another input');
+    expect(await lookByItself()).toBe('libraryMissing');
+    expect(await base.look()).toBe('stands');
+    expect(await lookByItself()).toBe('stands');
+    await nft('delete table inet another');
+    expect(await lookByItself()).toBe('libraryMissing');
+    expect(await base.look()).toBe('stands');
+  });
+
+  test.each([
+    ['baseChanged', 'flush chain inet mtgate toward_inside'],
+    ['baseChanged', 'delete chain inet mtgate input'],
+    ['baseChanged', 'add element inet mtgate denied_ipv4 { 198.51.100.0/24 }'],
+    ['baseChanged', 'insert rule inet mtgate toward_inside accept'],
+    ['baseMissing', 'delete table inet mtgate'],
+    ['baseMissing', 'flush ruleset'],
+  ])('is found %s after %s, and stands again once restored', async (outcome, command) => {
+    await nft(command);
+    expect(await base.look()).toBe(outcome);
+    expect(await base.look()).toBe(outcome);
+    await restore();
+    expect(await base.look()).toBe('stands');
+    expect(await lookByItself()).toBe('stands');
+  });
+
+  test('flushed and restored between two looks is listed again, and stands', async () => {
+    await nft('flush ruleset');
+    await restore();
+    expect(await lookByItself()).toBe('libraryMissing');
+    expect(await base.look()).toBe('stands');
+  });
+
+  test('without a hook that the kernel took out is found changed, with no generation to tell', async () => {
+    const listed = async () => (await nft('--stateless', 'list', 'table', 'inet', 'mtgate')).stdout;
+    const before = await listed();
+    await batch('link delete br0'); // up to Linux 6.15 its hook goes with it, later it stays by name
+    expect(await base.look()).toBe((await listed()) === before ? 'stands' : 'baseChanged');
   });
 });
 
