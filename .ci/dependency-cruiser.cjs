@@ -4,7 +4,7 @@ const only = (name, comment, from, to) => ({ name, comment, severity: 'error', f
 
 /** Adapters touch the operating system; whoever decides must not know them. */
 const adapters =
-  '^agent/(host|grants/store|inspector/(inspector|nflog|denial-store)|dataplane/(bpf|tc|loader|attachment|gate|nftables|iproute|conntrack)|api/(server|management|loopback))\\.ts$';
+  '^agent/(host|grants/store|inspector/(inspector|nflog|denial-store)|dataplane/(bpf|tc|loader|attachment|gate|netlink|nftables|iproute|conntrack)|api/(server|management|loopback))\\.ts$';
 
 /** A package has one home, so that replacing it is one file's work. */
 const home = (name, pkg, places) =>
@@ -22,7 +22,7 @@ module.exports = {
     only(
       'core-is-pure',
       'Decisions must run without a machine around them.',
-      { path: '^agent/(core|policy|directory)/|^agent/grants/(lifecycle|endpoints|reconcile|live|grants|extensions|retries|judge|rest|rates)\\.ts$|^agent/dataplane/(dataplane|layout|memory)\\.ts$|^agent/inspector/(packet|nflog-message|packet-denial|denials|account|refusals|ledger)\\.ts$|^agent/doctor/(finding|.*-judgements)\\.ts$|^agent/cli/candidates\\.ts$', pathNot: '^agent/policy/folder\\.ts$' },
+      { path: '^agent/(core|policy|directory)/|^agent/grants/(lifecycle|endpoints|reconcile|live|grants|extensions|retries|judge|rest|rates)\\.ts$|^agent/dataplane/(dataplane|layout|memory|netlink-message|rtnetlink)\\.ts$|^agent/inspector/(packet|nflog-message|packet-denial|denials|account|refusals|ledger)\\.ts$|^agent/doctor/(finding|.*-judgements)\\.ts$|^agent/cli/candidates\\.ts$', pathNot: '^agent/policy/folder\\.ts$' },
       { dependencyTypes: ['core'] },
     ),
     only('policy-knows-core', 'Policy is read, not run: it needs the words and nothing else.', { path: '^agent/policy/' }, { path: own, pathNot: '^agent/(core|policy)/' }),
@@ -43,11 +43,11 @@ module.exports = {
     only(
       'adapters-are-plugged-in-by-main',
       'Kernel, database, sockets and files sit at the edge.',
-      { path: own, pathNot: '^agent/(main|cli)\\.ts$|^agent/dataplane/(tc|loader|attachment|gate)\\.ts$' },
+      { path: own, pathNot: '^agent/(main|cli)\\.ts$|^agent/dataplane/(tc|loader|attachment|gate|iproute|nftables)\\.ts$' },
       { path: adapters, dependencyTypesNot: ['type-only'] },
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),
-    home('koffi', 'koffi', '^agent/(dataplane/bpf|host)\\.ts$'),
+    home('koffi', 'koffi', '^agent/(dataplane/(bpf|netlink)|host)\\.ts$'),
     home('better-sqlite3', 'better-sqlite3', '^agent/(grants/(schema|writes)|inspector/denial-store)\\.ts$'),
     home('cap', 'cap', '^agent/inspector/nflog\\.ts$'),
     home('fastify', 'fastify(-openapi-glue)?', '^agent/api/'),

@@ -9,7 +9,7 @@ import type { Prefix } from './core/net.ts';
 import type { RealmName } from './core/words.ts';
 import type { Interfaces } from './dataplane/attachment.ts';
 import type { GateSetup } from './dataplane/dataplane.ts';
-import type { Link } from './dataplane/iproute.ts';
+import type { Link } from './dataplane/rtnetlink.ts';
 import type { BaseSetup } from './policy/ruleset.ts';
 
 /** An interface of agent.yaml that cannot be used, and the realm behind it; none: the outside. */

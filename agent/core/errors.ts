@@ -18,6 +18,7 @@ export const FAULTS = {
   libraryMissing: 'Install it: apt-get install libbpf1 libsystemd0 nftables iproute2 conntrack.',
   nftFailed: 'Read the cause; `nft list table inet mtgate` shows what is in force.',
   routeFailed: 'Read the cause; `ip route show type blackhole` shows what is in force.',
+  netlinkFailed: 'Read the cause; `ip address`, `ip route` and `nft list ruleset` ask the kernel in the same way.',
   conntrackFailed: 'Install the conntrack tool: apt-get install conntrack.',
   alreadyRunning: 'Stop the other agent first: one agent owns one gate.',
   storeInvalid: 'Restore the database from a copy, or move it away: live grants then end.',
