@@ -62,13 +62,15 @@ export interface IdentityPolicy {
   readonly sourceAllowed: (server: ServerName, from: Address) => boolean;
 }
 
-/** What a leaf says; the same for as long as the CAs are. */
+/** What a leaf says, and where it came from; the same for as long as connection and CAs are. */
 export interface PeerFacts {
+  /** Absent where the connection is gone, or its address cannot be read. */
+  readonly from: Address | undefined;
   readonly uris: readonly string[] | 'unreadable';
   readonly spkiSha256: string;
   readonly serial: string;
   /** Every way from its issuer up to a root. Within one CA they are as good as each other; two CAs are not right. */
-  readonly chains: readonly { readonly ca: NamedCa; readonly chain: Chain }[];
+  readonly chains: readonly { readonly ca: NamedCa; readonly chain: Chain; readonly certificate: CertificateId }[];
   readonly valid: Validity;
   readonly forClients: boolean;
 }
@@ -82,13 +84,18 @@ export interface NotIdentified {
 /** id-kp-clientAuth (RFC 5280 4.2.1.12). */
 const CLIENT_AUTH = '1.3.6.1.5.5.7.3.2';
 
-/** The facts of a peer's leaf certificate. Verifies signatures: once a connection, not once a request. */
-export function readFacts(leaf: X509Certificate, cas: readonly NamedCa[]): PeerFacts {
+/** The facts of a peer, by its leaf certificate and its address. Verifies signatures: once a connection, not once a request. */
+export function readFacts(leaf: X509Certificate, cas: readonly NamedCa[], remote?: string): PeerFacts {
+  const serial = serialOf(leaf);
   return {
+    // A dual-stack socket shows IPv4 peers as ::ffff:a.b.c.d; parseAddress reads that as IPv4.
+    from: remote === undefined ? undefined : parseAddress(remote),
     uris: readUris(leaf.subjectAltName),
     spkiSha256: keySha256Of(leaf),
-    serial: serialOf(leaf),
-    chains: cas.flatMap((ca) => chainsOf(leaf, ca).map((chain) => ({ ca, chain }))),
+    serial,
+    chains: cas.flatMap((ca) =>
+      chainsOf(leaf, ca).map((chain) => ({ ca, chain, certificate: certificateId(serial, chain) })),
+    ),
     valid: validityOf(leaf),
     // An absent extension allows every use (RFC 5280); here it must be said.
     forClients: !leaf.ca && (leaf.keyUsage ?? []).includes(CLIENT_AUTH),
@@ -96,31 +103,23 @@ export function readFacts(leaf: X509Certificate, cas: readonly NamedCa[]): PeerF
 }
 
 /** Who this is, now; the steps in order, each with its own reason. */
-export function identifyServer(
-  peer: PeerFacts,
-  remote: string | undefined,
-  policy: IdentityPolicy,
-  nowMs: number,
-): ServerIdentity | NotIdentified {
+export function identifyServer(peer: PeerFacts, policy: IdentityPolicy, nowMs: number): ServerIdentity | NotIdentified {
   const proved = judgeCertificate(peer, nowMs);
   if ('reason' in proved) return proved;
 
-  const { certificate, ...facts } = proved;
-  const found = policy.identify(facts);
+  const found = policy.identify(proved);
   if (typeof found === 'string') {
-    return { reason: found, why: `uris [${facts.uris.join(' ')}], sha256 ${facts.spkiSha256}, issuer ${facts.issuer}` };
+    const { uris, spkiSha256, issuer } = proved;
+    return { reason: found, why: `uris [${uris.join(' ')}], sha256 ${spkiSha256}, issuer ${issuer}` };
   }
   if (found.role !== 'server') return { reason: 'certificateUnknown', why: `it is the MTC user ${found.name}'s` };
 
-  // A dual-stack socket shows IPv4 peers as ::ffff:a.b.c.d; parseAddress reads that as IPv4.
-  const requestAddress = remote === undefined ? undefined : parseAddress(remote);
-  if (!requestAddress || !policy.sourceAllowed(found.name, requestAddress)) {
-    return {
-      reason: 'sourceNotAllowed',
-      why: `${found.name} does not ask from ${remote ?? 'a connection that is gone'}`,
-    };
+  const { from } = peer;
+  if (!from || !policy.sourceAllowed(found.name, from)) {
+    const where = from?.text ?? 'a connection that is gone';
+    return { reason: 'sourceNotAllowed', why: `${found.name} does not ask from ${where}` };
   }
-  return { role: 'server', name: found.name, requestAddress, certificate };
+  return { role: 'server', name: found.name, requestAddress: from, certificate: proved.certificate };
 }
 
 /** Whether a certificate is worth anything now, whoever's it is. */
@@ -148,7 +147,7 @@ function judgeCertificate(
     uris: peer.uris,
     spkiSha256: peer.spkiSha256,
     issuer: ca.name,
-    certificate: certificateId(peer.serial, first.chain),
+    certificate: first.certificate,
   };
 }
 

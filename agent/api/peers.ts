@@ -35,7 +35,7 @@ export class Peers {
   identify(socket: TLSSocket, policy: IdentityPolicy, nowMs: number): ServerIdentity | NotIdentified {
     const facts = factsOf(socket, this.#reading);
     if (!facts) return { reason: 'certificateUnknown', why: 'the connection is gone' };
-    return identifyServer(facts, socket.remoteAddress, policy, nowMs);
+    return identifyServer(facts, policy, nowMs);
   }
 
   /** Puts other CAs, or other lists of them, in force; answers which connections of before still pass. */
@@ -54,7 +54,7 @@ function factsOf(socket: TLSSocket, { cas, facts }: Reading): PeerFacts | undefi
   const known = facts.get(socket);
   if (known) return known;
   const leaf = socket.getPeerX509Certificate();
-  const read = leaf && readFacts(leaf, cas);
+  const read = leaf && readFacts(leaf, cas, socket.remoteAddress);
   if (read) facts.set(socket, read);
   return read;
 }

@@ -67,7 +67,7 @@ describe('a certificate', () => {
     sourceAllowed: () => true,
   };
   const judge = (of: X509Certificate, nowMs = Date.now(), remote: string | undefined = '192.0.2.7') =>
-    identifyServer(readFacts(of, cas), remote, policy, nowMs);
+    identifyServer(readFacts(of, cas, remote), policy, nowMs);
 
   it('has the hash of its key, and its issuer by verification', () => {
     const facts = readFacts(leaf, cas);
@@ -102,7 +102,7 @@ describe('a certificate', () => {
   it('shows where the request comes from, IPv4 in mapped form as IPv4', () => {
     expect(judge(leaf, Date.now(), '::ffff:192.0.2.7')).toMatchObject({ requestAddress: address('192.0.2.7') });
     for (const remote of [undefined, 'fe80::1%eth0', '']) {
-      const found = identifyServer(readFacts(leaf, cas), remote, policy, Date.now());
+      const found = identifyServer(readFacts(leaf, cas, remote), policy, Date.now());
       expect(found).toMatchObject({ reason: 'sourceNotAllowed' });
     }
   });
@@ -120,8 +120,7 @@ rules:
 `);
   const judge = (issued: Issued, trusted = cas) =>
     identifyServer(
-      readFacts(new X509Certificate(issued.certificate), trusted),
-      '192.0.2.1',
+      readFacts(new X509Certificate(issued.certificate), trusted, '192.0.2.1'),
       { identify: (facts) => identify(policy, facts), sourceAllowed: () => true },
       Date.now(),
     );
@@ -193,8 +192,8 @@ describe('revocation', () => {
   const policy = { identify: () => ({ role: 'server', name: 'x' as ServerName }) as const, sourceAllowed: () => true };
   const trusted = (crl?: string) => [named(`${root.certificate}${below.certificate}`, crl)];
   const judge = (issued: Issued, crl?: string) => {
-    const facts = readFacts(new X509Certificate(issued.certificate), trusted(crl));
-    return identifyServer(facts, '192.0.2.7', policy, Date.now());
+    const facts = readFacts(new X509Certificate(issued.certificate), trusted(crl), '192.0.2.7');
+    return identifyServer(facts, policy, Date.now());
   };
   const idOf = (issued: Issued): CertificateId => {
     const [way] = readFacts(new X509Certificate(issued.certificate), trusted()).chains;
@@ -230,8 +229,8 @@ describe('revocation', () => {
 
   it("is each CA's own matter", () => {
     const two = [...trusted('nothing'), named(ca.certificate, undefined, 'without')];
-    const facts = readFacts(new X509Certificate(ca.issue({ name: 'y', san: uri }).certificate), two);
-    expect(identifyServer(facts, '192.0.2.7', policy, Date.now())).toMatchObject({ role: 'server' });
+    const facts = readFacts(new X509Certificate(ca.issue({ name: 'y', san: uri }).certificate), two, '192.0.2.7');
+    expect(identifyServer(facts, policy, Date.now())).toMatchObject({ role: 'server' });
     expect(isRevoked('of nobody:1' as CertificateId, two)).toBe(false);
   });
 
@@ -240,10 +239,10 @@ describe('revocation', () => {
     const fresh = old.renew();
     const issued = old.issue({ name: 'z', san: uri });
     const listed = (crl: string) => [named(`${old.certificate}${fresh}`, crl)];
-    const facts = (crl: string) => readFacts(new X509Certificate(issued.certificate), listed(crl));
-    expect(identifyServer(facts(old.crl()), '192.0.2.7', policy, Date.now())).toMatchObject({ role: 'server' });
+    const facts = (crl: string) => readFacts(new X509Certificate(issued.certificate), listed(crl), '192.0.2.7');
+    expect(identifyServer(facts(old.crl()), policy, Date.now())).toMatchObject({ role: 'server' });
     old.revoke(issued);
-    expect(identifyServer(facts(old.crl()), '192.0.2.7', policy, Date.now())).toMatchObject({
+    expect(identifyServer(facts(old.crl()), policy, Date.now())).toMatchObject({
       reason: 'certificateRevoked',
     });
   });
