@@ -110,9 +110,18 @@ export class Network {
     ready: Ready,
     options: { readonly env?: Readonly<Record<string, string>> } = {},
   ): Promise<Child> {
+    return await this.launch(namespace, command, options).ready(ready);
+  }
+
+  /** The same, and waits for nothing. */
+  launch(
+    namespace: string,
+    command: readonly string[],
+    options: { readonly env?: Readonly<Record<string, string>> } = {},
+  ): Child {
     const child = new Child(this.inside(namespace, command), options);
     this.#children.add(child);
-    return await child.ready(ready);
+    return child;
   }
 
   /** What the kernel calls an interface: its number within the namespace, and its MAC address. */
