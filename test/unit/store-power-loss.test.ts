@@ -13,19 +13,23 @@ import type { ExternalId, GrantId } from '../../agent/core/words.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { type GrantStore, openStore } from '../../agent/grants/store.ts';
 import { seededRandom } from '../clock.ts';
-import { inner } from '../gateway.ts';
+import { ask, HEAD_END, inner, RULES, TestGateway } from '../gateway.ts';
 import { grantRecord } from '../records.ts';
 
 const WORKER = new URL('../../dist/grants/store-worker.js', import.meta.url);
 /** In memory: what is played is a disk that forgets, not one that is slow. */
 const SCRATCH = '/dev/shm/mtgate-power-';
 
+/** What the store writes beside its database. */
+const NOTE = 'last-used.json';
 const LOG_HEADER = 32;
 const FRAME_HEADER = 24;
 const SALT_AT = 16;
 const PAGE = 4096;
 const FRAME = FRAME_HEADER + PAGE;
 
+/** In the database before anything is cut. */
+const FIRST = grantRecord({ id: 'first' as GrantId, number: 999_999, index: 999_999, devicePort: 60_000 });
 const GROUPS = 16;
 const LARGEST_GROUP = 12;
 /** Hundreds of files are made and opened. */
@@ -39,7 +43,7 @@ interface Phase {
   readonly database: Buffer;
   readonly logBefore: Buffer;
   readonly log: Buffer;
-  readonly acknowledged: readonly { readonly transactions: number; readonly length: number }[];
+  readonly acknowledged: readonly { readonly transactions: number; readonly length: number; readonly noted: string }[];
 }
 
 let folder: string;
@@ -126,22 +130,69 @@ describe('the log cut by a power loss', () => {
   );
 });
 
+test('started after the reboot: what was acknowledged is open again, for no longer than it was, and nothing else', async () => {
+  const file = join(folder, 'gateway.db');
+  rmSync(join(folder, NOTE), { force: true });
+  const gateway = new TestGateway(openStore(file, WORKER));
+  await gateway.start(RULES.replace('grantsPerDevice: 3, requestsPerMinute: 10', 'grantsPerDevice: 9'));
+  const database = readFileSync(file);
+  const moments: { length: number; live: Map<string, number> }[] = [];
+  const random = seededRandom(7);
+  for (let turn = 0; turn < 12; turn++) {
+    const live = [...gateway.grants.live.all()];
+    await Promise.all([
+      ...[0, 1].map((i) => gateway.grants.request(HEAD_END, ask({ devicePort: 7000 + ((turn * 2 + i) % 11) }))),
+      ...live.slice(0, 2).map((one) => gateway.extensions.extend(HEAD_END, one.id, 700 + random.integer(200))),
+      ...live.slice(4).map((one) => gateway.grants.end(one, 'endedByServer')),
+    ]);
+    gateway.clock.pass(1);
+    const left = [...gateway.grants.live.all()].map(({ id, expiresAtMs }) => [id, expiresAtMs] as const);
+    moments.push({ length: LOG_HEADER + framesOf(readFileSync(`${file}-wal`)) * FRAME, live: new Map(left) });
+  }
+  const log = readFileSync(`${file}-wal`);
+  await gateway.store.close();
+  expect(moments.at(-1)?.live.size).toBeGreaterThan(2);
+
+  for (const { length, live } of moments) {
+    writeFileSync(join(folder, 'cut.db'), database);
+    writeFileSync(join(folder, 'cut.db-wal'), log.subarray(0, length));
+    rmSync(join(folder, 'cut.db-shm'), { force: true });
+    rmSync(join(folder, NOTE), { force: true });
+    const after = new TestGateway(openStore(join(folder, 'cut.db')));
+    Object.assign(after.clock, { utcMs: gateway.clock.utcMs });
+    after.reboot(60);
+    await after.start();
+    const open = [...after.memory.entries()].filter(({ endNs }) => endNs > after.clock.monotonicNs());
+    const again = [...after.grants.live.all()];
+    expect(new Map(again.map(({ id, expiresAtMs }) => [id, expiresAtMs]))).toEqual(live);
+    expect(open.map(({ mapping }) => mapping.number).sort()).toEqual(again.map(({ number }) => number).sort());
+    for (const { id, index } of again) {
+      const leftNs = (after.memory.entry(index)?.endNs ?? 0n) - after.clock.monotonicNs();
+      expect(Number(leftNs) / 1e6).toBeLessThanOrEqual((live.get(id) ?? 0) - after.clock.nowMs());
+    }
+    await after.store.close();
+  }
+});
+
 /** Opens what is left by the real store, and holds it against what was acknowledged. */
 async function opensWith(phase: Phase, database: Buffer, log: readonly Buffer[], length: number): Promise<void> {
   const file = join(folder, 'cut.db');
   for (const end of ['', '-wal', '-shm']) rmSync(`${file}${end}`, { force: true });
   writeFileSync(file, database);
   writeFileSync(`${file}-wal`, Buffer.concat(log));
-  await openStore(file).close();
+  const promised = phase.acknowledged.findLast((one) => one.length <= length);
+  writeFileSync(join(folder, NOTE), promised?.noted ?? '');
+  const store = openStore(file);
+  expect(store.isOlder, 'it is behind what was noted beside it').toBe(false);
+  await store.close();
   const db = new Database(file);
   const sound = db.pragma('integrity_check', { simple: true });
   const transactions = states.get(contentOf(db));
   db.close();
-  const promised = phase.acknowledged.findLast((one) => one.length <= length)?.transactions ?? 0;
   const what = `${phase.name}, cut at ${length}`;
   expect(sound, what).toBe('ok');
   expect(transactions, `${what}: a state that never was`).toBeDefined();
-  expect(transactions, what).toBeGreaterThanOrEqual(promised);
+  expect(transactions, what).toBeGreaterThanOrEqual(promised?.transactions ?? 0);
 }
 
 function tailOf(behind: 'nothing' | 'zeros' | 'rubbish', { logBefore }: Phase, length: number): Buffer {
@@ -208,6 +259,7 @@ async function replayed(groups: readonly Act[][]): Promise<Map<string, number>> 
   const file = join(folder, 'replayed.db');
   const store = openStore(file);
   const reader = new Database(file, { readonly: true });
+  await store.insert(FIRST);
   const found = new Map([[contentOf(reader), 0]]);
   for (const [i, [first, ...others]] of groups.entries()) {
     await first?.(store);
@@ -217,12 +269,14 @@ async function replayed(groups: readonly Act[][]): Promise<Map<string, number>> 
   }
   reader.close();
   await store.close();
+  rmSync(join(folder, NOTE)); // of this one
   return found;
 }
 
 async function recorded(groups: readonly Act[][]): Promise<Phase[]> {
   const file = join(folder, 'run.db');
   const store = openStore(file, WORKER);
+  await store.insert(FIRST);
   const control = new Database(file);
   const log = () => readFileSync(`${file}-wal`);
   const kept: Phase[] = [];
@@ -233,10 +287,14 @@ async function recorded(groups: readonly Act[][]): Promise<Phase[]> {
     control.pragma(`wal_checkpoint(${checkpoint})`);
     copyFileSync(file, join(folder, 'checkpointed.db'));
     const logBefore = log();
-    const acknowledged: { transactions: number; length: number }[] = [{ transactions: 2 * from, length: 0 }];
+    const noted = () => readFileSync(join(folder, NOTE), 'utf8');
+    await store.note();
+    const acknowledged = [{ transactions: 2 * from, length: 0, noted: noted() }];
     for (let group = from; group < to; group++) {
       await Promise.all((groups[group] ?? []).map((act) => act(store)));
-      acknowledged.push({ transactions: 2 * group + 2, length: LOG_HEADER + framesOf(log()) * FRAME });
+      const length = LOG_HEADER + framesOf(log()) * FRAME;
+      await store.note();
+      acknowledged.push({ transactions: 2 * group + 2, length, noted: noted() });
     }
     const all = log();
     kept.push({
