@@ -134,9 +134,18 @@ export class Network {
 
   /** A BPF file system of its own, in a folder of its own; gone with the network. */
   bpffs(): string {
-    const folder = mkdtempSync(join(tmpdir(), `${this.#id}-bpf-`));
+    return this.#mount('bpf');
+  }
+
+  /** A small disk, in memory. */
+  disk(mebibytes: number): string {
+    return this.#mount('tmpfs', '-o', `size=${mebibytes}m`);
+  }
+
+  #mount(type: string, ...options: readonly string[]): string {
+    const folder = mkdtempSync(join(tmpdir(), `${this.#id}-${type}-`));
     this.#mounts.push(folder);
-    execFileSync('mount', ['-t', 'bpf', 'bpf', folder]);
+    execFileSync('mount', ['-t', type, ...options, type, folder]);
     return folder;
   }
 
@@ -234,7 +243,7 @@ function sweep(): void {
   const mounted = readFileSync('/proc/self/mounts', 'utf8');
   for (const name of readdirSync(tmpdir()).filter(ownerless)) {
     const folder = join(tmpdir(), name);
-    if (mounted.includes(` ${folder} bpf `)) unmount(folder);
+    if (mounted.includes(` ${folder} `)) unmount(folder);
     else rmSync(folder, { recursive: true, force: true });
   }
 }

@@ -171,6 +171,7 @@ class Harness {
     this.#lives.splice(0, this.#lives.length - LIVES_KEPT);
     await starting.ready({ line: /"event":"ready"/ });
     this.#startMs = Math.round(performance.now() - beganMs);
+    if (agent.logged('storeOlder').length > 0) throw new Violation('its own database was taken for an older copy');
     this.world.tell('ready', { afterMs: this.#startMs });
     this.world.ready();
   }
