@@ -9,6 +9,7 @@ import type { ManagementUseCases } from './api/management.ts';
 import type { OperatorGrant, OperatorGrantDetail } from './api/operator-rows.ts';
 import type { Grant, GrantsUseCases, ServerLimits } from './api/routes.ts';
 import type { Config } from './config.ts';
+import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
 import type { Refusal, Refuse } from './core/reasons.ts';
 import type { Asker, DeviceReference, ServerName } from './core/words.ts';
@@ -130,7 +131,10 @@ export function managementUseCases(
       const record = grants.live.get(id);
       if (!record) return false;
       log.info({ grant: id, byUid }, 'revokeAsked');
-      await grants.end(record, 'revokedByOperator');
+      await grants.end(record, 'revokedByOperator').catch((cause: Error) => {
+        const message = `its packets have stopped, and that it ended is not on record yet (${cause.message})`;
+        throw new AgentError('storeFailed', message, { cause });
+      });
       return true;
     },
     drain(draining, byUid) {
