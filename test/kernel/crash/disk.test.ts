@@ -4,7 +4,7 @@
  * grants go on, and it goes on by itself when the disk does.
  */
 import { execFileSync } from 'node:child_process';
-import { closeSync, existsSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { prefix } from '../../../agent/core/net.ts';
@@ -50,6 +50,13 @@ const extend = (id: string) => agent.curl('POST', `/grants/${id}/extend`, { body
 const openPorts = () =>
   liveEntries(agent.bpffs, ENTRIES)
     .map(({ mapping }) => mapping.device.port)
+    .sort();
+
+/** By the records of the agent that was killed. */
+const livePorts = () =>
+  keptByTheDead(store)
+    .records.filter(({ state }) => state === 'live')
+    .map(({ devicePort }) => devicePort)
     .sort();
 
 /** What must hold while nothing can be written, of one grant that goes on and two that are ended now. */
@@ -137,8 +144,7 @@ describe('a disk that fails to sync', () => {
 
     // Killed with the disk still failing: what the page cache kept of refused writes must not pass for a record.
     await agent.daemon.stop('SIGKILL');
-    const live = keptByTheDead(store).records.filter(({ state }) => state === 'live');
-    expect(live.map(({ devicePort }) => devicePort)).not.toContain(7003);
+    expect(livePorts()).not.toContain(7003);
     rmSync(control);
     await agent.start(env);
     expect(openPorts()).toEqual([DEVICE_PORT]);
@@ -147,14 +153,19 @@ describe('a disk that fails to sync', () => {
 
     // And once more, this time it recovers by itself.
     writeFileSync(control, '');
-    expect(await agent.grant({ devicePort: 7005 })).toMatchObject(NOT_WRITTEN);
+    expect(await extend(goesOn)).toMatchObject(NOT_WRITTEN);
     rmSync(control);
     const after = await granted(7006);
     expect((await extend(goesOn)).status).toBe(200);
+
+    // Killed in the moment of the refusal: nothing was written since.
+    writeFileSync(control, '');
+    expect(await agent.grant({ devicePort: 7005 })).toMatchObject(NOT_WRITTEN);
     await agent.daemon.stop('SIGKILL');
+    rmSync(control);
+    expect(livePorts()).toEqual([DEVICE_PORT, 7006]);
     await agent.start(env);
     expect(await show(after.grantId)).toMatchObject({ status: 'LIVE', expiresAt: after.expiresAt });
     expect(openPorts()).toEqual([DEVICE_PORT, 7006]);
-    expect(existsSync(control)).toBe(false);
   });
 });
