@@ -67,6 +67,8 @@ const ADVICE: Readonly<Record<Step, string>> = {
   binding: 'See `mtgate device list`: the device has no address at the moment.',
   endpoint: 'The grants pool is used up: `mtgate grants list` shows by whom.',
   commit: 'Nothing: the server asks again.',
+  record:
+    'Look at the disk of store.directory: space, rights, faults. It goes on by itself once records can be written.',
 };
 
 /** Of a reason that this version does not know (the store may be of another) only the name can be said. */

@@ -34,7 +34,7 @@ import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
 import type { Ground } from './grants/ground.ts';
-import { Heartbeat, recover } from './grants/recovery.ts';
+import { Heartbeat, recover, rememberBindings } from './grants/recovery.ts';
 import { ANSWERS_KEPT_MS } from './grants/retries.ts';
 import { openStore } from './grants/store.ts';
 import {
@@ -187,7 +187,7 @@ async function start(
   const { orphanGraceSeconds } = config.gate;
 
   directory.setDevices(devices.map(({ device }) => device));
-  directory.apply({ losses: [], gains: store.bindings() });
+  await rememberBindings(ground);
   grants.withdrawSources();
   const recovery = await recover(ground, grants, orphanGraceSeconds);
   await bindings.replaceFile(devices);
@@ -208,6 +208,7 @@ async function start(
       notifyService('working'); // only behind a written heartbeat: a hung agent is to be restarted
     }),
     every(TICK_MS, log, () => grants.sweep()),
+    every(TICK_MS, log, () => store.note()),
     every(TICK_MS, log, () => closure.keep()),
     every(3_600_000, log, () => {
       const nowMs = systemClock.nowMs();

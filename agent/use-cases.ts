@@ -9,13 +9,14 @@ import type { ManagementUseCases } from './api/management.ts';
 import type { OperatorGrant, OperatorGrantDetail } from './api/operator-rows.ts';
 import type { Grant, GrantsUseCases, ServerLimits } from './api/routes.ts';
 import type { Config } from './config.ts';
+import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
-import type { Refusal } from './core/reasons.ts';
+import type { Refusal, Refuse } from './core/reasons.ts';
 import type { Asker, DeviceReference, ServerName } from './core/words.ts';
 import type { Bindings } from './grants/bindings.ts';
 import type { Extensions } from './grants/extensions.ts';
 import type { Grants } from './grants/grants.ts';
-import type { Ground } from './grants/ground.ts';
+import { type Ground, orNotRecorded } from './grants/ground.ts';
 import { END_CAUSES } from './grants/lifecycle.ts';
 import type { GrantRecord } from './grants/record.ts';
 import { explain } from './policy/explain.ts';
@@ -53,8 +54,17 @@ export function serverUseCases(ground: Ground, grants: Grants, extensions: Exten
       const record = grants.show(who, id);
       if (!record) return unknown(who, id);
       ground.log.info({ grant: id, server: who.name, correlator: who.correlator }, 'endAsked');
-      await grants.end(record, 'endedByServer');
-      return serverView(grants.show(who, id) ?? record);
+      const refuse: Refuse = (reason, facts) =>
+        ground.refuse(reason, { server: who.name, correlator: who.correlator, grant: id, ...facts });
+      const end = async () => {
+        await grants.end(record, 'endedByServer');
+        return serverView(grants.show(who, id) ?? record);
+      };
+      return orNotRecorded(
+        refuse,
+        end,
+        'its packets have stopped; that it ended will be recorded when that can be done',
+      );
     },
     list: (who, { device }) => grants.list(who, device).map(serverView),
     limits: (who) => ({
@@ -121,7 +131,10 @@ export function managementUseCases(
       const record = grants.live.get(id);
       if (!record) return false;
       log.info({ grant: id, byUid }, 'revokeAsked');
-      await grants.end(record, 'revokedByOperator');
+      await grants.end(record, 'revokedByOperator').catch((cause: Error) => {
+        const message = `its packets have stopped, and that it ended is not on record yet (${cause.message})`;
+        throw new AgentError('storeFailed', message, { cause });
+      });
       return true;
     },
     drain(draining, byUid) {

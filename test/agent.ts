@@ -84,6 +84,8 @@ export interface AgentOptions {
   readonly devices?: string;
   readonly attach?: 'auto' | 'tcx' | 'clsact';
   readonly ports?: string;
+  /** Where the records lie; `store` in the agent's folder. */
+  readonly store?: string;
 }
 
 export class TestAgent {
@@ -126,7 +128,7 @@ api:
   key: ${api.keyFile}
   clientCAs: [{ name: mtc-ca, file: ${this.ca.certificateFile} }]
 management: { socket: mtgate.sock }
-store: { directory: store }
+store: { directory: ${options.store ?? 'store'} }
 devices: devices.yaml
 gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
 `,
@@ -148,8 +150,13 @@ gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
 
   /** Starts the daemon; resolves when it is ready. @throws Error with all it said where it is not */
   async start(env: Readonly<Record<string, string>> = {}): Promise<Child> {
+    return await this.launch(env).ready({ line: /"event":"ready"/ });
+  }
+
+  /** The same, and waits for nothing. */
+  launch(env: Readonly<Record<string, string>> = {}): Child {
     const command = [process.execPath, join(ROOT, 'dist/main.js'), '--config', this.configFile];
-    this.#daemon = await this.network.spawn('gateway', command, { line: /"event":"ready"/ }, { env });
+    this.#daemon = this.network.launch('gateway', command, { env });
     return this.#daemon;
   }
 

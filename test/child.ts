@@ -50,6 +50,7 @@ export class Child {
   readonly pid: number;
   readonly #name: string;
   readonly #process: ChildProcess;
+  #hear: ((line: string) => void) | undefined;
 
   constructor(command: readonly string[], options: { readonly env?: Readonly<Record<string, string>> } = {}) {
     this.#name = command.join(' ');
@@ -61,7 +62,8 @@ export class Child {
     if (this.#process.pid === undefined) throw new Error(`cannot start: ${this.#name}`);
     this.pid = this.#process.pid;
     const { stdin, stdout, stderr } = this.#process;
-    if (stdout) createInterface({ input: stdout }).on('line', (line) => this.lines.push(line));
+    if (stdout)
+      createInterface({ input: stdout }).on('line', (line) => (this.#hear ? this.#hear(line) : this.lines.push(line)));
     stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.errors += text;
     });
@@ -71,6 +73,11 @@ export class Child {
 
   get running(): boolean {
     return this.#process.exitCode === null && this.#process.signalCode === null;
+  }
+
+  /** From now on every line goes there at once, and is not kept. */
+  hear(listener: (line: string) => void): void {
+    this.#hear = listener;
   }
 
   /** A line for its standard input. */

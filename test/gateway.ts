@@ -25,7 +25,7 @@ import { Bindings } from '../agent/grants/bindings.ts';
 import { Extensions } from '../agent/grants/extensions.ts';
 import { Grants } from '../agent/grants/grants.ts';
 import type { Ground, NotReady } from '../agent/grants/ground.ts';
-import { Heartbeat, recover } from '../agent/grants/recovery.ts';
+import { Heartbeat, recover, rememberBindings } from '../agent/grants/recovery.ts';
 import { type GrantStore, openStore } from '../agent/grants/store.ts';
 import { compilePolicy } from '../agent/policy/compile.ts';
 import type { Policy } from '../agent/policy/policy.ts';
@@ -161,7 +161,7 @@ export class TestGateway {
     );
     this.heartbeat = new Heartbeat(ground, this.grants, GRACE_SECONDS);
     this.directory.setDevices(devices.map(({ device }) => device));
-    this.directory.apply({ losses: [], gains: this.store.bindings() });
+    await rememberBindings(ground);
     this.grants.withdrawSources();
     await recover(ground, this.grants, GRACE_SECONDS);
     await this.bindings.replaceFile(devices);

@@ -110,9 +110,18 @@ export class Network {
     ready: Ready,
     options: { readonly env?: Readonly<Record<string, string>> } = {},
   ): Promise<Child> {
+    return await this.launch(namespace, command, options).ready(ready);
+  }
+
+  /** The same, and waits for nothing. */
+  launch(
+    namespace: string,
+    command: readonly string[],
+    options: { readonly env?: Readonly<Record<string, string>> } = {},
+  ): Child {
     const child = new Child(this.inside(namespace, command), options);
     this.#children.add(child);
-    return await child.ready(ready);
+    return child;
   }
 
   /** What the kernel calls an interface: its number within the namespace, and its MAC address. */
@@ -125,9 +134,18 @@ export class Network {
 
   /** A BPF file system of its own, in a folder of its own; gone with the network. */
   bpffs(): string {
-    const folder = mkdtempSync(join(tmpdir(), `${this.#id}-bpf-`));
+    return this.#mount('bpf');
+  }
+
+  /** A small disk, in memory. */
+  disk(mebibytes: number): string {
+    return this.#mount('tmpfs', '-o', `size=${mebibytes}m`);
+  }
+
+  #mount(type: string, ...options: readonly string[]): string {
+    const folder = mkdtempSync(join(tmpdir(), `${this.#id}-${type}-`));
     this.#mounts.push(folder);
-    execFileSync('mount', ['-t', 'bpf', 'bpf', folder]);
+    execFileSync('mount', ['-t', type, ...options, type, folder]);
     return folder;
   }
 
@@ -225,7 +243,7 @@ function sweep(): void {
   const mounted = readFileSync('/proc/self/mounts', 'utf8');
   for (const name of readdirSync(tmpdir()).filter(ownerless)) {
     const folder = join(tmpdir(), name);
-    if (mounted.includes(` ${folder} bpf `)) unmount(folder);
+    if (mounted.includes(` ${folder} `)) unmount(folder);
     else rmSync(folder, { recursive: true, force: true });
   }
 }

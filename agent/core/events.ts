@@ -5,6 +5,8 @@
  */
 export const EVENTS = {
   ready: 'The agent serves. `attachments` says where the gate hangs.',
+  storeOlder:
+    'The database is an older copy of the one last used here. After a reboot none of its grants is opened again; what was bound by the management socket is forgotten: bind it again, and tell the MTC servers to ask anew.',
   recovered: 'Record and gate are one again after a start: how many grants live, were opened again, or ended.',
   reloaded: 'Rule files, devices and certificates were read again and are in force.',
   certificatesReloaded: 'Certificates, CAs and CRLs are in force: how many connections go on, how many were cut.',

@@ -30,7 +30,8 @@ export type Step =
   | 'quota'
   | 'binding'
   | 'endpoint'
-  | 'commit';
+  | 'commit'
+  | 'record';
 
 interface RefusalFace {
   readonly step: Step;
@@ -248,6 +249,13 @@ export const REFUSALS = {
     code: 'CONFLICT',
     title: 'Something this grant rests on changed while it was decided; ask again',
     retryAfterSeconds: 1,
+  },
+  recordNotWritten: {
+    step: 'record',
+    status: 503,
+    code: 'UNAVAILABLE',
+    title: 'The gateway cannot keep its records at the moment',
+    retryAfterSeconds: 5,
   },
 } as const satisfies Record<string, RefusalFace>;
 

@@ -19,7 +19,7 @@ import type { Refusal, Refuse } from '../core/reasons.ts';
 import { type Asker, upperSnake } from '../core/words.ts';
 import type { Allowed } from '../policy/decide.ts';
 import { type Grants, namesOf } from './grants.ts';
-import type { Ground } from './ground.ts';
+import { type Ground, orNotRecorded } from './ground.ts';
 import { type GrantRecord, type Retry, suspendedNs, withEnd } from './record.ts';
 
 export class Extensions {
@@ -33,15 +33,15 @@ export class Extensions {
 
   /**
    * Extends a grant of this server. Returns it as it is then: unchanged where
-   * it lives for longer than was asked. @throws AgentError where store or gate
-   * fail; then the gate has the end it had.
+   * it lives for longer than was asked. @throws AgentError where the gate fails;
+   * then it has the end it had.
    */
   extend(who: Asker, id: string, durationSeconds: number): Promise<GrantRecord | Refusal> {
     const asked = { server: who.name, correlator: who.correlator, from: who.requestAddress.text, grant: id };
     const refuse: Refuse = (reason, facts) => this.#ground.refuse(reason, { ...asked, ...facts });
     const request = () => JSON.stringify(['extend', id, durationSeconds]);
-    return this.#grants.retries.once(who, request, refuse, (retry) =>
-      this.#extend(who, id, durationSeconds, refuse, retry),
+    return orNotRecorded(refuse, () =>
+      this.#grants.retries.once(who, request, refuse, (retry) => this.#extend(who, id, durationSeconds, refuse, retry)),
     );
   }
 

@@ -16,13 +16,16 @@ import type { Asker, DeviceReference, GrantId, GrantRequest, InnerAddress, Owner
 import type { Mapping } from '../dataplane/dataplane.ts';
 import { NO_USAGE, type Policy, sourceClasses } from '../policy/policy.ts';
 import { Endpoints } from './endpoints.ts';
-import { CLOCK_LAG_NS, type Ground } from './ground.ts';
+import { CLOCK_LAG_NS, type Ground, orNotRecorded } from './ground.ts';
 import { Judge } from './judge.ts';
 import type { EndCause } from './lifecycle.ts';
 import { LiveGrants } from './live.ts';
 import { type EndedRecord, type GrantRecord, keyOf, newRecord, ownerOf, type Retry, suspendedNs } from './record.ts';
 import { Rest } from './rest.ts';
 import { Retries } from './retries.ts';
+
+/** With so many ends that the store has not taken no grant is begun: a disk that stays full must not fill the memory. */
+const UNRECORDED_MOST = 1_000;
 
 export class Grants {
   readonly live = new LiveGrants();
@@ -50,16 +53,18 @@ export class Grants {
 
   /**
    * The request path. Returns the live grant, or the refusal with the step
-   * that stopped it. @throws AgentError where store or gate fail; then nothing
-   * is open.
+   * that stopped it. @throws AgentError where the gate fails; then nothing is
+   * open.
    */
   request(who: Asker, ask: GrantRequest): Promise<GrantRecord | Refusal> {
     const refuse: Refuse = (reason, facts) => this.#ground.refuse(reason, { ...asked(who, ask), ...facts });
-    return this.retries.once(
-      who,
-      () => textOf(ask),
-      refuse,
-      (retry) => this.#open(who, ask, refuse, retry),
+    return orNotRecorded(refuse, () =>
+      this.retries.once(
+        who,
+        () => textOf(ask),
+        refuse,
+        (retry) => this.#open(who, ask, refuse, retry),
+      ),
     );
   }
 
@@ -67,6 +72,8 @@ export class Grants {
     const { clock, directory, store, dataplane, log, metrics } = this.#ground;
     const notReady = this.#ground.notReady();
     if (notReady) return refuse(notReady.reason, { why: notReady.why });
+    const waiting = this.#unrecorded.size;
+    if (waiting >= UNRECORDED_MOST) return refuse('recordNotWritten', { why: `${waiting} ends wait to be written` });
 
     const { policy } = this;
     const { question, decision } = this.judge.decide(who, ask);

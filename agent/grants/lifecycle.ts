@@ -25,6 +25,7 @@ export const END_CAUSES = {
   serverUnauthorised: 'the MTC user no longer authorises the server',
   ruleChanged: "the operator's rules no longer allow it",
   bindingUnconfirmed: 'the agent was away for too long to know who holds the inner address',
+  recordOutdated: 'the database is an older copy, and it may have ended since',
   clockUncertain: 'the clock stands before the latest time on record',
   endedInGate: 'the gate had ended it before the record was written',
   lostInGate: 'the gate no longer had it',

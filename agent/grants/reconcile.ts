@@ -7,7 +7,7 @@
  * ends. After a reboot the gate is empty and UTC counts: a record whose end
  * has not come is opened again for what is left, never for longer than it was
  * granted, and not at all where the clock stands before the latest time on
- * record. Where the agent was away so long that the gate gave up
+ * record, or the records are an older copy. Where the agent was away so long that the gate gave up
  * (`agentLost`), nobody has heard whether addresses changed hands: a grant
  * ends unless its binding is confirmed.
  *
@@ -27,6 +27,8 @@ export interface Facts {
   readonly suspendedNs: bigint;
   /** The latest time in any record (UTC ms). */
   readonly latestMs: number;
+  /** Whether the records are an older copy: what ended since they do not know. */
+  readonly storeIsOlder: boolean;
   /** Whether the heartbeat had run out: too long ago, or never in this boot. */
   readonly heartbeatLost: boolean;
   /** Why a grant may not live on, by directory and policy as they are now; undefined where it may. */
@@ -77,6 +79,7 @@ function reasonToEnd(record: GrantRecord, entry: Entry | undefined, facts: Facts
     if (!entry) return 'lostInGate';
     if (entry.endNs <= facts.nowNs) return 'endedInGate';
   } else {
+    if (facts.storeIsOlder) return 'recordOutdated';
     if (facts.nowMs < facts.latestMs) return 'clockUncertain';
     if (record.expiresAtMs <= facts.nowMs) return 'expired';
   }

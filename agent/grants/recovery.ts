@@ -17,6 +17,22 @@ export interface Recovery {
   readonly strayEntriesEnded: number;
 }
 
+/**
+ * Bindings as they were recorded. What an older copy of the database says is
+ * not believed: the address may be another's by now. The devices file is read
+ * anew anyway; what the operator bound is to be bound again.
+ */
+export async function rememberBindings({ store, directory, log }: Ground): Promise<void> {
+  const kept = store.bindings();
+  const doubtful = store.isOlder ? kept.filter(({ source }) => source !== 'file') : [];
+  directory.apply({ losses: [], gains: kept.filter((binding) => !doubtful.includes(binding)) });
+  const liveOnRecord = store.isOlder ? store.live().length : 0;
+  if (doubtful.length + liveOnRecord === 0) return;
+  log.error({ liveOnRecord, bindingsForgotten: doubtful.length }, 'storeOlder');
+  const losses = doubtful.map(({ device, inner }) => ({ device, inner, cause: 'deviceUnbound' as const }));
+  await store.rebind({ losses, gains: [] });
+}
+
 /** Runs once, after directory and policy are loaded and before the first heartbeat. */
 export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds: number): Promise<Recovery> {
   const { store, clock, dataplane, bootId } = ground;
@@ -42,6 +58,7 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
     nowNs,
     suspendedNs: suspendedNs(clock),
     latestMs,
+    storeIsOlder: store.isOlder,
     heartbeatLost: heartbeatLost(ground, orphanGraceSeconds),
     objection: (record) => grants.objection(record),
     bindingConfirmed: (record) => bindingConfirmed(ground, record),

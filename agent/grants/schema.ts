@@ -58,6 +58,10 @@ CREATE TABLE bindings (
 ) STRICT, WITHOUT ROWID;
 `;
 
+/** How many batches have been written: an older copy knows of fewer (last-used.ts). */
+const BATCHES = `CREATE TABLE IF NOT EXISTS batches (one INTEGER PRIMARY KEY CHECK (one = 1), count INTEGER NOT NULL) STRICT;
+INSERT OR IGNORE INTO batches VALUES (1, 0)`;
+
 /**
  * Opens the database, or makes it.
  * @throws AgentError storeInvalid where the file is no database of ours, or of another version
@@ -72,6 +76,7 @@ export function openDatabase(file: string): Database.Database {
       throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
     }
     if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
+    db.exec(BATCHES);
     // At every start, since a newer mtgate may know more causes.
     const insert = db.prepare('INSERT OR IGNORE INTO transitions VALUES (@from, @to, @cause)');
     db.transaction(() => {

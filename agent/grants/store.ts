@@ -8,17 +8,23 @@
  * interface is asynchronous where a commit is waited for: whoever waited looks
  * again at what its decision rested on.
  */
+import { dirname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { AgentError } from '../core/errors.ts';
 import type { GrantId, ServerName } from '../core/words.ts';
 import { type Binding, type Change, touched } from '../directory/directory.ts';
 import { type Commit, Commits } from './commits.ts';
+import { type LastUsed, readLastUsed, writeLastUsed } from './last-used.ts';
 import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
 import { type BindingRow, bindingKey, bindingOf, changedRow, newRow, type Row, recordOf } from './rows.ts';
 import { openDatabase } from './schema.ts';
 import { type AnswerRow, type Write, type Written, writerOn } from './writes.ts';
 
 export interface GrantStore {
+  /** Whether it was an older copy when it was opened, and no later `note` has put it in force. */
+  readonly isOlder: boolean;
+  /** Notes beside it how far it has come, where that has changed: from then on it is the one last used here. */
+  note(): Promise<void>;
   /** Writes a new, live grant, and in the same transaction what answers its request if that is sent again. */
   insert(record: GrantRecord, retry?: Retry): Promise<void>;
   /** Writes a later end, and what decided it, if the grant lives and its end on record still is `fromNs`. Returns whether so. */
@@ -73,14 +79,20 @@ export function openStore(file: string, worker?: URL): GrantStore {
       .pluck(),
     idOf: db.prepare('SELECT id FROM ids WHERE kind = ? AND name = ?').pluck(),
     newId: db
-      .prepare('INSERT INTO ids SELECT ?, ?, coalesce(max(id), 0) + 1 FROM ids WHERE kind = ? RETURNING id')
+      .prepare('INSERT INTO ids SELECT ?, ?, max(coalesce(max(id), 0), ?) + 1 FROM ids WHERE kind = ? RETURNING id')
       .pluck(),
+    used: db.prepare(`SELECT count AS batches, coalesce((SELECT max(id) FROM ids WHERE kind = 'class'), 0) AS class,
+      coalesce((SELECT max(id) FROM ids WHERE kind = 'realm'), 0) AS realm FROM batches`),
     bindings: db.prepare('SELECT device, realm, address, source, since_ms AS sinceMs FROM bindings'),
   };
   /** Asked for with every grant, and for ever the same. */
   const ids = new Map<string, number>();
   const writer = worker ? workerCommit(file, worker) : inThisThread(writerOn(db));
   const commits = new Commits(writer.commit);
+  const noteFile = file === ':memory:' ? undefined : join(dirname(file), 'last-used.json');
+  let lastUsed = noteFile === undefined ? undefined : readLastUsed(noteFile);
+  const used = () => statement.used.get() as LastUsed;
+  let isOlder = lastUsed !== undefined && used().batches < lastUsed.batches;
   let isClosed = false;
   const write = async (one: Write): Promise<boolean> => {
     if (isClosed) throw new AgentError('storeFailed', `${file} is closed`);
@@ -89,7 +101,20 @@ export function openStore(file: string, worker?: URL): GrantStore {
     return written.changed;
   };
   const written = async (one: Write): Promise<void> => void (await write(one));
+  const note = async (): Promise<void> => {
+    if (noteFile === undefined || lastUsed === undefined) return;
+    if (isOlder) await write({ kind: 'overtake', batches: lastUsed.batches + 1 });
+    const now = used();
+    const isSame = now.batches === lastUsed.batches && now.class === lastUsed.class && now.realm === lastUsed.realm;
+    if (!isSame) await writeLastUsed(noteFile, now);
+    lastUsed = now;
+    isOlder = false;
+  };
   return {
+    get isOlder() {
+      return isOlder;
+    },
+    note,
     insert: (record, retry) => written({ kind: 'insert', row: newRow(record), answer: answerRow(record, retry) }),
     extend: (record, fromNs, retry) =>
       write({ kind: 'extend', row: changedRow(record), fromNs, answer: answerRow(record, retry) }),
@@ -107,7 +132,9 @@ export function openStore(file: string, worker?: URL): GrantStore {
     latestMs: () => statement.latest.get() as number,
     idOf: (kind, name) => {
       const key = `${kind} ${name}`;
-      const id = ids.get(key) ?? ((statement.idOf.get(kind, name) ?? statement.newId.get(kind, name, kind)) as number);
+      const id =
+        ids.get(key) ??
+        ((statement.idOf.get(kind, name) ?? statement.newId.get(kind, name, lastUsed?.[kind] ?? 0, kind)) as number);
       ids.set(key, id);
       return id;
     },
@@ -127,6 +154,7 @@ export function openStore(file: string, worker?: URL): GrantStore {
     async close() {
       isClosed = true;
       await commits.settled();
+      if (!isOlder) await note().catch(() => {}); // it lags then, which is allowed
       await writer.close();
       db.close();
     },

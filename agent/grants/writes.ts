@@ -28,7 +28,8 @@ export type Write =
     }
   | { readonly kind: 'end' | 'reopen' | 'lower'; readonly row: ChangedRow }
   | { readonly kind: 'rebind'; readonly unbound: readonly BindingKey[]; readonly bound: readonly BoundRow[] }
-  | { readonly kind: 'purge'; readonly endedBeforeMs: number; readonly answeredBeforeMs: number };
+  | { readonly kind: 'purge'; readonly endedBeforeMs: number; readonly answeredBeforeMs: number }
+  | { readonly kind: 'overtake'; readonly batches: number };
 
 /** What became of one: whether it changed anything, or why it could not be written. */
 export type Written = { readonly changed: boolean } | { readonly fault: string };
@@ -56,6 +57,8 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
     bind: db.prepare('INSERT INTO bindings VALUES (@realm, @address, @device, @source, @sinceMs)'),
     unbind: db.prepare('DELETE FROM bindings WHERE realm = @realm AND address = @address'),
     purge: db.prepare(`DELETE FROM grants WHERE state = 'ended' AND ended_at_ms < ?`),
+    count: db.prepare('UPDATE batches SET count = count + 1'),
+    overtake: db.prepare('UPDATE batches SET count = max(count, ?)'),
     purgeAnswers: db.prepare('DELETE FROM answers WHERE answered_at_ms < ?'),
   };
   const keepAnswer = (answer: AnswerRow | undefined) => answer && statement.keepAnswer.run(answer);
@@ -88,10 +91,15 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
       case 'purge':
         statement.purgeAnswers.run(one.answeredBeforeMs);
         return statement.purge.run(one.endedBeforeMs).changes > 0;
+      case 'overtake':
+        return statement.overtake.run(one.batches).changes > 0;
     }
   };
   // Immediate: who waits for another connection waits at the beginning, and not with half of it done.
-  const together = db.transaction((batch: readonly Write[]) => batch.map(write)).immediate;
+  const together = db.transaction((batch: readonly Write[]) => {
+    statement.count.run();
+    return batch.map(write);
+  }).immediate;
   return (batch) => {
     try {
       return together(batch).map((changed) => ({ changed }));

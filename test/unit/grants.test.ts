@@ -309,7 +309,7 @@ describe('a decision waits for its commit', () => {
     const gateway = await TestGateway.started();
     const free = gateway.grants.endpoints.available('ipv4', 'udp');
     await gateway.store.close();
-    await expect(gateway.grants.request(HEAD_END, ask())).rejects.toMatchObject({ code: 'storeFailed' });
+    expect(await gateway.grants.request(HEAD_END, ask())).toMatchObject({ reason: 'recordNotWritten', step: 'record' });
     expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(free);
     expect([...gateway.memory.entries()]).toEqual([]);
   });
@@ -329,7 +329,7 @@ describe('a decision waits for its commit', () => {
     });
     await gateway.start();
     const free = gateway.grants.endpoints.available('ipv4', 'udp');
-    await expect(gateway.grants.request(HEAD_END, ask())).rejects.toMatchObject({ code: 'storeFailed' });
+    expect(await gateway.grants.request(HEAD_END, ask())).toMatchObject({ reason: 'recordNotWritten' });
     expect(store.live()).toHaveLength(1);
     expect([...gateway.memory.entries()]).toEqual([]);
     expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(free);
@@ -338,6 +338,21 @@ describe('a decision waits for its commit', () => {
     expect(store.live()).toEqual([]);
     expect(store.endedSince(0)).toMatchObject([{ endCause: 'storeFault' }]);
     expect(await gateway.grants.request(HEAD_END, ask())).toMatchObject({ state: 'live' });
+  });
+
+  test('a store that stays mute fills no memory: so many unrecorded ends, and no grant is begun', async () => {
+    const gateway = new TestGateway({
+      ...openStore(':memory:'),
+      insert: () => Promise.reject(new AgentError('storeFailed', 'full')),
+      end: () => Promise.reject(new AgentError('storeFailed', 'full')),
+    });
+    await gateway.start(RULES.replace(', requestsPerMinute: 10', ''));
+    for (let i = 0; i < 1000; i++) await gateway.grants.request(HEAD_END, ask());
+    expect(gateway.log.of('refused').at(-1)).toMatchObject({ reason: 'recordNotWritten', why: 'full' });
+    expect(await gateway.grants.request(HEAD_END, ask())).toMatchObject({
+      reason: 'recordNotWritten',
+      why: '1000 ends wait to be written',
+    });
   });
 
   test('the gate fails: the record ends', async () => {

@@ -36,6 +36,7 @@ function repairs(records: GrantRecord[], entries: Entry[], changes: Partial<Fact
     nowNs: 100n * SECOND,
     suspendedNs: 0n,
     latestMs: 1000,
+    storeIsOlder: false,
     heartbeatLost: false,
     objection: () => undefined,
     bindingConfirmed: () => false,
