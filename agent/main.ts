@@ -147,7 +147,6 @@ async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): P
     refusalsGivenUp: () => ledger.givenUp,
     draining: () => draining,
   });
-  const record = refusalRecorder(log, systemRandom);
   const directory = new Directory();
   const ground: Ground = {
     gateway: config.gateway,
@@ -159,12 +158,10 @@ async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): P
     clock: systemClock,
     random: systemRandom,
     log,
-    refuse: (reason, facts) => {
-      metrics.refused(reason);
-      const refusal = record(reason, facts);
-      ledger.refused(refusal, facts);
-      return refusal;
-    },
+    refuse: refusalRecorder(log, systemRandom, systemClock, (refusal, facts, written) => {
+      metrics.refused(refusal.reason);
+      ledger.refused(refusal, facts, written);
+    }),
     revoked: (certificate) => isRevoked(certificate, trust.cas),
     newId: () => newUlid() as GrantId,
     notReady: (realm) => {
@@ -217,6 +214,10 @@ async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): P
       refusedHandshake: (reason, remote) => {
         metrics.handshakeRefused(reason);
         ledger.refusedHandshake(reason, remote, config.api.listen);
+      },
+      shedConnection: (reason, remote, logged) => {
+        metrics.connectionShed(reason);
+        if (logged) ledger.refusedHandshake('tlsShed', remote, config.api.listen);
       },
       clock: systemClock,
       random: systemRandom,

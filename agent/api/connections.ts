@@ -1,11 +1,14 @@
 /**
- * Who is connected to the API, and how many may be.
+ * Who is connected to the API: from the first sight of an address, through
+ * handshake and requests, to the end.
  *
- * Two things Node's server does not keep: a cap for each remote address, so
- * that one peer cannot take all places (the cap for all is the server's own),
- * and which handshakes still count. A reload of certificates, CAs or CRLs cuts
- * there and then whatever would not pass any more, and whatever is still in
- * its handshake; a stop lets what is being answered come to its end.
+ * What Node's server does not keep: places and handshakes for each party
+ * (places.ts), looked at before anything is spent on TLS; turns among the
+ * handshakes, so that a crowd of them holds up no request for long; a bound to
+ * what a connection may have unanswered, and to how long an answer takes to
+ * leave; and which handshakes still count. A reload of certificates, CAs or
+ * CRLs cuts there and then whatever would not pass any more, and whatever is
+ * still in its handshake; a stop lets what is being answered come to its end.
  *
  * The TLS socket is not the TCP socket, and Node links the two nowhere public;
  * they share both ends' addresses and ports, which is what they are found by.
@@ -13,49 +16,80 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
+import { parseAddress } from '../core/net.ts';
+import type { ShedReason } from '../core/reasons.ts';
+import type { ApiLimits } from './limits.ts';
+import type { Place, Places } from './places.ts';
+import { Turns } from './turns.ts';
+
+/** A request that has no whole answer yet. */
+interface Exchange {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  /** Since when its answer is made, and not yet gone. */
+  answeredMs?: number;
+  /** What is to be done when it is over, however it ends. */
+  over?: () => void;
+}
 
 interface Connection {
   readonly raw: Socket;
+  readonly remote: string;
   readonly ends: string;
-  /** Requests that have no whole answer yet. */
-  readonly open: Set<{ readonly request: IncomingMessage; readonly response: ServerResponse }>;
+  readonly place: Place;
+  readonly sinceMs: number;
+  readonly open: Set<Exchange>;
   /** Once its handshake is over. */
   secure?: TLSSocket;
   retired: boolean;
 }
 
+type Begin = (raw: Socket) => void;
+
 export class Connections {
   readonly #byEnds = new Map<string, Connection>();
-  readonly #perAddress = new Map<string, number>();
   readonly #secure = new WeakMap<Socket, Connection>();
-  readonly #capPerAddress: number;
-  readonly #overCap: (remote: string) => void;
+  readonly #limits: ApiLimits;
+  readonly #places: Places;
+  readonly #nowMs: () => number;
+  readonly #shed: (reason: ShedReason, remote: string) => void;
+  readonly #handshakes: Turns;
 
-  constructor(server: Server, capPerAddress: number, overCap: (remote: string) => void) {
-    this.#capPerAddress = capPerAddress;
-    this.#overCap = overCap;
-    server.on('connection', (raw: Socket) => this.#accept(raw));
-    server.on('secureConnection', (socket: TLSSocket) => {
-      const connection = this.#byEnds.get(endsOf(socket));
-      if (!connection) return;
-      connection.secure = socket;
-      this.#secure.set(socket, connection);
-    });
-    server.on('request', (request: IncomingMessage, response: ServerResponse) => {
-      const connection = this.#secure.get(request.socket);
-      if (!connection) return;
-      const exchange = { request, response };
-      connection.open.add(exchange);
-      response.once('close', () => {
-        connection.open.delete(exchange);
-        if (connection.retired && connection.open.size === 0) request.socket.destroySoon();
-      });
-    });
+  constructor(
+    server: Server,
+    limits: ApiLimits,
+    places: Places,
+    nowMs: () => number,
+    shed: (reason: ShedReason, remote: string) => void,
+  ) {
+    this.#limits = limits;
+    this.#places = places;
+    this.#nowMs = nowMs;
+    this.#shed = shed;
+    this.#handshakes = new Turns(limits.connections.handshakesAtOnce);
+    // In place of the listeners that make a TLS socket: what is shed shall not have cost one.
+    const begins = server.listeners('connection') as Begin[];
+    server.removeAllListeners('connection');
+    server.on('connection', (raw: Socket) =>
+      this.#accept(raw, () => {
+        for (const begin of begins) begin.call(server, raw);
+      }),
+    );
+    server.on('secureConnection', (socket: TLSSocket) => this.#settle(socket));
+    server.prependListener('request', (request: IncomingMessage, response: ServerResponse) =>
+      this.#open(request, response),
+    );
   }
 
   /** Whether its handshake is over and still counts. */
   current(socket: Socket): boolean {
     return this.#secure.get(socket)?.retired === false;
+  }
+
+  /** Has something done when a request is over: its answer has left, or its connection is gone. */
+  whenOver(request: IncomingMessage, over: () => void): void {
+    for (const exchange of this.#secure.get(request.socket)?.open ?? [])
+      if (exchange.request === request) exchange.over = over;
   }
 
   /**
@@ -65,6 +99,21 @@ export class Connections {
   answerable(socket: Socket): boolean {
     const open = [...(this.#secure.get(socket)?.open ?? [])];
     return open.length <= 1 && open.every(({ request, response }) => !request.complete && !response.headersSent);
+  }
+
+  /** Cuts whoever has not read an answer in its time, and strangers that have been here for theirs. */
+  sweep(): void {
+    const nowMs = this.#nowMs();
+    const { answerMs, connections } = this.#limits;
+    for (const connection of this.#byEnds.values()) {
+      const { place, sinceMs, open } = connection;
+      if (place.stranger && nowMs - sinceMs > connections.strangerMs) this.#cut(connection, 'strangerTime');
+      for (const exchange of open) {
+        if (!exchange.response.writableEnded) continue;
+        exchange.answeredMs ??= nowMs;
+        if (nowMs - exchange.answeredMs > answerMs) this.#cut(connection, 'answerUnread');
+      }
+    }
   }
 
   /** Cuts every connection that does not pass, an answer under way or not, and those still in their handshake. */
@@ -91,24 +140,66 @@ export class Connections {
     for (const { raw } of this.#byEnds.values()) raw.destroy();
   }
 
-  #accept(raw: Socket): void {
+  #accept(raw: Socket, begin: () => void): void {
     const remote = raw.remoteAddress ?? '';
-    const count = this.#perAddress.get(remote) ?? 0;
-    if (count >= this.#capPerAddress) {
-      this.#overCap(remote);
-      raw.destroy();
-      return;
+    const from = parseAddress(remote);
+    if (!from) return void raw.destroy(); // gone again already
+    const place = this.#places.enter(from, () => this.#cut(connection, 'overtaken'));
+    if (typeof place === 'string') {
+      this.#shed(place, remote);
+      // A reset leaves nothing behind in the kernel, where an orderly end would wait for the peer's.
+      return void raw.resetAndDestroy();
     }
-    const connection: Connection = { raw, ends: endsOf(raw), open: new Set(), retired: false };
-    this.#perAddress.set(remote, count + 1);
+    const sinceMs = this.#nowMs();
+    const connection: Connection = { raw, remote, ends: endsOf(raw), place, sinceMs, open: new Set(), retired: false };
     this.#byEnds.set(connection.ends, connection);
+    raw.on('error', () => {}); // before it has a TLS socket that would listen, too
     raw.once('close', () => {
       // A new connection may have the same ends already.
       if (this.#byEnds.get(connection.ends) === connection) this.#byEnds.delete(connection.ends);
-      const left = (this.#perAddress.get(remote) ?? 1) - 1;
-      if (left > 0) this.#perAddress.set(remote, left);
-      else this.#perAddress.delete(remote);
+      place.leave();
+      // Node tells of the end of that answer alone that was being written.
+      for (const exchange of connection.open) this.#close(connection, exchange);
     });
+    const turn = this.#handshakes.take(place.party, sinceMs);
+    if (turn === true) this.#begin(raw, begin);
+    else void turn.then(() => this.#begin(raw, begin));
+  }
+
+  #begin(raw: Socket, begin: () => void): void {
+    setImmediate(() => this.#handshakes.done());
+    if (!raw.destroyed) begin();
+  }
+
+  #settle(socket: TLSSocket): void {
+    const connection = this.#byEnds.get(endsOf(socket));
+    if (!connection) return;
+    connection.secure = socket;
+    connection.place.settle(socket.isSessionReused());
+    this.#secure.set(socket, connection);
+  }
+
+  #open(request: IncomingMessage, response: ServerResponse): void {
+    const connection = this.#secure.get(request.socket);
+    if (!connection) return;
+    const exchange = { request, response };
+    connection.open.add(exchange);
+    response.once('close', () => this.#close(connection, exchange));
+    if (connection.open.size > this.#limits.requests.pipelined) this.#cut(connection, 'pipelined');
+  }
+
+  /** Its place is free when this returns. */
+  #cut(connection: Connection, reason: ShedReason): void {
+    if (!connection.retired) this.#shed(reason, connection.remote);
+    connection.retired = true;
+    connection.place.leave();
+    connection.raw.destroy();
+  }
+
+  #close(connection: Connection, exchange: Exchange): void {
+    if (!connection.open.delete(exchange)) return;
+    exchange.over?.();
+    if (connection.retired && connection.open.size === 0) connection.secure?.destroySoon();
   }
 }
 

@@ -2,10 +2,12 @@
  * The HTTPS server of the API: mutual TLS, limits, and the way of a request
  * from the wire to an operation of the contract and back.
  *
- * A request passes, in this order: handshake, connection still counts,
- * identity, host and path, body and contract, operation. Each that fails is a
- * refusal with its reason and a problem document (RFC 9457); what throws is a
- * fault, answered 500 without a word of why.
+ * A request passes, in this order: a place for its connection, handshake,
+ * connection still counts, identity, its server's part of what is under way,
+ * host and path, body and contract, its server's turn, operation. Each that
+ * fails behind the handshake is a refusal with its reason and a problem
+ * document (RFC 9457); what throws is a fault, answered 500 without a word of
+ * why.
  *
  * Invariants: nothing is answered to a peer whose certificate did not pass the
  * handshake; nothing of a request is looked at, its path included, before its
@@ -20,12 +22,14 @@ import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } fr
 import { AgentError } from '../core/errors.ts';
 import { type Endpoint, formatEndpoint } from '../core/net.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
-import type { Refusal, RefusalReason, Refuse, TlsReason } from '../core/reasons.ts';
+import type { Refusal, RefusalReason, Refuse, ShedReason, TlsReason } from '../core/reasons.ts';
+import { Admission } from './admission.ts';
 import { Connections } from './connections.ts';
 import { addContract, misdirection, Paths, REASONS_BY_CODE, VALIDATION, violation } from './contract.ts';
 import type { IdentityPolicy, NotIdentified, ServerIdentity } from './identity.ts';
 import { API_LIMITS, type ApiLimits } from './limits.ts';
 import { Peers } from './peers.ts';
+import { Places } from './places.ts';
 import {
   bareAnswer,
   PROBLEM_TYPE,
@@ -46,6 +50,8 @@ export interface ApiParts {
   readonly refuse: Refuse;
   /** Told of every handshake that failed, and who began it. */
   readonly refusedHandshake: (reason: TlsReason, remote: string | undefined) => void;
+  /** Told of every connection that was shed; `logged` are few. */
+  readonly shedConnection: (reason: ShedReason, remote: string, logged: boolean) => void;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
@@ -75,6 +81,11 @@ export async function startApi(
   return api;
 }
 
+/** How often is looked who has waited, or been waited for, too long. */
+const SWEEP_MS = 250;
+/** The kernel's queue of connections that are not accepted yet: a stall of the loop shall lose nobody's first packet. */
+const BACKLOG = 4_096;
+
 /** What is kept of a request between its steps. */
 const askers = new WeakMap<FastifyRequest, ServerIdentity>();
 
@@ -83,6 +94,8 @@ class Api implements ApiServer {
   readonly #limits: ApiLimits;
   readonly #app;
   readonly #connections: Connections;
+  readonly #admission: Admission;
+  readonly #sweeping: NodeJS.Timeout;
   readonly #paths = new Paths();
   readonly #peers: Peers;
   #endpoint: Endpoint | undefined;
@@ -116,11 +129,19 @@ class Api implements ApiServer {
       clientErrorHandler: (fault, socket) => this.#answerMalformed(fault, socket),
       frameworkErrors: (fault, request, reply) => this.#answerUnroutable(fault, request, reply),
     });
-    const log = new SparingLog(parts.log, parts.clock);
-    this.#connections = new Connections(this.#app.server, limits.connectionsPerAddress, (remote) =>
-      log.info({ remote, most: limits.connectionsPerAddress }, 'connectionsPerAddressExceeded'),
-    );
-    this.#watch(this.#app.server, log);
+    const nowMs = () => Number(parts.clock.monotonicNs() / 1_000_000n);
+    const { servers } = parts.identity;
+    const shedLog = new SparingLog(parts.log, parts.clock);
+    const shed = (reason: ShedReason, remote: string) =>
+      parts.shedConnection(reason, remote, shedLog.info({ reason, remote }, 'connectionShed'));
+    const places = new Places(limits.connections, servers, nowMs);
+    this.#connections = new Connections(this.#app.server, limits, places, nowMs, shed);
+    this.#admission = new Admission(limits.requests, () => servers().size, nowMs);
+    this.#sweeping = setInterval(() => {
+      this.#admission.sweep();
+      this.#connections.sweep();
+    }, SWEEP_MS).unref();
+    this.#watch(this.#app.server);
   }
 
   get endpoint(): Endpoint {
@@ -141,8 +162,9 @@ class Api implements ApiServer {
     app.setErrorHandler<FastifyError>((fault, request, reply) => this.#answerFramework(fault, request, reply));
     await addContract(app, BASE_PATH, table, (operation) => (request, reply) => this.#serve(operation, request, reply));
     try {
-      await app.listen({ host: listen.address.text, port: listen.port });
+      await app.listen({ host: listen.address.text, port: listen.port, backlog: BACKLOG });
     } catch (cause) {
+      clearInterval(this.#sweeping);
       await app.close();
       throw new AgentError('listenFailed', `API on ${formatEndpoint(listen)}`, { cause });
     }
@@ -161,12 +183,11 @@ class Api implements ApiServer {
     this.#connections.retire();
     await closed;
     clearTimeout(late);
+    clearInterval(this.#sweeping);
   }
 
-  #watch(server: Server, log: SparingLog): void {
-    const most = this.#limits.connections;
-    server.maxConnections = most;
-    server.on('drop', (peer) => log.info({ remote: peer?.remoteAddress, most }, 'connectionsExceeded'));
+  #watch(server: Server): void {
+    const log = new SparingLog(this.#parts.log, this.#parts.clock);
     server.on('tlsClientError', (fault, socket) => {
       const failure = handshakeFailure(fault, socket);
       this.#parts.refusedHandshake(failure.reason, failure.remote);
@@ -176,7 +197,7 @@ class Api implements ApiServer {
     server.on('checkExpectation', (request, response) => server.emit('request', request, response));
   }
 
-  /** Lets a request on to the contract: from a current connection, of a known server, for a path there is. */
+  /** Lets a request on to the contract: from a current connection, of a known server that has not its part already, for a path there is. */
   async #admit(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply | undefined> {
     const { socket } = request.raw;
     if (!this.#connections.current(socket)) {
@@ -186,6 +207,11 @@ class Api implements ApiServer {
     const who = this.#identify(request);
     if ('reason' in who) return this.#refuse(request, reply, who.reason, { why: who.why });
     askers.set(request, who);
+    if (!this.#admission.enter(who.name)) {
+      const why = `${this.#admission.underWay(who.name)} requests of ${who.name} are under way`;
+      return this.#refuse(request, reply, 'serverBusy', { why });
+    }
+    this.#connections.whenOver(request.raw, () => this.#admission.leave(who.name));
 
     const wrong = misdirection(request, this.#paths);
     if (!wrong) return undefined;
@@ -201,7 +227,13 @@ class Api implements ApiServer {
   async #serve(operation: Operation, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
     const who = askers.get(request);
     if (!who) return this.#answerFault(new AgentError('internal', 'a request without an asker'), request, reply);
+    const turn = this.#admission.turn(who.name);
+    if (turn !== true && !(await turn)) {
+      const why = `its turn did not come within ${this.#limits.requests.waitMs} ms`;
+      return this.#refuse(request, reply, 'gatewayBusy', { why });
+    }
     try {
+      if (request.raw.socket.destroyed) return reply.hijack(); // nothing is done for who has gone while it waited
       const params = request.params as Record<string, string>;
       const asker = { ...who, correlator: request.id, ...idempotencyKeyOf(request) };
       const done = await operation({ who: asker, params, body: request.body, asked: askedOf(request) });
@@ -210,6 +242,8 @@ class Api implements ApiServer {
       return reply.code(done.status).send(done.body);
     } catch (fault) {
       return this.#answerFault(fault, request, reply);
+    } finally {
+      this.#admission.done();
     }
   }
 

@@ -38,9 +38,11 @@ export class Ledger {
     return this.#givenUp;
   }
 
-  refused(refusal: Refusal, facts: RefusalFacts): void {
+  /** One that was refused; counted in the list, and kept for itself where it has a line in the log. */
+  refused(refusal: Refusal, facts: RefusalFacts, written = true): void {
     const kept = keptRefusal(refusal, facts, this.#clock.nowMs());
     this.denials.add(refusalDenial(kept));
+    if (!written) return;
     this.#waiting.push(kept);
     if (this.#waiting.length <= WAITING_MOST) return;
     this.#waiting.shift();

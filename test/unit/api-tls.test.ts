@@ -376,7 +376,16 @@ describe('the start is stopped by', () => {
     const { startApi } = await import('../../agent/api/server.ts');
     const { identity, random } = await import('./api-fixture.ts');
     const { grants, refuse, clock, log } = api;
-    const parts = { grants, identity, refuse, refusedHandshake: () => {}, clock, random, log };
+    const parts = {
+      grants,
+      identity,
+      refuse,
+      refusedHandshake: () => {},
+      shedConnection: () => {},
+      clock,
+      random,
+      log,
+    };
     await expect(startApi(api.server.endpoint, api.trust(), parts)).rejects.toMatchObject({ code: 'listenFailed' });
   });
 });
