@@ -158,9 +158,9 @@ async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): P
     clock: systemClock,
     random: systemRandom,
     log,
-    refuse: refusalRecorder(log, systemRandom, systemClock, (refusal, facts, written) => {
+    refuse: refusalRecorder(log, systemRandom, systemClock, (refusal, facts, how) => {
       metrics.refused(refusal.reason);
-      ledger.refused(refusal, facts, written);
+      ledger.refused(refusal, facts, how);
     }),
     revoked: (certificate) => isRevoked(certificate, trust.cas),
     newId: () => newUlid() as GrantId,

@@ -25,8 +25,8 @@ import {
   type Refuse,
 } from '../core/reasons.ts';
 
-/** Told of every refusal; `written` is whether it has a line of its own in the log. */
-export type Recorded = (refusal: Refusal, facts: RefusalFacts, written: boolean) => void;
+/** Told of every refusal: it has its line in the log, is the same again as one that has, or there were too many. */
+type Recorded = (refusal: Refusal, facts: RefusalFacts, how: 'written' | 'repeated' | 'leftOut') => void;
 
 /** So many refusals of one asker are written down in a second: more is a flood, and would be the log's. */
 const LINES_PER_SECOND = 50;
@@ -34,7 +34,7 @@ const LINES_PER_SECOND = 50;
 /** What one asker was refused in the second that it is. */
 interface Second {
   lines: number;
-  readonly shed: Map<RefusalReason, Refusal>;
+  readonly shed: Map<RefusalReason, { readonly refusal: Refusal; readonly facts: RefusalFacts }>;
 }
 
 /** The one place where refusals come from: each gets its instance and its line in the log. */
@@ -52,18 +52,25 @@ export function refusalRecorder(log: Log, random: Random, clock: Clock, recorded
     return asker;
   };
   return (reason, facts) => {
-    const { sheds }: RefusalFace = REFUSALS[reason];
     const asker = askerOf(facts);
     const same = asker.shed.get(reason);
-    const refusal = same ?? refusalOf(reason, facts, randomInstance(random));
-    if (sheds && !same) asker.shed.set(reason, refusal);
-    const written = !same && asker.lines < LINES_PER_SECOND;
-    if (written) {
-      asker.lines += 1;
-      log.info({ ...facts, ...refusal, ...(leftOut > 0 && { leftOut }) }, 'refused');
-      leftOut = 0;
-    } else leftOut += 1;
-    recorded(refusal, facts, written);
+    if (same) {
+      leftOut += 1;
+      recorded(same.refusal, same.facts, 'repeated');
+      return same.refusal;
+    }
+    const refusal = refusalOf(reason, facts, randomInstance(random));
+    const { sheds }: RefusalFace = REFUSALS[reason];
+    if (sheds) asker.shed.set(reason, { refusal, facts });
+    asker.lines += 1;
+    if (asker.lines > LINES_PER_SECOND && !sheds) {
+      leftOut += 1;
+      recorded(refusal, facts, 'leftOut');
+      return refusal;
+    }
+    log.info({ ...facts, ...refusal, ...(leftOut > 0 && { leftOut }) }, 'refused');
+    leftOut = 0;
+    recorded(refusal, facts, 'written');
     return refusal;
   };
 }
