@@ -44,8 +44,6 @@ interface Connection {
   retired: boolean;
 }
 
-type Begin = (raw: Socket) => void;
-
 export class Connections {
   readonly #byEnds = new Map<string, Connection>();
   readonly #secure = new WeakMap<Socket, Connection>();
@@ -67,18 +65,12 @@ export class Connections {
     this.#nowMs = nowMs;
     this.#shed = shed;
     this.#handshakes = new Turns(limits.connections.handshakesAtOnce);
-    // In place of the listeners that make a TLS socket: what is shed shall not have cost one.
-    const begins = server.listeners('connection') as Begin[];
-    server.removeAllListeners('connection');
-    server.on('connection', (raw: Socket) =>
-      this.#accept(raw, () => {
-        for (const begin of begins) begin.call(server, raw);
-      }),
-    );
+    // What is shed shall not have cost a TLS socket, nor what is not answered a way through the routes.
+    putBefore(server, 'connection', (goOn, raw: Socket) => this.#accept(raw, goOn));
+    putBefore(server, 'request', (goOn, request: IncomingMessage, response: ServerResponse) => {
+      if (this.#open(request, response)) goOn();
+    });
     server.on('secureConnection', (socket: TLSSocket) => this.#settle(socket));
-    server.prependListener('request', (request: IncomingMessage, response: ServerResponse) =>
-      this.#open(request, response),
-    );
   }
 
   /** Whether its handshake is over and still counts. */
@@ -99,6 +91,12 @@ export class Connections {
   answerable(socket: Socket): boolean {
     const open = [...(this.#secure.get(socket)?.open ?? [])];
     return open.length <= 1 && open.every(({ request, response }) => !request.complete && !response.headersSent);
+  }
+
+  /** Cuts a connection on which requests came while Node had paused it for answers that were not read. */
+  cutUnread(socket: Socket): void {
+    const connection = this.#secure.get(socket);
+    if (connection) this.#cut(connection, 'pipelined');
   }
 
   /** Cuts whoever has not read an answer in its time, and strangers that have been here for theirs. */
@@ -179,21 +177,33 @@ export class Connections {
     this.#secure.set(socket, connection);
   }
 
-  #open(request: IncomingMessage, response: ServerResponse): void {
-    const connection = this.#secure.get(request.socket);
-    if (!connection) return;
+  /** Whether a request is to be looked at. */
+  #open(request: IncomingMessage, response: ServerResponse): boolean {
+    const { socket } = request;
+    const connection = this.#secure.get(socket);
+    if (!connection || connection.retired) {
+      setImmediate(() => socket.destroy());
+      return false;
+    }
     const exchange = { request, response };
     connection.open.add(exchange);
     response.once('close', () => this.#close(connection, exchange));
-    if (connection.open.size > this.#limits.requests.pipelined) this.#cut(connection, 'pipelined');
+    if (connection.open.size <= this.#limits.requests.pipelined) return true;
+    socket.pause();
+    this.#cut(connection, 'pipelined');
+    return false;
   }
 
-  /** Its place is free when this returns. */
+  /**
+   * Its place is free when this returns. It ends a little later: a socket that
+   * is destroyed while its requests are being parsed takes the parser away from
+   * under Node's hands, and the process with it.
+   */
   #cut(connection: Connection, reason: ShedReason): void {
     if (!connection.retired) this.#shed(reason, connection.remote);
     connection.retired = true;
     connection.place.leave();
-    connection.raw.destroy();
+    setImmediate(() => connection.raw.destroy());
   }
 
   #close(connection: Connection, exchange: Exchange): void {
@@ -206,4 +216,22 @@ export class Connections {
 /** Both ends: on a wildcard address one peer may reach two of ours from the same port. */
 function endsOf(socket: Socket): string {
   return `${socket.remoteAddress} ${socket.remotePort} ${socket.localAddress} ${socket.localPort}`;
+}
+
+/** Puts a listener in the place of those that are there; it lets them go on, or does not. */
+function putBefore<Told extends unknown[]>(
+  server: Server,
+  event: string,
+  listener: (goOn: () => void, ...told: Told) => void,
+): void {
+  const later = server.listeners(event);
+  server.removeAllListeners(event);
+  server.on(event, (...told: unknown[]) =>
+    listener(
+      () => {
+        for (const one of later) one.call(server, ...told);
+      },
+      ...(told as Told),
+    ),
+  );
 }

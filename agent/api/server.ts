@@ -197,13 +197,8 @@ class Api implements ApiServer {
     server.on('checkExpectation', (request, response) => server.emit('request', request, response));
   }
 
-  /** Lets a request on to the contract: from a current connection, of a known server that has not its part already, for a path there is. */
+  /** Lets a request on to the contract: of a known server that has not its part already, for a path there is. */
   async #admit(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply | undefined> {
-    const { socket } = request.raw;
-    if (!this.#connections.current(socket)) {
-      socket.destroy();
-      return reply.hijack();
-    }
     const who = this.#identify(request);
     if ('reason' in who) return this.#refuse(request, reply, who.reason, { why: who.why });
     askers.set(request, who);
@@ -289,6 +284,7 @@ class Api implements ApiServer {
   /** What cannot be read as HTTP, or did not come in time, after a handshake that passed. */
   #answerMalformed(fault: Error & { code?: string }, socket: Socket): void {
     const { code = '', message } = fault;
+    if (code === 'HPE_PAUSED') this.#connections.cutUnread(socket);
     // A failed handshake comes here too; and what is written must not pass for the answer to another request.
     if (!this.#connections.current(socket) || !this.#connections.answerable(socket) || !socket.writable) {
       socket.destroy();
