@@ -3,12 +3,16 @@
  * handshake and requests, to the end.
  *
  * What Node's server does not keep: places and handshakes for each party
- * (places.ts), looked at before anything is spent on TLS; turns among the
- * handshakes, so that a crowd of them holds up no request for long; a bound to
- * what a connection may have unanswered, and to how long an answer takes to
- * leave; and which handshakes still count. A reload of certificates, CAs or
+ * (places.ts), looked at before anything is spent on TLS; one request of a
+ * connection after the other, a bound to how many wait there, and to how long
+ * an answer takes to leave; and which handshakes still count. A reload of certificates, CAs or
  * CRLs cuts there and then whatever would not pass any more, and whatever is
  * still in its handshake; a stop lets what is being answered come to its end.
+ *
+ * In one turn of the loop few things are begun, handshakes or requests, one
+ * party's after the other's: what else is to be done, and heard, does not wait
+ * for a crowd. Also, libuv accepts one connection a turn: long turns would keep
+ * those waiting who knock.
  *
  * The TLS socket is not the TCP socket, and Node links the two nowhere public;
  * they share both ends' addresses and ports, which is what they are found by.
@@ -39,6 +43,8 @@ interface Connection {
   readonly place: Place;
   readonly sinceMs: number;
   readonly open: Set<Exchange>;
+  /** The first of them is at work; how the others begin. */
+  readonly later: (() => void)[];
   /** Once its handshake is over. */
   secure?: TLSSocket;
   retired: boolean;
@@ -51,7 +57,8 @@ export class Connections {
   readonly #places: Places;
   readonly #nowMs: () => number;
   readonly #shed: (reason: ShedReason, remote: string) => void;
-  readonly #handshakes: Turns;
+  /** Who may begin something in this turn of the loop. */
+  readonly #beginnings: Turns;
 
   constructor(
     server: Server,
@@ -64,12 +71,12 @@ export class Connections {
     this.#places = places;
     this.#nowMs = nowMs;
     this.#shed = shed;
-    this.#handshakes = new Turns(limits.connections.handshakesAtOnce);
+    this.#beginnings = new Turns(limits.begunAtOnce);
     // What is shed shall not have cost a TLS socket, nor what is not answered a way through the routes.
     putBefore(server, 'connection', (goOn, raw: Socket) => this.#accept(raw, goOn));
-    putBefore(server, 'request', (goOn, request: IncomingMessage, response: ServerResponse) => {
-      if (this.#open(request, response)) goOn();
-    });
+    putBefore(server, 'request', (goOn, request: IncomingMessage, response: ServerResponse) =>
+      this.#open(request, response, goOn),
+    );
     server.on('secureConnection', (socket: TLSSocket) => this.#settle(socket));
   }
 
@@ -149,24 +156,30 @@ export class Connections {
       return void raw.resetAndDestroy();
     }
     const sinceMs = this.#nowMs();
-    const connection: Connection = { raw, remote, ends: endsOf(raw), place, sinceMs, open: new Set(), retired: false };
+    const seen = { raw, remote, ends: endsOf(raw), place, sinceMs };
+    const connection: Connection = { ...seen, open: new Set(), later: [], retired: false };
     this.#byEnds.set(connection.ends, connection);
     raw.on('error', () => {}); // before it has a TLS socket that would listen, too
     raw.once('close', () => {
       // A new connection may have the same ends already.
       if (this.#byEnds.get(connection.ends) === connection) this.#byEnds.delete(connection.ends);
       place.leave();
+      connection.retired = true;
       // Node tells of the end of that answer alone that was being written.
       for (const exchange of connection.open) this.#close(connection, exchange);
     });
-    const turn = this.#handshakes.take(place.party, sinceMs);
-    if (turn === true) this.#begin(raw, begin);
-    else void turn.then(() => this.#begin(raw, begin));
+    this.#begin(connection, begin);
   }
 
-  #begin(raw: Socket, begin: () => void): void {
-    setImmediate(() => this.#handshakes.done());
-    if (!raw.destroyed) begin();
+  /** Begins something of a connection in its party's turn, if it is still there then. */
+  #begin({ raw, place }: Connection, begin: () => void): void {
+    const inTurn = () => {
+      setImmediate(() => this.#beginnings.done());
+      if (!raw.destroyed) begin();
+    };
+    const turn = this.#beginnings.take(place.party, 0);
+    if (turn === true) inTurn();
+    else void turn.then(inTurn);
   }
 
   #settle(socket: TLSSocket): void {
@@ -177,21 +190,27 @@ export class Connections {
     this.#secure.set(socket, connection);
   }
 
-  /** Whether a request is to be looked at. */
-  #open(request: IncomingMessage, response: ServerResponse): boolean {
+  /**
+   * Requests of one connection begin one after the other (RFC 9112 9.3.2 asks
+   * for the order of the answers alone): whoever sends many at once is heard no
+   * more often than who waits for each answer.
+   */
+  #open(request: IncomingMessage, response: ServerResponse, begin: () => void): void {
     const { socket } = request;
     const connection = this.#secure.get(socket);
     if (!connection || connection.retired) {
       setImmediate(() => socket.destroy());
-      return false;
+      return;
     }
     const exchange = { request, response };
     connection.open.add(exchange);
     response.once('close', () => this.#close(connection, exchange));
-    if (connection.open.size <= this.#limits.requests.pipelined) return true;
-    socket.pause();
-    this.#cut(connection, 'pipelined');
-    return false;
+    if (connection.open.size === 1) this.#begin(connection, begin);
+    else if (connection.open.size <= this.#limits.requests.pipelined) connection.later.push(begin);
+    else {
+      socket.pause();
+      this.#cut(connection, 'pipelined');
+    }
   }
 
   /**
@@ -209,7 +228,9 @@ export class Connections {
   #close(connection: Connection, exchange: Exchange): void {
     if (!connection.open.delete(exchange)) return;
     exchange.over?.();
-    if (connection.retired && connection.open.size === 0) connection.secure?.destroySoon();
+    const next = connection.later.shift();
+    if (connection.retired) connection.secure?.destroySoon();
+    else if (next) this.#begin(connection, next);
   }
 }
 

@@ -44,8 +44,6 @@ export interface ConnectionLimits {
   readonly strangerMs: number;
   /** A handshake that has had this long makes room for another, where all places are taken. */
   readonly overtakenMs: number;
-  /** Handshakes begun in one turn of the loop, the peers' turns: between them others are heard. */
-  readonly handshakesAtOnce: number;
 }
 
 export interface RequestLimits {
@@ -53,8 +51,10 @@ export interface RequestLimits {
   readonly atOnce: number;
   /** Requests of a server from the header's end until the answer has left, waiting ones included. */
   readonly underWay: Share;
-  /** Requests of one connection that have no whole answer; a client that pipelines more is cut. */
+  /** Requests of one connection that have no whole answer, all but one waiting; a client that sends more is cut. */
   readonly pipelined: number;
+  /** The refusal of what is too much is held back for this long: who does not wait to ask again is made to. */
+  readonly refusalMs: number;
   /** How long a request waits for its turn. */
   readonly waitMs: number;
 }
@@ -71,6 +71,8 @@ export interface ApiLimits {
   readonly answerMs: number;
   /** How long a connection may idle. A full handshake costs as much as 15 grants, so not too short. */
   readonly idleMs: number;
+  /** Handshakes and requests that are begun in one turn of the loop: fewer cost more turns than they spare waiting. */
+  readonly begunAtOnce: number;
   readonly connections: ConnectionLimits;
   readonly requests: RequestLimits;
   /** What is being answered at a stop has this long to end. */
@@ -85,6 +87,7 @@ export const API_LIMITS: ApiLimits = {
   requestMs: 10_000,
   answerMs: 20_000,
   idleMs: 60_000,
+  begunAtOnce: 8,
   connections: {
     serverPlaces: { all: 1_024, least: 8, most: 128 },
     sparePlaces: 512,
@@ -95,12 +98,12 @@ export const API_LIMITS: ApiLimits = {
     addressHandshakes: { perSecond: 2, burst: 8 },
     strangerMs: 10_000,
     overtakenMs: 1_000,
-    handshakesAtOnce: 4,
   },
   requests: {
     atOnce: 64,
     underWay: { all: 2_048, least: 16, most: 256 },
     pipelined: 16,
+    refusalMs: 250,
     waitMs: 2_000,
   },
   closeMs: 2_000,

@@ -97,6 +97,9 @@ export class Places {
     for (const { holding, rate, hasPlace, placesGone, handshakesGone } of bounds) {
       if (!holding.mayBegin(rate, nowMs)) return handshakesGone;
       if (!hasPlace() && !this.#overtake(holding, nowMs)) return placesGone;
+      // Also where the next bound turns it away: an address that hammers is soon heard as seldom as it may be,
+      // and competes with one that comes for the first time by that much and no more.
+      holding.tokens -= 1;
     }
     return this.#seat(server, bounds, { sinceMs: nowMs, cut });
   }
@@ -104,7 +107,6 @@ export class Places {
   #seat(server: string | undefined, bounds: readonly Bound[], pending: { sinceMs: number; cut: () => void }): Place {
     for (const { holding } of bounds) {
       if (server !== undefined && holding.taken >= this.#policy.own) this.#spareTaken += 1;
-      holding.tokens -= 1;
       holding.taken += 1;
       holding.pending.add(pending);
     }

@@ -22,7 +22,15 @@ import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } fr
 import { AgentError } from '../core/errors.ts';
 import { type Endpoint, formatEndpoint } from '../core/net.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
-import type { Refusal, RefusalReason, Refuse, ShedReason, TlsReason } from '../core/reasons.ts';
+import {
+  REFUSALS,
+  type Refusal,
+  type RefusalFace,
+  type RefusalReason,
+  type Refuse,
+  type ShedReason,
+  type TlsReason,
+} from '../core/reasons.ts';
 import { Admission } from './admission.ts';
 import { Connections } from './connections.ts';
 import { addContract, misdirection, Paths, REASONS_BY_CODE, VALIDATION, violation } from './contract.ts';
@@ -39,7 +47,7 @@ import {
   randomInstance,
   randomUuid,
 } from './problem.ts';
-import { BASE_PATH, type GrantsUseCases, type Operation, operations } from './routes.ts';
+import { type Answer, BASE_PATH, type GrantsUseCases, type Operation, operations } from './routes.ts';
 import { SparingLog } from './sparing-log.ts';
 import { handshakeFailure, type Trust } from './tls.ts';
 
@@ -83,8 +91,8 @@ export async function startApi(
 
 /** How often is looked who has waited, or been waited for, too long. */
 const SWEEP_MS = 250;
-/** The kernel's queue of connections that are not accepted yet: a stall of the loop shall lose nobody's first packet. */
-const BACKLOG = 4_096;
+/** The kernel's queue of connections that are not accepted yet: as long as a flood may hold others up, and no longer. */
+const BACKLOG = 1_024;
 
 /** What is kept of a request between its steps. */
 const askers = new WeakMap<FastifyRequest, ServerIdentity>();
@@ -127,7 +135,7 @@ class Api implements ApiServer {
       ajv: { customOptions: VALIDATION },
       schemaErrorFormatter: ([first], part) => new Error(violation(first, part)),
       clientErrorHandler: (fault, socket) => this.#answerMalformed(fault, socket),
-      frameworkErrors: (fault, request, reply) => this.#answerUnroutable(fault, request, reply),
+      frameworkErrors: (fault, request, reply) => void this.#answerUnroutable(fault, request, reply),
     });
     const nowMs = () => Number(parts.clock.monotonicNs() / 1_000_000n);
     const { servers } = parts.identity;
@@ -227,19 +235,20 @@ class Api implements ApiServer {
       const why = `its turn did not come within ${this.#limits.requests.waitMs} ms`;
       return this.#refuse(request, reply, 'gatewayBusy', { why });
     }
+    let done: Answer | Refusal;
     try {
       if (request.raw.socket.destroyed) return reply.hijack(); // nothing is done for who has gone while it waited
       const params = request.params as Record<string, string>;
       const asker = { ...who, correlator: request.id, ...idempotencyKeyOf(request) };
-      const done = await operation({ who: asker, params, body: request.body, asked: askedOf(request) });
-      if ('reason' in done) return answerRefusal(reply, done);
-      if (done.location) reply.header('location', done.location);
-      return reply.code(done.status).send(done.body);
+      done = await operation({ who: asker, params, body: request.body, asked: askedOf(request) });
     } catch (fault) {
       return this.#answerFault(fault, request, reply);
     } finally {
       this.#admission.done();
     }
+    if ('reason' in done) return this.#answerRefusal(reply, done);
+    if (done.location) reply.header('location', done.location);
+    return reply.code(done.status).send(done.body);
   }
 
   #refuse(
@@ -247,12 +256,20 @@ class Api implements ApiServer {
     reply: FastifyReply,
     reason: RefusalReason,
     facts: Pick<Refusal, 'why' | 'detail'>,
-  ): FastifyReply {
-    return answerRefusal(reply, this.#parts.refuse(reason, { ...askedOf(request), ...facts }));
+  ): Promise<FastifyReply> {
+    return this.#answerRefusal(reply, this.#parts.refuse(reason, { ...askedOf(request), ...facts }));
+  }
+
+  /** What sheds load is held back, and holds nothing itself: whoever asks on without waiting is slowed down by it. */
+  async #answerRefusal(reply: FastifyReply, refusal: Refusal): Promise<FastifyReply> {
+    const { sheds }: RefusalFace = REFUSALS[refusal.reason];
+    if (sheds) await new Promise((resolve) => setTimeout(resolve, this.#limits.requests.refusalMs));
+    if (refusal.retryAfterSeconds !== undefined) reply.header('retry-after', String(refusal.retryAfterSeconds));
+    return answer(reply, problemOf(refusal));
   }
 
   /** What Fastify itself found wrong, before an operation was called. */
-  #answerFramework(fault: FastifyError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  async #answerFramework(fault: FastifyError, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
     // Fastify would close where a body was not read to its end, and the reset that follows may overtake
     // the answer. Kept open, the rest is read and dropped, for as long as requestMs lasts.
     reply.removeHeader('connection');
@@ -263,12 +280,15 @@ class Api implements ApiServer {
   }
 
   /** A path that the router cannot read. No hook has run, so identity is judged here, and nobody else catches. */
-  #answerUnroutable(fault: Error, request: FastifyRequest, reply: FastifyReply): void {
+  async #answerUnroutable(fault: Error, request: FastifyRequest, reply: FastifyReply): Promise<void> {
     reply.headers(headersOf(request));
     try {
       const who = this.#identify(request);
-      if ('reason' in who) this.#refuse(request, reply, who.reason, { why: who.why });
-      else this.#refuse(request, reply, 'invalidArgument', { why: fault.message, detail: 'the path cannot be read' });
+      if ('reason' in who) await this.#refuse(request, reply, who.reason, { why: who.why });
+      else {
+        const detail = 'the path cannot be read';
+        await this.#refuse(request, reply, 'invalidArgument', { why: fault.message, detail });
+      }
     } catch (another) {
       this.#answerFault(another, request, reply);
     }
@@ -303,11 +323,6 @@ class Api implements ApiServer {
 /** What every answer carries. */
 function headersOf(request: FastifyRequest): Record<string, string> {
   return { 'cache-control': 'no-store', 'x-correlator': request.id };
-}
-
-function answerRefusal(reply: FastifyReply, refusal: Refusal): FastifyReply {
-  if (refusal.retryAfterSeconds !== undefined) reply.header('retry-after', String(refusal.retryAfterSeconds));
-  return answer(reply, problemOf(refusal));
 }
 
 /** As bytes: to a text Fastify would add a charset, which this type has not (RFC 8259 11). */

@@ -95,6 +95,23 @@ test('strangers share a few, and one address of theirs has a part', () => {
   expect(count(door.crowd(100, '203.0.113.6'), 'strangers')).toBe(8);
 });
 
+test('strangers that hammer compete with a newcomer by what they may have, not by how often they come', () => {
+  const door = new Door({});
+  for (let turn = 0; turn < 100; turn++) for (let at = 1; at <= 20; at++) door.come(`203.0.113.${at}`, 'ends');
+  for (const place of door.open.splice(0)) place.leave();
+  let heard = 0;
+  for (let second = 0; second < 20; second++) {
+    // 20 times 20 knocks in a second, and in the midst of them one of somebody else.
+    for (let knock = 0; knock < 20; knock++) {
+      door.nowMs += 50;
+      for (let at = 1; at <= 20; at++) door.come(`203.0.113.${at}`);
+      if (knock === 5 && typeof door.come('198.51.100.9') !== 'string') heard += 1;
+      for (const place of door.open.splice(0)) place.leave();
+    }
+  }
+  expect(heard).toBeGreaterThan(0);
+});
+
 test('an IPv6 stranger is its /64', () => {
   const door = new Door({});
   const told = Array.from({ length: 20 }, (_, at) => door.crowd(1, `2001:db8::${(at + 1).toString(16)}`)).flat();
