@@ -198,7 +198,7 @@ export const REFUSALS = {
     title: 'There is no such device for this MTC server',
   },
   tooManyUnknownDevices: {
-    step: 'rate',
+    step: 'device',
     status: 429,
     code: 'TOO_MANY_REQUESTS',
     title: 'Too many requests in this minute for devices that are not there for this MTC server',

@@ -253,8 +253,8 @@ describe('a refusal names its reason', () => {
     }
     const unknown = await refused(gateway, guess(60));
     const foreign = await refused(gateway, {}, OTHER);
-    expect(unknown).toMatchObject({ reason: 'tooManyUnknownDevices', step: 'rate', retryAfterSeconds: 30 });
-    expect(foreign).toMatchObject({ reason: 'tooManyUnknownDevices', step: 'rate', retryAfterSeconds: 30 });
+    expect(unknown).toMatchObject({ reason: 'tooManyUnknownDevices', step: 'device', retryAfterSeconds: 30 });
+    expect(foreign).toMatchObject({ reason: 'tooManyUnknownDevices', step: 'device', retryAfterSeconds: 30 });
     expect(outside(foreign)).toEqual(outside(unknown));
     // The second is another server's: whether it exists does not matter.
     expect((await refused(gateway, guess(61), OTHER)).instance).toBe(foreign.instance);
