@@ -5,8 +5,8 @@
  * needs more has another problem; tests shorten times and shares.
  *
  * What the numbers rest on (native-notes/performance.md): a full handshake
- * takes 1.6 ms of the loop, a resumed one less than half of it, a connection
- * 60 KiB at rest.
+ * takes 1.6 ms of the loop, a resumed one three quarters of it, a connection
+ * 55 KiB at rest.
  */
 
 /** What a crowd has in all, and how much of it one may have: the same part for each, within bounds. */

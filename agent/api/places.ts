@@ -33,8 +33,8 @@ export interface Place {
   leave(): void;
 }
 
-/** What was asked for of a handshake that was then resumed is given back: it costs less than half. */
-const RESUMED_GIVES_BACK = 0.5;
+/** A resumed handshake gives so much back: it costs three quarters of a full one, first request included. */
+const RESUMED_GIVES_BACK = 0.25;
 /** Of addresses that are not connected so many are remembered. */
 const ADDRESSES_KEPT = 1_024;
 

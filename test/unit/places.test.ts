@@ -137,7 +137,7 @@ test('a handshake that stands still makes room, once it has had its time; one th
   expect(door.cut).toEqual(['198.51.100.1', '198.51.100.2']);
 });
 
-test('a resumed handshake costs half', () => {
+test('a resumed handshake costs three quarters', () => {
   const door = new Door({ acme: ['198.51.100.0/24'] }, { serverPlaces: { ...plenty, most: 100 }, sparePlaces: 1e9 });
   const burst = () => {
     const told = door.crowd(300, '198.51.100.1', 'resumes');
@@ -146,8 +146,8 @@ test('a resumed handshake costs half', () => {
   };
   expect(new Set(door.crowd(1, '198.51.100.1'))).toEqual(new Set(['acme']));
   for (const place of door.open.splice(0)) place.leave();
-  // 99 are left at once; each resumed one gives half of itself back, down to the last whole one.
-  expect(Array.from({ length: 2 }, burst).reduce((a, b) => a + b)).toBe(100 + 97);
+  // 99 are left at once; each resumed one gives a quarter of itself back, down to the last whole one.
+  expect(Array.from({ length: 2 }, burst).reduce((a, b) => a + b)).toBe(100 + 31);
 });
 
 test('a new policy shares anew; who is there stays', () => {
