@@ -56,6 +56,8 @@ export function denialUseCases({ ledger, account, inspector, streamCut }: Source
 const ADVICE: Readonly<Record<Step, string>> = {
   gateway: 'See `mtgate status`: no grant is opened until the gateway is as it should be.',
   authentication: 'Compare the certificate and the address with `servers` in the rule files.',
+  admission:
+    'The server asks for more at once than its part; if it is another that must wait, look at the load of this host.',
   request: 'The server must correct its request; the API contract says how.',
   device: 'See whether the devices file has the device, by the identifier that was used.',
   mtcUser: 'If the MTC user wants this server, add it to its `authorises`.',

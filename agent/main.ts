@@ -155,7 +155,6 @@ async function start(
     draining: () => draining,
     loopDelay,
   });
-  const record = refusalRecorder(log, systemRandom);
   const directory = new Directory();
   const ground: Ground = {
     gateway: config.gateway,
@@ -167,12 +166,10 @@ async function start(
     clock: systemClock,
     random: systemRandom,
     log,
-    refuse: (reason, facts) => {
-      metrics.refused(reason);
-      const refusal = record(reason, facts);
-      ledger.refused(refusal, facts);
-      return refusal;
-    },
+    refuse: refusalRecorder(log, systemRandom, systemClock, (refusal, facts, how) => {
+      metrics.refused(refusal.reason);
+      ledger.refused(refusal, facts, how);
+    }),
     revoked: (certificate) => isRevoked(certificate, trust.cas),
     newId: () => newUlid() as GrantId,
     notReady: (realm) => {
@@ -226,6 +223,10 @@ async function start(
       refusedHandshake: (reason, remote) => {
         metrics.handshakeRefused(reason);
         ledger.refusedHandshake(reason, remote, config.api.listen);
+      },
+      shedConnection: (reason, remote, logged) => {
+        metrics.connectionShed(reason);
+        if (logged) ledger.refusedHandshake('tlsShed', remote, config.api.listen);
       },
       clock: systemClock,
       random: systemRandom,

@@ -5,7 +5,7 @@
  */
 import { Counter, Gauge, Registry } from 'prom-client';
 import type { GapKind } from './closure.ts';
-import { DENIAL_REASONS, type RefusalReason, type TlsReason } from './core/reasons.ts';
+import { DENIAL_REASONS, type RefusalReason, type ShedReason, type TlsReason } from './core/reasons.ts';
 import { PROTOCOLS } from './core/words.ts';
 import type { GateCounters } from './dataplane/dataplane.ts';
 import type { EndCause } from './grants/lifecycle.ts';
@@ -47,6 +47,7 @@ export interface Metrics {
   readonly ended: (cause: EndCause) => void;
   readonly gapFound: (kind: GapKind) => void;
   readonly handshakeRefused: (reason: TlsReason) => void;
+  readonly connectionShed: (reason: ShedReason) => void;
   readonly streamCut: () => void;
   text(): Promise<string>;
 }
@@ -186,6 +187,7 @@ export function openMetrics(readings: Readings): Metrics {
   ]);
 
   const handshakes = count('mtgate_handshakes_refused_total', 'TLS handshakes that failed', ['reason']);
+  const shed = count('mtgate_connections_shed_total', 'API connections closed for their share or time', ['reason']);
   const streamsCut = count('mtgate_denial_streams_cut_total', 'Readers of the denial stream that did not keep up');
   const refused = count('mtgate_refusals_total', 'Requests that were not granted', ['reason']);
   const granted = count('mtgate_grants_opened_total', 'Grants opened');
@@ -199,6 +201,7 @@ export function openMetrics(readings: Readings): Metrics {
     ended: (cause) => ended.inc({ cause }),
     gapFound: (kind) => gaps.inc({ kind }),
     handshakeRefused: (reason) => handshakes.inc({ reason }),
+    connectionShed: (reason) => shed.inc({ reason }),
     streamCut: () => streamsCut.inc(),
     text: () => registry.metrics(),
   };

@@ -29,6 +29,7 @@ export function identityPolicy(grants: Grants): IdentityPolicy {
     identify: (facts) => identify(grants.policy, facts),
     sourceAllowed: (server, from) =>
       grants.policy.servers.get(server)?.apiSources.some((source) => contains(source, from)) ?? false,
+    servers: () => grants.policy.servers,
   };
 }
 

@@ -145,7 +145,7 @@ export class TestGateway {
       clock: this.clock,
       random: seededRandom(this.#boot * 1000 + this.#ids),
       log: this.log,
-      refuse: refusalRecorder(this.log, seededRandom(1)),
+      refuse: refusalRecorder(this.log, seededRandom(1), this.clock),
       metrics: { granted: () => {}, extended: () => {}, ended: () => {} },
       revoked: (certificate) => this.revoked.has(certificate),
       newId: () => `grant-${++this.#ids}` as GrantId,

@@ -29,6 +29,7 @@ import {
   within,
 } from './authorities.ts';
 import { nameOf, serialOf } from './crl.ts';
+import type { ServerSources } from './sources.ts';
 
 /** An MTC server as the use cases know it: a name, and where this request came from. */
 export interface ServerIdentity {
@@ -60,6 +61,8 @@ export interface IdentityPolicy {
   readonly identify: Identify;
   /** Whether this server's requests may come from this address. */
   readonly sourceAllowed: (server: ServerName, from: Address) => boolean;
+  /** All servers, and where their requests come from: what there is to be shared, among whom. */
+  readonly servers: () => ServerSources;
 }
 
 /** What a leaf says, and where it came from; the same for as long as connection and CAs are. */

@@ -9,30 +9,85 @@
  * - `type` is made from `code`, not from the reason: two reasons with one face
  *   give the same bytes but for `instance`, which is random;
  * - every refusal passes through one recorder, so that each one answered has
- *   its line in the log, found by its `instance`.
+ *   its line in the log, found by its `instance`: of those that shed load, one
+ *   a second for each asker, whose answer the others of that second repeat. An
+ *   asker that is refused more often than can be written down gets its answers
+ *   all the same; lines that are left out are counted in the next.
  */
 import { STATUS_CODES } from 'node:http';
-import type { Log, Random } from '../core/ports.ts';
-import { REFUSALS, type Refusal, type Refuse, type Step } from '../core/reasons.ts';
+import type { Clock, Log, Random } from '../core/ports.ts';
+import {
+  REFUSALS,
+  type Refusal,
+  type RefusalFace,
+  type RefusalFacts,
+  type RefusalReason,
+  type Refuse,
+} from '../core/reasons.ts';
+
+/** Told of every refusal: it has its line in the log, is the same again as one that has, or there were too many. */
+type Recorded = (refusal: Refusal, facts: RefusalFacts, how: 'written' | 'repeated' | 'leftOut') => void;
+
+/** So many refusals of one asker are written down in a second: more is a flood, and would be the log's. */
+const LINES_PER_SECOND = 50;
+
+/** What one asker was refused in the second that it is. */
+interface Second {
+  lines: number;
+  readonly shed: Map<RefusalReason, { readonly refusal: Refusal; readonly facts: RefusalFacts }>;
+}
 
 /** The one place where refusals come from: each gets its instance and its line in the log. */
-export function refusalRecorder(log: Log, random: Random): Refuse {
+export function refusalRecorder(log: Log, random: Random, clock: Clock, recorded: Recorded = () => {}): Refuse {
+  let second = 0;
+  let leftOut = 0;
+  const askers = new Map<string, Second>();
+  const askerOf = ({ server, from, remote }: RefusalFacts): Second => {
+    const now = Math.floor(clock.nowMs() / 1_000);
+    if (now !== second) askers.clear();
+    second = now;
+    const name = String(server ?? from ?? remote);
+    const asker = askers.get(name) ?? { lines: 0, shed: new Map() };
+    askers.set(name, asker);
+    return asker;
+  };
   return (reason, facts) => {
-    const { why, rule, detail, members } = facts;
-    const face: { step: Step; retryAfterSeconds?: number } = REFUSALS[reason];
-    const retryAfterSeconds = facts.retryAfterSeconds ?? face.retryAfterSeconds;
-    const refusal: Refusal = {
-      reason,
-      step: face.step,
-      instance: randomInstance(random),
-      why,
-      ...(rule === undefined ? {} : { rule }),
-      ...(detail === undefined ? {} : { detail }),
-      ...(members === undefined ? {} : { members }),
-      ...(retryAfterSeconds === undefined ? {} : { retryAfterSeconds }),
-    };
-    log.info({ ...facts, ...refusal }, 'refused');
+    const asker = askerOf(facts);
+    const same = asker.shed.get(reason);
+    if (same) {
+      leftOut += 1;
+      recorded(same.refusal, same.facts, 'repeated');
+      return same.refusal;
+    }
+    const refusal = refusalOf(reason, facts, randomInstance(random));
+    const { sheds }: RefusalFace = REFUSALS[reason];
+    if (sheds) asker.shed.set(reason, { refusal, facts });
+    asker.lines += 1;
+    if (asker.lines > LINES_PER_SECOND && !sheds) {
+      leftOut += 1;
+      recorded(refusal, facts, 'leftOut');
+      return refusal;
+    }
+    log.info({ ...facts, ...refusal, ...(leftOut > 0 && { leftOut }) }, 'refused');
+    leftOut = 0;
+    recorded(refusal, facts, 'written');
     return refusal;
+  };
+}
+
+function refusalOf(reason: RefusalReason, facts: RefusalFacts, instance: string): Refusal {
+  const { why, rule, detail, members } = facts;
+  const face: RefusalFace = REFUSALS[reason];
+  const retryAfterSeconds = facts.retryAfterSeconds ?? face.retryAfterSeconds;
+  return {
+    reason,
+    step: face.step,
+    instance,
+    why,
+    ...(rule === undefined ? {} : { rule }),
+    ...(detail === undefined ? {} : { detail }),
+    ...(members === undefined ? {} : { members }),
+    ...(retryAfterSeconds === undefined ? {} : { retryAfterSeconds }),
   };
 }
 
@@ -64,7 +119,7 @@ export interface Problem {
 export const PROBLEM_TYPE = 'application/problem+json';
 
 export function problemOf(refusal: Refusal): Problem {
-  const face: { status: number; code: string; cause?: string; title: string } = REFUSALS[refusal.reason];
+  const face: RefusalFace = REFUSALS[refusal.reason];
   return {
     type: typeOf(face.code),
     title: face.title,

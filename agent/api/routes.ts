@@ -80,7 +80,7 @@ interface Call {
   readonly asked: Readonly<Record<string, string>>;
 }
 
-interface Answer {
+export interface Answer {
   readonly status: number;
   readonly body?: object;
   readonly location?: string;

@@ -2,10 +2,12 @@
  * The HTTPS server of the API: mutual TLS, limits, and the way of a request
  * from the wire to an operation of the contract and back.
  *
- * A request passes, in this order: handshake, connection still counts,
- * identity, host and path, body and contract, operation. Each that fails is a
- * refusal with its reason and a problem document (RFC 9457); what throws is a
- * fault, answered 500 without a word of why.
+ * A request passes, in this order: a place for its connection, handshake,
+ * connection still counts, identity, its server's part of what is under way,
+ * host and path, body and contract, its server's turn, operation. Each that
+ * fails behind the handshake is a refusal with its reason and a problem
+ * document (RFC 9457); what throws is a fault, answered 500 without a word of
+ * why.
  *
  * Invariants: nothing is answered to a peer whose certificate did not pass the
  * handshake; nothing of a request is looked at, its path included, before its
@@ -20,12 +22,22 @@ import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } fr
 import { AgentError } from '../core/errors.ts';
 import { type Endpoint, formatEndpoint } from '../core/net.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
-import type { Refusal, RefusalReason, Refuse, TlsReason } from '../core/reasons.ts';
+import {
+  REFUSALS,
+  type Refusal,
+  type RefusalFace,
+  type RefusalReason,
+  type Refuse,
+  type ShedReason,
+  type TlsReason,
+} from '../core/reasons.ts';
+import { Admission } from './admission.ts';
 import { Connections } from './connections.ts';
 import { addContract, misdirection, Paths, REASONS_BY_CODE, VALIDATION, violation } from './contract.ts';
 import type { IdentityPolicy, NotIdentified, ServerIdentity } from './identity.ts';
 import { API_LIMITS, type ApiLimits } from './limits.ts';
 import { Peers } from './peers.ts';
+import { Places } from './places.ts';
 import {
   bareAnswer,
   PROBLEM_TYPE,
@@ -35,7 +47,7 @@ import {
   randomInstance,
   randomUuid,
 } from './problem.ts';
-import { BASE_PATH, type GrantsUseCases, type Operation, operations } from './routes.ts';
+import { type Answer, BASE_PATH, type GrantsUseCases, type Operation, operations } from './routes.ts';
 import { SparingLog } from './sparing-log.ts';
 import { handshakeFailure, type Trust } from './tls.ts';
 
@@ -46,6 +58,8 @@ export interface ApiParts {
   readonly refuse: Refuse;
   /** Told of every handshake that failed, and who began it. */
   readonly refusedHandshake: (reason: TlsReason, remote: string | undefined) => void;
+  /** Told of every connection that was shed; `logged` are few. */
+  readonly shedConnection: (reason: ShedReason, remote: string, logged: boolean) => void;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
@@ -75,6 +89,11 @@ export async function startApi(
   return api;
 }
 
+/** How often is looked who has waited, or been waited for, too long. */
+const SWEEP_MS = 250;
+/** The kernel's queue of connections that are not accepted yet: as long as a flood may hold others up, and no longer. */
+const BACKLOG = 1_024;
+
 /** What is kept of a request between its steps. */
 const askers = new WeakMap<FastifyRequest, ServerIdentity>();
 
@@ -83,6 +102,8 @@ class Api implements ApiServer {
   readonly #limits: ApiLimits;
   readonly #app;
   readonly #connections: Connections;
+  readonly #admission: Admission;
+  readonly #sweeping: NodeJS.Timeout;
   readonly #paths = new Paths();
   readonly #peers: Peers;
   #endpoint: Endpoint | undefined;
@@ -114,13 +135,21 @@ class Api implements ApiServer {
       ajv: { customOptions: VALIDATION },
       schemaErrorFormatter: ([first], part) => new Error(violation(first, part)),
       clientErrorHandler: (fault, socket) => this.#answerMalformed(fault, socket),
-      frameworkErrors: (fault, request, reply) => this.#answerUnroutable(fault, request, reply),
+      frameworkErrors: (fault, request, reply) => void this.#answerUnroutable(fault, request, reply),
     });
-    const log = new SparingLog(parts.log, parts.clock);
-    this.#connections = new Connections(this.#app.server, limits.connectionsPerAddress, (remote) =>
-      log.info({ remote, most: limits.connectionsPerAddress }, 'connectionsPerAddressExceeded'),
-    );
-    this.#watch(this.#app.server, log);
+    const nowMs = () => Number(parts.clock.monotonicNs() / 1_000_000n);
+    const { servers } = parts.identity;
+    const shedLog = new SparingLog(parts.log, parts.clock);
+    const shed = (reason: ShedReason, remote: string) =>
+      parts.shedConnection(reason, remote, shedLog.info({ reason, remote }, 'connectionShed'));
+    const places = new Places(limits.connections, servers, nowMs);
+    this.#connections = new Connections(this.#app.server, limits, places, nowMs, shed);
+    this.#admission = new Admission(limits.requests, () => servers().size, nowMs);
+    this.#sweeping = setInterval(() => {
+      this.#admission.sweep();
+      this.#connections.sweep();
+    }, SWEEP_MS).unref();
+    this.#watch(this.#app.server);
   }
 
   get endpoint(): Endpoint {
@@ -141,8 +170,9 @@ class Api implements ApiServer {
     app.setErrorHandler<FastifyError>((fault, request, reply) => this.#answerFramework(fault, request, reply));
     await addContract(app, BASE_PATH, table, (operation) => (request, reply) => this.#serve(operation, request, reply));
     try {
-      await app.listen({ host: listen.address.text, port: listen.port });
+      await app.listen({ host: listen.address.text, port: listen.port, backlog: BACKLOG });
     } catch (cause) {
+      clearInterval(this.#sweeping);
       await app.close();
       throw new AgentError('listenFailed', `API on ${formatEndpoint(listen)}`, { cause });
     }
@@ -161,12 +191,11 @@ class Api implements ApiServer {
     this.#connections.retire();
     await closed;
     clearTimeout(late);
+    clearInterval(this.#sweeping);
   }
 
-  #watch(server: Server, log: SparingLog): void {
-    const most = this.#limits.connections;
-    server.maxConnections = most;
-    server.on('drop', (peer) => log.info({ remote: peer?.remoteAddress, most }, 'connectionsExceeded'));
+  #watch(server: Server): void {
+    const log = new SparingLog(this.#parts.log, this.#parts.clock);
     server.on('tlsClientError', (fault, socket) => {
       const failure = handshakeFailure(fault, socket);
       this.#parts.refusedHandshake(failure.reason, failure.remote);
@@ -176,16 +205,16 @@ class Api implements ApiServer {
     server.on('checkExpectation', (request, response) => server.emit('request', request, response));
   }
 
-  /** Lets a request on to the contract: from a current connection, of a known server, for a path there is. */
+  /** Lets a request on to the contract: of a known server that has not its part already, for a path there is. */
   async #admit(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply | undefined> {
-    const { socket } = request.raw;
-    if (!this.#connections.current(socket)) {
-      socket.destroy();
-      return reply.hijack();
-    }
     const who = this.#identify(request);
     if ('reason' in who) return this.#refuse(request, reply, who.reason, { why: who.why });
     askers.set(request, who);
+    if (!this.#admission.enter(who.name)) {
+      const why = `${this.#admission.underWay(who.name)} requests of ${who.name} are under way`;
+      return this.#refuse(request, reply, 'serverBusy', { why });
+    }
+    this.#connections.whenOver(request.raw, () => this.#admission.leave(who.name));
 
     const wrong = misdirection(request, this.#paths);
     if (!wrong) return undefined;
@@ -201,16 +230,25 @@ class Api implements ApiServer {
   async #serve(operation: Operation, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
     const who = askers.get(request);
     if (!who) return this.#answerFault(new AgentError('internal', 'a request without an asker'), request, reply);
+    const turn = this.#admission.turn(who.name);
+    if (turn !== true && !(await turn)) {
+      const why = `its turn did not come within ${this.#limits.requests.waitMs} ms`;
+      return this.#refuse(request, reply, 'gatewayBusy', { why });
+    }
+    let done: Answer | Refusal;
     try {
+      if (request.raw.socket.destroyed) return reply.hijack(); // nothing is done for who has gone while it waited
       const params = request.params as Record<string, string>;
       const asker = { ...who, correlator: request.id, ...idempotencyKeyOf(request) };
-      const done = await operation({ who: asker, params, body: request.body, asked: askedOf(request) });
-      if ('reason' in done) return answerRefusal(reply, done);
-      if (done.location) reply.header('location', done.location);
-      return reply.code(done.status).send(done.body);
+      done = await operation({ who: asker, params, body: request.body, asked: askedOf(request) });
     } catch (fault) {
       return this.#answerFault(fault, request, reply);
+    } finally {
+      this.#admission.done();
     }
+    if ('reason' in done) return this.#answerRefusal(reply, done);
+    if (done.location) reply.header('location', done.location);
+    return reply.code(done.status).send(done.body);
   }
 
   #refuse(
@@ -218,12 +256,20 @@ class Api implements ApiServer {
     reply: FastifyReply,
     reason: RefusalReason,
     facts: Pick<Refusal, 'why' | 'detail'>,
-  ): FastifyReply {
-    return answerRefusal(reply, this.#parts.refuse(reason, { ...askedOf(request), ...facts }));
+  ): Promise<FastifyReply> {
+    return this.#answerRefusal(reply, this.#parts.refuse(reason, { ...askedOf(request), ...facts }));
+  }
+
+  /** What sheds load is held back, and holds nothing itself: whoever asks on without waiting is slowed down by it. */
+  async #answerRefusal(reply: FastifyReply, refusal: Refusal): Promise<FastifyReply> {
+    const { sheds }: RefusalFace = REFUSALS[refusal.reason];
+    if (sheds) await new Promise((resolve) => setTimeout(resolve, this.#limits.requests.refusalMs));
+    if (refusal.retryAfterSeconds !== undefined) reply.header('retry-after', String(refusal.retryAfterSeconds));
+    return answer(reply, problemOf(refusal));
   }
 
   /** What Fastify itself found wrong, before an operation was called. */
-  #answerFramework(fault: FastifyError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  async #answerFramework(fault: FastifyError, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
     // Fastify would close where a body was not read to its end, and the reset that follows may overtake
     // the answer. Kept open, the rest is read and dropped, for as long as requestMs lasts.
     reply.removeHeader('connection');
@@ -234,12 +280,15 @@ class Api implements ApiServer {
   }
 
   /** A path that the router cannot read. No hook has run, so identity is judged here, and nobody else catches. */
-  #answerUnroutable(fault: Error, request: FastifyRequest, reply: FastifyReply): void {
+  async #answerUnroutable(fault: Error, request: FastifyRequest, reply: FastifyReply): Promise<void> {
     reply.headers(headersOf(request));
     try {
       const who = this.#identify(request);
-      if ('reason' in who) this.#refuse(request, reply, who.reason, { why: who.why });
-      else this.#refuse(request, reply, 'invalidArgument', { why: fault.message, detail: 'the path cannot be read' });
+      if ('reason' in who) await this.#refuse(request, reply, who.reason, { why: who.why });
+      else {
+        const detail = 'the path cannot be read';
+        await this.#refuse(request, reply, 'invalidArgument', { why: fault.message, detail });
+      }
     } catch (another) {
       this.#answerFault(another, request, reply);
     }
@@ -255,6 +304,7 @@ class Api implements ApiServer {
   /** What cannot be read as HTTP, or did not come in time, after a handshake that passed. */
   #answerMalformed(fault: Error & { code?: string }, socket: Socket): void {
     const { code = '', message } = fault;
+    if (code === 'HPE_PAUSED') this.#connections.cutUnread(socket);
     // A failed handshake comes here too; and what is written must not pass for the answer to another request.
     if (!this.#connections.current(socket) || !this.#connections.answerable(socket) || !socket.writable) {
       socket.destroy();
@@ -273,11 +323,6 @@ class Api implements ApiServer {
 /** What every answer carries. */
 function headersOf(request: FastifyRequest): Record<string, string> {
   return { 'cache-control': 'no-store', 'x-correlator': request.id };
-}
-
-function answerRefusal(reply: FastifyReply, refusal: Refusal): FastifyReply {
-  if (refusal.retryAfterSeconds !== undefined) reply.header('retry-after', String(refusal.retryAfterSeconds));
-  return answer(reply, problemOf(refusal));
 }
 
 /** As bytes: to a text Fastify would add a charset, which this type has not (RFC 8259 11). */

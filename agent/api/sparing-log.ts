@@ -1,6 +1,6 @@
 /**
  * Log lines that anybody can cause, without a certificate: failed handshakes,
- * connections beyond the cap. Only so many are written in a second; what was
+ * connections that are shed. Only so many are written in a second; what was
  * left out is counted in the next line, so that the log neither fills a disk
  * nor lies.
  */
@@ -21,7 +21,8 @@ export class SparingLog {
     this.#clock = clock;
   }
 
-  info(fields: object, event: EventName): void {
+  /** Whether it was written. */
+  info(fields: object, event: EventName): boolean {
     const now = Math.floor(this.#clock.nowMs() / 1_000);
     if (now !== this.#second) {
       this.#second = now;
@@ -30,9 +31,10 @@ export class SparingLog {
     this.#lines += 1;
     if (this.#lines > LINES_PER_SECOND) {
       this.#leftOut += 1;
-      return;
+      return false;
     }
     this.#log.info(this.#leftOut > 0 ? { ...fields, leftOut: this.#leftOut } : fields, event);
     this.#leftOut = 0;
+    return true;
   }
 }

@@ -31,7 +31,8 @@ export const EVENTS = {
   grantExtended: 'A grant lives longer; `until` is its new end, `requestCorrelator` the request that asked.',
   answeredAgain: 'A request came again under its Idempotency-Key and got the answer of the first.',
   grantEnded: 'A grant ended; `cause` says why. Its packets have stopped.',
-  refused: 'A request was not granted: step, reason, rule, `why`; `instance` is what its asker was told.',
+  refused:
+    'A request was not granted: step, reason, rule, `why`; `instance` is what its asker was told. `leftOut` counts lines that were not written.',
   requestFailed: 'A request met a fault of ours and was answered 500; `instance` is what its asker was told.',
   tlsRefused: 'A handshake failed; `reason` says why. `leftOut` counts lines that were not written.',
   inspectorReady: "The inspector's child reads the denials that the gate hands on.",
@@ -42,8 +43,8 @@ export const EVENTS = {
   denialStoreUnusable:
     'The file of denials cannot be used and was put aside, or is done without. Grants do not rest on it.',
   denialsNotKept: 'Denials and refusals could not be written; they stay in memory as long as there is room.',
-  connectionsExceeded: 'The API has as many connections as it takes; another was cut.',
-  connectionsPerAddressExceeded: 'One address has as many connections as it may; another was cut.',
+  connectionShed:
+    'A connection was closed: `reason` says whose share or time was used up. `leftOut` counts the others.',
   bindingBegun: 'A device holds an inner address from now on.',
   bindingEnded: 'A device holds an inner address no more; the grants that rested on it have ended.',
   endAsked: 'A server gives a grant back.',

@@ -14,12 +14,17 @@
  *
  * HANDSHAKES is why a TLS handshake with the API failed: nobody is known yet
  * then, so it is neither of the two, but it stands in the same list.
+ *
+ * Some refusals shed load, and come when there is too much of it: of such (one
+ * reason, one asker) at most one a second is written down, and the others of
+ * that second repeat it, `instance` included. All are counted.
  */
 
 /** The steps of a request's way, in order. Every refusal names the one that stopped it. */
 export type Step =
   | 'gateway'
   | 'authentication'
+  | 'admission'
   | 'request'
   | 'device'
   | 'mtcUser'
@@ -33,7 +38,7 @@ export type Step =
   | 'commit'
   | 'record';
 
-interface RefusalFace {
+export interface RefusalFace {
   readonly step: Step;
   readonly status: number;
   readonly code: string;
@@ -42,6 +47,8 @@ interface RefusalFace {
   readonly title: string;
   /** When to ask again, where that is the same for every refusal of the kind. */
   readonly retryAfterSeconds?: number;
+  /** It sheds load. */
+  readonly sheds?: true;
 }
 
 export const REFUSALS = {
@@ -100,6 +107,22 @@ export const REFUSALS = {
     status: 403,
     code: 'PERMISSION_DENIED',
     title: 'Requests of this MTC server do not come from this address',
+  },
+  serverBusy: {
+    step: 'admission',
+    status: 429,
+    code: 'TOO_MANY_REQUESTS',
+    title: 'You have as many requests under way as you may',
+    retryAfterSeconds: 1,
+    sheds: true,
+  },
+  gatewayBusy: {
+    step: 'admission',
+    status: 503,
+    code: 'UNAVAILABLE',
+    title: 'The gateway has too much to do at the moment',
+    retryAfterSeconds: 2,
+    sheds: true,
   },
   invalidArgument: {
     step: 'request',
@@ -175,6 +198,13 @@ export const REFUSALS = {
     cause: 'UE_NOT_FOUND',
     title: 'There is no such device for this MTC server',
   },
+  tooManyUnknownDevices: {
+    step: 'device',
+    status: 429,
+    code: 'TOO_MANY_REQUESTS',
+    title: 'Too many requests in this minute for devices that are not there for this MTC server',
+    sheds: true,
+  },
   deniedByRule: {
     step: 'rule',
     status: 403,
@@ -207,7 +237,13 @@ export const REFUSALS = {
     code: 'FAMILY_MISMATCH',
     title: 'ipFamily and applicationServer contradict each other',
   },
-  rateExceeded: { step: 'rate', status: 429, code: 'TOO_MANY_REQUESTS', title: 'Too many requests in this minute' },
+  rateExceeded: {
+    step: 'rate',
+    status: 429,
+    code: 'TOO_MANY_REQUESTS',
+    title: 'Too many requests in this minute',
+    sheds: true,
+  },
   alreadyExists: { step: 'existing', status: 409, code: 'ALREADY_EXISTS', title: 'Such a grant is live already' },
   grantEnded: { step: 'existing', status: 409, code: 'GRANT_ENDED', title: 'The grant has ended; ask for a new one' },
   lifetimeExhausted: {
@@ -431,8 +467,33 @@ export const HANDSHAKES = {
     text: 'the handshake was not finished in time',
     advice: 'A stalled or hostile client, or a path that loses packets (MTU).',
   },
+  tlsShed: {
+    text: 'closed before the handshake: this address, or its server, has its share already',
+    advice:
+      'A flood, or a server that makes a connection a request: see mtgate_connections_shed_total. Few are listed here.',
+  },
   tlsAborted: { text: 'the client broke off', advice: 'Often a port scan; if it is a server of yours, read its log.' },
   tlsOther: { text: 'the handshake failed in another way', advice: 'The log line tlsRefused has the words of TLS.' },
 } as const satisfies Record<string, { text: string; advice: string }>;
 
 export type TlsReason = keyof typeof HANDSHAKES;
+
+/**
+ * Why a connection was closed that nobody had told to go. Before its
+ * handshake, whose share was used up: of connections (`places`) or of
+ * handshakes a second, of a server (by the address), of all strangers
+ * together, or of one stranger's address. In it: it stood still, and made room
+ * for a newer one (`overtaken`). After it: too many requests at once
+ * (`pipelined`), an answer that was not read in time, a stranger's time.
+ */
+export type ShedReason =
+  | 'serverPlaces'
+  | 'serverHandshakes'
+  | 'strangerPlaces'
+  | 'strangerHandshakes'
+  | 'addressPlaces'
+  | 'addressHandshakes'
+  | 'overtaken'
+  | 'pipelined'
+  | 'answerUnread'
+  | 'strangerTime';

@@ -77,6 +77,8 @@ export class Grants {
 
     const { policy } = this;
     const { question, decision } = this.judge.decide(who, ask);
+    const tooMany = this.judge.tooManyMisses(who, decision);
+    if (tooMany) return refuse('tooManyUnknownDevices', tooMany);
     this.judge.count(who, decision);
     const { device } = question;
     if (device && decision.family && (decision.verdict === 'allow' || decision.step === 'quota')) {

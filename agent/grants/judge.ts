@@ -13,10 +13,20 @@ import type { LiveGrants } from './live.ts';
 import { RequestRates } from './rates.ts';
 import type { GrantRecord } from './record.ts';
 
+/**
+ * A server whose list of devices is out of date asks once a second for one
+ * that has gone, without being held up; to go through the million numbers of
+ * one block takes eleven days, in every minute of which the operator's list of
+ * refusals names it.
+ */
+const MISSES_PER_MINUTE = 60;
+
 export class Judge {
   policy: Policy;
   readonly #ground: Ground;
   readonly #rates = new RequestRates();
+  /** Requests for devices that are not there for their server, whether they exist or not. */
+  readonly #misses = new RequestRates();
   readonly #live: LiveGrants;
   /** Grants whose record is being written: they count, too. */
   readonly #opening: LiveGrants;
@@ -79,6 +89,26 @@ export class Judge {
     if (decision.verdict === 'allow' || decision.reason !== 'rateExceeded') {
       this.#rates.add(who.name, this.#ground.clock.monotonicNs());
     }
+  }
+
+  /**
+   * What a request for a device that is not there for its server is told once
+   * it has made too many of them; undefined for all others. "No such device"
+   * and "not yours" are one here as everywhere, so a server that guesses names
+   * learns no more from the bound than from the answers within it. For the
+   * devices that are its own it goes on being heard.
+   */
+  tooManyMisses(who: Asker, decision: Decision): RefusalFacts | undefined {
+    if (decision.verdict === 'allow') return undefined;
+    if (decision.reason !== 'deviceUnknown' && decision.reason !== 'notAuthorisedByMtcUser') return undefined;
+    const nowNs = this.#ground.clock.monotonicNs();
+    const count = this.#misses.inLastMinute(who.name, nowNs);
+    if (count < MISSES_PER_MINUTE) {
+      this.#misses.add(who.name, nowNs);
+      return undefined;
+    }
+    const retryAfterSeconds = this.#misses.secondsUntilBelow(MISSES_PER_MINUTE, who.name, nowNs);
+    return { why: `${count} such requests in the last minute; this one: ${decision.why}`, retryAfterSeconds };
   }
 
   /** What is told of a decision to refuse, beside its reason. */

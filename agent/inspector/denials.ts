@@ -107,6 +107,12 @@ export class Denials {
     return row;
   }
 
+  /** One more of a reason, without a row of its own. */
+  count(kind: DenialKind, reason: DenialFacts['reason']): void {
+    const nowMs = this.#clock.nowMs();
+    this.#addRolledUp({ kind, reason, count: 1, firstMs: nowMs, lastMs: nowMs });
+  }
+
   get(id: string): Denial | undefined {
     return this.#byId.get(id);
   }
@@ -148,7 +154,16 @@ export class Denials {
     this.#rows[row.kind].delete(keyOf(row));
     this.#byId.delete(row.id);
     this.#unkept.delete(row.id);
-    const { kind, reason, count, firstMs, lastMs } = row;
+    this.#addRolledUp(row);
+  }
+
+  #addRolledUp({
+    kind,
+    reason,
+    count,
+    firstMs,
+    lastMs,
+  }: Pick<Denial, 'kind' | 'reason' | 'count' | 'firstMs' | 'lastMs'>): void {
     const facts: DenialFacts = { kind, reason, source: ROLLED_UP, target: ROLLED_UP };
     const before = this.#rolledUp.get(keyOf(facts));
     this.#put(this.#rolledUp, {

@@ -38,9 +38,19 @@ export class Ledger {
     return this.#givenUp;
   }
 
-  refused(refusal: Refusal, facts: RefusalFacts): void {
+  /**
+   * A request that was refused. Kept for itself where it has a line in the log;
+   * the same again counts in its row, and what is too much to be told apart
+   * with those that were rolled up.
+   */
+  refused(refusal: Refusal, facts: RefusalFacts, how: 'written' | 'repeated' | 'leftOut' = 'written'): void {
+    if (how === 'leftOut') {
+      this.denials.count('request', refusal.reason);
+      return;
+    }
     const kept = keptRefusal(refusal, facts, this.#clock.nowMs());
     this.denials.add(refusalDenial(kept));
+    if (how === 'repeated') return;
     this.#waiting.push(kept);
     if (this.#waiting.length <= WAITING_MOST) return;
     this.#waiting.shift();

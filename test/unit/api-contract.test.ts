@@ -54,14 +54,16 @@ describe('the contract', () => {
   });
 
   it.each(reasons)('%s: has Retry-After where that is ever told', (reason) => {
-    const face: { status: number; retryAfterSeconds?: number } = REFUSALS[reason];
-    const isTimed = face.retryAfterSeconds !== undefined || ['rateExceeded', 'endpointsExhausted'].includes(reason);
-    if (!isTimed) return;
-    for (const path of ['/grants', '/grants/{grantId}/extend']) {
-      const { $ref } = contract.paths[path].post.responses[face.status];
-      expect(contract.components.responses[$ref.split('/').at(-1)].headers, `${path} ${face.status}`).toHaveProperty(
-        'Retry-After',
-      );
+    const face: { status: number; step: string; retryAfterSeconds?: number } = REFUSALS[reason];
+    const reckoned = ['rateExceeded', 'tooManyUnknownDevices', 'endpointsExhausted'];
+    if (face.retryAfterSeconds === undefined && !reckoned.includes(reason)) return;
+    const asksFor = (path: string) => face.step === 'admission' || /^.grants$|extend$/.test(path);
+    for (const [path, operations] of Object.entries<object>(contract.paths).filter(([path]) => asksFor(path))) {
+      const told = Object.values(operations).flatMap(({ responses }) => (responses ? [responses[face.status]] : []));
+      for (const { $ref } of told)
+        expect(contract.components.responses[$ref.split('/').at(-1)].headers, `${path} ${face.status}`).toHaveProperty(
+          'Retry-After',
+        );
     }
   });
 

@@ -9,10 +9,11 @@ import type { ApiLimits } from '../../agent/api/limits.ts';
 import { refusalRecorder } from '../../agent/api/problem.ts';
 import type { Grant, GrantsUseCases, Operation } from '../../agent/api/routes.ts';
 import { type ApiServer, startApi } from '../../agent/api/server.ts';
+import type { ServerSources } from '../../agent/api/sources.ts';
 import { readTrust, type Trust } from '../../agent/api/tls.ts';
-import { address, prefix } from '../../agent/core/net.ts';
+import { address, contains, prefix } from '../../agent/core/net.ts';
 import type { Clock, Log, Random } from '../../agent/core/ports.ts';
-import type { Refusal, Refuse, TlsReason } from '../../agent/core/reasons.ts';
+import type { Refusal, Refuse, ShedReason, TlsReason } from '../../agent/core/reasons.ts';
 import type { Asker, DeviceReference, MtcUserName, ServerName } from '../../agent/core/words.ts';
 import { createPki, type Issued, loopbackServer, type Pki, type TestCa } from '../pki.ts';
 
@@ -127,7 +128,16 @@ function issueClients(ca: TestCa, other: TestCa, past: TestCa) {
   };
 }
 
-/** Who is who by URI; a server may ask from loopback, but for the one that is far away. */
+/** Where they ask from: two share an address; the rest of loopback is strangers'. */
+const SOURCES: ServerSources = new Map(
+  Object.entries({
+    'acme-head-end': ['127.0.0.1/32', '127.0.1.0/24'],
+    beta: ['127.0.0.1/32', '127.0.2.0/24'],
+    faraway: ['198.51.100.0/24'],
+  }).map(([name, sources]) => [name as ServerName, { apiSources: sources.map(prefix) }]),
+);
+
+/** Who is who by URI. */
 export const identity: IdentityPolicy = {
   identify({ uris, issuer }) {
     if (issuer !== 'mtc-ca') return 'certificateUnknown';
@@ -137,7 +147,8 @@ export const identity: IdentityPolicy = {
     if (found.length > 1) return 'certificateAmbiguous';
     return found[0] ? { role: 'server', name: found[0][1] as ServerName } : 'certificateUnknown';
   },
-  sourceAllowed: (server, from) => server !== 'faraway' && from.text.startsWith('127.'),
+  sourceAllowed: (server, from) => SOURCES.get(server)?.apiSources.some((source) => contains(source, from)) ?? false,
+  servers: () => SOURCES,
 };
 
 /** Grants in memory: device m1 is acme's, m2 is another tenant's. No policy, no endpoints, no end. */
@@ -219,6 +230,7 @@ export class ApiFixture {
   /** Who asked for grants. */
   readonly asked: Asker[] = [];
   readonly handshakes: { readonly reason: TlsReason; readonly remote: string | undefined }[] = [];
+  readonly shed: ShedReason[] = [];
   /** Added to the host's clock. */
   aheadMs = 0;
   readonly clock: Clock = {
@@ -232,7 +244,7 @@ export class ApiFixture {
       (fields: object, event: string) => this.lines.push({ level, event, ...fields }),
     ]),
   ) as unknown as Log;
-  readonly refuse = refusalRecorder(this.log, random);
+  readonly refuse = refusalRecorder(this.log, random, this.clock);
   readonly grants = fakeGrants(this.refuse, this.clock, this.asked);
   server!: ApiServer;
 
@@ -263,7 +275,8 @@ export class ApiFixture {
     const { grants, refuse, clock, log } = this;
     const listen = { address: address('127.0.0.1'), port: 0 };
     const refusedHandshake = (reason: TlsReason, remote?: string) => this.handshakes.push({ reason, remote });
-    const parts = { grants, identity, refuse, refusedHandshake, clock, random, log };
+    const shedConnection = (reason: ShedReason) => this.shed.push(reason);
+    const parts = { grants, identity, refuse, refusedHandshake, shedConnection, clock, random, log };
     this.server = await startApi(listen, this.trust(over), parts, limits, table);
     return this.server;
   }

@@ -65,6 +65,7 @@ describe('a certificate', () => {
   const policy = {
     identify: () => ({ role: 'server' as const, name: 'acme' as ServerName }),
     sourceAllowed: () => true,
+    servers: () => new Map(),
   };
   const judge = (of: X509Certificate, nowMs = Date.now(), remote: string | undefined = '192.0.2.7') =>
     identifyServer(readFacts(of, cas, remote), policy, nowMs);
@@ -121,7 +122,7 @@ rules:
   const judge = (issued: Issued, trusted = cas) =>
     identifyServer(
       readFacts(new X509Certificate(issued.certificate), trusted, '192.0.2.1'),
-      { identify: (facts) => identify(policy, facts), sourceAllowed: () => true },
+      { identify: (facts) => identify(policy, facts), sourceAllowed: () => true, servers: () => new Map() },
       Date.now(),
     );
   it.each([
@@ -189,7 +190,11 @@ describe('revocation', () => {
   const stale = root.crl({ thisUpdate: new Date(Date.now() - 2 * 86_400_000), nextUpdate: yesterday });
   const early = below.crl({ thisUpdate: new Date(Date.now() + 86_400_000) });
 
-  const policy = { identify: () => ({ role: 'server', name: 'x' as ServerName }) as const, sourceAllowed: () => true };
+  const policy = {
+    identify: () => ({ role: 'server', name: 'x' as ServerName }) as const,
+    sourceAllowed: () => true,
+    servers: () => new Map(),
+  };
   const trusted = (crl?: string) => [named(`${root.certificate}${below.certificate}`, crl)];
   const judge = (issued: Issued, crl?: string) => {
     const facts = readFacts(new X509Certificate(issued.certificate), trusted(crl), '192.0.2.7');

@@ -203,14 +203,50 @@ describe('behind the handshake', () => {
         ],
       },
     ));
+});
 
-  it('a resumed session has the same identity, issuer included', async () => {
-    const first = await exchange(api);
-    const second = await exchange(api, first.session);
-    expect([first.reused, second.reused]).toEqual([false, true]);
-    expect(first.head).toContain('200 OK');
-    expect(second.head).toContain('200 OK');
-  });
+describe.each(['TLSv1.3', 'TLSv1.2'] as const)('a session of %s', (version) => {
+  const lenient = { minimumVersion: 'TLSv1.2' } as const;
+  const speak = (it: ApiFixture, session?: Buffer, client?: Issued) =>
+    exchange(it, session, client, { minVersion: version, maxVersion: version });
+
+  it('is resumed with the same identity, issuer included, and judged by the certificate it began with', () =>
+    withApi(async (it) => {
+      const first = await speak(it);
+      const second = await speak(it, first.session);
+      expect([first.reused, second.reused]).toEqual([false, true]);
+      expect(first.head).toContain('200 OK');
+      expect(second.head).toContain('200 OK');
+      // Whoever resumes it, and with whatever certificate.
+      const { session } = await speak(it, undefined, it.clients.faraway);
+      const other = await speak(it, session, it.clients.acme);
+      expect([other.reused, other.head.includes('403 Forbidden')]).toEqual([true, true]);
+      it.aheadMs = 40 * 86_400_000;
+      const late = await speak(it, second.session);
+      expect([late.reused, late.head.includes('401 Unauthorized')]).toEqual([true, true]);
+    }, lenient));
+
+  it('cannot be resumed after its time, after a reload, or at another server', async () => {
+    expect(api.trust().context.sessionTimeout).toBe(300);
+    const brief = new ApiFixture(api);
+    brief.trust = (over) => {
+      const trust = ApiFixture.prototype.trust.call(brief, over);
+      return { ...trust, context: { ...trust.context, sessionTimeout: 1 } };
+    };
+    await brief.start(lenient);
+    const first = await speak(brief);
+    expect((await speak(brief, first.session)).reused).toBe(true);
+    const { session } = await speak(brief);
+    await new Promise((resolve) => setTimeout(resolve, 2_100)); // OpenSSL's own clock, in whole seconds
+    const late = await speak(brief, session);
+    expect([late.reused, late.head.includes('200 OK')]).toEqual([false, true]);
+    const { session: fresh } = await speak(brief);
+    await withApi(async (other) => expect((await speak(other, fresh)).reused).toBe(false), lenient);
+    brief.server.reload(brief.trust(lenient));
+    const after = await speak(brief, fresh);
+    expect([after.reused, after.head.includes('200 OK')]).toEqual([false, true]);
+    await brief.server.close();
+  }, 15_000);
 });
 
 describe('a reload', () => {
@@ -376,7 +412,16 @@ describe('the start is stopped by', () => {
     const { startApi } = await import('../../agent/api/server.ts');
     const { identity, random } = await import('./api-fixture.ts');
     const { grants, refuse, clock, log } = api;
-    const parts = { grants, identity, refuse, refusedHandshake: () => {}, clock, random, log };
+    const parts = {
+      grants,
+      identity,
+      refuse,
+      refusedHandshake: () => {},
+      shedConnection: () => {},
+      clock,
+      random,
+      log,
+    };
     await expect(startApi(api.server.endpoint, api.trust(), parts)).rejects.toMatchObject({ code: 'listenFailed' });
   });
 });
@@ -386,9 +431,11 @@ function exchange(
   api: ApiFixture,
   session?: Buffer,
   client?: Issued,
+  version: tls.SecureContextOptions = {},
 ): Promise<{ session: Buffer; head: string; reused: boolean }> {
   return new Promise((resolve, reject) => {
-    const socket = tls.connect({ ...api.tls(client), ...(session ? { session } : {}) } as tls.ConnectionOptions);
+    const options = { ...api.tls(client), ...(session ? { session } : {}), ...version };
+    const socket = tls.connect(options as tls.ConnectionOptions);
     let ticket = session;
     let reused = false;
     let head = '';

@@ -3,11 +3,19 @@ import { randomBytes, randomInt } from 'node:crypto';
 import net from 'node:net';
 import tls from 'node:tls';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { API_LIMITS } from '../../agent/api/limits.ts';
 import { SparingLog } from '../../agent/api/sparing-log.ts';
 import { ApiFixture, BASE, GRANTS } from './api-fixture.ts';
 
 const api = new ApiFixture();
-beforeAll(() => api.start({}, { handshakeMs: 1_500, headerMs: 600, requestMs: 1_200, connectionsPerAddress: 40 }));
+const connections = {
+  ...API_LIMITS.connections,
+  serverPlaces: { all: 120, least: 40, most: 40 },
+  sparePlaces: 0,
+  serverHandshakes: { all: 3_000, least: 1_000, most: 1_000 },
+  overtakenMs: 60_000,
+};
+beforeAll(() => api.start({}, { handshakeMs: 1_500, headerMs: 600, requestMs: 1_200, connections }));
 afterAll(() => api.stop());
 beforeEach(() => {
   api.lines.splice(0);
@@ -134,10 +142,10 @@ describe('what is too much', () => {
     await api.line('tlsRefused', { reason: 'tlsTimeout' });
   });
 
-  it('connections from one address are counted, and those that closed are not', async () => {
+  it('connections of a server are counted, and those that closed are not', async () => {
     const open = Array.from({ length: 45 }, () => net.connect(api.port, '127.0.0.1'));
     await Promise.all(open.slice(40).map(closed));
-    expect(api.lines.filter(({ event }) => event === 'connectionsPerAddressExceeded')).toHaveLength(5);
+    expect(api.lines.filter(({ reason }) => reason === 'serverPlaces')).toHaveLength(5);
     for (const socket of open) socket.destroy();
     await Promise.all(open.map(closed));
     await new Promise((resolve) => setTimeout(resolve, 50));

@@ -257,6 +257,20 @@ describe('the ledger', () => {
     expect(ledger.denials.list({ kind: 'request' }, 9)).toMatchObject([{ count: 2, server: 'head-end' }]);
   });
 
+  test('the same again counts in its row; what is too much to be told apart, without one', () => {
+    ledger.refused(refusal('a', 'serverBusy'), FACTS);
+    for (let i = 0; i < 9; i++) ledger.refused(refusal('a', 'serverBusy'), FACTS, 'repeated');
+    ledger.refused(refusal('b'), FACTS);
+    for (let i = 0; i < 90; i++) ledger.refused(refusal(`${i}`), { ...FACTS, device: `m${i}@a.example` }, 'leftOut');
+    expect(ledger.refusals({}, 99).map(({ instance }) => instance)).toEqual(['urn:uuid:b', 'urn:uuid:a']);
+    const rows = ledger.denials.list({}, 99).map(({ reason, source, count }) => [reason, source, count]);
+    expect(rows.sort()).toEqual([
+      ['noRuleAllows', '*', 90],
+      ['noRuleAllows', '198.51.100.10', 1],
+      ['serverBusy', '198.51.100.10', 10],
+    ]);
+  });
+
   test('forgets refusals of 30 days ago, not their count', () => {
     ledger.refused(refusal('a'), FACTS);
     ledger.keep();

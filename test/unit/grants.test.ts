@@ -241,6 +241,36 @@ describe('a refusal names its reason', () => {
     await granted(gateway);
   });
 
+  test('tooManyUnknownDevices: one face for what is not there and what is not theirs, and never for their own', async () => {
+    const gateway = await TestGateway.started(RULES.replace(', requestsPerMinute: 10', ''));
+    const guess = (at: number) => ({ device: { networkAccessIdentifier: `guess${at}@meters.example` } });
+    const outside = ({ instance: _, why: __, step: ___, reason: ____, ...face }: Refusal) => face;
+    for (let at = 0; at < 60; at++) {
+      expect((await refused(gateway, guess(at))).reason).toBe('deviceUnknown');
+      const foreign = await refused(gateway, {}, OTHER);
+      expect(foreign.reason).toBe('notAuthorisedByMtcUser');
+      gateway.clock.pass(0.5);
+    }
+    const unknown = await refused(gateway, guess(60));
+    const foreign = await refused(gateway, {}, OTHER);
+    expect(unknown).toMatchObject({ reason: 'tooManyUnknownDevices', step: 'device', retryAfterSeconds: 30 });
+    expect(foreign).toMatchObject({ reason: 'tooManyUnknownDevices', step: 'device', retryAfterSeconds: 30 });
+    expect(outside(foreign)).toEqual(outside(unknown));
+    // The second is another server's: whether it exists does not matter.
+    expect((await refused(gateway, guess(61), OTHER)).instance).toBe(foreign.instance);
+    expect((await granted(gateway)).device).toBe(M1);
+    gateway.clock.pass(30);
+    expect((await refused(gateway, guess(62))).reason).toBe('deviceUnknown');
+    expect((await refused(gateway, guess(63))).reason).toBe('tooManyUnknownDevices');
+  });
+
+  test('tooManyUnknownDevices does not count as a request', async () => {
+    const gateway = await TestGateway.started(RULES.replace('requestsPerMinute: 10', 'requestsPerMinute: 61'));
+    for (let at = 0; at < 100; at++) await refused(gateway, { device: { phoneNumber: `+4917155501${at + 100}` } });
+    expect((await granted(gateway)).device).toBe(M1);
+    expect((await refused(gateway, { devicePort: 7000 })).reason).toBe('rateExceeded');
+  });
+
   test('endpointsExhausted: nothing is evicted', async () => {
     const free = RULES.replace('grantsPerDevice: 3, requestsPerMinute: 10', 'grantsPerServer: 1000');
     const gateway = await TestGateway.started(free.replace('5683, "7000-7010"', '"7000-7999"'));
