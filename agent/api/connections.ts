@@ -59,6 +59,8 @@ export class Connections {
   readonly #shed: (reason: ShedReason, remote: string) => void;
   /** Who may begin something in this turn of the loop. */
   readonly #beginnings: Turns;
+  /** In this turn of the loop. */
+  #begun = 0;
 
   constructor(
     server: Server,
@@ -174,12 +176,20 @@ export class Connections {
   /** Begins something of a connection in its party's turn, if it is still there then. */
   #begin({ raw, place }: Connection, begin: () => void): void {
     const inTurn = () => {
-      setImmediate(() => this.#beginnings.done());
+      if (this.#begun === 0) setImmediate(() => this.#nextTurn());
+      this.#begun += 1;
       if (!raw.destroyed) begin();
     };
     const turn = this.#beginnings.take(place.party, 0);
     if (turn === true) inTurn();
     else void turn.then(inTurn);
+  }
+
+  /** What was begun in the last turn of the loop makes room for as much in this one. */
+  #nextTurn(): void {
+    const begun = this.#begun;
+    this.#begun = 0;
+    for (let i = 0; i < begun; i++) this.#beginnings.done();
   }
 
   #settle(socket: TLSSocket): void {

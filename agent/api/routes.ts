@@ -77,7 +77,7 @@ interface Call {
   readonly params: Readonly<Record<string, string>>;
   readonly body: unknown;
   /** Who asked for what, for the log. */
-  readonly asked: Readonly<Record<string, string>>;
+  readonly asked: () => Readonly<Record<string, string>>;
 }
 
 export interface Answer {
@@ -92,7 +92,7 @@ export const BASE_PATH = '/mobile-terminated-access/v1';
 
 /** The operations by their operationId; the server holds the names against the contract at start. */
 export function operations(grants: GrantsUseCases, refuse: Refuse, clock: Clock): Record<string, Operation> {
-  const refused = (call: Call, { reason, ...facts }: Unreadable) => refuse(reason, { ...call.asked, ...facts });
+  const refused = (call: Call, { reason, ...facts }: Unreadable) => refuse(reason, { ...call.asked(), ...facts });
   return {
     createGrant: async (call) => {
       const ask = readGrantRequest(call.body as GrantRequestBody);

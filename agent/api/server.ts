@@ -31,6 +31,7 @@ import {
   type ShedReason,
   type TlsReason,
 } from '../core/reasons.ts';
+import type { Asker } from '../core/words.ts';
 import { Admission } from './admission.ts';
 import { Connections } from './connections.ts';
 import { addContract, misdirection, Paths, REASONS_BY_CODE, VALIDATION, violation } from './contract.ts';
@@ -94,8 +95,12 @@ const SWEEP_MS = 250;
 /** The kernel's queue of connections that are not accepted yet: as long as a flood may hold others up, and no longer. */
 const BACKLOG = 1_024;
 
-/** What is kept of a request between its steps. */
-const askers = new WeakMap<FastifyRequest, ServerIdentity>();
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Known once it is admitted. */
+    asker: ServerIdentity | null;
+  }
+}
 
 class Api implements ApiServer {
   readonly #parts: ApiParts;
@@ -162,10 +167,17 @@ class Api implements ApiServer {
     // Bodies are JSON. Fastify would also take text, and would leave it unchecked.
     app.removeContentTypeParser('text/plain');
     app.addHook('onRoute', (route) => this.#paths.add(route));
-    app.addHook('onRequest', (request, reply) => this.#admit(request, reply));
-    app.addHook('onSend', async (request, reply) => {
+    app.decorateRequest('asker', null);
+    // Hooks that call back: each promise would cost every request a round of the loop's smallest wheel.
+    app.addHook('onRequest', (request, reply, done) => {
+      const refused = this.#admit(request, reply);
+      if (refused) refused.catch(done);
+      else done();
+    });
+    app.addHook('onSend', (request, reply, payload, done) => {
       reply.headers(headersOf(request));
       if (!this.#connections.current(request.raw.socket)) reply.header('connection', 'close');
+      done(null, payload);
     });
     app.setErrorHandler<FastifyError>((fault, request, reply) => this.#answerFramework(fault, request, reply));
     await addContract(app, BASE_PATH, table, (operation) => (request, reply) => this.#serve(operation, request, reply));
@@ -206,10 +218,10 @@ class Api implements ApiServer {
   }
 
   /** Lets a request on to the contract: of a known server that has not its part already, for a path there is. */
-  async #admit(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply | undefined> {
+  #admit(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> | undefined {
     const who = this.#identify(request);
     if ('reason' in who) return this.#refuse(request, reply, who.reason, { why: who.why });
-    askers.set(request, who);
+    request.asker = who;
     if (!this.#admission.enter(who.name)) {
       const why = `${this.#admission.underWay(who.name)} requests of ${who.name} are under way`;
       return this.#refuse(request, reply, 'serverBusy', { why });
@@ -228,7 +240,7 @@ class Api implements ApiServer {
   }
 
   async #serve(operation: Operation, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
-    const who = askers.get(request);
+    const who = request.asker;
     if (!who) return this.#answerFault(new AgentError('internal', 'a request without an asker'), request, reply);
     const turn = this.#admission.turn(who.name);
     if (turn !== true && !(await turn)) {
@@ -239,8 +251,7 @@ class Api implements ApiServer {
     try {
       if (request.raw.socket.destroyed) return reply.hijack(); // nothing is done for who has gone while it waited
       const params = request.params as Record<string, string>;
-      const asker = { ...who, correlator: request.id, ...idempotencyKeyOf(request) };
-      done = await operation({ who: asker, params, body: request.body, asked: askedOf(request) });
+      done = await operation({ who: askerOf(who, request), params, body: request.body, asked: () => askedOf(request) });
     } catch (fault) {
       return this.#answerFault(fault, request, reply);
     } finally {
@@ -335,7 +346,7 @@ function answer(reply: FastifyReply, problem: Problem): FastifyReply {
 
 /** Who asked for what, for the log. */
 function askedOf(request: FastifyRequest): Record<string, string> {
-  const who = askers.get(request);
+  const { asker: who } = request;
   return {
     ...(who ? { server: who.name } : {}),
     remote: request.raw.socket.remoteAddress ?? '',
@@ -351,8 +362,9 @@ function givenCorrelator({ headers }: Pick<IncomingMessage, 'headers'>): string 
   return typeof mark === 'string' && /^[a-zA-Z0-9_:;./<>{}-]{1,256}$/.test(mark) ? mark : undefined;
 }
 
-/** The key of a request that may be sent again, as the contract lets it in: a structured field's string, or bare. */
-function idempotencyKeyOf({ headers }: FastifyRequest): { readonly idempotencyKey?: string } {
-  const given = headers['idempotency-key'];
-  return typeof given === 'string' ? { idempotencyKey: given.replaceAll('"', '') } : {};
+/** Who asks, with the marks of this request; its key as the contract lets it in, a structured field's string, or bare. */
+function askerOf({ name, requestAddress, certificate }: ServerIdentity, { id, headers }: FastifyRequest): Asker {
+  const asker = { name, requestAddress, certificate, correlator: id };
+  const key = headers['idempotency-key'];
+  return typeof key === 'string' ? { ...asker, idempotencyKey: key.replaceAll('"', '') } : asker;
 }
