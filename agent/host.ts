@@ -97,18 +97,32 @@ export function bootId(): string {
 
 /** What waits for a journal that does not read; what is more is left out, since nobody may stand still for a line. */
 const WAITING_LOG_BYTES = 16 * 2 ** 20;
+/** Characters that are written at once, where a turn has so many. */
+const LINES_TOGETHER = 64 * 2 ** 10;
 
 /**
- * One JSON line an event, on standard output, for the journal. Written beside
- * the loop, as it comes; what still waits at an exit is written then.
- * `leftOut` says how many lines a journal that stood still had no room for.
+ * One JSON line an event, on standard output, for the journal. The lines of a
+ * turn of the loop are written together and beside it; what still waits at an
+ * exit is written then. `leftOut` says how many lines a journal that stood
+ * still had no room for.
  */
 export function openLog(level: string): { readonly log: Log; readonly leftOut: () => number } {
   const output = pino.destination({ fd: 1, sync: false, maxLength: WAITING_LOG_BYTES });
   let leftOut = 0;
-  output.on('drop', () => {
-    leftOut += 1;
+  let lines = '';
+  output.on('drop', (dropped: string) => {
+    leftOut += dropped.split('\n').length - 1;
   });
+  const flush = () => {
+    if (lines !== '') output.write(lines);
+    lines = '';
+  };
+  process.prependListener('exit', flush); // before what waits in `output` is written
+  const write = (line: string) => {
+    if (lines === '') setImmediate(flush);
+    lines += line;
+    if (lines.length > LINES_TOGETHER) flush();
+  };
   const log = pino(
     {
       level,
@@ -117,7 +131,7 @@ export function openLog(level: string): { readonly log: Log; readonly leftOut: (
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
     },
-    output,
+    { write },
   );
   return { log, leftOut: () => leftOut };
 }
@@ -198,8 +212,10 @@ function loadSdNotify(): (keepEnvironment: number, words: string) => number {
   }
 }
 
+/** struct timespec: seconds, nanoseconds. */
+const time = new BigInt64Array(2);
+
 function readClock(clock: number): bigint {
-  const time = new BigInt64Array(2); // struct timespec: seconds, nanoseconds
   clockGettime(clock, time);
   return (time[0] as bigint) * 1_000_000_000n + (time[1] as bigint);
 }

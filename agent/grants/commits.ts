@@ -1,9 +1,10 @@
 /**
  * Group commit: what is to be written goes to the disk with whatever else has
- * come while the last batch was being committed. Nobody waits for a timer: a
- * lone write is committed at once, and under load a batch is as long as the
- * disk is slow. In the order in which they came; each hears what became of it
- * when its batch is durable, all of a batch in the same turn of the loop.
+ * come while the last batch was being committed, and in the same turn of the
+ * loop. Nobody waits for a timer: a lone write is committed when its turn
+ * ends, and under load a batch is as long as the disk is slow. In the order in
+ * which they came; each hears what became of it when its batch is durable, all
+ * of a batch in the same turn of the loop.
  */
 import type { Write, Written } from './writes.ts';
 
@@ -39,6 +40,7 @@ export class Commits {
 
   async #run(): Promise<void> {
     while (this.#queue.length > 0) {
+      await new Promise(setImmediate);
       const batch = this.#queue;
       this.#queue = [];
       try {

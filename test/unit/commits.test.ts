@@ -6,6 +6,9 @@ import type { Write, Written } from '../../agent/grants/writes.ts';
 /** Told apart by their number; nothing here looks into a write. */
 const write = (endedBeforeMs: number): Write => ({ kind: 'purge', endedBeforeMs, answeredBeforeMs: 0 });
 
+/** What was to be written in this turn of the loop is on its way. */
+const turn = () => new Promise(setImmediate);
+
 /** A disk in the test's hand. */
 class Disk {
   readonly batches: number[][] = [];
@@ -23,22 +26,28 @@ class Disk {
   /** The batch under way is durable; what comes of that has come when this resolves. */
   async done(changed = true): Promise<void> {
     this.#answer?.((this.batches.at(-1) ?? []).map(() => ({ changed })));
-    await new Promise(setImmediate);
+    await turn();
+    await turn();
   }
 
   async fails(): Promise<void> {
     this.#fail?.(new Error('the disk is gone'));
-    await new Promise(setImmediate);
+    await turn();
+    await turn();
   }
 }
 
-test('a lone write is committed at once; what comes meanwhile goes together, in order', async () => {
+test('a lone write is committed as its turn ends; what comes in one turn, or meanwhile, goes together, in order', async () => {
   const disk = new Disk();
   const heard: number[] = [];
   const begin = (number: number) => disk.commits.write(write(number)).then(() => heard.push(number));
   begin(1);
+  await turn();
   expect(disk.batches).toEqual([[1]]);
-  for (const number of [2, 3, 4]) begin(number);
+  for (const number of [2, 3, 4]) {
+    begin(number);
+    await turn();
+  }
   expect(disk.batches).toEqual([[1]]);
   expect(heard).toEqual([]);
   await disk.done();
@@ -51,22 +60,24 @@ test('a lone write is committed at once; what comes meanwhile goes together, in 
   expect(heard).toEqual([1, 2, 3, 4, 5]);
   await disk.commits.settled();
   begin(6);
-  expect(disk.batches.at(-1)).toEqual([6]);
+  begin(7);
+  await turn();
+  expect(disk.batches.at(-1)).toEqual([6, 7]);
 });
 
 test('each hears what became of its own', async () => {
   const commits = new Commits(async (batch) =>
     batch.map((_, i) => (i === 1 ? { fault: 'odd' } : { changed: i === 0 })),
   );
-  const first = commits.write(write(0));
-  const others = [1, 2, 3].map((number) => commits.write(write(number)));
-  expect(await first).toEqual({ changed: true });
-  expect(await Promise.all(others)).toEqual([{ changed: true }, { fault: 'odd' }, { changed: false }]);
+  const writes = [1, 2, 3].map((number) => commits.write(write(number)));
+  expect(await Promise.all(writes)).toEqual([{ changed: true }, { fault: 'odd' }, { changed: false }]);
 });
 
 test('a commit that fails fails all of its batch, and no other', async () => {
   const disk = new Disk();
-  const [first, second] = [disk.commits.write(write(1)), disk.commits.write(write(2))];
+  const first = disk.commits.write(write(1));
+  await turn();
+  const second = disk.commits.write(write(2));
   const failed = expect(first).rejects.toThrow('the disk is gone');
   await disk.fails();
   await failed;
@@ -79,13 +90,15 @@ test('settled waits for all that is under way', async () => {
   const disk = new Disk();
   await disk.commits.settled();
   let isSettled = false;
-  const writes = [1, 2].map((number) => disk.commits.write(write(number)));
+  const first = disk.commits.write(write(1));
+  await turn();
+  const second = disk.commits.write(write(2));
   const settled = disk.commits.settled().then(() => {
     isSettled = true;
   });
   await disk.done();
   expect(isSettled).toBe(false);
   await disk.done();
-  await Promise.all([...writes, settled]);
+  await Promise.all([first, second, settled]);
   expect(isSettled).toBe(true);
 });
