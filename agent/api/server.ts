@@ -206,7 +206,7 @@ class Api implements ApiServer {
       const asker = { ...who, correlator: request.id, ...idempotencyKeyOf(request) };
       const done = await operation({ who: asker, params, body: request.body, asked: askedOf(request) });
       if ('reason' in done) return answerRefusal(reply, done);
-      if (done.location) reply.header('location', done.location);
+      if (done.headers) reply.headers(done.headers);
       return reply.code(done.status).send(done.body);
     } catch (fault) {
       return this.#answerFault(fault, request, reply);

@@ -128,7 +128,9 @@ class World {
   }
 
   #onPort(port: number): GrantRecord | undefined {
-    return this.gateway.grants.list(HEAD_END).find(({ devicePort }) => devicePort === port);
+    return this.gateway.grants
+      .list({ server: HEAD_END.name }, undefined, 100)
+      .records.find(({ devicePort }) => devicePort === port);
   }
 
   /** Record, memory and gate say the same. */

@@ -92,7 +92,7 @@ describe('a grant', () => {
     expect(knock(gateway, record)).toBe('grantEnded');
     await gateway.grants.sweep();
     expect(gateway.grants.show(HEAD_END, record.id)).toMatchObject({ state: 'ended', endCause: 'expired' });
-    expect(gateway.grants.list(HEAD_END)).toEqual([]);
+    expect(gateway.grants.list({ server: HEAD_END.name }, undefined, 9).records).toEqual([]);
   });
 
   test('ends when it is given back: packets stop before the answer', async () => {
@@ -248,7 +248,7 @@ describe('a refusal names its reason', () => {
     const exhausted = { reason: 'endpointsExhausted', retryAfterSeconds: 120 };
     expect(await refused(gateway, { devicePort: 7999 })).toMatchObject(exhausted);
     expect(gateway.grants.live.size).toBe(64);
-    const [first] = gateway.grants.list(HEAD_END);
+    const [first] = gateway.grants.list({ server: HEAD_END.name }, undefined, 9).records;
     if (first) await gateway.grants.end(first, 'endedByServer');
     // What rests is of UDP: of no use to TCP.
     await granted(gateway, { devicePort: 7000, protocol: 'tcp' });
@@ -490,7 +490,7 @@ describe('a restart', () => {
     gateway.clock.pass(10);
     await gateway.start();
     expect(knock(gateway, record)).toBe('redirect');
-    expect(gateway.grants.list(HEAD_END)).toEqual([record]);
+    expect(gateway.grants.list({ server: HEAD_END.name }, undefined, 9).records).toEqual([record]);
   });
 
   test('an ended grant stays ended, and its endpoint goes on resting', async () => {

@@ -1,0 +1,67 @@
+/**
+ * Values that many share, each kept once under a small number for as long as
+ * somebody uses it. The number is what a grant carries in its place.
+ */
+import { Column } from './column.ts';
+import { HashIndex, hashText } from './hash-index.ts';
+
+/** Which values are the same, and a hash that is equal for those. */
+export interface Sameness<Value> {
+  readonly hash: (value: Value) => number;
+  readonly same: (a: Value, b: Value) => boolean;
+}
+
+export const TEXTS = { hash: hashText, same: <Text extends string>(a: Text, b: Text): boolean => a === b };
+
+export class Interned<Value> {
+  readonly #sameness: Sameness<Value>;
+  readonly #values: (Value | undefined)[] = [];
+  readonly #users = new Column();
+  readonly #index: HashIndex;
+  readonly #free: number[] = [];
+
+  constructor(sameness: Sameness<Value>) {
+    this.#sameness = sameness;
+    this.#index = new HashIndex((number) => sameness.hash(this.at(number)));
+  }
+
+  /** The number of a value, which has one more user from now on. */
+  use(value: Value): number {
+    const known = this.find(value);
+    const number = known >= 0 ? known : this.#add(value);
+    this.#users.set(number, this.#users.get(number) + 1);
+    return number;
+  }
+
+  /** One user less; the last one takes the value along. */
+  release(number: number): void {
+    const left = this.#users.get(number) - 1;
+    this.#users.set(number, left);
+    if (left > 0) return;
+    this.#index.remove(number);
+    this.#values[number] = undefined;
+    this.#free.push(number);
+  }
+
+  /** The number of a value that is in use; -1 where it is not. */
+  find(value: Value): number {
+    const { hash, same } = this.#sameness;
+    return this.#index.find(hash(value), (number) => same(this.at(number), value));
+  }
+
+  /** The value of a number that is in use. */
+  at(number: number): Value {
+    return this.#values[number] as Value;
+  }
+
+  users(number: number): number {
+    return this.#users.get(number);
+  }
+
+  #add(value: Value): number {
+    const number = this.#free.pop() ?? this.#values.length;
+    this.#values[number] = value;
+    this.#index.add(number);
+    return number;
+  }
+}
