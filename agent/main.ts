@@ -183,7 +183,7 @@ async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): P
   grants.withdrawSources();
   const recovery = await recover(ground, grants, orphanGraceSeconds);
   await bindings.replaceFile(devices);
-  await grants.switchPolicy(policy);
+  grants.admitSources(); // each grant has been judged by this policy
   log.info({ ...recovery, policy: policy.version, gateway: config.gateway }, 'recovered');
 
   const heartbeat = new Heartbeat(ground, grants, orphanGraceSeconds);

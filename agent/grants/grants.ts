@@ -226,6 +226,11 @@ export class Grants {
     this.judge.policy = policy;
     this.withdrawSources();
     await this.review();
+    this.admitSources();
+  }
+
+  /** Takes into the gate what the policy in force counts as a source. */
+  admitSources(): void {
     const { dataplane } = this.#ground;
     const present = dataplane.classes();
     for (const [text, classId] of this.#classes()) if (!present.has(text)) dataplane.addClass(prefix(text), classId);

@@ -4,10 +4,14 @@
  * heartbeat does before it is written.
  */
 import type { Family } from '../core/net.ts';
+import { entryCount } from '../core/pool.ts';
+import type { EntryState } from '../dataplane/dataplane.ts';
 import type { Grants } from './grants.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
-import { type Repair, reconcile } from './reconcile.ts';
+import { type Facts, type Repair, reconcile } from './reconcile.ts';
 import { type GrantRecord, ownerOf, REST_SECONDS, suspendedNs } from './record.ts';
+import { Familiar } from './rows.ts';
+import { breathe, faultsOf, inSlices, SLICE, slicesOf } from './slices.ts';
 
 /** How a start went, for the log. */
 export interface Recovery {
@@ -17,57 +21,85 @@ export interface Recovery {
   readonly strayEntriesEnded: number;
 }
 
-/** Runs once, after directory and policy are loaded and before the first heartbeat. */
+/** So many entries of the gate are looked at in one turn of the loop. */
+const STRETCH = 65_536;
+
+/**
+ * Runs once, after directory and policy are loaded and before the first
+ * heartbeat. Records are read, judged and put right a slice at a time, so that
+ * a signal is heard and the store commits many at once.
+ */
 export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds: number): Promise<Recovery> {
-  const { store, clock, dataplane, bootId } = ground;
+  const { store, clock, dataplane, bootId, directory, pool } = ground;
   const nowMs = clock.nowMs();
   const nowNs = clock.monotonicNs();
-  const count = { reopen: 0, endGrant: 0, endEntry: 0, agree: 0 };
-  const latestMs = store.latestMs();
-
-  for (const record of store.endedSince(nowMs - REST_SECONDS * 1000)) {
-    const taken = grants.endpoints.take(record.protocol, record);
-    if (taken) grants.rest.lay(grants.mapping(record), ownerOf(record), nowNs, nowMs - (record.endedAtMs ?? nowMs));
-  }
-  for (const record of store.live()) {
-    if (grants.endpoints.take(record.protocol, record)) grants.live.put(record);
-    else await store.end({ ...record, state: 'ended', endCause: 'poolChanged', endedAtMs: nowMs });
-  }
-
-  const repairs = reconcile({
-    records: [...grants.live.all()],
-    entries: dataplane.entries(),
+  const familiar = new Familiar(directory.bindings());
+  const facts: Facts = {
     bootId,
     nowMs,
     nowNs,
     suspendedNs: suspendedNs(clock),
-    latestMs,
+    latestMs: store.latestMs(),
     heartbeatLost: heartbeatLost(ground, orphanGraceSeconds),
     objection: (record) => grants.objection(record),
     bindingConfirmed: (record) => bindingConfirmed(ground, record),
-  });
-  for (const repair of repairs) {
-    count[repair.kind] += 1;
-    await carryOut(repair, ground, grants);
-  }
-  // Entries that no record explains are dead by now; their endpoints rest like any other.
-  for (const { mapping } of dataplane.entries()) {
-    if (grants.endpoints.take(mapping.protocol, mapping)) grants.rest.lay(mapping, undefined, nowNs);
-  }
-  return {
-    live: grants.live.size,
-    reopened: count.reopen,
-    ended: count.endGrant,
-    strayEntriesEnded: count.endEntry,
   };
+
+  for await (const records of slicesOf(store.endedSince(nowMs - REST_SECONDS * 1000, familiar))) {
+    for (const record of records) {
+      const taken = grants.endpoints.take(record.protocol, record);
+      if (taken) grants.rest.lay(record, ownerOf(record), nowNs, nowMs - (record.endedAtMs ?? nowMs));
+    }
+  }
+
+  const count = { reopen: 0, endGrant: 0, agree: 0 };
+  let strayEntriesEnded = 0;
+  /** The gate has it open, and no live record says so. */
+  const endStray = ({ index, number, endNs }: EntryState) => {
+    if (endNs <= nowNs) return;
+    dataplane.end(index, number, clock.monotonicNs() - CLOCK_LAG_NS);
+    strayEntriesEnded += 1;
+  };
+  /** The entries that were judged with a live record. */
+  const explained = new Uint8Array(entryCount(pool));
+  for await (const records of slicesOf(store.live(familiar))) {
+    const repairs: Promise<void>[] = [];
+    for (const record of records) {
+      if (!grants.endpoints.take(record.protocol, record)) {
+        repairs.push(store.end({ ...record, state: 'ended', endCause: 'poolChanged', endedAtMs: nowMs }));
+        continue;
+      }
+      explained[record.index] = 1;
+      const entry = dataplane.state(record.index);
+      const own = entry?.number === record.number ? entry : undefined;
+      if (entry && !own) endStray(entry);
+      const repair = reconcile(record, own, facts);
+      if (!repair) grants.live.put(record);
+      else {
+        count[repair.kind] += 1;
+        repairs.push(carryOut(repair, ground, grants));
+      }
+    }
+    const [fault] = await faultsOf(repairs);
+    if (fault) throw fault;
+  }
+
+  for (let from = 0; from < explained.length; from += STRETCH) {
+    for (const entry of dataplane.states(from, from + STRETCH)) {
+      if (explained[entry.index]) continue;
+      endStray(entry);
+      // Where no record explains it, its endpoint rests like any other.
+      const mapping = dataplane.entry(entry.index)?.mapping;
+      if (mapping && grants.endpoints.take(mapping.protocol, mapping)) grants.rest.lay(mapping, undefined, nowNs);
+    }
+    await breathe();
+  }
+  return { live: grants.live.size, reopened: count.reopen, ended: count.endGrant, strayEntriesEnded };
 }
 
 async function carryOut(repair: Repair, ground: Ground, grants: Grants): Promise<void> {
   const { store, clock, dataplane, bootId } = ground;
   switch (repair.kind) {
-    case 'endEntry':
-      dataplane.end(repair.index, repair.number, clock.monotonicNs() - CLOCK_LAG_NS);
-      return;
     case 'endGrant':
       grants.live.put(repair.record);
       return grants.end(repair.record, repair.cause);
@@ -120,16 +152,23 @@ export class Heartbeat {
     const { dataplane, clock } = this.#ground;
     const suspended = suspendedNs(clock);
     if (suspended > this.#suspendedNs) {
+      let looked = 0;
       for (const { index, number, expiresAtNs } of this.#grants.live.all()) {
-        dataplane.end(index, number, expiresAtNs - suspended);
+        dataplane.end(index, number, expiresAtNs - suspended); // in the turn in which it was read: an extension may follow
+        looked += 1;
+        if (looked % SLICE === 0) await breathe();
       }
     }
     this.#suspendedNs = suspended;
-    if (heartbeatLost(this.#ground, this.#orphanGraceSeconds)) {
-      for (const record of this.#grants.live.all()) {
-        if (!bindingConfirmed(this.#ground, record)) await this.#grants.end(record, 'bindingUnconfirmed');
-      }
-    }
+    if (heartbeatLost(this.#ground, this.#orphanGraceSeconds)) await this.#endUnconfirmed();
     dataplane.heartbeat(clock.monotonicNs());
+  }
+
+  /** The gate holds all of them closed, so there is no haste. */
+  async #endUnconfirmed(): Promise<void> {
+    for await (const records of slicesOf(this.#grants.live.all())) {
+      const unconfirmed = records.filter((record) => !bindingConfirmed(this.#ground, record));
+      await inSlices(unconfirmed, (record) => this.#grants.end(record, 'bindingUnconfirmed'));
+    }
   }
 }

@@ -20,6 +20,19 @@ export async function inSlices<Item>(items: readonly Item[], act: (item: Item) =
   if (faults.length > 0) throw faults[0];
 }
 
+/** What comes, in slices; between two of them the loop breathes. */
+export async function* slicesOf<Item>(items: Iterable<Item>): AsyncGenerator<readonly Item[]> {
+  let slice: Item[] = [];
+  for (const item of items) {
+    slice.push(item);
+    if (slice.length < SLICE) continue;
+    yield slice;
+    slice = [];
+    await breathe();
+  }
+  if (slice.length > 0) yield slice;
+}
+
 /** Waits for all of them; returns what the failed ones failed with. */
 export async function faultsOf(waits: readonly Promise<void>[]): Promise<unknown[]> {
   const outcomes = await Promise.allSettled(waits);

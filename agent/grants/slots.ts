@@ -111,7 +111,7 @@ export class Slots {
   setText(slot: number, field: TextField, text: string): void {
     const form = pack(text, this.#packed);
     if (form === 'text') this.#block(slot).texts[field][slot & MASK] = text;
-    else for (const [i, word] of this.#packed.entries()) this.setWord(slot, (WORD[field] + i) as WordField, word);
+    else for (let i = 0; i < 4; i++) this.setWord(slot, (WORD[field] + i) as WordField, this.#packed[i] as number);
     const shift = FORM_SHIFT[field];
     const others = this.word(slot, WORD.forms) & ~(3 << shift);
     this.setWord(slot, WORD.forms, others | (FORMS.indexOf(form) << shift));

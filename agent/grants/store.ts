@@ -10,11 +10,11 @@
  */
 import { Worker } from 'node:worker_threads';
 import { AgentError } from '../core/errors.ts';
-import type { GrantId, ServerName } from '../core/words.ts';
+import type { ServerName } from '../core/words.ts';
 import { type Binding, type Change, touched } from '../directory/directory.ts';
 import { type Commit, Commits } from './commits.ts';
 import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
-import { type BindingRow, bindingKey, bindingOf, type Row, recordOf, rowOf } from './rows.ts';
+import { type BindingRow, bindingKey, bindingOf, COLUMNS, type Familiar, type Row, recordOf, rowOf } from './rows.ts';
 import { openDatabase } from './schema.ts';
 import { type Write, type Written, writerOn } from './writes.ts';
 
@@ -32,11 +32,10 @@ export interface GrantStore {
   /** The answer kept of a server's request with this key, since a time (UTC ms). */
   answerOf(server: ServerName, key: string, sinceMs: number): KeptAnswer | undefined;
   find(id: string): GrantRecord | undefined;
-  live(): GrantRecord[];
-  /** Grants that ended at or after a time (UTC ms). */
-  endedSince(sinceMs: number): GrantRecord[];
-  /** Live grants whose end on this boot's clock has passed. */
-  due(bootId: string, nowNs: bigint): GrantId[];
+  /** The live grants, by their place in the gate. Read as they are asked for, so that much else may happen in between. */
+  live(familiar?: Familiar): Iterable<GrantRecord>;
+  /** Grants that ended at or after a time (UTC ms), in that order; read in the same way. */
+  endedSince(sinceMs: number, familiar?: Familiar): Iterable<GrantRecord>;
   /** The latest time in any record (UTC ms): the clock must not stand before it. */
   latestMs(): number;
   /** A small number that stands for a name for ever, and for no other. */
@@ -50,6 +49,9 @@ export interface GrantStore {
   close(): Promise<void>;
 }
 
+/** How many records are read at once: some milliseconds. */
+const PAGE = 512;
+
 /**
  * Opens the database, or makes it. `worker` is the built store-worker; without
  * one the calling thread itself writes, which is right for tests in memory.
@@ -60,12 +62,14 @@ export function openStore(file: string, worker?: URL): GrantStore {
   const statement = {
     answerOf: db.prepare(`SELECT request, grant_id AS "grant", expires_at_ms AS expiresAtMs FROM answers
       WHERE server = ? AND key = ? AND answered_at_ms > ?`),
-    find: db.prepare('SELECT * FROM grants WHERE id = ?').safeIntegers(),
-    live: db.prepare(`SELECT * FROM grants WHERE state = 'live'`).safeIntegers(),
+    find: db.prepare(`SELECT ${COLUMNS} FROM grants WHERE id = ?`).raw(),
+    live: db
+      .prepare(`SELECT ${COLUMNS} FROM grants WHERE state = 'live' AND entry > ? ORDER BY entry LIMIT ${PAGE}`)
+      .raw(),
     endedSince: db
-      .prepare(`SELECT * FROM grants WHERE state = 'ended' AND ended_at_ms >= ? ORDER BY ended_at_ms`)
-      .safeIntegers(),
-    due: db.prepare(`SELECT id FROM grants WHERE state = 'live' AND boot_id = ? AND expires_at_ns <= ?`).pluck(),
+      .prepare(`SELECT ${COLUMNS}, rowid FROM grants WHERE state = 'ended' AND (ended_at_ms, rowid) > (?, ?)
+        ORDER BY ended_at_ms, rowid LIMIT ${PAGE}`)
+      .raw(),
     latest: db
       .prepare(`SELECT max(coalesce((SELECT max(started_at_ms) FROM grants), 0),
       coalesce((SELECT max(ended_at_ms) FROM grants WHERE state = 'ended'), 0),
@@ -100,9 +104,28 @@ export function openStore(file: string, worker?: URL): GrantStore {
       const row = statement.find.get(id) as Row | undefined;
       return row && recordOf(row);
     },
-    live: () => (statement.live.all() as Row[]).map(recordOf),
-    endedSince: (sinceMs) => (statement.endedSince.all(sinceMs) as Row[]).map(recordOf),
-    due: (bootId, nowNs) => statement.due.all(bootId, nowNs) as GrantId[],
+    *live(familiar) {
+      for (let entry = -1; ; ) {
+        const rows = statement.live.all(entry) as Row[];
+        for (const row of rows) {
+          const record = recordOf(row, familiar);
+          entry = record.index;
+          yield record;
+        }
+        if (rows.length < PAGE) return;
+      }
+    },
+    *endedSince(sinceMs, familiar) {
+      for (let after = [sinceMs - 1, Number.MAX_SAFE_INTEGER]; ; ) {
+        const rows = statement.endedSince.all(...after) as Row[];
+        for (const row of rows) {
+          const record = recordOf(row, familiar);
+          after = [record.endedAtMs ?? 0, row.at(-1) as number];
+          yield record;
+        }
+        if (rows.length < PAGE) return;
+      }
+    },
     latestMs: () => statement.latest.get() as number,
     idOf: (kind, name) => {
       const key = `${kind} ${name}`;

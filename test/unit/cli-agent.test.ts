@@ -306,7 +306,7 @@ test('drain while a grant is being recorded: it is not opened, and its record sa
   const asked = gateway.grants.request(HEAD_END, ask());
   gateway.draining = { reason: 'gatewayDraining', why: 'asked for' };
   expect(await asked).toMatchObject({ reason: 'changedWhileDeciding' });
-  const causes = gateway.store.endedSince(gateway.clock.nowMs()).map(({ endCause }) => endCause);
+  const causes = [...gateway.store.endedSince(gateway.clock.nowMs())].map(({ endCause }) => endCause);
   expect(causes).toContain('gatewayDraining');
   expect(gateway.grants.live.size).toBe(0);
 });
