@@ -9,7 +9,7 @@ import type { EntryState } from '../dataplane/dataplane.ts';
 import type { Grants } from './grants.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import { type Facts, type Repair, reconcile } from './reconcile.ts';
-import { type GrantRecord, ownerOf, REST_SECONDS, suspendedNs } from './record.ts';
+import { type EndedRecord, type GrantRecord, ownerOf, REST_SECONDS, suspendedNs } from './record.ts';
 import { Familiar } from './rows.ts';
 import { breathe, faultsOf, inSlices, SLICE, slicesOf } from './slices.ts';
 
@@ -19,8 +19,11 @@ export interface Recovery {
   readonly reopened: number;
   readonly ended: number;
   readonly strayEntriesEnded: number;
+  readonly tookMs: number;
 }
 
+/** So many records are judged, and put right in one commit. */
+const RECORDS = 512;
 /** So many entries of the gate are looked at in one turn of the loop. */
 const STRETCH = 65_536;
 
@@ -62,11 +65,14 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
   };
   /** The entries that were judged with a live record. */
   const explained = new Uint8Array(entryCount(pool));
-  for await (const records of slicesOf(store.live(familiar))) {
-    const repairs: Promise<void>[] = [];
+  /** What is being written; the next slice is read and judged meanwhile. */
+  let underWay: Promise<void> = Promise.resolve();
+  for await (const records of slicesOf(store.live(familiar), RECORDS)) {
+    const repairs: Repair[] = [];
+    const ends: EndedRecord[] = [];
     for (const record of records) {
       if (!grants.endpoints.take(record.protocol, record)) {
-        repairs.push(store.end({ ...record, state: 'ended', endCause: 'poolChanged', endedAtMs: nowMs }));
+        ends.push({ ...record, state: 'ended', endCause: 'poolChanged', endedAtMs: nowMs });
         continue;
       }
       explained[record.index] = 1;
@@ -74,15 +80,15 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
       const own = entry?.number === record.number ? entry : undefined;
       if (entry && !own) endStray(entry);
       const repair = reconcile(record, own, facts);
-      if (!repair) grants.live.put(record);
-      else {
-        count[repair.kind] += 1;
-        repairs.push(carryOut(repair, ground, grants));
-      }
+      if (repair) repairs.push(repair);
+      else grants.live.put(record);
     }
-    const [fault] = await faultsOf(repairs);
-    if (fault) throw fault;
+    for (const { kind } of repairs) count[kind] += 1;
+    await underWay;
+    underWay = putRight(ends, repairs, ground, grants);
+    underWay.catch(() => {}); // awaited below, or by the next slice
   }
+  await underWay;
 
   for (let from = 0; from < explained.length; from += STRETCH) {
     for (const entry of dataplane.states(from, from + STRETCH)) {
@@ -94,27 +100,49 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
     }
     await breathe();
   }
-  return { live: grants.live.size, reopened: count.reopen, ended: count.endGrant, strayEntriesEnded };
+  const tookMs = Number((clock.monotonicNs() - nowNs) / 1_000_000n);
+  return { live: grants.live.size, reopened: count.reopen, ended: count.endGrant, strayEntriesEnded, tookMs };
 }
 
-async function carryOut(repair: Repair, ground: Ground, grants: Grants): Promise<void> {
+/** Writes what is to be written of a slice, in one commit or two. What is opened is on record before. */
+async function putRight(
+  ends: readonly EndedRecord[],
+  repairs: readonly Repair[],
+  ground: Ground,
+  grants: Grants,
+): Promise<void> {
   const { store, clock, dataplane, bootId } = ground;
-  switch (repair.kind) {
-    case 'endGrant':
-      grants.live.put(repair.record);
-      return grants.end(repair.record, repair.cause);
-    case 'reopen': {
-      const record = { ...repair.record, bootId, expiresAtNs: repair.endNs + suspendedNs(clock) };
-      await store.reopen(record);
-      dataplane.open(grants.mapping(record), repair.endNs);
-      grants.live.put(record);
-      return;
+  const writes = ends.map((record) => store.end(record));
+  const reopened: { readonly record: GrantRecord; readonly endNs: bigint }[] = [];
+  for (const repair of repairs) {
+    switch (repair.kind) {
+      case 'endGrant':
+        grants.live.put(repair.record);
+        writes.push(grants.end(repair.record, repair.cause));
+        break;
+      case 'agree':
+        dataplane.end(repair.record.index, repair.record.number, repair.endNs);
+        grants.live.put(repair.record);
+        writes.push(store.lower(repair.record));
+        break;
+      case 'reopen': {
+        const expiresAtNs = repair.endNs + suspendedNs(clock);
+        reopened.push({ record: { ...repair.record, bootId, expiresAtNs }, endNs: repair.endNs });
+      }
     }
-    case 'agree':
-      dataplane.end(repair.record.index, repair.record.number, repair.endNs);
-      await store.lower(repair.record);
-      grants.live.put(repair.record);
   }
+  if (reopened.length > 0) {
+    const records = reopened.map(({ record }) => record);
+    const open = () => {
+      for (const { record, endNs } of reopened) {
+        dataplane.open(grants.mapping(record), endNs);
+        grants.live.put(record);
+      }
+    };
+    writes.push(store.reopen(bootId, records).then(open));
+  }
+  const [fault] = await faultsOf(writes);
+  if (fault) throw fault;
 }
 
 /** Whether the gate has given up on the agent, or has never heard one. */

@@ -21,11 +21,11 @@ export async function inSlices<Item>(items: readonly Item[], act: (item: Item) =
 }
 
 /** What comes, in slices; between two of them the loop breathes. */
-export async function* slicesOf<Item>(items: Iterable<Item>): AsyncGenerator<readonly Item[]> {
+export async function* slicesOf<Item>(items: Iterable<Item>, size = SLICE): AsyncGenerator<readonly Item[]> {
   let slice: Item[] = [];
   for (const item of items) {
     slice.push(item);
-    if (slice.length < SLICE) continue;
+    if (slice.length < size) continue;
     yield slice;
     slice = [];
     await breathe();

@@ -25,14 +25,14 @@ export interface GrantStore {
   extend(record: GrantRecord, fromNs: bigint, retry?: Retry): Promise<boolean>;
   /** Writes that it ended, and its end as the gate had it. Ending an ended grant changes nothing. */
   end(record: EndedRecord): Promise<void>;
-  /** Writes its end on the clock of a new boot. */
-  reopen(record: GrantRecord): Promise<void>;
+  /** Writes the ends of many on the clock of a new boot: all or none. */
+  reopen(bootId: string, records: readonly Pick<GrantRecord, 'id' | 'expiresAtNs'>[]): Promise<void>;
   /** Writes the gate's end, which is the earlier one. Lowering an ended grant changes nothing. */
   lower(record: GrantRecord): Promise<void>;
   /** The answer kept of a server's request with this key, since a time (UTC ms). */
   answerOf(server: ServerName, key: string, sinceMs: number): KeptAnswer | undefined;
   find(id: string): GrantRecord | undefined;
-  /** The live grants, by their place in the gate. Read as they are asked for, so that much else may happen in between. */
+  /** The grants that live now, in the order in which they came. Each is read when it is asked for, so that much else may happen in between; what has ended by then is left out. */
   live(familiar?: Familiar): Iterable<GrantRecord>;
   /** Grants that ended at or after a time (UTC ms), in that order; read in the same way. */
   endedSince(sinceMs: number, familiar?: Familiar): Iterable<GrantRecord>;
@@ -49,7 +49,7 @@ export interface GrantStore {
   close(): Promise<void>;
 }
 
-/** How many records are read at once: some milliseconds. */
+/** How many ended grants are read at once: some milliseconds. */
 const PAGE = 512;
 
 /**
@@ -63,9 +63,9 @@ export function openStore(file: string, worker?: URL): GrantStore {
     answerOf: db.prepare(`SELECT request, grant_id AS "grant", expires_at_ms AS expiresAtMs FROM answers
       WHERE server = ? AND key = ? AND answered_at_ms > ?`),
     find: db.prepare(`SELECT ${COLUMNS} FROM grants WHERE id = ?`).raw(),
-    live: db
-      .prepare(`SELECT ${COLUMNS} FROM grants WHERE state = 'live' AND entry > ? ORDER BY entry LIMIT ${PAGE}`)
-      .raw(),
+    // Their places alone are an index of their own, however many have ended; read in this order they share pages.
+    livePlaces: db.prepare(`SELECT rowid FROM grants INDEXED BY grants_entry WHERE state = 'live'`).pluck(),
+    live: db.prepare(`SELECT ${COLUMNS} FROM grants WHERE rowid = ? AND state = 'live'`).raw(),
     endedSince: db
       .prepare(`SELECT ${COLUMNS}, rowid FROM grants WHERE state = 'ended' AND (ended_at_ms, rowid) > (?, ?)
         ORDER BY ended_at_ms, rowid LIMIT ${PAGE}`)
@@ -97,7 +97,8 @@ export function openStore(file: string, worker?: URL): GrantStore {
     insert: (record, retry) => written({ kind: 'insert', row: rowOf(record), retry }),
     extend: (record, fromNs, retry) => write({ kind: 'extend', row: rowOf(record), fromNs, retry }),
     end: (record) => written({ kind: 'end', row: rowOf(record) }),
-    reopen: (record) => written({ kind: 'reopen', row: rowOf(record) }),
+    reopen: (bootId, records) =>
+      written({ kind: 'reopen', bootId, ends: records.map(({ id, expiresAtNs }) => ({ id, expiresAtNs })) }),
     lower: (record) => written({ kind: 'lower', row: rowOf(record) }),
     answerOf: (server, key, sinceMs) => statement.answerOf.get(server, key, sinceMs) as KeptAnswer | undefined,
     find: (id) => {
@@ -105,14 +106,9 @@ export function openStore(file: string, worker?: URL): GrantStore {
       return row && recordOf(row);
     },
     *live(familiar) {
-      for (let entry = -1; ; ) {
-        const rows = statement.live.all(entry) as Row[];
-        for (const row of rows) {
-          const record = recordOf(row, familiar);
-          entry = record.index;
-          yield record;
-        }
-        if (rows.length < PAGE) return;
+      for (const place of Float64Array.from(statement.livePlaces.all() as number[]).sort()) {
+        const row = statement.live.get(place) as Row | undefined;
+        if (row) yield recordOf(row, familiar);
       }
     },
     *endedSince(sinceMs, familiar) {

@@ -2,6 +2,7 @@
  * `npm run bench`: how fast the gateway is, and beside what.
  *
  *   --packets, --grants   only that part (default: both)
+ *   --scale               what many live grants cost; takes some minutes, and is left out otherwise
  *   --seconds N           of each measurement (default 1)
  *   --rounds N            how often each is repeated (default 5)
  *   --json                one JSON document instead of tables
@@ -15,17 +16,19 @@ import { availableParallelism, cpus, release } from 'node:os';
 import { parseArgs } from 'node:util';
 import { measureGrants, showGrants } from './grants.ts';
 import { measurePackets, showPackets } from './packets.ts';
+import { measureScale, showScale } from './scale.ts';
 
 const { values } = parseArgs({
   options: {
     packets: { type: 'boolean', default: false },
     grants: { type: 'boolean', default: false },
+    scale: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '5' },
     json: { type: 'boolean', default: false },
   },
 });
-const both = values.packets === values.grants;
+const both = values.packets === values.grants && !(values.scale && !values.packets);
 const seconds = positive('seconds', values.seconds);
 const rounds = positive('rounds', values.rounds);
 const progress = (what: string) => process.stderr.write(`${what}\n`);
@@ -41,9 +44,10 @@ const machine = {
 };
 const packets = both || values.packets ? await measurePackets(rounds, seconds, progress) : undefined;
 const grants = both || values.grants ? await measureGrants(rounds, seconds, progress) : undefined;
+const scale = values.scale ? await measureScale(rounds, seconds, progress) : undefined;
 
 if (values.json) {
-  process.stdout.write(`${JSON.stringify({ machine, rounds, seconds, packets, grants }, null, 2)}\n`);
+  process.stdout.write(`${JSON.stringify({ machine, rounds, seconds, packets, grants, scale }, null, 2)}\n`);
 } else {
   process.stdout.write(
     [
@@ -51,6 +55,7 @@ if (values.json) {
       `medians of ${rounds} rounds of ${seconds} s each, in brackets the lowest and the highest`,
       ...(packets ? ['', showPackets(packets)] : []),
       ...(grants ? ['', showGrants(grants)] : []),
+      ...(scale ? ['', showScale(scale)] : []),
       '',
     ].join('\n'),
   );

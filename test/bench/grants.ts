@@ -20,13 +20,14 @@ import { type Figure, figure, quantile, show, table } from './figures.ts';
 import { cpuSeconds, peakMebibytes } from './process-usage.ts';
 
 const ECHO_PORT = 8444;
+export const GRANTS_PATH = '/mobile-terminated-access/v1/grants';
 const CONNECTIONS = [1, 64] as const;
 const SYNCS = 100;
 
 /** The tests' rules, for every port that is asked for. */
 const RULES = AGENT_RULES.replace('"7000-7999"', `"1024-${FIRST_PORT + PORTS - 1}"`);
 
-interface Subject {
+export interface Subject {
   readonly name: string;
   readonly server: Child;
   readonly port: number;
@@ -59,7 +60,7 @@ export async function measureGrants(
 ): Promise<GrantResults> {
   progress(`the daemon with ${DEVICES} devices, and an echo beside it`);
   const network = standardNetwork();
-  const agent = new TestAgent(network, { rules: RULES, devices: devicesFile(), ports: '20000-59999' });
+  const agent = new TestAgent(network, { rules: RULES, devices: devicesFile(DEVICES), ports: '20000-59999' });
   try {
     const { ca, headEnd } = agent;
     const identity = [ca.certificateFile, headEnd.certificateFile, headEnd.keyFile];
@@ -94,26 +95,28 @@ async function startServers(network: Network, agent: TestAgent): Promise<readonl
   const echo = await network.spawn('gateway', echoAt(GATEWAY.ipv4, ECHO_PORT, files), listens);
   return [
     { name: 'echo', server: echo, port: ECHO_PORT, path: '/' },
-    { name: 'grants', server: daemon, port: API_PORT, path: '/mobile-terminated-access/v1/grants' },
+    { name: 'grants', server: daemon, port: API_PORT, path: GRANTS_PATH },
   ];
 }
 
-function devicesFile(): string {
+/** So many devices, each with an address. */
+export function devicesFile(count: number): string {
   const base = REALM_PREFIX.ipv4.split('.').slice(0, 2).join('.');
   const lines = Array.from(
-    { length: DEVICES },
+    { length: count },
     (_, i) =>
       `  - { externalId: ${deviceName(i)}, bindings: [{ realm: iot, address: ${base}.${1 + (i >> 8)}.${i & 255} }] }`,
   );
   return `devices:\n${lines.join('\n')}\n`;
 }
 
-interface Run extends Asked {
+export interface Run extends Asked {
   readonly perSecond: number;
   readonly cpuMicroseconds: number;
 }
 
-async function measure(client: Child, subject: Subject, connections: number, seconds: number): Promise<Run> {
+/** Asks one server over so many connections, for so long. */
+export async function measure(client: Child, subject: Subject, connections: number, seconds: number): Promise<Run> {
   const { server, port, path } = subject;
   const from = client.lines.length;
   const asking: Asking = { host: GATEWAY.ipv4, port, path, connections, seconds };
