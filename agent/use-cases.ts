@@ -59,8 +59,7 @@ export function serverUseCases(ground: Ground, grants: Grants, extensions: Exten
       return serverView(grants.show(who, id) ?? record);
     },
     list(who, { device, perPage, seek }) {
-      const found = pages.read({ server: who.name, ...(device && { device }) }, perPage, seek);
-      return found === 'seekUnknown' ? found : { ...found, grants: found.records.map(serverView) };
+      return pages.read({ server: who.name, ...(device && { device }) }, perPage, seek, serverView);
     },
     limits: (who) => ({
       ...limitsOf(grants.policy, who.name),
@@ -120,10 +119,10 @@ export function managementUseCases(
         ...(server !== undefined && { server: server as ServerName }),
         ...(name !== undefined && { device: referenceOf(name) }),
       };
-      const found = pages.read(of, limit, after);
+      const found = pages.read(of, limit, after, operatorView);
       if (found === 'seekUnknown')
         return { refused: 'afterUnknown', why: 'the agent was restarted meanwhile: list anew' };
-      return { ...found, grants: found.records.map(operatorView) };
+      return found;
     },
     grant(id) {
       const record = grants.find(id);
@@ -191,11 +190,17 @@ class Pages {
     this.#start = startedAs.slice(-8);
   }
 
-  read(of: Parameters<Grants['list']>[0], limit: number, key: string | undefined) {
+  /** A page as `view` shows it: nothing else of a record leaves here. */
+  read<View>(
+    of: Parameters<Grants['list']>[0],
+    limit: number,
+    key: string | undefined,
+    view: (record: GrantRecord) => View,
+  ): { grants: View[]; total: number; lastKey?: string } | 'seekUnknown' {
     const after = key === undefined ? undefined : this.#markOf(key);
     if (after === 'seekUnknown') return after;
     const { records, next, total } = this.#grants.list(of, after, limit);
-    return { records, total, ...(next && { lastKey: this.#keyOf(next) }) };
+    return { grants: records.map(view), total, ...(next && { lastKey: this.#keyOf(next) }) };
   }
 
   #keyOf({ server, sequence }: Mark): string {

@@ -13,6 +13,7 @@
 import { randomUUID } from 'node:crypto';
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { address } from '../../agent/core/net.ts';
 import { loadConfig, loadDevices, loadPolicy } from '../../agent/files.ts';
 import { Endpoints } from '../../agent/grants/endpoints.ts';
@@ -27,16 +28,22 @@ import { SERVER, standardNetwork } from '../standard-network.ts';
 import { DEVICES as NAMED } from './client.ts';
 import { type Figure, figure, show, table } from './figures.ts';
 import { devicesFile, GRANTS_PATH, measure, type Run } from './grants.ts';
-import { residentMebibytes } from './process-usage.ts';
+import { cpuSeconds, residentMebibytes } from './process-usage.ts';
 
 const SIZES = [100_000, 1_000_000] as const;
 const FEW = 100;
 const MANY = 100_000;
 const CONNECTIONS = 64;
 const GRANTS_PER_DEVICE = 20;
+/** The pool has a few more endpoints than there are grants; where new ones are asked for, enough for those. */
+const POOL_ADDRESSES = 8;
+const SPARE = 1.02;
+const RATE_PORTS = 40_000;
 const FIRST_PORT = 1_024;
 /** So many records are handed to the store at once. */
 const WRITES = 2_000;
+/** A daemon that has just started tidies up for a while. */
+const SETTLED_MS = 10_000;
 const START_PATIENCE_MS = 60 * PATIENCE_MS;
 const DAY_SECONDS = 86_400;
 
@@ -51,7 +58,10 @@ interface StartRow {
   /** Record and gate made one, and all of the start, with reading of the files. */
   readonly reconcileSeconds: number;
   readonly startSeconds: number;
+  /** Of all threads, until it serves. */
+  readonly startCpuSeconds: number;
   readonly loopHeldMs: number;
+  /** With what is mapped, once the start's garbage is gone. */
   readonly residentMebibytes: number;
 }
 
@@ -71,7 +81,7 @@ export async function measureScale(
   for (const live of SIZES) {
     const network = standardNetwork();
     try {
-      const agent = await prepared(network, live, progress);
+      const agent = await prepared(network, live, Math.ceil((live / POOL_ADDRESSES / 2) * SPARE), progress);
       for (const found of ['after a reboot', 'same boot'] as const) {
         progress(`scale: ${live} grants, ${found}`);
         const daemon = await start(agent);
@@ -86,10 +96,19 @@ export async function measureScale(
 }
 
 /** An agent whose files, database and directory hold so many live grants, of a boot before this one. */
-async function prepared(network: Network, live: number, progress: (what: string) => void): Promise<TestAgent> {
+async function prepared(
+  network: Network,
+  live: number,
+  ports: number,
+  progress: (what: string) => void,
+): Promise<TestAgent> {
   progress(`scale: writing ${live} grants`);
   const devices = Math.ceil(live / GRANTS_PER_DEVICE);
-  const agent = new TestAgent(network, { rules: RULES, devices: devicesFile(NAMED + devices), ports: '1024-65535' });
+  const agent = new TestAgent(network, {
+    rules: RULES,
+    devices: devicesFile(NAMED + devices),
+    ports: `1024-${1_023 + ports}`,
+  });
   const first = await start(agent); // the directory is recorded, classes and realms have their numbers
   await first.stop();
 
@@ -144,7 +163,7 @@ if (isMainThread && process.argv[1]?.endsWith('/dist/main.js')) {
   let last = performance.now();
   setInterval(() => {
     const now = performance.now();
-    if (now - last > 10) holds.push({ atMs: Date.now(), ms: now - last - 5 });
+    if (now - last > 10) holds.push({ endedAtMs: Date.now(), ms: now - last - 5 });
     last = now;
   }, 5).unref();
   process.on('SIGUSR2', () => console.log(JSON.stringify({ holds, event: 'held' })));
@@ -171,12 +190,16 @@ async function reading(daemon: Child): Promise<Omit<StartRow, 'live' | 'found'>>
   const { tookMs, time } = await event<{ tookMs: number; time: string }>('recovered');
   const readyAtMs = Date.parse((await event<{ time: string }>('ready')).time);
   process.kill(daemon.pid, 'SIGUSR2');
-  const { holds } = await event<{ holds: readonly { readonly atMs: number; readonly ms: number }[] }>('held');
+  const { holds } = await event<{ holds: readonly { readonly endedAtMs: number; readonly ms: number }[] }>('held');
   const recoveredAtMs = Date.parse(time);
-  const meanwhile = holds.filter(({ atMs }) => atMs > recoveredAtMs - tookMs && atMs <= recoveredAtMs);
+  const beganAtMs = recoveredAtMs - tookMs;
+  const meanwhile = holds.filter(({ endedAtMs, ms }) => endedAtMs - ms >= beganAtMs && endedAtMs <= recoveredAtMs);
+  const startCpuSeconds = cpuSeconds(daemon.pid);
+  await delay(SETTLED_MS);
   return {
     reconcileSeconds: tookMs / 1_000,
     startSeconds: (readyAtMs - startedAtMs(daemon)) / 1_000,
+    startCpuSeconds,
     loopHeldMs: Math.max(0, ...meanwhile.map(({ ms }) => ms)),
     residentMebibytes: residentMebibytes(daemon.pid),
   };
@@ -188,7 +211,7 @@ async function measureRates(rounds: number, seconds: number, progress: (what: st
     const clients: { client: Child; server: Child }[] = [];
     for (const [i, live] of [FEW, MANY].entries()) {
       const network = networks[i] as Network;
-      const agent = await prepared(network, live, progress);
+      const agent = await prepared(network, live, RATE_PORTS, progress);
       const { ca, headEnd } = agent;
       const identity = [ca.certificateFile, headEnd.certificateFile, headEnd.keyFile];
       const client = await network.spawn('server', program('test/bench/client.ts', ...identity), { line: /^ready$/ });
@@ -215,11 +238,12 @@ async function measureRates(rounds: number, seconds: number, progress: (what: st
 }
 
 export function showScale({ starts, fewPerSecond, manyPerSecond, manyToFew }: ScaleResults): string {
-  const head = ['a start of the daemon', 'reconcile s', 'start s', 'loop held ms', 'RSS MiB'];
+  const head = ['a start of the daemon', 'reconcile s', 'start s', 'its CPU s', 'loop held ms', 'RSS MiB'];
   const lines = starts.map((row) => [
     `${row.live} live, ${row.found}`,
     row.reconcileSeconds.toFixed(2),
     row.startSeconds.toFixed(1),
+    row.startCpuSeconds.toFixed(1),
     row.loopHeldMs.toFixed(0),
     row.residentMebibytes.toFixed(0),
   ]);
