@@ -4,62 +4,22 @@
  * change costs the same however many grants are live, and none stops to move
  * all of them: some 250 bytes a grant, and no object.
  *
- * A grant lies in a slot (slots.ts); what it shares with others stands in
- * tables, each value once for as long as a grant has it. Records are made when
- * they are asked for: values, which nothing here changes.
+ * A grant lies in a slot (packed-grants.ts). Records are made when they are
+ * asked for: values, which nothing here changes.
  *
  * Whose time is over counts no more from the second it is over (`pass`), even
  * though it stays here until its end is on its way to the record.
  */
 import type { Endpoint } from '../core/net.ts';
-import type { DeviceReference, ExternalId, GrantId, InnerAddress, Protocol, ServerName } from '../core/words.ts';
+import type { ExternalId, InnerAddress, Protocol, ServerName } from '../core/words.ts';
 import { Calendar } from './calendar.ts';
 import { Chains } from './chains.ts';
 import { Column } from './column.ts';
-import { HashIndex, hashNumbers, hashText } from './hash-index.ts';
-import { Interned, TEXTS } from './interned.ts';
+import { HashIndex, hashNumbers } from './hash-index.ts';
 import { Line } from './line.ts';
+import { PackedGrants } from './packed-grants.ts';
 import type { GrantKey, GrantRecord } from './record.ts';
-import { hashOfEndpoint, LONG, Slots, WORD } from './slots.ts';
-
-/** What many grants have in common. */
-const TERMS = [
-  'gateway',
-  'server',
-  'certificate',
-  'mtcUser',
-  'rule',
-  'policyVersion',
-  'bootId',
-  'family',
-  'protocol',
-  'remote',
-] as const;
-type Terms = Pick<GrantRecord, (typeof TERMS)[number]>;
-
-const remoteText = ({ remote }: Terms) => (remote === 'all' ? remote : remote.text);
-const terms = {
-  hash: (of: Terms) =>
-    hashNumbers(hashText(of.server), hashText(of.certificate), hashText(of.policyVersion), hashText(remoteText(of))),
-  same: (a: Terms, b: Terms) =>
-    TERMS.every((field) => field === 'remote' || a[field] === b[field]) && remoteText(a) === remoteText(b),
-};
-const inner = {
-  hash: ({ realm, address }: InnerAddress) => hashNumbers(hashText(realm), hashText(address.text)),
-  same: (a: InnerAddress, b: InnerAddress) => a.address.text === b.address.text && a.realm === b.realm,
-};
-const referenceText = (of: DeviceReference) => ('phoneNumber' in of ? of.phoneNumber : of.networkAccessIdentifier);
-const reference = {
-  hash: (of: DeviceReference) => hashText(referenceText(of)),
-  same: (a: DeviceReference, b: DeviceReference) =>
-    'phoneNumber' in a === 'phoneNumber' in b && referenceText(a) === referenceText(b),
-};
-/** A server and a device, by their numbers, in one. */
-const pairOf = (server: number, device: number) => server * 2 ** 32 + device;
-const pair = {
-  hash: (of: number) => hashNumbers((of % 2 ** 32) | 0, (of / 2 ** 32) | 0),
-  same: (a: number, b: number) => a === b,
-};
+import { hashOfEndpoint, LONG, WORD } from './slots.ts';
 
 /** A place in the order of the grants: of which server, by its number, and where among its grants. */
 export interface Mark {
@@ -84,13 +44,8 @@ export interface Page {
 const STRIDE = 256;
 
 export class LiveGrants {
-  readonly #slots = new Slots();
-  readonly #terms = new Interned(terms);
-  readonly #servers = new Interned<ServerName>(TEXTS);
-  readonly #devices = new Interned<ExternalId>(TEXTS);
-  readonly #pairs = new Interned(pair);
-  readonly #inners = new Interned(inner);
-  readonly #references = new Interned(reference);
+  readonly #packed = new PackedGrants();
+  readonly #slots = this.#packed.slots;
   readonly #byId = new HashIndex((slot) => this.#slots.hashOfText(slot, 'id'));
   readonly #byKey = new HashIndex((slot) => this.#hashOfKey(slot));
   readonly #byExternal = new HashIndex((slot) => this.#slots.hashOfEndpoint(slot));
@@ -117,7 +72,7 @@ export class LiveGrants {
         stride.push(this.#markOf(slot));
         if (slots.length === STRIDE) break;
       }
-      for (const [i, slot] of slots.entries()) if (this.#isAt(slot, stride[i] as Mark)) yield this.#record(slot);
+      for (const [i, slot] of slots.entries()) if (this.#isAt(slot, stride[i] as Mark)) yield this.#packed.record(slot);
       if (slots.length < STRIDE) return;
       after = stride.at(-1);
     }
@@ -128,12 +83,12 @@ export class LiveGrants {
   }
 
   withKey({ server, device, family, protocol, devicePort }: GrantKey): GrantRecord | undefined {
-    const pair = this.#pairOf(server, device);
+    const pair = this.#packed.pairOf(server, device);
     if (pair < 0) return undefined;
     const slot = this.#byKey.find(hashNumbers(pair, devicePort), (one) => {
       if (this.#slots.word(one, WORD.pair) !== pair || this.#slots.word(one, WORD.devicePort) !== devicePort)
         return false;
-      const own = this.#terms.at(this.#slots.word(one, WORD.terms));
+      const own = this.#packed.termsOf(one);
       return own.protocol === protocol && own.family === family;
     });
     return this.#recordOrNone(slot);
@@ -145,24 +100,24 @@ export class LiveGrants {
       (one) =>
         this.#slots.word(one, WORD.externalPort) === port &&
         this.#slots.isAddress(one, address) &&
-        this.#terms.at(this.#slots.word(one, WORD.terms)).protocol === protocol,
+        this.#packed.termsOf(one).protocol === protocol,
     );
     return this.#recordOrNone(slot);
   }
 
   atInner(address: InnerAddress): GrantRecord[] {
-    return this.#slotsAt(address).map((slot) => this.#record(slot));
+    return this.#slotsAt(address).map((slot) => this.#packed.record(slot));
   }
 
   /** How many of a server's grants count. */
   countOfServer(server: ServerName): number {
-    const number = this.#servers.find(server);
-    return number < 0 ? 0 : this.#servers.users(number) - (this.#dueOfServer.get(number) ?? 0);
+    const number = this.#packed.servers.find(server);
+    return number < 0 ? 0 : this.#packed.servers.users(number) - (this.#dueOfServer.get(number) ?? 0);
   }
 
   countOnDevice(server: ServerName, device: ExternalId): number {
-    const number = this.#pairOf(server, device);
-    return number < 0 ? 0 : this.#pairs.users(number) - (this.#dueOfPair.get(number) ?? 0);
+    const number = this.#packed.pairOf(server, device);
+    return number < 0 ? 0 : this.#packed.pairs.users(number) - (this.#dueOfPair.get(number) ?? 0);
   }
 
   /** A page of those that count, from a mark on. Read to its end, a list shows each grant once that lived all the while. */
@@ -176,7 +131,7 @@ export class LiveGrants {
         next = last;
         break;
       }
-      records.push(this.#record(slot));
+      records.push(this.#packed.record(slot));
       last = this.#markOf(slot);
     }
     return { records, next, total: this.#count(selection) };
@@ -186,12 +141,12 @@ export class LiveGrants {
   put(record: GrantRecord): void {
     const known = this.#slotOf(record.id);
     const slot = known < 0 ? this.#slots.take() : known;
-    const before = known < 0 ? undefined : this.#shares(slot);
+    const before = known < 0 ? undefined : this.#packed.shares(slot);
     if (known >= 0) this.#unlink(slot);
-    this.#write(slot, record);
+    this.#packed.write(slot, record);
     if (known < 0) this.#enter(slot);
     this.#link(slot);
-    if (before) this.#release(before);
+    if (before) this.#packed.release(before);
   }
 
   remove({ id }: Pick<GrantRecord, 'id'>): void {
@@ -202,7 +157,7 @@ export class LiveGrants {
     const line = this.#lines[server];
     line?.remove(this.#slots.word(slot, WORD.place));
     if (line?.size === 0) this.#lines[server] = undefined;
-    this.#release(this.#shares(slot));
+    this.#packed.release(this.#packed.shares(slot));
     this.#slots.setDouble(slot, LONG.sequence, -1);
     this.#slots.give(slot);
     this.#size -= 1;
@@ -215,26 +170,21 @@ export class LiveGrants {
 
   /** Some of those that count no more. */
   due(limit: number): GrantRecord[] {
-    return this.#calendar.due(limit).map((slot) => this.#record(slot));
+    return this.#calendar.due(limit).map((slot) => this.#packed.record(slot));
   }
 
   #slotOf(id: string): number {
     return this.#byId.find(this.#slots.hash(id), (slot) => this.#slots.isText(slot, 'id', id));
   }
 
-  #pairOf(server: ServerName, device: ExternalId): number {
-    const [serverNumber, deviceNumber] = [this.#servers.find(server), this.#devices.find(device)];
-    return serverNumber < 0 || deviceNumber < 0 ? -1 : this.#pairs.find(pairOf(serverNumber, deviceNumber));
-  }
-
   #slotsAt(address: InnerAddress): number[] {
-    const number = this.#inners.find(address);
+    const number = this.#packed.inners.find(address);
     return number < 0 ? [] : [...this.#atInner.of(number)];
   }
 
   *#inOrder({ server, inners }: Selection, after: Mark | undefined): Generator<number> {
     if (inners) yield* this.#sortedAt(inners, server, after);
-    else if (server !== undefined) yield* this.#ofServer(this.#servers.find(server), after);
+    else if (server !== undefined) yield* this.#ofServer(this.#packed.servers.find(server), after);
     else
       for (let number = after?.server ?? 0; number < this.#lines.length; number++) yield* this.#ofServer(number, after);
   }
@@ -249,7 +199,8 @@ export class LiveGrants {
       .flatMap((one) => this.#slotsAt(one))
       .map((slot) => ({ slot, mark: this.#markOf(slot) }))
       .filter(
-        ({ mark }) => (server === undefined || this.#servers.at(mark.server) === server) && isBehind(mark, after),
+        ({ mark }) =>
+          (server === undefined || this.#packed.servers.at(mark.server) === server) && isBehind(mark, after),
       );
     return marked.sort((a, b) => (isBehind(a.mark, b.mark) ? 1 : -1)).map(({ slot }) => slot);
   }
@@ -307,87 +258,14 @@ export class LiveGrants {
     }
   }
 
-  /** The numbers of what it shares with others, in the order of `#release`. */
-  #shares(slot: number): number[] {
-    return SHARED.map((field) => this.#slots.word(slot, WORD[field]));
-  }
-
-  #release(shares: readonly number[]): void {
-    const tables = [this.#terms, this.#servers, this.#devices, this.#pairs, this.#inners, this.#references];
-    for (const [i, number] of shares.entries()) tables[i]?.release(number);
-  }
-
-  #write(slot: number, record: GrantRecord): void {
-    const slots = this.#slots;
-    const server = this.#servers.use(record.server);
-    const device = this.#devices.use(record.device);
-    const { gateway, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote } = record;
-    const own = { gateway, server: record.server, certificate, mtcUser, rule, policyVersion, bootId };
-    slots.setWord(slot, WORD.terms, this.#terms.use({ ...own, family, protocol, remote }));
-    slots.setWord(slot, WORD.server, server);
-    slots.setWord(slot, WORD.device, device);
-    slots.setWord(slot, WORD.pair, this.#pairs.use(pairOf(server, device)));
-    slots.setWord(slot, WORD.inner, this.#inners.use(record.inner));
-    slots.setWord(slot, WORD.reference, this.#references.use(record.reference));
-    slots.setText(slot, 'id', record.id);
-    slots.setText(slot, 'correlator', record.correlator);
-    slots.setAddress(slot, record.external.address);
-    slots.setWord(slot, WORD.externalPort, record.external.port);
-    slots.setWord(slot, WORD.devicePort, record.devicePort);
-    slots.setWord(slot, WORD.remotePort, record.remotePort);
-    slots.setWord(slot, WORD.grantedSeconds, record.grantedSeconds);
-    slots.setWord(slot, WORD.index, record.index);
-    slots.setDouble(slot, LONG.number, record.number);
-    slots.setDouble(slot, LONG.startedAtMs, record.startedAtMs);
-    slots.setDouble(slot, LONG.expiresAtMs, record.expiresAtMs);
-    slots.setLong(slot, LONG.expiresAtNs, record.expiresAtNs);
-  }
-
-  #record(slot: number): GrantRecord {
-    const slots = this.#slots;
-    const { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote } =
-      this.#terms.at(slots.word(slot, WORD.terms));
-    // Written out, and not spread: a tenth of the time.
-    return {
-      gateway,
-      server,
-      certificate,
-      mtcUser,
-      rule,
-      policyVersion,
-      bootId,
-      family,
-      protocol,
-      remote,
-      id: slots.text(slot, 'id') as GrantId,
-      number: slots.double(slot, LONG.number),
-      device: this.#devices.at(slots.word(slot, WORD.device)),
-      reference: this.#references.at(slots.word(slot, WORD.reference)),
-      inner: this.#inners.at(slots.word(slot, WORD.inner)),
-      devicePort: slots.word(slot, WORD.devicePort),
-      remotePort: slots.word(slot, WORD.remotePort),
-      external: { address: slots.address(slot), port: slots.word(slot, WORD.externalPort) },
-      index: slots.word(slot, WORD.index),
-      grantedSeconds: slots.word(slot, WORD.grantedSeconds),
-      startedAtMs: slots.double(slot, LONG.startedAtMs),
-      expiresAtMs: slots.double(slot, LONG.expiresAtMs),
-      expiresAtNs: slots.long(slot, LONG.expiresAtNs),
-      state: 'live',
-      correlator: slots.text(slot, 'correlator'),
-    };
-  }
-
   #recordOrNone(slot: number): GrantRecord | undefined {
-    return slot < 0 ? undefined : this.#record(slot);
+    return slot < 0 ? undefined : this.#packed.record(slot);
   }
 
   #hashOfKey(slot: number): number {
     return hashNumbers(this.#slots.word(slot, WORD.pair), this.#slots.word(slot, WORD.devicePort));
   }
 }
-
-/** Fields whose values stand in tables. */
-const SHARED = ['terms', 'server', 'device', 'pair', 'inner', 'reference'] as const;
 
 /** Whether a place lies behind another; behind none lies every one. */
 function isBehind(mark: Mark, other: Mark | undefined): boolean {
