@@ -39,6 +39,7 @@ import { ANSWERS_KEPT_MS } from './grants/retries.ts';
 import { openStore } from './grants/store.ts';
 import {
   bootId,
+  collectGarbage,
   lockFolder,
   newUlid,
   notifyService,
@@ -184,6 +185,7 @@ async function start(configFile: string, log: FaultKeepingLog, stops: Stop[]): P
   const recovery = await recover(ground, grants, orphanGraceSeconds);
   await bindings.replaceFile(devices);
   grants.admitSources(); // each grant has been judged by this policy
+  collectGarbage();
   log.info({ ...recovery, policy: policy.version, gateway: config.gateway }, 'recovered');
 
   const heartbeat = new Heartbeat(ground, grants, orphanGraceSeconds);

@@ -82,9 +82,11 @@ export function hashNumbers(first: number, ...more: number[]): number {
   return hash;
 }
 
-export function hashText(text: string): number {
+/** Of a whole text, or of its last letters only. */
+export function hashText(text: string, letters = text.length): number {
   let hash = SEED;
-  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  for (let i = Math.max(0, text.length - letters); i < text.length; i++)
+    hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
   return mixed(hash);
 }
 

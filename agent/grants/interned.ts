@@ -5,10 +5,11 @@
 import { Column } from './column.ts';
 import { HashIndex, hashText } from './hash-index.ts';
 
-/** Which values are the same, and a hash that is equal for those. */
+/** Which values are the same, and a hash that is equal for those; what is kept of one, where it holds more than is needed. */
 export interface Sameness<Value> {
   readonly hash: (value: Value) => number;
   readonly same: (a: Value, b: Value) => boolean;
+  readonly keep?: (value: Value) => Value;
 }
 
 export const TEXTS = { hash: hashText, same: <Text extends string>(a: Text, b: Text): boolean => a === b };
@@ -19,6 +20,8 @@ export class Interned<Value> {
   readonly #users = new Column();
   readonly #index: HashIndex;
   readonly #free: number[] = [];
+  /** What was used last: most often it is used again. */
+  #last = -1;
 
   constructor(sameness: Sameness<Value>) {
     this.#sameness = sameness;
@@ -27,8 +30,9 @@ export class Interned<Value> {
 
   /** The number of a value, which has one more user from now on. */
   use(value: Value): number {
-    const known = this.find(value);
+    const known = this.#isLast(value) ? this.#last : this.find(value);
     const number = known >= 0 ? known : this.#add(value);
+    this.#last = number;
     this.#users.set(number, this.#users.get(number) + 1);
     return number;
   }
@@ -41,6 +45,7 @@ export class Interned<Value> {
     this.#index.remove(number);
     this.#values[number] = undefined;
     this.#free.push(number);
+    if (this.#last === number) this.#last = -1;
   }
 
   /** The number of a value that is in use; -1 where it is not. */
@@ -58,9 +63,13 @@ export class Interned<Value> {
     return this.#users.get(number);
   }
 
+  #isLast(value: Value): boolean {
+    return this.#last >= 0 && this.#sameness.same(this.at(this.#last), value);
+  }
+
   #add(value: Value): number {
     const number = this.#free.pop() ?? this.#values.length;
-    this.#values[number] = value;
+    this.#values[number] = this.#sameness.keep?.(value) ?? value;
     this.#index.add(number);
     return number;
   }

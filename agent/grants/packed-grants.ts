@@ -10,26 +10,47 @@ import type { GrantRecord } from './record.ts';
 import { LONG, Slots, WORD } from './slots.ts';
 
 /** What many grants have in common. */
-const TERMS = [
-  'gateway',
-  'server',
-  'certificate',
-  'mtcUser',
-  'rule',
-  'policyVersion',
-  'bootId',
-  'family',
-  'protocol',
-  'remote',
-] as const;
-type Terms = Pick<GrantRecord, (typeof TERMS)[number]>;
+type Terms = Pick<
+  GrantRecord,
+  | 'gateway'
+  | 'server'
+  | 'certificate'
+  | 'mtcUser'
+  | 'rule'
+  | 'policyVersion'
+  | 'bootId'
+  | 'family'
+  | 'protocol'
+  | 'remote'
+>;
 
 const remoteText = ({ remote }: Terms) => (remote === 'all' ? remote : remote.text);
+/** As many letters of a name made by others, or of a hash, as tell it from the next. */
+const TELLING = 8;
 const terms = {
   hash: (of: Terms) =>
-    hashNumbers(hashText(of.server), hashText(of.certificate), hashText(of.policyVersion), hashText(remoteText(of))),
+    hashNumbers(
+      hashText(of.server, TELLING),
+      hashText(of.certificate, TELLING),
+      hashText(of.policyVersion, TELLING),
+      hashText(remoteText(of), TELLING),
+      hashText(of.rule, TELLING),
+      hashText(of.protocol),
+    ),
   same: (a: Terms, b: Terms) =>
-    TERMS.every((field) => field === 'remote' || a[field] === b[field]) && remoteText(a) === remoteText(b),
+    a.server === b.server &&
+    a.rule === b.rule &&
+    a.certificate === b.certificate &&
+    a.protocol === b.protocol &&
+    a.policyVersion === b.policyVersion &&
+    remoteText(a) === remoteText(b) &&
+    a.mtcUser === b.mtcUser &&
+    a.family === b.family &&
+    a.bootId === b.bootId &&
+    a.gateway === b.gateway,
+  keep: ({ gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote }: Terms) => {
+    return { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote };
+  },
 };
 const inner = {
   hash: ({ realm, address }: InnerAddress) => hashNumbers(hashText(realm), hashText(address.text)),
@@ -84,9 +105,7 @@ export class PackedGrants {
     const { slots } = this;
     const server = this.servers.use(record.server);
     const device = this.#devices.use(record.device);
-    const { gateway, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote } = record;
-    const own = { gateway, server: record.server, certificate, mtcUser, rule, policyVersion, bootId };
-    slots.setWord(slot, WORD.terms, this.#terms.use({ ...own, family, protocol, remote }));
+    slots.setWord(slot, WORD.terms, this.#terms.use(record));
     slots.setWord(slot, WORD.server, server);
     slots.setWord(slot, WORD.device, device);
     slots.setWord(slot, WORD.pair, this.pairs.use(pairOf(server, device)));

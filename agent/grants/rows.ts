@@ -25,12 +25,11 @@ export class Familiar {
   readonly #addresses = new Map<string, Address>();
   readonly #references = new Map<string, DeviceReference>();
   readonly #texts = new Map<string, string>();
+  /** What stood last in each column: most often it stands there again, and is told by a look. */
+  readonly #last: string[] = [];
 
-  constructor(bindings: Iterable<Pick<Binding, 'device' | 'inner'>> = []) {
-    for (const { device, inner } of bindings) {
-      this.#addresses.set(inner.address.text, inner.address);
-      this.#texts.set(device, device);
-    }
+  constructor(bindings: Iterable<Pick<Binding, 'inner'>> = []) {
+    for (const { inner } of bindings) this.#addresses.set(inner.address.text, inner.address);
   }
 
   address(text: string): Address {
@@ -41,8 +40,11 @@ export class Familiar {
     return known(this.#references, text, (json) => JSON.parse(json) as DeviceReference);
   }
 
-  text<Text extends string>(text: Text): Text {
-    return known(this.#texts, text, (same) => same) as Text;
+  text(column: number, text: string): string {
+    if (this.#last[column] === text) return this.#last[column];
+    const found = known(this.#texts, text, (same) => same);
+    this.#last[column] = found;
+    return found;
   }
 }
 
@@ -92,18 +94,18 @@ export function rowOf(record: GrantRecord): GrantRow {
 
 export function recordOf(row: Row, familiar = new Familiar()): GrantRecord {
   const own = (column: number) => row[column] as string;
-  const shared = (column: number) => familiar.text(row[column] as string);
+  const shared = (column: number) => familiar.text(column, row[column] as string);
   const number = (column: number) => row[column] as number;
   const external = own(17);
   const remote = own(15);
-  return {
+  const record: GrantRecord = {
     id: own(0) as GrantId,
     number: number(1),
     gateway: shared(2),
     server: shared(3) as GrantRecord['server'],
     certificate: shared(4) as CertificateId,
     mtcUser: shared(5) as GrantRecord['mtcUser'],
-    device: shared(6) as ExternalId,
+    device: own(6) as ExternalId,
     reference: familiar.reference(own(7)),
     rule: shared(8),
     policyVersion: shared(9),
@@ -126,6 +128,6 @@ export function recordOf(row: Row, familiar = new Familiar()): GrantRecord {
     expiresAtNs: (BigInt(number(24)) << 30n) | BigInt(number(25)),
     state: own(26) as GrantRecord['state'],
     correlator: own(27),
-    ...(row[29] !== null && { endCause: own(28) as EndCause, endedAtMs: number(29) }),
   };
+  return row[29] === null ? record : { ...record, endCause: own(28) as EndCause, endedAtMs: number(29) };
 }

@@ -49,7 +49,7 @@ export interface GrantStore {
   close(): Promise<void>;
 }
 
-/** How many ended grants are read at once: some milliseconds. */
+/** Of how many records some are read at once: some milliseconds. */
 const PAGE = 512;
 
 /**
@@ -65,7 +65,9 @@ export function openStore(file: string, worker?: URL): GrantStore {
     find: db.prepare(`SELECT ${COLUMNS} FROM grants WHERE id = ?`).raw(),
     // Their places alone are an index of their own, however many have ended; read in this order they share pages.
     livePlaces: db.prepare(`SELECT rowid FROM grants INDEXED BY grants_entry WHERE state = 'live'`).pluck(),
-    live: db.prepare(`SELECT ${COLUMNS} FROM grants WHERE rowid = ? AND state = 'live'`).raw(),
+    live: db
+      .prepare(`SELECT ${COLUMNS} FROM grants WHERE rowid BETWEEN ? AND ? AND state = 'live' ORDER BY rowid`)
+      .raw(),
     endedSince: db
       .prepare(`SELECT ${COLUMNS}, rowid FROM grants WHERE state = 'ended' AND (ended_at_ms, rowid) > (?, ?)
         ORDER BY ended_at_ms, rowid LIMIT ${PAGE}`)
@@ -106,9 +108,12 @@ export function openStore(file: string, worker?: URL): GrantStore {
       return row && recordOf(row);
     },
     *live(familiar) {
-      for (const place of Float64Array.from(statement.livePlaces.all() as number[]).sort()) {
-        const row = statement.live.get(place) as Row | undefined;
-        if (row) yield recordOf(row, familiar);
+      const places = Float64Array.from(statement.livePlaces.all() as number[]).sort();
+      for (let at = 0, from = places[0]; from !== undefined; from = places[at]) {
+        // Where many have ended in between, few are read at once: never much more than lives.
+        const end = from + PAGE;
+        for (at += 1; at < places.length && (places[at] as number) < end; ) at += 1;
+        for (const row of statement.live.all(from, places[at - 1]) as Row[]) yield recordOf(row, familiar);
       }
     },
     *endedSince(sinceMs, familiar) {
