@@ -39,6 +39,7 @@ import { ANSWERS_KEPT_MS } from './grants/retries.ts';
 import { openStore } from './grants/store.ts';
 import {
   bootId,
+  collectGarbage,
   lockFolder,
   loopDelay,
   newUlid,
@@ -188,7 +189,8 @@ async function start(
   grants.withdrawSources();
   const recovery = await recover(ground, grants, orphanGraceSeconds);
   await bindings.replaceFile(devices);
-  await grants.switchPolicy(policy);
+  grants.admitSources(); // each grant has been judged by this policy
+  collectGarbage();
   log.info({ ...recovery, policy: policy.version, gateway: config.gateway }, 'recovered');
 
   const heartbeat = new Heartbeat(ground, grants, orphanGraceSeconds);

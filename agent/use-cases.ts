@@ -18,6 +18,7 @@ import type { Extensions } from './grants/extensions.ts';
 import type { Grants } from './grants/grants.ts';
 import { type Ground, orNotRecorded } from './grants/ground.ts';
 import { END_CAUSES } from './grants/lifecycle.ts';
+import type { Mark } from './grants/live.ts';
 import type { GrantRecord } from './grants/record.ts';
 import { explain } from './policy/explain.ts';
 import { type AllowRule, identify, type Limits, type Policy } from './policy/policy.ts';
@@ -36,6 +37,7 @@ export function identityPolicy(grants: Grants): IdentityPolicy {
 export function serverUseCases(ground: Ground, grants: Grants, extensions: Extensions): GrantsUseCases {
   /** Changes with every start and every policy: what a server remembers of us may then be out of date. */
   const startedAs = ground.newId();
+  const pages = new Pages(grants, startedAs);
   const unknown = ({ name: server, correlator }: Asker, id: string): Refusal =>
     ground.refuse('grantNotFound', { why: 'no grant of this server has this id', server, correlator, grant: id });
   return {
@@ -67,7 +69,9 @@ export function serverUseCases(ground: Ground, grants: Grants, extensions: Exten
         'its packets have stopped; that it ended will be recorded when that can be done',
       );
     },
-    list: (who, { device }) => grants.list(who, device).map(serverView),
+    list(who, { device, perPage, seek }) {
+      return pages.read({ server: who.name, ...(device && { device }) }, perPage, seek, serverView);
+    },
     limits: (who) => ({
       ...limitsOf(grants.policy, who.name),
       liveGrants: grants.live.countOfServer(who.name),
@@ -93,6 +97,7 @@ export function managementUseCases(
   running: Running,
 ): ManagementUseCases {
   const { log, directory } = ground;
+  const pages = new Pages(grants, ground.newId());
   /** Why there is no such inner address; undefined where there is. */
   const stray = (realm: string, address: Parameters<ManagementUseCases['bind']>[2]) => {
     const known = config.inside.find((one) => one.realm === realm);
@@ -115,14 +120,20 @@ export function managementUseCases(
       bindings: directory.bindings().length,
       ...running.status(),
     }),
-    grants({ device: name, server }) {
+    grants({ device: name, server }, limit, after) {
       const device = name === undefined ? undefined : directory.find(referenceOf(name));
       if (name !== undefined && !device)
         return { refused: 'deviceUnknown', why: `no device ${name} in the devices file` };
       if (server !== undefined && !grants.policy.servers.has(server as ServerName))
         return { refused: 'serverUnknown', why: `no server ${server} in the rule files` };
-      const own = server === undefined ? [...grants.live.all()] : grants.live.ofServer(server as ServerName);
-      return own.filter((record) => !device || record.device === device.externalId).map(operatorView);
+      const of = {
+        ...(server !== undefined && { server: server as ServerName }),
+        ...(name !== undefined && { device: referenceOf(name) }),
+      };
+      const found = pages.read(of, limit, after, operatorView);
+      if (found === 'seekUnknown')
+        return { refused: 'afterUnknown', why: 'the agent was restarted meanwhile: list anew' };
+      return found;
     },
     grant(id) {
       const record = grants.find(id);
@@ -146,9 +157,10 @@ export function managementUseCases(
       const device = directory.find(referenceOf(name));
       if (!device) return undefined;
       const { externalId } = device;
-      const live = [...grants.live.all()].filter((record) => record.device === externalId);
-      return { device, bindings: directory.bindingsOf(externalId), grants: live.map(operatorView) };
+      const { records, total } = grants.list({ device: referenceOf(name) }, undefined, SHOWN_OF_DEVICE);
+      return { device, bindings: directory.bindingsOf(externalId), grants: records.map(operatorView), total };
     },
+    servers: () => [...grants.policy.servers.keys()],
     bindings: () => directory.bindings(),
     async bind(device, realm, address, byUid) {
       log.info({ device, realm, address: address.text, byUid }, 'bindAsked');
@@ -174,6 +186,46 @@ export function managementUseCases(
       return { verdict: decision.verdict, lines: explain(grants.policy, question, decision) };
     },
   };
+}
+
+/** How many grants a look at one device shows; `mtgate grants list --device` lists all. */
+const SHOWN_OF_DEVICE = 100;
+
+/**
+ * Lists by pages. A key names a place in the order of the grants, and this
+ * start of the agent, since that order begins anew with each.
+ */
+class Pages {
+  readonly #grants: Grants;
+  readonly #start: string;
+
+  constructor(grants: Grants, startedAs: string) {
+    this.#grants = grants;
+    this.#start = startedAs.slice(-8);
+  }
+
+  /** A page as `view` shows it: nothing else of a record leaves here. */
+  read<View>(
+    of: Parameters<Grants['list']>[0],
+    limit: number,
+    key: string | undefined,
+    view: (record: GrantRecord) => View,
+  ): { grants: View[]; total: number; lastKey?: string } | 'seekUnknown' {
+    const after = key === undefined ? undefined : this.#markOf(key);
+    if (after === 'seekUnknown') return after;
+    const { records, next, total } = this.#grants.list(of, after, limit);
+    return { grants: records.map(view), total, ...(next && { lastKey: this.#keyOf(next) }) };
+  }
+
+  #keyOf({ server, sequence }: Mark): string {
+    return [this.#start, server.toString(36), sequence.toString(36)].join('-');
+  }
+
+  #markOf(key: string): Mark | 'seekUnknown' {
+    const [, start, server, sequence] = /^(.+)-([0-9a-z]{1,11})-([0-9a-z]{1,11})$/.exec(key) ?? [];
+    if (start !== this.#start || server === undefined || sequence === undefined) return 'seekUnknown';
+    return { server: Number.parseInt(server, 36), sequence: Number.parseInt(sequence, 36) };
+  }
 }
 
 function serverView(record: GrantRecord): Grant {

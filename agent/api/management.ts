@@ -32,11 +32,11 @@ import {
   bindingRow,
   deviceDetail,
   grantDetail,
-  grantRow,
+  grantRows,
   type OperatorBinding,
   type OperatorDevice,
-  type OperatorGrant,
   type OperatorGrantDetail,
+  type OperatorGrants,
 } from './operator-rows.ts';
 
 /** The operator asked for what cannot be done: a name, and a sentence for a person. */
@@ -65,8 +65,8 @@ export interface GrantFilter {
 /** What the socket serves; `byUid` is who asked. Faults (rulesInvalid, storeFailed) are thrown as AgentError. */
 export interface ManagementUseCases extends DenialUseCases {
   status(): object;
-  /** The live grants; those on a device (external identifier or MSISDN) or of a server, if it is named. */
-  grants(filter: GrantFilter): readonly OperatorGrant[] | Declined;
+  /** A page of the live grants behind a key; those on a device (external identifier or MSISDN) or of a server, if it is named. */
+  grants(filter: GrantFilter, limit: number, after?: string): OperatorGrants | Declined;
   /** A grant, live or ended. */
   grant(grantId: string): OperatorGrantDetail | undefined;
   /** False: no live grant has this id. */
@@ -74,6 +74,8 @@ export interface ManagementUseCases extends DenialUseCases {
   /** Whether grants are begun and extended at all; live ones go on. Until it is said otherwise, or the agent starts anew. */
   drain(draining: boolean, byUid: number): void;
   device(name: string): OperatorDevice | undefined;
+  /** The MTC servers of the rule files. */
+  servers(): readonly ServerName[];
   bindings(): readonly OperatorBinding[];
   bind(device: ExternalId, realm: RealmName, address: Address, byUid: number): Promise<Declined | undefined>;
   unbind(device: ExternalId, realm: RealmName, address: Address, byUid: number): Promise<Declined | undefined>;
@@ -145,7 +147,12 @@ const BINDING = z.strictObject({
   address: ADDRESS,
 });
 
-const FILTER = z.strictObject({ device: z.string().optional(), server: z.string().optional() });
+const LIST = z.strictObject({
+  device: z.string().optional(),
+  server: z.string().optional(),
+  limit: z.coerce.number().int().min(1).max(1_000).default(100),
+  after: z.string().optional(),
+});
 
 const DRAIN = z.strictObject({ draining: z.boolean() });
 
@@ -176,8 +183,9 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
   });
 
   app.get('/grants', (request, reply) => {
-    const found = useCases.grants(FILTER.parse(request.query));
-    return 'refused' in found ? reply.code(404).send(errorBody(found.refused, found.why)) : found.map(grantRow);
+    const { limit, after, ...filter } = LIST.parse(request.query);
+    const found = useCases.grants(filter, limit, after);
+    return 'refused' in found ? reply.code(404).send(errorBody(found.refused, found.why)) : grantRows(found);
   });
   app.get<{ Params: { id: string } }>('/grants/:id', (request, reply) => {
     const { id } = request.params;
@@ -197,6 +205,7 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
       ? deviceDetail(found)
       : reply.code(404).send(errorBody('deviceUnknown', `no device ${name} in the devices file`));
   });
+  app.get('/servers', () => useCases.servers());
   app.get('/bindings', () => useCases.bindings().map(bindingRow));
   app.post('/bindings', async (request, reply) => {
     const { device, realm, address } = BINDING.parse(request.body);

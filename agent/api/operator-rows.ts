@@ -46,7 +46,23 @@ export interface OperatorBinding {
 export interface OperatorDevice {
   readonly device: Device;
   readonly bindings: readonly OperatorBinding[];
+  /** The first of its live grants, and how many it has in all. */
   readonly grants: readonly OperatorGrant[];
+  readonly total: number;
+}
+
+/** Some live grants. `lastKey` stands for the last of them, and is absent where no more follow. */
+export interface OperatorGrants {
+  readonly grants: readonly OperatorGrant[];
+  readonly total: number;
+  readonly lastKey?: string;
+}
+
+/** The answer to GET /grants: a page, how many there are in all, and the `after` of the next page, if there is one. */
+export interface GrantRows {
+  readonly grants: readonly GrantRow[];
+  readonly total: number;
+  readonly next?: string;
 }
 
 /** A grant in the answer to GET /grants. */
@@ -99,10 +115,12 @@ export interface DeviceDetail {
   readonly msisdn?: string;
   readonly imsi?: string;
   readonly bindings: readonly BindingRow[];
+  /** The first of them; `liveGrants` is how many there are. */
   readonly grants: readonly GrantRow[];
+  readonly liveGrants: number;
 }
 
-export function grantRow(grant: OperatorGrant): GrantRow {
+function grantRow(grant: OperatorGrant): GrantRow {
   const { address, port } = grant.applicationServer;
   const server = address === 'all' ? 'all' : address.text;
   return {
@@ -139,9 +157,19 @@ export function bindingRow({ device, inner, source, sinceMs }: OperatorBinding):
   return { device, realm: inner.realm, address: inner.address.text, source, since: iso(sinceMs) };
 }
 
-export function deviceDetail({ device, bindings, grants }: OperatorDevice): DeviceDetail {
+export function grantRows({ grants, total, lastKey }: OperatorGrants): GrantRows {
+  return { grants: grants.map(grantRow), total, ...(lastKey !== undefined && { next: lastKey }) };
+}
+
+export function deviceDetail({ device, bindings, grants, total }: OperatorDevice): DeviceDetail {
   const { externalId, ...numbers } = device;
-  return { device: externalId, ...numbers, bindings: bindings.map(bindingRow), grants: grants.map(grantRow) };
+  return {
+    device: externalId,
+    ...numbers,
+    bindings: bindings.map(bindingRow),
+    grants: grants.map(grantRow),
+    liveGrants: total,
+  };
 }
 
 function counted({ packets, bytes }: PacketCount) {

@@ -57,6 +57,20 @@ export interface ServerLimits {
   readonly generation: string;
 }
 
+/** Which grants, how many of them at once, and behind which key they begin; without one at the first. */
+interface ListRequest {
+  readonly device?: DeviceReference;
+  readonly perPage: number;
+  readonly seek?: string;
+}
+
+/** Some grants of a list. `lastKey` stands for the last of them, and is absent where no more follow. */
+export interface Grants {
+  readonly grants: readonly Grant[];
+  readonly total: number;
+  readonly lastKey?: string;
+}
+
 /** What the API is given. A refusal returned here has been recorded already. */
 export interface GrantsUseCases {
   request(who: Asker, ask: GrantRequest): Promise<Grant | Refusal>;
@@ -66,8 +80,8 @@ export interface GrantsUseCases {
   extend(who: Asker, grantId: string, durationSeconds: number): Promise<Grant | Refusal>;
   /** Ends a grant. To end one that has ended is no fault. */
   end(who: Asker, grantId: string): Promise<Grant | Refusal>;
-  /** The live grants of this server, on one device or on all. */
-  list(who: Asker, filter: { readonly device?: DeviceReference }): readonly Grant[];
+  /** A page of this server's live grants, on one device or on all. */
+  list(who: Asker, ask: ListRequest): Grants | 'seekUnknown';
   limits(who: Asker): ServerLimits;
 }
 
@@ -83,7 +97,7 @@ interface Call {
 export interface Answer {
   readonly status: number;
   readonly body?: object;
-  readonly location?: string;
+  readonly headers?: Readonly<Record<string, string>>;
 }
 
 export type Operation = (call: Call) => Answer | Refusal | Promise<Answer | Refusal>;
@@ -99,7 +113,7 @@ export function operations(grants: GrantsUseCases, refuse: Refuse, clock: Clock)
       if ('reason' in ask) return refused(call, ask);
       const granted = await grants.request(call.who, ask);
       if ('reason' in granted) return granted;
-      return { status: 201, body: grantBody(granted), location: `${BASE_PATH}/grants/${granted.id}` };
+      return { status: 201, body: grantBody(granted), headers: { location: `${BASE_PATH}/grants/${granted.id}` } };
     },
 
     getGrant: ({ who, params }) => {
@@ -119,11 +133,17 @@ export function operations(grants: GrantsUseCases, refuse: Refuse, clock: Clock)
     },
 
     retrieveGrants: (call) => {
-      const { device } = call.body as { device?: DeviceBody };
-      if (!device) return { status: 200, body: grants.list(call.who, {}).map(grantBody) };
-      const reference = readDevice(device);
-      if ('reason' in reference) return refused(call, reference);
-      return { status: 200, body: grants.list(call.who, { device: reference }).map(grantBody) };
+      const { device: named, ...page } = call.body as ListBody;
+      const device = named && readDevice(named);
+      if (device && 'reason' in device) return refused(call, device);
+      const found = grants.list(call.who, { ...page, ...(device && { device }) });
+      if (found === 'seekUnknown') return refused(call, SEEK_UNKNOWN);
+      const { lastKey, total } = found;
+      return {
+        status: lastKey === undefined ? 200 : 206,
+        body: found.grants.map(grantBody),
+        headers: { 'x-total-count': String(total), ...(lastKey !== undefined && { 'content-last-key': lastKey }) },
+      };
     },
 
     getLimits: ({ who }) => {
@@ -140,6 +160,12 @@ export function operations(grants: GrantsUseCases, refuse: Refuse, clock: Clock)
 interface DeviceBody {
   readonly networkAccessIdentifier?: string;
   readonly phoneNumber?: string;
+}
+
+interface ListBody {
+  readonly device?: DeviceBody;
+  readonly perPage: number;
+  readonly seek?: string;
 }
 
 interface GrantRequestBody {
@@ -202,6 +228,8 @@ function readApplicationServer(body: { address: string; port?: number }): Grant[
 function invalid(detail: string): Unreadable {
   return { reason: 'invalidArgument', why: detail, detail };
 }
+
+const SEEK_UNKNOWN = invalid('seek is no key of this list, or one of before the gateway was restarted: begin anew');
 
 function notSupported(what: string): Unreadable {
   return { reason: 'notSupported', why: what, detail: `${what} is not supported yet` };

@@ -258,7 +258,7 @@ class Api implements ApiServer {
       this.#admission.done();
     }
     if ('reason' in done) return this.#answerRefusal(reply, done);
-    if (done.location) reply.header('location', done.location);
+    if (done.headers) reply.headers(done.headers);
     return reply.code(done.status).send(done.body);
   }
 

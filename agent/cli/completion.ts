@@ -8,7 +8,7 @@
  * to be waited for, and breaks in bash at the @ of a device's name.
  */
 import { Argument, type Command } from 'commander';
-import type { BindingRow, GrantRow } from '../api/operator-rows.ts';
+import type { BindingRow, GrantRows } from '../api/operator-rows.ts';
 import { type Candidate, candidates, FILES, type Values } from './candidates.ts';
 import { call } from './client.ts';
 import { explainUse } from './help.ts';
@@ -91,18 +91,22 @@ function valuesOf(words: readonly string[]): Values {
   const typed = words[words.indexOf('--socket') + 1];
   const named = words.includes('--socket') ? typed : process.env['MTGATE_SOCKET'];
   const ask = { socket: named ?? '/run/mtgate/mtgate.sock' };
-  const rows = <Row>(path: string) => call<Row[]>(ask, 'GET', path, undefined, PATIENCE_MS).catch((): Row[] => []);
+  const answer = <Answer>(path: string, none: Answer) =>
+    call<Answer>(ask, 'GET', path, undefined, PATIENCE_MS).catch(() => none);
+  const rows = <Row>(path: string) => answer<readonly Row[]>(path, []);
   const grants = async (): Promise<Candidate[]> =>
-    (await rows<GrantRow>('/grants')).map(({ grantId, server, device, protocol, external }) => ({
-      word: grantId,
-      what: `${server} to ${device}, ${protocol} ${external}`,
-    }));
+    (await answer<GrantRows>('/grants?limit=1000', { grants: [], total: 0 })).grants.map(
+      ({ grantId, server, device, protocol, external }) => ({
+        word: grantId,
+        what: `${server} to ${device}, ${protocol} ${external}`,
+      }),
+    );
   const bindings = (column: 'device' | 'realm' | 'address') => async () =>
     (await rows<BindingRow>('/bindings')).map((row) => ({ word: row[column] }));
   return {
     grantId: grants,
     grantIds: grants,
-    server: async () => (await rows<GrantRow>('/grants')).map(({ server }) => ({ word: server })),
+    server: async () => (await rows<string>('/servers')).map((word) => ({ word })),
     device: bindings('device'),
     realm: bindings('realm'),
     address: bindings('address'),

@@ -39,6 +39,8 @@ export function registerDevice(program: Command): void {
         printRows({}, found.bindings, ['realm', 'address', 'source', 'since'], 'holds no address');
         print('');
         printRows({}, found.grants, GRANT_COLUMNS, 'no live grants');
+        const more = found.liveGrants - found.grants.length;
+        if (more > 0) print(`and ${more} more: mtgate grants list --device ${found.device}`);
       }),
     { examples: ['mtgate device show m1@meters.acme.example', 'mtgate device show +491715550100'] },
   );

@@ -1,10 +1,10 @@
 /** `grants`: list, show, revoke. */
 import { createInterface } from 'node:readline/promises';
 import { type Command, CommanderError } from 'commander';
-import type { GrantDetail, GrantRow } from '../api/operator-rows.ts';
+import type { GrantDetail, GrantRow, GrantRows } from '../api/operator-rows.ts';
 import { type Ask, call, Declined, json, socket } from './client.ts';
 import { EXIT, explainUse } from './help.ts';
-import { count, print, printable, printJson, printPairs, printRows } from './print.ts';
+import { count, print, printable, printJson, printPairs, printRowsAsTheyCome } from './print.ts';
 import { localTime, span } from './times.ts';
 
 interface Filter extends Ask {
@@ -28,8 +28,20 @@ export function registerGrants(program: Command): void {
   explainUse(
     filtered(grants.command('list', { isDefault: true }))
       .description('list the live grants, with what the outside never learns')
-      .action(async (ask: Filter) => printRows(ask, await liveGrants(ask), GRANT_COLUMNS, 'no live grants')),
-    { examples: ['mtgate grants list --server acme-head-end', 'mtgate grants list --device +491715550100 --json'] },
+      .option('--limit <number>', 'no more than so many', readLimit)
+      .action(async (ask: Filter & { limit?: number }) => {
+        const { limit = Number.POSITIVE_INFINITY } = ask;
+        const left = await printRowsAsTheyCome(ask, pagesOf(ask, limit), GRANT_COLUMNS, 'no live grants');
+        if (left > 0) process.stderr.write(`and ${left} more\n`);
+      }),
+    {
+      more: 'They are printed as they are read; grants that begin or end meanwhile may be among them or not.',
+      examples: [
+        'mtgate grants list --server acme-head-end',
+        'mtgate grants list --device +491715550100 --json',
+        'mtgate grants list --limit 20',
+      ],
+    },
   );
 
   explainUse(
@@ -57,7 +69,7 @@ export function registerGrants(program: Command): void {
         const byFilter = ask.device !== undefined || ask.server !== undefined;
         if (byFilter === ids.length > 0)
           throw new CommanderError(2, 'mtgate.revoke', 'name grants by their ids, or by --device and --server');
-        const wanted = byFilter ? (await liveGrants(ask)).map(({ grantId }) => grantId) : ids;
+        const wanted = byFilter ? await idsOf(ask) : ids;
         if (!ask.yes && !(await agreed(wanted.length))) {
           process.exitCode = EXIT.refused;
           return print('nothing was ended');
@@ -87,12 +99,42 @@ function filtered(command: Command): Command {
     .addOption(json());
 }
 
-function liveGrants({ device, server, ...ask }: Filter): Promise<GrantRow[]> {
-  const query = new URLSearchParams({
-    ...(device !== undefined && { device }),
-    ...(server !== undefined && { server }),
-  });
-  return call<GrantRow[]>(ask, 'GET', query.size > 0 ? `/grants?${query}` : '/grants');
+/** How many are asked for at once. */
+const PAGE = 1_000;
+
+/** The live grants, a page at a time; returns how many more there are than so many. */
+async function* pagesOf(
+  { device, server, ...ask }: Filter,
+  limit: number,
+): AsyncGenerator<readonly GrantRow[], number> {
+  let read = 0;
+  for (let after: string | undefined; ; ) {
+    const query = new URLSearchParams({
+      limit: String(Math.min(PAGE, limit - read)),
+      ...(device !== undefined && { device }),
+      ...(server !== undefined && { server }),
+      ...(after !== undefined && { after }),
+    });
+    const { grants, total, next } = await call<GrantRows>(ask, 'GET', `/grants?${query}`);
+    yield grants;
+    read += grants.length;
+    if (next === undefined) return 0;
+    if (read >= limit) return Math.max(0, total - read);
+    after = next;
+  }
+}
+
+async function idsOf(ask: Filter): Promise<string[]> {
+  const ids: string[] = [];
+  for await (const rows of pagesOf(ask, Number.POSITIVE_INFINITY)) ids.push(...rows.map(({ grantId }) => grantId));
+  return ids;
+}
+
+function readLimit(text: string): number {
+  const limit = Number(text);
+  if (!Number.isInteger(limit) || limit < 1)
+    throw new CommanderError(2, 'mtgate.limit', `--limit: expected a whole number above 0, not "${text}"`);
+  return limit;
 }
 
 /** Whether it was live. What is not is told of, and does not hold up the others. */

@@ -36,10 +36,13 @@ export function printFault(text: string): void {
 
 /** For programs: the same value, with what a terminal would obey written as JSON's own escapes. Indented by 0 it is one line. */
 export function printJson(value: unknown, indent = 2): void {
-  const text = JSON.stringify(value, null, indent).replace(UNPRINTABLE, (character) =>
+  process.stdout.write(`${jsonText(value, indent)}\n`);
+}
+
+function jsonText(value: unknown, indent = 2): string {
+  return JSON.stringify(value, null, indent).replace(UNPRINTABLE, (character) =>
     character === '\n' ? character : character.split('').map(codeUnit).join(''),
   );
-  process.stdout.write(`${text}\n`);
 }
 
 function codeUnit(unit: string): string {
@@ -58,15 +61,45 @@ export function printRows<Row extends object>(
   else printLines(table([columns, ...rows.map((row) => columns.map((column) => String(row[column] ?? '')))]));
 }
 
+/**
+ * The same for rows that come in pages, printed as they come; returns what the
+ * pages end with. Columns are as wide as what was printed so far.
+ */
+export async function printRowsAsTheyCome<Row extends object, End>(
+  { json: asJson }: Pick<Ask, 'json'>,
+  pages: AsyncGenerator<readonly Row[], End>,
+  columns: readonly (keyof Row & string)[],
+  none: string,
+): Promise<End> {
+  const widths: number[] = [];
+  let rows = 0;
+  for (;;) {
+    const { value, done } = await pages.next();
+    if (done) {
+      if (asJson) process.stdout.write(rows === 0 ? '[]\n' : '\n]\n');
+      else if (rows === 0) print(none);
+      return value;
+    }
+    if (asJson) {
+      const texts = value.map((row) => jsonText(row).replace(/^/gm, '  '));
+      if (texts.length > 0) process.stdout.write(`${rows === 0 ? '[' : ','}\n${texts.join(',\n')}`);
+    } else if (value.length > 0) {
+      const cells = value.map((row) => columns.map((column) => String(row[column] ?? '')));
+      printLines(table(rows === 0 ? [columns, ...cells] : cells, widths));
+    }
+    rows += value.length;
+  }
+}
+
 /** A page of names and values; what is undefined is left out. */
 export function printPairs(pairs: readonly (readonly [name: string, value: string | undefined])[]): void {
   printLines(table(pairs.filter((pair): pair is [string, string] => pair[1] !== undefined)));
 }
 
-/** Lines of equally wide columns. */
-export function table(lines: readonly (readonly string[])[]): string[] {
+/** Lines of equally wide columns, at least as wide as `widths`, which learns how wide they are. */
+export function table(lines: readonly (readonly string[])[], widths: number[] = []): string[] {
   const cells = lines.map((line) => line.map(printable));
-  const widths = cells.reduce<number[]>((most, line) => line.map((cell, i) => Math.max(cell.length, most[i] ?? 0)), []);
+  for (const line of cells) for (const [i, cell] of line.entries()) widths[i] = Math.max(cell.length, widths[i] ?? 0);
   return cells.map((line) =>
     line
       .map((cell, i) => cell.padEnd(widths[i] ?? 0))

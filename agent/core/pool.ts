@@ -4,7 +4,7 @@
  * cost); an IPv6 pool is far larger than memory, so its endpoints are chosen
  * anywhere in it and take one of `ipv6Grants` indices behind the IPv4 ones.
  */
-import { type Address, addressAt, contains, type Endpoint, offsetIn, type Prefix, sizeOf } from './net.ts';
+import { type Address, addressAt, contains, type Endpoint, type Prefix, sizeOf } from './net.ts';
 import { PROTOCOLS, type Protocol } from './words.ts';
 
 /** What one entry takes in the gate (struct gate_entry). */
@@ -41,12 +41,17 @@ export function indexOfIpv4(pool: Pool, protocol: Protocol, endpoint: Endpoint):
   let slot = 0;
   for (const prefix of pool.ipv4) {
     if (contains(prefix, endpoint.address)) {
-      slot += Number(offsetIn(prefix, endpoint.address));
+      slot += ipv4Value(endpoint.address) - ipv4Value(prefix.address);
       return (slot * PROTOCOLS.length + PROTOCOLS.indexOf(protocol)) * pool.portCount + port;
     }
     slot += Number(sizeOf(prefix));
   }
   return undefined;
+}
+
+/** Asked for with every grant: a number, and no bigint. */
+function ipv4Value({ bytes }: Address): number {
+  return new DataView(bytes.buffer, bytes.byteOffset).getUint32(12);
 }
 
 /** The pool's IPv4 addresses by their slot; each made once, since every grant names one. */

@@ -35,6 +35,13 @@ export interface Entry {
   readonly endNs: bigint;
 }
 
+/** What an entry holds, without the addresses: found at little cost. */
+export interface EntryState {
+  readonly index: number;
+  readonly number: number;
+  readonly endNs: bigint;
+}
+
 export interface PacketCount {
   readonly packets: bigint;
   readonly bytes: bigint;
@@ -63,8 +70,10 @@ export interface Dataplane {
   forget(mapping: Mapping): void;
   /** The entry at an index; undefined where nothing was ever opened, or all is forgotten. */
   entry(index: number): Entry | undefined;
-  /** All entries that are not empty, live ones and those at rest. */
-  entries(): Iterable<Entry>;
+  /** The same without its addresses. */
+  state(index: number): EntryState | undefined;
+  /** All entries that are not empty, live ones and those at rest, from an index on and below another. */
+  states(from?: number, to?: number): Iterable<EntryState>;
   /** Packets and bytes a grant has carried, since it was opened. */
   carried(index: number): { readonly in: PacketCount; readonly out: PacketCount };
   /** The heartbeat's last time; 0n where there was none. */

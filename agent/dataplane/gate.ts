@@ -17,6 +17,7 @@ import { type AttachMode, type Attachment, Attachments, type Flaw, type Interfac
 import { testRun } from './bpf.ts';
 import type {
   Entry,
+  EntryState,
   GateCounters,
   GateSetup,
   Hook,
@@ -165,11 +166,18 @@ export class Gate implements JudgingDataplane {
     return layout.readEntry(index, this.#gate.bytes.subarray(at * 8, at * 8 + LAYOUT.gate_entry.size));
   }
 
-  *entries(): Iterable<Entry> {
+  state(index: number): EntryState | undefined {
+    const { words } = this.#gate;
+    const at = this.#wordOf(index);
+    const number = Number(words[at + NUMBER]);
+    return number === 0 ? undefined : { index, number, endNs: Atomics.load(words, at) };
+  }
+
+  *states(from = 0, to = Number.POSITIVE_INFINITY): Iterable<EntryState> {
     const count = this.#gate.bytes.length / LAYOUT.gate_entry.size;
-    for (let index = 0; index < count; index++) {
-      const entry = this.entry(index);
-      if (entry) yield entry;
+    for (let index = from; index < Math.min(to, count); index++) {
+      const state = this.state(index);
+      if (state) yield state;
     }
   }
 

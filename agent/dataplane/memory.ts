@@ -21,6 +21,7 @@ import type { DenialReason } from '../core/reasons.ts';
 import type { Protocol } from '../core/words.ts';
 import type {
   Entry,
+  EntryState,
   GateCounters,
   GateSetup,
   Hook,
@@ -106,8 +107,16 @@ export class Memory implements JudgingDataplane {
     return row && { mapping: row.mapping, endNs: row.endNs };
   }
 
-  *entries(): Iterable<Entry> {
-    for (const { mapping, endNs } of this.#entries.values()) yield { mapping, endNs };
+  state(index: number): EntryState | undefined {
+    const row = this.#entries.get(index);
+    return row && { index, number: row.mapping.number, endNs: row.endNs };
+  }
+
+  *states(from = 0, to = Number.POSITIVE_INFINITY): Iterable<EntryState> {
+    for (const index of [...this.#entries.keys()].sort((a, b) => a - b)) {
+      const state = index >= from && index < to ? this.state(index) : undefined;
+      if (state) yield state;
+    }
   }
 
   carried(index: number): { readonly in: PacketCount; readonly out: PacketCount } {

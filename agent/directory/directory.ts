@@ -77,7 +77,8 @@ export class Directory {
   /** What a device holds in a family; nothing while the address changes hands. */
   bindingOf(device: ExternalId, family: Family): Binding | undefined {
     const binding = this.#byDevice.get(device)?.get(family);
-    return binding && !this.#changing.has(innerKey(binding.inner)) ? binding : undefined;
+    if (binding && this.#changing.size > 0 && this.#changing.has(innerKey(binding.inner))) return undefined;
+    return binding;
   }
 
   /** The families in which a device is bound. */

@@ -12,17 +12,27 @@
  */
 import { type Endpoint, prefix } from '../core/net.ts';
 import type { Refusal, Refuse } from '../core/reasons.ts';
-import type { Asker, DeviceReference, GrantId, GrantRequest, InnerAddress, Owner, Protocol } from '../core/words.ts';
+import type {
+  Asker,
+  DeviceReference,
+  GrantId,
+  GrantRequest,
+  InnerAddress,
+  Owner,
+  Protocol,
+  ServerName,
+} from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
 import { NO_USAGE, type Policy, sourceClasses } from '../policy/policy.ts';
 import { Endpoints } from './endpoints.ts';
 import { CLOCK_LAG_NS, type Ground, orNotRecorded } from './ground.ts';
 import { Judge } from './judge.ts';
 import type { EndCause } from './lifecycle.ts';
-import { LiveGrants } from './live.ts';
-import { type EndedRecord, type GrantRecord, keyOf, newRecord, ownerOf, type Retry, suspendedNs } from './record.ts';
+import { LiveGrants, type Mark, type Page } from './live.ts';
+import { type EndedRecord, type GrantRecord, newRecord, ownerOf, type Retry, suspendedNs } from './record.ts';
 import { Rest } from './rest.ts';
 import { Retries } from './retries.ts';
+import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
 
 /** With so many ends that the store has not taken no grant is begun: a disk that stays full must not fill the memory. */
 const UNRECORDED_MOST = 1_000;
@@ -83,8 +93,8 @@ export class Grants {
     const { device } = question;
     if (device && decision.family && (decision.verdict === 'allow' || decision.step === 'quota')) {
       const { protocol, port: devicePort, server } = question;
-      const key = keyOf({ server, device: device.externalId, family: decision.family, protocol, devicePort });
-      const twin = this.live.withKey(key) ?? this.#opening.withKey(key);
+      const key = { server, device: device.externalId, family: decision.family, protocol, devicePort };
+      const twin = this.#unlessOver(this.live.withKey(key)) ?? this.#opening.withKey(key);
       if (twin) return refuse('alreadyExists', { why: `grant ${twin.id} is live`, members: { grantId: twin.id } });
     }
     if (decision.verdict === 'refuse') return refuse(decision.reason, this.judge.factsOf(who, decision));
@@ -140,7 +150,8 @@ export class Grants {
 
   /** A grant, live or ended, whoever's it is. */
   find(id: string): GrantRecord | undefined {
-    return this.live.get(id) ?? this.#unrecorded.get(id as GrantId) ?? this.#ground.store.find(id);
+    const live = this.#unlessOver(this.live.get(id));
+    return live ?? this.#unrecorded.get(id as GrantId) ?? this.#ground.store.find(id);
   }
 
   /** A server's own grant, live or ended. */
@@ -149,12 +160,20 @@ export class Grants {
     return record?.server === who.name ? record : undefined;
   }
 
-  /** A server's live grants; those on one device, if it is named. */
-  list(who: Pick<Asker, 'name'>, device?: DeviceReference): GrantRecord[] {
-    const own = this.live.ofServer(who.name);
-    if (!device) return own;
-    const found = this.#ground.directory.find(device);
-    return own.filter((record) => record.device === found?.externalId);
+  /**
+   * A page of the live grants, from a mark on: of a server, or on a device, or
+   * both. A device that is not known has none.
+   */
+  list(
+    of: { readonly server?: ServerName; readonly device?: DeviceReference },
+    after: Mark | undefined,
+    limit: number,
+  ): Page {
+    const { clock, directory } = this.#ground;
+    this.live.pass(clock.boottimeNs());
+    const device = of.device && directory.find(of.device);
+    const inners = of.device && (device ? directory.bindingsOf(device.externalId) : []).map(({ inner }) => inner);
+    return this.live.page({ server: of.server, inners }, after, limit);
   }
 
   /** Whose an external endpoint is: that of a live grant, or at rest after one. */
@@ -167,19 +186,28 @@ export class Grants {
    * Ends a grant: packets stop before this returns, and the end is durable
    * when it resolves. Of two who end it, one does; both wait for the record.
    */
-  async end({ id }: GrantRecord, cause: EndCause): Promise<void> {
-    const { dataplane, clock, log, metrics } = this.#ground;
+  async end({ id }: Pick<GrantRecord, 'id'>, cause: EndCause): Promise<void> {
     const record = this.live.get(id); // as it is now, not as it was when somebody found it
-    if (!record) {
-      const ended = this.#unrecorded.get(id);
-      return ended && this.#write(ended);
-    }
+    const ended = record ? this.#close(record, cause) : this.#unrecorded.get(id);
+    if (ended) await this.#write(ended);
+  }
+
+  /** Ends a grant in the gate and in memory; what is returned is still to be written. */
+  #close(record: GrantRecord, cause: EndCause): EndedRecord {
+    const { dataplane, clock, log, metrics } = this.#ground;
     dataplane.end(record.index, record.number, clock.monotonicNs() - CLOCK_LAG_NS);
     this.live.remove(record);
     this.rest.lay(this.mapping(record), ownerOf(record), clock.monotonicNs());
     metrics.ended(cause);
     log.info({ ...namesOf(record), cause }, 'grantEnded');
-    await this.#recordEnd(record, cause);
+    return this.#ended(record, cause);
+  }
+
+  /** A live grant; none where its time is over, which it learns here if the next sweep has not come yet. */
+  #unlessOver(record: GrantRecord | undefined): GrantRecord | undefined {
+    if (!record || record.expiresAtNs > this.#ground.clock.boottimeNs()) return record;
+    void this.end(record, 'expired').catch(() => {}); // it ends on record with a later sweep
+    return undefined;
   }
 
   /** The record says more than the gate: it comes down to `record`, now or with a later sweep. */
@@ -194,7 +222,7 @@ export class Grants {
 
   /** Ends every live grant toward an inner address. All are closed before one is waited for. */
   async endAt(inner: InnerAddress, cause: EndCause): Promise<void> {
-    await allOf(this.live.atInner(inner).map((record) => this.end(record, cause)));
+    await this.#endAll(this.live.atInner(inner).map(({ id, index, number }) => ({ id, index, number, cause })));
   }
 
   /**
@@ -206,6 +234,11 @@ export class Grants {
     this.judge.policy = policy;
     this.withdrawSources();
     await this.review();
+    this.admitSources();
+  }
+
+  /** Takes into the gate what the policy in force counts as a source. */
+  admitSources(): void {
     const { dataplane } = this.#ground;
     const present = dataplane.classes();
     for (const [text, classId] of this.#classes()) if (!present.has(text)) dataplane.addClass(prefix(text), classId);
@@ -213,12 +246,28 @@ export class Grants {
 
   /** Ends every live grant that may not stay open. All are closed before one is waited for. */
   async review(): Promise<void> {
-    await allOf(
-      [...this.live.all()].flatMap((record) => {
-        const cause = this.objection(record);
-        return cause ? this.end(record, cause) : [];
-      }),
-    );
+    const { dataplane, clock } = this.#ground;
+    const objected: Ending[] = [];
+    let looked = 0;
+    for (const record of this.live.all()) {
+      const cause = this.objection(record);
+      if (cause) {
+        const { id, index, number } = record;
+        dataplane.end(index, number, clock.monotonicNs() - CLOCK_LAG_NS);
+        objected.push({ id, index, number, cause });
+      }
+      looked += 1;
+      if (looked % SLICE === 0) await breathe();
+    }
+    await this.#endAll(objected);
+  }
+
+  /** Ends many: the gate is closed for all of them in this turn of the loop, what else there is to an end follows in slices. */
+  #endAll(endings: readonly Ending[]): Promise<void> {
+    const { dataplane, clock } = this.#ground;
+    const endNs = clock.monotonicNs() - CLOCK_LAG_NS;
+    for (const { index, number } of endings) dataplane.end(index, number, endNs);
+    return inSlices(endings, ({ id, cause }) => this.end({ id }, cause));
   }
 
   /** Takes from the gate what the policy in force no longer counts as a source. */
@@ -260,16 +309,18 @@ export class Grants {
     };
   }
 
-  /** What is due: grants whose time is over, endpoints whose rest is, what the store did not take. One that fails holds up no other. */
+  /** What is due: endpoints whose rest is over, what the store did not take, grants whose time is over. One that fails holds up no other. */
   async sweep(): Promise<void> {
-    const { clock, store, bootId } = this.#ground;
-    this.rest.release(clock.monotonicNs());
-    const unrecorded = [...this.#unrecorded.values()];
-    const due = store.due(bootId, clock.boottimeNs()).flatMap((id) => this.live.get(id) ?? []);
-    await allOf([
-      ...unrecorded.map((record) => this.#write(record)),
-      ...due.map((record) => this.end(record, 'expired')),
-    ]);
+    const { clock } = this.#ground;
+    while (this.rest.release(clock.monotonicNs(), SLICE)) await breathe();
+    const faults = await faultsOf([inSlices([...this.#unrecorded.values()], (record) => this.#write(record))]);
+    this.live.pass(clock.boottimeNs());
+    for (let due = this.live.due(SLICE); due.length > 0; due = this.live.due(SLICE)) {
+      faults.push(...(await faultsOf(due.map((record) => this.end(record, 'expired')))));
+      if (due.every(({ id }) => this.live.get(id))) break; // the gate would not: another time
+      await breathe();
+    }
+    if (faults.length > 0) throw faults[0];
   }
 
   #classes(): Map<string, number> {
@@ -280,13 +331,14 @@ export class Grants {
   /** The record of a grant that was written and then not opened: it ends as it began, and its endpoint is as free as before. */
   async #neverOpened(record: GrantRecord, cause: EndCause): Promise<void> {
     this.endpoints.free(record.protocol, record);
-    await this.#recordEnd({ ...record, expiresAtMs: record.startedAtMs }, cause);
+    await this.#write(this.#ended({ ...record, expiresAtMs: record.startedAtMs }, cause));
   }
 
-  async #recordEnd(record: GrantRecord, endCause: EndCause): Promise<void> {
+  /** The record of an end, which is kept until the store has it. */
+  #ended(record: GrantRecord, endCause: EndCause): EndedRecord {
     const ended: EndedRecord = { ...record, state: 'ended', endCause, endedAtMs: this.#ground.clock.nowMs() };
     this.#unrecorded.set(record.id, ended);
-    await this.#write(ended);
+    return ended;
   }
 
   async #write(record: GrantRecord): Promise<void> {
@@ -297,11 +349,9 @@ export class Grants {
   }
 }
 
-/** Waits for all of them; the first that failed fails the whole, and holds up no other. */
-async function allOf(waits: readonly Promise<void>[]): Promise<void> {
-  const outcomes = await Promise.allSettled(waits);
-  const failed = outcomes.find((outcome) => outcome.status === 'rejected');
-  if (failed) throw failed.reason;
+/** A grant that is to end, by what is needed for that. */
+interface Ending extends Pick<GrantRecord, 'id' | 'index' | 'number'> {
+  readonly cause: EndCause;
 }
 
 /** A grant in the log: which, whose, and the request that it came from. */

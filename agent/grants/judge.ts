@@ -76,6 +76,7 @@ export class Judge {
 
   /** What a server holds, in all and on a device, and how much it has asked for. */
   usageOf(server: ServerName, device: ExternalId | undefined): Usage {
+    this.#live.pass(this.#ground.clock.boottimeNs());
     const onDevice = (of: LiveGrants) => (device ? of.countOnDevice(server, device) : 0);
     return {
       grantsOnDevice: onDevice(this.#live) + onDevice(this.#opening),

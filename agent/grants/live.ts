@@ -1,97 +1,274 @@
 /**
  * The live grants in memory, found by what requests, events and packets know:
- * id, key, inner address, external endpoint, server, device. Every look-up and change costs the same
- * however many grants are live.
+ * id, key, inner address, external endpoint, server, end. Every look-up and
+ * change costs the same however many grants are live, and none stops to move
+ * all of them: some 250 bytes a grant, and no object.
+ *
+ * A grant lies in a slot (packed-grants.ts). Records are made when they are
+ * asked for: values, which nothing here changes.
+ *
+ * Whose time is over counts no more from the second it is over (`pass`), even
+ * though it stays here until its end is on its way to the record.
  */
 import type { Endpoint } from '../core/net.ts';
-import {
-  type ExternalId,
-  endpointKey,
-  type GrantId,
-  type InnerAddress,
-  innerKey,
-  type Protocol,
-  type ServerName,
-} from '../core/words.ts';
-import { type GrantRecord, keyOf } from './record.ts';
+import type { ExternalId, InnerAddress, Protocol, ServerName } from '../core/words.ts';
+import { Calendar } from './calendar.ts';
+import { Chains } from './chains.ts';
+import { Column } from './column.ts';
+import { HashIndex, hashNumbers } from './hash-index.ts';
+import { Line } from './line.ts';
+import { PackedGrants } from './packed-grants.ts';
+import type { GrantKey, GrantRecord } from './record.ts';
+import { hashOfEndpoint, LONG, WORD } from './slots.ts';
+
+/** A place in the order of the grants: of which server, by its number, and where among its grants. */
+export interface Mark {
+  readonly server: number;
+  readonly sequence: number;
+}
+
+/** Which grants: of a server, or toward inner addresses, or both; all, where neither is named. */
+export interface Selection {
+  readonly server?: ServerName | undefined;
+  readonly inners?: readonly InnerAddress[] | undefined;
+}
+
+/** Some grants of a list, where the next begin if there are more, and how many there are in all. */
+export interface Page {
+  readonly records: readonly GrantRecord[];
+  readonly next: Mark | undefined;
+  readonly total: number;
+}
+
+/** How many are looked up at once by who goes through all of them. */
+const STRIDE = 256;
 
 export class LiveGrants {
-  readonly #byId = new Map<GrantId, GrantRecord>();
-  readonly #byKey = new Map<string, GrantId>();
-  readonly #byExternal = new Map<string, GrantId>();
-  readonly #byInner = new Map<string, Set<GrantId>>();
-  readonly #byServer = new Map<string, Set<GrantId>>();
-  readonly #byServerAndDevice = new Map<string, Set<GrantId>>();
+  readonly #packed = new PackedGrants();
+  readonly #slots = this.#packed.slots;
+  readonly #byId = new HashIndex((slot) => this.#slots.hashOfText(slot, 'id'));
+  readonly #byKey = new HashIndex((slot) => this.#hashOfKey(slot));
+  readonly #byExternal = new HashIndex((slot) => this.#slots.hashOfEndpoint(slot));
+  readonly #atInner = new Chains(this.#slots, new Column(), WORD.innerBefore, WORD.innerAfter);
+  readonly #calendar = new Calendar(this.#slots);
+  /** By the server's number. */
+  readonly #lines: (Line | undefined)[] = [];
+  /** How many are due and still here, of each server and pair, by their numbers. */
+  readonly #dueOfServer = new Map<number, number>();
+  readonly #dueOfPair = new Map<number, number>();
+  #size = 0;
 
   get size(): number {
-    return this.#byId.size;
+    return this.#size;
   }
 
-  all(): IterableIterator<GrantRecord> {
-    return this.#byId.values();
+  /** Every grant once, whatever is put in or taken out meanwhile; one that is taken out before its turn is left out. */
+  *all(): Generator<GrantRecord> {
+    for (let after: Mark | undefined; ; ) {
+      const stride: Mark[] = [];
+      const slots: number[] = [];
+      for (const slot of this.#inOrder({}, after)) {
+        slots.push(slot);
+        stride.push(this.#markOf(slot));
+        if (slots.length === STRIDE) break;
+      }
+      for (const [i, slot] of slots.entries()) if (this.#isAt(slot, stride[i] as Mark)) yield this.#packed.record(slot);
+      if (slots.length < STRIDE) return;
+      after = stride.at(-1);
+    }
   }
 
   get(id: string): GrantRecord | undefined {
-    return this.#byId.get(id as GrantId);
+    return this.#recordOrNone(this.#slotOf(id));
   }
 
-  withKey(key: string): GrantRecord | undefined {
-    const id = this.#byKey.get(key);
-    return id && this.#byId.get(id);
+  withKey({ server, device, family, protocol, devicePort }: GrantKey): GrantRecord | undefined {
+    const pair = this.#packed.pairOf(server, device);
+    if (pair < 0) return undefined;
+    const slot = this.#byKey.find(hashNumbers(pair, devicePort), (one) => {
+      if (this.#slots.word(one, WORD.pair) !== pair || this.#slots.word(one, WORD.devicePort) !== devicePort)
+        return false;
+      const own = this.#packed.termsOf(one);
+      return own.protocol === protocol && own.family === family;
+    });
+    return this.#recordOrNone(slot);
   }
 
-  atExternal(protocol: Protocol, external: Endpoint): GrantRecord | undefined {
-    const id = this.#byExternal.get(endpointKey(protocol, external));
-    return id && this.#byId.get(id);
+  atExternal(protocol: Protocol, { address, port }: Endpoint): GrantRecord | undefined {
+    const slot = this.#byExternal.find(
+      hashOfEndpoint(address, port),
+      (one) =>
+        this.#slots.word(one, WORD.externalPort) === port &&
+        this.#slots.isAddress(one, address) &&
+        this.#packed.termsOf(one).protocol === protocol,
+    );
+    return this.#recordOrNone(slot);
   }
 
-  atInner(inner: InnerAddress): GrantRecord[] {
-    return this.#records(this.#byInner.get(innerKey(inner)));
+  atInner(address: InnerAddress): GrantRecord[] {
+    return this.#slotsAt(address).map((slot) => this.#packed.record(slot));
   }
 
-  ofServer(server: ServerName): GrantRecord[] {
-    return this.#records(this.#byServer.get(server));
-  }
-
+  /** How many of a server's grants count. */
   countOfServer(server: ServerName): number {
-    return this.#byServer.get(server)?.size ?? 0;
+    const number = this.#packed.servers.find(server);
+    return number < 0 ? 0 : this.#packed.servers.users(number) - (this.#dueOfServer.get(number) ?? 0);
   }
 
   countOnDevice(server: ServerName, device: ExternalId): number {
-    return this.#byServerAndDevice.get(`${server} ${device}`)?.size ?? 0;
+    const number = this.#packed.pairOf(server, device);
+    return number < 0 ? 0 : this.#packed.pairs.users(number) - (this.#dueOfPair.get(number) ?? 0);
   }
 
+  /** A page of those that count, from a mark on. Read to its end, a list shows each grant once that lived all the while. */
+  page(selection: Selection, after: Mark | undefined, limit: number): Page {
+    const records: GrantRecord[] = [];
+    let last: Mark | undefined;
+    let next: Mark | undefined;
+    for (const slot of this.#inOrder(selection, after)) {
+      if (this.#calendar.isDue(slot)) continue;
+      if (records.length === limit) {
+        next = last;
+        break;
+      }
+      records.push(this.#packed.record(slot));
+      last = this.#markOf(slot);
+    }
+    return { records, next, total: this.#count(selection) };
+  }
+
+  /** Puts a grant in, or changes what is known of one that is in. Its server, and where it stands in a list, stay. */
   put(record: GrantRecord): void {
-    this.#byId.set(record.id, record);
-    this.#byKey.set(keyOf(record), record.id);
-    this.#byExternal.set(endpointKey(record.protocol, record.external), record.id);
-    for (const [index, key] of this.#placesOf(record)) {
-      const ids = index.get(key);
-      if (ids) ids.add(record.id);
-      else index.set(key, new Set([record.id]));
+    const known = this.#slotOf(record.id);
+    const slot = known < 0 ? this.#slots.take() : known;
+    const before = known < 0 ? undefined : this.#packed.shares(slot);
+    if (known >= 0) this.#unlink(slot);
+    this.#packed.write(slot, record);
+    if (known < 0) this.#enter(slot);
+    this.#link(slot);
+    if (before) this.#packed.release(before);
+  }
+
+  remove({ id }: Pick<GrantRecord, 'id'>): void {
+    const slot = this.#slotOf(id);
+    if (slot < 0) return;
+    this.#unlink(slot);
+    const server = this.#slots.word(slot, WORD.server);
+    const line = this.#lines[server];
+    line?.remove(this.#slots.word(slot, WORD.place));
+    if (line?.size === 0) this.#lines[server] = undefined;
+    this.#packed.release(this.#packed.shares(slot));
+    this.#slots.setDouble(slot, LONG.sequence, -1);
+    this.#slots.give(slot);
+    this.#size -= 1;
+  }
+
+  /** The time on the record's clock: whose end has come counts no more. */
+  pass(nowNs: bigint): void {
+    this.#calendar.pass(nowNs, (slot) => this.#countDue(slot, 1));
+  }
+
+  /** Some of those that count no more. */
+  due(limit: number): GrantRecord[] {
+    return this.#calendar.due(limit).map((slot) => this.#packed.record(slot));
+  }
+
+  #slotOf(id: string): number {
+    return this.#byId.find(this.#slots.hash(id), (slot) => this.#slots.isText(slot, 'id', id));
+  }
+
+  #slotsAt(address: InnerAddress): number[] {
+    const number = this.#packed.inners.find(address);
+    return number < 0 ? [] : [...this.#atInner.of(number)];
+  }
+
+  *#inOrder({ server, inners }: Selection, after: Mark | undefined): Generator<number> {
+    if (inners) yield* this.#sortedAt(inners, server, after);
+    else if (server !== undefined) yield* this.#ofServer(this.#packed.servers.find(server), after);
+    else
+      for (let number = after?.server ?? 0; number < this.#lines.length; number++) yield* this.#ofServer(number, after);
+  }
+
+  *#ofServer(number: number, after: Mark | undefined): Generator<number> {
+    yield* this.#lines[number]?.after(after?.server === number ? after.sequence : -1) ?? [];
+  }
+
+  /** A device has few grants beside all that there are. */
+  #sortedAt(inners: readonly InnerAddress[], server: ServerName | undefined, after: Mark | undefined): number[] {
+    const marked = inners
+      .flatMap((one) => this.#slotsAt(one))
+      .map((slot) => ({ slot, mark: this.#markOf(slot) }))
+      .filter(
+        ({ mark }) =>
+          (server === undefined || this.#packed.servers.at(mark.server) === server) && isBehind(mark, after),
+      );
+    return marked.sort((a, b) => (isBehind(a.mark, b.mark) ? 1 : -1)).map(({ slot }) => slot);
+  }
+
+  #count({ server, inners }: Selection): number {
+    if (inners) return this.#sortedAt(inners, server, undefined).filter((slot) => !this.#calendar.isDue(slot)).length;
+    if (server !== undefined) return this.countOfServer(server);
+    return this.#size - [...this.#dueOfServer.values()].reduce((sum, due) => sum + due, 0);
+  }
+
+  #markOf(slot: number): Mark {
+    return { server: this.#slots.word(slot, WORD.server), sequence: this.#slots.double(slot, LONG.sequence) };
+  }
+
+  #isAt(slot: number, { server, sequence }: Mark): boolean {
+    return this.#slots.double(slot, LONG.sequence) === sequence && this.#slots.word(slot, WORD.server) === server;
+  }
+
+  /** Puts a slot behind all others of its server. */
+  #enter(slot: number): void {
+    const server = this.#slots.word(slot, WORD.server);
+    const line = this.#lines[server] ?? new Line((one, place) => this.#slots.setWord(one, WORD.place, place));
+    this.#lines[server] = line;
+    this.#slots.setDouble(slot, LONG.sequence, line.append(slot));
+    this.#size += 1;
+  }
+
+  #link(slot: number): void {
+    this.#byId.add(slot);
+    this.#byKey.add(slot);
+    this.#byExternal.add(slot);
+    this.#atInner.add(this.#slots.word(slot, WORD.inner), slot);
+    this.#calendar.add(slot, this.#slots.long(slot, LONG.expiresAtNs));
+    if (this.#calendar.isDue(slot)) this.#countDue(slot, 1);
+  }
+
+  #unlink(slot: number): void {
+    this.#byId.remove(slot);
+    this.#byKey.remove(slot);
+    this.#byExternal.remove(slot);
+    this.#atInner.remove(this.#slots.word(slot, WORD.inner), slot);
+    if (this.#calendar.isDue(slot)) this.#countDue(slot, -1);
+    this.#calendar.remove(slot);
+  }
+
+  #countDue(slot: number, change: 1 | -1): void {
+    for (const [due, field] of [
+      [this.#dueOfServer, WORD.server],
+      [this.#dueOfPair, WORD.pair],
+    ] as const) {
+      const number = this.#slots.word(slot, field);
+      const count = (due.get(number) ?? 0) + change;
+      if (count > 0) due.set(number, count);
+      else due.delete(number);
     }
   }
 
-  remove(record: GrantRecord): void {
-    this.#byId.delete(record.id);
-    this.#byKey.delete(keyOf(record));
-    this.#byExternal.delete(endpointKey(record.protocol, record.external));
-    for (const [index, key] of this.#placesOf(record)) {
-      const ids = index.get(key);
-      ids?.delete(record.id);
-      if (ids?.size === 0) index.delete(key);
-    }
+  #recordOrNone(slot: number): GrantRecord | undefined {
+    return slot < 0 ? undefined : this.#packed.record(slot);
   }
 
-  #placesOf(record: GrantRecord): [Map<string, Set<GrantId>>, string][] {
-    return [
-      [this.#byInner, innerKey(record.inner)],
-      [this.#byServer, record.server],
-      [this.#byServerAndDevice, `${record.server} ${record.device}`],
-    ];
+  #hashOfKey(slot: number): number {
+    return hashNumbers(this.#slots.word(slot, WORD.pair), this.#slots.word(slot, WORD.devicePort));
   }
+}
 
-  #records(ids: ReadonlySet<GrantId> | undefined): GrantRecord[] {
-    return [...(ids ?? [])].flatMap((id) => this.#byId.get(id) ?? []);
-  }
+/** Whether a place lies behind another; behind none lies every one. */
+function isBehind(mark: Mark, other: Mark | undefined): boolean {
+  if (!other) return true;
+  return mark.server === other.server ? mark.sequence > other.sequence : mark.server > other.server;
 }

@@ -87,10 +87,8 @@ export interface KeptAnswer {
   readonly expiresAtMs: number;
 }
 
-/** What may be live once only: same server, device, family, protocol and port, whatever the application server. */
-export function keyOf(grant: Pick<GrantRecord, 'server' | 'device' | 'family' | 'protocol' | 'devicePort'>): string {
-  return [grant.server, grant.device, grant.family, grant.protocol, grant.devicePort].join(' ');
-}
+/** What may be live once only, whatever the application server. */
+export type GrantKey = Pick<GrantRecord, 'server' | 'device' | 'family' | 'protocol' | 'devicePort'>;
 
 export function ownerOf({ id, mtcUser, device }: GrantRecord): Owner {
   return { grant: id, mtcUser, device };

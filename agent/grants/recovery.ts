@@ -4,10 +4,14 @@
  * heartbeat does before it is written.
  */
 import type { Family } from '../core/net.ts';
+import { entryCount } from '../core/pool.ts';
+import type { EntryState } from '../dataplane/dataplane.ts';
 import type { Grants } from './grants.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
-import { type Repair, reconcile } from './reconcile.ts';
-import { type GrantRecord, ownerOf, REST_SECONDS, suspendedNs } from './record.ts';
+import { type Facts, type Repair, reconcile } from './reconcile.ts';
+import { type EndedRecord, type GrantRecord, ownerOf, REST_SECONDS, suspendedNs } from './record.ts';
+import { Familiar } from './rows.ts';
+import { breathe, faultsOf, inSlices, SLICE, slicesOf } from './slices.ts';
 
 /** How a start went, for the log. */
 export interface Recovery {
@@ -15,6 +19,7 @@ export interface Recovery {
   readonly reopened: number;
   readonly ended: number;
   readonly strayEntriesEnded: number;
+  readonly tookMs: number;
 }
 
 /**
@@ -26,80 +31,135 @@ export async function rememberBindings({ store, directory, log }: Ground): Promi
   const kept = store.bindings();
   const doubtful = store.isOlder ? kept.filter(({ source }) => source !== 'file') : [];
   directory.apply({ losses: [], gains: kept.filter((binding) => !doubtful.includes(binding)) });
-  const liveOnRecord = store.isOlder ? store.live().length : 0;
+  const liveOnRecord = store.isOlder ? countOf(store.live()) : 0;
   if (doubtful.length + liveOnRecord === 0) return;
   log.error({ liveOnRecord, bindingsForgotten: doubtful.length }, 'storeOlder');
   const losses = doubtful.map(({ device, inner }) => ({ device, inner, cause: 'deviceUnbound' as const }));
   await store.rebind({ losses, gains: [] });
 }
 
-/** Runs once, after directory and policy are loaded and before the first heartbeat. */
+/** So many records are judged, and put right in one commit. */
+const RECORDS = 512;
+/** So many entries of the gate are looked at in one turn of the loop. */
+const STRETCH = 65_536;
+
+/**
+ * Runs once, after directory and policy are loaded and before the first
+ * heartbeat. Records are read, judged and put right a slice at a time, so that
+ * a signal is heard and the store commits many at once.
+ */
 export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds: number): Promise<Recovery> {
-  const { store, clock, dataplane, bootId } = ground;
+  const { store, clock, dataplane, bootId, directory, pool } = ground;
   const nowMs = clock.nowMs();
   const nowNs = clock.monotonicNs();
-  const count = { reopen: 0, endGrant: 0, endEntry: 0, agree: 0 };
-  const latestMs = store.latestMs();
-
-  for (const record of store.endedSince(nowMs - REST_SECONDS * 1000)) {
-    const taken = grants.endpoints.take(record.protocol, record);
-    if (taken) grants.rest.lay(grants.mapping(record), ownerOf(record), nowNs, nowMs - (record.endedAtMs ?? nowMs));
-  }
-  for (const record of store.live()) {
-    if (grants.endpoints.take(record.protocol, record)) grants.live.put(record);
-    else await store.end({ ...record, state: 'ended', endCause: 'poolChanged', endedAtMs: nowMs });
-  }
-
-  const repairs = reconcile({
-    records: [...grants.live.all()],
-    entries: dataplane.entries(),
+  const familiar = new Familiar(directory.bindings());
+  const facts: Facts = {
     bootId,
     nowMs,
     nowNs,
     suspendedNs: suspendedNs(clock),
-    latestMs,
+    latestMs: store.latestMs(),
     storeIsOlder: store.isOlder,
     heartbeatLost: heartbeatLost(ground, orphanGraceSeconds),
     objection: (record) => grants.objection(record),
     bindingConfirmed: (record) => bindingConfirmed(ground, record),
-  });
-  for (const repair of repairs) {
-    count[repair.kind] += 1;
-    await carryOut(repair, ground, grants);
-  }
-  // Entries that no record explains are dead by now; their endpoints rest like any other.
-  for (const { mapping } of dataplane.entries()) {
-    if (grants.endpoints.take(mapping.protocol, mapping)) grants.rest.lay(mapping, undefined, nowNs);
-  }
-  return {
-    live: grants.live.size,
-    reopened: count.reopen,
-    ended: count.endGrant,
-    strayEntriesEnded: count.endEntry,
   };
+
+  for await (const records of slicesOf(store.endedSince(nowMs - REST_SECONDS * 1000, familiar))) {
+    for (const record of records) {
+      const taken = grants.endpoints.take(record.protocol, record);
+      if (taken) grants.rest.lay(record, ownerOf(record), nowNs, nowMs - (record.endedAtMs ?? nowMs));
+    }
+  }
+
+  const count = { reopen: 0, endGrant: 0, agree: 0 };
+  let strayEntriesEnded = 0;
+  /** The gate has it open, and no live record says so. */
+  const endStray = ({ index, number, endNs }: EntryState) => {
+    if (endNs <= nowNs) return;
+    dataplane.end(index, number, clock.monotonicNs() - CLOCK_LAG_NS);
+    strayEntriesEnded += 1;
+  };
+  /** The entries that were judged with a live record. */
+  const explained = new Uint8Array(entryCount(pool));
+  /** What is being written; the next slice is read and judged meanwhile. */
+  let underWay: Promise<void> = Promise.resolve();
+  for await (const records of slicesOf(store.live(familiar), RECORDS)) {
+    const repairs: Repair[] = [];
+    const ends: EndedRecord[] = [];
+    for (const record of records) {
+      if (!grants.endpoints.take(record.protocol, record)) {
+        ends.push({ ...record, state: 'ended', endCause: 'poolChanged', endedAtMs: nowMs });
+        continue;
+      }
+      explained[record.index] = 1;
+      const entry = dataplane.state(record.index);
+      const own = entry?.number === record.number ? entry : undefined;
+      if (entry && !own) endStray(entry);
+      const repair = reconcile(record, own, facts);
+      if (repair) repairs.push(repair);
+      else grants.live.put(record);
+    }
+    for (const { kind } of repairs) count[kind] += 1;
+    await underWay;
+    underWay = putRight(ends, repairs, ground, grants);
+    underWay.catch(() => {}); // awaited below, or by the next slice
+  }
+  await underWay;
+
+  for (let from = 0; from < explained.length; from += STRETCH) {
+    for (const entry of dataplane.states(from, from + STRETCH)) {
+      if (explained[entry.index]) continue;
+      endStray(entry);
+      // Where no record explains it, its endpoint rests like any other.
+      const mapping = dataplane.entry(entry.index)?.mapping;
+      if (mapping && grants.endpoints.take(mapping.protocol, mapping)) grants.rest.lay(mapping, undefined, nowNs);
+    }
+    await breathe();
+  }
+  const tookMs = Number((clock.monotonicNs() - nowNs) / 1_000_000n);
+  return { live: grants.live.size, reopened: count.reopen, ended: count.endGrant, strayEntriesEnded, tookMs };
 }
 
-async function carryOut(repair: Repair, ground: Ground, grants: Grants): Promise<void> {
+/** Writes what is to be written of a slice, in one commit or two. What is opened is on record before. */
+async function putRight(
+  ends: readonly EndedRecord[],
+  repairs: readonly Repair[],
+  ground: Ground,
+  grants: Grants,
+): Promise<void> {
   const { store, clock, dataplane, bootId } = ground;
-  switch (repair.kind) {
-    case 'endEntry':
-      dataplane.end(repair.index, repair.number, clock.monotonicNs() - CLOCK_LAG_NS);
-      return;
-    case 'endGrant':
-      grants.live.put(repair.record);
-      return grants.end(repair.record, repair.cause);
-    case 'reopen': {
-      const record = { ...repair.record, bootId, expiresAtNs: repair.endNs + suspendedNs(clock) };
-      await store.reopen(record);
-      dataplane.open(grants.mapping(record), repair.endNs);
-      grants.live.put(record);
-      return;
+  const writes = ends.map((record) => store.end(record));
+  const reopened: { readonly record: GrantRecord; readonly endNs: bigint }[] = [];
+  for (const repair of repairs) {
+    switch (repair.kind) {
+      case 'endGrant':
+        grants.live.put(repair.record);
+        writes.push(grants.end(repair.record, repair.cause));
+        break;
+      case 'agree':
+        dataplane.end(repair.record.index, repair.record.number, repair.endNs);
+        grants.live.put(repair.record);
+        writes.push(store.lower(repair.record));
+        break;
+      case 'reopen': {
+        const expiresAtNs = repair.endNs + suspendedNs(clock);
+        reopened.push({ record: { ...repair.record, bootId, expiresAtNs }, endNs: repair.endNs });
+      }
     }
-    case 'agree':
-      dataplane.end(repair.record.index, repair.record.number, repair.endNs);
-      await store.lower(repair.record);
-      grants.live.put(repair.record);
   }
+  if (reopened.length > 0) {
+    const records = reopened.map(({ record }) => record);
+    const open = () => {
+      for (const { record, endNs } of reopened) {
+        dataplane.open(grants.mapping(record), endNs);
+        grants.live.put(record);
+      }
+    };
+    writes.push(store.reopen(bootId, records).then(open));
+  }
+  const [fault] = await faultsOf(writes);
+  if (fault) throw fault;
 }
 
 /** Whether the gate has given up on the agent, or has never heard one. */
@@ -137,16 +197,29 @@ export class Heartbeat {
     const { dataplane, clock } = this.#ground;
     const suspended = suspendedNs(clock);
     if (suspended > this.#suspendedNs) {
+      let looked = 0;
       for (const { index, number, expiresAtNs } of this.#grants.live.all()) {
-        dataplane.end(index, number, expiresAtNs - suspended);
+        dataplane.end(index, number, expiresAtNs - suspended); // in the turn in which it was read: an extension may follow
+        looked += 1;
+        if (looked % SLICE === 0) await breathe();
       }
     }
     this.#suspendedNs = suspended;
-    if (heartbeatLost(this.#ground, this.#orphanGraceSeconds)) {
-      for (const record of this.#grants.live.all()) {
-        if (!bindingConfirmed(this.#ground, record)) await this.#grants.end(record, 'bindingUnconfirmed');
-      }
-    }
+    if (heartbeatLost(this.#ground, this.#orphanGraceSeconds)) await this.#endUnconfirmed();
     dataplane.heartbeat(clock.monotonicNs());
   }
+
+  /** The gate holds all of them closed, so there is no haste. */
+  async #endUnconfirmed(): Promise<void> {
+    for await (const records of slicesOf(this.#grants.live.all())) {
+      const unconfirmed = records.filter((record) => !bindingConfirmed(this.#ground, record));
+      await inSlices(unconfirmed, (record) => this.#grants.end(record, 'bindingUnconfirmed'));
+    }
+  }
+}
+
+function countOf(records: Iterable<unknown>): number {
+  let count = 0;
+  for (const _ of records) count += 1;
+  return count;
 }

@@ -2,21 +2,46 @@
  * Endpoints at rest: for 120 s after a grant's end its endpoint stands for
  * nobody, and its keys stay in the gate, where they catch leftovers. Whose it
  * was is kept as long: packets that still knock there concern that device.
+ *
+ * A grant that rests has a slot, as a live one has (slots.ts); those of a kind
+ * stand in a queue, in the order in which their rest ends.
  */
 import type { Endpoint, Family } from '../core/net.ts';
-import { endpointKey, type Owner, type Protocol } from '../core/words.ts';
-import type { Dataplane, Mapping } from '../dataplane/dataplane.ts';
-import type { Endpoints } from './endpoints.ts';
+import {
+  type ExternalId,
+  type GrantId,
+  type MtcUserName,
+  type Owner,
+  PROTOCOLS,
+  type Protocol,
+} from '../core/words.ts';
+import type { Dataplane } from '../dataplane/dataplane.ts';
+import type { Endpoints, Place } from './endpoints.ts';
+import { HashIndex } from './hash-index.ts';
+import { Interned, TEXTS } from './interned.ts';
 import { REST_SECONDS } from './record.ts';
+import { hashOfEndpoint, LONG, Slots, WORD } from './slots.ts';
 
 const REST_NS = BigInt(REST_SECONDS) * 1_000_000_000n;
+
+/** An IPv6 endpoint can be taken by either protocol. */
+const KINDS = ['ipv4 tcp', 'ipv4 udp', 'ipv6'] as const;
+type Kind = (typeof KINDS)[number];
+
+/** A grant that is laid to rest. */
+export interface Rested extends Place {
+  readonly number: number;
+  readonly protocol: Protocol;
+}
 
 export class Rest {
   readonly #endpoints: Endpoints;
   readonly #dataplane: Dataplane;
-  /** In the order in which their rest ends. */
-  #resting: { readonly mapping: Mapping; readonly untilNs: bigint }[] = [];
-  readonly #owners = new Map<string, Owner>();
+  readonly #slots = new Slots();
+  readonly #queues = Object.fromEntries(KINDS.map((kind) => [kind, new Queue(this.#slots)])) as Record<Kind, Queue>;
+  readonly #byExternal = new HashIndex((slot) => this.#slots.hashOfEndpoint(slot));
+  readonly #mtcUsers = new Interned<MtcUserName>(TEXTS);
+  readonly #devices = new Interned<ExternalId>(TEXTS);
 
   constructor(endpoints: Endpoints, dataplane: Dataplane) {
     this.#endpoints = endpoints;
@@ -24,12 +49,25 @@ export class Rest {
   }
 
   get size(): number {
-    return this.#resting.length;
+    return KINDS.reduce((sum, kind) => sum + this.#queues[kind].size, 0);
   }
 
   /** Whose a resting endpoint was; undefined where it does not rest, or no record says whose it was. */
-  ownerOf(protocol: Protocol, external: Endpoint): Owner | undefined {
-    return this.#owners.get(endpointKey(protocol, external));
+  ownerOf(protocol: Protocol, { address, port }: Endpoint): Owner | undefined {
+    const slots = this.#slots;
+    const slot = this.#byExternal.find(
+      hashOfEndpoint(address, port),
+      (one) =>
+        slots.word(one, WORD.externalPort) === port &&
+        slots.isAddress(one, address) &&
+        protocolAt(slots, one) === protocol,
+    );
+    if (slot < 0 || slots.word(slot, WORD.device) === 0) return undefined;
+    return {
+      grant: slots.text(slot, 'id') as GrantId,
+      mtcUser: this.#mtcUsers.at(slots.word(slot, WORD.terms) - 1),
+      device: this.#devices.at(slots.word(slot, WORD.device) - 1),
+    };
   }
 
   /**
@@ -37,10 +75,21 @@ export class Rest {
    * this start, but never more than all of it. `owner` is absent where the
    * gate has it and no record does.
    */
-  lay(mapping: Mapping, owner: Owner | undefined, nowNs: bigint, elapsedMs = 0): void {
-    if (owner) this.#owners.set(endpointKey(mapping.protocol, mapping.external), owner);
+  lay({ index, number, protocol, external }: Rested, owner: Owner | undefined, nowNs: bigint, elapsedMs = 0): void {
     const elapsedNs = BigInt(Math.min(Math.max(elapsedMs, 0), REST_SECONDS * 1000)) * 1_000_000n;
-    this.#resting.push({ mapping, untilNs: nowNs + REST_NS - elapsedNs });
+    const slots = this.#slots;
+    const slot = slots.take();
+    slots.setLong(slot, LONG.expiresAtNs, nowNs + REST_NS - elapsedNs);
+    slots.setDouble(slot, LONG.number, number);
+    slots.setWord(slot, WORD.index, index);
+    slots.setWord(slot, WORD.pair, PROTOCOLS.indexOf(protocol));
+    slots.setAddress(slot, external.address);
+    slots.setWord(slot, WORD.externalPort, external.port);
+    slots.setText(slot, 'id', owner?.grant ?? '');
+    slots.setWord(slot, WORD.terms, owner ? this.#mtcUsers.use(owner.mtcUser) + 1 : 0);
+    slots.setWord(slot, WORD.device, owner ? this.#devices.use(owner.device) + 1 : 0);
+    this.#byExternal.add(slot);
+    this.#queues[kindOf(external.address.family, protocol)].push(slot);
   }
 
   /**
@@ -48,22 +97,77 @@ export class Rest {
    * of those at rest, or, where none is, after a whole rest from now.
    */
   secondsUntilFree(family: Family, protocol: Protocol, nowNs: bigint): number {
-    const first = this.#resting.find(
-      ({ mapping }) =>
-        mapping.external.address.family === family && (family === 'ipv6' || mapping.protocol === protocol),
-    );
-    const waitNs = first ? first.untilNs - nowNs : REST_NS;
+    const first = this.#queues[kindOf(family, protocol)].first;
+    const waitNs = first === undefined ? REST_NS : this.#slots.long(first, LONG.expiresAtNs) - nowNs;
     return Math.max(1, Math.ceil(Number(waitNs) / 1e9));
   }
 
-  /** Frees the endpoints whose rest is over. */
-  release(nowNs: bigint): void {
-    const over = this.#resting.findIndex((one) => one.untilNs > nowNs);
-    const rested = this.#resting.splice(0, over === -1 ? this.#resting.length : over);
-    for (const { mapping } of rested) {
-      this.#owners.delete(endpointKey(mapping.protocol, mapping.external));
-      this.#dataplane.forget(mapping);
-      this.#endpoints.free(mapping.protocol, mapping);
+  /** Frees endpoints whose rest is over, so many at the most. Returns whether there are more. */
+  release(nowNs: bigint, limit: number): boolean {
+    let left = limit;
+    for (const kind of KINDS) {
+      const queue = this.#queues[kind];
+      for (let slot = queue.first; slot !== undefined; slot = queue.first) {
+        if (this.#slots.long(slot, LONG.expiresAtNs) > nowNs) break;
+        if (left === 0) return true;
+        left -= 1;
+        this.#free(slot);
+        queue.shift();
+      }
     }
+    return false;
   }
+
+  #free(slot: number): void {
+    const slots = this.#slots;
+    const index = slots.word(slot, WORD.index);
+    // The gate has its keys, and after a reboot nothing.
+    const mapping = this.#dataplane.entry(index)?.mapping;
+    if (mapping?.number === slots.double(slot, LONG.number)) this.#dataplane.forget(mapping);
+    const external = { address: slots.address(slot), port: slots.word(slot, WORD.externalPort) };
+    this.#endpoints.free(protocolAt(slots, slot), { index, external });
+    this.#byExternal.remove(slot);
+    if (slots.word(slot, WORD.device) === 0) return;
+    this.#mtcUsers.release(slots.word(slot, WORD.terms) - 1);
+    this.#devices.release(slots.word(slot, WORD.device) - 1);
+  }
+}
+
+/** Slots in the order in which they came. */
+class Queue {
+  size = 0;
+  readonly #slots: Slots;
+  #first = 0;
+  #last = 0;
+
+  constructor(slots: Slots) {
+    this.#slots = slots;
+  }
+
+  get first(): number | undefined {
+    return this.size > 0 ? this.#first : undefined;
+  }
+
+  push(slot: number): void {
+    if (this.size === 0) this.#first = slot;
+    else this.#slots.setWord(this.#last, WORD.secondAfter, slot);
+    this.#last = slot;
+    this.size += 1;
+  }
+
+  /** The first leaves, and its slot is free. */
+  shift(): void {
+    const left = this.#first;
+    this.#first = this.#slots.word(left, WORD.secondAfter);
+    this.size -= 1;
+    this.#slots.give(left);
+  }
+}
+
+function kindOf(family: Family, protocol: Protocol): Kind {
+  return family === 'ipv6' ? family : `${family} ${protocol}`;
+}
+
+function protocolAt(slots: Slots, slot: number): Protocol {
+  return PROTOCOLS[slots.word(slot, WORD.pair)] as Protocol;
 }

@@ -2,14 +2,57 @@
  * Records and bindings as rows of the database, and back. A row is plain
  * values only, so that it can also be handed to another thread.
  */
-import { address } from '../core/net.ts';
+import { type Address, address } from '../core/net.ts';
 import type { CertificateId, DeviceReference, ExternalId, GrantId, InnerAddress, RealmName } from '../core/words.ts';
 import type { Binding } from '../directory/directory.ts';
 import type { EndCause } from './lifecycle.ts';
 import type { GrantRecord } from './record.ts';
 
-/** A row as it is read: columns by their names. */
-export type Row = Record<string, string | bigint | null>;
+/** A row as it is read: the values of COLUMNS, perhaps with more behind them. */
+export type Row = readonly (string | number | null)[];
+
+/** In the order in which `recordOf` takes them. Of whole numbers only the boot's clock needs more than 53 bits: it comes in two. */
+export const COLUMNS = `id, number, gateway, server, certificate, mtc_user, device, reference, rule, policy_version,
+  family, protocol, realm, inner_address, device_port, remote, remote_port, external_address, external_port, entry,
+  granted_seconds, started_at_ms, expires_at_ms, boot_id, expires_at_ns >> 30, expires_at_ns & ${2 ** 30 - 1},
+  state, correlator, cause, ended_at_ms`;
+
+/**
+ * Texts and addresses that many records share: each is made once, however
+ * many records are read with it. What is in memory already is taken from there.
+ */
+export class Familiar {
+  readonly #addresses = new Map<string, Address>();
+  readonly #references = new Map<string, DeviceReference>();
+  readonly #texts = new Map<string, string>();
+  /** What stood last in each column: most often it stands there again, and is told by a look. */
+  readonly #last: string[] = [];
+
+  constructor(bindings: Iterable<Pick<Binding, 'inner'>> = []) {
+    for (const { inner } of bindings) this.#addresses.set(inner.address.text, inner.address);
+  }
+
+  address(text: string): Address {
+    return known(this.#addresses, text, address);
+  }
+
+  reference(text: string): DeviceReference {
+    return known(this.#references, text, (json) => JSON.parse(json) as DeviceReference);
+  }
+
+  text(column: number, text: string): string {
+    if (this.#last[column] === text) return this.#last[column];
+    const found = known(this.#texts, text, (same) => same);
+    this.#last[column] = found;
+    return found;
+  }
+}
+
+function known<Value>(values: Map<string, Value>, text: string, make: (text: string) => Value): Value {
+  const found = values.get(text) ?? make(text);
+  values.set(text, found);
+  return found;
+}
 
 /** The columns of a new grant, in the order of `newRow`; its state and its cause follow from its being new. */
 export const NEW_COLUMNS = `id, number, gateway, server, certificate, mtc_user, device, reference, rule, policy_version,
@@ -98,36 +141,42 @@ export function changedRow(record: GrantRecord): ChangedRow {
   };
 }
 
-export function recordOf(row: Row): GrantRecord {
-  const text = (column: string) => row[column] as string;
-  const number = (column: string) => Number(row[column]);
-  const ended = row['ended_at_ms'] !== null;
-  return {
-    id: text('id') as GrantId,
-    number: number('number'),
-    gateway: text('gateway'),
-    server: text('server') as GrantRecord['server'],
-    certificate: text('certificate') as CertificateId,
-    mtcUser: text('mtc_user') as GrantRecord['mtcUser'],
-    device: text('device') as ExternalId,
-    reference: JSON.parse(text('reference')) as DeviceReference,
-    rule: text('rule'),
-    policyVersion: text('policy_version'),
-    family: text('family') as GrantRecord['family'],
-    protocol: text('protocol') as GrantRecord['protocol'],
-    inner: { realm: text('realm') as RealmName, address: address(text('inner_address')) },
-    devicePort: number('device_port'),
-    remote: text('remote') === 'all' ? 'all' : address(text('remote')),
-    remotePort: number('remote_port'),
-    external: { address: address(text('external_address')), port: number('external_port') },
-    index: number('entry'),
-    grantedSeconds: number('granted_seconds'),
-    startedAtMs: number('started_at_ms'),
-    expiresAtMs: number('expires_at_ms'),
-    bootId: text('boot_id'),
-    expiresAtNs: row['expires_at_ns'] as bigint,
-    state: text('state') as GrantRecord['state'],
-    correlator: text('correlator'),
-    ...(ended && { endCause: text('cause') as EndCause, endedAtMs: number('ended_at_ms') }),
+export function recordOf(row: Row, familiar = new Familiar()): GrantRecord {
+  const own = (column: number) => row[column] as string;
+  const shared = (column: number) => familiar.text(column, row[column] as string);
+  const number = (column: number) => row[column] as number;
+  const external = own(17);
+  const remote = own(15);
+  const record: GrantRecord = {
+    id: own(0) as GrantId,
+    number: number(1),
+    gateway: shared(2),
+    server: shared(3) as GrantRecord['server'],
+    certificate: shared(4) as CertificateId,
+    mtcUser: shared(5) as GrantRecord['mtcUser'],
+    device: own(6) as ExternalId,
+    reference: familiar.reference(own(7)),
+    rule: shared(8),
+    policyVersion: shared(9),
+    family: shared(10) as GrantRecord['family'],
+    protocol: shared(11) as GrantRecord['protocol'],
+    inner: { realm: shared(12) as RealmName, address: familiar.address(own(13)) },
+    devicePort: number(14),
+    remote: remote === 'all' ? 'all' : familiar.address(remote),
+    remotePort: number(16),
+    // Of IPv6 each is another.
+    external: {
+      address: external.includes(':') ? address(external) : familiar.address(external),
+      port: number(18),
+    },
+    index: number(19),
+    grantedSeconds: number(20),
+    startedAtMs: number(21),
+    expiresAtMs: number(22),
+    bootId: shared(23),
+    expiresAtNs: (BigInt(number(24)) << 30n) | BigInt(number(25)),
+    state: own(26) as GrantRecord['state'],
+    correlator: own(27),
   };
+  return row[29] === null ? record : { ...record, endCause: own(28) as EndCause, endedAtMs: number(29) };
 }

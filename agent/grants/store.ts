@@ -11,12 +11,22 @@
 import { dirname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { AgentError } from '../core/errors.ts';
-import type { GrantId, ServerName } from '../core/words.ts';
+import type { ServerName } from '../core/words.ts';
 import { type Binding, type Change, touched } from '../directory/directory.ts';
 import { type Commit, Commits } from './commits.ts';
 import { type LastUsed, readLastUsed, writeLastUsed } from './last-used.ts';
 import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
-import { type BindingRow, bindingKey, bindingOf, changedRow, newRow, type Row, recordOf } from './rows.ts';
+import {
+  type BindingRow,
+  bindingKey,
+  bindingOf,
+  COLUMNS,
+  changedRow,
+  type Familiar,
+  newRow,
+  type Row,
+  recordOf,
+} from './rows.ts';
 import { openDatabase } from './schema.ts';
 import { type AnswerRow, type Write, type Written, writerOn } from './writes.ts';
 
@@ -31,18 +41,17 @@ export interface GrantStore {
   extend(record: GrantRecord, fromNs: bigint, retry?: Retry): Promise<boolean>;
   /** Writes that it ended, and its end as the gate had it. Ending an ended grant changes nothing. */
   end(record: EndedRecord): Promise<void>;
-  /** Writes its end on the clock of a new boot. */
-  reopen(record: GrantRecord): Promise<void>;
+  /** Writes the ends of many on the clock of a new boot: all or none. */
+  reopen(bootId: string, records: readonly Pick<GrantRecord, 'id' | 'expiresAtNs'>[]): Promise<void>;
   /** Writes the gate's end, which is the earlier one. Lowering an ended grant changes nothing. */
   lower(record: GrantRecord): Promise<void>;
   /** The answer kept of a server's request with this key, since a time (UTC ms). */
   answerOf(server: ServerName, key: string, sinceMs: number): KeptAnswer | undefined;
   find(id: string): GrantRecord | undefined;
-  live(): GrantRecord[];
-  /** Grants that ended at or after a time (UTC ms). */
-  endedSince(sinceMs: number): GrantRecord[];
-  /** Live grants whose end on this boot's clock has passed. */
-  due(bootId: string, nowNs: bigint): GrantId[];
+  /** The grants that live now, in the order in which they came. Each is read when it is asked for, so that much else may happen in between; what has ended by then is left out. */
+  live(familiar?: Familiar): Iterable<GrantRecord>;
+  /** Grants that ended at or after a time (UTC ms), in that order; read in the same way. */
+  endedSince(sinceMs: number, familiar?: Familiar): Iterable<GrantRecord>;
   /** The latest time in any record (UTC ms): the clock must not stand before it. */
   latestMs(): number;
   /** A small number that stands for a name for ever, and for no other. */
@@ -56,6 +65,9 @@ export interface GrantStore {
   close(): Promise<void>;
 }
 
+/** Of how many records some are read at once: some milliseconds. */
+const PAGE = 512;
+
 /**
  * Opens the database, or makes it. `worker` is the built store-worker; without
  * one the calling thread itself writes, which is right for tests in memory.
@@ -66,12 +78,16 @@ export function openStore(file: string, worker?: URL): GrantStore {
   const statement = {
     answerOf: db.prepare(`SELECT request, grant_id AS "grant", expires_at_ms AS expiresAtMs FROM answers
       WHERE server = ? AND key = ? AND answered_at_ms > ?`),
-    find: db.prepare('SELECT * FROM grants WHERE id = ?').safeIntegers(),
-    live: db.prepare(`SELECT * FROM grants WHERE state = 'live'`).safeIntegers(),
+    find: db.prepare(`SELECT ${COLUMNS} FROM grants WHERE id = ?`).raw(),
+    // Their places alone are an index of their own, however many have ended; read in this order they share pages.
+    livePlaces: db.prepare(`SELECT rowid FROM grants INDEXED BY grants_entry WHERE state = 'live'`).pluck(),
+    live: db
+      .prepare(`SELECT ${COLUMNS} FROM grants WHERE rowid BETWEEN ? AND ? AND state = 'live' ORDER BY rowid`)
+      .raw(),
     endedSince: db
-      .prepare(`SELECT * FROM grants WHERE state = 'ended' AND ended_at_ms >= ? ORDER BY ended_at_ms`)
-      .safeIntegers(),
-    due: db.prepare(`SELECT id FROM grants WHERE state = 'live' AND boot_id = ? AND expires_at_ns <= ?`).pluck(),
+      .prepare(`SELECT ${COLUMNS}, rowid FROM grants WHERE state = 'ended' AND (ended_at_ms, rowid) > (?, ?)
+        ORDER BY ended_at_ms, rowid LIMIT ${PAGE}`)
+      .raw(),
     latest: db
       .prepare(`SELECT max(coalesce((SELECT max(ended_at_ms) FROM grants WHERE state = 'ended'), 0),
       coalesce((SELECT max(max(started_at_ms, expires_at_ms - granted_seconds * 1000)) FROM grants
@@ -119,16 +135,34 @@ export function openStore(file: string, worker?: URL): GrantStore {
     extend: (record, fromNs, retry) =>
       write({ kind: 'extend', row: changedRow(record), fromNs, answer: answerRow(record, retry) }),
     end: (record) => written({ kind: 'end', row: changedRow(record) }),
-    reopen: (record) => written({ kind: 'reopen', row: changedRow(record) }),
+    reopen: (bootId, records) =>
+      written({ kind: 'reopen', bootId, ends: records.map(({ id, expiresAtNs }) => ({ id, expiresAtNs })) }),
     lower: (record) => written({ kind: 'lower', row: changedRow(record) }),
     answerOf: (server, key, sinceMs) => statement.answerOf.get(server, key, sinceMs) as KeptAnswer | undefined,
     find: (id) => {
       const row = statement.find.get(id) as Row | undefined;
       return row && recordOf(row);
     },
-    live: () => (statement.live.all() as Row[]).map(recordOf),
-    endedSince: (sinceMs) => (statement.endedSince.all(sinceMs) as Row[]).map(recordOf),
-    due: (bootId, nowNs) => statement.due.all(bootId, nowNs) as GrantId[],
+    *live(familiar) {
+      const places = Float64Array.from(statement.livePlaces.all() as number[]).sort();
+      for (let at = 0, from = places[0]; from !== undefined; from = places[at]) {
+        // Where many have ended in between, few are read at once: never much more than lives.
+        const end = from + PAGE;
+        for (at += 1; at < places.length && (places[at] as number) < end; ) at += 1;
+        for (const row of statement.live.all(from, places[at - 1]) as Row[]) yield recordOf(row, familiar);
+      }
+    },
+    *endedSince(sinceMs, familiar) {
+      for (let after = [sinceMs - 1, Number.MAX_SAFE_INTEGER]; ; ) {
+        const rows = statement.endedSince.all(...after) as Row[];
+        for (const row of rows) {
+          const record = recordOf(row, familiar);
+          after = [record.endedAtMs ?? 0, row.at(-1) as number];
+          yield record;
+        }
+        if (rows.length < PAGE) return;
+      }
+    },
     latestMs: () => statement.latest.get() as number,
     idOf: (kind, name) => {
       const key = `${kind} ${name}`;

@@ -11,6 +11,9 @@ import { type ChangedRow, NEW_COLUMNS, type NewRow } from './rows.ts';
 type BindingKey = Readonly<Record<'realm' | 'address', string>>;
 type BoundRow = BindingKey & { readonly device: string; readonly source: string; readonly sinceMs: number };
 
+/** The new end of a grant, on the clock of the boot. */
+type ReopenedEnd = Pick<ChangedRow, 'id' | 'expiresAtNs'>;
+
 /** What answers a request that is sent again; statements name their parameters so. */
 export interface AnswerRow extends Retry {
   readonly server: string;
@@ -26,7 +29,8 @@ export type Write =
       readonly fromNs: bigint;
       readonly answer?: AnswerRow | undefined;
     }
-  | { readonly kind: 'end' | 'reopen' | 'lower'; readonly row: ChangedRow }
+  | { readonly kind: 'end' | 'lower'; readonly row: ChangedRow }
+  | { readonly kind: 'reopen'; readonly bootId: string; readonly ends: readonly ReopenedEnd[] }
   | { readonly kind: 'rebind'; readonly unbound: readonly BindingKey[]; readonly bound: readonly BoundRow[] }
   | { readonly kind: 'purge'; readonly endedBeforeMs: number; readonly answeredBeforeMs: number }
   | { readonly kind: 'overtake'; readonly batches: number };
@@ -47,7 +51,8 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
       WHERE id = @id AND state = 'live' AND expires_at_ns = @fromNs`),
     end: db.prepare(`UPDATE grants SET previous_state = state, state = 'ended', cause = @endCause,
       ended_at_ms = @endedAtMs, ${AS_IN_RECORD} WHERE id = @id AND state <> 'ended'`),
-    reopen: db.prepare(`UPDATE grants SET previous_state = state, cause = 'reopened', ${AS_IN_RECORD} WHERE id = @id`),
+    reopen: db.prepare(`UPDATE grants SET previous_state = state, cause = 'reopened', boot_id = ?, expires_at_ns = ?
+      WHERE id = ?`),
     lower: db.prepare(`UPDATE grants SET previous_state = state, cause = 'lowered', ${AS_IN_RECORD}
       WHERE id = @id AND state <> 'ended'`),
     keepAnswer: db.prepare('INSERT OR REPLACE INTO answers VALUES (@server, @key, @request, @id, @expiresAtMs, @atMs)'),
@@ -83,7 +88,8 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
         return isChanged;
       }
       case 'reopen':
-        return statement.reopen.run(one.row).changes > 0;
+        for (const { id, expiresAtNs } of one.ends) statement.reopen.run(one.bootId, expiresAtNs, id);
+        return true;
       case 'rebind':
         for (const key of one.unbound) statement.unbind.run(key);
         for (const row of one.bound) statement.bind.run(row);

@@ -3,6 +3,7 @@
  *
  *   --packets, --grants, --promptness   only these parts (default: all)
  *   --peers               beside fwknop-server and miniupnpd, as Debian packages them (installed if they are not)
+ *   --scale               what many live grants cost; takes some minutes, and is left out otherwise
  *   --seconds N           of each measurement (default 1)
  *   --rounds N            how often each is repeated (default 5)
  *   --json                one JSON document instead of tables
@@ -19,6 +20,7 @@ import { measureGrants, showGrants } from './grants.ts';
 import { measurePackets, showPackets } from './packets.ts';
 import { measurePeers, missingPeers, showPeers } from './peers.ts';
 import { measurePromptness, showPromptness } from './promptness.ts';
+import { measureScale, showScale } from './scale.ts';
 
 const { values } = parseArgs({
   options: {
@@ -26,12 +28,13 @@ const { values } = parseArgs({
     grants: { type: 'boolean', default: false },
     promptness: { type: 'boolean', default: false },
     peers: { type: 'boolean', default: false },
+    scale: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '5' },
     json: { type: 'boolean', default: false },
   },
 });
-const all = !values.packets && !values.grants && !values.promptness && !values.peers;
+const all = !values.packets && !values.grants && !values.promptness && !values.peers && !values.scale;
 const seconds = positive('seconds', values.seconds);
 const rounds = positive('rounds', values.rounds);
 const progress = (what: string) => process.stderr.write(`${what}\n`);
@@ -52,11 +55,12 @@ if (values.peers && missingPeers().length > 0) {
   progress(`installing ${missingPeers().join(', ')}`);
   execFileSync('apt-get', ['-qq', 'install', '-y', '--no-install-recommends', ...missingPeers()], { stdio: 'ignore' });
 }
+const scale = values.scale ? await measureScale(rounds, seconds, progress) : undefined;
 const peers = values.peers ? await measurePeers(rounds, progress) : undefined;
 
 if (values.json) {
   process.stdout.write(
-    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, peers }, null, 2)}\n`,
+    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, scale, peers }, null, 2)}\n`,
   );
 } else {
   process.stdout.write(
@@ -67,6 +71,7 @@ if (values.json) {
       ...(grants ? ['', showGrants(grants)] : []),
       ...(peers ? ['', showPeers(peers, grants?.rows.at(-1)?.perSecond.median)] : []),
       ...(promptness ? ['', showPromptness(promptness)] : []),
+      ...(scale ? ['', showScale(scale)] : []),
       '',
     ].join('\n'),
   );

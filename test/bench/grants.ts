@@ -20,13 +20,14 @@ import { type Figure, figure, quantile, show, table } from './figures.ts';
 import { cpuSeconds, peakMebibytes } from './process-usage.ts';
 
 const ECHO_PORT = 8444;
+export const GRANTS_PATH = '/mobile-terminated-access/v1/grants';
 const CONNECTIONS = [1, 64] as const;
 const SYNCS = 100;
 
 /** The tests' rules, for every port that is asked for. */
 export const BENCH_RULES = AGENT_RULES.replace('"7000-7999"', `"1024-${FIRST_PORT + PORTS - 1}"`);
 
-interface Subject {
+export interface Subject {
   readonly name: string;
   readonly server: Child;
   readonly port: number;
@@ -61,7 +62,7 @@ export async function measureGrants(
 ): Promise<GrantResults> {
   progress(`the daemon with ${DEVICES} devices, and an echo beside it`);
   const network = standardNetwork();
-  const agent = new TestAgent(network, { rules: BENCH_RULES, devices: devicesFile(), ports: '20000-59999' });
+  const agent = new TestAgent(network, { rules: BENCH_RULES, devices: devicesFile(DEVICES), ports: '20000-59999' });
   try {
     const { ca, headEnd } = agent;
     const identity = [ca.certificateFile, headEnd.certificateFile, headEnd.keyFile];
@@ -96,7 +97,7 @@ async function startServers(network: Network, agent: TestAgent): Promise<readonl
   const echo = await network.spawn('gateway', echoAt(GATEWAY.ipv4, ECHO_PORT, files), listens);
   return [
     { name: 'echo', server: echo, port: ECHO_PORT, path: '/' },
-    { name: 'grants', server: daemon, port: API_PORT, path: '/mobile-terminated-access/v1/grants' },
+    { name: 'grants', server: daemon, port: API_PORT, path: GRANTS_PATH },
   ];
 }
 
@@ -106,21 +107,23 @@ export function deviceAddress(i: number): string {
   return `${base}.${1 + (i >> 8)}.${i & 255}`;
 }
 
-export function devicesFile(): string {
+/** So many devices, each with an address. */
+export function devicesFile(count: number): string {
   const lines = Array.from(
-    { length: DEVICES },
+    { length: count },
     (_, i) => `  - { externalId: ${deviceName(i)}, bindings: [{ realm: iot, address: ${deviceAddress(i)} }] }`,
   );
   return `devices:\n${lines.join('\n')}\n`;
 }
 
-interface Run extends Asked {
+export interface Run extends Asked {
   readonly perSecond: number;
   readonly loopDelayMs: number | undefined;
   readonly cpuMicroseconds: number;
 }
 
-async function measure(
+/** Asks one server over so many connections, for so long. */
+export async function measure(
   network: Network,
   client: Child,
   subject: Subject,

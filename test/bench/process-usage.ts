@@ -14,8 +14,17 @@ export function cpuSeconds(pid: number, { children = false } = {}): number {
 
 /** The most memory it has held at once. */
 export function peakMebibytes(pid: number): number {
+  return mebibytes(pid, 'VmHWM');
+}
+
+/** What it holds now, with what is mapped. */
+export function residentMebibytes(pid: number): number {
+  return mebibytes(pid, 'VmRSS');
+}
+
+function mebibytes(pid: number, of: string): number {
   const status = readFileSync(`/proc/${pid}/status`, 'latin1');
-  return Number(/^VmHWM:\s+(\d+) kB/m.exec(status)?.[1]) / 1024;
+  return Number(new RegExp(`^${of}:\\s+(\\d+) kB`, 'm').exec(status)?.[1]) / 1024;
 }
 
 let ticks: number | undefined;

@@ -35,7 +35,7 @@ export async function measurePromptness(progress: (what: string) => void): Promi
   try {
     const agent = new TestAgent(network, {
       rules: BENCH_RULES,
-      devices: devicesFile(),
+      devices: devicesFile(DEVICES),
       ports: `${PORTS[0]}-${PORTS[1]}`,
     });
     await agent.start();

@@ -10,6 +10,7 @@ import type { FaultCode } from '../../agent/core/errors.ts';
 import { prefix } from '../../agent/core/net.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import { requireKernel } from '../../agent/dataplane/loader.ts';
+import { entriesOf } from '../entries.ts';
 import { ethernet, ip, udp } from '../frames.ts';
 import { Network } from '../network.ts';
 import { GATE_OBJECT, HOUR, MAPPING, POOL } from './gate-stand.ts';
@@ -78,7 +79,7 @@ describe('a gate without room, or with nonsense', () => {
     const calls: (() => unknown)[] = [
       () => gate.open(MAPPING, 1n),
       () => gate.entry(0),
-      () => [...gate.entries()],
+      () => entriesOf(gate),
       () => gate.heartbeat(1n),
       () => gate.lastHeartbeat(),
       () => gate.counters(),

@@ -23,6 +23,7 @@ import {
 import { Capture } from '../capture.ts';
 import { until } from '../child.ts';
 import { within } from '../enter.ts';
+import { entriesOf } from '../entries.ts';
 import { ethernet, ip, udp } from '../frames.ts';
 import { type End, Network } from '../network.ts';
 import { GATE_OBJECT, HOUR, MAPPING, POOL } from './gate-stand.ts';
@@ -105,7 +106,7 @@ describe('the next agent', () => {
 
     const second = load();
     expect(second.lastHeartbeat()).toBe(12_345n);
-    expect([...second.entries()]).toEqual([{ mapping: MAPPING, endNs: end }]);
+    expect(entriesOf(second)).toEqual([{ mapping: MAPPING, endNs: end }]);
     expect(second.classes()).toEqual(
       new Map([
         ['198.51.100.0/24', 7],

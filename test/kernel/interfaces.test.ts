@@ -15,6 +15,7 @@ import { Gate } from '../../agent/dataplane/gate.ts';
 import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { type Child, program } from '../child.ts';
 import { within } from '../enter.ts';
+import { entriesOf } from '../entries.ts';
 import { ethernet } from '../frames.ts';
 import { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
@@ -82,7 +83,7 @@ describe('a TUN inside', () => {
       within(network, 'gateway', () => {
         gate = Gate.load({ object: GATE_OBJECT, bpffs: `${bpffs}/gate`, setup: setupOf(interfaces) });
         gates.push(gate);
-        for (const { mapping } of gate.entries()) {
+        for (const { mapping } of entriesOf(gate)) {
           gate.end(mapping.index, mapping.number, 1n);
           gate.forget(mapping);
         }

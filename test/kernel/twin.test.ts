@@ -10,6 +10,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { address, prefix } from '../../agent/core/net.ts';
 import type { JudgingDataplane, Mapping, Verdict } from '../../agent/dataplane/dataplane.ts';
 import { Memory } from '../../agent/dataplane/memory.ts';
+import { entriesOf } from '../entries.ts';
 import { sumsHold } from '../frames.ts';
 import { addClasses, HOUR, type Interfaces, mapping, nowNs, type Rig, SECOND, setupOf } from '../suites/fixture.ts';
 import { gateStand, type Stand } from './gate-stand.ts';
@@ -62,7 +63,7 @@ function liveThrough(commands: readonly Command[], { plane: gate, interfaces }: 
     expect(gate.entry(index)).toEqual(twin.entry(index));
     expect(gate.carried(index)).toEqual(twin.carried(index));
   }
-  expect([...gate.entries()]).toEqual([...twin.entries()].sort((a, b) => a.mapping.index - b.mapping.index));
+  expect(entriesOf(gate)).toEqual(entriesOf(twin));
   expect(new Map(gate.classes())).toEqual(new Map(twin.classes()));
   expect(gate.counters()).toEqual(twin.counters());
 }

@@ -7,6 +7,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { type GrantStore, openStore } from '../../agent/grants/store.ts';
+import { entriesOf } from '../entries.ts';
 import { ask, DEVICES, HEAD_END, inner, M1, M2, policyOf, RULES, TestGateway } from '../gateway.ts';
 
 const SECOND = 1_000_000_000n;
@@ -128,14 +129,16 @@ class World {
   }
 
   #onPort(port: number): GrantRecord | undefined {
-    return this.gateway.grants.list(HEAD_END).find(({ devicePort }) => devicePort === port);
+    return this.gateway.grants
+      .list({ server: HEAD_END.name }, undefined, 100)
+      .records.find(({ devicePort }) => devicePort === port);
   }
 
   /** Record, memory and gate say the same. */
   check(): void {
     const { grants, store, memory, clock } = this.gateway;
     const live = [...grants.live.all()];
-    expect(new Map(store.live().map((record) => [record.id, record]))).toEqual(
+    expect(new Map([...store.live()].map((record) => [record.id, record]))).toEqual(
       new Map(live.map((record) => [record.id, record])),
     );
     for (const { id, index, number, expiresAtNs } of live) {
@@ -144,7 +147,7 @@ class World {
       expect(expiresAtNs).toBeLessThanOrEqual(this.ends.get(id) ?? expiresAtNs);
     }
     const numbers = new Set(live.map(({ number }) => number));
-    const open = [...memory.entries()].filter(({ endNs }) => endNs > clock.monotonicNs());
+    const open = entriesOf(memory).filter(({ endNs }) => endNs > clock.monotonicNs());
     expect(open.filter(({ mapping }) => !numbers.has(mapping.number))).toEqual([]);
   }
 }

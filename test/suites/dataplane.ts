@@ -8,6 +8,7 @@ import { AgentError } from '../../agent/core/errors.ts';
 import { prefix } from '../../agent/core/net.ts';
 import { DENIAL_REASONS } from '../../agent/core/reasons.ts';
 import type { Hook, JudgingDataplane, Mapping, Verdict } from '../../agent/dataplane/dataplane.ts';
+import { entriesOf } from '../entries.ts';
 import { ethernet, ip, tcp, udp } from '../frames.ts';
 import {
   addClasses,
@@ -67,7 +68,7 @@ export function describeDataplane(name: string, make: MakeRig): void {
 
       test('is not there before it is opened', () => {
         expect(plane.entry(grant.index)).toBeUndefined();
-        expect([...plane.entries()]).toEqual([]);
+        expect(entriesOf(plane)).toEqual([]);
         expect(knock(grant)).toBe('noGrant');
         expect(answer(grant)).toBe('pass');
       });
@@ -76,7 +77,7 @@ export function describeDataplane(name: string, make: MakeRig): void {
         const end = nowNs() + HOUR;
         plane.open(grant, end);
         expect(plane.entry(grant.index)).toEqual({ mapping: grant, endNs: end });
-        expect([...plane.entries()]).toEqual([{ mapping: grant, endNs: end }]);
+        expect(entriesOf(plane)).toEqual([{ mapping: grant, endNs: end }]);
         expect(knock(grant)).toBe('redirect');
         expect(answer(grant)).toBe('redirect');
       });
@@ -156,7 +157,7 @@ export function describeDataplane(name: string, make: MakeRig): void {
         plane.end(grant.index, grant.number, nowNs() - SECOND);
         plane.forget(grant);
         expect(plane.entry(grant.index)).toBeUndefined();
-        expect([...plane.entries()]).toEqual([]);
+        expect(entriesOf(plane)).toEqual([]);
         expect(knock(grant)).toBe('noGrant');
         expect(answer(grant)).toBe('pass');
       });
@@ -262,7 +263,11 @@ export function describeDataplane(name: string, make: MakeRig): void {
       expect(knock(elsewhere)).toBe('redirect');
       const syn = ip('198.51.100.10', '203.0.113.1', tcp(5000, 40000));
       expect(word(judge('outsideIngress', syn))).toBe('redirect');
-      expect([...plane.entries()].map(({ mapping: { number } }) => number).sort()).toEqual([1, 2, 3]);
+      expect(
+        entriesOf(plane)
+          .map(({ mapping: { number } }) => number)
+          .sort(),
+      ).toEqual([1, 2, 3]);
       // Realm 2's device, from realm 1's interface, is nobody's answer.
       expect(answer(elsewhere)).toBe('pass');
     });

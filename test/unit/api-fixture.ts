@@ -207,11 +207,16 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
       grants.set(id, ended);
       return ended;
     },
-    list: (who, { device }) =>
-      [...grants.values()].filter(
+    list(who, { device, perPage, seek = '0' }) {
+      const from = Number(seek);
+      if (!Number.isInteger(from)) return 'seekUnknown';
+      const own = [...grants.values()].filter(
         (grant) =>
           grant.server === who.name && grant.status === 'LIVE' && (!device || nameOf(device) === nameOf(grant.device)),
-      ),
+      );
+      const end = from + perPage;
+      return { grants: own.slice(from, end), total: own.length, ...(end < own.length && { lastKey: String(end) }) };
+    },
     limits: () => ({
       sources: [prefix('127.0.0.0/8'), prefix('2001:db8:51::/48')],
       maxDurationSeconds: 900,

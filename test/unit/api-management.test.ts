@@ -107,9 +107,10 @@ const useCases: ManagementUseCases = {
   },
   why: (id) => (id === knock.id ? { denial: knock, meaning: 'not for this source', advice: 'look' } : undefined),
   status: () => ({ version: '0.1.0', liveGrants: 1 }),
-  grants(filter) {
-    calls.push(['grants', filter]);
-    return filter.device === 'm9' ? { refused: 'deviceUnknown', why: 'no device m9' } : [grant];
+  grants(filter, limit, after) {
+    calls.push(['grants', filter, limit, after]);
+    if (filter.device === 'm9') return { refused: 'deviceUnknown', why: 'no device m9' };
+    return { grants: [grant], total: 2, ...(after === undefined && { lastKey: 'k' }) };
   },
   grant(id) {
     if (id !== grant.id) return undefined;
@@ -124,12 +125,13 @@ const useCases: ManagementUseCases = {
   drain: (draining, byUid) => void calls.push(['drain', draining, byUid]),
   device(name) {
     const device = { externalId: 'm1@meters.acme.example' as ExternalId, msisdn: '12025550142' as Msisdn };
-    return name === 'm1@meters.acme.example' ? { device, bindings: [binding], grants: [grant] } : undefined;
+    return name === 'm1@meters.acme.example' ? { device, bindings: [binding], grants: [grant], total: 1 } : undefined;
   },
   async revoke(id, byUid) {
     calls.push(['revoke', id, byUid]);
     return id === 'live';
   },
+  servers: () => [grant.server],
   bindings: () => [binding],
   async bind(device, realm, at, byUid) {
     calls.push(['bind', device, realm, at.text, byUid]);
@@ -224,13 +226,19 @@ describe('the socket', () => {
 describe('an operator', () => {
   it('sees status, grants with their inside, and bindings', async () => {
     expect((await ask('GET', '/status')).body).toEqual({ version: '0.1.0', liveGrants: 1 });
-    expect((await ask('GET', '/grants')).body).toEqual([row]);
+    expect((await ask('GET', '/grants')).body).toEqual({ grants: [row], total: 2, next: 'k' });
+    expect((await ask('GET', '/servers')).body).toEqual([grant.server]);
     expect((await ask('GET', '/bindings')).body).toEqual([bindingRow]);
   });
 
   it('asks for the grants of a device or a server', async () => {
     await ask('GET', '/grants?device=m1%40meters.acme.example&server=acme-head-end');
-    expect(calls).toEqual([['grants', { device: 'm1@meters.acme.example', server: 'acme-head-end' }]]);
+    expect(calls).toEqual([['grants', { device: 'm1@meters.acme.example', server: 'acme-head-end' }, 100, undefined]]);
+  });
+
+  it('reads them by pages', async () => {
+    expect((await ask('GET', '/grants?limit=1000&after=k')).body).toEqual({ grants: [row], total: 2 });
+    expect(calls).toEqual([['grants', {}, 1000, 'k']]);
   });
 
   it('sees all of a grant that has ended, and of a device', async () => {
@@ -246,6 +254,7 @@ describe('an operator', () => {
       msisdn: '12025550142',
       bindings: [bindingRow],
       grants: [row],
+      liveGrants: 1,
     });
   });
 
@@ -375,6 +384,8 @@ describe('an operator', () => {
     ['GET', '/why/nothing', undefined, 404, 'idUnknown', /no denial or refusal nothing/],
     ['GET', '/grants?device=m9', undefined, 404, 'deviceUnknown', /m9/],
     ['GET', '/grants?color=red', undefined, 400, 'invalidArgument', /color/],
+    ['GET', '/grants?limit=0', undefined, 400, 'invalidArgument', /limit/],
+    ['GET', '/grants?limit=1001', undefined, 400, 'invalidArgument', /limit/],
     ['GET', '/grants/other', undefined, 404, 'grantNotFound', /no grant other/],
     ['GET', '/devices/m9', undefined, 404, 'deviceUnknown', /m9/],
     ['POST', '/drain', { draining: 'yes' }, 400, 'invalidArgument', /draining/],

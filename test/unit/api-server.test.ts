@@ -39,6 +39,32 @@ describe('a grant from asking to giving back', () => {
     expect((await api.ask({ path })).body).toMatchObject({ status: 'ENDED', endCause: 'ENDED_BY_SERVER' });
   });
 
+  it('lists by pages: 206 and a key while more follow, 200 at the end', async () => {
+    for (let i = 0; i < 3; i++) await post(fresh());
+    const list = (body: object) => post(body, { path: `${BASE}/retrieve-grants` });
+    const all = await list({});
+    expect([all.status, all.headers['content-last-key']]).toEqual([200, undefined]);
+    expect(all.headers['x-total-count']).toBe(String(all.body.length));
+    const read: unknown[] = [];
+    let page = await list({ perPage: 2 });
+    for (; page.status === 206; page = await list({ perPage: 2, seek: page.headers['content-last-key'] })) {
+      expect(page.body).toHaveLength(2);
+      expect(page.headers['x-total-count']).toBe(String(all.body.length));
+      read.push(...page.body);
+    }
+    expect(page.status).toBe(200);
+    expect([...read, ...page.body]).toEqual(all.body);
+    for (const body of [
+      { perPage: 0 },
+      { perPage: 1001 },
+      { perPage: '2' },
+      { seek: '' },
+      { page: 1 },
+      { seek: 'no key' },
+    ])
+      expect([(await list(body)).status, (await list(body)).body.code]).toEqual([400, 'INVALID_ARGUMENT']);
+  });
+
   it('repeats the identifier that was used', async () => {
     const created = await post(fresh({ device: { phoneNumber: '+12025550142' } }));
     expect(created.body.device).toEqual({ phoneNumber: '+12025550142' });

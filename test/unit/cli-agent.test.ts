@@ -202,6 +202,17 @@ describe('grants', () => {
     );
   });
 
+  test('list --limit: so many, and how many more there are', async () => {
+    const [first] = [await granted(), await granted(7000), await granted(7001)];
+    const some = await operator('grants', 'list', '--limit', '1', '--json');
+    expect(JSON.parse(some.stdout)).toEqual([expect.objectContaining({ grantId: first.id })]);
+    expect(some).toMatchObject({ status: 0, stderr: 'and 2 more\n' });
+    expect(await operator('grants', 'list', '--limit', '0')).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining('--limit: expected a whole number above 0, not "0"'),
+    });
+  });
+
   test.each([
     [['--device', 'm7@meters.example'], 'deviceUnknown: no device m7@meters.example in the devices file'],
     [['--server', 'nobody'], 'serverUnknown: no server nobody in the rule files'],
@@ -306,7 +317,7 @@ test('drain while a grant is being recorded: it is not opened, and its record sa
   const asked = gateway.grants.request(HEAD_END, ask());
   gateway.draining = { reason: 'gatewayDraining', why: 'asked for' };
   expect(await asked).toMatchObject({ reason: 'changedWhileDeciding' });
-  const causes = gateway.store.endedSince(gateway.clock.nowMs()).map(({ endCause }) => endCause);
+  const causes = [...gateway.store.endedSince(gateway.clock.nowMs())].map(({ endCause }) => endCause);
   expect(causes).toContain('gatewayDraining');
   expect(gateway.grants.live.size).toBe(0);
 });

@@ -9,6 +9,7 @@ import type { Refusal } from '../../agent/core/reasons.ts';
 import type { CertificateId, GrantRequest } from '../../agent/core/words.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { openStore } from '../../agent/grants/store.ts';
+import { entriesOf } from '../entries.ts';
 import { ethernet, ip, tcp, udp } from '../frames.ts';
 import {
   ask,
@@ -92,7 +93,7 @@ describe('a grant', () => {
     expect(knock(gateway, record)).toBe('grantEnded');
     await gateway.grants.sweep();
     expect(gateway.grants.show(HEAD_END, record.id)).toMatchObject({ state: 'ended', endCause: 'expired' });
-    expect(gateway.grants.list(HEAD_END)).toEqual([]);
+    expect(gateway.grants.list({ server: HEAD_END.name }, undefined, 9).records).toEqual([]);
   });
 
   test('ends when it is given back: packets stop before the answer', async () => {
@@ -199,7 +200,7 @@ describe('a refusal names its reason', () => {
   ])('%s', async (reason, changes) => {
     const gateway = await TestGateway.started();
     expect(await refused(gateway, changes)).toMatchObject({ reason });
-    expect(gateway.store.live()).toEqual([]);
+    expect([...gateway.store.live()]).toEqual([]);
   });
 
   test("notAuthorisedByMtcUser: a server that the device's owner does not name", async () => {
@@ -278,7 +279,7 @@ describe('a refusal names its reason', () => {
     const exhausted = { reason: 'endpointsExhausted', retryAfterSeconds: 120 };
     expect(await refused(gateway, { devicePort: 7999 })).toMatchObject(exhausted);
     expect(gateway.grants.live.size).toBe(64);
-    const [first] = gateway.grants.list(HEAD_END);
+    const [first] = gateway.grants.list({ server: HEAD_END.name }, undefined, 9).records;
     if (first) await gateway.grants.end(first, 'endedByServer');
     // What rests is of UDP: of no use to TCP.
     await granted(gateway, { devicePort: 7000, protocol: 'tcp' });
@@ -298,7 +299,7 @@ describe('a refusal names its reason', () => {
     const pending = gateway.grants.request(HEAD_END, ask());
     gateway.notReady = 'no table';
     expect(await pending).toMatchObject({ reason: 'changedWhileDeciding', why: 'no table' });
-    expect([...gateway.memory.entries()]).toEqual([]);
+    expect(entriesOf(gateway.memory)).toEqual([]);
   });
 });
 
@@ -321,7 +322,7 @@ describe('a decision waits for its commit', () => {
     await gateway.bindings.bind(M1, inner('10.20.0.2'));
     const answered = await meanwhile(gateway, () => gateway.bindings.unbind(inner('10.20.0.2')));
     expect(answered).toMatchObject({ reason: 'changedWhileDeciding', why: 'deviceUnbound' });
-    expect([...gateway.memory.entries()]).toEqual([]);
+    expect(entriesOf(gateway.memory)).toEqual([]);
     const [record] = gateway.store.endedSince(0);
     expect(record).toMatchObject({ endCause: 'deviceUnbound', expiresAtMs: record?.startedAtMs });
   });
@@ -332,7 +333,7 @@ describe('a decision waits for its commit', () => {
       gateway.grants.switchPolicy(policyOf(RULES.replace('5683', '5684'))),
     );
     expect(answered).toMatchObject({ reason: 'changedWhileDeciding', why: 'ruleChanged' });
-    expect([...gateway.memory.entries()]).toEqual([]);
+    expect(entriesOf(gateway.memory)).toEqual([]);
   });
 
   test('the store fails: nothing opens, the endpoint is free again', async () => {
@@ -341,7 +342,7 @@ describe('a decision waits for its commit', () => {
     await gateway.store.close();
     expect(await gateway.grants.request(HEAD_END, ask())).toMatchObject({ reason: 'recordNotWritten', step: 'record' });
     expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(free);
-    expect([...gateway.memory.entries()]).toEqual([]);
+    expect(entriesOf(gateway.memory)).toEqual([]);
   });
 
   test('the store loses its voice after the commit: nothing opens, and the record ends when it speaks again', async () => {
@@ -360,13 +361,13 @@ describe('a decision waits for its commit', () => {
     await gateway.start();
     const free = gateway.grants.endpoints.available('ipv4', 'udp');
     expect(await gateway.grants.request(HEAD_END, ask())).toMatchObject({ reason: 'recordNotWritten' });
-    expect(store.live()).toHaveLength(1);
-    expect([...gateway.memory.entries()]).toEqual([]);
+    expect([...store.live()]).toHaveLength(1);
+    expect(entriesOf(gateway.memory)).toEqual([]);
     expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(free);
     isMute = false;
     await gateway.grants.sweep();
-    expect(store.live()).toEqual([]);
-    expect(store.endedSince(0)).toMatchObject([{ endCause: 'storeFault' }]);
+    expect([...store.live()]).toEqual([]);
+    expect([...store.endedSince(0)]).toMatchObject([{ endCause: 'storeFault' }]);
     expect(await gateway.grants.request(HEAD_END, ask())).toMatchObject({ state: 'live' });
   });
 
@@ -391,7 +392,7 @@ describe('a decision waits for its commit', () => {
       throw new Error('the kernel said no');
     };
     await expect(gateway.grants.request(HEAD_END, ask())).rejects.toThrow('the kernel said no');
-    expect(gateway.store.endedSince(0)).toMatchObject([{ endCause: 'gateFault' }]);
+    expect([...gateway.store.endedSince(0)]).toMatchObject([{ endCause: 'gateFault' }]);
     expect(gateway.grants.live.size).toBe(0);
   });
 });
@@ -515,7 +516,7 @@ describe('a client certificate is revoked', () => {
     const asked = gateway.grants.request(HEAD_END, ask());
     gateway.revoked.add(HEAD_END.certificate);
     expect(await asked).toMatchObject({ reason: 'changedWhileDeciding', why: 'certificateRevoked' });
-    expect(gateway.store.live()).toEqual([]);
+    expect([...gateway.store.live()]).toEqual([]);
   });
 
   test('while the agent was away: the grant ends with the start', async () => {
@@ -528,6 +529,59 @@ describe('a client certificate is revoked', () => {
   });
 });
 
+describe('whose time is over, before a sweep has come', () => {
+  const quota = RULES.replace('grantsPerDevice: 3, requestsPerMinute: 10', 'grantsPerDevice: 3, grantsPerServer: 4');
+
+  test('has ended for whoever asks, once and for all', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    gateway.clock.pass(600);
+    expect(gateway.grants.list({ server: HEAD_END.name }, undefined, 9)).toMatchObject({ records: [], total: 0 });
+    const shown = gateway.grants.show(HEAD_END, record.id);
+    expect(shown).toMatchObject({ state: 'ended', endCause: 'expired' });
+    gateway.clock.pass(5);
+    await gateway.grants.sweep();
+    expect(gateway.grants.show(HEAD_END, record.id)).toEqual(shown);
+    expect(await gateway.extensions.extend(HEAD_END, record.id, 60)).toMatchObject({ reason: 'grantEnded' });
+  });
+
+  test('stands in the way of no equal grant, and counts against no quota', async () => {
+    const gateway = await TestGateway.started(quota);
+    const ports = [5683, 7000, 7001];
+    for (const devicePort of ports) await granted(gateway, { devicePort });
+    expect(await refused(gateway, { devicePort: 7002 })).toMatchObject({ reason: 'grantsPerDeviceExceeded' });
+    gateway.clock.pass(600);
+    await gateway.heartbeat.beat();
+    for (const devicePort of ports) await granted(gateway, { devicePort });
+    expect(await refused(gateway, { devicePort: 7002 })).toMatchObject({ reason: 'grantsPerDeviceExceeded' });
+    await gateway.grants.sweep();
+    expect(gateway.grants.live.size).toBe(3);
+    expect([...gateway.store.live()]).toHaveLength(3);
+  });
+});
+
+test('hundreds that end in one second end in slices, and requests come in between', async () => {
+  const world = RULES.replace(', grantsPerDevice: 3, requestsPerMinute: 10', '').replace('5683,', '"5001-5683",');
+  const gateway = await TestGateway.started(world);
+  const ports = Array.from({ length: 60 }, (_, i) => 5001 + i);
+  for (const protocol of ['udp', 'tcp'] as const)
+    for (const devicePort of ports) await granted(gateway, { devicePort, protocol });
+  for (const devicePort of ports.slice(0, 16))
+    await granted(gateway, { devicePort, applicationServer: { address: address('2001:db8:51::10') } });
+  gateway.clock.pass(600);
+  await gateway.heartbeat.beat();
+  const order: string[] = [];
+  const swept = gateway.grants.sweep().then(() => order.push('swept'));
+  setImmediate(() => order.push('another turn'));
+  await swept;
+  expect(order).toEqual(['another turn', 'swept']);
+  expect([gateway.grants.live.size, gateway.grants.rest.size]).toEqual([0, 136]);
+  expect(new Set([...gateway.store.endedSince(0)].map(({ endCause }) => endCause))).toEqual(new Set(['expired']));
+  gateway.clock.pass(121);
+  await gateway.grants.sweep();
+  expect(gateway.grants.rest.size).toBe(0);
+});
+
 describe('a restart', () => {
   test('loses no live grant and no packet of it', async () => {
     const gateway = await TestGateway.started();
@@ -535,7 +589,7 @@ describe('a restart', () => {
     gateway.clock.pass(10);
     await gateway.start();
     expect(knock(gateway, record)).toBe('redirect');
-    expect(gateway.grants.list(HEAD_END)).toEqual([record]);
+    expect(gateway.grants.list({ server: HEAD_END.name }, undefined, 9).records).toEqual([record]);
   });
 
   test('an ended grant stays ended, and its endpoint goes on resting', async () => {
@@ -561,6 +615,29 @@ describe('a restart', () => {
     gateway.memory.forget(gateway.grants.mapping(record));
     await gateway.start();
     expect(gateway.store.find(record.id)).toMatchObject({ endCause: 'lostInGate' });
+  });
+
+  test('open in the gate and on no record: it is closed, and its endpoint rests', async () => {
+    const gateway = await TestGateway.started();
+    const [record, other] = [await granted(gateway), await granted(gateway, { devicePort: 7000 })];
+    const free = gateway.grants.endpoints.available('ipv4', 'udp');
+    // One of which the database has never heard, and one that took the place of another.
+    const { memory, clock } = gateway;
+    const far = clock.monotonicNs() + 900_000_000_000n;
+    const place = gateway.grants.endpoints.allocate('ipv4', 'udp');
+    if (!place) throw new Error('the pool is full');
+    const stranger = { ...record, ...place, number: 77 };
+    memory.open(gateway.grants.mapping(stranger), far);
+    memory.end(other.index, other.number, 0n);
+    memory.open(gateway.grants.mapping({ ...other, number: 78 }), far);
+    await gateway.start();
+    for (const one of [stranger, other]) expect(knock(gateway, one)).toBe('grantEnded');
+    expect(knock(gateway, record)).toBe('redirect');
+    expect(gateway.store.find(other.id)).toMatchObject({ endCause: 'lostInGate' });
+    expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(free - 1);
+    clock.pass(121);
+    await gateway.grants.sweep();
+    expect(gateway.grants.endpoints.available('ipv4', 'udp')).toBe(free + 1);
   });
 
   test('killed between gate and record: the end holds', async () => {

@@ -1,36 +1,20 @@
 import { describe, expect, test } from 'vitest';
-import { address } from '../../agent/core/net.ts';
-import type { Entry } from '../../agent/dataplane/dataplane.ts';
+import type { EntryState } from '../../agent/dataplane/dataplane.ts';
 import { type Facts, reconcile } from '../../agent/grants/reconcile.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { grantRecord } from '../records.ts';
 
 const SECOND = 1_000_000_000n;
 
-function entry(changes: { index?: number; number?: number; endNs?: bigint } = {}): Entry {
-  return {
-    endNs: changes.endNs ?? 600n * SECOND,
-    mapping: {
-      index: changes.index ?? 3,
-      number: changes.number ?? 1,
-      protocol: 'udp',
-      realm: 1,
-      device: { address: address('10.20.0.2'), port: 5683 },
-      external: { address: address('203.0.113.1'), port: 20_000 },
-      remote: address('198.51.100.10'),
-      remotePort: 0,
-      classId: 1,
-    },
-  };
+function entry(changes: Partial<EntryState> = {}): EntryState {
+  return { index: 3, number: 1, endNs: 600n * SECOND, ...changes };
 }
 
 /** What the record says of its ends after the repair, on the boot's clock and in UTC. */
 const ends = new Map<string, [bigint, number]>();
 
-function repairs(records: GrantRecord[], entries: Entry[], changes: Partial<Facts> = {}) {
+function repairs(records: GrantRecord[], entries: EntryState[], changes: Partial<Facts> = {}) {
   const facts: Facts = {
-    records,
-    entries,
     bootId: 'boot-1',
     nowMs: 101_000,
     nowNs: 100n * SECOND,
@@ -42,11 +26,13 @@ function repairs(records: GrantRecord[], entries: Entry[], changes: Partial<Fact
     bindingConfirmed: () => false,
     ...changes,
   };
-  return reconcile(facts).map((repair) => {
-    if (repair.kind !== 'endEntry') ends.set(repair.record.id, [repair.record.expiresAtNs, repair.record.expiresAtMs]);
-    if (repair.kind === 'endGrant') return [repair.kind, repair.record.id, repair.cause];
-    if (repair.kind === 'endEntry') return [repair.kind, repair.index, repair.number];
-    return [repair.kind, repair.record.id, repair.endNs];
+  return records.flatMap((record) => {
+    const own = entries.find(({ index, number }) => index === record.index && number === record.number);
+    const repair = reconcile(record, own, facts);
+    if (!repair) return [];
+    const { id, expiresAtNs, expiresAtMs } = repair.record;
+    ends.set(id, [expiresAtNs, expiresAtMs]);
+    return [[repair.kind, id, repair.kind === 'endGrant' ? repair.cause : repair.endNs]];
   });
 }
 
@@ -67,19 +53,8 @@ describe('in the same boot', () => {
     expect(repairs([grantRecord()], [])).toEqual([['endGrant', 'A', 'lostInGate']]);
   });
 
-  test("the entry is another grant's: the record ends, and so does the stranger", () => {
-    expect(repairs([grantRecord()], [entry({ number: 2 })])).toEqual([
-      ['endGrant', 'A', 'lostInGate'],
-      ['endEntry', 3, 2],
-    ]);
-  });
-
-  test('open in the gate without a record', () => {
-    expect(repairs([], [entry()])).toEqual([['endEntry', 3, 1]]);
-  });
-
-  test('a dead entry without a record is left to rest', () => {
-    expect(repairs([], [entry({ endNs: 50n * SECOND })])).toEqual([]);
+  test("the entry is another grant's", () => {
+    expect(repairs([grantRecord()], [entry({ number: 2 })])).toEqual([['endGrant', 'A', 'lostInGate']]);
   });
 
   test('both live with different ends: the earlier one holds', () => {

@@ -9,6 +9,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { AgentError } from '../../agent/core/errors.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { type GrantStore, openStore } from '../../agent/grants/store.ts';
+import { entriesOf } from '../entries.ts';
 import { ask, DEVICES, HEAD_END, inner, M1, M2, RULES, TestGateway } from '../gateway.ts';
 import { grantRecord } from '../records.ts';
 
@@ -68,7 +69,9 @@ async function grantedAndCopied() {
 }
 
 const openNumbers = ({ memory, clock }: TestGateway) =>
-  [...memory.entries()].filter(({ endNs }) => endNs > clock.monotonicNs()).map(({ mapping }) => mapping.number);
+  entriesOf(memory)
+    .filter(({ endNs }) => endNs > clock.monotonicNs())
+    .map(({ mapping }) => mapping.number);
 
 test('in the same boot the gate decides: what has ended stays so, what has no record ends', async () => {
   const { gateway: before, goesOn, ends } = await grantedAndCopied();

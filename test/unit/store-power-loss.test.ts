@@ -13,6 +13,7 @@ import type { ExternalId, GrantId } from '../../agent/core/words.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { type GrantStore, openStore } from '../../agent/grants/store.ts';
 import { seededRandom } from '../clock.ts';
+import { entriesOf } from '../entries.ts';
 import { ask, HEAD_END, inner, RULES, TestGateway } from '../gateway.ts';
 import { grantRecord } from '../records.ts';
 
@@ -162,7 +163,7 @@ test('started after the reboot: what was acknowledged is open again, for no long
     Object.assign(after.clock, { utcMs: gateway.clock.utcMs });
     after.reboot(60);
     await after.start();
-    const open = [...after.memory.entries()].filter(({ endNs }) => endNs > after.clock.monotonicNs());
+    const open = entriesOf(after.memory).filter(({ endNs }) => endNs > after.clock.monotonicNs());
     const again = [...after.grants.live.all()];
     expect(new Map(again.map(({ id, expiresAtMs }) => [id, expiresAtMs]))).toEqual(live);
     expect(open.map(({ mapping }) => mapping.number).sort()).toEqual(again.map(({ number }) => number).sort());

@@ -59,11 +59,11 @@ describe.each([
     store = openStore(file, worker);
     expect(store.find(ipv4.id)).toEqual(ipv4);
     expect(store.find(ipv6.id)).toEqual(ipv6);
-    expect(store.live()).toHaveLength(2);
+    expect([...store.live()]).toHaveLength(2);
     await store.end(ended(ipv4, 'endedByServer', 5000));
     expect(store.find(ipv4.id)).toEqual({ ...ipv4, state: 'ended', endCause: 'endedByServer', endedAtMs: 5000 });
-    expect(store.endedSince(5000).map(({ id }) => id)).toEqual([ipv4.id]);
-    expect(store.endedSince(5001)).toEqual([]);
+    expect([...store.endedSince(5000)].map(({ id }) => id)).toEqual([ipv4.id]);
+    expect([...store.endedSince(5001)]).toEqual([]);
   });
 
   test('an end is an end: a second one changes nothing, and nothing re-opens it', async () => {
@@ -72,7 +72,7 @@ describe.each([
     await store.end(ended(record, 'expired', 5000));
     await store.end(ended(record, 'endedByServer', 6000));
     expect(store.find(record.id)).toMatchObject({ endCause: 'expired', endedAtMs: 5000 });
-    await expect(store.reopen(record)).rejects.toThrow('FOREIGN KEY constraint failed');
+    await expect(store.reopen('boot-2', [record])).rejects.toThrow('FOREIGN KEY constraint failed');
   });
 
   test('extends from the end that was read, and what lives only', async () => {
@@ -184,12 +184,22 @@ describe.each([
     await expect(store.insert(twin)).rejects.toThrow('UNIQUE constraint failed: grants.entry');
   });
 
-  test('says what is due on the clock of this boot', async () => {
-    await store.insert(grantRecord({ expiresAtNs: 100n }));
-    await store.insert(grantRecord({ id: 'B' as GrantId, number: 2, index: 8, devicePort: 9, expiresAtNs: 200n }));
-    expect(store.due('boot-1', 99n)).toEqual([]);
-    expect(store.due('boot-1', 150n)).toEqual(['A']);
-    expect(store.due('another boot', 900n)).toEqual([]);
+  test('reads while much else is written: what lives all the while once, in the order in which it came', async () => {
+    const records = Array.from({ length: 1200 }, (_, i) =>
+      grantRecord({ id: `G${i}` as GrantId, number: i + 1, index: (i * 7) % 1200, devicePort: i + 1 }),
+    );
+    await Promise.all(records.map((record) => store.insert(record)));
+    expect([...store.live()]).toEqual(records);
+    const seen: GrantRecord[] = [];
+    for (const record of store.live()) {
+      seen.push(record);
+      if (record.index % 2 === 0) await store.end(ended(record, 'expired', 5000 + (record.index % 3)));
+    }
+    expect(seen).toEqual(records);
+    const since = [...store.endedSince(5001)];
+    expect(since.map(({ endedAtMs }) => endedAtMs)).toEqual([...Array(200).fill(5001), ...Array(200).fill(5002)]);
+    expect(new Set(since.map(({ id }) => id)).size).toBe(400);
+    expect([...store.live()]).toEqual(records.filter(({ index }) => index % 2 === 1));
   });
 
   test('a number stands for a name for ever, also after a restart', async () => {
@@ -260,7 +270,7 @@ describe('writes that come together', () => {
     expect(outcomes[2]).toMatchObject({
       reason: { code: 'storeFailed', message: /UNIQUE constraint failed: grants.entry/ },
     });
-    expect(store.live()).toHaveLength(49);
+    expect([...store.live()]).toHaveLength(49);
   });
 
   test('what was begun before a close is durable after it, and nothing is written later', async () => {
@@ -270,7 +280,7 @@ describe('writes that come together', () => {
     await expect(store.insert(grantRecord())).rejects.toMatchObject({ code: 'storeFailed', message: /is closed/ });
     await Promise.all([...begun, closed]);
     store = openStore(file);
-    expect(store.live()).toHaveLength(20);
+    expect([...store.live()]).toHaveLength(20);
   });
 
   test('a thread that dies fails what it was given, says why, and is replaced', async () => {
@@ -279,7 +289,7 @@ describe('writes that come together', () => {
     expect(failed).toMatchObject(
       [0, 1].map(() => ({ reason: { code: 'storeFailed', cause: { message: 'no disk today' } } })),
     );
-    expect(store.live()).toEqual([]);
+    expect([...store.live()]).toEqual([]);
   });
 });
 

@@ -11,7 +11,7 @@ import { calls, check } from '../../../agent/dataplane/bpf.ts';
 import type { Entry } from '../../../agent/dataplane/dataplane.ts';
 import { ENTRY, LAYOUT, readEntry } from '../../../agent/dataplane/layout.ts';
 import type { GrantRecord } from '../../../agent/grants/record.ts';
-import { type BindingRow, type Row, recordOf } from '../../../agent/grants/rows.ts';
+import { type BindingRow, COLUMNS, type Row, recordOf } from '../../../agent/grants/rows.ts';
 
 const READ_ONLY = 1;
 const SHARED = 1;
@@ -52,7 +52,7 @@ export interface Kept {
 export function kept(folder: string): Kept {
   const db = new Database(join(folder, 'mtgate.db'), { readonly: true });
   try {
-    const records = (db.prepare('SELECT * FROM grants').safeIntegers().all() as Row[]).map(recordOf);
+    const records = (db.prepare(`SELECT ${COLUMNS} FROM grants`).raw().all() as Row[]).map((row) => recordOf(row));
     const bindings = db.prepare('SELECT device, address FROM bindings').all() as BindingRow[];
     return { records, holders: new Map(bindings.map(({ device, address }) => [address, device])) };
   } finally {
