@@ -32,9 +32,8 @@ CREATE TABLE grants (
   CHECK ((state = 'ended') = (ended_at_ms IS NOT NULL)),
   FOREIGN KEY (previous_state, state, cause) REFERENCES transitions (from_state, to_state, cause)
 ) STRICT;
--- Each index costs every grant: these three, and no more. One live grant an entry, as in the gate.
+-- Each index costs every grant: these two, and no more. One live grant an entry, as in the gate.
 CREATE UNIQUE INDEX grants_entry ON grants (entry) WHERE state = 'live';
-CREATE INDEX grants_due ON grants (expires_at_ns) WHERE state = 'live';
 CREATE INDEX grants_ended ON grants (ended_at_ms) WHERE state = 'ended';
 
 -- What requests with an Idempotency-Key were answered: a grant, and its end at that time.
