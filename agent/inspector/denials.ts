@@ -72,8 +72,9 @@ export class Denials {
   readonly #rolledUp = new Map<string, Denial>();
   readonly #byId = new Map<string, Denial>();
   readonly #unkept = new Set<string>();
-  /** What the store has. */
+  /** What the store has, and what it still has although it is rolled up. */
   readonly #kept = new Set<string>();
+  readonly #removed = new Set<string>();
   readonly #watchers = new Set<(row: Denial) => void>();
 
   /** `rows` are those of before this start. */
@@ -135,25 +136,35 @@ export class Denials {
       for (const row of [...this.#rows[kind].values()]) if (row.lastMs < timeMs) this.#rollUp(row);
   }
 
-  /** What has changed since it was last kept. */
-  changes(): DenialChanges {
-    return {
-      changed: [...this.#unkept].flatMap((id) => this.#byId.get(id) ?? []),
-      removed: [...this.#kept].filter((id) => !this.#byId.has(id)),
-    };
+  /**
+   * What has changed since it was last kept: all that was rolled up, so that
+   * whoever keeps it has the same counts, and of other rows `most`.
+   */
+  changes(most = Number.POSITIVE_INFINITY): DenialChanges {
+    const changed = [...this.#rolledUp.values()].filter(({ id }) => this.#unkept.has(id));
+    const all = changed.length + most;
+    for (const id of this.#unkept) {
+      if (changed.length >= all) break;
+      const row = this.#byId.get(id);
+      if (row && row.source !== ROLLED_UP) changed.push(row);
+    }
+    return { changed, removed: [...this.#removed] };
   }
 
   /** These changes are kept now. Only right in the same turn of the loop in which they were asked for. */
   wereKept({ changed, removed }: DenialChanges): void {
-    this.#unkept.clear();
-    for (const { id } of changed) this.#kept.add(id);
-    for (const id of removed) this.#kept.delete(id);
+    for (const { id } of changed) {
+      this.#unkept.delete(id);
+      this.#kept.add(id);
+    }
+    for (const id of removed) this.#removed.delete(id);
   }
 
   #rollUp(row: Denial): void {
     this.#rows[row.kind].delete(keyOf(row));
     this.#byId.delete(row.id);
     this.#unkept.delete(row.id);
+    if (this.#kept.delete(row.id)) this.#removed.add(row.id);
     this.#addRolledUp(row);
   }
 

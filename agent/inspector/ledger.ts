@@ -1,7 +1,7 @@
 /**
  * Everything that did not pass, in memory and on disk: the list of denials,
- * and each refusal alone. Written in batches, every few seconds and at the
- * end; what could not be written is tried again with the next batch.
+ * and each refusal alone. Written in slices, every few seconds and at the
+ * end; what could not be written is tried again with the next.
  *
  * A disk that takes nothing holds nobody up: the list goes on in memory, and
  * of the refusals that wait the oldest are given up, counted.
@@ -15,6 +15,8 @@ import { Denials } from './denials.ts';
 import { type KeptRefusal, keptRefusal, matchesRefusal, type RefusalFilter, refusalDenial } from './refusals.ts';
 
 const WAITING_MOST = 10_000;
+/** So many of each are written at once: some milliseconds. */
+const SLICE = 128;
 const AGE_MOST_MS = 30 * 24 * 3_600_000;
 
 export class Ledger {
@@ -72,15 +74,20 @@ export class Ledger {
     return this.#waiting.find((refusal) => refusal.instance === instance) ?? this.#store.refusal(instance);
   }
 
-  /** Writes what is new. */
-  keep(): void {
-    const changes = this.denials.changes();
-    if (changes.changed.length + changes.removed.length + this.#waiting.length === 0) return;
-    this.#try(() => {
-      this.#store.write(changes, this.#waiting);
-      this.denials.wereKept(changes);
-      this.#waiting = [];
-    });
+  /** Writes what is new, a slice at a time: a flood has changed every row, and the loop answers others in between. */
+  async keep(): Promise<void> {
+    for (let isMore = true; isMore; ) {
+      const changes = this.denials.changes(SLICE);
+      const refusals = this.#waiting.slice(0, SLICE);
+      if (changes.changed.length + changes.removed.length + refusals.length === 0) return;
+      const isKept = this.#try(() => {
+        this.#store.write(changes, refusals);
+        this.denials.wereKept(changes);
+        this.#waiting = this.#waiting.slice(refusals.length);
+      });
+      isMore = isKept && (changes.changed.length >= SLICE || refusals.length === SLICE);
+      if (isMore) await new Promise(setImmediate);
+    }
   }
 
   /** Rolls up and forgets what is older than 30 days. */
@@ -90,11 +97,13 @@ export class Ledger {
     this.#try(() => this.#store.purge(before));
   }
 
-  #try(write: () => void): void {
+  #try(write: () => void): boolean {
     try {
       write();
+      return true;
     } catch (fault) {
       this.#log.error({ why: (fault as Error).message }, 'denialsNotKept');
+      return false;
     }
   }
 }

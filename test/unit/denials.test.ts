@@ -208,7 +208,7 @@ describe('the ledger', () => {
     rmSync(folder, { recursive: true });
   });
 
-  test('keeps rows and refusals over a restart, field by field, and goes on counting in the same row', () => {
+  test('keeps rows and refusals over a restart, field by field, and goes on counting in the same row', async () => {
     const row = ledger.denials.add(
       knock({ mtcUser: 'acme' as MtcUserName, device: 'm1@a.example', grant: 'G' as GrantId }),
     );
@@ -230,7 +230,7 @@ describe('the ledger', () => {
     });
     expect(b).toMatchObject({ source: '192.0.2.1', target: 'GET /x' });
     const rows = ledger.denials.list({}, 9);
-    ledger.keep();
+    await ledger.keep();
     store.close();
     open();
     expect(ledger.denials.list({}, 9)).toEqual(expect.arrayContaining(rows));
@@ -244,9 +244,9 @@ describe('the ledger', () => {
     expect(ledger.refusals({ server: 'nobody' }, 9)).toEqual([]);
   });
 
-  test('lists what waits and what is kept as one, the newest first', () => {
+  test('lists what waits and what is kept as one, the newest first', async () => {
     ledger.refused(refusal('a'), FACTS);
-    ledger.keep();
+    await ledger.keep();
     ledger.refused(refusal('b'), FACTS);
     expect(ledger.refusals({ device: 'm1@a.example' }, 9).map(({ instance }) => instance)).toEqual([
       'urn:uuid:b',
@@ -271,18 +271,34 @@ describe('the ledger', () => {
     ]);
   });
 
-  test('forgets refusals of 30 days ago, not their count', () => {
+  test('a flood is written a slice at a time, all of it, and others are answered in between', async () => {
+    for (let i = 0; i < 1000; i++) ledger.denials.add(knock({ source: `s${i}` }));
+    let turns = 0;
+    const count = () => {
+      turns += 1;
+      turning = setImmediate(count);
+    };
+    let turning = setImmediate(count);
+    await ledger.keep();
+    clearImmediate(turning);
+    expect(turns).toBeGreaterThanOrEqual(7);
+    store.close();
+    open();
+    expect(ledger.denials.size).toBe(1000);
+  });
+
+  test('forgets refusals of 30 days ago, not their count', async () => {
     ledger.refused(refusal('a'), FACTS);
-    ledger.keep();
+    await ledger.keep();
     clock.pass(31 * 86_400);
     ledger.refused(refusal('b'), FACTS);
-    ledger.keep();
+    await ledger.keep();
     ledger.age();
     expect(ledger.refusals({}, 9).map(({ instance }) => instance)).toEqual(['urn:uuid:b']);
     expect(total(ledger.denials.list({}, 9), 'request')).toBe(2);
   });
 
-  test('a disk that takes nothing: said, bounded, tried again, and nobody is held up', () => {
+  test('a disk that takes nothing: said, bounded, tried again, and nobody is held up', async () => {
     let broken = true;
     const failing: DenialStore = {
       ...store,
@@ -293,12 +309,12 @@ describe('the ledger', () => {
     };
     const slow = new Ledger(failing, clock, seededRandom(++starts), log);
     for (let i = 0; i < 10_002; i++) slow.refused(refusal(`${i}`), FACTS);
-    slow.keep();
+    await slow.keep();
     expect(log.of('denialsNotKept')).toMatchObject([{ level: 'error', why: 'disk full' }]);
     expect(slow.givenUp).toBe(2);
     expect(slow.refusal('urn:uuid:1')).toBeUndefined();
     broken = false;
-    slow.keep();
+    await slow.keep();
     expect(store.refusal('urn:uuid:2')?.rule).toBe('r1');
     store.close();
     open();
@@ -309,9 +325,9 @@ describe('the ledger', () => {
     ['no database', () => writeFileSync(file, 'no database, and long enough to be none at all')],
     ['of another version', () => writeFileSync(file, spoiled(readFileSync(file), 60, 99))],
     ['damaged within', () => writeFileSync(file, readFileSync(file).fill(0xaa, 4096))],
-  ])('a file that is %s is put aside, said, and a new one begun', (_, spoil) => {
+  ])('a file that is %s is put aside, said, and a new one begun', async (_, spoil) => {
     ledger.refused(refusal('a'), FACTS);
-    ledger.keep();
+    await ledger.keep();
     store.close();
     spoil();
     open();
@@ -319,16 +335,16 @@ describe('the ledger', () => {
     expect(ledger.refusals({}, 9)).toEqual([]);
     expect(readFileSync(`${file}.unusable`).length).toBeGreaterThan(40);
     ledger.refused(refusal('b'), FACTS);
-    ledger.keep();
+    await ledger.keep();
     expect(store.refusal('urn:uuid:b')).toBeDefined();
   });
 
-  test('where no file can be, the list is in memory', () => {
+  test('where no file can be, the list is in memory', async () => {
     store.close();
     file = join(folder, 'no', 'such', 'folder', 'denials.db');
     open();
     ledger.refused(refusal('a'), FACTS);
-    ledger.keep();
+    await ledger.keep();
     expect(ledger.refusal('urn:uuid:a')).toBeDefined();
     expect(log.of('denialStoreUnusable').length).toBeGreaterThan(0);
   });
