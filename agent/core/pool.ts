@@ -51,7 +51,8 @@ export function indexOfIpv4(pool: Pool, protocol: Protocol, endpoint: Endpoint):
 
 /** Asked for with every grant: a number, and no bigint. */
 function ipv4Value({ bytes }: Address): number {
-  return new DataView(bytes.buffer, bytes.byteOffset).getUint32(12);
+  const [a = 0, b = 0, c = 0, d = 0] = [bytes[12], bytes[13], bytes[14], bytes[15]];
+  return a * 2 ** 24 + ((b << 16) | (c << 8) | d);
 }
 
 /** The pool's IPv4 addresses by their slot; each made once, since every grant names one. */

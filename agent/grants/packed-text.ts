@@ -9,26 +9,45 @@ export const FORMS = ['text', 'ulid', 'uuid'] as const;
 export type Form = (typeof FORMS)[number];
 
 const ULID_LETTERS = '0123456789ABCDEFGHJKMNPQRSTVWXYZ';
-const ULID_VALUES = new Int8Array(128).fill(-1);
-for (const [value, letter] of [...ULID_LETTERS].entries()) ULID_VALUES[letter.charCodeAt(0)] = value;
+const ULID_VALUES = valuesOf(ULID_LETTERS);
 const HEX = '0123456789abcdef';
+const HEX_VALUES = valuesOf(HEX);
 const HYPHEN = 45;
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
 /** Writes the 128 bits of a text into `words`, and says how; `text` where it has none, and then writes nothing of use. */
 export function pack(text: string, words: Words): Form {
   if (text.length === 26) return packUlid(text, words) ? 'ulid' : 'text';
-  if (text.length !== 36 || !UUID.test(text)) return 'text';
-  words[0] = Number.parseInt(text.slice(0, 8), 16);
-  words[1] = Number.parseInt(text.slice(9, 13) + text.slice(14, 18), 16);
-  words[2] = Number.parseInt(text.slice(19, 23) + text.slice(24, 28), 16);
-  words[3] = Number.parseInt(text.slice(28), 16);
-  return 'uuid';
+  return text.length === 36 && packUuid(text, words) ? 'uuid' : 'text';
 }
 
 /** The text that was packed so. */
 export function unpack(form: 'ulid' | 'uuid', words: Words): string {
   return form === 'ulid' ? ulidOf(words) : uuidOf(words);
+}
+
+/** What each letter stands for, by its code; -1 for those that stand for nothing. */
+function valuesOf(letters: string): Int8Array {
+  const values = new Int8Array(128).fill(-1);
+  for (const [value, letter] of [...letters].entries()) values[letter.charCodeAt(0)] = value;
+  return values;
+}
+
+/** Hyphens stand behind the digits 8, 12, 16 and 20. */
+function packUuid(text: string, words: Words): boolean {
+  words.fill(0);
+  for (let i = 0, digit = 0; i < 36; i++) {
+    const code = text.charCodeAt(i);
+    if (i === 8 || i === 13 || i === 18 || i === 23) {
+      if (code !== HYPHEN) return false;
+      continue;
+    }
+    const value = HEX_VALUES[code] ?? -1;
+    if (value < 0) return false;
+    const at = digit >>> 3;
+    words[at] = (((words[at] as number) << 4) | value) >>> 0;
+    digit += 1;
+  }
+  return true;
 }
 
 /** 26 letters of 5 bits are 130: the first has only the lower three. */
