@@ -29,6 +29,7 @@ import { CLOCK_LAG_NS, type Ground, orNotRecorded } from './ground.ts';
 import { Judge } from './judge.ts';
 import type { EndCause } from './lifecycle.ts';
 import { LiveGrants, type Mark, type Page } from './live.ts';
+import { Opening } from './opening.ts';
 import { type EndedRecord, type GrantRecord, newRecord, ownerOf, type Retry, suspendedNs } from './record.ts';
 import { Rest } from './rest.ts';
 import { Retries } from './retries.ts';
@@ -45,7 +46,7 @@ export class Grants {
   readonly retries: Retries;
   readonly #ground: Ground;
   /** Grants whose record is being written: they count, but are not there yet. */
-  readonly #opening = new LiveGrants();
+  readonly #opening = new Opening();
   /** Ended, or lowered, and the store has not taken it yet. */
   readonly #unrecorded = new Map<GrantId, GrantRecord>();
 

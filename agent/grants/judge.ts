@@ -10,6 +10,7 @@ import { type Decision, decide, type Question } from '../policy/decide.ts';
 import type { Policy, Usage } from '../policy/policy.ts';
 import type { Ground } from './ground.ts';
 import type { LiveGrants } from './live.ts';
+import type { Opening } from './opening.ts';
 import { RequestRates } from './rates.ts';
 import type { GrantRecord } from './record.ts';
 
@@ -29,9 +30,9 @@ export class Judge {
   readonly #misses = new RequestRates();
   readonly #live: LiveGrants;
   /** Grants whose record is being written: they count, too. */
-  readonly #opening: LiveGrants;
+  readonly #opening: Opening;
 
-  constructor(ground: Ground, live: LiveGrants, opening: LiveGrants, policy: Policy) {
+  constructor(ground: Ground, live: LiveGrants, opening: Opening, policy: Policy) {
     this.#ground = ground;
     this.#live = live;
     this.#opening = opening;
@@ -77,7 +78,7 @@ export class Judge {
   /** What a server holds, in all and on a device, and how much it has asked for. */
   usageOf(server: ServerName, device: ExternalId | undefined): Usage {
     this.#live.pass(this.#ground.clock.boottimeNs());
-    const onDevice = (of: LiveGrants) => (device ? of.countOnDevice(server, device) : 0);
+    const onDevice = (of: LiveGrants | Opening) => (device ? of.countOnDevice(server, device) : 0);
     return {
       grantsOnDevice: onDevice(this.#live) + onDevice(this.#opening),
       grantsOfServer: this.#live.countOfServer(server) + this.#opening.countOfServer(server),
