@@ -178,8 +178,15 @@ export function certificateId(serial: string, [issuer]: Chain): CertificateId {
 /** Whether a certificate of a record is revoked, or on every way to a root one above it is. */
 export function isRevoked(id: CertificateId, cas: readonly NamedCa[]): boolean {
   const [issuerKey, serial = ''] = id.split(':');
-  const chains = cas.flatMap((ca) => ca.chains.filter(([issuer]) => issuer.keySha256 === issuerKey));
-  return chains.length > 0 && chains.every((chain) => listedBy(serial, chain));
+  let isKnown = false;
+  for (const { chains } of cas) {
+    for (const chain of chains) {
+      if (chain[0].keySha256 !== issuerKey) continue;
+      if (!listedBy(serial, chain)) return false;
+      isKnown = true;
+    }
+  }
+  return isKnown;
 }
 
 /** SHA-256 of the SubjectPublicKeyInfo in DER, lower-case hex. */
