@@ -48,6 +48,8 @@ interface Connection {
   /** Once its handshake is over. */
   secure?: TLSSocket;
   retired: boolean;
+  /** It is ended as soon as what was written has left. */
+  ending?: boolean;
 }
 
 export class Connections {
@@ -239,8 +241,12 @@ export class Connections {
     if (!connection.open.delete(exchange)) return;
     exchange.over?.();
     const next = connection.later.shift();
-    if (connection.retired) connection.secure?.destroySoon();
-    else if (next) this.#begin(connection, next);
+    if (!connection.retired) {
+      if (next) this.#begin(connection, next);
+    } else if (!connection.ending) {
+      connection.ending = true; // once, however many were open
+      connection.secure?.destroySoon();
+    }
   }
 }
 

@@ -51,6 +51,9 @@ function bind() {
     mapFd: bpf.func('int bpf_map__fd(void *map)'),
     programFd: bpf.func('int bpf_program__fd(void *program)'),
     lookup: bpf.func('int bpf_map_lookup_elem(int fd, const void *key, void *value)'),
+    lookupBatch: bpf.func(
+      'int bpf_map_lookup_batch(int fd, void *from, void *to, void *keys, void *values, _Inout_ uint32_t *count, const void *options)',
+    ),
     update: bpf.func('int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags)'),
     remove: bpf.func('int bpf_map_delete_elem(int fd, const void *key)'),
     nextKey: bpf.func('int bpf_map_get_next_key(int fd, const void *key, void *next)'),
@@ -179,6 +182,18 @@ export class BpfMap {
   lookup(key: Uint8Array): Uint8Array | undefined {
     const value = Buffer.alloc(this.#valueSize);
     return present('bpf_map_lookup_elem', calls().lookup(this.#fd, key, value)) ? value : undefined;
+  }
+
+  /** The first values of an array, in its order, one after the other in one piece: one call for all of them. */
+  first(count: number): Uint8Array {
+    const values = Buffer.alloc(count * this.#valueSize);
+    const keys = Buffer.alloc(count * this.#keySize);
+    const last = Buffer.alloc(8);
+    const found = Uint32Array.of(count);
+    // ENOENT: there are no more behind them.
+    present('bpf_map_lookup_batch', calls().lookupBatch(this.#fd, null, last, keys, values, found, null));
+    if (found[0] !== count) throw new AgentError('gateFault', `a map of the gate has ${found[0]} values, not ${count}`);
+    return values;
   }
 
   update(key: Uint8Array, value: Uint8Array): void {

@@ -232,8 +232,9 @@ export class Gate implements JudgingDataplane {
   }
 
   counters(): GateCounters {
-    const read = (slot: number): PacketCount =>
-      layout.readCount(this.#gate.maps.counters.lookup(u32(slot)) ?? new Uint8Array());
+    const all = this.#gate.maps.counters.first(layout.COUNTER_MAX);
+    const size = all.length / layout.COUNTER_MAX; // a count of each CPU
+    const read = (slot: number) => layout.readCount(all.subarray(slot * size, (slot + 1) * size));
     return {
       grantedIn: read(COUNTERS.grantedIn),
       grantedOut: read(COUNTERS.grantedOut),
