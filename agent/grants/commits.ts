@@ -6,6 +6,7 @@
  * which they came; each hears what became of it when its batch is durable, all
  * of a batch in the same turn of the loop.
  */
+import { breathe } from './slices.ts';
 import type { Write, Written } from './writes.ts';
 
 /** Makes a batch durable. Rejects where it cannot be known what became of it. */
@@ -40,7 +41,7 @@ export class Commits {
 
   async #run(): Promise<void> {
     while (this.#queue.length > 0) {
-      await new Promise(setImmediate);
+      await breathe();
       const batch = this.#queue;
       this.#queue = [];
       try {

@@ -11,10 +11,13 @@ import type { GrantRecord } from './record.ts';
 /** A row as it is read: the values of COLUMNS, perhaps with more behind them. */
 export type Row = readonly (string | number | null)[];
 
-/** In the order in which `recordOf` takes them. Of whole numbers only the boot's clock needs more than 53 bits: it comes in two. */
-export const COLUMNS = `id, number, gateway, server, certificate, mtc_user, device, reference, rule, policy_version,
+/** What every row begins with, read or written. */
+const FIRST_COLUMNS = `id, number, gateway, server, certificate, mtc_user, device, reference, rule, policy_version,
   family, protocol, realm, inner_address, device_port, remote, remote_port, external_address, external_port, entry,
-  granted_seconds, started_at_ms, expires_at_ms, boot_id, expires_at_ns >> 30, expires_at_ns & ${2 ** 30 - 1},
+  granted_seconds, started_at_ms, expires_at_ms, boot_id`;
+
+/** In the order in which `recordOf` takes them. Of whole numbers only the boot's clock needs more than 53 bits: it comes in two. */
+export const COLUMNS = `${FIRST_COLUMNS}, expires_at_ns >> 30, expires_at_ns & ${2 ** 30 - 1},
   state, correlator, cause, ended_at_ms`;
 
 /**
@@ -55,9 +58,7 @@ function known<Value>(values: Map<string, Value>, text: string, make: (text: str
 }
 
 /** The columns of a new grant, in the order of `newRow`; its state and its cause follow from its being new. */
-export const NEW_COLUMNS = `id, number, gateway, server, certificate, mtc_user, device, reference, rule, policy_version,
-  family, protocol, realm, inner_address, device_port, remote, remote_port, external_address, external_port, entry,
-  granted_seconds, started_at_ms, expires_at_ms, boot_id, expires_at_ns, correlator`;
+export const NEW_COLUMNS = `${FIRST_COLUMNS}, expires_at_ns, correlator`;
 
 /** A new grant as it is written: values alone, since names with each row would cost as much again. */
 export type NewRow = readonly (string | number | bigint)[];
