@@ -48,11 +48,12 @@ export class Judge {
     const device = directory.find(ask.device);
     const question: Question = {
       server: who.name,
-      device: device && { externalId: device.externalId, boundFamilies: directory.familiesOf(device.externalId) },
+      device: device && this.#seen(device.externalId),
       protocol: ask.protocol,
       port: ask.devicePort,
       durationSeconds: ask.durationSeconds,
       applicationServer: ask.applicationServer?.address,
+      remotePort: ask.applicationServer?.port,
       requestAddress: who.requestAddress,
       ipFamily: ask.ipFamily,
       usage: this.usageOf(who.name, device?.externalId),
@@ -64,15 +65,24 @@ export class Judge {
   again(record: GrantRecord, durationSeconds: number, usage: Usage): Decision {
     return decide(this.policy, {
       server: record.server,
-      device: { externalId: record.device, boundFamilies: this.#ground.directory.familiesOf(record.device) },
+      device: this.#seen(record.device),
       protocol: record.protocol,
       port: record.devicePort,
       durationSeconds,
       applicationServer: record.remote,
+      remotePort: record.remotePort || undefined,
       requestAddress: record.remote === 'all' ? record.external.address : record.remote,
       ipFamily: record.family,
       usage,
     });
+  }
+
+  /** A device as the directory has it; an address that changes hands is nobody's. */
+  #seen(externalId: ExternalId): NonNullable<Question['device']> {
+    const { directory } = this.#ground;
+    const boundFamilies = directory.familiesOf(externalId);
+    const inner = directory.bindingsOf(externalId).map((binding) => binding.inner);
+    return { externalId, boundFamilies, inner };
   }
 
   /** What a server holds, in all and on a device, and how much it has asked for. */

@@ -8,6 +8,7 @@ import { type Claim, clashesAmong, seenFrom } from '../core/claims.ts';
 import type { Issue, Path, Place } from '../core/document.ts';
 import { unknownWord } from '../core/fields.ts';
 import { type Owned, overlapsAmong } from '../core/overlaps.ts';
+import { type FilterGroups, filterIssues, filterWarnings } from './filter-files.ts';
 import { devicesOverlap, matchesName } from './patterns.ts';
 import type { Policy } from './policy.ts';
 import type { Entry, Written, WrittenCertificate } from './rules.ts';
@@ -17,6 +18,7 @@ export function findIssues(
   written: Written,
   authorities: readonly string[] | undefined,
   ownSpaces: readonly Owned[],
+  groups: FilterGroups,
 ): Issue[] {
   return [
     ...clashesAmong(nameClaims(written)),
@@ -26,13 +28,18 @@ export function findIssues(
     ...deviceIssues(written),
     ...unknownNames(written),
     ...unauthorisable(written),
+    ...filterIssues(written.filters, groups),
   ];
 }
 
-function* nameClaims({ servers, mtcUsers, rules, tests }: Written): Generator<Claim> {
+function* nameClaims({ servers, mtcUsers, rules, filters, tests }: Written): Generator<Claim> {
   for (const { name, locate } of servers) yield claim(`server "${name}"`, locate);
   for (const { name, locate } of mtcUsers) yield claim(`MTC user "${name}"`, locate);
-  for (const { name, locate } of rules) yield claim(`rule id "${name}"`, () => locate('id'));
+  // One id, one thing that decided: in denials and refusals both stand under `rule`.
+  const id = (what: string, name: string, locate: Entry<unknown>['locate']) =>
+    claim(`${what} id "${name}"`, () => locate('id'), `id ${name}`);
+  for (const { name, locate } of rules) yield id('rule', name, locate);
+  for (const { name, locate } of filters) yield id('filter', name, locate);
   for (const { name, locate } of tests) yield claim(`test "${name}"`, () => locate('name'));
 }
 
@@ -141,8 +148,8 @@ function unauthorisable({ mtcUsers }: Written): Issue[] {
 }
 
 /** What is right, but surely not meant. */
-export function findWarnings({ allows, mtcUsers }: Policy): Issue[] {
-  return allows
+export function findWarnings({ allows, filters, mtcUsers }: Policy): Issue[] {
+  const unmatched = allows
     .filter(({ match: { servers, devices } }) =>
       [...mtcUsers.values()].every(
         (user) =>
@@ -154,6 +161,7 @@ export function findWarnings({ allows, mtcUsers }: Policy): Issue[] {
       ...place,
       message: `allow "${id}" can never match: no MTC user authorises its servers for its devices`,
     }));
+  return [...unmatched, ...filterWarnings(filters)];
 }
 
 function certificatesOf({ servers, mtcUsers }: Written) {

@@ -7,6 +7,7 @@ import { byPlace, frozen, type Issue } from '../core/document.ts';
 import type { Owned } from '../core/overlaps.ts';
 import type { MtcUserName, ServerName } from '../core/words.ts';
 import { findIssues, findWarnings } from './checks.ts';
+import { type FilterGroups, filterOf } from './filter-files.ts';
 import { exactly } from './patterns.ts';
 import {
   type AllowRule,
@@ -51,7 +52,8 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
   const reading = readRules(files);
   if ('issues' in reading) return reading;
   const { written } = reading;
-  const issues = findIssues(written, surroundings.authorities, surroundings.ownSpaces ?? []);
+  const groups: FilterGroups = { devices: new Set(), servers: new Map() };
+  const issues = findIssues(written, surroundings.authorities, surroundings.ownSpaces ?? [], groups);
   if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
 
   const servers = byName(written.servers.map(serverOf));
@@ -59,16 +61,18 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
   const rules = [...written.rules].sort((a, b) => order(a.name, b.name));
   const allows = rules.flatMap(allowOf);
   const denies = rules.flatMap(denyOf);
+  const filters = byName(written.filters).map((filter) => filterOf(filter, groups));
   const parties = {
     servers: new Map(servers.map((server) => [server.name, frozen(server)])),
     mtcUsers: new Map(mtcUsers.map((user) => [user.name, frozen(user)])),
   };
   const policy = frozen({
-    version: surroundings.digest(canonical({ servers, mtcUsers, allows, denies })).slice(0, VERSION_LENGTH),
+    version: surroundings.digest(canonical({ servers, mtcUsers, allows, denies, filters })).slice(0, VERSION_LENGTH),
     ...parties,
     holders: holdersOf(parties),
     allows,
     denies,
+    filters,
     tests: written.tests.map(testOf),
   });
   return { policy, warnings: [...findWarnings(policy)].sort(byPlace) };

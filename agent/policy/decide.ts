@@ -8,6 +8,7 @@
  *   mtcUser            does its owner authorise this server?
  *   rule               no deny matches, and at least one allow does
  *   applicationServer  which address may use the grant, in which family
+ *   filter             no drop filter meets its packets: they will pass no filter
  *   rate, quota        the limits of the allow
  * From `rule` on each allow goes its way alone, as if it were the only one.
  * Of those that arrive, the one that grants the longest decides, whole: its
@@ -19,21 +20,31 @@
  * lives already, whether the device is bound in the family, whether an
  * endpoint is free.
  */
-import { type Address, contains, type Family, type Prefix } from '../core/net.ts';
+import { type Address, contains, type Family, hostPrefix, type Prefix } from '../core/net.ts';
 import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
-import type { ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { ExternalId, InnerAddress, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import { dropOfGrant, type Filter } from './filters.ts';
 import { matchesDevice } from './patterns.ts';
 import { type AllowRule, type Match, mtcUserOf, type Policy, type Usage } from './policy.ts';
 
 export interface Question {
   readonly server: ServerName;
   /** Absent where the directory knows no such device. */
-  readonly device?: { readonly externalId: ExternalId; readonly boundFamilies: readonly Family[] } | undefined;
+  readonly device?:
+    | {
+        readonly externalId: ExternalId;
+        readonly boundFamilies: readonly Family[];
+        /** What it is bound to; absent where nobody knows (a policy test). */
+        readonly inner?: readonly InnerAddress[];
+      }
+    | undefined;
   readonly protocol: Protocol;
   readonly port: number;
   readonly durationSeconds: number;
   /** Where granted packets come from; absent: where the request came from. */
   readonly applicationServer?: Address | 'all' | undefined;
+  /** Its port; absent: any. */
+  readonly remotePort?: number | undefined;
   readonly requestAddress: Address;
   readonly ipFamily?: Family | undefined;
   readonly usage: Usage;
@@ -117,8 +128,10 @@ export function decide(policy: Policy, question: Question): Decision {
   const deny = policy.denies.find(({ match }) => !mismatchOf(match, question));
   if (deny) return stop('deniedByRule', deny.reason, deny.id);
   const allows = policy.allows.filter(({ match }) => !mismatchOf(match, question));
-  const target = targetOf(policy.servers.get(server)?.sources ?? [], question);
-  const ways = allows.map((rule) => goAlone(rule, target, question));
+  const sources = policy.servers.get(server)?.sources ?? [];
+  const target = targetOf(sources, question);
+  const drop = 'stop' in target ? undefined : dropOf(policy, target, sources, question);
+  const ways = allows.map((rule) => goAlone(rule, target, drop, question));
   if (ways.length === 0) return stop('noRuleAllows', 'no allow matches');
   trace.push(...ways.flatMap(({ lines }) => lines));
 
@@ -140,13 +153,13 @@ export function mismatchOf({ servers, devices, protocols, ports }: Match, questi
 }
 
 /** One allow from the step `rule` on, up to the step that stops it. */
-function goAlone(rule: AllowRule, target: Target, question: Question): Way {
+function goAlone(rule: AllowRule, target: Target, drop: Filter | undefined, question: Question): Way {
   const { id, limits } = rule;
   const { usage } = question;
   const durationSeconds = Math.min(question.durationSeconds, limits.durationSeconds);
   const lines = [yes('rule', `matches, for ${durationSeconds} s of the ${question.durationSeconds} s asked for`, id)];
-  const stop = (reason: RefusalReason, seen: string): Way => {
-    const line = no(reason, seen, id);
+  const stop = (reason: RefusalReason, seen: string, by = id): Way => {
+    const line = no(reason, seen, by);
     return { rule, lines: [...lines, line], durationSeconds, outcome: line };
   };
 
@@ -158,6 +171,9 @@ function goAlone(rule: AllowRule, target: Target, question: Question): Way {
   lines.push(
     yes('applicationServer', `${remote === 'all' ? "all of the server's sources" : remote.text}, ${family}`, id),
   );
+
+  if (drop) return stop('deniedByFilter', `it drops packets that ${id} would grant`, drop.id);
+  lines.push(yes('filter', 'no drop filter meets its packets', id));
 
   const { grantsOnDevice, grantsOfServer, requestsInLastMinute } = usage;
   if (reached(limits.requestsPerMinute, requestsInLastMinute)) {
@@ -204,6 +220,24 @@ function targetOf(sources: readonly Prefix[], question: Question): Target {
   if (requestAddress.family === family && ours(requestAddress)) return { family, remote: requestAddress };
   const seen = `none named, and ${requestAddress.text} is not an ${family} address within the server's sources`;
   return { family, stop: no('applicationServerRequired', seen) };
+}
+
+/** The drop filter that meets packets of such a grant. */
+function dropOf(
+  { filters }: Policy,
+  { family, remote }: { readonly family: Family; readonly remote: Address | 'all' },
+  sources: readonly Prefix[],
+  { device, protocol, port, remotePort }: Question,
+): Filter | undefined {
+  const flow = {
+    family,
+    protocol,
+    device: device?.inner?.find(({ address }) => address.family === family),
+    devicePort: port,
+    remotes: remote === 'all' ? sources : [hostPrefix(remote)],
+    remotePort,
+  };
+  return dropOfGrant(filters, flow, { isInGroup: () => false });
 }
 
 function reached(limit: number | undefined, used: number): boolean {

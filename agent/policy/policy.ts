@@ -7,6 +7,7 @@ import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
 import type { ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { Filter } from './filters.ts';
 import { type DevicePattern, matchesDevice, type NamePattern } from './patterns.ts';
 
 /** How a certificate is known: by a URI in its subjectAltName (and the CA that signed it), or by its public key. */
@@ -115,6 +116,7 @@ export interface Policy {
   /** By id. */
   readonly allows: readonly AllowRule[];
   readonly denies: readonly DenyRule[];
+  readonly filters: readonly Filter[];
   readonly tests: readonly PolicyTest[];
 }
 

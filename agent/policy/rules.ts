@@ -10,6 +10,7 @@ import * as f from '../core/fields.ts';
 import { parseAddress } from '../core/net.ts';
 import { REFUSALS, type RefusalReason } from '../core/reasons.ts';
 import type { ServerName } from '../core/words.ts';
+import { filter, type WrittenFilter } from './filter-files.ts';
 import { parseDevicePattern, parseNamePattern } from './patterns.ts';
 
 /** A rule file as its text. */
@@ -24,7 +25,7 @@ const COUNT = f.integer(1, 1_000_000);
 const USED = f.integer(0, 1_000_000);
 
 /** The steps that `decide` takes; tests can expect their refusals. */
-const TESTED_STEPS = ['mtcUser', 'rule', 'applicationServer', 'rate', 'quota'];
+const TESTED_STEPS = ['mtcUser', 'rule', 'applicationServer', 'filter', 'rate', 'quota'];
 const TESTED_REASONS = (Object.keys(REFUSALS) as RefusalReason[]).filter((reason) =>
   TESTED_STEPS.includes(REFUSALS[reason].step),
 );
@@ -41,22 +42,12 @@ const devicePattern = f.field('a device pattern such as *@*.meters.example', par
 const namePattern = f.field('a name, in which * stands for any letters', parseNamePattern);
 const applicationServer = f.field('an IP address, or all', (text) => (text === 'all' ? text : parseAddress(text)));
 
-/** YAML has no unions; a mapping with exactly one of some keys reads as one. Judged beside whatever else is wrong. */
-function exactlyOne(...keys: readonly string[]) {
-  const one = (written: object) => keys.filter((key) => key in written).length === 1;
-  return [one, { error: `expected exactly one of ${keys.join(' and ')}`, when: isMapping }] as const;
-}
-
-function isMapping({ value }: { readonly value: unknown }): boolean {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
 const certificate = f
   .mapping({ uri: uri.exactOptional(), issuer: f.name().exactOptional(), sha256: sha256.exactOptional() })
-  .refine(...exactlyOne('uri', 'sha256'))
+  .refine(...f.exactlyOne('uri', 'sha256'))
   .refine((written) => !('sha256' in written && 'issuer' in written), {
     error: 'expected issuer with uri only: a public key needs none',
-    when: isMapping,
+    when: f.isMapping,
   });
 
 const server = f.mapping({
@@ -99,15 +90,15 @@ const rule = f
     deny: f.mapping({ ...match, reason: f.text }).exactOptional(),
     limits: limits.exactOptional(),
   })
-  .refine(...exactlyOne('allow', 'deny'))
+  .refine(...f.exactlyOne('allow', 'deny'))
   .refine((written) => 'deny' in written || 'limits' in written, {
     error: '"limits" is missing: an allow says at least durationSeconds',
-    when: isMapping,
+    when: f.isMapping,
   })
   .refine((written) => !('deny' in written && 'limits' in written), {
     error: 'expected no limits with deny',
     path: ['limits'],
-    when: isMapping,
+    when: f.isMapping,
   })
   .meta({ oneOf: [{ required: ['allow', 'limits'] }, { required: ['deny'] }] });
 
@@ -136,11 +127,11 @@ const test = f.mapping({
       durationSeconds: f.integer(1, LONGEST_SECONDS).exactOptional(),
       refuse: f.choice(...TESTED_REASONS).exactOptional(),
     })
-    .refine(...exactlyOne('allow', 'refuse'))
+    .refine(...f.exactlyOne('allow', 'refuse'))
     .refine((written) => !('refuse' in written && 'durationSeconds' in written), {
       error: 'expected durationSeconds with allow only',
       path: ['durationSeconds'],
-      when: isMapping,
+      when: f.isMapping,
     }),
 });
 
@@ -149,6 +140,7 @@ export const ruleFile = f.mapping({
   servers: f.named(server, 'servers').default({}),
   mtcUsers: f.named(mtcUser, 'MTC users').default({}),
   rules: f.list(rule, 'rules', 0).default([]),
+  filters: f.list(filter, 'filters', 0).default([]),
   tests: f.list(test, 'tests', 0).default([]),
 });
 
@@ -170,6 +162,7 @@ export interface Written {
   readonly servers: readonly Entry<WrittenServer>[];
   readonly mtcUsers: readonly Entry<WrittenMtcUser>[];
   readonly rules: readonly Entry<WrittenRule>[];
+  readonly filters: readonly Entry<WrittenFilter>[];
   readonly tests: readonly Entry<WrittenTest>[];
 }
 
@@ -191,6 +184,9 @@ export function readRules(
       ),
       rules: documents.flatMap(({ value, locate }) =>
         value.rules.map((rule, i) => entry(rule.id, rule, locate, ['rules', i])),
+      ),
+      filters: documents.flatMap(({ value, locate }) =>
+        value.filters.map((filter, i) => entry(filter.id, filter, locate, ['filters', i])),
       ),
       tests: documents.flatMap(({ value, locate }) =>
         value.tests.map((test, i) => entry(test.name, test, locate, ['tests', i])),

@@ -39,6 +39,7 @@ test('an allow, step by step, and the rules that looked away', () => {
     '  yes mtcUser           acme authorises acme',
     '  yes rule              coap: matches, for 600 s of the 600 s asked for',
     '  yes applicationServer coap: 198.51.100.7, ipv4',
+    '  yes filter            coap: no drop filter meets its packets',
     '  yes rate              coap: 0 requests in the last minute',
     '  yes quota             coap: 0 live grants on the device, 0 in all',
     '  -   rule              telnet: this deny is for the ports 23',
