@@ -7,12 +7,13 @@ import { byPlace, frozen, type Issue } from '../core/document.ts';
 import type { Owned } from '../core/overlaps.ts';
 import type { MtcUserName, ServerName } from '../core/words.ts';
 import { findIssues, findWarnings } from './checks.ts';
-import { exactly } from './patterns.ts';
+import { type DevicePattern, exactly, matchesName } from './patterns.ts';
 import {
   type AllowRule,
   type Certificate,
   type DenyRule,
   holdersOf,
+  type Match,
   type MtcUser,
   NO_USAGE,
   type Policy,
@@ -21,6 +22,7 @@ import {
 } from './policy.ts';
 import {
   type Entry,
+  type GroupName,
   type RuleFile,
   readRules,
   type WrittenCertificate,
@@ -56,16 +58,32 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
 
   const servers = byName(written.servers.map(serverOf));
   const mtcUsers = byName(written.mtcUsers.map(mtcUserOf));
-  const rules = [...written.rules].sort((a, b) => order(a.name, b.name));
-  const allows = rules.flatMap(allowOf);
-  const denies = rules.flatMap(denyOf);
+  const groups: Groups = {
+    deviceGroups: new Map(
+      byName(written.deviceGroups).map(({ name, value }) => [name, frozen({ group: name, ...value })]),
+    ),
+    serverGroups: new Map(
+      byName(written.serverGroups).map(({ name, value }) => [
+        name,
+        frozen(
+          servers
+            .map((server) => server.name)
+            .filter((one) => value.servers.some((pattern) => matchesName(pattern, one))),
+        ),
+      ]),
+    ),
+  };
+  const rules = byName(written.rules);
+  const allows = rules.flatMap((rule) => allowOf(rule, groups));
+  const denies = rules.flatMap((rule) => denyOf(rule, groups));
   const parties = {
     servers: new Map(servers.map((server) => [server.name, frozen(server)])),
     mtcUsers: new Map(mtcUsers.map((user) => [user.name, frozen(user)])),
   };
   const policy = frozen({
-    version: surroundings.digest(canonical({ servers, mtcUsers, allows, denies })).slice(0, VERSION_LENGTH),
+    version: surroundings.digest(canonical({ servers, mtcUsers, ...groups, allows, denies })).slice(0, VERSION_LENGTH),
     ...parties,
+    ...groups,
     holders: holdersOf(parties),
     allows,
     denies,
@@ -96,7 +114,7 @@ function certificateOf({ uri, issuer, sha256 }: WrittenCertificate): Certificate
   return { uri: uri ?? '', ...(issuer !== undefined && { issuer }) };
 }
 
-function allowOf({ name, value: { allow, limits }, locate }: Entry<WrittenRule>): AllowRule[] {
+function allowOf({ name, value: { allow, limits }, locate }: Entry<WrittenRule>, groups: Groups): AllowRule[] {
   if (!allow || !limits) return [];
   const { applicationServer, ...match } = allow;
   const { totalSeconds = limits.durationSeconds } = limits;
@@ -105,25 +123,48 @@ function allowOf({ name, value: { allow, limits }, locate }: Entry<WrittenRule>)
       id: name,
       place: locate(),
       action: 'allow',
-      match,
+      match: matchOf(match, groups),
       allApplicationServers: applicationServer === 'all',
       limits: { ...limits, totalSeconds },
     },
   ];
 }
 
-function denyOf({ name, value: { deny }, locate }: Entry<WrittenRule>): DenyRule[] {
+function denyOf({ name, value: { deny }, locate }: Entry<WrittenRule>, groups: Groups): DenyRule[] {
   if (!deny) return [];
   const { reason, ...match } = deny;
-  return [{ id: name, place: locate(), action: 'deny', match, reason }];
+  return [{ id: name, place: locate(), action: 'deny', match: matchOf(match, groups), reason }];
 }
 
-function testOf({ name, value: { request, usage, expect }, locate }: Entry<WrittenTest>): PolicyTest {
+type Groups = Pick<Policy, 'deviceGroups' | 'serverGroups'>;
+
+/** Groups take the place of their names; that they are there is known by now. */
+function matchOf(
+  { servers, devices, ...rest }: Omit<NonNullable<WrittenRule['deny']>, 'reason'>,
+  { serverGroups, deviceGroups }: Groups,
+): Match {
+  const namesOf = (one: ServerName | GroupName) =>
+    typeof one === 'string' ? [one] : (serverGroups.get(one.group) ?? []);
+  const selectorsOf = (one: DevicePattern | GroupName) => ('group' in one ? (deviceGroups.get(one.group) ?? []) : one);
+  return {
+    ...rest,
+    ...(servers && { servers: [...new Set(servers.flatMap(namesOf))] }),
+    ...(devices && { devices: devices.flatMap(selectorsOf) }),
+  };
+}
+
+function testOf({
+  name,
+  value: { request, attributes = {}, now, usage, expect },
+  locate,
+}: Entry<WrittenTest>): PolicyTest {
   const { allow, refuse, durationSeconds } = expect;
   return {
     name,
     place: locate(),
     request,
+    attributes,
+    ...(now !== undefined && { nowMs: now }),
     usage: { ...NO_USAGE, ...usage },
     expect: refuse ? { refuse } : { allow: allow ?? '', ...(durationSeconds !== undefined && { durationSeconds }) },
   };
@@ -140,13 +181,15 @@ function order(a: string, b: string): number {
 /**
  * One text for one meaning: members by key, lists (all of them are sets) by
  * what is in them, prefixes and patterns by their text; where a rule stands
- * is no part of what it says.
+ * is no part of what it says. An attribute may be called `text` or `place`:
+ * it has a list.
  */
 function canonical(value: unknown): string {
+  if (value instanceof Map) return canonical(Object.fromEntries(value));
   if (Array.isArray(value)) return `[${value.map(canonical).sort().join()}]`;
   if (typeof value !== 'object' || value === null) return JSON.stringify(value);
-  if ('text' in value) return JSON.stringify(value.text);
-  const members = Object.entries(value).filter(([key]) => key !== 'place');
+  if ('text' in value && typeof value.text === 'string') return JSON.stringify(value.text);
+  const members = Object.entries(value).filter(([key, member]) => key !== 'place' || Array.isArray(member));
   return `{${members
     .map(([key, member]) => `${JSON.stringify(key)}:${canonical(member)}`)
     .sort()

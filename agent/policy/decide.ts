@@ -22,13 +22,13 @@
 import { type Address, contains, type Family, type Prefix } from '../core/net.ts';
 import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
 import type { ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
-import { matchesDevice } from './patterns.ts';
+import { type DeviceFacts, isSelected } from './groups.ts';
 import { type AllowRule, type Match, mtcUserOf, type Policy, type Usage } from './policy.ts';
 
 export interface Question {
   readonly server: ServerName;
   /** Absent where the directory knows no such device. */
-  readonly device?: { readonly externalId: ExternalId; readonly boundFamilies: readonly Family[] } | undefined;
+  readonly device?: (DeviceFacts & { readonly boundFamilies: readonly Family[] }) | undefined;
   readonly protocol: Protocol;
   readonly port: number;
   readonly durationSeconds: number;
@@ -37,6 +37,8 @@ export interface Question {
   readonly requestAddress: Address;
   readonly ipFamily?: Family | undefined;
   readonly usage: Usage;
+  /** UTC. `anyTime`: hours are taken to be within, and never to close. */
+  readonly nowMs: number | 'anyTime';
 }
 
 /** One step as it was taken, for the operator. */
@@ -59,6 +61,9 @@ export interface Allowed {
   /** At most what was asked for. */
   readonly durationSeconds: number;
   readonly totalSeconds: number;
+  /** Bounds that the gate keeps, of this grant. */
+  readonly packetsPerSecond?: number;
+  readonly bytes?: number;
   readonly trace: readonly TraceLine[];
 }
 
@@ -124,16 +129,25 @@ export function decide(policy: Policy, question: Question): Decision {
 
   const { rule, durationSeconds, outcome } = ways.reduce(better);
   if ('reason' in outcome) return refused(outcome, trace, target.family);
-  const { totalSeconds } = rule.limits;
-  const { family, remote } = outcome;
-  return { verdict: 'allow', mtcUser: user.name, rule: rule.id, family, remote, durationSeconds, totalSeconds, trace };
+  const { totalSeconds, packetsPerSecond, bytes } = rule.limits;
+  return {
+    verdict: 'allow',
+    mtcUser: user.name,
+    rule: rule.id,
+    ...outcome,
+    durationSeconds,
+    totalSeconds,
+    ...(packetsPerSecond !== undefined && { packetsPerSecond }),
+    ...(bytes !== undefined && { bytes }),
+    trace,
+  };
 }
 
 /** The first member of a rule that this request does not meet; undefined where the rule matches. */
 export function mismatchOf({ servers, devices, protocols, ports }: Match, question: Question): keyof Match | undefined {
   const { server, device, protocol, port } = question;
   if (servers && !servers.includes(server)) return 'servers';
-  if (devices && !devices.some((pattern) => device && matchesDevice(pattern, device.externalId))) return 'devices';
+  if (devices && !devices.some((selector) => device && isSelected(selector, device))) return 'devices';
   if (protocols && !protocols.includes(protocol)) return 'protocols';
   if (ports && !ports.some(({ low, high }) => low <= port && port <= high)) return 'ports';
   return undefined;

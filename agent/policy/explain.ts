@@ -5,6 +5,7 @@
  */
 import type { MtcUserName, ServerName } from '../core/words.ts';
 import { type Decision, mismatchOf, type Question, type TraceLine } from './decide.ts';
+import { selectorText } from './groups.ts';
 import type { Match, Policy } from './policy.ts';
 
 /** One line for the outcome, one for each step, one for each rule that does not match. */
@@ -48,7 +49,7 @@ function lookedAway({ allows, denies }: Policy, question: Question, { trace }: D
 function membersOf({ servers = [], devices = [], protocols = [], ports = [] }: Match): Record<keyof Match, string> {
   return {
     servers: servers.join(', '),
-    devices: devices.map(({ text }) => text).join(', '),
+    devices: devices.map(selectorText).join(', '),
     protocols: protocols.join(', '),
     ports: ports.map(({ low, high }) => (low === high ? `${low}` : `${low}-${high}`)).join(', '),
   };

@@ -6,7 +6,8 @@
 import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
-import type { ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { Attributes, ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { DeviceGroup, DeviceSelector } from './groups.ts';
 import { type DevicePattern, matchesDevice, type NamePattern } from './patterns.ts';
 
 /** How a certificate is known: by a URI in its subjectAltName (and the CA that signed it), or by its public key. */
@@ -40,7 +41,7 @@ export interface PortRange {
 /** What a rule looks at; an absent member matches everything. */
 export interface Match {
   readonly servers?: readonly ServerName[];
-  readonly devices?: readonly DevicePattern[];
+  readonly devices?: readonly DeviceSelector[];
   readonly protocols?: readonly Protocol[];
   readonly ports?: readonly PortRange[];
 }
@@ -53,6 +54,10 @@ export interface Limits {
   readonly grantsPerDevice?: number;
   readonly grantsPerServer?: number;
   readonly requestsPerMinute?: number;
+  /** Of a grant, both directions together; the gate counts. */
+  readonly packetsPerSecond?: number;
+  /** Of a grant, in all, both directions together, as on the wire; the gate counts. */
+  readonly bytes?: number;
 }
 
 export interface AllowRule {
@@ -88,6 +93,10 @@ export interface PolicyTest {
     /** Where the request comes from; absent: the first address of the server's sources in the family asked for. */
     readonly from?: Address;
   };
+  /** Of the device. */
+  readonly attributes: Attributes;
+  /** When it is asked; absent: hours are taken to be within. */
+  readonly nowMs?: number;
   readonly usage: Usage;
   readonly expect: { readonly allow: string; readonly durationSeconds?: number } | { readonly refuse: RefusalReason };
 }
@@ -112,6 +121,10 @@ export interface Policy {
   readonly mtcUsers: ReadonlyMap<MtcUserName, MtcUser>;
   /** Whose certificates are known, by their URI or the hash of their key: asked with every request. */
   readonly holders: ReadonlyMap<string, readonly Holder[]>;
+  /** For rules and filters. No server group bears the name of a device group. */
+  readonly deviceGroups: ReadonlyMap<string, DeviceGroup>;
+  /** The names that each stands for. */
+  readonly serverGroups: ReadonlyMap<string, readonly ServerName[]>;
   /** By id. */
   readonly allows: readonly AllowRule[];
   readonly denies: readonly DenyRule[];

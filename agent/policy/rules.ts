@@ -30,6 +30,11 @@ const TESTED_REASONS = (Object.keys(REFUSALS) as RefusalReason[]).filter((reason
 );
 
 const serverName = f.name<ServerName>();
+const utc = f.field('a time in UTC such as 2026-03-29T00:30:00Z', (text) => {
+  if (!/^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?Z$/.test(text)) return undefined;
+  const time = Date.parse(text);
+  return Number.isNaN(time) ? undefined : time;
+});
 const uri = f.field('a URI such as urn:mtc:acme:head-end', (text) =>
   /^[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+$/.test(text) ? text : undefined,
 );
@@ -39,6 +44,17 @@ const sha256 = f.field('the SHA-256 of a public key (SubjectPublicKeyInfo): 64 h
 });
 const devicePattern = f.field('a device pattern such as *@*.meters.example', parseDevicePattern);
 const namePattern = f.field('a name, in which * stands for any letters', parseNamePattern);
+const GROUP = 'group:';
+/** A group is named where a server or a pattern may stand. */
+function orGroup<Value>(expected: string, read: (text: string) => Value | undefined) {
+  return f.field(`${expected}, or ${GROUP}NAME`, (text): Value | GroupName | undefined => {
+    if (!text.startsWith(GROUP) || text.includes('@')) return read(text);
+    const group = f.name().safeParse(text.slice(GROUP.length)).data;
+    return group === undefined ? undefined : { group };
+  });
+}
+const serverOrGroup = orGroup('the name of a server', (text) => serverName.safeParse(text).data);
+const deviceOrGroup = orGroup('a device pattern such as *@*.meters.example', parseDevicePattern);
 const applicationServer = f.field('an IP address, or all', (text) => (text === 'all' ? text : parseAddress(text)));
 
 /** YAML has no unions; a mapping with exactly one of some keys reads as one. Judged beside whatever else is wrong. */
@@ -72,9 +88,21 @@ const mtcUser = f.mapping({
   mayAuthorise: f.list(namePattern, 'names').exactOptional(),
 });
 
+const deviceGroup = f
+  .mapping({
+    devices: f.list(devicePattern, 'device patterns').exactOptional(),
+    attributes: f.attributes(f.list(f.attributeValue, 'values')).exactOptional(),
+  })
+  .refine((written) => 'devices' in written || 'attributes' in written, {
+    error: 'expected devices, or attributes, or both: a group without them would be every device',
+    when: isMapping,
+  });
+
+const serverGroup = f.mapping({ servers: f.list(namePattern, 'names') });
+
 const match = {
-  servers: f.list(serverName, 'servers').exactOptional(),
-  devices: f.list(devicePattern, 'device patterns').exactOptional(),
+  servers: f.list(serverOrGroup, 'servers').exactOptional(),
+  devices: f.list(deviceOrGroup, 'device patterns').exactOptional(),
   protocols: f.list(f.protocol, 'tcp, udp').exactOptional(),
   ports: f.list(f.ports, 'ports').exactOptional(),
 };
@@ -86,6 +114,8 @@ const limits = f
     grantsPerDevice: COUNT.exactOptional(),
     grantsPerServer: COUNT.exactOptional(),
     requestsPerMinute: COUNT.exactOptional(),
+    packetsPerSecond: f.integer(1, 10_000_000).exactOptional(),
+    bytes: f.bytes.exactOptional(),
   })
   .refine(({ durationSeconds, totalSeconds = durationSeconds }) => totalSeconds >= durationSeconds, {
     error: 'expected totalSeconds to be at least durationSeconds',
@@ -123,6 +153,8 @@ const test = f.mapping({
     ipFamily: f.family.exactOptional(),
     from: f.address.exactOptional(),
   }),
+  attributes: f.attributes(f.attributeValue).exactOptional(),
+  now: utc.exactOptional(),
   usage: f
     .mapping({
       grantsOnDevice: USED.exactOptional(),
@@ -148,17 +180,27 @@ const test = f.mapping({
 export const ruleFile = f.mapping({
   servers: f.named(server, 'servers').default({}),
   mtcUsers: f.named(mtcUser, 'MTC users').default({}),
+  deviceGroups: f.named(deviceGroup, 'groups of devices').default({}),
+  serverGroups: f.named(serverGroup, 'groups of servers').default({}),
   rules: f.list(rule, 'rules', 0).default([]),
   tests: f.list(test, 'tests', 0).default([]),
 });
 
+type WrittenFile = z.output<typeof ruleFile>;
 export type WrittenServer = z.output<typeof server>;
 export type WrittenMtcUser = z.output<typeof mtcUser>;
+export type WrittenDeviceGroup = z.output<typeof deviceGroup>;
+export type WrittenServerGroup = z.output<typeof serverGroup>;
 export type WrittenRule = z.output<typeof rule>;
 export type WrittenTest = z.output<typeof test>;
 export type WrittenCertificate = z.output<typeof certificate>;
 
-/** One server, MTC user, rule or test, with the way back to its text. */
+/** A group as it is named in a rule. */
+export interface GroupName {
+  readonly group: string;
+}
+
+/** One server, MTC user, group, rule or test, with the way back to its text. */
 export interface Entry<Value> {
   readonly name: string;
   readonly value: Value;
@@ -169,6 +211,8 @@ export interface Entry<Value> {
 export interface Written {
   readonly servers: readonly Entry<WrittenServer>[];
   readonly mtcUsers: readonly Entry<WrittenMtcUser>[];
+  readonly deviceGroups: readonly Entry<WrittenDeviceGroup>[];
+  readonly serverGroups: readonly Entry<WrittenServerGroup>[];
   readonly rules: readonly Entry<WrittenRule>[];
   readonly tests: readonly Entry<WrittenTest>[];
 }
@@ -181,14 +225,16 @@ export function readRules(
   const issues = readings.flatMap((reading) => ('issues' in reading ? reading.issues : []));
   if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
   const documents = readings.flatMap((reading) => ('document' in reading ? reading.document : []));
+  const named = <Value>(key: string, of: (value: WrittenFile) => Readonly<Record<string, Value>>) =>
+    documents.flatMap(({ value, locate }) =>
+      Object.entries(of(value)).map(([name, one]) => entry(name, one, locate, [key, name])),
+    );
   return {
     written: {
-      servers: documents.flatMap(({ value, locate }) =>
-        Object.entries(value.servers).map(([name, server]) => entry(name, server, locate, ['servers', name])),
-      ),
-      mtcUsers: documents.flatMap(({ value, locate }) =>
-        Object.entries(value.mtcUsers).map(([name, user]) => entry(name, user, locate, ['mtcUsers', name])),
-      ),
+      servers: named('servers', ({ servers }) => servers),
+      mtcUsers: named('mtcUsers', ({ mtcUsers }) => mtcUsers),
+      deviceGroups: named('deviceGroups', ({ deviceGroups }) => deviceGroups),
+      serverGroups: named('serverGroups', ({ serverGroups }) => serverGroups),
       rules: documents.flatMap(({ value, locate }) =>
         value.rules.map((rule, i) => entry(rule.id, rule, locate, ['rules', i])),
       ),

@@ -14,12 +14,13 @@ rules:
 `;
 const ask = (changes: Partial<Question> = {}): Question => ({
   server: 'acme' as never,
-  device: { externalId: 'm1@acme.example' as never, boundFamilies: ['ipv4', 'ipv6'] },
+  device: { externalId: 'm1@acme.example' as never, attributes: {}, boundFamilies: ['ipv4', 'ipv6'] },
   protocol: 'udp',
   port: 5683,
   durationSeconds: 600,
   requestAddress: address('198.51.100.7'),
   usage: NO_USAGE,
+  nowMs: 'anyTime',
   ...changes,
 });
 const COAP =
@@ -27,7 +28,7 @@ const COAP =
 const ALL = '  - { id: all, allow: { applicationServer: all }, limits: { durationSeconds: 60 } }\n';
 const judge = (rules: string, changes?: Partial<Question>) => decide(policyOf(PEOPLE + rules), ask(changes));
 const device = (externalId: string, ...boundFamilies: ('ipv4' | 'ipv6')[]) => ({
-  device: { externalId: externalId as never, boundFamilies },
+  device: { externalId: externalId as never, attributes: {}, boundFamilies },
 });
 
 /** What decided, in one line. */
