@@ -9,6 +9,9 @@
  *   rule               no deny matches, and at least one allow does
  *   applicationServer  which address may use the grant, in which family
  *   rate, quota        the limits of the allow
+ * A rule with hours counts within them: a deny refuses, and what is granted
+ * before ends where the next deny begins; what an allow grants ends where its
+ * hours close, and outside them it goes no further.
  * From `rule` on each allow goes its way alone, as if it were the only one.
  * Of those that arrive, the one that grants the longest decides, whole: its
  * duration, its total, its name; ties go to the lower id. When none arrives,
@@ -23,6 +26,7 @@ import { type Address, contains, type Family, type Prefix } from '../core/net.ts
 import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
 import type { ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
 import { type DeviceFacts, isSelected } from './groups.ts';
+import { hoursText, type Window, windowAt } from './hours.ts';
 import { type AllowRule, type Match, mtcUserOf, type Policy, type Usage } from './policy.ts';
 
 export interface Question {
@@ -61,6 +65,8 @@ export interface Allowed {
   /** At most what was asked for. */
   readonly durationSeconds: number;
   readonly totalSeconds: number;
+  /** When the hours of a rule end it, whatever its duration (UTC); absent: none do. */
+  readonly closesAtMs?: number;
   /** Bounds that the gate keeps, of this grant. */
   readonly packetsPerSecond?: number;
   readonly bytes?: number;
@@ -95,6 +101,8 @@ interface Way {
   readonly rule: AllowRule;
   readonly lines: readonly TraceLine[];
   readonly durationSeconds: number;
+  /** Where its hours close, or those of a deny begin; Infinity: nowhere. */
+  readonly closesAtMs: number;
   readonly outcome: { readonly family: Family; readonly remote: Address | 'all' } | Stop;
 }
 
@@ -119,16 +127,20 @@ export function decide(policy: Policy, question: Question): Decision {
     return stop('notAuthorisedByMtcUser', `${user.name} does not authorise ${server}`);
   trace.push(yes('mtcUser', `${user.name} authorises ${server}`));
 
-  const deny = policy.denies.find(({ match }) => !mismatchOf(match, question));
-  if (deny) return stop('deniedByRule', deny.reason, deny.id);
+  let deniedFromMs = Number.POSITIVE_INFINITY;
+  for (const deny of policy.denies.filter(({ match }) => !mismatchOf(match, question))) {
+    const { inside, untilMs } = windowOf(deny, question);
+    if (inside || secondsLeft(untilMs, question) < 1) return stop('deniedByRule', deny.reason, deny.id);
+    deniedFromMs = Math.min(deniedFromMs, untilMs);
+  }
   const allows = policy.allows.filter(({ match }) => !mismatchOf(match, question));
   const target = targetOf(policy.servers.get(server)?.sources ?? [], question);
-  const ways = allows.map((rule) => goAlone(rule, target, question));
+  const ways = allows.map((rule) => goAlone(rule, target, question, deniedFromMs));
   if (ways.length === 0) return stop('noRuleAllows', 'no allow matches');
   trace.push(...ways.flatMap(({ lines }) => lines));
 
-  const { rule, durationSeconds, outcome } = ways.reduce(better);
-  if ('reason' in outcome) return refused(outcome, trace, target.family);
+  const { rule, durationSeconds, closesAtMs, outcome } = ways.reduce(better);
+  if ('reason' in outcome) return refused(outcome, trace, outcome.step === 'rule' ? undefined : target.family);
   const { totalSeconds, packetsPerSecond, bytes } = rule.limits;
   return {
     verdict: 'allow',
@@ -137,6 +149,7 @@ export function decide(policy: Policy, question: Question): Decision {
     ...outcome,
     durationSeconds,
     totalSeconds,
+    ...(Number.isFinite(closesAtMs) && { closesAtMs }),
     ...(packetsPerSecond !== undefined && { packetsPerSecond }),
     ...(bytes !== undefined && { bytes }),
     trace,
@@ -153,16 +166,37 @@ export function mismatchOf({ servers, devices, protocols, ports }: Match, questi
   return undefined;
 }
 
+/** The window of a rule that a request falls into, or the gap between two. */
+export function windowOf({ hours }: Pick<AllowRule, 'hours'>, { nowMs }: Question): Window {
+  return hours && nowMs !== 'anyTime' ? windowAt(hours, nowMs) : ALWAYS;
+}
+
+const ALWAYS: Window = { inside: true, untilMs: Number.POSITIVE_INFINITY };
+
+/** Whole ones, until an instant. */
+function secondsLeft(untilMs: number, { nowMs }: Question): number {
+  return nowMs === 'anyTime' ? Number.POSITIVE_INFINITY : Math.floor((untilMs - nowMs) / 1000);
+}
+
 /** One allow from the step `rule` on, up to the step that stops it. */
-function goAlone(rule: AllowRule, target: Target, question: Question): Way {
-  const { id, limits } = rule;
+function goAlone(rule: AllowRule, target: Target, question: Question, deniedFromMs: number): Way {
+  const { id, limits, hours } = rule;
   const { usage } = question;
-  const durationSeconds = Math.min(question.durationSeconds, limits.durationSeconds);
-  const lines = [yes('rule', `matches, for ${durationSeconds} s of the ${question.durationSeconds} s asked for`, id)];
+  const window = windowOf(rule, question);
+  const closesAtMs = Math.min(window.untilMs, deniedFromMs);
+  const leftSeconds = secondsLeft(closesAtMs, question);
+  const durationSeconds = Math.min(question.durationSeconds, limits.durationSeconds, leftSeconds);
+  const lines: TraceLine[] = [];
   const stop = (reason: RefusalReason, seen: string): Way => {
     const line = no(reason, seen, id);
-    return { rule, lines: [...lines, line], durationSeconds, outcome: line };
+    return { rule, lines: [...lines, line], durationSeconds, closesAtMs, outcome: line };
   };
+
+  if (hours && (!window.inside || leftSeconds < 1))
+    return stop('outsideHours', `outside its hours, ${hoursText(hours)}`);
+  const cut =
+    durationSeconds < leftSeconds ? '' : window.untilMs === closesAtMs ? ': its hours close' : ': a deny begins';
+  lines.push(yes('rule', `matches, for ${durationSeconds} s of the ${question.durationSeconds} s asked for${cut}`, id));
 
   if ('stop' in target) return stop(target.stop.reason, target.stop.seen);
   const { family, remote } = target;
@@ -186,7 +220,7 @@ function goAlone(rule: AllowRule, target: Target, question: Question): Way {
     return stop('grantsPerServerExceeded', `${grantsOfServer} live grants in all, of ${limits.grantsPerServer}`);
   }
   lines.push(yes('quota', `${grantsOnDevice} live grants on the device, ${grantsOfServer} in all`, id));
-  return { rule, lines, durationSeconds, outcome: { family, remote } };
+  return { rule, lines, durationSeconds, closesAtMs, outcome: { family, remote } };
 }
 
 /** The way that decides. Given in order of their ids, so that the lower id wins a tie. */
