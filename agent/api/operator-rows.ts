@@ -114,6 +114,7 @@ export interface DeviceDetail {
   readonly device: string;
   readonly msisdn?: string;
   readonly imsi?: string;
+  readonly attributes?: Readonly<Record<string, string>>;
   readonly bindings: readonly BindingRow[];
   /** The first of them; `liveGrants` is how many there are. */
   readonly grants: readonly GrantRow[];
@@ -162,10 +163,10 @@ export function grantRows({ grants, total, lastKey }: OperatorGrants): GrantRows
 }
 
 export function deviceDetail({ device, bindings, grants, total }: OperatorDevice): DeviceDetail {
-  const { externalId, ...numbers } = device;
+  const { externalId, ...more } = device;
   return {
     device: externalId,
-    ...numbers,
+    ...more,
     bindings: bindings.map(bindingRow),
     grants: grants.map(grantRow),
     liveGrants: total,

@@ -34,6 +34,7 @@ export function registerDevice(program: Command): void {
           ['device', found.device],
           ['MSISDN', found.msisdn && `+${found.msisdn}`],
           ['IMSI', found.imsi],
+          ...Object.entries(found.attributes ?? {}),
         ]);
         print('');
         printRows({}, found.bindings, ['realm', 'address', 'source', 'since'], 'holds no address');

@@ -56,12 +56,13 @@ function explainOffline({ server, device, protocol, port, duration, from, rules,
   const boundFamilies: Family[] = listed ? listed.bindings.map((inner) => inner.address.family) : ['ipv4', 'ipv6'];
   const question: Question = {
     server: known.name,
-    device: config && !listed ? undefined : { externalId, boundFamilies },
+    device: config && !listed ? undefined : { externalId, attributes: listed?.device.attributes ?? {}, boundFamilies },
     protocol,
     port,
     durationSeconds: duration,
     requestAddress,
     usage: NO_USAGE,
+    nowMs: Date.now(),
   };
   const decision = decide(policy, question);
   return { verdict: decision.verdict, lines: explain(policy, question, decision) };

@@ -110,6 +110,41 @@ export function name<Brand extends string>() {
   return field(NAME_EXPECTED, (text) => (NAME.test(text) ? (text as Brand) : undefined), { pattern: NAME.source });
 }
 
+/** A mapping from attribute names (of a device) to values. */
+export function attributes<Value extends z.ZodType>(value: Value) {
+  return z
+    .record(attributeName, value, { error: wanted('a mapping from attribute names to values') })
+    .refine((written) => Object.keys(written).length <= MOST_ATTRIBUTES, {
+      error: `expected at most ${MOST_ATTRIBUTES} attributes`,
+    });
+}
+
+/** Attributes of one device. */
+const MOST_ATTRIBUTES = 32;
+const ATTRIBUTE = /^[A-Za-z][A-Za-z0-9_]{0,62}$/;
+const ATTRIBUTE_EXPECTED = 'an attribute name (letters, digits, underscore; a letter first; at most 63)';
+const attributeName = z
+  .string()
+  .regex(ATTRIBUTE, { error: (issue) => `expected ${ATTRIBUTE_EXPECTED}, found ${describe(issue.input)}` });
+
+/** What an attribute says; as written, since it is compared as a whole. */
+export const attributeValue = field(
+  'a text of at most 256 characters',
+  (value) => (value.length >= 1 && value.length <= 256 ? value : undefined),
+  { minLength: 1, maxLength: 256 },
+);
+
+/** Bytes: `10MB` is 10^7, as networks count. */
+export const bytes = field(
+  'a size such as 500kB, 10MB or 2GB (powers of 1000), or a number of bytes; at most 1000TB',
+  (value) => {
+    const [, digits, unit = ''] = /^([1-9]\d{0,15})(kB|MB|GB|TB)?$/.exec(value) ?? [];
+    const size = Number(digits) * 1000 ** ['', 'kB', 'MB', 'GB', 'TB'].indexOf(unit);
+    return size <= 1e15 ? size : undefined;
+  },
+  { type: ['integer', 'string'], minimum: 1, maximum: 1e15, pattern: '^[1-9][0-9]{0,15}(kB|MB|GB|TB)?$' },
+);
+
 export const text = field('a text', (value) => (value.trim() === '' ? undefined : value.trim()), { minLength: 1 });
 export const port = integer(1, 65535);
 export const protocol = choice(...PROTOCOLS);

@@ -62,7 +62,12 @@ export interface Device {
   readonly externalId: ExternalId;
   readonly msisdn?: Msisdn;
   readonly imsi?: Imsi;
+  /** What the operator says of it, by name: `model`, `region`. */
+  readonly attributes?: Attributes;
 }
+
+/** Texts by name. */
+export type Attributes = Readonly<Record<string, string>>;
 
 /** Which identifier a server used to name a device; answers repeat that one and no other. */
 export type DeviceReference = { readonly networkAccessIdentifier: string } | { readonly phoneNumber: string };

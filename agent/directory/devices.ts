@@ -9,7 +9,17 @@
 import type { z } from 'zod';
 import { type Claim, clashesAmong } from '../core/claims.ts';
 import { byPlace, type Document, type Issue, type Path, readDocument } from '../core/document.ts';
-import { address, externalId, field, list, mapping, name, unknownWord } from '../core/fields.ts';
+import {
+  address,
+  attributes,
+  attributeValue,
+  externalId,
+  field,
+  list,
+  mapping,
+  name,
+  unknownWord,
+} from '../core/fields.ts';
 import { contains, type Prefix } from '../core/net.ts';
 import { type Device, type InnerAddress, parseImsi, parseMsisdn, type RealmName } from '../core/words.ts';
 
@@ -35,6 +45,7 @@ const listed = mapping({
   externalId,
   msisdn: msisdn.exactOptional(),
   imsi: imsi.exactOptional(),
+  attributes: attributes(attributeValue).exactOptional(),
   bindings: list(binding, 'bindings', 0).exactOptional(),
 });
 

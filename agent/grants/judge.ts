@@ -5,7 +5,7 @@
  * and changes nothing but the count of requests.
  */
 import type { RefusalFacts } from '../core/reasons.ts';
-import type { Asker, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
+import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
 import { type Decision, decide, type Question } from '../policy/decide.ts';
 import type { Policy, Usage } from '../policy/policy.ts';
 import type { Ground } from './ground.ts';
@@ -44,11 +44,11 @@ export class Judge {
     who: Pick<Asker, 'name' | 'requestAddress'>,
     ask: GrantRequest,
   ): { readonly question: Question; readonly decision: Decision } {
-    const { directory } = this.#ground;
+    const { directory, clock } = this.#ground;
     const device = directory.find(ask.device);
     const question: Question = {
       server: who.name,
-      device: device && this.#seen(device.externalId),
+      device: device && this.#factsOf(device),
       protocol: ask.protocol,
       port: ask.devicePort,
       durationSeconds: ask.durationSeconds,
@@ -57,15 +57,18 @@ export class Judge {
       requestAddress: who.requestAddress,
       ipFamily: ask.ipFamily,
       usage: this.usageOf(who.name, device?.externalId),
+      nowMs: clock.nowMs(),
     };
     return { question, decision: decide(this.policy, question) };
   }
 
   /** The same for a grant that is there, as if it were asked for again as it stands. */
   again(record: GrantRecord, durationSeconds: number, usage: Usage): Decision {
+    const { directory, clock } = this.#ground;
+    const device = directory.find({ networkAccessIdentifier: record.device }) ?? { externalId: record.device };
     return decide(this.policy, {
       server: record.server,
-      device: this.#seen(record.device),
+      device: this.#factsOf(device),
       protocol: record.protocol,
       port: record.devicePort,
       durationSeconds,
@@ -74,15 +77,15 @@ export class Judge {
       requestAddress: record.remote === 'all' ? record.external.address : record.remote,
       ipFamily: record.family,
       usage,
+      nowMs: clock.nowMs(),
     });
   }
 
   /** A device as the directory has it; an address that changes hands is nobody's. */
-  #seen(externalId: ExternalId): NonNullable<Question['device']> {
+  #factsOf({ externalId, attributes = {} }: Device) {
     const { directory } = this.#ground;
-    const boundFamilies = directory.familiesOf(externalId);
     const inner = directory.bindingsOf(externalId).map((binding) => binding.inner);
-    return { externalId, boundFamilies, inner };
+    return { externalId, attributes, boundFamilies: directory.familiesOf(externalId), inner };
   }
 
   /** What a server holds, in all and on a device, and how much it has asked for. */

@@ -9,7 +9,8 @@ import type { Issue, Path, Place } from '../core/document.ts';
 import { unknownWord } from '../core/fields.ts';
 import { type Owned, overlapsAmong } from '../core/overlaps.ts';
 import { type FilterGroups, filterIssues, filterWarnings } from './filter-files.ts';
-import { devicesOverlap, matchesName } from './patterns.ts';
+import { type DeviceSelector, patternsOf } from './groups.ts';
+import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
 import type { Policy } from './policy.ts';
 import type { Entry, Written, WrittenCertificate } from './rules.ts';
 
@@ -32,9 +33,12 @@ export function findIssues(
   ];
 }
 
-function* nameClaims({ servers, mtcUsers, rules, filters, tests }: Written): Generator<Claim> {
+function* nameClaims(written: Written): Generator<Claim> {
+  const { servers, mtcUsers, deviceGroups, serverGroups, rules, filters, tests } = written;
   for (const { name, locate } of servers) yield claim(`server "${name}"`, locate);
   for (const { name, locate } of mtcUsers) yield claim(`MTC user "${name}"`, locate);
+  // Of both kinds together: where a packet comes from, either may be named.
+  for (const { name, locate } of [...deviceGroups, ...serverGroups]) yield claim(`group "${name}"`, locate);
   // One id, one thing that decided: in denials and refusals both stand under `rule`.
   const id = (what: string, name: string, locate: Entry<unknown>['locate']) =>
     claim(`${what} id "${name}"`, () => locate('id'), `id ${name}`);
@@ -107,7 +111,7 @@ function deviceIssues({ mtcUsers }: Written): Issue[] {
   );
 }
 
-function unknownNames({ servers, mtcUsers, rules, tests }: Written): Issue[] {
+function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, tests }: Written): Issue[] {
   const known = servers.map(({ name }) => name);
   const allows = rules.filter(({ value }) => value.allow).map(({ name }) => name);
   const named = [
@@ -116,7 +120,9 @@ function unknownNames({ servers, mtcUsers, rules, tests }: Written): Issue[] {
     ),
     ...rules.flatMap(({ value, locate }) =>
       (['allow', 'deny'] as const).flatMap((action) =>
-        (value[action]?.servers ?? []).map((name, i) => ({ name, place: locate(action, 'servers', i) })),
+        (value[action]?.servers ?? []).flatMap((one, i) =>
+          typeof one === 'string' ? { name: one, place: locate(action, 'servers', i) } : [],
+        ),
       ),
     ),
     ...tests.map(({ value, locate }) => ({ name: value.request.server, place: locate('request', 'server') })),
@@ -124,14 +130,45 @@ function unknownNames({ servers, mtcUsers, rules, tests }: Written): Issue[] {
   const expected = tests.flatMap(({ value: { expect }, locate }) =>
     expect.allow === undefined ? [] : { name: expect.allow, place: locate('expect', 'allow') },
   );
-  return [...unknown('server', named, known), ...unknown('allow rule', expected, allows)];
+  const ofServers = serverGroups.map(({ name }) => name);
+  const ofDevices = deviceGroups.map(({ name }) => name);
+  return [
+    ...unknown('server', named, known),
+    ...unknown('allow rule', expected, allows),
+    ...unknown('group of servers', groupsNamed(rules, 'servers'), ofServers, ofDevices),
+    ...unknown('group of devices', groupsNamed(rules, 'devices'), ofDevices, ofServers),
+  ];
 }
 
-function unknown(kind: string, named: readonly { name: string; place: Place }[], known: readonly string[]): Issue[] {
+interface Named {
+  readonly name: string;
+  readonly place: Place;
+}
+
+function groupsNamed(rules: Written['rules'], member: 'servers' | 'devices'): Named[] {
+  return rules.flatMap(({ value, locate }) =>
+    (['allow', 'deny'] as const).flatMap((action) =>
+      (value[action]?.[member] ?? []).flatMap((one, i) =>
+        typeof one !== 'string' && 'group' in one ? { name: one.group, place: locate(action, member, i) } : [],
+      ),
+    ),
+  );
+}
+
+/** `others` bear such names too, and are not meant here. */
+function unknown(
+  kind: string,
+  named: readonly Named[],
+  known: readonly string[],
+  others: readonly string[] = [],
+): Issue[] {
   const all = new Set(known);
   return named
     .filter(({ name }) => !all.has(name))
-    .map(({ name, place }) => ({ ...place, message: unknownWord(kind, name, known) }));
+    .map(({ name, place }) => ({
+      ...place,
+      message: others.includes(name) ? `"${name}" is no ${kind}` : unknownWord(kind, name, known),
+    }));
 }
 
 function unauthorisable({ mtcUsers }: Written): Issue[] {
@@ -154,7 +191,7 @@ export function findWarnings({ allows, filters, mtcUsers }: Policy): Issue[] {
       [...mtcUsers.values()].every(
         (user) =>
           !user.authorises.some((server) => !servers || servers.includes(server)) ||
-          !user.devices.some((owned) => !devices || devices.some((pattern) => devicesOverlap(owned, pattern))),
+          !user.devices.some((owned) => !devices || devices.some((selector) => mayOverlap(owned, selector))),
       ),
     )
     .map(({ id, place }) => ({
@@ -162,6 +199,12 @@ export function findWarnings({ allows, filters, mtcUsers }: Policy): Issue[] {
       message: `allow "${id}" can never match: no MTC user authorises its servers for its devices`,
     }));
   return [...unmatched, ...filterWarnings(filters)];
+}
+
+/** Whether a device of this name could be selected. */
+function mayOverlap(owned: DevicePattern, selector: DeviceSelector): boolean {
+  const patterns = patternsOf(selector);
+  return !patterns || patterns.some((pattern) => devicesOverlap(owned, pattern));
 }
 
 function certificatesOf({ servers, mtcUsers }: Written) {

@@ -8,12 +8,14 @@ import type { Owned } from '../core/overlaps.ts';
 import type { MtcUserName, ServerName } from '../core/words.ts';
 import { findIssues, findWarnings } from './checks.ts';
 import { type FilterGroups, filterOf } from './filter-files.ts';
-import { exactly } from './patterns.ts';
+import { DAYS, type Hours } from './hours.ts';
+import { type DevicePattern, exactly, matchesName } from './patterns.ts';
 import {
   type AllowRule,
   type Certificate,
   type DenyRule,
   holdersOf,
+  type Match,
   type MtcUser,
   NO_USAGE,
   type Policy,
@@ -22,8 +24,10 @@ import {
 } from './policy.ts';
 import {
   type Entry,
+  type GroupName,
   type RuleFile,
   readRules,
+  type Written,
   type WrittenCertificate,
   type WrittenMtcUser,
   type WrittenRule,
@@ -52,28 +56,43 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
   const reading = readRules(files);
   if ('issues' in reading) return reading;
   const { written } = reading;
-  const groups: FilterGroups = { devices: new Set(), servers: new Map() };
-  const issues = findIssues(written, surroundings.authorities, surroundings.ownSpaces ?? [], groups);
+  const groups = groupsOf(written);
+  const filterGroups: FilterGroups = {
+    devices: new Set(groups.deviceGroups.keys()),
+    servers: new Map(
+      [...groups.serverGroups].map(([group, names]) => [
+        group,
+        written.servers.flatMap(({ name, value }) => (names.includes(name as ServerName) ? value.sources : [])),
+      ]),
+    ),
+  };
+  const issues = findIssues(written, surroundings.authorities, surroundings.ownSpaces ?? [], filterGroups);
   if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
 
   const servers = byName(written.servers.map(serverOf));
   const mtcUsers = byName(written.mtcUsers.map(mtcUserOf));
-  const rules = [...written.rules].sort((a, b) => order(a.name, b.name));
-  const allows = rules.flatMap(allowOf);
-  const denies = rules.flatMap(denyOf);
-  const filters = byName(written.filters).map((filter) => filterOf(filter, groups));
+  const rules = byName(written.rules);
+  const allows = rules.flatMap((rule) => allowOf(rule, groups));
+  const denies = rules.flatMap((rule) => denyOf(rule, groups));
+  const filters = byName(written.filters).map((filter) => filterOf(filter, filterGroups));
   const parties = {
     servers: new Map(servers.map((server) => [server.name, frozen(server)])),
     mtcUsers: new Map(mtcUsers.map((user) => [user.name, frozen(user)])),
   };
   const policy = frozen({
-    version: surroundings.digest(canonical({ servers, mtcUsers, allows, denies, filters })).slice(0, VERSION_LENGTH),
+    version: surroundings
+      .digest(canonical({ servers, mtcUsers, ...groups, allows, denies, filters }))
+      .slice(0, VERSION_LENGTH),
     ...parties,
+    ...groups,
     holders: holdersOf(parties),
     allows,
     denies,
     filters,
     tests: written.tests.map(testOf),
+    readsAttributes: [...allows, ...denies].some(({ match }) =>
+      match.devices?.some((selector) => 'group' in selector && selector.attributes),
+    ),
   });
   return { policy, warnings: [...findWarnings(policy)].sort(byPlace) };
 }
@@ -100,7 +119,7 @@ function certificateOf({ uri, issuer, sha256 }: WrittenCertificate): Certificate
   return { uri: uri ?? '', ...(issuer !== undefined && { issuer }) };
 }
 
-function allowOf({ name, value: { allow, limits }, locate }: Entry<WrittenRule>): AllowRule[] {
+function allowOf({ name, value: { allow, limits, hours }, locate }: Entry<WrittenRule>, groups: Groups): AllowRule[] {
   if (!allow || !limits) return [];
   const { applicationServer, ...match } = allow;
   const { totalSeconds = limits.durationSeconds } = limits;
@@ -109,25 +128,67 @@ function allowOf({ name, value: { allow, limits }, locate }: Entry<WrittenRule>)
       id: name,
       place: locate(),
       action: 'allow',
-      match,
+      match: matchOf(match, groups),
+      ...(hours && { hours: hoursOf(hours) }),
       allApplicationServers: applicationServer === 'all',
       limits: { ...limits, totalSeconds },
     },
   ];
 }
 
-function denyOf({ name, value: { deny }, locate }: Entry<WrittenRule>): DenyRule[] {
+function denyOf({ name, value: { deny, hours }, locate }: Entry<WrittenRule>, groups: Groups): DenyRule[] {
   if (!deny) return [];
   const { reason, ...match } = deny;
-  return [{ id: name, place: locate(), action: 'deny', match, reason }];
+  const window = hours && { hours: hoursOf(hours) };
+  return [{ id: name, place: locate(), action: 'deny', match: matchOf(match, groups), ...window, reason }];
 }
 
-function testOf({ name, value: { request, usage, expect }, locate }: Entry<WrittenTest>): PolicyTest {
+function hoursOf({ days = [...DAYS], ...rest }: NonNullable<WrittenRule['hours']>): Hours {
+  return { ...rest, days: DAYS.filter((day) => days.includes(day)) };
+}
+
+function groupsOf({ servers, deviceGroups, serverGroups }: Written): Groups {
+  const names = byName(servers).map(({ name }) => name as ServerName);
+  return {
+    deviceGroups: new Map(byName(deviceGroups).map(({ name, value }) => [name, frozen({ group: name, ...value })])),
+    serverGroups: new Map(
+      byName(serverGroups).map(({ name, value }) => [
+        name,
+        frozen(names.filter((one) => value.servers.some((pattern) => matchesName(pattern, one)))),
+      ]),
+    ),
+  };
+}
+
+type Groups = Pick<Policy, 'deviceGroups' | 'serverGroups'>;
+
+/** Groups take the place of their names; that they are there is known by now. */
+function matchOf(
+  { servers, devices, ...rest }: Omit<NonNullable<WrittenRule['deny']>, 'reason'>,
+  { serverGroups, deviceGroups }: Groups,
+): Match {
+  const namesOf = (one: ServerName | GroupName) =>
+    typeof one === 'string' ? [one] : (serverGroups.get(one.group) ?? []);
+  const selectorsOf = (one: DevicePattern | GroupName) => ('group' in one ? (deviceGroups.get(one.group) ?? []) : one);
+  return {
+    ...rest,
+    ...(servers && { servers: [...new Set(servers.flatMap(namesOf))] }),
+    ...(devices && { devices: devices.flatMap(selectorsOf) }),
+  };
+}
+
+function testOf({
+  name,
+  value: { request, attributes = {}, now, usage, expect },
+  locate,
+}: Entry<WrittenTest>): PolicyTest {
   const { allow, refuse, durationSeconds } = expect;
   return {
     name,
     place: locate(),
     request,
+    attributes,
+    ...(now !== undefined && { nowMs: now }),
     usage: { ...NO_USAGE, ...usage },
     expect: refuse ? { refuse } : { allow: allow ?? '', ...(durationSeconds !== undefined && { durationSeconds }) },
   };
@@ -144,13 +205,15 @@ function order(a: string, b: string): number {
 /**
  * One text for one meaning: members by key, lists (all of them are sets) by
  * what is in them, prefixes and patterns by their text; where a rule stands
- * is no part of what it says.
+ * is no part of what it says. An attribute may be called `text` or `place`:
+ * it has a list.
  */
 function canonical(value: unknown): string {
+  if (value instanceof Map) return canonical(Object.fromEntries(value));
   if (Array.isArray(value)) return `[${value.map(canonical).sort().join()}]`;
   if (typeof value !== 'object' || value === null) return JSON.stringify(value);
-  if ('text' in value) return JSON.stringify(value.text);
-  const members = Object.entries(value).filter(([key]) => key !== 'place');
+  if ('text' in value && typeof value.text === 'string') return JSON.stringify(value.text);
+  const members = Object.entries(value).filter(([key, member]) => key !== 'place' || Array.isArray(member));
   return `{${members
     .map(([key, member]) => `${JSON.stringify(key)}:${canonical(member)}`)
     .sort()

@@ -10,6 +10,9 @@
  *   applicationServer  which address may use the grant, in which family
  *   filter             no drop filter meets its packets: they will pass no filter
  *   rate, quota        the limits of the allow
+ * A rule with hours counts within them: a deny refuses, and what is granted
+ * before ends where the next deny begins; what an allow grants ends where its
+ * hours close, and outside them it goes no further.
  * From `rule` on each allow goes its way alone, as if it were the only one.
  * Of those that arrive, the one that grants the longest decides, whole: its
  * duration, its total, its name; ties go to the lower id. When none arrives,
@@ -24,19 +27,19 @@ import { type Address, contains, type Family, hostPrefix, type Prefix } from '..
 import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
 import type { ExternalId, InnerAddress, MtcUserName, Protocol, ServerName } from '../core/words.ts';
 import { dropOfGrant, type Filter } from './filters.ts';
-import { matchesDevice } from './patterns.ts';
+import { type DeviceFacts, isInGroup, isSelected } from './groups.ts';
+import { hoursText, type Window, windowAt } from './hours.ts';
 import { type AllowRule, type Match, mtcUserOf, type Policy, type Usage } from './policy.ts';
 
 export interface Question {
   readonly server: ServerName;
   /** Absent where the directory knows no such device. */
   readonly device?:
-    | {
-        readonly externalId: ExternalId;
+    | (DeviceFacts & {
         readonly boundFamilies: readonly Family[];
         /** What it is bound to; absent where nobody knows (a policy test). */
         readonly inner?: readonly InnerAddress[];
-      }
+      })
     | undefined;
   readonly protocol: Protocol;
   readonly port: number;
@@ -48,6 +51,8 @@ export interface Question {
   readonly requestAddress: Address;
   readonly ipFamily?: Family | undefined;
   readonly usage: Usage;
+  /** UTC. `anyTime`: hours are taken to be within, and never to close. */
+  readonly nowMs: number | 'anyTime';
 }
 
 /** One step as it was taken, for the operator. */
@@ -70,6 +75,11 @@ export interface Allowed {
   /** At most what was asked for. */
   readonly durationSeconds: number;
   readonly totalSeconds: number;
+  /** When the hours of a rule end it, whatever its duration (UTC); absent: none do. */
+  readonly closesAtMs?: number;
+  /** Bounds that the gate keeps, of this grant. */
+  readonly packetsPerSecond?: number;
+  readonly bytes?: number;
   readonly trace: readonly TraceLine[];
 }
 
@@ -101,6 +111,8 @@ interface Way {
   readonly rule: AllowRule;
   readonly lines: readonly TraceLine[];
   readonly durationSeconds: number;
+  /** Where its hours close, or those of a deny begin; Infinity: nowhere. */
+  readonly closesAtMs: number;
   readonly outcome: { readonly family: Family; readonly remote: Address | 'all' } | Stop;
 }
 
@@ -125,43 +137,84 @@ export function decide(policy: Policy, question: Question): Decision {
     return stop('notAuthorisedByMtcUser', `${user.name} does not authorise ${server}`);
   trace.push(yes('mtcUser', `${user.name} authorises ${server}`));
 
-  const deny = policy.denies.find(({ match }) => !mismatchOf(match, question));
-  if (deny) return stop('deniedByRule', deny.reason, deny.id);
+  let deniedFromMs = Number.POSITIVE_INFINITY;
+  for (const deny of policy.denies.filter(({ match }) => !mismatchOf(match, question))) {
+    const { inside, untilMs } = windowOf(deny, question);
+    if (inside || secondsLeft(untilMs, question) < 1) return stop('deniedByRule', deny.reason, deny.id);
+    deniedFromMs = Math.min(deniedFromMs, untilMs);
+  }
   const allows = policy.allows.filter(({ match }) => !mismatchOf(match, question));
   const sources = policy.servers.get(server)?.sources ?? [];
   const target = targetOf(sources, question);
   const drop = 'stop' in target ? undefined : dropOf(policy, target, sources, question);
-  const ways = allows.map((rule) => goAlone(rule, target, drop, question));
+  const ways = allows.map((rule) => goAlone(rule, target, drop, question, deniedFromMs));
   if (ways.length === 0) return stop('noRuleAllows', 'no allow matches');
   trace.push(...ways.flatMap(({ lines }) => lines));
 
-  const { rule, durationSeconds, outcome } = ways.reduce(better);
-  if ('reason' in outcome) return refused(outcome, trace, target.family);
-  const { totalSeconds } = rule.limits;
-  const { family, remote } = outcome;
-  return { verdict: 'allow', mtcUser: user.name, rule: rule.id, family, remote, durationSeconds, totalSeconds, trace };
+  const { rule, durationSeconds, closesAtMs, outcome } = ways.reduce(better);
+  if ('reason' in outcome) return refused(outcome, trace, outcome.step === 'rule' ? undefined : target.family);
+  const { totalSeconds, packetsPerSecond, bytes } = rule.limits;
+  return {
+    verdict: 'allow',
+    mtcUser: user.name,
+    rule: rule.id,
+    ...outcome,
+    durationSeconds,
+    totalSeconds,
+    ...(Number.isFinite(closesAtMs) && { closesAtMs }),
+    ...(packetsPerSecond !== undefined && { packetsPerSecond }),
+    ...(bytes !== undefined && { bytes }),
+    trace,
+  };
 }
 
 /** The first member of a rule that this request does not meet; undefined where the rule matches. */
 export function mismatchOf({ servers, devices, protocols, ports }: Match, question: Question): keyof Match | undefined {
   const { server, device, protocol, port } = question;
   if (servers && !servers.includes(server)) return 'servers';
-  if (devices && !devices.some((pattern) => device && matchesDevice(pattern, device.externalId))) return 'devices';
+  if (devices && !devices.some((selector) => device && isSelected(selector, device))) return 'devices';
   if (protocols && !protocols.includes(protocol)) return 'protocols';
   if (ports && !ports.some(({ low, high }) => low <= port && port <= high)) return 'ports';
   return undefined;
 }
 
+/** The window of a rule that a request falls into, or the gap between two. */
+export function windowOf({ hours }: Pick<AllowRule, 'hours'>, { nowMs }: Question): Window {
+  return hours && nowMs !== 'anyTime' ? windowAt(hours, nowMs) : ALWAYS;
+}
+
+const ALWAYS: Window = { inside: true, untilMs: Number.POSITIVE_INFINITY };
+
+/** Whole ones, until an instant. */
+function secondsLeft(untilMs: number, { nowMs }: Question): number {
+  return nowMs === 'anyTime' ? Number.POSITIVE_INFINITY : Math.floor((untilMs - nowMs) / 1000);
+}
+
 /** One allow from the step `rule` on, up to the step that stops it. */
-function goAlone(rule: AllowRule, target: Target, drop: Filter | undefined, question: Question): Way {
-  const { id, limits } = rule;
+function goAlone(
+  rule: AllowRule,
+  target: Target,
+  drop: Filter | undefined,
+  question: Question,
+  deniedFromMs: number,
+): Way {
+  const { id, limits, hours } = rule;
   const { usage } = question;
-  const durationSeconds = Math.min(question.durationSeconds, limits.durationSeconds);
-  const lines = [yes('rule', `matches, for ${durationSeconds} s of the ${question.durationSeconds} s asked for`, id)];
+  const window = windowOf(rule, question);
+  const closesAtMs = Math.min(window.untilMs, deniedFromMs);
+  const leftSeconds = secondsLeft(closesAtMs, question);
+  const durationSeconds = Math.min(question.durationSeconds, limits.durationSeconds, leftSeconds);
+  const lines: TraceLine[] = [];
   const stop = (reason: RefusalReason, seen: string, by = id): Way => {
     const line = no(reason, seen, by);
-    return { rule, lines: [...lines, line], durationSeconds, outcome: line };
+    return { rule, lines: [...lines, line], durationSeconds, closesAtMs, outcome: line };
   };
+
+  if (hours && (!window.inside || leftSeconds < 1))
+    return stop('outsideHours', `outside its hours, ${hoursText(hours)}`);
+  const cut =
+    durationSeconds < leftSeconds ? '' : window.untilMs === closesAtMs ? ': its hours close' : ': a deny begins';
+  lines.push(yes('rule', `matches, for ${durationSeconds} s of the ${question.durationSeconds} s asked for${cut}`, id));
 
   if ('stop' in target) return stop(target.stop.reason, target.stop.seen);
   const { family, remote } = target;
@@ -188,7 +241,7 @@ function goAlone(rule: AllowRule, target: Target, drop: Filter | undefined, ques
     return stop('grantsPerServerExceeded', `${grantsOfServer} live grants in all, of ${limits.grantsPerServer}`);
   }
   lines.push(yes('quota', `${grantsOnDevice} live grants on the device, ${grantsOfServer} in all`, id));
-  return { rule, lines, durationSeconds, outcome: { family, remote } };
+  return { rule, lines, durationSeconds, closesAtMs, outcome: { family, remote } };
 }
 
 /** The way that decides. Given in order of their ids, so that the lower id wins a tie. */
@@ -224,7 +277,7 @@ function targetOf(sources: readonly Prefix[], question: Question): Target {
 
 /** The drop filter that meets packets of such a grant. */
 function dropOf(
-  { filters }: Policy,
+  { filters, deviceGroups }: Policy,
   { family, remote }: { readonly family: Family; readonly remote: Address | 'all' },
   sources: readonly Prefix[],
   { device, protocol, port, remotePort }: Question,
@@ -237,7 +290,11 @@ function dropOf(
     remotes: remote === 'all' ? sources : [hostPrefix(remote)],
     remotePort,
   };
-  return dropOfGrant(filters, flow, { isInGroup: () => false });
+  const isIn = (name: string) => {
+    const group = deviceGroups.get(name);
+    return group !== undefined && device !== undefined && isInGroup(group, device);
+  };
+  return dropOfGrant(filters, flow, { isInGroup: isIn });
 }
 
 function reached(limit: number | undefined, used: number): boolean {

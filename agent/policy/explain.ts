@@ -4,7 +4,9 @@
  * The outside never reads any of it.
  */
 import type { MtcUserName, ServerName } from '../core/words.ts';
-import { type Decision, mismatchOf, type Question, type TraceLine } from './decide.ts';
+import { type Decision, mismatchOf, type Question, type TraceLine, windowOf } from './decide.ts';
+import { selectorText } from './groups.ts';
+import { hoursText } from './hours.ts';
 import type { Match, Policy } from './policy.ts';
 
 /** One line for the outcome, one for each step, one for each rule that does not match. */
@@ -37,10 +39,14 @@ function step({ step: name, seen, rule, reason }: TraceLine): string {
 }
 
 /** Only where the request came to the rules. */
-function lookedAway({ allows, denies }: Policy, question: Question, { trace }: Decision): string[] {
+function lookedAway({ allows, denies }: Policy, question: Question, { trace, rule: decided }: Decision): string[] {
   if (!trace.some(({ step: name }) => name === 'rule')) return [];
-  return [...denies, ...allows].flatMap(({ id, action, match }) => {
+  return [...denies, ...allows].flatMap((rule) => {
+    const { id, action, match, hours } = rule;
     const member = mismatchOf(match, question);
+    if (!member && action === 'deny' && hours && id !== decided && !windowOf(rule, question).inside) {
+      return line('-', 'rule', id, `this deny is for the hours ${hoursText(hours)}`);
+    }
     return member ? line('-', 'rule', id, `this ${action} is for the ${member} ${membersOf(match)[member]}`) : [];
   });
 }
@@ -48,7 +54,7 @@ function lookedAway({ allows, denies }: Policy, question: Question, { trace }: D
 function membersOf({ servers = [], devices = [], protocols = [], ports = [] }: Match): Record<keyof Match, string> {
   return {
     servers: servers.join(', '),
-    devices: devices.map(({ text }) => text).join(', '),
+    devices: devices.map(selectorText).join(', '),
     protocols: protocols.join(', '),
     ports: ports.map(({ low, high }) => (low === high ? `${low}` : `${low}-${high}`)).join(', '),
   };

@@ -35,7 +35,7 @@ function findingOf({ expect }: PolicyTest, decision: Decision): string {
   return `allow ${decision.rule}${timed ? ` for ${decision.durationSeconds} s` : ''}`;
 }
 
-function questionOf(policy: Policy, { request, usage }: PolicyTest): Question {
+function questionOf(policy: Policy, { request, attributes, nowMs, usage }: PolicyTest): Question {
   const { device, from, ...asked } = request;
   const sources = policy.servers.get(request.server)?.sources ?? [];
   const boundFamilies = [...new Set(sources.map(({ family }) => family))];
@@ -45,8 +45,9 @@ function questionOf(policy: Policy, { request, usage }: PolicyTest): Question {
   if (!source) throw new RangeError(`the policy has no server ${request.server}`);
   return {
     ...asked,
-    device: { externalId: device, boundFamilies },
+    device: { externalId: device, attributes, boundFamilies },
     requestAddress: from ?? addressAt(source, 0n),
     usage,
+    nowMs: nowMs ?? 'anyTime',
   };
 }

@@ -6,8 +6,10 @@
 import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
-import type { ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { Attributes, ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
 import type { Filter } from './filters.ts';
+import type { DeviceGroup, DeviceSelector } from './groups.ts';
+import type { Hours } from './hours.ts';
 import { type DevicePattern, matchesDevice, type NamePattern } from './patterns.ts';
 
 /** How a certificate is known: by a URI in its subjectAltName (and the CA that signed it), or by its public key. */
@@ -41,7 +43,7 @@ export interface PortRange {
 /** What a rule looks at; an absent member matches everything. */
 export interface Match {
   readonly servers?: readonly ServerName[];
-  readonly devices?: readonly DevicePattern[];
+  readonly devices?: readonly DeviceSelector[];
   readonly protocols?: readonly Protocol[];
   readonly ports?: readonly PortRange[];
 }
@@ -54,23 +56,29 @@ export interface Limits {
   readonly grantsPerDevice?: number;
   readonly grantsPerServer?: number;
   readonly requestsPerMinute?: number;
+  /** Of a grant, both directions together; the gate counts. */
+  readonly packetsPerSecond?: number;
+  /** Of a grant, in all, both directions together, as on the wire; the gate counts. */
+  readonly bytes?: number;
 }
 
-export interface AllowRule {
+interface Rule {
   readonly id: string;
   readonly place: Place;
-  readonly action: 'allow';
   readonly match: Match;
+  /** Absent: always. */
+  readonly hours?: Hours;
+}
+
+export interface AllowRule extends Rule {
+  readonly action: 'allow';
   /** Whether a grant may be open to all of the server's sources. */
   readonly allApplicationServers: boolean;
   readonly limits: Limits;
 }
 
-export interface DenyRule {
-  readonly id: string;
-  readonly place: Place;
+export interface DenyRule extends Rule {
   readonly action: 'deny';
-  readonly match: Match;
   readonly reason: string;
 }
 
@@ -89,6 +97,10 @@ export interface PolicyTest {
     /** Where the request comes from; absent: the first address of the server's sources in the family asked for. */
     readonly from?: Address;
   };
+  /** Of the device. */
+  readonly attributes: Attributes;
+  /** When it is asked; absent: hours are taken to be within. */
+  readonly nowMs?: number;
   readonly usage: Usage;
   readonly expect: { readonly allow: string; readonly durationSeconds?: number } | { readonly refuse: RefusalReason };
 }
@@ -113,11 +125,17 @@ export interface Policy {
   readonly mtcUsers: ReadonlyMap<MtcUserName, MtcUser>;
   /** Whose certificates are known, by their URI or the hash of their key: asked with every request. */
   readonly holders: ReadonlyMap<string, readonly Holder[]>;
+  /** For rules and filters. No server group bears the name of a device group. */
+  readonly deviceGroups: ReadonlyMap<string, DeviceGroup>;
+  /** The names that each stands for. */
+  readonly serverGroups: ReadonlyMap<string, readonly ServerName[]>;
   /** By id. */
   readonly allows: readonly AllowRule[];
   readonly denies: readonly DenyRule[];
   readonly filters: readonly Filter[];
   readonly tests: readonly PolicyTest[];
+  /** Whether a rule looks at more of a device than its name: its grants are then judged again when the devices file is read. */
+  readonly readsAttributes: boolean;
 }
 
 /** Who a certificate stands for. */

@@ -11,6 +11,7 @@ import { parseAddress } from '../core/net.ts';
 import { REFUSALS, type RefusalReason } from '../core/reasons.ts';
 import type { ServerName } from '../core/words.ts';
 import { filter, type WrittenFilter } from './filter-files.ts';
+import { ALL_DAY, DAYS, parseTimeOfDay, parseZone } from './hours.ts';
 import { parseDevicePattern, parseNamePattern } from './patterns.ts';
 
 /** A rule file as its text. */
@@ -31,6 +32,11 @@ const TESTED_REASONS = (Object.keys(REFUSALS) as RefusalReason[]).filter((reason
 );
 
 const serverName = f.name<ServerName>();
+const utc = f.field('a time in UTC such as 2026-03-29T00:30:00Z', (text) => {
+  if (!/^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?Z$/.test(text)) return undefined;
+  const time = Date.parse(text);
+  return Number.isNaN(time) ? undefined : time;
+});
 const uri = f.field('a URI such as urn:mtc:acme:head-end', (text) =>
   /^[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+$/.test(text) ? text : undefined,
 );
@@ -40,6 +46,18 @@ const sha256 = f.field('the SHA-256 of a public key (SubjectPublicKeyInfo): 64 h
 });
 const devicePattern = f.field('a device pattern such as *@*.meters.example', parseDevicePattern);
 const namePattern = f.field('a name, in which * stands for any letters', parseNamePattern);
+const TIME = '^([01][0-9]|2[0-3]):[0-5][0-9]$';
+const GROUP = 'group:';
+/** A group is named where a server or a pattern may stand. */
+function orGroup<Value>(expected: string, read: (text: string) => Value | undefined) {
+  return f.field(`${expected}, or ${GROUP}NAME`, (text): Value | GroupName | undefined => {
+    if (!text.startsWith(GROUP) || text.includes('@')) return read(text);
+    const group = f.name().safeParse(text.slice(GROUP.length)).data;
+    return group === undefined ? undefined : { group };
+  });
+}
+const serverOrGroup = orGroup('the name of a server', (text) => serverName.safeParse(text).data);
+const deviceOrGroup = orGroup('a device pattern such as *@*.meters.example', parseDevicePattern);
 const applicationServer = f.field('an IP address, or all', (text) => (text === 'all' ? text : parseAddress(text)));
 
 const certificate = f
@@ -63,12 +81,47 @@ const mtcUser = f.mapping({
   mayAuthorise: f.list(namePattern, 'names').exactOptional(),
 });
 
+const deviceGroup = f
+  .mapping({
+    devices: f.list(devicePattern, 'device patterns').exactOptional(),
+    attributes: f.attributes(f.list(f.attributeValue, 'values')).exactOptional(),
+  })
+  .refine((written) => 'devices' in written || 'attributes' in written, {
+    error: 'expected devices, or attributes, or both: a group without them would be every device',
+    when: f.isMapping,
+  });
+
+const serverGroup = f.mapping({ servers: f.list(namePattern, 'names') });
+
 const match = {
-  servers: f.list(serverName, 'servers').exactOptional(),
-  devices: f.list(devicePattern, 'device patterns').exactOptional(),
+  servers: f.list(serverOrGroup, 'servers').exactOptional(),
+  devices: f.list(deviceOrGroup, 'device patterns').exactOptional(),
   protocols: f.list(f.protocol, 'tcp, udp').exactOptional(),
   ports: f.list(f.ports, 'ports').exactOptional(),
 };
+
+const timeOfDay = f.field('a time of the day such as 06:00', parseTimeOfDay, { pattern: TIME });
+const endOfDay = f.field(
+  'a time of the day such as 22:00, or 24:00',
+  (text) => (text === '24:00' ? ALL_DAY : parseTimeOfDay(text)),
+  {
+    pattern: `${TIME}|^24:00$`,
+  },
+);
+const zone = f.field('a time zone such as Europe/Berlin', parseZone, {}, (text) =>
+  f.unknownWord('time zone', text, Intl.supportedValuesOf('timeZone')),
+);
+const hours = f
+  .mapping({
+    from: timeOfDay,
+    to: endOfDay,
+    zone,
+    days: f.list(f.choice(...DAYS), DAYS.join(', ')).exactOptional(),
+  })
+  .refine(({ from, to }) => from !== to, {
+    error: 'expected another time than from; a whole day is from 00:00 to 24:00',
+    path: ['to'],
+  });
 
 const limits = f
   .mapping({
@@ -77,6 +130,8 @@ const limits = f
     grantsPerDevice: COUNT.exactOptional(),
     grantsPerServer: COUNT.exactOptional(),
     requestsPerMinute: COUNT.exactOptional(),
+    packetsPerSecond: f.integer(1, 10_000_000).exactOptional(),
+    bytes: f.bytes.exactOptional(),
   })
   .refine(({ durationSeconds, totalSeconds = durationSeconds }) => totalSeconds >= durationSeconds, {
     error: 'expected totalSeconds to be at least durationSeconds',
@@ -89,6 +144,7 @@ const rule = f
     allow: f.mapping({ ...match, applicationServer: f.choice('all').exactOptional() }).exactOptional(),
     deny: f.mapping({ ...match, reason: f.text }).exactOptional(),
     limits: limits.exactOptional(),
+    hours: hours.exactOptional(),
   })
   .refine(...f.exactlyOne('allow', 'deny'))
   .refine((written) => 'deny' in written || 'limits' in written, {
@@ -114,6 +170,8 @@ const test = f.mapping({
     ipFamily: f.family.exactOptional(),
     from: f.address.exactOptional(),
   }),
+  attributes: f.attributes(f.attributeValue).exactOptional(),
+  now: utc.exactOptional(),
   usage: f
     .mapping({
       grantsOnDevice: USED.exactOptional(),
@@ -139,18 +197,28 @@ const test = f.mapping({
 export const ruleFile = f.mapping({
   servers: f.named(server, 'servers').default({}),
   mtcUsers: f.named(mtcUser, 'MTC users').default({}),
+  deviceGroups: f.named(deviceGroup, 'groups of devices').default({}),
+  serverGroups: f.named(serverGroup, 'groups of servers').default({}),
   rules: f.list(rule, 'rules', 0).default([]),
   filters: f.list(filter, 'filters', 0).default([]),
   tests: f.list(test, 'tests', 0).default([]),
 });
 
+type WrittenFile = z.output<typeof ruleFile>;
 export type WrittenServer = z.output<typeof server>;
 export type WrittenMtcUser = z.output<typeof mtcUser>;
+export type WrittenDeviceGroup = z.output<typeof deviceGroup>;
+export type WrittenServerGroup = z.output<typeof serverGroup>;
 export type WrittenRule = z.output<typeof rule>;
 export type WrittenTest = z.output<typeof test>;
 export type WrittenCertificate = z.output<typeof certificate>;
 
-/** One server, MTC user, rule or test, with the way back to its text. */
+/** A group as it is named in a rule. */
+export interface GroupName {
+  readonly group: string;
+}
+
+/** One server, MTC user, group, rule or test, with the way back to its text. */
 export interface Entry<Value> {
   readonly name: string;
   readonly value: Value;
@@ -161,6 +229,8 @@ export interface Entry<Value> {
 export interface Written {
   readonly servers: readonly Entry<WrittenServer>[];
   readonly mtcUsers: readonly Entry<WrittenMtcUser>[];
+  readonly deviceGroups: readonly Entry<WrittenDeviceGroup>[];
+  readonly serverGroups: readonly Entry<WrittenServerGroup>[];
   readonly rules: readonly Entry<WrittenRule>[];
   readonly filters: readonly Entry<WrittenFilter>[];
   readonly tests: readonly Entry<WrittenTest>[];
@@ -174,14 +244,16 @@ export function readRules(
   const issues = readings.flatMap((reading) => ('issues' in reading ? reading.issues : []));
   if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
   const documents = readings.flatMap((reading) => ('document' in reading ? reading.document : []));
+  const named = <Value>(key: string, of: (value: WrittenFile) => Readonly<Record<string, Value>>) =>
+    documents.flatMap(({ value, locate }) =>
+      Object.entries(of(value)).map(([name, one]) => entry(name, one, locate, [key, name])),
+    );
   return {
     written: {
-      servers: documents.flatMap(({ value, locate }) =>
-        Object.entries(value.servers).map(([name, server]) => entry(name, server, locate, ['servers', name])),
-      ),
-      mtcUsers: documents.flatMap(({ value, locate }) =>
-        Object.entries(value.mtcUsers).map(([name, user]) => entry(name, user, locate, ['mtcUsers', name])),
-      ),
+      servers: named('servers', ({ servers }) => servers),
+      mtcUsers: named('mtcUsers', ({ mtcUsers }) => mtcUsers),
+      deviceGroups: named('deviceGroups', ({ deviceGroups }) => deviceGroups),
+      serverGroups: named('serverGroups', ({ serverGroups }) => serverGroups),
       rules: documents.flatMap(({ value, locate }) =>
         value.rules.map((rule, i) => entry(rule.id, rule, locate, ['rules', i])),
       ),

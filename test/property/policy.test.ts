@@ -65,6 +65,7 @@ const question: fc.Arbitrary<Question> = fc.record({
   server: fc.constantFrom('a', 'b') as fc.Arbitrary<never>,
   device: fc.record({
     externalId: fc.constantFrom('m1@u.example', 't2@u.example', 'm1@v.example') as fc.Arbitrary<never>,
+    attributes: fc.constant({}),
     boundFamilies: fc.subarray(['ipv4', 'ipv6'] as const),
   }),
   protocol: fc.constantFrom('tcp', 'udp'),
@@ -86,6 +87,7 @@ const question: fc.Arbitrary<Question> = fc.record({
   ),
   ipFamily: fc.constantFrom(undefined, undefined, 'ipv4', 'ipv6'),
   usage: fc.record({ grantsOnDevice: fc.nat(3), grantsOfServer: fc.nat(3), requestsInLastMinute: fc.nat(3) }),
+  nowMs: fc.constant('anyTime'),
 });
 
 const policy = (...files: Rule[][]) =>

@@ -36,6 +36,24 @@ test('devices with their identifiers and bindings; digits keep their zeros', () 
   });
 });
 
+test('attributes are texts by name, as they are written', () => {
+  const reading = read(`devices:
+  - { externalId: m1@meters.example, attributes: { model: M2, hw_rev: 007, text: " a b " } }
+  - { externalId: m2@meters.example, attributes: { "1st": x, region: "", model: [M2], place: ${'x'.repeat(257)} } }
+  - { externalId: m3@meters.example, attributes: { ${Array.from({ length: 33 }, (_, i) => `a${i}: x`).join(', ')} } }
+`);
+  expect(issuesOf(reading).map((issue) => issue.replace(/x{9,}/, 'xxx'))).toEqual([
+    'devices.yaml:3:52: expected an attribute name (letters, digits, underscore; a letter first; at most 63), found "1st"',
+    'devices.yaml:3:70: expected a text of at most 256 characters, found nothing',
+    'devices.yaml:3:74: expected a text of at most 256 characters, found a list',
+    'devices.yaml:3:94: expected a text of at most 256 characters, found "xxx…"',
+    'devices.yaml:4:38: expected at most 32 attributes',
+  ]);
+  expect(read('devices: [{ externalId: m1@a.example, attributes: { hw_rev: 007, text: " a b " } }]')).toEqual({
+    devices: [{ device: { externalId: 'm1@a.example', attributes: { hw_rev: '007', text: ' a b ' } }, bindings: [] }],
+  });
+});
+
 test('no devices are devices too', () => {
   expect(read('devices: []\n')).toEqual({ devices: [] });
 });
@@ -87,6 +105,6 @@ test('wrong values', () => {
     'devices.yaml:2:59: expected an IMSI: 6 to 15 digits, found "12345"',
     'devices.yaml:2:100: expected an IP address, found "10.20.0.1/32"',
     'devices.yaml:3:5: "externalId" is missing: expected an external identifier such as meter-1@meters.example',
-    'devices.yaml:3:7: unknown key "name"; known here: externalId, msisdn, imsi, bindings',
+    'devices.yaml:3:7: unknown key "name"; known here: externalId, msisdn, imsi, attributes, bindings',
   ]);
 });

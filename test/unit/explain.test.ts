@@ -19,12 +19,13 @@ rules:
 `;
 const ask = (changes: Partial<Question> = {}): Question => ({
   server: 'acme' as never,
-  device: { externalId: 'm1@acme.example' as never, boundFamilies: ['ipv4'] },
+  device: { externalId: 'm1@acme.example' as never, attributes: {}, boundFamilies: ['ipv4'] },
   protocol: 'udp',
   port: 5683,
   durationSeconds: 600,
   requestAddress: address('198.51.100.7'),
   usage: NO_USAGE,
+  nowMs: 'anyTime',
   ...changes,
 });
 const told = (changes?: Partial<Question>) => {

@@ -63,6 +63,34 @@ describe('a policy', () => {
     expect(policyOf(BASE.replace('id: coap', 'id: coaps')).version).not.toBe(version);
   });
 
+  test('has another version for another attribute, group or limit', () => {
+    const grouped = (attributes: string, limits = '') =>
+      policyOf(`${BASE}  - { id: g, allow: { devices: ["group:g"] }, limits: { durationSeconds: 9${limits} } }
+deviceGroups: { g: { attributes: ${attributes} } }
+`).version;
+    const versions = [
+      grouped('{ text: [a] }'),
+      grouped('{ text: [a, b] }'),
+      grouped('{ text: [a], place: [b] }'),
+      grouped('{ text: [a], place: [c] }'),
+      grouped('{ text: [a] }', ', bytes: 10MB'),
+      grouped('{ text: [a] }', ', packetsPerSecond: 50'),
+    ];
+    expect(new Set(versions).size).toBe(versions.length);
+    expect(grouped('{ text: [b, a] }')).toBe(versions[1]);
+    expect(grouped('{ text: [a] }', ', bytes: 10000000')).toBe(versions[4]);
+  });
+
+  test('bears limits that the gate keeps', () => {
+    const limits = 'durationSeconds: 900, packetsPerSecond: 50, bytes: 2GB';
+    expect(policyOf(BASE.replace('durationSeconds: 900', limits)).allows[0]?.limits).toEqual({
+      durationSeconds: 900,
+      totalSeconds: 900,
+      packetsPerSecond: 50,
+      bytes: 2_000_000_000,
+    });
+  });
+
   test('knows the owner of a device', () => {
     const policy = policyOf(BASE);
     expect(mtcUserOf(policy, 'm1@acme.example' as never)?.name).toBe('acme');
@@ -119,8 +147,8 @@ describe('issues', () => {
 `,
         `rules:
   - id: a
-    allow: { server: [acme], ports: [0], protocols: [sctp], hours: {} }
-    limits: { durationSeconds: 10m, bytes: 10MB }
+    allow: { server: [acme], ports: [0], protocols: [sctp], hour: {} }
+    limits: { durationSeconds: 10m, bytes: 10MiB }
   - { id: b, deny: { ports: [23] } }
 `,
       ),
@@ -131,9 +159,9 @@ describe('issues', () => {
       'b.yaml:3:14: unknown key "server"; did you mean "servers"?',
       'b.yaml:3:38: expected a port or a range of ports such as 61616-61631, found "0"',
       'b.yaml:3:54: expected one of tcp, udp, found "sctp"',
-      'b.yaml:3:61: unknown key "hours"; known here: servers, devices, protocols, ports, applicationServer',
+      'b.yaml:3:61: unknown key "hour"; known here: servers, devices, protocols, ports, applicationServer',
       'b.yaml:4:32: expected a whole number from 1 to 2592000, found "10m"',
-      'b.yaml:4:37: unknown key "bytes"; known here: durationSeconds, totalSeconds, grantsPerDevice, grantsPerServer, requestsPerMinute',
+      'b.yaml:4:44: expected a size such as 500kB, 10MB or 2GB (powers of 1000), or a number of bytes; at most 1000TB, found "10MiB"',
       'b.yaml:5:14: "reason" is missing: expected a text',
     ]);
   });
@@ -173,7 +201,7 @@ tests:
       'a.yaml:8:36: expected no limits with deny',
       'a.yaml:9:23: expected a list of servers, found an empty one',
       'a.yaml:9:83: expected totalSeconds to be at least durationSeconds',
-      'a.yaml:13:23: expected one of notAuthorisedByMtcUser, deniedByRule, noRuleAllows, applicationServerRequired, applicationServerNotAllowed, deniedByFilter, familyMismatch, rateExceeded, grantsPerDeviceExceeded, grantsPerServerExceeded, found "deviceUnknown"',
+      'a.yaml:13:23: expected one of notAuthorisedByMtcUser, deniedByRule, noRuleAllows, outsideHours, applicationServerRequired, applicationServerNotAllowed, deniedByFilter, familyMismatch, rateExceeded, grantsPerDeviceExceeded, grantsPerServerExceeded, found "deviceUnknown"',
       'a.yaml:16:5: expected exactly one of allow and refuse',
       'a.yaml:19:54: expected durationSeconds with allow only',
     ]);
