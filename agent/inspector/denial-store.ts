@@ -29,14 +29,16 @@ export interface DenialStore {
   close(): void;
 }
 
-const SCHEMA_VERSION = 1;
+const SCHEMA_VERSION = 2;
+/** From version 1. */
+const FILTERS_HAVE_IDS = 'ALTER TABLE denials ADD COLUMN rule TEXT';
 const REFUSALS_MOST = 100_000;
 
 const SCHEMA = `
 CREATE TABLE denials (
   id TEXT PRIMARY KEY, kind TEXT NOT NULL, reason TEXT NOT NULL, source TEXT NOT NULL, target TEXT NOT NULL,
   server TEXT, mtc_user TEXT, device TEXT, grant_id TEXT,
-  first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL, count INTEGER NOT NULL
+  first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL, count INTEGER NOT NULL, rule TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE refusals (
   number INTEGER PRIMARY KEY, instance TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL,
@@ -63,9 +65,9 @@ export function openDenialStore(file: string, log: Log): DenialStore {
 function storeOn(db: Database.Database, file: string): DenialStore {
   const statement = {
     denials: db.prepare(`SELECT id, kind, reason, source, target, server, mtc_user AS mtcUser, device,
-      grant_id AS "grant", first_ms AS firstMs, last_ms AS lastMs, count FROM denials`),
+      grant_id AS "grant", first_ms AS firstMs, last_ms AS lastMs, count, rule FROM denials`),
     put: db.prepare(`INSERT INTO denials VALUES (@id, @kind, @reason, @source, @target, @server, @mtcUser, @device,
-      @grant, @firstMs, @lastMs, @count)
+      @grant, @firstMs, @lastMs, @count, @rule)
       ON CONFLICT (id) DO UPDATE SET first_ms = excluded.first_ms, last_ms = excluded.last_ms, count = excluded.count`),
     remove: db.prepare('DELETE FROM denials WHERE id = ?'),
     refuse: db.prepare(`INSERT OR IGNORE INTO refusals VALUES (NULL, @instance, @atMs, @reason, @step, @why, @rule,
@@ -80,8 +82,8 @@ function storeOn(db: Database.Database, file: string): DenialStore {
   const write = db.transaction(({ changed, removed }: DenialChanges, refusals: readonly KeptRefusal[]) => {
     for (const id of removed) statement.remove.run(id);
     for (const row of changed) {
-      const { server = null, mtcUser = null, device = null, grant = null } = row;
-      statement.put.run({ ...row, server, mtcUser, device, grant });
+      const { server = null, mtcUser = null, device = null, grant = null, rule = null } = row;
+      statement.put.run({ ...row, server, mtcUser, device, grant, rule });
     }
     for (const refusal of refusals) {
       const { rule = null, server = null, device = null, correlator = null } = refusal;
@@ -118,8 +120,8 @@ function openDatabase(file: string): Database.Database {
     db.pragma('journal_mode = WAL');
     db.pragma('synchronous = NORMAL');
     const version = db.pragma('user_version', { simple: true }) as number;
-    if (version === 0) {
-      db.exec(SCHEMA);
+    if (version === 0 || version === 1) {
+      db.exec(version === 0 ? SCHEMA : FILTERS_HAVE_IDS);
       db.pragma(`user_version = ${SCHEMA_VERSION}`);
     } else if (version !== SCHEMA_VERSION) {
       throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);

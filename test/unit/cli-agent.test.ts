@@ -64,7 +64,15 @@ afterEach(async () => {
   running = STANDING;
 });
 
-const SEES: InspectorReading = { state: 'sees', received: 4, notOurs: 0, damaged: 0, deaths: 1, blindnesses: 0 };
+const SEES: InspectorReading = {
+  state: 'sees',
+  received: 4,
+  filtered: 0,
+  notOurs: 0,
+  damaged: 0,
+  deaths: 1,
+  blindnesses: 0,
+};
 
 const STANDING: RunningStatus = {
   closed: true,
