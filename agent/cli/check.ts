@@ -4,6 +4,7 @@ import type { Config } from '../config.ts';
 import { entryCount, poolMebibytes } from '../core/pool.ts';
 import { loadConfig, loadDevices, loadPolicy } from '../files.ts';
 import { describeAuthorised } from '../policy/explain.ts';
+import { describeFilter } from '../policy/filters.ts';
 import { count, print, printJson } from './print.ts';
 
 export function check(folder: string | undefined, options: { config?: string; json?: boolean }): void {
@@ -19,15 +20,24 @@ export function check(folder: string | undefined, options: { config?: string; js
   if (rules === undefined) throw new CommanderError(2, 'mtgate.check', 'name a folder of rule files, or --config');
   const policy = loadPolicy(rules, config, warn);
   const site = config && siteOf(config, say);
-  const { version, servers, mtcUsers, allows, denies, tests } = policy;
+  const { version, servers, mtcUsers, allows, denies, filters, tests } = policy;
   const ruleCount = allows.length + denies.length;
   say(
     `policy ${version}: ${count(servers.size, 'server')}, ${count(mtcUsers.size, 'MTC user')}, ${count(ruleCount, 'rule')}`,
   );
+  if (filters.length > 0) say(`${count(filters.length, 'filter')}`);
+  const standing = filters.filter((filter) => filter.standing && !filter.staged);
+  for (const filter of standing) say(`  standing: ${filter.id} opens ${describeFilter(filter)}, without a grant`);
   const authorised = describeAuthorised(policy);
   for (const user of authorised) say(`  ${user.mtcUser} authorises ${user.servers.join(', ') || 'nobody'}`);
   say(`${count(tests.length, 'policy test')} passed`);
-  const counted = { servers: servers.size, rules: ruleCount, policyTests: tests.length };
+  const counted = {
+    servers: servers.size,
+    rules: ruleCount,
+    filters: filters.length,
+    standing: standing.map(({ id }) => id),
+    policyTests: tests.length,
+  };
   if (options.json) printJson({ policy: version, ...counted, mtcUsers: authorised, ...site, warnings });
 }
 
