@@ -64,6 +64,13 @@ export function choice<const Word extends string>(...words: readonly Word[]) {
   return field(words.length === 1 ? words.join() : `one of ${words.join(', ')}`, read, { enum: [...words] });
 }
 
+/** `true` or `false`. */
+export const flag = field(
+  'true or false',
+  (value) => (value === 'true' ? true : value === 'false' ? false : undefined),
+  { type: 'boolean' },
+);
+
 const NAME = /^[a-z0-9][a-z0-9.-]{0,62}$/;
 const NAME_EXPECTED = 'a name (lower-case letters, digits, dot, hyphen; at most 63)';
 const nameText = z

@@ -74,25 +74,27 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
       ]),
     ),
   };
-  const rules = byName(written.rules);
-  const allows = rules.flatMap((rule) => allowOf(rule, groups));
-  const denies = rules.flatMap((rule) => denyOf(rule, groups));
   const parties = {
     servers: new Map(servers.map((server) => [server.name, frozen(server)])),
     mtcUsers: new Map(mtcUsers.map((user) => [user.name, frozen(user)])),
   };
-  const policy = frozen({
-    version: surroundings.digest(canonical({ servers, mtcUsers, ...groups, allows, denies })).slice(0, VERSION_LENGTH),
-    ...parties,
-    ...groups,
-    holders: holdersOf(parties),
-    allows,
-    denies,
-    tests: written.tests.map(testOf),
-    readsAttributes: [...allows, ...denies].some(
-      ({ when, match }) => when || match.devices?.some((selector) => 'group' in selector && selector.attributes),
-    ),
-  });
+  const rest = { ...parties, ...groups, holders: holdersOf(parties), tests: written.tests.map(testOf) };
+  const withRules = (rules: readonly Entry<WrittenRule>[], staged?: Policy): Policy => {
+    const allows = rules.flatMap((rule) => allowOf(rule, groups));
+    const denies = rules.flatMap((rule) => denyOf(rule, groups));
+    const said = { servers, mtcUsers, ...groups, allows, denies, ...(staged && { staged: staged.version }) };
+    return frozen({
+      version: surroundings.digest(canonical(said)).slice(0, VERSION_LENGTH),
+      ...rest,
+      allows,
+      denies,
+      readsAttributes: [...allows, ...denies].some(readsAttributes),
+      ...(staged && { staged }),
+    });
+  };
+  const rules = byName(written.rules);
+  const enforced = rules.filter(({ value }) => !value.stage);
+  const policy = withRules(enforced, enforced.length < rules.length ? withRules(rules) : undefined);
   return { policy, warnings: [...findWarnings(policy)].sort(byPlace) };
 }
 
@@ -116,6 +118,12 @@ function mtcUserOf({ name, value }: Entry<WrittenMtcUser>): MtcUser {
 function certificateOf({ uri, issuer, sha256 }: WrittenCertificate): Certificate {
   if (sha256 !== undefined) return { sha256 };
   return { uri: uri ?? '', ...(issuer !== undefined && { issuer }) };
+}
+
+/** Groups with attributes, and conditions. */
+function readsAttributes({ when, match }: AllowRule | DenyRule): boolean {
+  if (when) return true;
+  return match.devices?.some((selector) => 'group' in selector && selector.attributes !== undefined) ?? false;
 }
 
 function allowOf(
@@ -169,13 +177,14 @@ function matchOf(
 
 function testOf({
   name,
-  value: { request, attributes = {}, now, usage, expect },
+  value: { stage = false, request, attributes = {}, now, usage, expect },
   locate,
 }: Entry<WrittenTest>): PolicyTest {
   const { allow, refuse, durationSeconds } = expect;
   return {
     name,
     place: locate(),
+    staged: stage,
     request,
     attributes,
     ...(now !== undefined && { nowMs: now }),

@@ -162,6 +162,7 @@ const rule = f
     limits: limits.exactOptional(),
     hours: hours.exactOptional(),
     when: when.exactOptional(),
+    stage: f.flag.exactOptional(),
   })
   .refine(...exactlyOne('allow', 'deny'))
   .refine((written) => 'deny' in written || 'limits' in written, {
@@ -177,6 +178,7 @@ const rule = f
 
 const test = f.mapping({
   name: f.text,
+  stage: f.flag.exactOptional(),
   request: f.mapping({
     server: serverName,
     device: f.externalId,
@@ -210,15 +212,27 @@ const test = f.mapping({
     }),
 });
 
+/** Who there is cannot be tried out: certificates and sources count, or they do not. */
+function enforced(key: 'servers' | 'mtcUsers') {
+  const stands = (file: { readonly stage?: boolean; readonly servers: object; readonly mtcUsers: object }) =>
+    !file.stage || Object.keys(file[key]).length === 0;
+  const error = `expected no ${key} in a staged file; move them to another`;
+  return [stands, { error, path: [key] as PropertyKey[] }] as const;
+}
+
 /** A rule file, key by key; rules/rules.schema.json, for editors, is made from it. */
-export const ruleFile = f.mapping({
-  servers: f.named(server, 'servers').default({}),
-  mtcUsers: f.named(mtcUser, 'MTC users').default({}),
-  deviceGroups: f.named(deviceGroup, 'groups of devices').default({}),
-  serverGroups: f.named(serverGroup, 'groups of servers').default({}),
-  rules: f.list(rule, 'rules', 0).default([]),
-  tests: f.list(test, 'tests', 0).default([]),
-});
+export const ruleFile = f
+  .mapping({
+    stage: f.flag.exactOptional(),
+    servers: f.named(server, 'servers').default({}),
+    mtcUsers: f.named(mtcUser, 'MTC users').default({}),
+    deviceGroups: f.named(deviceGroup, 'groups of devices').default({}),
+    serverGroups: f.named(serverGroup, 'groups of servers').default({}),
+    rules: f.list(rule, 'rules', 0).default([]),
+    tests: f.list(test, 'tests', 0).default([]),
+  })
+  .refine(...enforced('servers'))
+  .refine(...enforced('mtcUsers'));
 
 type WrittenFile = z.output<typeof ruleFile>;
 export type WrittenServer = z.output<typeof server>;
@@ -271,11 +285,11 @@ export function readRules(
       mtcUsers: named('mtcUsers', ({ mtcUsers }) => mtcUsers),
       deviceGroups: named('deviceGroups', ({ deviceGroups }) => deviceGroups),
       serverGroups: named('serverGroups', ({ serverGroups }) => serverGroups),
-      rules: documents.flatMap(({ value, locate }) =>
-        value.rules.map((rule, i) => entry(rule.id, rule, locate, ['rules', i])),
+      rules: documents.flatMap(({ value: { rules, stage = false }, locate }) =>
+        rules.map((rule, i) => entry(rule.id, { stage, ...rule }, locate, ['rules', i])),
       ),
-      tests: documents.flatMap(({ value, locate }) =>
-        value.tests.map((test, i) => entry(test.name, test, locate, ['tests', i])),
+      tests: documents.flatMap(({ value: { tests, stage = false }, locate }) =>
+        tests.map((test, i) => entry(test.name, { stage, ...test }, locate, ['tests', i])),
       ),
     },
   };
