@@ -9,24 +9,27 @@ import type { Issue, Path, Place } from '../core/document.ts';
 import { unknownWord } from '../core/fields.ts';
 import { type Owned, overlapsAmong } from '../core/overlaps.ts';
 import { faultOf } from './condition.ts';
-import { type DeviceSelector, patternsOf } from './groups.ts';
-import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
-import type { Policy } from './policy.ts';
-import type { Entry, Written, WrittenCertificate } from './rules.ts';
+import { devicesOverlap, matchesName } from './patterns.ts';
+import type { Entry, RulesReading, Written, WrittenCertificate } from './rules.ts';
 
-/** All that is wrong with rules whose files are right. Without `authorities` nothing is said of issuers. */
+/**
+ * All that is wrong with rules whose files are right. Without `authorities`
+ * nothing is said of issuers; where a file could not be read, nothing of names
+ * that may stand in it.
+ */
 export function findIssues(
-  written: Written,
+  { written, issues }: RulesReading,
   authorities: readonly string[] | undefined,
   ownSpaces: readonly Owned[],
 ): Issue[] {
   return [
+    ...issues,
     ...clashesAmong(nameClaims(written)),
     ...clashesAmong(certificateClaims(written, authorities)),
     ...issuerIssues(written, authorities),
     ...sourceIssues(written, ownSpaces),
     ...deviceIssues(written),
-    ...unknownNames(written),
+    ...(issues.length > 0 ? [] : unknownNames(written)),
     ...unauthorisable(written),
     ...conditionIssues(written),
   ];
@@ -193,28 +196,6 @@ function conditionIssues({ rules }: Written): Issue[] {
     const fault = when && faultOf(when.text);
     return fault ? { ...locateIn(fault.at, 'when'), message: fault.message } : [];
   });
-}
-
-/** What is right, but surely not meant. */
-export function findWarnings({ allows, mtcUsers }: Policy): Issue[] {
-  return allows
-    .filter(({ match: { servers, devices } }) =>
-      [...mtcUsers.values()].every(
-        (user) =>
-          !user.authorises.some((server) => !servers || servers.includes(server)) ||
-          !user.devices.some((owned) => !devices || devices.some((selector) => mayOverlap(owned, selector))),
-      ),
-    )
-    .map(({ id, place }) => ({
-      ...place,
-      message: `allow "${id}" can never match: no MTC user authorises its servers for its devices`,
-    }));
-}
-
-/** Whether a device of this name could be selected. */
-function mayOverlap(owned: DevicePattern, selector: DeviceSelector): boolean {
-  const patterns = patternsOf(selector);
-  return !patterns || patterns.some((pattern) => devicesOverlap(owned, pattern));
 }
 
 function certificatesOf({ servers, mtcUsers }: Written) {

@@ -6,7 +6,8 @@
 import { byPlace, frozen, type Issue } from '../core/document.ts';
 import type { Owned } from '../core/overlaps.ts';
 import type { MtcUserName, ServerName } from '../core/words.ts';
-import { findIssues, findWarnings } from './checks.ts';
+import { findIssues } from './checks.ts';
+import type { DeviceFacts } from './groups.ts';
 import { DAYS, type Hours } from './hours.ts';
 import { type DevicePattern, exactly, matchesName } from './patterns.ts';
 import {
@@ -32,6 +33,7 @@ import {
   type WrittenServer,
   type WrittenTest,
 } from './rules.ts';
+import { findWarnings } from './warnings.ts';
 
 /** What the rules are held against; absent where it is not known, as in a check without agent.yaml. */
 export interface Surroundings {
@@ -39,6 +41,8 @@ export interface Surroundings {
   readonly authorities?: readonly string[];
   /** The gateway's own address spaces. */
   readonly ownSpaces?: readonly Owned[];
+  /** What the devices file says; only to warn of what stands for none of them. */
+  readonly devices?: readonly DeviceFacts[];
   /** SHA-256 of a text, in hex. */
   readonly digest: (text: string) => string;
 }
@@ -52,9 +56,8 @@ const VERSION_LENGTH = 16;
 
 export function compilePolicy(files: readonly RuleFile[], surroundings: Surroundings): Compilation {
   const reading = readRules(files);
-  if ('issues' in reading) return reading;
   const { written } = reading;
-  const issues = findIssues(written, surroundings.authorities, surroundings.ownSpaces ?? []);
+  const issues = findIssues(reading, surroundings.authorities, surroundings.ownSpaces ?? []);
   if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
 
   const servers = byName(written.servers.map(serverOf));
@@ -95,7 +98,7 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
   const rules = byName(written.rules);
   const enforced = rules.filter(({ value }) => !value.stage);
   const policy = withRules(enforced, enforced.length < rules.length ? withRules(rules) : undefined);
-  return { policy, warnings: [...findWarnings(policy)].sort(byPlace) };
+  return { policy, warnings: findWarnings(policy, written, surroundings.devices).sort(byPlace) };
 }
 
 function serverOf({ name, value }: Entry<WrittenServer>): Server {
