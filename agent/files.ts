@@ -14,12 +14,13 @@ import { join, relative, resolve } from 'node:path';
 import type { ReadFile } from './api/authorities.ts';
 import type { TlsMaterial } from './api/tls.ts';
 import { type Config, CREDENTIAL, ownSpaces, readConfig } from './config.ts';
-import type { Issue } from './core/document.ts';
+import { decodeText, type Issue } from './core/document.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import { type ListedDevice, readDevices } from './directory/devices.ts';
 import { compilePolicy } from './policy/compile.ts';
 import type { Policy } from './policy/policy.ts';
 import { runPolicyTests } from './policy/policy-tests.ts';
+import type { RuleFile } from './policy/rules.ts';
 
 /** agent.yaml, frozen; what is odd but no fault is told to `warn`. @throws AgentError configInvalid */
 export function loadConfig(file: string, warn: (warning: string) => void): Config {
@@ -34,9 +35,15 @@ export function loadConfig(file: string, warn: (warning: string) => void): Confi
  * The rule files of a folder, compiled, their policy tests passed. Without a
  * config they are held against themselves alone. @throws AgentError rulesInvalid
  */
-export function loadPolicy(folder: string, config: Config | undefined, warn: (warning: string) => void): Policy {
+export function loadPolicy(
+  folder: string,
+  config: Config | undefined,
+  warn: (warning: string) => void,
+  devices?: readonly ListedDevice[],
+): Policy {
   const compiled = compilePolicy(ruleFiles(folder), {
     digest: (text) => createHash('sha256').update(text).digest('hex'),
+    ...(devices && { devices: devices.map(({ device }) => ({ attributes: {}, ...device })) }),
     ...(config && { authorities: config.api.clientCAs.map(({ name }) => name), ownSpaces: ownSpaces(config) }),
   });
   if ('issues' in compiled) throw invalid('rulesInvalid', compiled.issues);
@@ -78,7 +85,7 @@ function readCrlFile(file: string): ReadFile | { readonly file: string; readonly
 }
 
 /** The folder's *.yaml files, by name; hidden ones and those of editors are not policy. */
-function ruleFiles(folder: string): { file: string; text: string }[] {
+function ruleFiles(folder: string): RuleFile[] {
   let names: string[];
   try {
     names = readdirSync(folder);
@@ -87,7 +94,19 @@ function ruleFiles(folder: string): { file: string; text: string }[] {
   }
   const own = names.filter((name) => /^[^.].*\.ya?ml$/.test(name)).sort();
   if (own.length === 0) throw new AgentError('rulesInvalid', `${folder}: no rule file (*.yaml) in this folder`);
-  return own.map((name) => ({ file: shown(join(folder, name)), text: readText(join(folder, name), 'rulesInvalid') }));
+  return own.map((name) => {
+    const path = join(folder, name);
+    const file = shown(path);
+    const unreadable = (message: string) => ({ unreadable: { file, line: 1, column: 1, message } });
+    let bytes: Buffer;
+    try {
+      bytes = readFileSync(path);
+    } catch (fault) {
+      return unreadable(`cannot be read: ${(fault as Error).message}`);
+    }
+    const decoded = decodeText(bytes, file);
+    return 'text' in decoded ? { file, text: decoded.text } : { unreadable: decoded.issue };
+  });
 }
 
 /** A private key or shared secret. What systemd hands over it guards itself; a plain file is looked at. */
@@ -118,7 +137,9 @@ function credential(name: string, code: FaultCode): string {
 }
 
 function readText(file: string, code: FaultCode): string {
-  return readBytes(file, code).toString('utf8');
+  const decoded = decodeText(readBytes(file, code), file);
+  if ('issue' in decoded) throw invalid(code, [decoded.issue]);
+  return decoded.text;
 }
 
 function readBytes(file: string, code: FaultCode): Buffer {

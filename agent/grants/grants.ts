@@ -91,6 +91,7 @@ export class Grants {
     const tooMany = this.judge.tooManyMisses(who, decision);
     if (tooMany) return refuse('tooManyUnknownDevices', tooMany);
     this.judge.count(who, decision);
+    this.judge.tellStaged(question, decision, asked(who, ask));
     const { device } = question;
     if (device && decision.family && (decision.verdict === 'allow' || decision.step === 'quota')) {
       const { protocol, port: devicePort, server } = question;
@@ -238,6 +239,7 @@ export class Grants {
     this.withdrawSources();
     await this.review();
     this.admitSources();
+    await this.judge.tellStagedEnds();
   }
 
   /** Takes into the gate what the policy in force counts as a source. */
@@ -318,7 +320,7 @@ export class Grants {
     }
     // What is said of a device changes without the rules; they alone are judged once.
     if (this.policy.version === record.policyVersion && !this.policy.readsAttributes) return {};
-    const decision = this.judge.again(record, record.grantedSeconds, NO_USAGE);
+    const { decision } = this.judge.again(record, record.grantedSeconds, NO_USAGE);
     if (decision.verdict === 'allow') return { closesAtMs: decision.closesAtMs };
     const unauthorised = decision.step === 'mtcUser' || decision.step === 'device';
     return { objection: unauthorised ? 'serverUnauthorised' : 'ruleChanged' };

@@ -7,12 +7,14 @@
 import type { RefusalFacts } from '../core/reasons.ts';
 import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
 import { type Decision, decide, type Question } from '../policy/decide.ts';
-import type { Policy, Usage } from '../policy/policy.ts';
+import { NO_USAGE, type Policy, type Usage } from '../policy/policy.ts';
+import { wouldHave } from '../policy/staged.ts';
 import type { Ground } from './ground.ts';
 import type { LiveGrants } from './live.ts';
 import type { Opening } from './opening.ts';
 import { RequestRates } from './rates.ts';
 import type { GrantRecord } from './record.ts';
+import { slicesOf } from './slices.ts';
 
 /**
  * A server whose list of devices is out of date asks once a second for one
@@ -63,10 +65,14 @@ export class Judge {
   }
 
   /** The same for a grant that is there, as if it were asked for again as it stands. */
-  again(record: GrantRecord, durationSeconds: number, usage: Usage): Decision {
+  again(
+    record: GrantRecord,
+    durationSeconds: number,
+    usage: Usage,
+  ): { readonly question: Question; readonly decision: Decision } {
     const { directory, clock } = this.#ground;
     const device = directory.find({ networkAccessIdentifier: record.device }) ?? { externalId: record.device };
-    return decide(this.policy, {
+    const question: Question = {
       server: record.server,
       device: this.#factsOf(device),
       protocol: record.protocol,
@@ -78,7 +84,39 @@ export class Judge {
       ipFamily: record.family,
       usage,
       nowMs: clock.nowMs(),
-    });
+    };
+    return { question, decision: decide(this.policy, question) };
+  }
+
+  /** Tells what staged rules would have decided, where that is something else; `about` says of what. */
+  tellStaged(question: Question, decision: Decision, about: object): void {
+    const { log, metrics } = this.#ground;
+    const otherwise = wouldHave(this.policy, question, decision);
+    if (!otherwise) return;
+    const { would, decision: staged } = otherwise;
+    metrics.staged(staged.rule ?? '', would, 1);
+    log.info({ ...about, would, rule: staged.rule, staged: told(staged), decided: told(decision) }, 'wouldHave');
+  }
+
+  /** How many live grants staged rules would end: counted by rule, and told once for each. */
+  async tellStagedEnds(): Promise<void> {
+    const { log, metrics } = this.#ground;
+    const { policy } = this;
+    if (!policy.staged) return;
+    const ends = new Map<string, number>();
+    for await (const records of slicesOf(this.#live.all())) {
+      for (const record of records) {
+        const { question, decision } = this.again(record, record.grantedSeconds, NO_USAGE);
+        const otherwise = wouldHave(policy, question, decision);
+        if (otherwise?.would !== 'refuse') continue;
+        const rule = otherwise.decision.rule ?? '';
+        ends.set(rule, (ends.get(rule) ?? 0) + 1);
+      }
+    }
+    for (const [rule, grants] of ends) {
+      metrics.staged(rule, 'end', grants);
+      log.info({ would: 'end', rule, grants, liveGrants: this.#live.size }, 'wouldHave');
+    }
   }
 
   /** A device as the directory has it; an address that changes hands is nobody's. */
@@ -137,4 +175,10 @@ export class Judge {
       ...(wait && { retryAfterSeconds: this.#rates.secondsUntilBelow(limit, who.name, nowNs) }),
     };
   }
+}
+
+/** A decision in the words of a policy test. */
+function told(decision: Decision): string {
+  if (decision.verdict === 'refuse') return `refuse ${decision.reason} (${decision.why})`;
+  return `allow ${decision.rule} for ${decision.durationSeconds} s`;
 }

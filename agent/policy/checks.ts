@@ -8,28 +8,33 @@ import { type Claim, clashesAmong, seenFrom } from '../core/claims.ts';
 import type { Issue, Path, Place } from '../core/document.ts';
 import { unknownWord } from '../core/fields.ts';
 import { type Owned, overlapsAmong } from '../core/overlaps.ts';
-import { type FilterGroups, filterIssues, filterWarnings } from './filter-files.ts';
-import { type DeviceSelector, patternsOf } from './groups.ts';
-import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
-import type { Policy } from './policy.ts';
-import type { Entry, Written, WrittenCertificate } from './rules.ts';
+import { faultOf } from './condition.ts';
+import { type FilterGroups, filterIssues } from './filter-files.ts';
+import { devicesOverlap, matchesName } from './patterns.ts';
+import type { Entry, RulesReading, Written, WrittenCertificate } from './rules.ts';
 
-/** All that is wrong with rules whose files are right. Without `authorities` nothing is said of issuers. */
+/**
+ * All that is wrong with rules whose files are right. Without `authorities`
+ * nothing is said of issuers; where a file could not be read, nothing of names
+ * that may stand in it.
+ */
 export function findIssues(
-  written: Written,
+  { written, issues }: RulesReading,
   authorities: readonly string[] | undefined,
   ownSpaces: readonly Owned[],
   groups: FilterGroups,
 ): Issue[] {
   return [
+    ...issues,
     ...clashesAmong(nameClaims(written)),
     ...clashesAmong(certificateClaims(written, authorities)),
     ...issuerIssues(written, authorities),
     ...sourceIssues(written, ownSpaces),
     ...deviceIssues(written),
-    ...unknownNames(written),
+    ...(issues.length > 0 ? [] : unknownNames(written)),
     ...unauthorisable(written),
-    ...filterIssues(written.filters, groups),
+    ...conditionIssues(written),
+    ...filterIssues(written.filters, groups, issues.length === 0),
   ];
 }
 
@@ -114,6 +119,7 @@ function deviceIssues({ mtcUsers }: Written): Issue[] {
 function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, tests }: Written): Issue[] {
   const known = servers.map(({ name }) => name);
   const allows = rules.filter(({ value }) => value.allow).map(({ name }) => name);
+  const staged = new Set(rules.filter(({ value }) => value.stage).map(({ name }) => name));
   const named = [
     ...mtcUsers.flatMap(({ value, locate }) =>
       value.authorises.map((name, i) => ({ name, place: locate('authorises', i) })),
@@ -130,11 +136,20 @@ function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, te
   const expected = tests.flatMap(({ value: { expect }, locate }) =>
     expect.allow === undefined ? [] : { name: expect.allow, place: locate('expect', 'allow') },
   );
+  const notEnforced = tests.flatMap(({ value: { expect, stage }, locate }) =>
+    expect.allow === undefined || stage || !staged.has(expect.allow)
+      ? []
+      : {
+          ...locate('expect', 'allow'),
+          message: `rule "${expect.allow}" is staged; a test of it says stage: true, too`,
+        },
+  );
   const ofServers = serverGroups.map(({ name }) => name);
   const ofDevices = deviceGroups.map(({ name }) => name);
   return [
     ...unknown('server', named, known),
     ...unknown('allow rule', expected, allows),
+    ...notEnforced,
     ...unknown('group of servers', groupsNamed(rules, 'servers'), ofServers, ofDevices),
     ...unknown('group of devices', groupsNamed(rules, 'devices'), ofDevices, ofServers),
   ];
@@ -184,27 +199,11 @@ function unauthorisable({ mtcUsers }: Written): Issue[] {
   );
 }
 
-/** What is right, but surely not meant. */
-export function findWarnings({ allows, filters, mtcUsers }: Policy): Issue[] {
-  const unmatched = allows
-    .filter(({ match: { servers, devices } }) =>
-      [...mtcUsers.values()].every(
-        (user) =>
-          !user.authorises.some((server) => !servers || servers.includes(server)) ||
-          !user.devices.some((owned) => !devices || devices.some((selector) => mayOverlap(owned, selector))),
-      ),
-    )
-    .map(({ id, place }) => ({
-      ...place,
-      message: `allow "${id}" can never match: no MTC user authorises its servers for its devices`,
-    }));
-  return [...unmatched, ...filterWarnings(filters)];
-}
-
-/** Whether a device of this name could be selected. */
-function mayOverlap(owned: DevicePattern, selector: DeviceSelector): boolean {
-  const patterns = patternsOf(selector);
-  return !patterns || patterns.some((pattern) => devicesOverlap(owned, pattern));
+function conditionIssues({ rules }: Written): Issue[] {
+  return rules.flatMap(({ value: { when }, locateIn }) => {
+    const fault = when && faultOf(when.text);
+    return fault ? { ...locateIn(fault.at, 'when'), message: fault.message } : [];
+  });
 }
 
 function certificatesOf({ servers, mtcUsers }: Written) {

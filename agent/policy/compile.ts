@@ -6,8 +6,11 @@
 import { byPlace, frozen, type Issue } from '../core/document.ts';
 import type { Owned } from '../core/overlaps.ts';
 import type { MtcUserName, ServerName } from '../core/words.ts';
-import { findIssues, findWarnings } from './checks.ts';
-import { type FilterGroups, filterOf } from './filter-files.ts';
+import { findIssues } from './checks.ts';
+import { type FilterGroups, filterOf, filterWarnings } from './filter-files.ts';
+import { groupsIn } from './filter-ruleset.ts';
+import type { Filter } from './filters.ts';
+import type { DeviceFacts } from './groups.ts';
 import { DAYS, type Hours } from './hours.ts';
 import { type DevicePattern, exactly, matchesName } from './patterns.ts';
 import {
@@ -34,6 +37,7 @@ import {
   type WrittenServer,
   type WrittenTest,
 } from './rules.ts';
+import { findWarnings } from './warnings.ts';
 
 /** What the rules are held against; absent where it is not known, as in a check without agent.yaml. */
 export interface Surroundings {
@@ -41,6 +45,8 @@ export interface Surroundings {
   readonly authorities?: readonly string[];
   /** The gateway's own address spaces. */
   readonly ownSpaces?: readonly Owned[];
+  /** What the devices file says; only to warn of what stands for none of them. */
+  readonly devices?: readonly DeviceFacts[];
   /** SHA-256 of a text, in hex. */
   readonly digest: (text: string) => string;
 }
@@ -54,7 +60,6 @@ const VERSION_LENGTH = 16;
 
 export function compilePolicy(files: readonly RuleFile[], surroundings: Surroundings): Compilation {
   const reading = readRules(files);
-  if ('issues' in reading) return reading;
   const { written } = reading;
   const groups = groupsOf(written);
   const filterGroups: FilterGroups = {
@@ -66,35 +71,38 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
       ]),
     ),
   };
-  const issues = findIssues(written, surroundings.authorities, surroundings.ownSpaces ?? [], filterGroups);
+  const issues = findIssues(reading, surroundings.authorities, surroundings.ownSpaces ?? [], filterGroups);
   if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
 
   const servers = byName(written.servers.map(serverOf));
   const mtcUsers = byName(written.mtcUsers.map(mtcUserOf));
-  const rules = byName(written.rules);
-  const allows = rules.flatMap((rule) => allowOf(rule, groups));
-  const denies = rules.flatMap((rule) => denyOf(rule, groups));
-  const filters = byName(written.filters).map((filter) => filterOf(filter, filterGroups));
   const parties = {
     servers: new Map(servers.map((server) => [server.name, frozen(server)])),
     mtcUsers: new Map(mtcUsers.map((user) => [user.name, frozen(user)])),
   };
-  const policy = frozen({
-    version: surroundings
-      .digest(canonical({ servers, mtcUsers, ...groups, allows, denies, filters }))
-      .slice(0, VERSION_LENGTH),
-    ...parties,
-    ...groups,
-    holders: holdersOf(parties),
-    allows,
-    denies,
-    filters,
-    tests: written.tests.map(testOf),
-    readsAttributes: [...allows, ...denies].some(({ match }) =>
-      match.devices?.some((selector) => 'group' in selector && selector.attributes),
-    ),
-  });
-  return { policy, warnings: [...findWarnings(policy)].sort(byPlace) };
+  const filters = byName(written.filters).map((filter) => filterOf(filter, filterGroups));
+  const rest = { ...parties, ...groups, holders: holdersOf(parties), tests: written.tests.map(testOf) };
+  const withRules = (rules: readonly Entry<WrittenRule>[], filters: readonly Filter[], staged?: Policy): Policy => {
+    const allows = rules.flatMap((rule) => allowOf(rule, groups));
+    const denies = rules.flatMap((rule) => denyOf(rule, groups));
+    const said = { servers, mtcUsers, ...groups, allows, denies, filters, ...(staged && { staged: staged.version }) };
+    return frozen({
+      version: surroundings.digest(canonical(said)).slice(0, VERSION_LENGTH),
+      ...rest,
+      allows,
+      denies,
+      filters,
+      readsAttributes: [...allows, ...denies].some(readsAttributes) || groupsIn(filters).length > 0,
+      ...(staged && { staged }),
+    });
+  };
+  const rules = byName(written.rules);
+  const enforced = rules.filter(({ value }) => !value.stage);
+  const isStaged = enforced.length < rules.length || filters.some(({ staged }) => staged);
+  const unstaged = filters.map((filter) => ({ ...filter, staged: false }));
+  const policy = withRules(enforced, filters, isStaged ? withRules(rules, unstaged) : undefined);
+  const warnings = [...findWarnings(policy, written, surroundings.devices), ...filterWarnings(filters)];
+  return { policy, warnings: warnings.sort(byPlace) };
 }
 
 function serverOf({ name, value }: Entry<WrittenServer>): Server {
@@ -119,7 +127,16 @@ function certificateOf({ uri, issuer, sha256 }: WrittenCertificate): Certificate
   return { uri: uri ?? '', ...(issuer !== undefined && { issuer }) };
 }
 
-function allowOf({ name, value: { allow, limits, hours }, locate }: Entry<WrittenRule>, groups: Groups): AllowRule[] {
+/** Groups with attributes, and conditions. */
+function readsAttributes({ when, match }: AllowRule | DenyRule): boolean {
+  if (when) return true;
+  return match.devices?.some((selector) => 'group' in selector && selector.attributes !== undefined) ?? false;
+}
+
+function allowOf(
+  { name, value: { allow, limits, hours, when }, locate }: Entry<WrittenRule>,
+  groups: Groups,
+): AllowRule[] {
   if (!allow || !limits) return [];
   const { applicationServer, ...match } = allow;
   const { totalSeconds = limits.durationSeconds } = limits;
@@ -130,17 +147,18 @@ function allowOf({ name, value: { allow, limits, hours }, locate }: Entry<Writte
       action: 'allow',
       match: matchOf(match, groups),
       ...(hours && { hours: hoursOf(hours) }),
+      ...(when && { when }),
       allApplicationServers: applicationServer === 'all',
       limits: { ...limits, totalSeconds },
     },
   ];
 }
 
-function denyOf({ name, value: { deny, hours }, locate }: Entry<WrittenRule>, groups: Groups): DenyRule[] {
+function denyOf({ name, value: { deny, hours, when }, locate }: Entry<WrittenRule>, groups: Groups): DenyRule[] {
   if (!deny) return [];
   const { reason, ...match } = deny;
-  const window = hours && { hours: hoursOf(hours) };
-  return [{ id: name, place: locate(), action: 'deny', match: matchOf(match, groups), ...window, reason }];
+  const only = { ...(hours && { hours: hoursOf(hours) }), ...(when && { when }) };
+  return [{ id: name, place: locate(), action: 'deny', match: matchOf(match, groups), ...only, reason }];
 }
 
 function hoursOf({ days = [...DAYS], ...rest }: NonNullable<WrittenRule['hours']>): Hours {
@@ -179,13 +197,14 @@ function matchOf(
 
 function testOf({
   name,
-  value: { request, attributes = {}, now, usage, expect },
+  value: { stage = false, request, attributes = {}, now, usage, expect },
   locate,
 }: Entry<WrittenTest>): PolicyTest {
   const { allow, refuse, durationSeconds } = expect;
   return {
     name,
     place: locate(),
+    staged: stage,
     request,
     attributes,
     ...(now !== undefined && { nowMs: now }),

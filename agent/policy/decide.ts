@@ -10,6 +10,8 @@
  *   applicationServer  which address may use the grant, in which family
  *   filter             no drop filter meets its packets: they will pass no filter
  *   rate, quota        the limits of the allow
+ * A rule with a condition counts where it holds. Where that cannot be said, a
+ * deny denies, and an allow goes no further.
  * A rule with hours counts within them: a deny refuses, and what is granted
  * before ends where the next deny begins; what an allow grants ends where its
  * hours close, and outside them it goes no further.
@@ -26,6 +28,7 @@
 import { type Address, contains, type Family, hostPrefix, type Prefix } from '../core/net.ts';
 import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
 import type { ExternalId, InnerAddress, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import { type Context, contextOf, holds } from './condition.ts';
 import { dropOfGrant, type Filter } from './filters.ts';
 import { type DeviceFacts, isInGroup, isSelected } from './groups.ts';
 import { hoursText, type Window, windowAt } from './hours.ts';
@@ -137,17 +140,25 @@ export function decide(policy: Policy, question: Question): Decision {
     return stop('notAuthorisedByMtcUser', `${user.name} does not authorise ${server}`);
   trace.push(yes('mtcUser', `${user.name} authorises ${server}`));
 
+  const sources = policy.servers.get(server)?.sources ?? [];
+  const target = targetOf(sources, question);
+  const context = contextOnce(question, device, user.name, target.family);
   let deniedFromMs = Number.POSITIVE_INFINITY;
   for (const deny of policy.denies.filter(({ match }) => !mismatchOf(match, question))) {
+    const held = heldBy(deny, context);
+    if (held === false) continue;
     const { inside, untilMs } = windowOf(deny, question);
-    if (inside || secondsLeft(untilMs, question) < 1) return stop('deniedByRule', deny.reason, deny.id);
+    if (inside || secondsLeft(untilMs, question) < 1) {
+      return held === true ? stop('deniedByRule', deny.reason, deny.id) : stop('conditionFailed', held.failed, deny.id);
+    }
     deniedFromMs = Math.min(deniedFromMs, untilMs);
   }
   const allows = policy.allows.filter(({ match }) => !mismatchOf(match, question));
-  const sources = policy.servers.get(server)?.sources ?? [];
-  const target = targetOf(sources, question);
   const drop = 'stop' in target ? undefined : dropOf(policy, target, sources, question);
-  const ways = allows.map((rule) => goAlone(rule, target, drop, question, deniedFromMs));
+  const ways = allows.flatMap((rule) => {
+    const held = heldBy(rule, context);
+    return held === false ? [] : goAlone(rule, held, target, drop, question, deniedFromMs);
+  });
   if (ways.length === 0) return stop('noRuleAllows', 'no allow matches');
   trace.push(...ways.flatMap(({ lines }) => lines));
 
@@ -178,6 +189,35 @@ export function mismatchOf({ servers, devices, protocols, ports }: Match, questi
   return undefined;
 }
 
+/** Whether the condition of a rule holds, where it has one; where that cannot be said a deny denies, and an allow is stopped. */
+export function heldBy({ when }: Pick<AllowRule, 'when'>, context: () => Context): Held | false {
+  return when ? holds(when, context()) : true;
+}
+
+type Held = true | { readonly failed: string };
+
+/** What conditions read, made where the first of them asks. */
+function contextOnce(
+  { server, protocol, port, durationSeconds }: Question,
+  device: DeviceFacts,
+  mtcUser: MtcUserName,
+  family: Family | undefined,
+): () => Context {
+  let context: Context | undefined;
+  return () => {
+    context ??= contextOf({ device, server, mtcUser, protocol, port, durationSeconds, family });
+    return context;
+  };
+}
+
+/** What the conditions of a policy read of a question whose device has an MTC user. */
+export function contextFor(policy: Policy, question: Question): (() => Context) | undefined {
+  const user = question.device && mtcUserOf(policy, question.device.externalId);
+  if (!question.device || !user) return undefined;
+  const { family } = targetOf(policy.servers.get(question.server)?.sources ?? [], question);
+  return contextOnce(question, question.device, user.name, family);
+}
+
 /** The window of a rule that a request falls into, or the gap between two. */
 export function windowOf({ hours }: Pick<AllowRule, 'hours'>, { nowMs }: Question): Window {
   return hours && nowMs !== 'anyTime' ? windowAt(hours, nowMs) : ALWAYS;
@@ -193,6 +233,7 @@ function secondsLeft(untilMs: number, { nowMs }: Question): number {
 /** One allow from the step `rule` on, up to the step that stops it. */
 function goAlone(
   rule: AllowRule,
+  held: Held,
   target: Target,
   drop: Filter | undefined,
   question: Question,
@@ -210,6 +251,7 @@ function goAlone(
     return { rule, lines: [...lines, line], durationSeconds, closesAtMs, outcome: line };
   };
 
+  if (held !== true) return stop('conditionFailed', held.failed);
   if (hours && (!window.inside || leftSeconds < 1))
     return stop('outsideHours', `outside its hours, ${hoursText(hours)}`);
   const cut =

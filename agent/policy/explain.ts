@@ -4,14 +4,21 @@
  * The outside never reads any of it.
  */
 import type { MtcUserName, ServerName } from '../core/words.ts';
-import { type Decision, mismatchOf, type Question, type TraceLine, windowOf } from './decide.ts';
+import { contextFor, type Decision, heldBy, mismatchOf, type Question, type TraceLine, windowOf } from './decide.ts';
 import { selectorText } from './groups.ts';
 import { hoursText } from './hours.ts';
 import type { Match, Policy } from './policy.ts';
+import { wouldHave } from './staged.ts';
 
 /** One line for the outcome, one for each step, one for each rule that does not match. */
 export function explain(policy: Policy, question: Question, decision: Decision): string[] {
-  return [outcome(question, decision), ...decision.trace.map(step), ...lookedAway(policy, question, decision)];
+  const otherwise = wouldHave(policy, question, decision);
+  return [
+    outcome(question, decision),
+    ...decision.trace.map(step),
+    ...lookedAway(policy, question, decision),
+    ...(otherwise ? [`with all that is staged: ${outcome(question, otherwise.decision)}`] : []),
+  ];
 }
 
 /** Which servers each MTC user authorises. */
@@ -22,6 +29,23 @@ export function describeAuthorised(
     mtcUser: name,
     servers: [...authorises].sort(),
   }));
+}
+
+/** What each group stands for. */
+export function describeGroups({
+  serverGroups,
+  deviceGroups,
+}: Policy): readonly { readonly group: string; readonly of: string }[] {
+  const servers = [...serverGroups].map(([group, names]) => ({
+    group,
+    of: names.length === 0 ? 'no server' : `the ${names.length === 1 ? 'server' : 'servers'} ${names.join(', ')}`,
+  }));
+  const devices = [...deviceGroups].map(([group, { devices: patterns = [], attributes = {} }]) => {
+    const named = patterns.length > 0 ? ` ${patterns.map(({ text }) => text).join(', ')}` : '';
+    const having = Object.entries(attributes).map(([name, values]) => `${name} ${values.join(' or ')}`);
+    return { group, of: `devices${named}${having.length > 0 ? ` with ${having.join(', ')}` : ''}` };
+  });
+  return [...servers, ...devices];
 }
 
 function outcome({ server, device, protocol, port }: Question, decision: Decision): string {
@@ -39,11 +63,15 @@ function step({ step: name, seen, rule, reason }: TraceLine): string {
 }
 
 /** Only where the request came to the rules. */
-function lookedAway({ allows, denies }: Policy, question: Question, { trace, rule: decided }: Decision): string[] {
+function lookedAway(policy: Policy, question: Question, { trace, rule: decided }: Decision): string[] {
   if (!trace.some(({ step: name }) => name === 'rule')) return [];
-  return [...denies, ...allows].flatMap((rule) => {
-    const { id, action, match, hours } = rule;
+  const context = contextFor(policy, question);
+  return [...policy.denies, ...policy.allows].flatMap((rule) => {
+    const { id, action, match, when, hours } = rule;
     const member = mismatchOf(match, question);
+    if (!member && when && context && heldBy(rule, context) === false) {
+      return line('-', 'rule', id, `this ${action} is for when ${when.text.replace(/\s+/g, ' ')}`);
+    }
     if (!member && action === 'deny' && hours && id !== decided && !windowOf(rule, question).inside) {
       return line('-', 'rule', id, `this deny is for the hours ${hoursText(hours)}`);
     }

@@ -88,17 +88,17 @@ export interface FilterGroups {
   readonly servers: ReadonlyMap<string, readonly Prefix[]>;
 }
 
-/** All that is wrong with filters whose files are right. */
-export function filterIssues(written: readonly FilterEntry[], groups: FilterGroups): Issue[] {
+/** All that is wrong with filters whose files are right; unless all are, a group may stand in another. */
+export function filterIssues(written: readonly FilterEntry[], groups: FilterGroups, allRead: boolean): Issue[] {
   const tooMany = written
     .slice(FILTERS_MOST, FILTERS_MOST + 1)
     .map(({ locate }) => ({ ...locate('id'), message: TOO_MANY }));
-  return [...tooMany, ...written.flatMap((entry) => [...issuesOf(entry, groups)])];
+  return [...tooMany, ...written.flatMap((entry) => [...issuesOf(entry, groups, allRead)])];
 }
 
 const TOO_MANY = `expected at most ${FILTERS_MOST} filters: the base looks at them one after the other, with every packet; join some by lists of prefixes and ports`;
 
-function* issuesOf(entry: FilterEntry, groups: FilterGroups): Generator<Issue> {
+function* issuesOf(entry: FilterEntry, groups: FilterGroups, allRead: boolean): Generator<Issue> {
   const { name, value, locate } = entry;
   const action = value.allow ? 'allow' : 'drop';
   const said = value[action] ?? {};
@@ -122,7 +122,7 @@ function* issuesOf(entry: FilterEntry, groups: FilterGroups): Generator<Issue> {
       if (groups.devices.has(one.group) || groups.servers.has(one.group)) continue;
       isKnown = false;
       const known = [...groups.devices, ...groups.servers.keys()];
-      yield { ...locate(action, key, i), message: f.unknownWord('group', one.group, known) };
+      if (allRead) yield { ...locate(action, key, i), message: f.unknownWord('group', one.group, known) };
     }
   if (!isKnown) return;
 

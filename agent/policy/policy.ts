@@ -7,6 +7,7 @@ import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
 import type { Attributes, ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { Condition } from './condition.ts';
 import type { Filter } from './filters.ts';
 import type { DeviceGroup, DeviceSelector } from './groups.ts';
 import type { Hours } from './hours.ts';
@@ -68,6 +69,8 @@ interface Rule {
   readonly match: Match;
   /** Absent: always. */
   readonly hours?: Hours;
+  /** Absent: it counts whatever the request is. */
+  readonly when?: Condition;
 }
 
 export interface AllowRule extends Rule {
@@ -86,6 +89,8 @@ export interface DenyRule extends Rule {
 export interface PolicyTest {
   readonly name: string;
   readonly place: Place;
+  /** Judged as if all that is staged were enforced. */
+  readonly staged: boolean;
   readonly request: {
     readonly server: ServerName;
     readonly device: ExternalId;
@@ -136,6 +141,8 @@ export interface Policy {
   readonly tests: readonly PolicyTest[];
   /** Whether a rule looks at more of a device than its name: its grants are then judged again when the devices file is read. */
   readonly readsAttributes: boolean;
+  /** Only where something is staged: the same policy with all of it enforced. */
+  readonly staged?: Policy;
 }
 
 /** Who a certificate stands for. */

@@ -5,20 +5,18 @@
  * whole is judged in compile.ts, which points back into the text by `locate`.
  */
 import type { z } from 'zod';
-import { byPlace, type Issue, type Path, type Place, readDocument } from '../core/document.ts';
+import { type Document, type Issue, type Path, type Place, readDocument } from '../core/document.ts';
 import * as f from '../core/fields.ts';
 import { parseAddress } from '../core/net.ts';
 import { REFUSALS, type RefusalReason } from '../core/reasons.ts';
 import type { ServerName } from '../core/words.ts';
+import { LONGEST_CONDITION } from './condition.ts';
 import { filter, type WrittenFilter } from './filter-files.ts';
 import { ALL_DAY, DAYS, parseTimeOfDay, parseZone } from './hours.ts';
 import { parseDevicePattern, parseNamePattern } from './patterns.ts';
 
-/** A rule file as its text. */
-export interface RuleFile {
-  readonly file: string;
-  readonly text: string;
-}
+/** A rule file as its text, or why it cannot be read. */
+export type RuleFile = { readonly file: string; readonly text: string } | { readonly unreadable: Issue };
 
 /** A month: long enough for every sensible grant, short enough that a slip of the finger ends. */
 const LONGEST_SECONDS = 30 * 86_400;
@@ -86,7 +84,7 @@ const deviceGroup = f
     devices: f.list(devicePattern, 'device patterns').exactOptional(),
     attributes: f.attributes(f.list(f.attributeValue, 'values')).exactOptional(),
   })
-  .refine((written) => 'devices' in written || 'attributes' in written, {
+  .refine(({ devices, attributes }) => devices !== undefined || Object.keys(Object(attributes)).length > 0, {
     error: 'expected devices, or attributes, or both: a group without them would be every device',
     when: f.isMapping,
   });
@@ -123,6 +121,12 @@ const hours = f
     path: ['to'],
   });
 
+const when = f.field(
+  `a condition in CEL, of at most ${LONGEST_CONDITION} characters`,
+  (text) => (text.trim() === '' || text.length > LONGEST_CONDITION ? undefined : { text: text.trimEnd() }),
+  { minLength: 1, maxLength: LONGEST_CONDITION },
+);
+
 const limits = f
   .mapping({
     durationSeconds: f.integer(1, LONGEST_SECONDS),
@@ -145,6 +149,8 @@ const rule = f
     deny: f.mapping({ ...match, reason: f.text }).exactOptional(),
     limits: limits.exactOptional(),
     hours: hours.exactOptional(),
+    when: when.exactOptional(),
+    stage: f.flag.exactOptional(),
   })
   .refine(...f.exactlyOne('allow', 'deny'))
   .refine((written) => 'deny' in written || 'limits' in written, {
@@ -160,6 +166,7 @@ const rule = f
 
 const test = f.mapping({
   name: f.text,
+  stage: f.flag.exactOptional(),
   request: f.mapping({
     server: serverName,
     device: f.externalId,
@@ -193,16 +200,28 @@ const test = f.mapping({
     }),
 });
 
+/** Who there is cannot be tried out: certificates and sources count, or they do not. */
+function enforced(key: 'servers' | 'mtcUsers') {
+  const stands = (file: { readonly stage?: boolean; readonly servers: object; readonly mtcUsers: object }) =>
+    !file.stage || Object.keys(file[key]).length === 0;
+  const error = `expected no ${key} in a staged file; move them to another`;
+  return [stands, { error, path: [key] as PropertyKey[] }] as const;
+}
+
 /** A rule file, key by key; rules/rules.schema.json, for editors, is made from it. */
-export const ruleFile = f.mapping({
-  servers: f.named(server, 'servers').default({}),
-  mtcUsers: f.named(mtcUser, 'MTC users').default({}),
-  deviceGroups: f.named(deviceGroup, 'groups of devices').default({}),
-  serverGroups: f.named(serverGroup, 'groups of servers').default({}),
-  rules: f.list(rule, 'rules', 0).default([]),
-  filters: f.list(filter, 'filters', 0).default([]),
-  tests: f.list(test, 'tests', 0).default([]),
-});
+export const ruleFile = f
+  .mapping({
+    stage: f.flag.exactOptional(),
+    servers: f.named(server, 'servers').default({}),
+    mtcUsers: f.named(mtcUser, 'MTC users').default({}),
+    deviceGroups: f.named(deviceGroup, 'groups of devices').default({}),
+    serverGroups: f.named(serverGroup, 'groups of servers').default({}),
+    rules: f.list(rule, 'rules', 0).default([]),
+    filters: f.list(filter, 'filters', 0).default([]),
+    tests: f.list(test, 'tests', 0).default([]),
+  })
+  .refine(...enforced('servers'))
+  .refine(...enforced('mtcUsers'));
 
 type WrittenFile = z.output<typeof ruleFile>;
 export type WrittenServer = z.output<typeof server>;
@@ -223,6 +242,8 @@ export interface Entry<Value> {
   readonly name: string;
   readonly value: Value;
   locate(...path: Path): Place;
+  /** Where a character of a text stands. */
+  locateIn(at: number, ...path: Path): Place;
 }
 
 /** All rule files as one. */
@@ -236,37 +257,47 @@ export interface Written {
   readonly tests: readonly Entry<WrittenTest>[];
 }
 
-/** Reads all rule files, or tells every issue of all of them. */
-export function readRules(
-  files: readonly RuleFile[],
-): { readonly written: Written } | { readonly issues: readonly Issue[] } {
-  const readings = files.map(({ file, text }) => readDocument(text, file, ruleFile));
+/** What stands in the files that are right, and every issue of the others. */
+export interface RulesReading {
+  readonly written: Written;
+  readonly issues: readonly Issue[];
+}
+
+export function readRules(files: readonly RuleFile[]): RulesReading {
+  const readings = files.map((one) =>
+    'unreadable' in one ? { issues: [one.unreadable] } : readDocument(one.text, one.file, ruleFile),
+  );
   const issues = readings.flatMap((reading) => ('issues' in reading ? reading.issues : []));
-  if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
   const documents = readings.flatMap((reading) => ('document' in reading ? reading.document : []));
   const named = <Value>(key: string, of: (value: WrittenFile) => Readonly<Record<string, Value>>) =>
     documents.flatMap(({ value, locate }) =>
       Object.entries(of(value)).map(([name, one]) => entry(name, one, locate, [key, name])),
     );
   return {
+    issues,
     written: {
       servers: named('servers', ({ servers }) => servers),
       mtcUsers: named('mtcUsers', ({ mtcUsers }) => mtcUsers),
       deviceGroups: named('deviceGroups', ({ deviceGroups }) => deviceGroups),
       serverGroups: named('serverGroups', ({ serverGroups }) => serverGroups),
-      rules: documents.flatMap(({ value, locate }) =>
-        value.rules.map((rule, i) => entry(rule.id, rule, locate, ['rules', i])),
+      rules: documents.flatMap(({ value: { rules, stage = false }, locate }) =>
+        rules.map((rule, i) => entry(rule.id, { stage, ...rule }, locate, ['rules', i])),
       ),
-      filters: documents.flatMap(({ value, locate }) =>
-        value.filters.map((filter, i) => entry(filter.id, filter, locate, ['filters', i])),
+      filters: documents.flatMap(({ value: { filters, stage = false }, locate }) =>
+        filters.map((filter, i) => entry(filter.id, { stage, ...filter }, locate, ['filters', i])),
       ),
-      tests: documents.flatMap(({ value, locate }) =>
-        value.tests.map((test, i) => entry(test.name, test, locate, ['tests', i])),
+      tests: documents.flatMap(({ value: { tests, stage = false }, locate }) =>
+        tests.map((test, i) => entry(test.name, { stage, ...test }, locate, ['tests', i])),
       ),
     },
   };
 }
 
-function entry<Value>(name: string, value: Value, locate: (path: Path) => Place, at: Path): Entry<Value> {
-  return { name, value, locate: (...path) => locate([...at, ...path]) };
+function entry<Value>(name: string, value: Value, locate: Document<unknown>['locate'], at: Path): Entry<Value> {
+  return {
+    name,
+    value,
+    locate: (...path) => locate([...at, ...path]),
+    locateIn: (character, ...path) => locate([...at, ...path], character),
+  };
 }
