@@ -20,7 +20,7 @@ import { type Asker, upperSnake } from '../core/words.ts';
 import type { Allowed } from '../policy/decide.ts';
 import { type Grants, namesOf } from './grants.ts';
 import { type Ground, orNotRecorded } from './ground.ts';
-import { type GrantRecord, type Retry, suspendedNs, withEnd } from './record.ts';
+import { type GrantRecord, limitsOf, type Retry, suspendedNs, withEnd } from './record.ts';
 
 export class Extensions {
   readonly #ground: Ground;
@@ -102,7 +102,7 @@ export class Extensions {
     try {
       const endNs = extended.expiresAtNs - suspendedNs(clock);
       if (!changed && dataplane.extend(record.index, record.number, openUntilNs, endNs)) {
-        grants.live.put(extended);
+        grants.limit(extended);
         metrics.extended();
         log.info(
           { ...namesOf(record), requestCorrelator: who.correlator, rule, until: extended.expiresAtMs },
@@ -126,10 +126,11 @@ export class Extensions {
 /** The grant with the end that a decision gives it; itself where that is no later than its own. */
 function extendedBy(
   record: GrantRecord,
-  { rule, mtcUser, durationSeconds, totalSeconds }: Allowed,
+  decision: Allowed,
   by: Pick<GrantRecord, 'certificate' | 'policyVersion'>,
   nowNs: bigint,
 ): GrantRecord | 'exhausted' {
+  const { rule, mtcUser, durationSeconds, totalSeconds } = decision;
   // In whole milliseconds, so that both of its ends move by the same, and its life adds up.
   const wantedMs = durationSeconds * 1000 - Math.ceil(Number(record.expiresAtNs - nowNs) / 1e6);
   const leftMs = totalSeconds * 1000 - (record.expiresAtMs - record.startedAtMs);
@@ -137,5 +138,5 @@ function extendedBy(
   if (leftMs <= 0) return 'exhausted';
   const endNs = record.expiresAtNs + BigInt(Math.min(wantedMs, leftMs)) * 1_000_000n;
   const grantedSeconds = Math.ceil(Number(endNs - nowNs) / 1e9);
-  return { ...withEnd(record, endNs), ...by, rule, mtcUser, grantedSeconds };
+  return { ...withEnd(record, endNs), ...by, rule, mtcUser, grantedSeconds, limits: limitsOf(decision) };
 }

@@ -9,6 +9,9 @@
  * - A decision waits for its commit; in the same turn of the loop in which the
  *   commit is known, what the decision rested on is looked at again.
  * - Nothing is evicted: full means refuse.
+ * - The gate's entry, the grant in memory and the policy in force agree on its
+ *   limits; the record follows with the next write of it, and is not believed
+ *   where it was made under another policy.
  */
 import { type Endpoint, prefix } from '../core/net.ts';
 import type { Refusal, Refuse } from '../core/reasons.ts';
@@ -30,7 +33,16 @@ import { Judge } from './judge.ts';
 import type { EndCause } from './lifecycle.ts';
 import { LiveGrants, type Mark, type Page } from './live.ts';
 import { Opening } from './opening.ts';
-import { type EndedRecord, type GrantRecord, newRecord, ownerOf, type Retry, suspendedNs } from './record.ts';
+import {
+  type EndedRecord,
+  type GrantRecord,
+  limitsOf,
+  newRecord,
+  ownerOf,
+  type Retry,
+  sameLimits,
+  suspendedNs,
+} from './record.ts';
 import { Rest } from './rest.ts';
 import { Retries } from './retries.ts';
 import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
@@ -130,23 +142,24 @@ export class Grants {
     }
 
     // The commit took its time: look again, and open in this same turn.
-    const objection = this.objection(record);
+    const standing = this.standing(record);
     const closedNow = this.#ground.notReady(realm);
-    if (objection || closedNow) {
+    if (typeof standing === 'string' || closedNow) {
+      const objection = typeof standing === 'string' ? standing : undefined;
       const draining = closedNow?.reason === 'gatewayDraining';
       await this.#neverOpened(record, objection ?? (draining ? 'gatewayDraining' : 'gateFault'));
       return refuse('changedWhileDeciding', { why: objection ?? closedNow?.why ?? '', rule: record.rule });
     }
     try {
-      dataplane.open(this.mapping(record), record.expiresAtNs - suspendedNs(clock));
+      dataplane.open(this.mapping(standing), record.expiresAtNs - suspendedNs(clock));
     } catch (fault) {
       await this.#neverOpened(record, 'gateFault');
       throw fault;
     }
-    this.live.put(record);
+    this.live.put(standing);
     metrics.granted();
     log.info({ ...namesOf(record), rule: record.rule, until: record.expiresAtMs }, 'grantOpened');
-    return record;
+    return standing;
   }
 
   /** A grant, live or ended, whoever's it is. */
@@ -245,18 +258,18 @@ export class Grants {
     for (const [text, classId] of this.#classes()) if (!present.has(text)) dataplane.addClass(prefix(text), classId);
   }
 
-  /** Ends every live grant that may not stay open. All are closed before one is waited for. */
+  /** Ends every live grant that may not stay open, all of them closed before one is waited for; the others have the limits of now. */
   async review(): Promise<void> {
     const { dataplane, clock } = this.#ground;
     const objected: Ending[] = [];
     let looked = 0;
     for (const record of this.live.all()) {
-      const cause = this.objection(record);
-      if (cause) {
-        const { id, index, number } = record;
+      const standing = this.standing(record);
+      const { id, index, number } = record;
+      if (typeof standing === 'string') {
         dataplane.end(index, number, clock.monotonicNs() - CLOCK_LAG_NS);
-        objected.push({ id, index, number, cause });
-      }
+        objected.push({ id, index, number, cause: standing });
+      } else if (standing !== record) this.limit(standing);
       looked += 1;
       if (looked % SLICE === 0) await breathe();
     }
@@ -280,17 +293,32 @@ export class Grants {
     }
   }
 
+  /** Puts in force the limits that a live grant's record has by now. */
+  limit(record: GrantRecord): void {
+    this.#ground.dataplane.limit(record.index, record.number, record.limits);
+    this.live.put(record);
+  }
+
   /** Why a grant may not be (or stay) open, by directory, revocation lists and policy as they are now. */
   objection(record: GrantRecord): EndCause | undefined {
+    const standing = this.standing(record);
+    return typeof standing === 'string' ? standing : undefined;
+  }
+
+  /** The same; where nothing objects, the grant with the limits that it has now: itself, if they are the ones it had. */
+  standing(record: GrantRecord): EndCause | GrantRecord {
     const { directory, revoked } = this.#ground;
     if (revoked(record.certificate)) return 'certificateRevoked';
     const binding = directory.bindingOf(record.device, record.family);
     if (binding?.inner.realm !== record.inner.realm || binding.inner.address.text !== record.inner.address.text) {
       return 'deviceUnbound';
     }
-    if (this.policy.version === record.policyVersion) return undefined;
+    if (this.policy.version === record.policyVersion) return record;
     const decision = this.judge.again(record, record.grantedSeconds, NO_USAGE);
-    if (decision.verdict === 'allow') return undefined;
+    if (decision.verdict === 'allow') {
+      if (sameLimits(record.limits, decision)) return record;
+      return { ...record, rule: decision.rule, policyVersion: this.policy.version, limits: limitsOf(decision) };
+    }
     return decision.step === 'mtcUser' || decision.step === 'device' ? 'serverUnauthorised' : 'ruleChanged';
   }
 
@@ -307,6 +335,7 @@ export class Grants {
       remote: record.remote,
       remotePort: record.remotePort,
       classId: store.idOf('class', record.server),
+      limits: record.limits,
     };
   }
 
@@ -315,6 +344,7 @@ export class Grants {
     const { clock } = this.#ground;
     while (this.rest.release(clock.monotonicNs(), SLICE)) await breathe();
     const faults = await faultsOf([inSlices([...this.#unrecorded.values()], (record) => this.#write(record))]);
+    faults.push(...(await faultsOf([inSlices(this.#usedUp(), (record) => this.end(record, 'quotaUsed'))])));
     this.live.pass(clock.boottimeNs());
     for (let due = this.live.due(SLICE); due.length > 0; due = this.live.due(SLICE)) {
       faults.push(...(await faultsOf(due.map((record) => this.end(record, 'expired')))));
@@ -322,6 +352,16 @@ export class Grants {
       await breathe();
     }
     if (faults.length > 0) throw faults[0];
+  }
+
+  /** The live grants that have used up their quota, as the gate says: no more than it has room to say at once. */
+  #usedUp(): readonly GrantRecord[] {
+    const { dataplane } = this.#ground;
+    return dataplane.usedUp().flatMap(({ index, number }) => {
+      const mapping = dataplane.entry(index)?.mapping;
+      const record = mapping && this.live.atExternal(mapping.protocol, mapping.external);
+      return record?.number === number ? [record] : [];
+    });
   }
 
   #classes(): Map<string, number> {

@@ -21,7 +21,7 @@
  */
 import { type Address, contains, type Family, type Prefix } from '../core/net.ts';
 import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
-import type { ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { ExternalId, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import { matchesDevice } from './patterns.ts';
 import { type AllowRule, type Match, mtcUserOf, type Policy, type Usage } from './policy.ts';
 
@@ -49,7 +49,7 @@ export interface TraceLine {
   readonly reason?: RefusalReason;
 }
 
-export interface Allowed {
+export interface Allowed extends PacketLimits {
   readonly verdict: 'allow';
   readonly mtcUser: MtcUserName;
   readonly rule: string;
@@ -124,9 +124,20 @@ export function decide(policy: Policy, question: Question): Decision {
 
   const { rule, durationSeconds, outcome } = ways.reduce(better);
   if ('reason' in outcome) return refused(outcome, trace, target.family);
-  const { totalSeconds } = rule.limits;
+  const { totalSeconds, packetsPerSecond, bytes } = rule.limits;
   const { family, remote } = outcome;
-  return { verdict: 'allow', mtcUser: user.name, rule: rule.id, family, remote, durationSeconds, totalSeconds, trace };
+  return {
+    verdict: 'allow',
+    mtcUser: user.name,
+    rule: rule.id,
+    family,
+    remote,
+    durationSeconds,
+    totalSeconds,
+    ...(packetsPerSecond !== undefined && { packetsPerSecond }),
+    ...(bytes !== undefined && { bytes }),
+    trace,
+  };
 }
 
 /** The first member of a rule that this request does not meet; undefined where the rule matches. */

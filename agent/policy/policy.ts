@@ -6,7 +6,7 @@
 import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
-import type { ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { ExternalId, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import { type DevicePattern, matchesDevice, type NamePattern } from './patterns.ts';
 
 /** How a certificate is known: by a URI in its subjectAltName (and the CA that signed it), or by its public key. */
@@ -45,7 +45,8 @@ export interface Match {
   readonly ports?: readonly PortRange[];
 }
 
-export interface Limits {
+/** What the gate enforces is part of it. */
+export interface Limits extends PacketLimits {
   /** The longest that one request, or one extension, is granted for. */
   readonly durationSeconds: number;
   /** The longest life of a grant, extensions included. */

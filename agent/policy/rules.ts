@@ -29,6 +29,16 @@ const TESTED_REASONS = (Object.keys(REFUSALS) as RefusalReason[]).filter((reason
   TESTED_STEPS.includes(REFUSALS[reason].step),
 );
 
+/** What the gate has room for: more than it carries, and more than a grant of a month needs. */
+const PACKETS_MOST = 10_000_000;
+const BYTES_MOST = 1e12;
+const UNITS: Readonly<Record<string, number>> = { '': 1, kB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 };
+const size = f.field('a size such as 10MB (kB, MB, GB, TB), at most 1TB', (text) => {
+  const [, digits = '', unit = ''] = /^([1-9]\d{0,12}) ?(kB|MB|GB|TB)?$/.exec(text) ?? [];
+  const bytes = Number(digits) * (UNITS[unit] ?? 0);
+  return 0 < bytes && bytes <= BYTES_MOST ? bytes : undefined;
+});
+
 const serverName = f.name<ServerName>();
 const uri = f.field('a URI such as urn:mtc:acme:head-end', (text) =>
   /^[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+$/.test(text) ? text : undefined,
@@ -86,6 +96,8 @@ const limits = f
     grantsPerDevice: COUNT.exactOptional(),
     grantsPerServer: COUNT.exactOptional(),
     requestsPerMinute: COUNT.exactOptional(),
+    packetsPerSecond: f.integer(1, PACKETS_MOST).exactOptional(),
+    bytes: size.exactOptional(),
   })
   .refine(({ durationSeconds, totalSeconds = durationSeconds }) => totalSeconds >= durationSeconds, {
     error: 'expected totalSeconds to be at least durationSeconds',

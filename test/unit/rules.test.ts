@@ -120,7 +120,7 @@ describe('issues', () => {
         `rules:
   - id: a
     allow: { server: [acme], ports: [0], protocols: [sctp], hours: {} }
-    limits: { durationSeconds: 10m, bytes: 10MB }
+    limits: { durationSeconds: 10m, bites: 10MB }
   - { id: b, deny: { ports: [23] } }
 `,
       ),
@@ -133,7 +133,7 @@ describe('issues', () => {
       'b.yaml:3:54: expected one of tcp, udp, found "sctp"',
       'b.yaml:3:61: unknown key "hours"; known here: servers, devices, protocols, ports, applicationServer',
       'b.yaml:4:32: expected a whole number from 1 to 2592000, found "10m"',
-      'b.yaml:4:37: unknown key "bytes"; known here: durationSeconds, totalSeconds, grantsPerDevice, grantsPerServer, requestsPerMinute',
+      'b.yaml:4:37: unknown key "bites"; did you mean "bytes"?',
       'b.yaml:5:14: "reason" is missing: expected a text',
     ]);
   });
