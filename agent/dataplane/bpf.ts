@@ -54,6 +54,7 @@ function bind() {
     lookupBatch: bpf.func(
       'int bpf_map_lookup_batch(int fd, void *from, void *to, void *keys, void *values, _Inout_ uint32_t *count, const void *options)',
     ),
+    take: bpf.func('int bpf_map_lookup_and_delete_elem(int fd, const void *key, void *value)'),
     update: bpf.func('int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags)'),
     remove: bpf.func('int bpf_map_delete_elem(int fd, const void *key)'),
     nextKey: bpf.func('int bpf_map_get_next_key(int fd, const void *key, void *next)'),
@@ -194,6 +195,12 @@ export class BpfMap {
     present('bpf_map_lookup_batch', calls().lookupBatch(this.#fd, null, last, keys, values, found, null));
     if (found[0] !== count) throw new AgentError('gateFault', `a map of the gate has ${found[0]} values, not ${count}`);
     return values;
+  }
+
+  /** Takes the first value out of a queue. */
+  take(): Uint8Array | undefined {
+    const value = Buffer.alloc(this.#valueSize);
+    return present('bpf_map_lookup_and_delete_elem', calls().take(this.#fd, null, value)) ? value : undefined;
   }
 
   update(key: Uint8Array, value: Uint8Array): void {

@@ -10,7 +10,7 @@
 import type { Address, Endpoint, NextHops, Prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import type { DenialReason } from '../core/reasons.ts';
-import type { Protocol, Service } from '../core/words.ts';
+import type { PacketLimits, Protocol, Service } from '../core/words.ts';
 
 /** A grant as packets see it. */
 export interface Mapping {
@@ -27,6 +27,31 @@ export interface Mapping {
   /** 0: any port. */
   readonly remotePort: number;
   readonly classId: number;
+  readonly limits: PacketLimits;
+}
+
+/**
+ * What may pass from outside to the inside without a grant, beside the grants:
+ * what an operator's standing filter lets in. The gate lets it through to the
+ * base, which judges it by the filter itself, keeps track of the flow, and
+ * marks its answers with GATE_ANSWER_MARK (layout.ts), without which the gate
+ * lets none out. Made from the filters of the policy; whoever makes them needs
+ * nothing of the data plane but this shape.
+ *
+ * Fragments, and headers with options, are never admitted.
+ * @public
+ */
+export interface Admission {
+  /** Not of the inside. */
+  readonly source: Prefix;
+  /** Of the same family, within a prefix of a realm. */
+  readonly destination: Prefix;
+  /** `any`: every protocol there is. */
+  readonly protocol: Protocol | 'icmp' | 'icmpv6' | 'any';
+  /** TCP and UDP: destination ports, both ends included; absent: all. */
+  readonly ports?: { readonly low: number; readonly high: number } | undefined;
+  /** ICMP and ICMPv6: types, 0 to 255; absent: all. */
+  readonly types?: readonly number[] | undefined;
 }
 
 /** An entry as it stands. */
@@ -66,6 +91,10 @@ export interface Dataplane {
    * another end by now. Nothing else raises an end.
    */
   extend(index: number, number: number, fromNs: bigint, toNs: bigint): boolean;
+  /** Gives a live entry other limits, at once; what was used already counts toward them. Returns whether it still has this number. */
+  limit(index: number, number: number, limits: PacketLimits): boolean;
+  /** The grants of which a packet was refused for the byte quota since this was asked last: each is named once, and may have ended meanwhile. */
+  usedUp(): readonly Pick<EntryState, 'index' | 'number'>[];
   /** The grant's rest is over: takes back the keys that are still its own, and empties the entry. */
   forget(mapping: Mapping): void;
   /** The entry at an index; undefined where nothing was ever opened, or all is forgotten. */

@@ -13,6 +13,7 @@ import { AgentError } from '../core/errors.ts';
 import type { Address, Prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import { DENIAL_REASONS, DENIALS, type DenialReason, denialOfNumber } from '../core/reasons.ts';
+import type { PacketLimits } from '../core/words.ts';
 import { type AttachMode, type Attachment, Attachments, type Flaw, type Interfaces } from './attachment.ts';
 import { testRun } from './bpf.ts';
 import type {
@@ -32,6 +33,7 @@ import { ALL_IPV4, hearAll, type Loaded, load, NONE, prepare, removeOtherFolders
 
 /** The grant's number, in words from an entry's beginning; its end is the word 0. */
 const NUMBER = ENTRY.number / 8;
+const LIMITS = ENTRY.limits / 8;
 const SECOND_NS = 1_000_000_000n;
 const TC_ACT = { ok: 0, shot: 2, redirect: 7, unspec: -1 } as const;
 
@@ -143,6 +145,23 @@ export class Gate implements JudgingDataplane {
     const at = this.#wordOf(index);
     if (this.#gate.words[at + NUMBER] !== BigInt(number) || fromNs <= process.hrtime.bigint()) return false;
     return Atomics.compareExchange(this.#gate.words, at, fromNs, toNs) === fromNs;
+  }
+
+  limit(index: number, number: number, limits: PacketLimits): boolean {
+    const at = this.#wordOf(index);
+    if (this.#gate.words[at + NUMBER] !== BigInt(number)) return false;
+    Atomics.store(this.#gate.words, at + LIMITS, layout.limitsWord(limits));
+    return true;
+  }
+
+  usedUp(): readonly Pick<EntryState, 'index' | 'number'>[] {
+    const found: Pick<EntryState, 'index' | 'number'>[] = [];
+    while (found.length < layout.GATE_USED_UP_MAX) {
+      const target = this.#gate.maps.usedUp.take();
+      if (!target) break;
+      found.push(layout.readTarget(target));
+    }
+    return found;
   }
 
   forget(mapping: Mapping): void {

@@ -7,22 +7,24 @@
  * order, all else little endian.
  */
 import { type Address, addressFromBytes, mappedLength, type NextHops, type Prefix, sizeOf } from '../core/net.ts';
-import { PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
-import type { Entry, GateSetup, Mapping, PacketCount } from './dataplane.ts';
+import { type PacketLimits, PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
+import type { Entry, EntryState, GateSetup, Mapping, PacketCount } from './dataplane.ts';
 
-export const GATE_SCHEMA = 1;
+export const GATE_SCHEMA = 2;
 export const GATE_POOLS_MAX = 8;
 export const GATE_SERVICES_MAX = 16;
 export const GATE_MARK = 0xd0000000;
 export const ENTRY_ANY_REMOTE = 1;
+export const LIMIT_BYTES_SHIFT = 24;
+export const GATE_USED_UP_MAX = 4096;
 export const NEXT_HOP4 = 1;
 export const NEXT_HOP6 = 2;
 
 /** enum owner. */
 export const OWNERS = { realm: 1, gateway: 2, host: 3 } as const;
 /** enum counter; below these, the denials by their numbers. */
-export const COUNTERS = { grantedIn: 18, grantedOut: 19, passed: 20, sampled: 21 } as const;
-export const COUNTER_MAX = 22;
+export const COUNTERS = { grantedIn: 20, grantedOut: 21, passed: 22, sampled: 23 } as const;
+export const COUNTER_MAX = 24;
 
 /** Offsets of the fields, and the size, of every struct of gate.h. */
 export const LAYOUT = {
@@ -43,10 +45,12 @@ export const LAYOUT = {
       class_id: 72,
       protocol: 76,
       flags: 77,
-      pad: 78,
+      used_up: 78,
+      pad: 79,
       in: 80,
       out: 96,
-      reserved: 112,
+      limits: 112,
+      rate_full: 120,
     },
   },
   gate_endpoint: { size: 24, fields: { address: 0, port: 16, protocol: 18, pad: 19 } },
@@ -139,10 +143,24 @@ export function entryBytes(mapping: Mapping): Uint8Array {
     .port(ENTRY.remote_port, mapping.remotePort)
     .u16(ENTRY.realm, mapping.realm)
     .u32(ENTRY.class_id, mapping.classId)
+    .u64(ENTRY.limits, limitsWord(mapping.limits))
     .u8(ENTRY.protocol, PROTOCOL_NUMBERS[mapping.protocol]);
   if (mapping.remote === 'all') value.u8(ENTRY.flags, ENTRY_ANY_REMOTE);
   else value.address(ENTRY.remote, mapping.remote);
   return value.bytes;
+}
+
+/** One word for both limits. What has no room in it is as strict as it can be: 16,777,215 packets a second, 2^40 - 1 bytes. */
+export function limitsWord({ packetsPerSecond = 0, bytes = 0 }: PacketLimits): bigint {
+  const packets = Math.min(packetsPerSecond, 2 ** LIMIT_BYTES_SHIFT - 1);
+  const quota = Math.min(bytes, 2 ** (64 - LIMIT_BYTES_SHIFT) - 1);
+  return (BigInt(quota) << BigInt(LIMIT_BYTES_SHIFT)) | BigInt(packets);
+}
+
+function readLimits(word: bigint): PacketLimits {
+  const packetsPerSecond = Number(BigInt.asUintN(LIMIT_BYTES_SHIFT, word));
+  const bytes = Number(word >> BigInt(LIMIT_BYTES_SHIFT));
+  return { ...(packetsPerSecond > 0 && { packetsPerSecond }), ...(bytes > 0 && { bytes }) };
 }
 
 /** What 128 bytes of the entries say; the index is the caller's knowledge. */
@@ -160,6 +178,7 @@ export function readEntry(index: number, bytes: Uint8Array): Entry {
     remote: anyRemote ? 'all' : address(ENTRY.remote),
     remotePort: view.getUint16(ENTRY.remote_port),
     classId: view.getUint32(ENTRY.class_id, true),
+    limits: readLimits(view.getBigUint64(ENTRY.limits, true)),
   };
   return { mapping, endNs: view.getBigUint64(ENTRY.end, true) };
 }
@@ -185,6 +204,11 @@ export function answerKey({ device, classId, realm, protocol }: Mapping): Uint8A
 export function targetBytes({ index, number }: Mapping): Uint8Array {
   const { fields, size } = LAYOUT.gate_target;
   return new Value(size).u64(fields.number, BigInt(number)).u32(fields.index, index).bytes;
+}
+
+export function readTarget(bytes: Uint8Array): Pick<EntryState, 'index' | 'number'> {
+  const index = viewOf(bytes).getUint32(LAYOUT.gate_target.fields.index, true);
+  return { index, number: targetNumber(bytes) };
 }
 
 /** The grant number a target was made for. */

@@ -18,7 +18,8 @@ import { type Address, contains, type Endpoint, type Prefix, prefix } from '../c
 import { indexOfIpv4 } from '../core/pool.ts';
 import type { Clock } from '../core/ports.ts';
 import type { DenialReason } from '../core/reasons.ts';
-import type { Protocol } from '../core/words.ts';
+import type { PacketLimits, Protocol } from '../core/words.ts';
+import { Allowance } from './allowance.ts';
 import type {
   Entry,
   EntryState,
@@ -37,8 +38,10 @@ import { NOTHING, plus, Tally } from './tally.ts';
 const SECOND_NS = 1_000_000_000n;
 
 interface Row {
-  readonly mapping: Mapping;
+  mapping: Mapping;
   endNs: bigint;
+  readonly allowance: Allowance;
+  usedUp: boolean;
   readonly carried: { in: PacketCount; out: PacketCount };
 }
 
@@ -56,6 +59,8 @@ export class Memory implements JudgingDataplane {
   readonly #answers = new Map<string, Target>();
   readonly #classes = new Map<string, number>();
   readonly #changing = new Set<string>();
+  /** Entries of which a packet was refused for the byte quota, until somebody asks. */
+  #usedUp: Target[] = [];
   readonly #tally = new Tally();
   #heartbeatNs = 0n;
   #sampleEveryNs = 0n;
@@ -71,7 +76,8 @@ export class Memory implements JudgingDataplane {
     const present = this.#entries.get(index);
     if (present && present.endNs > this.#clock.monotonicNs())
       throw new AgentError('gateFault', `entry ${index} is alive with grant number ${present.mapping.number}`);
-    this.#entries.set(index, { mapping, endNs, carried: { in: NOTHING, out: NOTHING } });
+    const allowance = new Allowance(mapping.limits);
+    this.#entries.set(index, { mapping, endNs, allowance, usedUp: false, carried: { in: NOTHING, out: NOTHING } });
     if (mapping.external.address.family === 'ipv6') this.#ipv6Endpoints.set(endpointKey(mapping), { index, number });
     this.#answers.set(answerKey(mapping), { index, number });
   }
@@ -88,6 +94,18 @@ export class Memory implements JudgingDataplane {
     if (row?.mapping.number !== number || row.endNs !== fromNs || !this.#alive(row)) return false;
     row.endNs = toNs;
     return true;
+  }
+
+  limit(index: number, number: number, limits: PacketLimits): boolean {
+    const row = this.#entries.get(index);
+    if (row?.mapping.number !== number) return false;
+    row.mapping = { ...row.mapping, limits };
+    row.allowance.limits = limits;
+    return true;
+  }
+
+  usedUp(): readonly Target[] {
+    return this.#usedUp.splice(0);
   }
 
   forget(mapping: Mapping): void {
@@ -181,6 +199,8 @@ export class Memory implements JudgingDataplane {
     if (hops <= 1) return this.#deny('hopLimit', frame);
     const leads = this.#setup.inside.some((one) => one.realm === mapping.realm && one.ifindex !== undefined);
     if (!leads) return this.#deny('noGrant', frame);
+    const beyond = this.#beyondLimits(row, frame);
+    if (beyond) return this.#deny(beyond, frame);
     return this.#carry(row, 'in', frame, rewrite(frame, packet, 'destination', mapping.device));
   }
 
@@ -212,6 +232,8 @@ export class Memory implements JudgingDataplane {
     if (this.#agentLost()) return this.#deny('agentLost', frame);
     if (!isGranted) return this.#deny('wrongRemote', frame);
     if (hops <= 1) return this.#deny('hopLimit', frame);
+    const beyond = this.#beyondLimits(row, frame);
+    if (beyond) return this.#deny(beyond, frame);
     return this.#carry(row, 'out', frame, rewrite(frame, packet, 'source', row.mapping.external));
   }
 
@@ -261,6 +283,15 @@ export class Memory implements JudgingDataplane {
 
   #rests(row: Row): boolean {
     return row.endNs + BigInt(this.#setup.udpTombstoneSeconds) * SECOND_NS > this.#clock.monotonicNs();
+  }
+
+  /** Why a live grant does not carry this all the same. */
+  #beyondLimits(row: Row, frame: Uint8Array): DenialReason | undefined {
+    if (!row.allowance.takesPacket(this.#clock.monotonicNs())) return 'packetRateExceeded';
+    if (row.allowance.hasRoomFor(frame.length, row.carried.in.bytes + row.carried.out.bytes)) return undefined;
+    if (!row.usedUp) this.#usedUp.push({ index: row.mapping.index, number: row.mapping.number });
+    row.usedUp = true;
+    return 'byteQuotaExceeded';
   }
 
   #agentLost(): boolean {

@@ -24,7 +24,7 @@
  */
 import { type Address, contains, type Family, type Prefix } from '../core/net.ts';
 import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
-import type { ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { ExternalId, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import { type DeviceFacts, isSelected } from './groups.ts';
 import { hoursText, type Window, windowAt } from './hours.ts';
 import { type AllowRule, type Match, mtcUserOf, type Policy, type Usage } from './policy.ts';
@@ -55,7 +55,7 @@ export interface TraceLine {
   readonly reason?: RefusalReason;
 }
 
-export interface Allowed {
+export interface Allowed extends PacketLimits {
   readonly verdict: 'allow';
   readonly mtcUser: MtcUserName;
   readonly rule: string;
@@ -67,9 +67,6 @@ export interface Allowed {
   readonly totalSeconds: number;
   /** When the hours of a rule end it, whatever its duration (UTC); absent: none do. */
   readonly closesAtMs?: number;
-  /** Bounds that the gate keeps, of this grant. */
-  readonly packetsPerSecond?: number;
-  readonly bytes?: number;
   readonly trace: readonly TraceLine[];
 }
 

@@ -6,7 +6,7 @@
 import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
-import type { Attributes, ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { Attributes, ExternalId, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import type { DeviceGroup, DeviceSelector } from './groups.ts';
 import type { Hours } from './hours.ts';
 import { type DevicePattern, matchesDevice, type NamePattern } from './patterns.ts';
@@ -47,7 +47,7 @@ export interface Match {
   readonly ports?: readonly PortRange[];
 }
 
-export interface Limits {
+export interface Limits extends PacketLimits {
   /** The longest that one request, or one extension, is granted for. */
   readonly durationSeconds: number;
   /** The longest life of a grant, extensions included. */
@@ -55,10 +55,6 @@ export interface Limits {
   readonly grantsPerDevice?: number;
   readonly grantsPerServer?: number;
   readonly requestsPerMinute?: number;
-  /** Of a grant, both directions together; the gate counts. */
-  readonly packetsPerSecond?: number;
-  /** Of a grant, in all, both directions together, as on the wire; the gate counts. */
-  readonly bytes?: number;
 }
 
 interface Rule {

@@ -237,7 +237,7 @@ function openGate(network: Network, grants: number): Gate {
   for (let i = 0; i < grants; i++) {
     const external = endpoint(i);
     const index = indexOfIpv4(POOL, 'udp', external) ?? -1;
-    const remote = { remote: address(SERVER.address), remotePort: 0, classId: SERVER_CLASS };
+    const remote = { remote: address(SERVER.address), remotePort: 0, classId: SERVER_CLASS, limits: {} };
     gate.open({ index, number: i + 1, protocol: 'udp', realm: 1, device: device(i), external, ...remote }, endNs);
   }
   return gate;

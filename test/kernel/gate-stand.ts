@@ -29,6 +29,7 @@ export const MAPPING: Mapping = {
   remote: 'all',
   remotePort: 0,
   classId: 7,
+  limits: {},
 };
 export const HOUR = 3600n * 1_000_000_000n;
 

@@ -62,6 +62,8 @@ describe('gate.h and layout.ts', () => {
       GATE_MARK: layout.GATE_MARK,
       COUNTER_MAX: layout.COUNTER_MAX,
       ENTRY_ANY_REMOTE: layout.ENTRY_ANY_REMOTE,
+      LIMIT_BYTES_SHIFT: layout.LIMIT_BYTES_SHIFT,
+      GATE_USED_UP_MAX: layout.GATE_USED_UP_MAX,
       NEXT_HOP4: layout.NEXT_HOP4,
       NEXT_HOP6: layout.NEXT_HOP6,
       REASON_MAX: DENIAL_REASONS.length + 1,
