@@ -35,7 +35,7 @@ export function loadConfig(file: string, warn: (warning: string) => void): Confi
 /** The rule files of a folder, compiled. @throws AgentError rulesInvalid */
 export function loadPolicy(folder: string, config: Config | undefined, warn: (warning: string) => void): Policy {
   const autoApply = config?.rules.folder === folder && config.rules.autoApply;
-  return compileRules(readRuleFolder({ folder, autoApply }).files, shown(folder), config, warn);
+  return compileRules(readRuleFolder({ folder, autoApply }).files, folder, config, warn);
 }
 
 /**
@@ -43,13 +43,13 @@ export function loadPolicy(folder: string, config: Config | undefined, warn: (wa
  * names in what is told of them. Without a config they are held against
  * themselves alone. @throws AgentError rulesInvalid
  */
-function compileRules(
+export function compileRules(
   files: readonly RuleFile[],
   where: string,
   config: Config | undefined,
   warn: (warning: string) => void,
 ): Policy {
-  const placed = files.map(({ file, text }) => ({ file: join(where, file), text }));
+  const placed = files.map(({ file, text }) => ({ file: shown(join(where, file)), text }));
   const compiled = compilePolicy(placed, {
     digest: (text) => createHash('sha256').update(text).digest('hex'),
     ...(config && { authorities: config.api.clientCAs.map(({ name }) => name), ownSpaces: ownSpaces(config) }),
