@@ -20,6 +20,8 @@ import { type ListedDevice, readDevices } from './directory/devices.ts';
 import { compilePolicy } from './policy/compile.ts';
 import type { Policy } from './policy/policy.ts';
 import { runPolicyTests } from './policy/policy-tests.ts';
+import type { RuleFile } from './policy/rules.ts';
+import { readRuleFolder } from './rule-folder.ts';
 
 /** agent.yaml, frozen; what is odd but no fault is told to `warn`. @throws AgentError configInvalid */
 export function loadConfig(file: string, warn: (warning: string) => void): Config {
@@ -30,12 +32,25 @@ export function loadConfig(file: string, warn: (warning: string) => void): Confi
   return reading.config;
 }
 
-/**
- * The rule files of a folder, compiled, their policy tests passed. Without a
- * config they are held against themselves alone. @throws AgentError rulesInvalid
- */
+/** The rule files of a folder, compiled. @throws AgentError rulesInvalid */
 export function loadPolicy(folder: string, config: Config | undefined, warn: (warning: string) => void): Policy {
-  const compiled = compilePolicy(ruleFiles(folder), {
+  const autoApply = config?.rules.folder === folder && config.rules.autoApply;
+  return compileRules(readRuleFolder({ folder, autoApply }).files, folder, config, warn);
+}
+
+/**
+ * Rule files, compiled, their policy tests passed; `where` stands before their
+ * names in what is told of them. Without a config they are held against
+ * themselves alone. @throws AgentError rulesInvalid
+ */
+export function compileRules(
+  files: readonly RuleFile[],
+  where: string,
+  config: Config | undefined,
+  warn: (warning: string) => void,
+): Policy {
+  const placed = files.map(({ file, text }) => ({ file: shown(join(where, file)), text }));
+  const compiled = compilePolicy(placed, {
     digest: (text) => createHash('sha256').update(text).digest('hex'),
     ...(config && { authorities: config.api.clientCAs.map(({ name }) => name), ownSpaces: ownSpaces(config) }),
   });
@@ -75,19 +90,6 @@ function readCrlFile(file: string): ReadFile | { readonly file: string; readonly
   } catch (fault) {
     return { file, unreadable: (fault as Error).message };
   }
-}
-
-/** The folder's *.yaml files, by name; hidden ones and those of editors are not policy. */
-function ruleFiles(folder: string): { file: string; text: string }[] {
-  let names: string[];
-  try {
-    names = readdirSync(folder);
-  } catch (cause) {
-    throw new AgentError('rulesInvalid', `${folder}: ${(cause as Error).message}`, { cause });
-  }
-  const own = names.filter((name) => /^[^.].*\.ya?ml$/.test(name)).sort();
-  if (own.length === 0) throw new AgentError('rulesInvalid', `${folder}: no rule file (*.yaml) in this folder`);
-  return own.map((name) => ({ file: shown(join(folder, name)), text: readText(join(folder, name), 'rulesInvalid') }));
 }
 
 /** A private key or shared secret. What systemd hands over it guards itself; a plain file is looked at. */

@@ -87,7 +87,7 @@ async function start(
 ): Promise<void> {
   const warn = (warning: string) => log.warn({ warning }, 'configurationWarning');
   const config = loadConfig(configFile, warn);
-  const policy = loadPolicy(config.rules, config, warn);
+  const policy = loadPolicy(config.rules.folder, config, warn);
   const devices = loadDevices(config);
   let trust = readTrust(loadTls(config));
   const alarms = new ExpiryAlarms(log, systemClock);
@@ -248,7 +248,7 @@ async function start(
   const readAgain = async () => {
     // All is read and checked before any of it is put in force.
     const next = {
-      policy: loadPolicy(config.rules, config, warn),
+      policy: loadPolicy(config.rules.folder, config, warn),
       devices: loadDevices(config),
       trust: readTrust(loadTls(config)),
     };

@@ -13,6 +13,7 @@
  *   limits; the record follows with the next write of it, and is not believed
  *   where it was made under another policy.
  */
+import { AgentError } from '../core/errors.ts';
 import { type Endpoint, prefix } from '../core/net.ts';
 import type { Refusal, Refuse } from '../core/reasons.ts';
 import type {
@@ -62,6 +63,8 @@ export class Grants {
   readonly #opening = new Opening();
   /** Ended, or lowered, and the store has not taken it yet. */
   readonly #unrecorded = new Map<GrantId, GrantRecord>();
+  /** The switch of policies that is under way, or was last. */
+  #switching: Promise<void> = Promise.resolve();
 
   constructor(ground: Ground, policy: Policy) {
     this.#ground = ground;
@@ -244,13 +247,22 @@ export class Grants {
   /**
    * Puts a policy in force: sources that no longer count leave the gate first,
    * then the grants end that it no longer allows, then new sources enter
-   * (design, law 9).
+   * (design, law 9). Two switches never interleave. An end that is not on
+   * record yet holds up nothing: its packets have stopped, and the sweep writes
+   * it. Where the gate fails it is this policy by halves: switch again, to it
+   * or to the one before.
    */
-  async switchPolicy(policy: Policy): Promise<void> {
-    this.judge.policy = policy;
-    this.withdrawSources();
-    await this.review();
-    this.admitSources();
+  switchPolicy(policy: Policy): Promise<void> {
+    const turn = this.#switching.then(async () => {
+      this.judge.policy = policy;
+      this.withdrawSources();
+      await this.review().catch((fault) => {
+        if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
+      });
+      this.admitSources();
+    });
+    this.#switching = turn.catch(() => {});
+    return turn;
   }
 
   /** Takes into the gate what the policy in force counts as a source. */
