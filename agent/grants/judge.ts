@@ -7,7 +7,7 @@
 import type { RefusalFacts } from '../core/reasons.ts';
 import type { Asker, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
 import { type Decision, decide, type Question } from '../policy/decide.ts';
-import type { Policy, Usage } from '../policy/policy.ts';
+import { NO_USAGE, type Policy, type Usage } from '../policy/policy.ts';
 import type { Ground } from './ground.ts';
 import type { LiveGrants } from './live.ts';
 import type { Opening } from './opening.ts';
@@ -44,9 +44,18 @@ export class Judge {
     who: Pick<Asker, 'name' | 'requestAddress'>,
     ask: GrantRequest,
   ): { readonly question: Question; readonly decision: Decision } {
+    const question = this.#question(who, ask, (device) => this.usageOf(who.name, device));
+    return { question, decision: decide(this.policy, question) };
+  }
+
+  #question(
+    who: Pick<Asker, 'name' | 'requestAddress'>,
+    ask: GrantRequest,
+    usageOf: (device: ExternalId | undefined) => Usage,
+  ): Question {
     const { directory } = this.#ground;
     const device = directory.find(ask.device);
-    const question: Question = {
+    return {
       server: who.name,
       device: device && { externalId: device.externalId, boundFamilies: directory.familiesOf(device.externalId) },
       protocol: ask.protocol,
@@ -55,14 +64,13 @@ export class Judge {
       applicationServer: ask.applicationServer?.address,
       requestAddress: who.requestAddress,
       ipFamily: ask.ipFamily,
-      usage: this.usageOf(who.name, device?.externalId),
+      usage: usageOf(device?.externalId),
     };
-    return { question, decision: decide(this.policy, question) };
   }
 
   /** The same for a grant that is there, as if it were asked for again as it stands. */
-  again(record: GrantRecord, durationSeconds: number, usage: Usage): Decision {
-    return decide(this.policy, {
+  again(record: GrantRecord, durationSeconds: number, usage: Usage, policy = this.policy): Decision {
+    return decide(policy, {
       server: record.server,
       device: { externalId: record.device, boundFamilies: this.#ground.directory.familiesOf(record.device) },
       protocol: record.protocol,
@@ -73,6 +81,14 @@ export class Judge {
       ipFamily: record.family,
       usage,
     });
+  }
+
+  /** What a policy would say of a request if nobody held or had asked for anything. */
+  asIfFirst(policy: Policy, who: Pick<Asker, 'name' | 'requestAddress'>, ask: GrantRequest): Decision {
+    return decide(
+      policy,
+      this.#question(who, ask, () => NO_USAGE),
+    );
   }
 
   /** What a server holds, in all and on a device, and how much it has asked for. */
