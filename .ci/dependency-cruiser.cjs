@@ -49,7 +49,7 @@ module.exports = {
     only(
       'adapters-are-plugged-in-by-main',
       'Kernel, database, sockets and files sit at the edge.',
-      { path: own, pathNot: '^agent/(main|cli)\\.ts$|^agent/dataplane/(tc|loader|attachment|gate|iproute|nftables)\\.ts$' },
+      { path: own, pathNot: '^agent/(main|cli|cli/offline-apply)\\.ts$|^agent/dataplane/(tc|loader|attachment|gate|iproute|nftables)\\.ts$' },
       { path: adapters, dependencyTypesNot: ['type-only'] },
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),

@@ -458,12 +458,18 @@ function textOf({ device, applicationServer, protocol, devicePort, durationSecon
   return JSON.stringify(['grant', device, remote, port, protocol, devicePort, durationSeconds, ipFamily]);
 }
 
-function asked(who: Asker, ask: GrantRequest): Record<string, string> {
+/** All that a request asked, so that it can be put to another policy later (inspector/refusals.ts keeps it). */
+function asked(who: Asker, ask: GrantRequest): Record<string, unknown> {
+  const { durationSeconds, applicationServer, ipFamily } = ask;
+  const remote = applicationServer?.address;
   return {
     server: who.name,
     correlator: who.correlator,
     from: who.requestAddress.text,
     device: Object.values(ask.device).join(),
     to: `${ask.protocol}/${ask.devicePort}`,
+    durationSeconds,
+    ...(remote && { applicationServer: remote === 'all' ? remote : remote.text }),
+    ...(ipFamily && { ipFamily }),
   };
 }
