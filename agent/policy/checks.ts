@@ -8,6 +8,7 @@ import { type Claim, clashesAmong, seenFrom } from '../core/claims.ts';
 import type { Issue, Path, Place } from '../core/document.ts';
 import { unknownWord } from '../core/fields.ts';
 import { type Owned, overlapsAmong } from '../core/overlaps.ts';
+import { faultOf } from './condition.ts';
 import { type DeviceSelector, patternsOf } from './groups.ts';
 import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
 import type { Policy } from './policy.ts';
@@ -27,6 +28,7 @@ export function findIssues(
     ...deviceIssues(written),
     ...unknownNames(written),
     ...unauthorisable(written),
+    ...conditionIssues(written),
   ];
 }
 
@@ -174,6 +176,13 @@ function unauthorisable({ mtcUsers }: Written): Issue[] {
           },
     ),
   );
+}
+
+function conditionIssues({ rules }: Written): Issue[] {
+  return rules.flatMap(({ value: { when }, locateIn }) => {
+    const fault = when && faultOf(when.text);
+    return fault ? { ...locateIn(fault.at, 'when'), message: fault.message } : [];
+  });
 }
 
 /** What is right, but surely not meant. */

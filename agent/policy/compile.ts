@@ -89,8 +89,8 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
     allows,
     denies,
     tests: written.tests.map(testOf),
-    readsAttributes: [...allows, ...denies].some(({ match }) =>
-      match.devices?.some((selector) => 'group' in selector && selector.attributes),
+    readsAttributes: [...allows, ...denies].some(
+      ({ when, match }) => when || match.devices?.some((selector) => 'group' in selector && selector.attributes),
     ),
   });
   return { policy, warnings: [...findWarnings(policy)].sort(byPlace) };
@@ -118,7 +118,10 @@ function certificateOf({ uri, issuer, sha256 }: WrittenCertificate): Certificate
   return { uri: uri ?? '', ...(issuer !== undefined && { issuer }) };
 }
 
-function allowOf({ name, value: { allow, limits, hours }, locate }: Entry<WrittenRule>, groups: Groups): AllowRule[] {
+function allowOf(
+  { name, value: { allow, limits, hours, when }, locate }: Entry<WrittenRule>,
+  groups: Groups,
+): AllowRule[] {
   if (!allow || !limits) return [];
   const { applicationServer, ...match } = allow;
   const { totalSeconds = limits.durationSeconds } = limits;
@@ -129,17 +132,18 @@ function allowOf({ name, value: { allow, limits, hours }, locate }: Entry<Writte
       action: 'allow',
       match: matchOf(match, groups),
       ...(hours && { hours: hoursOf(hours) }),
+      ...(when && { when }),
       allApplicationServers: applicationServer === 'all',
       limits: { ...limits, totalSeconds },
     },
   ];
 }
 
-function denyOf({ name, value: { deny, hours }, locate }: Entry<WrittenRule>, groups: Groups): DenyRule[] {
+function denyOf({ name, value: { deny, hours, when }, locate }: Entry<WrittenRule>, groups: Groups): DenyRule[] {
   if (!deny) return [];
   const { reason, ...match } = deny;
-  const window = hours && { hours: hoursOf(hours) };
-  return [{ id: name, place: locate(), action: 'deny', match: matchOf(match, groups), ...window, reason }];
+  const only = { ...(hours && { hours: hoursOf(hours) }), ...(when && { when }) };
+  return [{ id: name, place: locate(), action: 'deny', match: matchOf(match, groups), ...only, reason }];
 }
 
 function hoursOf({ days = [...DAYS], ...rest }: NonNullable<WrittenRule['hours']>): Hours {

@@ -9,6 +9,8 @@
  *   rule               no deny matches, and at least one allow does
  *   applicationServer  which address may use the grant, in which family
  *   rate, quota        the limits of the allow
+ * A rule with a condition counts where it holds. Where that cannot be said, a
+ * deny denies, and an allow goes no further.
  * A rule with hours counts within them: a deny refuses, and what is granted
  * before ends where the next deny begins; what an allow grants ends where its
  * hours close, and outside them it goes no further.
@@ -25,6 +27,7 @@
 import { type Address, contains, type Family, type Prefix } from '../core/net.ts';
 import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
 import type { ExternalId, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
+import { type Context, contextOf, holds } from './condition.ts';
 import { type DeviceFacts, isSelected } from './groups.ts';
 import { hoursText, type Window, windowAt } from './hours.ts';
 import { type AllowRule, type Match, mtcUserOf, type Policy, type Usage } from './policy.ts';
@@ -124,15 +127,23 @@ export function decide(policy: Policy, question: Question): Decision {
     return stop('notAuthorisedByMtcUser', `${user.name} does not authorise ${server}`);
   trace.push(yes('mtcUser', `${user.name} authorises ${server}`));
 
+  const target = targetOf(policy.servers.get(server)?.sources ?? [], question);
+  const context = contextOnce(question, device, user.name, target.family);
   let deniedFromMs = Number.POSITIVE_INFINITY;
   for (const deny of policy.denies.filter(({ match }) => !mismatchOf(match, question))) {
+    const held = heldBy(deny, context);
+    if (held === false) continue;
     const { inside, untilMs } = windowOf(deny, question);
-    if (inside || secondsLeft(untilMs, question) < 1) return stop('deniedByRule', deny.reason, deny.id);
+    if (inside || secondsLeft(untilMs, question) < 1) {
+      return held === true ? stop('deniedByRule', deny.reason, deny.id) : stop('conditionFailed', held.failed, deny.id);
+    }
     deniedFromMs = Math.min(deniedFromMs, untilMs);
   }
   const allows = policy.allows.filter(({ match }) => !mismatchOf(match, question));
-  const target = targetOf(policy.servers.get(server)?.sources ?? [], question);
-  const ways = allows.map((rule) => goAlone(rule, target, question, deniedFromMs));
+  const ways = allows.flatMap((rule) => {
+    const held = heldBy(rule, context);
+    return held === false ? [] : goAlone(rule, held, target, question, deniedFromMs);
+  });
   if (ways.length === 0) return stop('noRuleAllows', 'no allow matches');
   trace.push(...ways.flatMap(({ lines }) => lines));
 
@@ -163,6 +174,35 @@ export function mismatchOf({ servers, devices, protocols, ports }: Match, questi
   return undefined;
 }
 
+/** Whether the condition of a rule holds, where it has one; where that cannot be said a deny denies, and an allow is stopped. */
+export function heldBy({ when }: Pick<AllowRule, 'when'>, context: () => Context): Held | false {
+  return when ? holds(when, context()) : true;
+}
+
+type Held = true | { readonly failed: string };
+
+/** What conditions read, made where the first of them asks. */
+function contextOnce(
+  { server, protocol, port, durationSeconds }: Question,
+  device: DeviceFacts,
+  mtcUser: MtcUserName,
+  family: Family | undefined,
+): () => Context {
+  let context: Context | undefined;
+  return () => {
+    context ??= contextOf({ device, server, mtcUser, protocol, port, durationSeconds, family });
+    return context;
+  };
+}
+
+/** What the conditions of a policy read of a question whose device has an MTC user. */
+export function contextFor(policy: Policy, question: Question): (() => Context) | undefined {
+  const user = question.device && mtcUserOf(policy, question.device.externalId);
+  if (!question.device || !user) return undefined;
+  const { family } = targetOf(policy.servers.get(question.server)?.sources ?? [], question);
+  return contextOnce(question, question.device, user.name, family);
+}
+
 /** The window of a rule that a request falls into, or the gap between two. */
 export function windowOf({ hours }: Pick<AllowRule, 'hours'>, { nowMs }: Question): Window {
   return hours && nowMs !== 'anyTime' ? windowAt(hours, nowMs) : ALWAYS;
@@ -176,7 +216,7 @@ function secondsLeft(untilMs: number, { nowMs }: Question): number {
 }
 
 /** One allow from the step `rule` on, up to the step that stops it. */
-function goAlone(rule: AllowRule, target: Target, question: Question, deniedFromMs: number): Way {
+function goAlone(rule: AllowRule, held: Held, target: Target, question: Question, deniedFromMs: number): Way {
   const { id, limits, hours } = rule;
   const { usage } = question;
   const window = windowOf(rule, question);
@@ -189,6 +229,7 @@ function goAlone(rule: AllowRule, target: Target, question: Question, deniedFrom
     return { rule, lines: [...lines, line], durationSeconds, closesAtMs, outcome: line };
   };
 
+  if (held !== true) return stop('conditionFailed', held.failed);
   if (hours && (!window.inside || leftSeconds < 1))
     return stop('outsideHours', `outside its hours, ${hoursText(hours)}`);
   const cut =

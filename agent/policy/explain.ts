@@ -4,7 +4,7 @@
  * The outside never reads any of it.
  */
 import type { MtcUserName, ServerName } from '../core/words.ts';
-import { type Decision, mismatchOf, type Question, type TraceLine, windowOf } from './decide.ts';
+import { contextFor, type Decision, heldBy, mismatchOf, type Question, type TraceLine, windowOf } from './decide.ts';
 import { selectorText } from './groups.ts';
 import { hoursText } from './hours.ts';
 import type { Match, Policy } from './policy.ts';
@@ -39,11 +39,15 @@ function step({ step: name, seen, rule, reason }: TraceLine): string {
 }
 
 /** Only where the request came to the rules. */
-function lookedAway({ allows, denies }: Policy, question: Question, { trace, rule: decided }: Decision): string[] {
+function lookedAway(policy: Policy, question: Question, { trace, rule: decided }: Decision): string[] {
   if (!trace.some(({ step: name }) => name === 'rule')) return [];
-  return [...denies, ...allows].flatMap((rule) => {
-    const { id, action, match, hours } = rule;
+  const context = contextFor(policy, question);
+  return [...policy.denies, ...policy.allows].flatMap((rule) => {
+    const { id, action, match, when, hours } = rule;
     const member = mismatchOf(match, question);
+    if (!member && when && context && heldBy(rule, context) === false) {
+      return line('-', 'rule', id, `this ${action} is for when ${when.text.replace(/\s+/g, ' ')}`);
+    }
     if (!member && action === 'deny' && hours && id !== decided && !windowOf(rule, question).inside) {
       return line('-', 'rule', id, `this deny is for the hours ${hoursText(hours)}`);
     }

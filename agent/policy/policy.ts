@@ -7,6 +7,7 @@ import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
 import type { Attributes, ExternalId, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
+import type { Condition } from './condition.ts';
 import type { DeviceGroup, DeviceSelector } from './groups.ts';
 import type { Hours } from './hours.ts';
 import { type DevicePattern, matchesDevice, type NamePattern } from './patterns.ts';
@@ -63,6 +64,8 @@ interface Rule {
   readonly match: Match;
   /** Absent: always. */
   readonly hours?: Hours;
+  /** Absent: it counts whatever the request is. */
+  readonly when?: Condition;
 }
 
 export interface AllowRule extends Rule {

@@ -5,11 +5,12 @@
  * whole is judged in compile.ts, which points back into the text by `locate`.
  */
 import type { z } from 'zod';
-import { byPlace, type Issue, type Path, type Place, readDocument } from '../core/document.ts';
+import { byPlace, type Document, type Issue, type Path, type Place, readDocument } from '../core/document.ts';
 import * as f from '../core/fields.ts';
 import { parseAddress } from '../core/net.ts';
 import { REFUSALS, type RefusalReason } from '../core/reasons.ts';
 import type { ServerName } from '../core/words.ts';
+import { LONGEST_CONDITION } from './condition.ts';
 import { ALL_DAY, DAYS, parseTimeOfDay, parseZone } from './hours.ts';
 import { parseDevicePattern, parseNamePattern } from './patterns.ts';
 
@@ -132,6 +133,12 @@ const hours = f
     path: ['to'],
   });
 
+const when = f.field(
+  `a condition in CEL, of at most ${LONGEST_CONDITION} characters`,
+  (text) => (text.trim() === '' || text.length > LONGEST_CONDITION ? undefined : { text: text.trimEnd() }),
+  { minLength: 1, maxLength: LONGEST_CONDITION },
+);
+
 const limits = f
   .mapping({
     durationSeconds: f.integer(1, LONGEST_SECONDS),
@@ -154,6 +161,7 @@ const rule = f
     deny: f.mapping({ ...match, reason: f.text }).exactOptional(),
     limits: limits.exactOptional(),
     hours: hours.exactOptional(),
+    when: when.exactOptional(),
   })
   .refine(...exactlyOne('allow', 'deny'))
   .refine((written) => 'deny' in written || 'limits' in written, {
@@ -231,6 +239,8 @@ export interface Entry<Value> {
   readonly name: string;
   readonly value: Value;
   locate(...path: Path): Place;
+  /** Where a character of a text stands. */
+  locateIn(at: number, ...path: Path): Place;
 }
 
 /** All rule files as one. */
@@ -271,6 +281,11 @@ export function readRules(
   };
 }
 
-function entry<Value>(name: string, value: Value, locate: (path: Path) => Place, at: Path): Entry<Value> {
-  return { name, value, locate: (...path) => locate([...at, ...path]) };
+function entry<Value>(name: string, value: Value, locate: Document<unknown>['locate'], at: Path): Entry<Value> {
+  return {
+    name,
+    value,
+    locate: (...path) => locate([...at, ...path]),
+    locateIn: (character, ...path) => locate([...at, ...path], character),
+  };
 }
