@@ -21,9 +21,10 @@
  */
 import { type Address, contains, type Family, type Prefix } from '../core/net.ts';
 import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
-import type { ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { MtcUserName, Protocol, ServerName } from '../core/words.ts';
 import { type DeviceFacts, isSelected } from './groups.ts';
-import { type AllowRule, type Match, mtcUserOf, type Policy, type Usage } from './policy.ts';
+import type { AllowRule, Match, Policy, Usage } from './policy.ts';
+import { authorises, candidatesOf, mtcUserOf, standInDevice } from './rule-index.ts';
 
 export interface Question {
   readonly server: ServerName;
@@ -98,9 +99,6 @@ interface Way {
   readonly outcome: { readonly family: Family; readonly remote: Address | 'all' } | Stop;
 }
 
-/** Matches what a device of nobody would have to match: every pattern is looked at. */
-const NOBODYS_DEVICE = 'nobody@nowhere.invalid' as ExternalId;
-
 export function decide(policy: Policy, question: Question): Decision {
   const trace: TraceLine[] = [];
   const stop = (reason: RefusalReason, seen: string, rule?: string) => {
@@ -110,18 +108,19 @@ export function decide(policy: Policy, question: Question): Decision {
   };
   const { device, server } = question;
   // Looked up whether there is a device or not: "no such device" must not answer sooner than "not yours".
-  const user = mtcUserOf(policy, device?.externalId ?? NOBODYS_DEVICE);
+  const user = mtcUserOf(policy, device?.externalId ?? standInDevice(policy));
+  const isAuthorised = user !== undefined && authorises(policy, user, server);
   if (!device) return stop('deviceUnknown', 'the directory knows no such device');
   trace.push(yes('device', `${device.externalId}, bound in ${device.boundFamilies.join(' and ') || 'no family'}`));
 
   if (!user) return stop('notAuthorisedByMtcUser', 'the device belongs to no MTC user');
-  if (!user.authorises.includes(server))
-    return stop('notAuthorisedByMtcUser', `${user.name} does not authorise ${server}`);
+  if (!isAuthorised) return stop('notAuthorisedByMtcUser', `${user.name} does not authorise ${server}`);
   trace.push(yes('mtcUser', `${user.name} authorises ${server}`));
 
-  const deny = policy.denies.find(({ match }) => !mismatchOf(match, question));
+  const near = candidatesOf(policy, question);
+  const deny = near.denies.find(({ match }) => !mismatchOf(match, question));
   if (deny) return stop('deniedByRule', deny.reason, deny.id);
-  const allows = policy.allows.filter(({ match }) => !mismatchOf(match, question));
+  const allows = near.allows.filter(({ match }) => !mismatchOf(match, question));
   const target = targetOf(policy.servers.get(server)?.sources ?? [], question);
   const ways = allows.map((rule) => goAlone(rule, target, question));
   if (ways.length === 0) return stop('noRuleAllows', 'no allow matches');
@@ -143,14 +142,24 @@ export function decide(policy: Policy, question: Question): Decision {
   };
 }
 
+/** Whether a request meets a member of a rule; one that the rule does not have is met. */
+const MEETS: { readonly [Member in keyof Match]-?: (match: Match, question: Question) => boolean } = {
+  servers: ({ servers }, { server }) => !servers || servers.includes(server),
+  devices: ({ devices }, { device }) =>
+    !devices || devices.some((selector) => device !== undefined && isSelected(selector, device)),
+  protocols: ({ protocols }, { protocol }) => !protocols || protocols.includes(protocol),
+  ports: ({ ports }, { port }) => !ports || ports.some(({ low, high }) => low <= port && port <= high),
+};
+const MEMBERS = Object.keys(MEETS) as (keyof Match)[];
+
 /** The first member of a rule that this request does not meet; undefined where the rule matches. */
-export function mismatchOf({ servers, devices, protocols, ports }: Match, question: Question): keyof Match | undefined {
-  const { server, device, protocol, port } = question;
-  if (servers && !servers.includes(server)) return 'servers';
-  if (devices && !devices.some((selector) => device && isSelected(selector, device))) return 'devices';
-  if (protocols && !protocols.includes(protocol)) return 'protocols';
-  if (ports && !ports.some(({ low, high }) => low <= port && port <= high)) return 'ports';
-  return undefined;
+export function mismatchOf(match: Match, question: Question): keyof Match | undefined {
+  return MEMBERS.find((member) => !MEETS[member](match, question));
+}
+
+/** All of them. */
+export function mismatchesOf(match: Match, question: Question): (keyof Match)[] {
+  return MEMBERS.filter((member) => !MEETS[member](match, question));
 }
 
 /** One allow from the step `rule` on, up to the step that stops it. */
