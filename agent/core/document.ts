@@ -42,8 +42,11 @@ export type Path = readonly PropertyKey[];
 /** A value, with the way back to its text. */
 export interface Document<Value> {
   readonly value: Value;
-  /** Where a value stands; a mapping or list under a key: where the key stands. Follows the path as far as there is text. */
-  locate(path: Path): Place;
+  /**
+   * Where a value stands; a mapping or list under a key: where the key stands. Follows the path as far as there is text.
+   * With `at`: where that character of a text stands, however the text is quoted or folded.
+   */
+  locate(path: Path, at?: number): Place;
 }
 
 export type Reading<Value> = { readonly document: Document<Value> } | { readonly issues: readonly Issue[] };
@@ -99,7 +102,9 @@ export function readDocument<Schema extends z.ZodType>(
 
   const parsed = schema.safeParse(yaml.toJS());
   if (parsed.success) {
-    return { document: { value: frozen(parsed.data), locate: (path) => placeAt(offsetOf(yaml, path)) } };
+    const locate = (path: Path, at?: number) =>
+      placeAt(at === undefined ? offsetOf(yaml, path) : offsetWithin(yaml, path, at, text));
+    return { document: { value: frozen(parsed.data), locate } };
   }
   return { issues: issuesOf(parsed.error.issues.flatMap((issue) => faultsOfSchema(yaml, issue))) };
 }
@@ -218,6 +223,31 @@ function faultsOfSchema(yaml: Yaml, issue: z.core.$ZodIssue): Fault[] {
     return [{ offset: offsetOf(yaml, issue.path, 'key'), message: issue.issues[0]?.message ?? issue.message }];
   }
   return [{ offset: offsetOf(yaml, issue.path), message: issue.message }];
+}
+
+/**
+ * Where a character of a scalar stands in the file. The scalar is read along
+ * its source, in which quotes, escapes, indentation and line ends come
+ * between; one that is written as another (`\\x41`) is taken to stand where
+ * the one before it ends.
+ */
+function offsetWithin(yaml: Yaml, path: Path, at: number, source: string): number {
+  const begin = offsetOf(yaml, path);
+  const value = yaml.getIn(path);
+  if (typeof value !== 'string') return begin;
+  const isBlock = source[begin] === '|' || source[begin] === '>';
+  let offset = isBlock ? source.indexOf('\n', begin) : begin;
+  for (const character of value.slice(0, at + 1)) {
+    const next = /\s/.test(character) ? nextSpace(source, offset) : source.indexOf(character, offset);
+    if (next < 0) break;
+    offset = next + character.length;
+  }
+  return Math.max(begin, offset - 1);
+}
+
+function nextSpace(source: string, from: number): number {
+  const found = source.slice(from).search(/\s/);
+  return found < 0 ? found : from + found;
 }
 
 function offsetOf(yaml: Yaml, path: Path, wanted: 'key' | 'value' = 'value'): number {

@@ -30,6 +30,7 @@ export const EVENTS = {
   grantOpened: 'A grant is live: server, device, rule, end.',
   grantExtended: 'A grant lives longer; `until` is its new end, `requestCorrelator` the request that asked.',
   answeredAgain: 'A request came again under its Idempotency-Key and got the answer of the first.',
+  grantLowered: 'A grant ends sooner: hours of a rule in the new policy close at `until`.',
   grantEnded: 'A grant ended; `cause` says why. Its packets have stopped.',
   refused:
     'A request was not granted: step, reason, rule, `why`; `instance` is what its asker was told. `leftOut` counts lines that were not written.',

@@ -219,6 +219,20 @@ export const REFUSALS = {
     cause: 'OPERATION_PROHIBITED',
     title: "The operator's rules do not allow this grant",
   },
+  conditionFailed: {
+    step: 'rule',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'OPERATION_PROHIBITED',
+    title: "The operator's rules do not allow this grant",
+  },
+  outsideHours: {
+    step: 'rule',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'OPERATION_PROHIBITED',
+    title: "The operator's rules do not allow this grant",
+  },
   applicationServerRequired: {
     step: 'applicationServer',
     status: 422,

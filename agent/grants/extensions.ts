@@ -15,6 +15,7 @@
  *
  * Lives are measured on the boot's clock: UTC may jump.
  */
+import type { Clock } from '../core/ports.ts';
 import type { Refusal, Refuse } from '../core/reasons.ts';
 import { type Asker, upperSnake } from '../core/words.ts';
 import type { Allowed } from '../policy/decide.ts';
@@ -78,7 +79,7 @@ export class Extensions {
     if (objection) return refuse('deviceUnreachable', { why: objection, rule });
 
     const by = { certificate: who.certificate, policyVersion: policy.version };
-    const extended = extendedBy(record, decision, by, clock.boottimeNs());
+    const extended = extendedBy(record, decision, by, clock);
     if (extended === 'exhausted') {
       return refuse('lifetimeExhausted', { why: `it lives for the ${decision.totalSeconds} s of its rule`, rule });
     }
@@ -86,7 +87,7 @@ export class Extensions {
 
     const openUntilNs = dataplane.entry(record.index)?.endNs ?? 0n;
     const isExtended = await store.extend(extended, record.expiresAtNs, retry).catch(async (fault) => {
-      await grants.lower(record).catch(() => {}); // it may say so all the same; a later sweep sees to it
+      await this.#lower(record).catch(() => {}); // it may say so all the same; a later sweep sees to it
       throw fault;
     });
     if (!isExtended) {
@@ -111,27 +112,34 @@ export class Extensions {
         return extended;
       }
     } catch (fault) {
-      await grants.lower(record);
+      await this.#lower(record);
       throw fault;
     }
     if (record.expiresAtNs <= clock.boottimeNs()) {
       await grants.end(record, 'expired');
       return hasEnded();
     }
-    await grants.lower(record);
+    await this.#lower(record);
     return refuse('changedWhileDeciding', { why: changed ?? 'its end in the gate is another by now', rule });
+  }
+
+  /** The record comes down to the end it had, or to the sooner one that it has got meanwhile. */
+  #lower(record: GrantRecord): Promise<void> {
+    return this.#grants.lower(this.#grants.live.get(record.id) ?? record);
   }
 }
 
 /** The grant with the end that a decision gives it; itself where that is no later than its own. */
 function extendedBy(
   record: GrantRecord,
-  { rule, mtcUser, durationSeconds, totalSeconds }: Allowed,
+  { rule, mtcUser, durationSeconds, totalSeconds, closesAtMs = Number.POSITIVE_INFINITY }: Allowed,
   by: Pick<GrantRecord, 'certificate' | 'policyVersion'>,
-  nowNs: bigint,
+  clock: Clock,
 ): GrantRecord | 'exhausted' {
+  const nowNs = clock.boottimeNs();
+  const grantedMs = Math.min(durationSeconds * 1000, closesAtMs - clock.nowMs()); // some time has passed since it was decided
   // In whole milliseconds, so that both of its ends move by the same, and its life adds up.
-  const wantedMs = durationSeconds * 1000 - Math.ceil(Number(record.expiresAtNs - nowNs) / 1e6);
+  const wantedMs = grantedMs - Math.ceil(Number(record.expiresAtNs - nowNs) / 1e6);
   const leftMs = totalSeconds * 1000 - (record.expiresAtMs - record.startedAtMs);
   if (wantedMs <= 0) return record;
   if (leftMs <= 0) return 'exhausted';

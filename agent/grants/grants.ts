@@ -30,7 +30,7 @@ import { Judge } from './judge.ts';
 import type { EndCause } from './lifecycle.ts';
 import { LiveGrants, type Mark, type Page } from './live.ts';
 import { Opening } from './opening.ts';
-import { type EndedRecord, type GrantRecord, newRecord, ownerOf, type Retry, suspendedNs } from './record.ts';
+import { type EndedRecord, type GrantRecord, newRecord, ownerOf, type Retry, suspendedNs, withEnd } from './record.ts';
 import { Rest } from './rest.ts';
 import { Retries } from './retries.ts';
 import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
@@ -130,7 +130,9 @@ export class Grants {
     }
 
     // The commit took its time: look again, and open in this same turn.
-    const objection = this.objection(record);
+    const verdict = this.#verdictOn(record);
+    const closesSooner = verdict.closesAtMs !== undefined && verdict.closesAtMs < record.expiresAtMs;
+    const objection = verdict.objection ?? (closesSooner ? 'ruleChanged' : undefined);
     const closedNow = this.#ground.notReady(realm);
     if (objection || closedNow) {
       const draining = closedNow?.reason === 'gatewayDraining';
@@ -245,22 +247,44 @@ export class Grants {
     for (const [text, classId] of this.#classes()) if (!present.has(text)) dataplane.addClass(prefix(text), classId);
   }
 
-  /** Ends every live grant that may not stay open. All are closed before one is waited for. */
+  /**
+   * Ends every live grant that may not stay open, and lowers the end of those
+   * that hours of a rule now end sooner. Of all of them the gate knows before
+   * one is waited for.
+   */
   async review(): Promise<void> {
     const { dataplane, clock } = this.#ground;
     const objected: Ending[] = [];
+    const lowered: GrantRecord[] = [];
     let looked = 0;
     for (const record of this.live.all()) {
-      const cause = this.objection(record);
+      const { objection: cause, closesAtMs } = this.#verdictOn(record);
       if (cause) {
         const { id, index, number } = record;
         dataplane.end(index, number, clock.monotonicNs() - CLOCK_LAG_NS);
         objected.push({ id, index, number, cause });
+      } else if (closesAtMs !== undefined) {
+        const lower = this.#closeAt(record, closesAtMs);
+        if (lower) lowered.push(lower);
       }
       looked += 1;
       if (looked % SLICE === 0) await breathe();
     }
-    await this.#endAll(objected);
+    const faults = await faultsOf([this.#endAll(objected), inSlices(lowered, (record) => this.lower(record))]);
+    if (faults.length > 0) throw faults[0];
+  }
+
+  /** Lowers a grant's end in the gate and in memory to an instant in UTC; what is returned is still to be written. */
+  #closeAt(record: GrantRecord, closesAtMs: number): GrantRecord | undefined {
+    const { dataplane, clock, log } = this.#ground;
+    const leftNs = BigInt(Math.max(0, Math.floor(closesAtMs - clock.nowMs()))) * 1_000_000n;
+    const expiresAtNs = clock.boottimeNs() + leftNs;
+    if (expiresAtNs >= record.expiresAtNs) return undefined;
+    const lowered = withEnd(record, expiresAtNs);
+    dataplane.end(record.index, record.number, expiresAtNs - suspendedNs(clock));
+    this.live.put(lowered);
+    log.info({ ...namesOf(record), until: lowered.expiresAtMs }, 'grantLowered');
+    return lowered;
   }
 
   /** Ends many: the gate is closed for all of them in this turn of the loop, what else there is to an end follows in slices. */
@@ -282,16 +306,22 @@ export class Grants {
 
   /** Why a grant may not be (or stay) open, by directory, revocation lists and policy as they are now. */
   objection(record: GrantRecord): EndCause | undefined {
+    return this.#verdictOn(record).objection;
+  }
+
+  #verdictOn(record: GrantRecord): Verdict {
     const { directory, revoked } = this.#ground;
-    if (revoked(record.certificate)) return 'certificateRevoked';
+    if (revoked(record.certificate)) return { objection: 'certificateRevoked' };
     const binding = directory.bindingOf(record.device, record.family);
     if (binding?.inner.realm !== record.inner.realm || binding.inner.address.text !== record.inner.address.text) {
-      return 'deviceUnbound';
+      return { objection: 'deviceUnbound' };
     }
-    if (this.policy.version === record.policyVersion) return undefined;
+    // What is said of a device changes without the rules; they alone are judged once.
+    if (this.policy.version === record.policyVersion && !this.policy.readsAttributes) return {};
     const decision = this.judge.again(record, record.grantedSeconds, NO_USAGE);
-    if (decision.verdict === 'allow') return undefined;
-    return decision.step === 'mtcUser' || decision.step === 'device' ? 'serverUnauthorised' : 'ruleChanged';
+    if (decision.verdict === 'allow') return { closesAtMs: decision.closesAtMs };
+    const unauthorised = decision.step === 'mtcUser' || decision.step === 'device';
+    return { objection: unauthorised ? 'serverUnauthorised' : 'ruleChanged' };
   }
 
   /** What the gate is told of a grant. */
@@ -348,6 +378,12 @@ export class Grants {
     // Lowered, and ended meanwhile: the end is still to be written.
     if (this.#unrecorded.get(record.id) === record) this.#unrecorded.delete(record.id);
   }
+}
+
+/** What is said of a grant that is there: why it may not stay open, or when it closes. */
+interface Verdict {
+  readonly objection?: EndCause;
+  readonly closesAtMs?: number | undefined;
 }
 
 /** A grant that is to end, by what is needed for that. */

@@ -129,8 +129,9 @@ interface Decided {
 /** The record of a grant that begins now. Member by member: what is spread or left over from a pattern costs ten times as much. */
 export function newRecord(decided: Decided, clock: Clock, random: Random): GrantRecord {
   const { who, ask, decision, binding, place } = decided;
-  const { durationSeconds } = decision;
+  const { durationSeconds, closesAtMs = Number.POSITIVE_INFINITY } = decision;
   const startedAtMs = clock.nowMs();
+  const lifeMs = Math.min(durationSeconds * 1000, closesAtMs - startedAtMs); // some time has passed since it was decided
   return {
     id: decided.id,
     number: 1 + random.integer(NUMBER_LIMIT),
@@ -152,9 +153,9 @@ export function newRecord(decided: Decided, clock: Clock, random: Random): Grant
     index: place.index,
     grantedSeconds: durationSeconds,
     startedAtMs,
-    expiresAtMs: startedAtMs + durationSeconds * 1000,
+    expiresAtMs: startedAtMs + lifeMs,
     bootId: decided.bootId,
-    expiresAtNs: clock.boottimeNs() + BigInt(durationSeconds) * 1_000_000_000n,
+    expiresAtNs: clock.boottimeNs() + BigInt(lifeMs) * 1_000_000n,
     state: 'live',
     correlator: who.correlator,
   };

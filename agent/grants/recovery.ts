@@ -106,6 +106,8 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
     underWay.catch(() => {}); // awaited below, or by the next slice
   }
   await underWay;
+  const rules = [...grants.policy.allows, ...grants.policy.denies];
+  if (rules.some(({ hours }) => hours)) await grants.review(); // those of another policy may end a grant sooner
 
   for (let from = 0; from < explained.length; from += STRETCH) {
     for (const entry of dataplane.states(from, from + STRETCH)) {

@@ -9,6 +9,7 @@ import type { Issue, Path, Place } from '../core/document.ts';
 import { unknownWord } from '../core/fields.ts';
 import { type Owned, overlapsAmong } from '../core/overlaps.ts';
 import type { ServerName } from '../core/words.ts';
+import { faultOf } from './condition.ts';
 import { patternsOf } from './groups.ts';
 import { PatternIndex } from './pattern-index.ts';
 import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
@@ -29,6 +30,7 @@ export function findIssues(
     ...deviceIssues(written),
     ...unknownNames(written),
     ...unauthorisable(written),
+    ...conditionIssues(written),
   ];
 }
 
@@ -194,6 +196,13 @@ function unauthorisable({ mtcUsers }: Written): Issue[] {
           },
     ),
   );
+}
+
+function conditionIssues({ rules }: Written): Issue[] {
+  return rules.flatMap(({ value: { when }, locateIn }) => {
+    const fault = when && faultOf(when.text);
+    return fault ? { ...locateIn(fault.at, 'when'), message: fault.message } : [];
+  });
 }
 
 /** What is right, but surely not meant. */

@@ -7,6 +7,7 @@ import { byPlace, frozen, type Issue } from '../core/document.ts';
 import type { Owned } from '../core/overlaps.ts';
 import type { MtcUserName, ServerName } from '../core/words.ts';
 import { findIssues, findWarnings } from './checks.ts';
+import { DAYS, type Hours } from './hours.ts';
 import { type DevicePattern, exactly, matchesName } from './patterns.ts';
 import {
   type AllowRule,
@@ -88,6 +89,9 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
     allows,
     denies,
     tests: written.tests.map(testOf),
+    readsAttributes: [...allows, ...denies].some(
+      ({ when, match }) => when || match.devices?.some((selector) => 'group' in selector && selector.attributes),
+    ),
   });
   return { policy, warnings: [...findWarnings(policy)].sort(byPlace) };
 }
@@ -114,7 +118,10 @@ function certificateOf({ uri, issuer, sha256 }: WrittenCertificate): Certificate
   return { uri: uri ?? '', ...(issuer !== undefined && { issuer }) };
 }
 
-function allowOf({ name, value: { allow, limits }, locate }: Entry<WrittenRule>, groups: Groups): AllowRule[] {
+function allowOf(
+  { name, value: { allow, limits, hours, when }, locate }: Entry<WrittenRule>,
+  groups: Groups,
+): AllowRule[] {
   if (!allow || !limits) return [];
   const { applicationServer, ...match } = allow;
   const { totalSeconds = limits.durationSeconds } = limits;
@@ -124,16 +131,23 @@ function allowOf({ name, value: { allow, limits }, locate }: Entry<WrittenRule>,
       place: locate(),
       action: 'allow',
       match: matchOf(match, groups),
+      ...(hours && { hours: hoursOf(hours) }),
+      ...(when && { when }),
       allApplicationServers: applicationServer === 'all',
       limits: { ...limits, totalSeconds },
     },
   ];
 }
 
-function denyOf({ name, value: { deny }, locate }: Entry<WrittenRule>, groups: Groups): DenyRule[] {
+function denyOf({ name, value: { deny, hours, when }, locate }: Entry<WrittenRule>, groups: Groups): DenyRule[] {
   if (!deny) return [];
   const { reason, ...match } = deny;
-  return [{ id: name, place: locate(), action: 'deny', match: matchOf(match, groups), reason }];
+  const only = { ...(hours && { hours: hoursOf(hours) }), ...(when && { when }) };
+  return [{ id: name, place: locate(), action: 'deny', match: matchOf(match, groups), ...only, reason }];
+}
+
+function hoursOf({ days = [...DAYS], ...rest }: NonNullable<WrittenRule['hours']>): Hours {
+  return { ...rest, days: DAYS.filter((day) => days.includes(day)) };
 }
 
 type Groups = Pick<Policy, 'deviceGroups' | 'serverGroups'>;

@@ -9,6 +9,11 @@
  *   rule               no deny matches, and at least one allow does
  *   applicationServer  which address may use the grant, in which family
  *   rate, quota        the limits of the allow
+ * A rule with a condition counts where it holds. Where that cannot be said, a
+ * deny denies, and an allow goes no further.
+ * A rule with hours counts within them: a deny refuses, and what is granted
+ * before ends where the next deny begins; what an allow grants ends where its
+ * hours close, and outside them it goes no further.
  * From `rule` on each allow goes its way alone, as if it were the only one.
  * Of those that arrive, the one that grants the longest decides, whole: its
  * duration, its total, its name; ties go to the lower id. When none arrives,
@@ -22,7 +27,9 @@
 import { type Address, contains, type Family, type Prefix } from '../core/net.ts';
 import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
 import type { MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import { type Context, contextOf, holds } from './condition.ts';
 import { type DeviceFacts, isSelected } from './groups.ts';
+import { hoursText, type Window, windowAt } from './hours.ts';
 import type { AllowRule, Match, Policy, Usage } from './policy.ts';
 import { authorises, candidatesOf, mtcUserOf, standInDevice } from './rule-index.ts';
 
@@ -62,6 +69,8 @@ export interface Allowed {
   /** At most what was asked for. */
   readonly durationSeconds: number;
   readonly totalSeconds: number;
+  /** When the hours of a rule end it, whatever its duration (UTC); absent: none do. */
+  readonly closesAtMs?: number;
   /** Bounds that the gate keeps, of this grant. */
   readonly packetsPerSecond?: number;
   readonly bytes?: number;
@@ -96,6 +105,8 @@ interface Way {
   readonly rule: AllowRule;
   readonly lines: readonly TraceLine[];
   readonly durationSeconds: number;
+  /** Where its hours close, or those of a deny begin; Infinity: nowhere. */
+  readonly closesAtMs: number;
   readonly outcome: { readonly family: Family; readonly remote: Address | 'all' } | Stop;
 }
 
@@ -118,16 +129,28 @@ export function decide(policy: Policy, question: Question): Decision {
   trace.push(yes('mtcUser', `${user.name} authorises ${server}`));
 
   const near = candidatesOf(policy, question);
-  const deny = near.denies.find(({ match }) => !mismatchOf(match, question));
-  if (deny) return stop('deniedByRule', deny.reason, deny.id);
-  const allows = near.allows.filter(({ match }) => !mismatchOf(match, question));
   const target = targetOf(policy.servers.get(server)?.sources ?? [], question);
-  const ways = allows.map((rule) => goAlone(rule, target, question));
+  const context = contextOnce(question, device, user.name, target.family);
+  let deniedFromMs = Number.POSITIVE_INFINITY;
+  for (const deny of near.denies.filter(({ match }) => !mismatchOf(match, question))) {
+    const held = heldBy(deny, context);
+    if (held === false) continue;
+    const { inside, untilMs } = windowOf(deny, question);
+    if (inside || secondsLeft(untilMs, question) < 1) {
+      return held === true ? stop('deniedByRule', deny.reason, deny.id) : stop('conditionFailed', held.failed, deny.id);
+    }
+    deniedFromMs = Math.min(deniedFromMs, untilMs);
+  }
+  const allows = near.allows.filter(({ match }) => !mismatchOf(match, question));
+  const ways = allows.flatMap((rule) => {
+    const held = heldBy(rule, context);
+    return held === false ? [] : goAlone(rule, held, target, question, deniedFromMs);
+  });
   if (ways.length === 0) return stop('noRuleAllows', 'no allow matches');
   trace.push(...ways.flatMap(({ lines }) => lines));
 
-  const { rule, durationSeconds, outcome } = ways.reduce(better);
-  if ('reason' in outcome) return refused(outcome, trace, target.family);
+  const { rule, durationSeconds, closesAtMs, outcome } = ways.reduce(better);
+  if ('reason' in outcome) return refused(outcome, trace, outcome.step === 'rule' ? undefined : target.family);
   const { totalSeconds, packetsPerSecond, bytes } = rule.limits;
   return {
     verdict: 'allow',
@@ -136,6 +159,7 @@ export function decide(policy: Policy, question: Question): Decision {
     ...outcome,
     durationSeconds,
     totalSeconds,
+    ...(Number.isFinite(closesAtMs) && { closesAtMs }),
     ...(packetsPerSecond !== undefined && { packetsPerSecond }),
     ...(bytes !== undefined && { bytes }),
     trace,
@@ -162,16 +186,67 @@ export function mismatchesOf(match: Match, question: Question): (keyof Match)[] 
   return MEMBERS.filter((member) => !MEETS[member](match, question));
 }
 
+/** Whether the condition of a rule holds, where it has one; where that cannot be said a deny denies, and an allow is stopped. */
+export function heldBy({ when }: Pick<AllowRule, 'when'>, context: () => Context): Held | false {
+  return when ? holds(when, context()) : true;
+}
+
+type Held = true | { readonly failed: string };
+
+/** What conditions read, made where the first of them asks. */
+function contextOnce(
+  { server, protocol, port, durationSeconds }: Question,
+  device: DeviceFacts,
+  mtcUser: MtcUserName,
+  family: Family | undefined,
+): () => Context {
+  let context: Context | undefined;
+  return () => {
+    context ??= contextOf({ device, server, mtcUser, protocol, port, durationSeconds, family });
+    return context;
+  };
+}
+
+/** What the conditions of a policy read of a question whose device has an MTC user. */
+export function contextFor(policy: Policy, question: Question): (() => Context) | undefined {
+  const user = question.device && mtcUserOf(policy, question.device.externalId);
+  if (!question.device || !user) return undefined;
+  const { family } = targetOf(policy.servers.get(question.server)?.sources ?? [], question);
+  return contextOnce(question, question.device, user.name, family);
+}
+
+/** The window of a rule that a request falls into, or the gap between two. */
+export function windowOf({ hours }: Pick<AllowRule, 'hours'>, { nowMs }: Question): Window {
+  return hours && nowMs !== 'anyTime' ? windowAt(hours, nowMs) : ALWAYS;
+}
+
+const ALWAYS: Window = { inside: true, untilMs: Number.POSITIVE_INFINITY };
+
+/** Whole ones, until an instant. */
+function secondsLeft(untilMs: number, { nowMs }: Question): number {
+  return nowMs === 'anyTime' ? Number.POSITIVE_INFINITY : Math.floor((untilMs - nowMs) / 1000);
+}
+
 /** One allow from the step `rule` on, up to the step that stops it. */
-function goAlone(rule: AllowRule, target: Target, question: Question): Way {
-  const { id, limits } = rule;
+function goAlone(rule: AllowRule, held: Held, target: Target, question: Question, deniedFromMs: number): Way {
+  const { id, limits, hours } = rule;
   const { usage } = question;
-  const durationSeconds = Math.min(question.durationSeconds, limits.durationSeconds);
-  const lines = [yes('rule', `matches, for ${durationSeconds} s of the ${question.durationSeconds} s asked for`, id)];
+  const window = windowOf(rule, question);
+  const closesAtMs = Math.min(window.untilMs, deniedFromMs);
+  const leftSeconds = secondsLeft(closesAtMs, question);
+  const durationSeconds = Math.min(question.durationSeconds, limits.durationSeconds, leftSeconds);
+  const lines: TraceLine[] = [];
   const stop = (reason: RefusalReason, seen: string): Way => {
     const line = no(reason, seen, id);
-    return { rule, lines: [...lines, line], durationSeconds, outcome: line };
+    return { rule, lines: [...lines, line], durationSeconds, closesAtMs, outcome: line };
   };
+
+  if (held !== true) return stop('conditionFailed', held.failed);
+  if (hours && (!window.inside || leftSeconds < 1))
+    return stop('outsideHours', `outside its hours, ${hoursText(hours)}`);
+  const cut =
+    durationSeconds < leftSeconds ? '' : window.untilMs === closesAtMs ? ': its hours close' : ': a deny begins';
+  lines.push(yes('rule', `matches, for ${durationSeconds} s of the ${question.durationSeconds} s asked for${cut}`, id));
 
   if ('stop' in target) return stop(target.stop.reason, target.stop.seen);
   const { family, remote } = target;
@@ -195,7 +270,7 @@ function goAlone(rule: AllowRule, target: Target, question: Question): Way {
     return stop('grantsPerServerExceeded', `${grantsOfServer} live grants in all, of ${limits.grantsPerServer}`);
   }
   lines.push(yes('quota', `${grantsOnDevice} live grants on the device, ${grantsOfServer} in all`, id));
-  return { rule, lines, durationSeconds, outcome: { family, remote } };
+  return { rule, lines, durationSeconds, closesAtMs, outcome: { family, remote } };
 }
 
 /** The way that decides. Given in order of their ids, so that the lower id wins a tie. */

@@ -4,8 +4,9 @@
  * The outside never reads any of it.
  */
 import type { MtcUserName, ServerName } from '../core/words.ts';
-import { type Decision, mismatchesOf, type Question, type TraceLine } from './decide.ts';
+import { contextFor, type Decision, heldBy, mismatchesOf, type Question, type TraceLine, windowOf } from './decide.ts';
 import { selectorText } from './groups.ts';
+import { hoursText } from './hours.ts';
 import type { AllowRule, DenyRule, Match, Policy } from './policy.ts';
 
 /** One line for the outcome, one for each step, one for each rule that does not match: of many, the nearest. */
@@ -41,21 +42,32 @@ function step({ step: name, seen, rule, reason }: TraceLine): string {
 const SHOWN = 20;
 
 /** Only where the request came to the rules. */
-function lookedAway({ allows, denies }: Policy, question: Question, { trace }: Decision): string[] {
+function lookedAway(policy: Policy, question: Question, { trace, rule: decided }: Decision): string[] {
   if (!trace.some(({ step: name }) => name === 'rule')) return [];
-  const away = nearest([...denies, ...allows], question);
-  const lines = away.slice(0, SHOWN).map(({ rule: { id, action, match }, mismatches: [member] }) => {
-    return line('-', 'rule', id, `this ${action} is for the ${member} ${member && membersOf(match)[member]}`);
-  });
+  const context = contextFor(policy, question);
+  const away = [...policy.denies, ...policy.allows]
+    .flatMap((rule) => awayOf(rule, question, context, decided) ?? [])
+    .sort((a, b) => a.mismatches - b.mismatches);
+  const lines = away.slice(0, SHOWN).map(({ id, why }) => line('-', 'rule', id, why));
   return away.length > SHOWN ? [...lines, line('-', 'rule', undefined, `${away.length - SHOWN} others`)] : lines;
 }
 
-/** The rules that do not match, those first of which the fewest members are in the way. */
-function nearest<Rule extends AllowRule | DenyRule>(rules: readonly Rule[], question: Question) {
-  return rules
-    .map((rule) => ({ rule, mismatches: mismatchesOf(rule.match, question) }))
-    .filter(({ mismatches }) => mismatches.length > 0)
-    .sort((a, b) => a.mismatches.length - b.mismatches.length);
+/** Why a rule looked away, and how many of its members are in the way. */
+function awayOf(
+  { id, action, match, when, hours }: AllowRule | DenyRule,
+  question: Question,
+  context: ReturnType<typeof contextFor>,
+  decided: string | undefined,
+): { id: string; mismatches: number; why: string } | undefined {
+  const away = (what: string, mismatches = 1) => ({ id, mismatches, why: `this ${action} is for ${what}` });
+  const mismatches = mismatchesOf(match, question);
+  const [member] = mismatches;
+  if (member) return away(`the ${member} ${membersOf(match)[member]}`, mismatches.length);
+  if (when && context && heldBy({ when }, context) === false) return away(`when ${when.text.replace(/\s+/g, ' ')}`);
+  if (action === 'deny' && hours && id !== decided && !windowOf({ hours }, question).inside) {
+    return away(`the hours ${hoursText(hours)}`);
+  }
+  return undefined;
 }
 
 function membersOf({ servers = [], devices = [], protocols = [], ports = [] }: Match): Record<keyof Match, string> {

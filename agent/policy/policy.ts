@@ -7,7 +7,9 @@ import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
 import type { Attributes, ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { Condition } from './condition.ts';
 import type { DeviceGroup, DeviceSelector } from './groups.ts';
+import type { Hours } from './hours.ts';
 import type { DevicePattern, NamePattern } from './patterns.ts';
 
 /** How a certificate is known: by a URI in its subjectAltName (and the CA that signed it), or by its public key. */
@@ -60,21 +62,25 @@ export interface Limits {
   readonly bytes?: number;
 }
 
-export interface AllowRule {
+interface Rule {
   readonly id: string;
   readonly place: Place;
-  readonly action: 'allow';
   readonly match: Match;
+  /** Absent: always. */
+  readonly hours?: Hours;
+  /** Absent: it counts whatever the request is. */
+  readonly when?: Condition;
+}
+
+export interface AllowRule extends Rule {
+  readonly action: 'allow';
   /** Whether a grant may be open to all of the server's sources. */
   readonly allApplicationServers: boolean;
   readonly limits: Limits;
 }
 
-export interface DenyRule {
-  readonly id: string;
-  readonly place: Place;
+export interface DenyRule extends Rule {
   readonly action: 'deny';
-  readonly match: Match;
   readonly reason: string;
 }
 
@@ -129,6 +135,8 @@ export interface Policy {
   readonly allows: readonly AllowRule[];
   readonly denies: readonly DenyRule[];
   readonly tests: readonly PolicyTest[];
+  /** Whether a rule looks at more of a device than its name: its grants are then judged again when the devices file is read. */
+  readonly readsAttributes: boolean;
 }
 
 /** Who a certificate stands for. */

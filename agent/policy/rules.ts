@@ -5,11 +5,13 @@
  * whole is judged in compile.ts, which points back into the text by `locate`.
  */
 import type { z } from 'zod';
-import { byPlace, type Issue, type Path, type Place, readDocument } from '../core/document.ts';
+import { byPlace, type Document, type Issue, type Path, type Place, readDocument } from '../core/document.ts';
 import * as f from '../core/fields.ts';
 import { parseAddress } from '../core/net.ts';
 import { REFUSALS, type RefusalReason } from '../core/reasons.ts';
 import type { ServerName } from '../core/words.ts';
+import { LONGEST_CONDITION } from './condition.ts';
+import { ALL_DAY, DAYS, parseTimeOfDay, parseZone } from './hours.ts';
 import { parseDevicePattern, parseNamePattern } from './patterns.ts';
 
 /** A rule file as its text. */
@@ -44,6 +46,7 @@ const sha256 = f.field('the SHA-256 of a public key (SubjectPublicKeyInfo): 64 h
 });
 const devicePattern = f.field('a device pattern such as *@*.meters.example', parseDevicePattern);
 const namePattern = f.field('a name, in which * stands for any letters', parseNamePattern);
+const TIME = '^([01][0-9]|2[0-3]):[0-5][0-9]$';
 const GROUP = 'group:';
 /** A group is named where a server or a pattern may stand. */
 function orGroup<Value>(expected: string, read: (text: string) => Value | undefined) {
@@ -107,6 +110,35 @@ const match = {
   ports: f.list(f.ports, 'ports').exactOptional(),
 };
 
+const timeOfDay = f.field('a time of the day such as 06:00', parseTimeOfDay, { pattern: TIME });
+const endOfDay = f.field(
+  'a time of the day such as 22:00, or 24:00',
+  (text) => (text === '24:00' ? ALL_DAY : parseTimeOfDay(text)),
+  {
+    pattern: `${TIME}|^24:00$`,
+  },
+);
+const zone = f.field('a time zone such as Europe/Berlin', parseZone, {}, (text) =>
+  f.unknownWord('time zone', text, Intl.supportedValuesOf('timeZone')),
+);
+const hours = f
+  .mapping({
+    from: timeOfDay,
+    to: endOfDay,
+    zone,
+    days: f.list(f.choice(...DAYS), DAYS.join(', ')).exactOptional(),
+  })
+  .refine(({ from, to }) => from !== to, {
+    error: 'expected another time than from; a whole day is from 00:00 to 24:00',
+    path: ['to'],
+  });
+
+const when = f.field(
+  `a condition in CEL, of at most ${LONGEST_CONDITION} characters`,
+  (text) => (text.trim() === '' || text.length > LONGEST_CONDITION ? undefined : { text: text.trimEnd() }),
+  { minLength: 1, maxLength: LONGEST_CONDITION },
+);
+
 const limits = f
   .mapping({
     durationSeconds: f.integer(1, LONGEST_SECONDS),
@@ -128,6 +160,8 @@ const rule = f
     allow: f.mapping({ ...match, applicationServer: f.choice('all').exactOptional() }).exactOptional(),
     deny: f.mapping({ ...match, reason: f.text }).exactOptional(),
     limits: limits.exactOptional(),
+    hours: hours.exactOptional(),
+    when: when.exactOptional(),
   })
   .refine(...exactlyOne('allow', 'deny'))
   .refine((written) => 'deny' in written || 'limits' in written, {
@@ -205,6 +239,8 @@ export interface Entry<Value> {
   readonly name: string;
   readonly value: Value;
   locate(...path: Path): Place;
+  /** Where a character of a text stands. */
+  locateIn(at: number, ...path: Path): Place;
 }
 
 /** All rule files as one. */
@@ -245,6 +281,11 @@ export function readRules(
   };
 }
 
-function entry<Value>(name: string, value: Value, locate: (path: Path) => Place, at: Path): Entry<Value> {
-  return { name, value, locate: (...path) => locate([...at, ...path]) };
+function entry<Value>(name: string, value: Value, locate: Document<unknown>['locate'], at: Path): Entry<Value> {
+  return {
+    name,
+    value,
+    locate: (...path) => locate([...at, ...path]),
+    locateIn: (character, ...path) => locate([...at, ...path], character),
+  };
 }

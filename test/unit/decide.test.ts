@@ -179,6 +179,65 @@ describe('the application server', () => {
   });
 });
 
+describe('hours', () => {
+  const zone = 'zone: Europe/Berlin';
+  const at = (utc: string, durationSeconds = 600) => ({ nowMs: Date.parse(utc), durationSeconds });
+  const day = `  - { id: day, allow: {}, limits: { durationSeconds: 900 }, hours: { from: "06:00", to: "22:00", ${zone} } }\n`;
+  const short = '  - { id: short, allow: {}, limits: { durationSeconds: 120 } }\n';
+  const night = `  - { id: night, deny: { reason: no }, hours: { from: "22:00", to: "06:00", ${zone} } }\n`;
+
+  test('an allow grants within them, and at most until they close', () => {
+    expect(judge(day, at('2026-01-15T20:59:00Z'))).toMatchObject({
+      durationSeconds: 60,
+      closesAtMs: Date.UTC(2026, 0, 15, 21),
+    });
+    expect(judge(day, at('2026-01-15T12:00:00Z'))).toMatchObject({
+      durationSeconds: 600,
+      closesAtMs: Date.UTC(2026, 0, 15, 21),
+    });
+    expect(outcome(judge(day, at('2026-01-15T20:59:59.001Z')))).toBe('outsideHours by day');
+    expect(judge(day, at('2026-01-15T21:00:00Z'))).toMatchObject({
+      reason: 'outsideHours',
+      step: 'rule',
+      why: 'outside its hours, 06:00-22:00 Europe/Berlin',
+    });
+    expect(judge(day, at('2026-01-15T21:00:00Z'))).not.toHaveProperty('family');
+  });
+
+  test('of the allows the one that gives the longest then decides', () => {
+    expect(outcome(judge(day + short, at('2026-01-15T20:59:00Z')))).toMatch(/^short 120 s/);
+    expect(outcome(judge(day + short, at('2026-01-15T20:50:00Z')))).toMatch(/^day 600 s/);
+    expect(judge(day + short, at('2026-01-15T20:59:00Z'))).not.toHaveProperty('closesAtMs');
+    expect(outcome(judge(day + short, at('2026-01-15T21:00:00Z')))).toMatch(/^short 120 s/);
+  });
+
+  test('outside them an allow is refused for nothing else, and one that came further speaks', () => {
+    const all = { applicationServer: 'all' as const };
+    expect(outcome(judge(day + short, { ...at('2026-01-15T21:00:00Z'), ...all }))).toBe(
+      'applicationServerNotAllowed by short',
+    );
+    expect(outcome(judge(day, { ...at('2026-01-15T21:00:00Z'), ...all }))).toBe('outsideHours by day');
+  });
+
+  test('a deny refuses within them, and grants end where it begins', () => {
+    expect(outcome(judge(short + night, at('2026-01-15T21:00:00Z')))).toBe('deniedByRule by night');
+    expect(outcome(judge(short + night, at('2026-01-15T20:59:59.500Z')))).toBe('deniedByRule by night');
+    expect(judge(short + night, at('2026-01-15T20:59:00Z'))).toMatchObject({
+      durationSeconds: 60,
+      closesAtMs: Date.UTC(2026, 0, 15, 21),
+    });
+    expect(judge(short + night, at('2026-01-15T05:00:00Z'))).toMatchObject({
+      durationSeconds: 120,
+      closesAtMs: Date.UTC(2026, 0, 15, 21),
+    });
+  });
+
+  test('in a test without a time every rule is within its own', () => {
+    expect(outcome(judge(day))).toMatch(/^day 600 s/);
+    expect(outcome(judge(day + night))).toBe('deniedByRule by night');
+  });
+});
+
 test('the trace has every step of every allow that matches, in order', () => {
   const { trace } = judge(COAP + ALL, { applicationServer: 'all' });
   expect(trace.map(({ step, rule = '', reason = '' }) => [step, rule, reason].join(' ').trim())).toEqual([
