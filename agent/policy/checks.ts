@@ -8,10 +8,12 @@ import { type Claim, clashesAmong, seenFrom } from '../core/claims.ts';
 import type { Issue, Path, Place } from '../core/document.ts';
 import { unknownWord } from '../core/fields.ts';
 import { type Owned, overlapsAmong } from '../core/overlaps.ts';
+import type { ServerName } from '../core/words.ts';
 import { faultOf } from './condition.ts';
-import { type DeviceSelector, patternsOf } from './groups.ts';
+import { patternsOf } from './groups.ts';
+import { PatternIndex } from './pattern-index.ts';
 import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
-import type { Policy } from './policy.ts';
+import type { Match, MtcUser, Policy } from './policy.ts';
 import type { Entry, Written, WrittenCertificate } from './rules.ts';
 
 /** All that is wrong with rules whose files are right. Without `authorities` nothing is said of issuers. */
@@ -85,24 +87,42 @@ function sourceIssues({ servers }: Written, ownSpaces: readonly Source[]): Issue
   });
 }
 
+interface Owning {
+  readonly user: string;
+  readonly pattern: DevicePattern;
+  /** As the files have them. */
+  readonly number: number;
+  readonly place: () => Place;
+}
+
+/** So many overlaps of one pattern are told; a pattern that overlaps all others has one fault, not thousands. */
+const OVERLAPS_TOLD = 16;
+
 /** A device belongs to one MTC user: no identifier matches patterns of two. */
 function deviceIssues({ mtcUsers }: Written): Issue[] {
-  const patterns = mtcUsers.flatMap(({ name, value, locate }) =>
+  const all = mtcUsers.flatMap(({ name, value, locate }) =>
     value.devices.map((pattern, i) => ({ user: name, pattern, place: () => locate('devices', i) })),
   );
-  return patterns.flatMap((later, i) =>
-    patterns
-      .slice(0, i)
-      .filter((earlier) => earlier.user !== later.user && devicesOverlap(earlier.pattern, later.pattern))
-      .map((earlier) => {
-        const place = later.place();
-        const other = `"${earlier.pattern.text}" (MTC user ${earlier.user}) in ${seenFrom(place, earlier.place())}`;
-        return {
-          ...place,
-          message: `"${later.pattern.text}" (MTC user ${later.user}) overlaps ${other}: a device has one MTC user`,
-        };
-      }),
-  );
+  const earlier = new PatternIndex<Owning[]>(() => []);
+  return all.flatMap((later, number) => {
+    const overlapped = earlier
+      .overlapping(later.pattern)
+      .flat()
+      .filter(({ user, pattern }) => user !== later.user && devicesOverlap(pattern, later.pattern))
+      .sort((a, b) => a.number - b.number);
+    earlier.at(later.pattern).push({ ...later, number });
+    const place = overlapped.length > 0 ? later.place() : undefined;
+    if (!place) return [];
+    return overlapped.slice(0, OVERLAPS_TOLD).map((one, i) => {
+      const other = `"${one.pattern.text}" (MTC user ${one.user}) in ${seenFrom(place, one.place())}`;
+      const more = i === OVERLAPS_TOLD - 1 && overlapped.length > OVERLAPS_TOLD;
+      const untold = more ? `; and ${overlapped.length - OVERLAPS_TOLD} more` : '';
+      return {
+        ...place,
+        message: `"${later.pattern.text}" (MTC user ${later.user}) overlaps ${other}: a device has one MTC user${untold}`,
+      };
+    });
+  });
 }
 
 function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, tests }: Written): Issue[] {
@@ -110,19 +130,19 @@ function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, te
   const allows = rules.filter(({ value }) => value.allow).map(({ name }) => name);
   const named = [
     ...mtcUsers.flatMap(({ value, locate }) =>
-      value.authorises.map((name, i) => ({ name, place: locate('authorises', i) })),
+      value.authorises.map((name, i) => ({ name, place: () => locate('authorises', i) })),
     ),
     ...rules.flatMap(({ value, locate }) =>
       (['allow', 'deny'] as const).flatMap((action) =>
         (value[action]?.servers ?? []).flatMap((one, i) =>
-          typeof one === 'string' ? { name: one, place: locate(action, 'servers', i) } : [],
+          typeof one === 'string' ? { name: one, place: () => locate(action, 'servers', i) } : [],
         ),
       ),
     ),
-    ...tests.map(({ value, locate }) => ({ name: value.request.server, place: locate('request', 'server') })),
+    ...tests.map(({ value, locate }) => ({ name: value.request.server, place: () => locate('request', 'server') })),
   ];
   const expected = tests.flatMap(({ value: { expect }, locate }) =>
-    expect.allow === undefined ? [] : { name: expect.allow, place: locate('expect', 'allow') },
+    expect.allow === undefined ? [] : { name: expect.allow, place: () => locate('expect', 'allow') },
   );
   const ofServers = serverGroups.map(({ name }) => name);
   const ofDevices = deviceGroups.map(({ name }) => name);
@@ -136,14 +156,14 @@ function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, te
 
 interface Named {
   readonly name: string;
-  readonly place: Place;
+  readonly place: () => Place;
 }
 
 function groupsNamed(rules: Written['rules'], member: 'servers' | 'devices'): Named[] {
   return rules.flatMap(({ value, locate }) =>
     (['allow', 'deny'] as const).flatMap((action) =>
       (value[action]?.[member] ?? []).flatMap((one, i) =>
-        typeof one !== 'string' && 'group' in one ? { name: one.group, place: locate(action, member, i) } : [],
+        typeof one !== 'string' && 'group' in one ? { name: one.group, place: () => locate(action, member, i) } : [],
       ),
     ),
   );
@@ -160,7 +180,7 @@ function unknown(
   return named
     .filter(({ name }) => !all.has(name))
     .map(({ name, place }) => ({
-      ...place,
+      ...place(),
       message: others.includes(name) ? `"${name}" is no ${kind}` : unknownWord(kind, name, known),
     }));
 }
@@ -187,24 +207,36 @@ function conditionIssues({ rules }: Written): Issue[] {
 
 /** What is right, but surely not meant. */
 export function findWarnings({ allows, mtcUsers }: Policy): Issue[] {
+  const owned = new PatternIndex<{ readonly pattern: DevicePattern; readonly user: MtcUser }[]>(() => []);
+  const authorised = new Map<MtcUser, ReadonlySet<ServerName>>();
+  const byServer = new Map<ServerName, MtcUser>(); // one of those that authorise it
+  for (const user of mtcUsers.values()) {
+    authorised.set(user, new Set(user.authorises));
+    for (const server of user.authorises) byServer.set(server, user);
+    for (const pattern of user.devices) owned.at(pattern).push({ pattern, user });
+  }
+  const isOf = (user: MtcUser, servers: readonly ServerName[] | undefined) => {
+    const known = authorised.get(user);
+    return servers ? servers.some((server) => known?.has(server)) : user.authorises.length > 0;
+  };
+  const canMatch = ({ servers, devices }: Match) => {
+    const patterns = devices?.map(patternsOf);
+    if (!patterns?.every((one) => one !== undefined))
+      return servers ? servers.some((server) => byServer.has(server)) : byServer.size > 0;
+    return patterns
+      .flat()
+      .some((wanted) =>
+        owned
+          .overlapping(wanted)
+          .some((slot) => slot.some(({ pattern, user }) => isOf(user, servers) && devicesOverlap(pattern, wanted))),
+      );
+  };
   return allows
-    .filter(({ match: { servers, devices } }) =>
-      [...mtcUsers.values()].every(
-        (user) =>
-          !user.authorises.some((server) => !servers || servers.includes(server)) ||
-          !user.devices.some((owned) => !devices || devices.some((selector) => mayOverlap(owned, selector))),
-      ),
-    )
+    .filter(({ match }) => !canMatch(match))
     .map(({ id, place }) => ({
       ...place,
       message: `allow "${id}" can never match: no MTC user authorises its servers for its devices`,
     }));
-}
-
-/** Whether a device of this name could be selected. */
-function mayOverlap(owned: DevicePattern, selector: DeviceSelector): boolean {
-  const patterns = patternsOf(selector);
-  return !patterns || patterns.some((pattern) => devicesOverlap(owned, pattern));
 }
 
 function certificatesOf({ servers, mtcUsers }: Written) {

@@ -10,7 +10,7 @@ import type { Attributes, ExternalId, MtcUserName, PacketLimits, Protocol, Serve
 import type { Condition } from './condition.ts';
 import type { DeviceGroup, DeviceSelector } from './groups.ts';
 import type { Hours } from './hours.ts';
-import { type DevicePattern, matchesDevice, type NamePattern } from './patterns.ts';
+import type { DevicePattern, NamePattern } from './patterns.ts';
 
 /** How a certificate is known: by a URI in its subjectAltName (and the CA that signed it), or by its public key. */
 export type Certificate =
@@ -151,14 +151,6 @@ export interface Presented {
   readonly uris: readonly string[];
   readonly spkiSha256: string;
   readonly issuer?: string | undefined;
-}
-
-/** The MTC user that owns a device. Patterns of two users never overlap, so there is at most one. */
-export function mtcUserOf(policy: Policy, externalId: ExternalId): MtcUser | undefined {
-  for (const user of policy.mtcUsers.values()) {
-    if (user.devices.some((pattern) => matchesDevice(pattern, externalId))) return user;
-  }
-  return undefined;
 }
 
 /**
