@@ -63,6 +63,7 @@ const ADVICE: Readonly<Record<Step, string>> = {
   mtcUser: 'If the MTC user wants this server, add it to its `authorises`.',
   rule: '`mtgate explain --live` shows every rule and why it did not allow this.',
   applicationServer: 'The server must name an address within its `sources`.',
+  filter: 'A drop of the `filters` takes the packets of this grant: narrow it, or have the server name its port.',
   rate: 'The server asks too often; its `limits` are in the rule that allows it.',
   existing: 'Nothing: the server has what it asks for.',
   quota: 'The server must give grants back, or its `limits` are too low.',

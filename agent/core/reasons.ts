@@ -30,6 +30,7 @@ export type Step =
   | 'mtcUser'
   | 'rule'
   | 'applicationServer'
+  | 'filter'
   | 'rate'
   | 'existing'
   | 'quota'
@@ -244,6 +245,13 @@ export const REFUSALS = {
     status: 403,
     code: 'PERMISSION_DENIED',
     title: 'The application server is not within your sources',
+  },
+  deniedByFilter: {
+    step: 'filter',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'OPERATION_PROHIBITED',
+    title: "The operator's rules do not allow this grant",
   },
   familyMismatch: {
     step: 'applicationServer',

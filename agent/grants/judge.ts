@@ -62,6 +62,7 @@ export class Judge {
       port: ask.devicePort,
       durationSeconds: ask.durationSeconds,
       applicationServer: ask.applicationServer?.address,
+      remotePort: ask.applicationServer?.port,
       requestAddress: who.requestAddress,
       ipFamily: ask.ipFamily,
       usage: usageOf(device?.externalId),
@@ -80,6 +81,7 @@ export class Judge {
       port: record.devicePort,
       durationSeconds,
       applicationServer: record.remote,
+      remotePort: record.remotePort || undefined,
       requestAddress: record.remote === 'all' ? record.external.address : record.remote,
       ipFamily: record.family,
       usage,
@@ -95,8 +97,11 @@ export class Judge {
     );
   }
 
+  /** A device as the directory has it; an address that changes hands is nobody's. */
   #factsOf({ externalId, attributes = {} }: Device) {
-    return { externalId, attributes, boundFamilies: this.#ground.directory.familiesOf(externalId) };
+    const { directory } = this.#ground;
+    const inner = directory.bindingsOf(externalId).map((binding) => binding.inner);
+    return { externalId, attributes, boundFamilies: directory.familiesOf(externalId), inner };
   }
 
   /** What a server holds, in all and on a device, and how much it has asked for. */

@@ -10,6 +10,7 @@ import { unknownWord } from '../core/fields.ts';
 import { type Owned, overlapsAmong } from '../core/overlaps.ts';
 import type { ServerName } from '../core/words.ts';
 import { faultOf } from './condition.ts';
+import { type FilterGroups, filterIssues, filterWarnings } from './filter-files.ts';
 import { patternsOf } from './groups.ts';
 import { PatternIndex } from './pattern-index.ts';
 import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
@@ -21,6 +22,7 @@ export function findIssues(
   written: Written,
   authorities: readonly string[] | undefined,
   ownSpaces: readonly Owned[],
+  groups: FilterGroups,
 ): Issue[] {
   return [
     ...clashesAmong(nameClaims(written)),
@@ -31,15 +33,21 @@ export function findIssues(
     ...unknownNames(written),
     ...unauthorisable(written),
     ...conditionIssues(written),
+    ...filterIssues(written.filters, groups),
   ];
 }
 
-function* nameClaims({ servers, mtcUsers, deviceGroups, serverGroups, rules, tests }: Written): Generator<Claim> {
+function* nameClaims(written: Written): Generator<Claim> {
+  const { servers, mtcUsers, deviceGroups, serverGroups, rules, filters, tests } = written;
   for (const { name, locate } of servers) yield claim(`server "${name}"`, locate);
   for (const { name, locate } of mtcUsers) yield claim(`MTC user "${name}"`, locate);
   // Of both kinds together: where a packet comes from, either may be named.
   for (const { name, locate } of [...deviceGroups, ...serverGroups]) yield claim(`group "${name}"`, locate);
-  for (const { name, locate } of rules) yield claim(`rule id "${name}"`, () => locate('id'));
+  // One id, one thing that decided: in denials and refusals both stand under `rule`.
+  const id = (what: string, name: string, locate: Entry<unknown>['locate']) =>
+    claim(`${what} id "${name}"`, () => locate('id'), `id ${name}`);
+  for (const { name, locate } of rules) yield id('rule', name, locate);
+  for (const { name, locate } of filters) yield id('filter', name, locate);
   for (const { name, locate } of tests) yield claim(`test "${name}"`, () => locate('name'));
 }
 
@@ -206,7 +214,7 @@ function conditionIssues({ rules }: Written): Issue[] {
 }
 
 /** What is right, but surely not meant. */
-export function findWarnings({ allows, mtcUsers }: Policy): Issue[] {
+export function findWarnings({ allows, filters, mtcUsers }: Policy): Issue[] {
   const owned = new PatternIndex<{ readonly pattern: DevicePattern; readonly user: MtcUser }[]>(() => []);
   const authorised = new Map<MtcUser, ReadonlySet<ServerName>>();
   const byServer = new Map<ServerName, MtcUser>(); // one of those that authorise it
@@ -231,12 +239,13 @@ export function findWarnings({ allows, mtcUsers }: Policy): Issue[] {
           .some((slot) => slot.some(({ pattern, user }) => isOf(user, servers) && devicesOverlap(pattern, wanted))),
       );
   };
-  return allows
+  const unmatched = allows
     .filter(({ match }) => !canMatch(match))
     .map(({ id, place }) => ({
       ...place,
       message: `allow "${id}" can never match: no MTC user authorises its servers for its devices`,
     }));
+  return [...unmatched, ...filterWarnings(filters)];
 }
 
 function certificatesOf({ servers, mtcUsers }: Written) {

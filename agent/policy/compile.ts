@@ -7,6 +7,7 @@ import { byPlace, frozen, type Issue } from '../core/document.ts';
 import type { Owned } from '../core/overlaps.ts';
 import type { MtcUserName, ServerName } from '../core/words.ts';
 import { findIssues, findWarnings } from './checks.ts';
+import { type FilterGroups, filterOf } from './filter-files.ts';
 import { DAYS, type Hours } from './hours.ts';
 import { type DevicePattern, exactly, matchesName } from './patterns.ts';
 import {
@@ -26,6 +27,7 @@ import {
   type GroupName,
   type RuleFile,
   readRules,
+  type Written,
   type WrittenCertificate,
   type WrittenMtcUser,
   type WrittenRule,
@@ -54,40 +56,39 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
   const reading = readRules(files);
   if ('issues' in reading) return reading;
   const { written } = reading;
-  const issues = findIssues(written, surroundings.authorities, surroundings.ownSpaces ?? []);
+  const groups = groupsOf(written);
+  const filterGroups: FilterGroups = {
+    devices: new Set(groups.deviceGroups.keys()),
+    servers: new Map(
+      [...groups.serverGroups].map(([group, names]) => [
+        group,
+        written.servers.flatMap(({ name, value }) => (names.includes(name as ServerName) ? value.sources : [])),
+      ]),
+    ),
+  };
+  const issues = findIssues(written, surroundings.authorities, surroundings.ownSpaces ?? [], filterGroups);
   if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
 
   const servers = byName(written.servers.map(serverOf));
   const mtcUsers = byName(written.mtcUsers.map(mtcUserOf));
-  const groups: Groups = {
-    deviceGroups: new Map(
-      byName(written.deviceGroups).map(({ name, value }) => [name, frozen({ group: name, ...value })]),
-    ),
-    serverGroups: new Map(
-      byName(written.serverGroups).map(({ name, value }) => [
-        name,
-        frozen(
-          servers
-            .map((server) => server.name)
-            .filter((one) => value.servers.some((pattern) => matchesName(pattern, one))),
-        ),
-      ]),
-    ),
-  };
   const rules = byName(written.rules);
   const allows = rules.flatMap((rule) => allowOf(rule, groups));
   const denies = rules.flatMap((rule) => denyOf(rule, groups));
+  const filters = byName(written.filters).map((filter) => filterOf(filter, filterGroups));
   const parties = {
     servers: new Map(servers.map((server) => [server.name, frozen(server)])),
     mtcUsers: new Map(mtcUsers.map((user) => [user.name, frozen(user)])),
   };
   const policy = frozen({
-    version: surroundings.digest(canonical({ servers, mtcUsers, ...groups, allows, denies })).slice(0, VERSION_LENGTH),
+    version: surroundings
+      .digest(canonical({ servers, mtcUsers, ...groups, allows, denies, filters }))
+      .slice(0, VERSION_LENGTH),
     ...parties,
     ...groups,
     holders: holdersOf(parties),
     allows,
     denies,
+    filters,
     tests: written.tests.map(testOf),
     readsAttributes: [...allows, ...denies].some(
       ({ when, match }) => when || match.devices?.some((selector) => 'group' in selector && selector.attributes),
@@ -148,6 +149,19 @@ function denyOf({ name, value: { deny, hours, when }, locate }: Entry<WrittenRul
 
 function hoursOf({ days = [...DAYS], ...rest }: NonNullable<WrittenRule['hours']>): Hours {
   return { ...rest, days: DAYS.filter((day) => days.includes(day)) };
+}
+
+function groupsOf({ servers, deviceGroups, serverGroups }: Written): Groups {
+  const names = byName(servers).map(({ name }) => name as ServerName);
+  return {
+    deviceGroups: new Map(byName(deviceGroups).map(({ name, value }) => [name, frozen({ group: name, ...value })])),
+    serverGroups: new Map(
+      byName(serverGroups).map(({ name, value }) => [
+        name,
+        frozen(names.filter((one) => value.servers.some((pattern) => matchesName(pattern, one)))),
+      ]),
+    ),
+  };
 }
 
 type Groups = Pick<Policy, 'deviceGroups' | 'serverGroups'>;

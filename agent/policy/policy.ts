@@ -8,6 +8,7 @@ import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
 import type { Attributes, ExternalId, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import type { Condition } from './condition.ts';
+import type { Filter } from './filters.ts';
 import type { DeviceGroup, DeviceSelector } from './groups.ts';
 import type { Hours } from './hours.ts';
 import type { DevicePattern, NamePattern } from './patterns.ts';
@@ -130,6 +131,7 @@ export interface Policy {
   /** By id. */
   readonly allows: readonly AllowRule[];
   readonly denies: readonly DenyRule[];
+  readonly filters: readonly Filter[];
   readonly tests: readonly PolicyTest[];
   /** Whether a rule looks at more of a device than its name: its grants are then judged again when the devices file is read. */
   readonly readsAttributes: boolean;

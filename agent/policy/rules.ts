@@ -11,6 +11,7 @@ import { parseAddress } from '../core/net.ts';
 import { REFUSALS, type RefusalReason } from '../core/reasons.ts';
 import type { ServerName } from '../core/words.ts';
 import { LONGEST_CONDITION } from './condition.ts';
+import { filter, type WrittenFilter } from './filter-files.ts';
 import { ALL_DAY, DAYS, parseTimeOfDay, parseZone } from './hours.ts';
 import { parseDevicePattern, parseNamePattern } from './patterns.ts';
 
@@ -26,7 +27,7 @@ const COUNT = f.integer(1, 1_000_000);
 const USED = f.integer(0, 1_000_000);
 
 /** The steps that `decide` takes; tests can expect their refusals. */
-const TESTED_STEPS = ['mtcUser', 'rule', 'applicationServer', 'rate', 'quota'];
+const TESTED_STEPS = ['mtcUser', 'rule', 'applicationServer', 'filter', 'rate', 'quota'];
 const TESTED_REASONS = (Object.keys(REFUSALS) as RefusalReason[]).filter((reason) =>
   TESTED_STEPS.includes(REFUSALS[reason].step),
 );
@@ -60,22 +61,12 @@ const serverOrGroup = orGroup('the name of a server', (text) => serverName.safeP
 const deviceOrGroup = orGroup('a device pattern such as *@*.meters.example', parseDevicePattern);
 const applicationServer = f.field('an IP address, or all', (text) => (text === 'all' ? text : parseAddress(text)));
 
-/** YAML has no unions; a mapping with exactly one of some keys reads as one. Judged beside whatever else is wrong. */
-function exactlyOne(...keys: readonly string[]) {
-  const one = (written: object) => keys.filter((key) => key in written).length === 1;
-  return [one, { error: `expected exactly one of ${keys.join(' and ')}`, when: isMapping }] as const;
-}
-
-function isMapping({ value }: { readonly value: unknown }): boolean {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
 const certificate = f
   .mapping({ uri: uri.exactOptional(), issuer: f.name().exactOptional(), sha256: sha256.exactOptional() })
-  .refine(...exactlyOne('uri', 'sha256'))
+  .refine(...f.exactlyOne('uri', 'sha256'))
   .refine((written) => !('sha256' in written && 'issuer' in written), {
     error: 'expected issuer with uri only: a public key needs none',
-    when: isMapping,
+    when: f.isMapping,
   });
 
 const server = f.mapping({
@@ -98,7 +89,7 @@ const deviceGroup = f
   })
   .refine((written) => 'devices' in written || 'attributes' in written, {
     error: 'expected devices, or attributes, or both: a group without them would be every device',
-    when: isMapping,
+    when: f.isMapping,
   });
 
 const serverGroup = f.mapping({ servers: f.list(namePattern, 'names') });
@@ -163,15 +154,15 @@ const rule = f
     hours: hours.exactOptional(),
     when: when.exactOptional(),
   })
-  .refine(...exactlyOne('allow', 'deny'))
+  .refine(...f.exactlyOne('allow', 'deny'))
   .refine((written) => 'deny' in written || 'limits' in written, {
     error: '"limits" is missing: an allow says at least durationSeconds',
-    when: isMapping,
+    when: f.isMapping,
   })
   .refine((written) => !('deny' in written && 'limits' in written), {
     error: 'expected no limits with deny',
     path: ['limits'],
-    when: isMapping,
+    when: f.isMapping,
   })
   .meta({ oneOf: [{ required: ['allow', 'limits'] }, { required: ['deny'] }] });
 
@@ -202,11 +193,11 @@ const test = f.mapping({
       durationSeconds: f.integer(1, LONGEST_SECONDS).exactOptional(),
       refuse: f.choice(...TESTED_REASONS).exactOptional(),
     })
-    .refine(...exactlyOne('allow', 'refuse'))
+    .refine(...f.exactlyOne('allow', 'refuse'))
     .refine((written) => !('refuse' in written && 'durationSeconds' in written), {
       error: 'expected durationSeconds with allow only',
       path: ['durationSeconds'],
-      when: isMapping,
+      when: f.isMapping,
     }),
 });
 
@@ -217,6 +208,7 @@ export const ruleFile = f.mapping({
   deviceGroups: f.named(deviceGroup, 'groups of devices').default({}),
   serverGroups: f.named(serverGroup, 'groups of servers').default({}),
   rules: f.list(rule, 'rules', 0).default([]),
+  filters: f.list(filter, 'filters', 0).default([]),
   tests: f.list(test, 'tests', 0).default([]),
 });
 
@@ -250,6 +242,7 @@ export interface Written {
   readonly deviceGroups: readonly Entry<WrittenDeviceGroup>[];
   readonly serverGroups: readonly Entry<WrittenServerGroup>[];
   readonly rules: readonly Entry<WrittenRule>[];
+  readonly filters: readonly Entry<WrittenFilter>[];
   readonly tests: readonly Entry<WrittenTest>[];
 }
 
@@ -273,6 +266,9 @@ export function readRules(
       serverGroups: named('serverGroups', ({ serverGroups }) => serverGroups),
       rules: documents.flatMap(({ value, locate }) =>
         value.rules.map((rule, i) => entry(rule.id, rule, locate, ['rules', i])),
+      ),
+      filters: documents.flatMap(({ value, locate }) =>
+        value.filters.map((filter, i) => entry(filter.id, filter, locate, ['filters', i])),
       ),
       tests: documents.flatMap(({ value, locate }) =>
         value.tests.map((test, i) => entry(test.name, test, locate, ['tests', i])),
