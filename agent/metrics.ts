@@ -11,6 +11,7 @@ import type { GateCounters } from './dataplane/dataplane.ts';
 import type { EndCause } from './grants/lifecycle.ts';
 import type { Account } from './inspector/account.ts';
 import type { InspectorReading } from './inspector/inspector.ts';
+import type { Would } from './policy/staged.ts';
 
 /** Where the values are kept. */
 export interface Readings {
@@ -47,6 +48,7 @@ export interface Metrics {
   readonly granted: () => void;
   readonly extended: () => void;
   readonly ended: (cause: EndCause) => void;
+  readonly staged: (rule: string, would: Would | 'end', times: number) => void;
   readonly gapFound: (kind: GapKind) => void;
   readonly handshakeRefused: (reason: TlsReason) => void;
   readonly connectionShed: (reason: ShedReason) => void;
@@ -213,12 +215,17 @@ export function openMetrics(readings: Readings): Metrics {
   const granted = count('mtgate_grants_opened_total', 'Grants opened');
   const extended = count('mtgate_grants_extended_total', 'Grants extended');
   const ended = count('mtgate_grants_ended_total', 'Grants ended', ['cause']);
+  const staged = count('mtgate_staged_decisions_total', 'What staged rules would have decided otherwise', [
+    'rule',
+    'would',
+  ]);
   const gaps = count('mtgate_gaps_total', 'Parts of the closure found missing or changed, and put back', ['kind']);
   return {
     refused: (reason) => refused.inc({ reason }),
     granted: () => granted.inc(),
     extended: () => extended.inc(),
     ended: (cause) => ended.inc({ cause }),
+    staged: (rule, would, times) => staged.inc({ rule, would }, times),
     gapFound: (kind) => gaps.inc({ kind }),
     handshakeRefused: (reason) => handshakes.inc({ reason }),
     connectionShed: (reason) => shed.inc({ reason }),

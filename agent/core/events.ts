@@ -33,6 +33,8 @@ export const EVENTS = {
   gateRebuilt: 'Interfaces or addresses changed: the gate was built anew and hung in place of the one before.',
   sysctlChanged: 'A kernel setting is not as the gateway needs it: `name`, `value`, `expected` and why.',
   tickFailed: 'Something that is done every second or hour failed; it is tried again. `message` says why.',
+  wouldHave:
+    'Staged rules would have decided otherwise: `would` (allow, refuse, otherwise, or end, of live grants), `rule`, and what was decided. Nothing of it is enforced.',
   grantOpened: 'A grant is live: server, device, rule, end.',
   grantExtended: 'A grant lives longer; `until` is its new end, `requestCorrelator` the request that asked.',
   answeredAgain: 'A request came again under its Idempotency-Key and got the answer of the first.',

@@ -98,9 +98,10 @@ export function choice<const Word extends string>(...words: readonly Word[]) {
   return field(words.length === 1 ? words.join() : `one of ${words.join(', ')}`, read, { enum: [...words] });
 }
 
+/** `true` or `false`. */
 export const flag = field(
   'true or false',
-  (text) => (text === 'true' || text === 'false' ? text === 'true' : undefined),
+  (value) => (value === 'true' ? true : value === 'false' ? false : undefined),
   { type: 'boolean' },
 );
 

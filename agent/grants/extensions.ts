@@ -71,8 +71,9 @@ export class Extensions {
     const { policy } = grants;
     const { grantsOnDevice, grantsOfServer, requestsInLastMinute } = grants.judge.usageOf(who.name, record.device);
     const others = { grantsOnDevice: grantsOnDevice - 1, grantsOfServer: grantsOfServer - 1, requestsInLastMinute };
-    const decision = grants.judge.again(record, durationSeconds, others);
+    const { question, decision } = grants.judge.again(record, durationSeconds, others);
     grants.judge.count(who, decision);
+    grants.judge.tellStaged(question, decision, { ...namesOf(record), requestCorrelator: who.correlator });
     if (decision.verdict === 'refuse') return refuse(decision.reason, grants.judge.factsOf(who, decision));
     const { rule } = decision;
     const objection = grants.objection(record);

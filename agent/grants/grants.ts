@@ -107,6 +107,7 @@ export class Grants {
     const tooMany = this.judge.tooManyMisses(who, decision);
     if (tooMany) return refuse('tooManyUnknownDevices', tooMany);
     this.judge.count(who, decision);
+    this.judge.tellStaged(question, decision, asked(who, ask));
     const { device } = question;
     if (device && decision.family && (decision.verdict === 'allow' || decision.step === 'quota')) {
       const { protocol, port: devicePort, server } = question;
@@ -260,6 +261,7 @@ export class Grants {
         if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
       });
       this.admitSources();
+      await this.judge.tellStagedEnds();
     });
     this.#switching = turn.catch(() => {});
     return turn;
@@ -351,7 +353,7 @@ export class Grants {
     }
     // What is said of a device changes without the rules; they alone are judged once.
     if (this.policy.version === record.policyVersion && !this.policy.readsAttributes) return { record };
-    const decision = this.judge.again(record, record.grantedSeconds, NO_USAGE);
+    const { decision } = this.judge.again(record, record.grantedSeconds, NO_USAGE);
     if (decision.verdict === 'refuse') {
       const unauthorised = decision.step === 'mtcUser' || decision.step === 'device';
       return { objection: unauthorised ? 'serverUnauthorised' : 'ruleChanged', record };

@@ -8,11 +8,13 @@ import type { RefusalFacts } from '../core/reasons.ts';
 import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
 import { type Decision, decide, type Question } from '../policy/decide.ts';
 import { NO_USAGE, type Policy, type Usage } from '../policy/policy.ts';
+import { wouldHave } from '../policy/staged.ts';
 import type { Ground } from './ground.ts';
 import type { LiveGrants } from './live.ts';
 import type { Opening } from './opening.ts';
 import { RequestRates } from './rates.ts';
 import type { GrantRecord } from './record.ts';
+import { slicesOf } from './slices.ts';
 
 /**
  * A server whose list of devices is out of date asks once a second for one
@@ -71,10 +73,15 @@ export class Judge {
   }
 
   /** The same for a grant that is there, as if it were asked for again as it stands. */
-  again(record: GrantRecord, durationSeconds: number, usage: Usage, policy = this.policy): Decision {
+  again(
+    record: GrantRecord,
+    durationSeconds: number,
+    usage: Usage,
+    policy = this.policy,
+  ): { readonly question: Question; readonly decision: Decision } {
     const { directory, clock } = this.#ground;
     const device = directory.find({ networkAccessIdentifier: record.device }) ?? { externalId: record.device };
-    return decide(policy, {
+    const question: Question = {
       server: record.server,
       device: this.#factsOf(device),
       protocol: record.protocol,
@@ -86,7 +93,39 @@ export class Judge {
       ipFamily: record.family,
       usage,
       nowMs: clock.nowMs(),
-    });
+    };
+    return { question, decision: decide(policy, question) };
+  }
+
+  /** Tells what staged rules would have decided, where that is something else; `about` says of what. */
+  tellStaged(question: Question, decision: Decision, about: object): void {
+    const { log, metrics } = this.#ground;
+    const otherwise = wouldHave(this.policy, question, decision);
+    if (!otherwise) return;
+    const { would, decision: staged } = otherwise;
+    metrics.staged(staged.rule ?? '', would, 1);
+    log.info({ ...about, would, rule: staged.rule, staged: told(staged), decided: told(decision) }, 'wouldHave');
+  }
+
+  /** How many live grants staged rules would end: counted by rule, and told once for each. */
+  async tellStagedEnds(): Promise<void> {
+    const { log, metrics } = this.#ground;
+    const { policy } = this;
+    if (!policy.staged) return;
+    const ends = new Map<string, number>();
+    for await (const records of slicesOf(this.#live.all())) {
+      for (const record of records) {
+        const { question, decision } = this.again(record, record.grantedSeconds, NO_USAGE);
+        const otherwise = wouldHave(policy, question, decision);
+        if (otherwise?.would !== 'refuse') continue;
+        const rule = otherwise.decision.rule ?? '';
+        ends.set(rule, (ends.get(rule) ?? 0) + 1);
+      }
+    }
+    for (const [rule, grants] of ends) {
+      metrics.staged(rule, 'end', grants);
+      log.info({ would: 'end', rule, grants, liveGrants: this.#live.size }, 'wouldHave');
+    }
   }
 
   /** What a policy would say of a request if nobody held or had asked for anything. */
@@ -153,4 +192,10 @@ export class Judge {
       ...(wait && { retryAfterSeconds: this.#rates.secondsUntilBelow(limit, who.name, nowNs) }),
     };
   }
+}
+
+/** A decision in the words of a policy test. */
+function told(decision: Decision): string {
+  if (decision.verdict === 'refuse') return `refuse ${decision.reason} (${decision.why})`;
+  return `allow ${decision.rule} for ${decision.durationSeconds} s`;
 }

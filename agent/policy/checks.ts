@@ -136,6 +136,7 @@ function deviceIssues({ mtcUsers }: Written): Issue[] {
 function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, tests }: Written): Issue[] {
   const known = servers.map(({ name }) => name);
   const allows = rules.filter(({ value }) => value.allow).map(({ name }) => name);
+  const staged = new Set(rules.filter(({ value }) => value.stage).map(({ name }) => name));
   const named = [
     ...mtcUsers.flatMap(({ value, locate }) =>
       value.authorises.map((name, i) => ({ name, place: () => locate('authorises', i) })),
@@ -152,11 +153,20 @@ function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, te
   const expected = tests.flatMap(({ value: { expect }, locate }) =>
     expect.allow === undefined ? [] : { name: expect.allow, place: () => locate('expect', 'allow') },
   );
+  const notEnforced = tests.flatMap(({ value: { expect, stage }, locate }) =>
+    expect.allow === undefined || stage || !staged.has(expect.allow)
+      ? []
+      : {
+          ...locate('expect', 'allow'),
+          message: `rule "${expect.allow}" is staged; a test of it says stage: true, too`,
+        },
+  );
   const ofServers = serverGroups.map(({ name }) => name);
   const ofDevices = deviceGroups.map(({ name }) => name);
   return [
     ...unknown('server', named, known),
     ...unknown('allow rule', expected, allows),
+    ...notEnforced,
     ...unknown('group of servers', groupsNamed(rules, 'servers'), ofServers, ofDevices),
     ...unknown('group of devices', groupsNamed(rules, 'devices'), ofDevices, ofServers),
   ];

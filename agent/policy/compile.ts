@@ -8,6 +8,7 @@ import type { Owned } from '../core/overlaps.ts';
 import type { MtcUserName, ServerName } from '../core/words.ts';
 import { findIssues, findWarnings } from './checks.ts';
 import { type FilterGroups, filterOf } from './filter-files.ts';
+import type { Filter } from './filters.ts';
 import { DAYS, type Hours } from './hours.ts';
 import { type DevicePattern, exactly, matchesName } from './patterns.ts';
 import {
@@ -71,29 +72,35 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
 
   const servers = byName(written.servers.map(serverOf));
   const mtcUsers = byName(written.mtcUsers.map(mtcUserOf));
-  const rules = byName(written.rules);
-  const allows = rules.flatMap((rule) => allowOf(rule, groups));
-  const denies = rules.flatMap((rule) => denyOf(rule, groups));
-  const filters = byName(written.filters).map((filter) => filterOf(filter, filterGroups));
   const parties = {
     servers: new Map(servers.map((server) => [server.name, frozen(server)])),
     mtcUsers: new Map(mtcUsers.map((user) => [user.name, frozen(user)])),
   };
-  const policy = frozen({
-    version: surroundings
-      .digest(canonical({ servers, mtcUsers, ...groups, allows, denies, filters }))
-      .slice(0, VERSION_LENGTH),
-    ...parties,
-    ...groups,
-    holders: holdersOf(parties),
-    allows,
-    denies,
-    filters,
-    tests: written.tests.map(testOf),
-    readsAttributes: [...allows, ...denies].some(
-      ({ when, match }) => when || match.devices?.some((selector) => 'group' in selector && selector.attributes),
-    ),
-  });
+  const rest = { ...parties, ...groups, holders: holdersOf(parties), tests: written.tests.map(testOf) };
+  const withRules = (rules: readonly Entry<WrittenRule>[], filters: readonly Filter[], staged?: Policy): Policy => {
+    const allows = rules.flatMap((rule) => allowOf(rule, groups));
+    const denies = rules.flatMap((rule) => denyOf(rule, groups));
+    const said = { servers, mtcUsers, ...groups, allows, denies, filters, ...(staged && { staged: staged.version }) };
+    return frozen({
+      version: surroundings.digest(canonical(said)).slice(0, VERSION_LENGTH),
+      ...rest,
+      allows,
+      denies,
+      filters,
+      readsAttributes: [...allows, ...denies].some(readsAttributes) || filters.some(namesGroup),
+      ...(staged && { staged }),
+    });
+  };
+  const rules = byName(written.rules);
+  const enforced = rules.filter(({ value }) => !value.stage);
+  const filters = byName(written.filters).map((filter) => filterOf(filter, filterGroups));
+  const isStaged = enforced.length < rules.length || filters.some(({ staged }) => staged);
+  const allEnforced = () =>
+    withRules(
+      rules,
+      filters.map((filter) => ({ ...filter, staged: false })),
+    );
+  const policy = withRules(enforced, filters, isStaged ? allEnforced() : undefined);
   return { policy, warnings: [...findWarnings(policy)].sort(byPlace) };
 }
 
@@ -117,6 +124,16 @@ function mtcUserOf({ name, value }: Entry<WrittenMtcUser>): MtcUser {
 function certificateOf({ uri, issuer, sha256 }: WrittenCertificate): Certificate {
   if (sha256 !== undefined) return { sha256 };
   return { uri: uri ?? '', ...(issuer !== undefined && { issuer }) };
+}
+
+/** Groups with attributes, and conditions. */
+function readsAttributes({ when, match }: AllowRule | DenyRule): boolean {
+  if (when) return true;
+  return match.devices?.some((selector) => 'group' in selector && selector.attributes !== undefined) ?? false;
+}
+
+function namesGroup({ from, to }: Filter): boolean {
+  return [from, to].some((ends) => ends && ends.groups.length > 0);
 }
 
 function allowOf(
@@ -183,13 +200,14 @@ function matchOf(
 
 function testOf({
   name,
-  value: { request, attributes = {}, now, usage, expect },
+  value: { stage = false, request, attributes = {}, now, usage, expect },
   locate,
 }: Entry<WrittenTest>): PolicyTest {
   const { allow, refuse, durationSeconds } = expect;
   return {
     name,
     place: locate(),
+    staged: stage,
     request,
     attributes,
     ...(now !== undefined && { nowMs: now }),

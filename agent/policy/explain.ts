@@ -8,10 +8,17 @@ import { contextFor, type Decision, heldBy, mismatchesOf, type Question, type Tr
 import { selectorText } from './groups.ts';
 import { hoursText } from './hours.ts';
 import type { AllowRule, DenyRule, Match, Policy } from './policy.ts';
+import { wouldHave } from './staged.ts';
 
 /** One line for the outcome, one for each step, one for each rule that does not match: of many, the nearest. */
 export function explain(policy: Policy, question: Question, decision: Decision): string[] {
-  return [outcome(question, decision), ...decision.trace.map(step), ...lookedAway(policy, question, decision)];
+  const otherwise = wouldHave(policy, question, decision);
+  return [
+    outcome(question, decision),
+    ...decision.trace.map(step),
+    ...lookedAway(policy, question, decision),
+    ...(otherwise ? [`with all that is staged: ${outcome(question, otherwise.decision)}`] : []),
+  ];
 }
 
 /** Which servers each MTC user authorises. */

@@ -85,6 +85,8 @@ export interface DenyRule extends Rule {
 export interface PolicyTest {
   readonly name: string;
   readonly place: Place;
+  /** Judged as if all that is staged were enforced. */
+  readonly staged: boolean;
   readonly request: {
     readonly server: ServerName;
     readonly device: ExternalId;
@@ -135,6 +137,8 @@ export interface Policy {
   readonly tests: readonly PolicyTest[];
   /** Whether a rule looks at more of a device than its name: its grants are then judged again when the devices file is read. */
   readonly readsAttributes: boolean;
+  /** Only where something is staged: the same policy with all of it enforced. */
+  readonly staged?: Policy;
 }
 
 /** Who a certificate stands for. */

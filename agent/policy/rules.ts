@@ -153,6 +153,7 @@ const rule = f
     limits: limits.exactOptional(),
     hours: hours.exactOptional(),
     when: when.exactOptional(),
+    stage: f.flag.exactOptional(),
   })
   .refine(...f.exactlyOne('allow', 'deny'))
   .refine((written) => 'deny' in written || 'limits' in written, {
@@ -168,6 +169,7 @@ const rule = f
 
 const test = f.mapping({
   name: f.text,
+  stage: f.flag.exactOptional(),
   request: f.mapping({
     server: serverName,
     device: f.externalId,
@@ -201,16 +203,28 @@ const test = f.mapping({
     }),
 });
 
+/** Who there is cannot be tried out: certificates and sources count, or they do not. */
+function enforced(key: 'servers' | 'mtcUsers') {
+  const stands = (file: { readonly stage?: boolean; readonly servers: object; readonly mtcUsers: object }) =>
+    !file.stage || Object.keys(file[key]).length === 0;
+  const error = `expected no ${key} in a staged file; move them to another`;
+  return [stands, { error, path: [key] as PropertyKey[] }] as const;
+}
+
 /** A rule file, key by key; rules/rules.schema.json, for editors, is made from it. */
-export const ruleFile = f.mapping({
-  servers: f.named(server, 'servers').default({}),
-  mtcUsers: f.named(mtcUser, 'MTC users').default({}),
-  deviceGroups: f.named(deviceGroup, 'groups of devices').default({}),
-  serverGroups: f.named(serverGroup, 'groups of servers').default({}),
-  rules: f.list(rule, 'rules', 0).default([]),
-  filters: f.list(filter, 'filters', 0).default([]),
-  tests: f.list(test, 'tests', 0).default([]),
-});
+export const ruleFile = f
+  .mapping({
+    stage: f.flag.exactOptional(),
+    servers: f.named(server, 'servers').default({}),
+    mtcUsers: f.named(mtcUser, 'MTC users').default({}),
+    deviceGroups: f.named(deviceGroup, 'groups of devices').default({}),
+    serverGroups: f.named(serverGroup, 'groups of servers').default({}),
+    rules: f.list(rule, 'rules', 0).default([]),
+    filters: f.list(filter, 'filters', 0).default([]),
+    tests: f.list(test, 'tests', 0).default([]),
+  })
+  .refine(...enforced('servers'))
+  .refine(...enforced('mtcUsers'));
 
 type WrittenFile = z.output<typeof ruleFile>;
 export type WrittenServer = z.output<typeof server>;
@@ -264,14 +278,14 @@ export function readRules(
       mtcUsers: named('mtcUsers', ({ mtcUsers }) => mtcUsers),
       deviceGroups: named('deviceGroups', ({ deviceGroups }) => deviceGroups),
       serverGroups: named('serverGroups', ({ serverGroups }) => serverGroups),
-      rules: documents.flatMap(({ value, locate }) =>
-        value.rules.map((rule, i) => entry(rule.id, rule, locate, ['rules', i])),
+      rules: documents.flatMap(({ value: { rules, stage = false }, locate }) =>
+        rules.map((rule, i) => entry(rule.id, { stage, ...rule }, locate, ['rules', i])),
       ),
-      filters: documents.flatMap(({ value, locate }) =>
-        value.filters.map((filter, i) => entry(filter.id, filter, locate, ['filters', i])),
+      filters: documents.flatMap(({ value: { filters, stage = false }, locate }) =>
+        filters.map((filter, i) => entry(filter.id, { stage, ...filter }, locate, ['filters', i])),
       ),
-      tests: documents.flatMap(({ value, locate }) =>
-        value.tests.map((test, i) => entry(test.name, test, locate, ['tests', i])),
+      tests: documents.flatMap(({ value: { tests, stage = false }, locate }) =>
+        tests.map((test, i) => entry(test.name, { stage, ...test }, locate, ['tests', i])),
       ),
     },
   };
