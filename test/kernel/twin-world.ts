@@ -8,6 +8,7 @@
  * run again by hand.
  */
 import fc from 'fast-check';
+import type { PacketLimits } from '../../agent/core/words.ts';
 import type { Hook } from '../../agent/dataplane/dataplane.ts';
 import { ethernet, type IpFields, icmp, ip, raw, TCP_ACK, tcp, type Upper, udp } from '../frames.ts';
 import { CLASS, mapping, OTHER_CLASS, REALM, SECOND_REALM, SERVER_PREFIXES } from '../suites/fixture.ts';
@@ -19,6 +20,8 @@ type Ends = 'inAnHour' | 'justNow' | 'longAgo';
 export type Command =
   | { readonly do: 'open'; readonly grant: Text; readonly ends: Ends }
   | { readonly do: 'end' | 'forget'; readonly which: number }
+  | { readonly do: 'limit'; readonly which: number; readonly limits: PacketLimits }
+  | { readonly do: 'usedUp' }
   | { readonly do: 'class'; readonly prefix: string; readonly classId: number }
   | { readonly do: 'changing'; readonly realm: number; readonly address: string; readonly on: boolean }
   | { readonly do: 'heartbeat'; readonly lost: boolean }
@@ -68,6 +71,14 @@ const payload = fc.oneof(fc.uint8Array({ maxLength: 40 }), fc.constant(new Uint8
 
 const bracket = (host: string, port: number) => (host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`);
 
+/** So few packets a second that no token comes while a life lasts, or hardly; so few bytes that they are soon used. */
+const limits: fc.Arbitrary<PacketLimits> = fc.oneof(
+  { weight: 3, arbitrary: fc.constant({}) },
+  { weight: 1, arbitrary: fc.constant({ packetsPerSecond: 1 }) },
+  { weight: 2, arbitrary: fc.integer({ min: 1, max: 1000 }).map((bytes) => ({ bytes })) },
+  { weight: 1, arbitrary: fc.integer({ min: 1, max: 200 }).map((bytes) => ({ packetsPerSecond: 1, bytes })) },
+);
+
 const grant: fc.Arbitrary<Text> = family.chain((name) => {
   const { externals, devices, remotes } = FAMILIES[name];
   return fc
@@ -79,6 +90,7 @@ const grant: fc.Arbitrary<Text> = family.chain((name) => {
       remotePort: fc.constantFrom(0, 0, 5000),
       classId: fc.constantFrom(CLASS, CLASS, OTHER_CLASS),
       slot: fc.nat(3),
+      limits,
     })
     .map((text) => ({ ...text, realm: REALM }));
 });
@@ -220,6 +232,8 @@ const openOne = (grants: readonly Text[]): fc.Arbitrary<Command> =>
 
 const change: fc.Arbitrary<Command> = fc.oneof(
   { weight: 2, arbitrary: fc.record({ do: fc.constantFrom('end' as const, 'forget' as const), which: fc.nat(30) }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('limit' as const), which: fc.nat(30), limits }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('usedUp' as const) }) },
   {
     weight: 1,
     arbitrary: fc.record({

@@ -66,6 +66,7 @@ const grant: OperatorGrant = {
   status: 'LIVE',
   startedAtMs: 0,
   expiresAtMs: 600_000,
+  limits: {},
 };
 const row = {
   grantId: '01JZ8Q4X9T5E2V7M3K6B0N1RWC',
@@ -273,7 +274,7 @@ describe('an operator', () => {
       ...row,
       ...{ status: 'ended', endedAt: '1970-01-01T00:00:01.000Z', endCause: 'expired', endText: 'its time was over' },
       ...{ gateway: 'gw-1', mtcUser: 'acme', policyVersion: '0123', family: 'ipv6', grantedSeconds: 600 },
-      ...{ remainingSeconds: 0, entry: 7, number: 99, reference: '+12025550142' },
+      ...{ remainingSeconds: 0, entry: 7, number: 99, reference: '+12025550142', limits: {} },
       carried: { in: { packets: 2, bytes: 120 }, out: { packets: 1, bytes: 60 } },
     });
     expect((await ask('GET', '/devices/m1%40meters.acme.example')).body).toEqual({
