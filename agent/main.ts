@@ -335,6 +335,7 @@ async function start(
     notReady: () => ground.notReady()?.why,
   });
   stops.push(() => pages.close());
+  await policies.keep(); // the first edition is one from here on
   log.info({ gateway: config.gateway, attachments: gate.attachments().map(attachmentText) }, 'ready');
 }
 

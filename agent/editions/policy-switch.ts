@@ -102,9 +102,10 @@ export class PolicySwitch {
       const texts = parts.readFolder();
       const policy = await parts.compile(texts.files);
       const first = edition(1, texts, policy, { how: 'start', by: START, changed: ['the first edition'] }, clock);
-      store.add(first);
       log.info(factsOf(first), 'policyApplied');
-      return new PolicySwitch(parts, { edition: first, policy });
+      const begun = new PolicySwitch(parts, { edition: first, policy });
+      begun.#unwritten = first; // until the agent serves: a first start that fails leaves no edition
+      return begun;
     }
     const onTrial = isOnTrial(last);
     const kept = onTrial ? store.edition(last.number - 1) : last;

@@ -79,6 +79,7 @@ async function begin({
     if (fault) throw fault;
     await gateway.grants.switchPolicy(policy);
   });
+  await policies.keep();
   return policies;
 }
 
