@@ -63,6 +63,8 @@ export interface EditionRow {
   readonly by: string;
   readonly byUid?: number;
   readonly how: string;
+  /** The edition whose text it is again. */
+  readonly of?: number;
   readonly comment?: string;
   /** Until when it is, or was, on trial. */
   readonly confirmBy?: string;
@@ -111,12 +113,13 @@ export function addEditionRoutes(
 }
 
 function editionRow(head: EditionHead): EditionRow {
-  const { number, version, atMs, by, how, comment, confirmByMs, confirmed, changed } = head;
+  const { number, version, atMs, by, how, of, comment, confirmByMs, confirmed, changed } = head;
   const time = (ms: number) => new Date(ms).toISOString();
   return {
     ...{ edition: number, policy: version, at: time(atMs), by: by.name },
     ...(by.uid !== undefined && { byUid: by.uid }),
     how,
+    ...(of !== undefined && { of }),
     ...(comment !== undefined && { comment }),
     ...(confirmByMs !== undefined && { confirmBy: time(confirmByMs) }),
     ...(confirmed && { confirmedAt: time(confirmed.atMs), confirmedBy: confirmed.by.name }),

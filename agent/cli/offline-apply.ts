@@ -9,7 +9,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { AgentError } from '../core/errors.ts';
-import { bounded, type Edition } from '../editions/edition.ts';
+import { bounded, type Edition, newEdition } from '../editions/edition.ts';
 import { type EditionStore, openEditions, putEditionsAside } from '../editions/edition-store.ts';
 import { compileRules, loadConfig } from '../files.ts';
 import { lockFolder, systemClock, userName } from '../host.ts';
@@ -48,11 +48,8 @@ export async function applyOffline(ask: OfflineApply): Promise<void> {
   if (typeof store === 'string') putEditionsAside(file);
   const editions = typeof store === 'string' ? openEditions(file) : store;
   const uid = process.getuid?.() ?? 0;
-  const edition: Edition = {
-    ...{ number: (last?.number ?? 0) + 1, version: policy.version, atMs: systemClock.nowMs(), how: 'offline' },
-    ...{ by: { uid, name: await userName(uid) }, changed, digest, files },
-    ...(ask.comment !== undefined && { comment: ask.comment }),
-  };
+  const made = { how: 'offline', by: { uid, name: await userName(uid) }, changed, comment: ask.comment } as const;
+  const edition = newEdition((last?.number ?? 0) + 1, { files, digest }, policy, made, systemClock);
   editions.add(edition);
   editions.close();
   if (ask.json) printJson({ applied: true, edition: edition.number, policy: policy.version });

@@ -34,7 +34,7 @@ const EDITIONS_MOST = 100;
 const SCHEMA = `
 CREATE TABLE editions (
   number INTEGER PRIMARY KEY, version TEXT NOT NULL, at_ms INTEGER NOT NULL, by TEXT NOT NULL, how TEXT NOT NULL,
-  comment TEXT, changed TEXT NOT NULL, digest TEXT NOT NULL,
+  of_edition INTEGER, comment TEXT, changed TEXT NOT NULL, digest TEXT NOT NULL,
   confirm_by_ms INTEGER, confirmed_at_ms INTEGER, confirmed_by TEXT,
   CHECK ((confirmed_at_ms IS NULL) = (confirmed_by IS NULL))
 ) STRICT;
@@ -53,6 +53,7 @@ interface Row {
   readonly at_ms: number;
   readonly by: string;
   readonly how: How;
+  readonly of_edition: number | null;
   readonly comment: string | null;
   readonly changed: string;
   readonly digest: string;
@@ -73,7 +74,7 @@ export function openEditions(file: string): EditionStore {
     ),
     // One that was not acknowledged may be there all the same: it never was in force.
     unsay: db.prepare('DELETE FROM editions WHERE number >= ?'),
-    add: db.prepare(`INSERT INTO editions VALUES (@number, @version, @atMs, @by, @how, @comment, @changed, @digest,
+    add: db.prepare(`INSERT INTO editions VALUES (@number, @version, @atMs, @by, @how, @of, @comment, @changed, @digest,
       @confirmByMs, @confirmedAtMs, @confirmedBy)`),
     text: db.prepare('INSERT OR IGNORE INTO texts (text) VALUES (?)'),
     file: db.prepare('INSERT INTO files SELECT ?, ?, id FROM texts WHERE text = ?'),
@@ -87,11 +88,12 @@ export function openEditions(file: string): EditionStore {
     return { ...head, files: statement.files.all(head.number) as RuleFile[] };
   };
   const add = db.transaction((edition: Edition) => {
-    const { by, comment = null, changed, confirmByMs = null, confirmed, files, ...rest } = edition;
+    const { by, of = null, comment = null, changed, confirmByMs = null, confirmed, files, ...rest } = edition;
     statement.unsay.run(edition.number);
     statement.add.run({
       ...rest,
       by: JSON.stringify(by),
+      of,
       comment,
       changed: JSON.stringify(changed),
       confirmByMs,
@@ -166,11 +168,12 @@ function giveToOwnerOfFolder(file: string): void {
 
 function headOf(row: Row): EditionHead {
   const { comment, confirm_by_ms: confirmByMs, confirmed_at_ms: confirmedAtMs, confirmed_by: confirmedBy } = row;
-  const { number, version, at_ms: atMs, how, digest } = row;
+  const { number, version, at_ms: atMs, how, of_edition: of, digest } = row;
   return {
     ...{ number, version, atMs, how, digest },
     by: JSON.parse(row.by) as Who,
     changed: JSON.parse(row.changed) as string[],
+    ...(of !== null && { of }),
     ...(comment !== null && { comment }),
     ...(confirmByMs !== null && { confirmByMs }),
     ...(confirmedAtMs !== null &&

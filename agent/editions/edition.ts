@@ -9,7 +9,15 @@
  * edition of its own. That a trial was not confirmed is on record from its
  * beginning, so whoever starts after a crash knows.
  */
+import type { Clock } from '../core/ports.ts';
+import type { Policy } from '../policy/policy.ts';
 import type { RuleFile } from '../policy/rules.ts';
+
+/** Rule files as text, and a hash of it. */
+export interface Texts {
+  readonly files: readonly RuleFile[];
+  readonly digest: string;
+}
 
 /** How an edition came to be in force. */
 export type How = 'start' | 'apply' | 'autoApply' | 'rollback' | 'wentBack' | 'offline';
@@ -28,6 +36,8 @@ export interface EditionHead {
   readonly atMs: number;
   readonly by: Who;
   readonly how: How;
+  /** The edition whose text it is again, where it went or was rolled back. */
+  readonly of?: number;
   readonly comment?: string;
   /** Against the edition before, in words. */
   readonly changed: readonly string[];
@@ -41,6 +51,26 @@ export interface EditionHead {
 export interface Edition extends EditionHead {
   readonly files: readonly RuleFile[];
 }
+
+/** What is in force: the edition, and what it compiled to. */
+export interface InForce {
+  readonly edition: Edition;
+  readonly policy: Policy;
+}
+
+/** How an edition is made. */
+export interface Made {
+  readonly how: How;
+  readonly by: Who;
+  readonly changed: readonly string[];
+  readonly of?: number | undefined;
+  readonly comment?: string | undefined;
+  readonly confirmSeconds?: number | undefined;
+}
+
+/** The agent by itself: when it starts, and while it runs. */
+export const START: Who = { name: 'start' };
+export const AGENT: Who = { name: 'agent' };
 
 /** Whether it was to be confirmed, and has not been. */
 export function isOnTrial({ confirmByMs, confirmed }: EditionHead): boolean {
@@ -59,4 +89,26 @@ export function bounded(lines: readonly string[]): string[] {
 
 function cut(text: string, most: number): string {
   return text.length > most ? `${text.slice(0, most)}…` : text;
+}
+
+export function newEdition(
+  number: number,
+  { files, digest }: Texts,
+  { version }: Policy,
+  made: Made,
+  clock: Clock,
+): Edition {
+  const { how, by, changed, of, comment, confirmSeconds } = made;
+  const atMs = clock.nowMs();
+  return {
+    ...{ number, version, atMs, by, how, changed, digest, files },
+    ...(of !== undefined && { of }),
+    ...(comment !== undefined && { comment }),
+    ...(confirmSeconds !== undefined && { confirmByMs: atMs + confirmSeconds * 1000 }),
+  };
+}
+
+/** An edition in the log. */
+export function factsOf({ number, version, how, by, comment, changed }: EditionHead): Record<string, unknown> {
+  return { edition: number, policy: version, how, by: by.name, byUid: by.uid, comment, changed: changed.length };
 }

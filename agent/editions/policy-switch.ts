@@ -1,6 +1,6 @@
 /**
  * The one place through which a policy comes into force: apply, confirm,
- * rollback, going back, and what a start begins with.
+ * rollback, and going back.
  *
  * Invariants:
  * - One switch at a time; while one is under way, or an edition is on trial,
@@ -13,35 +13,26 @@
  * - A switch that fails in the middle is gone back from. Going back that fails
  *   is tried again until it does not, and told each time.
  */
-import { AgentError } from '../core/errors.ts';
-import type { Clock, Log } from '../core/ports.ts';
+import type { Log } from '../core/ports.ts';
 import { changesBetween, inWords, type PolicyChange } from '../policy/changes.ts';
 import type { Policy } from '../policy/policy.ts';
-import type { RuleFile } from '../policy/rules.ts';
-import { bounded, type Edition, type EditionHead, type How, isOnTrial, type Who } from './edition.ts';
-import type { EditionStore } from './edition-store.ts';
+import { beginningOf, type Sources } from './beginning.ts';
+import {
+  AGENT,
+  bounded,
+  type Edition,
+  type EditionHead,
+  factsOf,
+  type InForce,
+  type Made,
+  newEdition,
+  START,
+  type Texts,
+  type Who,
+} from './edition.ts';
 
-/** Rule files as text, and a hash of it. */
-export interface Texts {
-  readonly files: readonly RuleFile[];
-  readonly digest: string;
-}
-
-export interface SwitchParts {
-  readonly store: EditionStore;
-  /** The folder as it is now. @throws AgentError rulesInvalid */
-  readonly readFolder: () => Texts;
-  /** `edition`: whose files they are; without, those of the folder. @throws AgentError rulesInvalid, also where a policy test fails */
-  readonly compile: (files: readonly RuleFile[], edition?: number) => Promise<Policy>;
-  readonly autoApply: boolean;
-  readonly clock: Clock;
+export interface SwitchParts extends Sources {
   readonly log: Log;
-}
-
-/** What is in force: the edition, and what it compiled to. */
-interface InForce {
-  readonly edition: Edition;
-  readonly policy: Policy;
 }
 
 /** What could be put in force, compiled and tested, and against which edition it was compared. */
@@ -89,52 +80,19 @@ export class PolicySwitch {
     this.#inForce = inForce;
   }
 
-  /**
-   * What a start begins with: the edition in force, or the one before it where
-   * that was on trial; the folder where there is no edition yet. With
-   * autoApply the folder, if it can be.
-   * @throws AgentError rulesInvalid, editionUnfit, editionsInvalid, editionsFailed
-   */
+  /** As a start begins (beginning.ts). @throws AgentError rulesInvalid, editionUnfit, editionsInvalid */
   static async begin(parts: SwitchParts): Promise<PolicySwitch> {
-    const { store, clock, log, autoApply } = parts;
-    const last = store.last();
-    if (!last) {
-      const texts = parts.readFolder();
-      const policy = await parts.compile(texts.files);
-      const first = edition(1, texts, policy, { how: 'start', by: START, changed: ['the first edition'] }, clock);
-      log.info(factsOf(first), 'policyApplied');
-      const begun = new PolicySwitch(parts, { edition: first, policy });
-      begun.#unwritten = first; // until the agent serves: a first start that fails leaves no edition
+    const { inForce, isNew, left } = await beginningOf(parts);
+    const begun = new PolicySwitch(parts, inForce);
+    if (isNew) {
+      parts.log.info(factsOf(inForce.edition), 'policyApplied');
+      begun.#unwritten = inForce.edition; // until the agent serves: a first start that fails leaves no edition
       return begun;
     }
-    const onTrial = isOnTrial(last);
-    const kept = onTrial ? store.edition(last.number - 1) : last;
-    if (!kept) throw new AgentError('editionsInvalid', `edition ${last.number - 1}, to go back to, is not there`);
-    const policy = await parts.compile(kept.files, kept.number).catch((fault: AgentError) => {
-      if (!autoApply) throw unfit(kept, fault);
-      return fault;
-    });
-    const begun = policy instanceof Error ? undefined : new PolicySwitch(parts, { edition: kept, policy });
-    if (begun && onTrial) begun.#record(last.number, `edition ${last.number} was not confirmed before the agent ended`);
-    if (autoApply) {
-      const fault = await (begun ? begun.autoApply() : insteadOf(kept)).catch((why: AgentError) => why);
-      if (fault instanceof PolicySwitch) return fault;
-      if (fault instanceof Error && policy instanceof Error) throw unfit(kept, policy);
-      if (fault instanceof Error) log.error({ message: fault.message }, 'autoApplyFailed');
-    }
-    if (!begun) throw unfit(kept, policy as AgentError);
+    if (left !== undefined) begun.#record(left, `edition ${left} was not confirmed before the agent ended`);
+    if (parts.autoApply)
+      await begun.autoApply().catch((fault: Error) => parts.log.error({ message: fault.message }, 'autoApplyFailed'));
     return begun;
-
-    /** The folder in place of an edition that does not compile any more. */
-    async function insteadOf({ number }: Edition): Promise<PolicySwitch> {
-      const texts = parts.readFolder();
-      const whole = await parts.compile(texts.files);
-      const changed = [`edition ${number} does not fit agent.yaml any more`];
-      const next = edition((last?.number ?? 0) + 1, texts, whole, { how: 'autoApply', by: START, changed }, clock);
-      store.add(next);
-      log.info(factsOf(next), 'policyApplied');
-      return new PolicySwitch(parts, { edition: next, policy: whole });
-    }
   }
 
   /** How a policy is put in force from now on: sources, grants, base. */
@@ -155,7 +113,7 @@ export class PolicySwitch {
 
   /** The folder, or an edition (by its number, or the one before), compiled, tested and compared; changes nothing. */
   async propose(of?: number | 'before'): Promise<Proposal | NotDone> {
-    const number = of === 'before' ? this.#inForce.edition.number - 1 : of;
+    const number = of === 'before' ? this.#before() : of;
     const texts = number === undefined ? this.#parts.readFolder() : this.#editionTexts(number);
     if ('refused' in texts) return texts;
     const { edition: compared, policy: before } = this.#inForce;
@@ -181,7 +139,10 @@ export class PolicySwitch {
       if (proposal.digest === this.#inForce.edition.digest) {
         return { refused: 'sameAsInForce', why: `edition ${number}, which is in force, says the same` };
       }
-      return this.#putInForce(proposal, { how: asked.of === undefined ? 'apply' : 'rollback', by, ...asked });
+      return this.#putInForce(proposal, {
+        ...{ how: asked.of === undefined ? 'apply' : 'rollback', by },
+        ...asked,
+      });
     });
   }
 
@@ -243,6 +204,22 @@ export class PolicySwitch {
     else if (this.#unwritten && !this.#due) this.#write();
   }
 
+  /**
+   * The edition to roll back to if none is named: what a trial would go back
+   * to; else what was in force before this text was. What was gone back from is
+   * not that.
+   */
+  #before(): number {
+    let at: EditionHead | undefined = this.#inForce.edition;
+    if (this.#trial) return at.number - 1;
+    while (at?.of !== undefined && at.of < at.number) {
+      const again = this.#parts.store.edition(at.of);
+      if (!again) return at.of;
+      at = again;
+    }
+    return at.number - 1;
+  }
+
   #onTrial(): NotDone | undefined {
     const { number } = this.#inForce.edition;
     if (this.#due) return { refused: 'applyUnderWay', why: `edition ${number} is being gone back from` };
@@ -270,7 +247,7 @@ export class PolicySwitch {
 
   async #putInForce(
     { files, digest, policy, changes }: Proposal,
-    how: { how: How; by: Who; comment?: string | undefined; confirmSeconds?: number | undefined },
+    how: Pick<Made, 'how' | 'by' | 'of' | 'comment' | 'confirmSeconds'>,
   ): Promise<EditionHead> {
     const { store, clock, log } = this.#parts;
     if (this.#unwritten) store.add(this.#unwritten);
@@ -279,7 +256,7 @@ export class PolicySwitch {
     const { confirmSeconds } = how;
     const endNs = clock.boottimeNs() + BigInt(confirmSeconds ?? 0) * 1_000_000_000n;
     const changed = changes.length > 0 ? bounded(changes.map(inWords)) : ['nothing in meaning'];
-    const next = edition(before.edition.number + 1, { files, digest }, policy, { ...how, changed }, clock);
+    const next = newEdition(before.edition.number + 1, { files, digest }, policy, { ...how, changed }, clock);
     store.add(next);
     this.#inForce = { edition: next, policy };
     try {
@@ -329,8 +306,9 @@ export class PolicySwitch {
   #record(left: number, why: string, by: Who = START): void {
     const { clock, log } = this.#parts;
     const { edition: again, policy } = this.#inForce;
-    const how = { how: 'wentBack', by, comment: why, changed: [`as edition ${again.number}`] } as const;
-    const next = edition(left + 1, again, policy, how, clock);
+    const of = again.number;
+    const how = { how: 'wentBack', by, of, comment: why, changed: [`as edition ${of}`] } as const;
+    const next = newEdition(left + 1, again, policy, how, clock);
     this.#inForce = { edition: next, policy };
     this.#unwritten = next;
     log.error({ ...factsOf(next), left, asEdition: again.number }, 'policyWentBack');
@@ -350,42 +328,7 @@ export class PolicySwitch {
   }
 }
 
-const START: Who = { name: 'start' };
-const AGENT: Who = { name: 'agent' };
-
-function edition(
-  number: number,
-  { files, digest }: Texts,
-  { version }: Policy,
-  made: {
-    how: How;
-    by: Who;
-    changed: readonly string[];
-    comment?: string | undefined;
-    confirmSeconds?: number | undefined;
-  },
-  clock: Clock,
-): Edition {
-  const { how, by, changed, comment, confirmSeconds } = made;
-  const atMs = clock.nowMs();
-  return {
-    ...{ number, version, atMs, by, how, changed, digest, files },
-    ...(comment !== undefined && { comment }),
-    ...(confirmSeconds !== undefined && { confirmByMs: atMs + confirmSeconds * 1000 }),
-  };
-}
-
 function changedMeanwhile(): NotDone {
   const why = 'the rule files, or the policy in force, are not those that were shown: look at mtgate diff again';
   return { refused: 'changedMeanwhile', why };
-}
-
-function unfit({ number }: Edition, cause: AgentError): AgentError {
-  const message = `edition ${number}, which is in force, does not fit agent.yaml (or this mtgate):\n${cause.message}`;
-  return new AgentError('editionUnfit', message, { cause: cause.cause });
-}
-
-/** An edition in the log. */
-function factsOf({ number, version, how, by, comment, changed }: EditionHead): Record<string, unknown> {
-  return { edition: number, policy: version, how, by: by.name, byUid: by.uid, comment, changed: changed.length };
 }

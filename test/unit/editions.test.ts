@@ -218,8 +218,9 @@ describe('on trial', () => {
     });
     const shown = await policies.propose('before');
     if ('refused' in shown) throw new Error(shown.why);
-    expect(await policies.apply(shown, ROOT)).toMatchObject({ number: 3, how: 'wentBack', by: ROOT });
+    expect(await policies.apply(shown, ROOT)).toMatchObject({ number: 3, how: 'wentBack', of: 1, by: ROOT });
     expect(policies.secondsLeft).toBeUndefined();
+    expect(await policies.propose('before')).toMatchObject({ refused: 'editionUnknown' }); // nothing was before 1
   });
 
   test.each(['at once', 'after its time'])('the agent was killed: the next start goes back (%s)', async (when) => {
@@ -277,6 +278,7 @@ describe('rollback', () => {
     gateway.clock.pass(5);
     await policies.keep();
     expect(policies.inForce.edition).toMatchObject({ number: 5, changed: ['as edition 3'] });
+    expect(await policies.propose('before')).toMatchObject({ of: 2 }); // not 4, which was gone back from
     expect(await policies.propose(77)).toMatchObject({ refused: 'editionUnknown' });
   });
 });
