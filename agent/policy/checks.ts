@@ -8,29 +8,31 @@ import { type Claim, clashesAmong, seenFrom } from '../core/claims.ts';
 import type { Issue, Path, Place } from '../core/document.ts';
 import { unknownWord } from '../core/fields.ts';
 import { type Owned, overlapsAmong } from '../core/overlaps.ts';
-import type { ServerName } from '../core/words.ts';
 import { faultOf } from './condition.ts';
-import { type FilterGroups, filterIssues, filterWarnings } from './filter-files.ts';
-import { patternsOf } from './groups.ts';
+import { type FilterGroups, filterIssues } from './filter-files.ts';
 import { PatternIndex } from './pattern-index.ts';
 import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
-import type { Match, MtcUser, Policy } from './policy.ts';
-import type { Entry, Written, WrittenCertificate } from './rules.ts';
+import type { Entry, RulesReading, Written, WrittenCertificate } from './rules.ts';
 
-/** All that is wrong with rules whose files are right. Without `authorities` nothing is said of issuers. */
+/**
+ * All that is wrong with rules whose files are right. Without `authorities`
+ * nothing is said of issuers; where a file could not be read, nothing of names
+ * that may stand in it.
+ */
 export function findIssues(
-  written: Written,
+  { written, issues }: RulesReading,
   authorities: readonly string[] | undefined,
   ownSpaces: readonly Owned[],
   groups: FilterGroups,
 ): Issue[] {
   return [
+    ...issues,
     ...clashesAmong(nameClaims(written)),
     ...clashesAmong(certificateClaims(written, authorities)),
     ...issuerIssues(written, authorities),
     ...sourceIssues(written, ownSpaces),
     ...deviceIssues(written),
-    ...unknownNames(written),
+    ...(issues.length > 0 ? [] : unknownNames(written)),
     ...unauthorisable(written),
     ...conditionIssues(written),
     ...filterIssues(written.filters, groups),
@@ -221,41 +223,6 @@ function conditionIssues({ rules }: Written): Issue[] {
     const fault = when && faultOf(when.text);
     return fault ? { ...locateIn(fault.at, 'when'), message: fault.message } : [];
   });
-}
-
-/** What is right, but surely not meant. */
-export function findWarnings({ allows, filters, mtcUsers }: Policy): Issue[] {
-  const owned = new PatternIndex<{ readonly pattern: DevicePattern; readonly user: MtcUser }[]>(() => []);
-  const authorised = new Map<MtcUser, ReadonlySet<ServerName>>();
-  const byServer = new Map<ServerName, MtcUser>(); // one of those that authorise it
-  for (const user of mtcUsers.values()) {
-    authorised.set(user, new Set(user.authorises));
-    for (const server of user.authorises) byServer.set(server, user);
-    for (const pattern of user.devices) owned.at(pattern).push({ pattern, user });
-  }
-  const isOf = (user: MtcUser, servers: readonly ServerName[] | undefined) => {
-    const known = authorised.get(user);
-    return servers ? servers.some((server) => known?.has(server)) : user.authorises.length > 0;
-  };
-  const canMatch = ({ servers, devices }: Match) => {
-    const patterns = devices?.map(patternsOf);
-    if (!patterns?.every((one) => one !== undefined))
-      return servers ? servers.some((server) => byServer.has(server)) : byServer.size > 0;
-    return patterns
-      .flat()
-      .some((wanted) =>
-        owned
-          .overlapping(wanted)
-          .some((slot) => slot.some(({ pattern, user }) => isOf(user, servers) && devicesOverlap(pattern, wanted))),
-      );
-  };
-  const unmatched = allows
-    .filter(({ match }) => !canMatch(match))
-    .map(({ id, place }) => ({
-      ...place,
-      message: `allow "${id}" can never match: no MTC user authorises its servers for its devices`,
-    }));
-  return [...unmatched, ...filterWarnings(filters)];
 }
 
 function certificatesOf({ servers, mtcUsers }: Written) {

@@ -6,9 +6,10 @@
 import { byPlace, frozen, type Issue } from '../core/document.ts';
 import type { Owned } from '../core/overlaps.ts';
 import type { MtcUserName, ServerName } from '../core/words.ts';
-import { findIssues, findWarnings } from './checks.ts';
+import { findIssues } from './checks.ts';
 import { type FilterGroups, filterOf } from './filter-files.ts';
 import type { Filter } from './filters.ts';
+import type { DeviceFacts } from './groups.ts';
 import { DAYS, type Hours } from './hours.ts';
 import { type DevicePattern, exactly, matchesName } from './patterns.ts';
 import {
@@ -35,6 +36,7 @@ import {
   type WrittenServer,
   type WrittenTest,
 } from './rules.ts';
+import { findWarnings } from './warnings.ts';
 
 /** What the rules are held against; absent where it is not known, as in a check without agent.yaml. */
 export interface Surroundings {
@@ -42,6 +44,8 @@ export interface Surroundings {
   readonly authorities?: readonly string[];
   /** The gateway's own address spaces. */
   readonly ownSpaces?: readonly Owned[];
+  /** What the devices file says; only to warn of what stands for none of them. */
+  readonly devices?: readonly DeviceFacts[];
   /** SHA-256 of a text, in hex. */
   readonly digest: (text: string) => string;
 }
@@ -55,7 +59,6 @@ const VERSION_LENGTH = 16;
 
 export function compilePolicy(files: readonly RuleFile[], surroundings: Surroundings): Compilation {
   const reading = readRules(files);
-  if ('issues' in reading) return reading;
   const { written } = reading;
   const groups = groupsOf(written);
   const filterGroups: FilterGroups = {
@@ -67,7 +70,7 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
       ]),
     ),
   };
-  const issues = findIssues(written, surroundings.authorities, surroundings.ownSpaces ?? [], filterGroups);
+  const issues = findIssues(reading, surroundings.authorities, surroundings.ownSpaces ?? [], filterGroups);
   if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
 
   const servers = byName(written.servers.map(serverOf));
@@ -101,7 +104,7 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
       filters.map((filter) => ({ ...filter, staged: false })),
     );
   const policy = withRules(enforced, filters, isStaged ? allEnforced() : undefined);
-  return { policy, warnings: [...findWarnings(policy)].sort(byPlace) };
+  return { policy, warnings: findWarnings(policy, written, surroundings.devices).sort(byPlace) };
 }
 
 function serverOf({ name, value }: Entry<WrittenServer>): Server {

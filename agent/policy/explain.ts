@@ -31,6 +31,23 @@ export function describeAuthorised(
   }));
 }
 
+/** What each group stands for. */
+export function describeGroups({
+  serverGroups,
+  deviceGroups,
+}: Policy): readonly { readonly group: string; readonly of: string }[] {
+  const servers = [...serverGroups].map(([group, names]) => ({
+    group,
+    of: names.length === 0 ? 'no server' : `the ${names.length === 1 ? 'server' : 'servers'} ${names.join(', ')}`,
+  }));
+  const devices = [...deviceGroups].map(([group, { devices: patterns = [], attributes = {} }]) => {
+    const named = patterns.length > 0 ? ` ${patterns.map(({ text }) => text).join(', ')}` : '';
+    const having = Object.entries(attributes).map(([name, values]) => `${name} ${values.join(' or ')}`);
+    return { group, of: `devices${named}${having.length > 0 ? ` with ${having.join(', ')}` : ''}` };
+  });
+  return [...servers, ...devices];
+}
+
 function outcome({ server, device, protocol, port }: Question, decision: Decision): string {
   const request = `${server} to ${device?.externalId ?? 'an unknown device'}, ${protocol} port ${port}`;
   if (decision.verdict === 'refuse') {

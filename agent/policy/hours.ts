@@ -48,7 +48,7 @@ export function windowAt(hours: Hours, nowMs: number): Window {
 }
 
 /** Every hour of every day. */
-function neverCloses({ from, to, days }: Hours): boolean {
+export function neverCloses({ from, to, days }: Hours): boolean {
   return from === 0 && to === ALL_DAY && days.length === DAYS.length;
 }
 

@@ -5,7 +5,7 @@
  * whole is judged in compile.ts, which points back into the text by `locate`.
  */
 import type { z } from 'zod';
-import { byPlace, type Document, type Issue, type Path, type Place, readDocument } from '../core/document.ts';
+import { type Document, type Issue, type Path, type Place, readDocument } from '../core/document.ts';
 import * as f from '../core/fields.ts';
 import { parseAddress } from '../core/net.ts';
 import { REFUSALS, type RefusalReason } from '../core/reasons.ts';
@@ -260,19 +260,22 @@ export interface Written {
   readonly tests: readonly Entry<WrittenTest>[];
 }
 
-/** Reads all rule files, or tells every issue of all of them. */
-export function readRules(
-  files: readonly RuleFile[],
-): { readonly written: Written } | { readonly issues: readonly Issue[] } {
+/** What stands in the files that are right, and every issue of the others. */
+export interface RulesReading {
+  readonly written: Written;
+  readonly issues: readonly Issue[];
+}
+
+export function readRules(files: readonly RuleFile[]): RulesReading {
   const readings = files.map(({ file, text }) => readDocument(text, file, ruleFile));
   const issues = readings.flatMap((reading) => ('issues' in reading ? reading.issues : []));
-  if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
   const documents = readings.flatMap((reading) => ('document' in reading ? reading.document : []));
   const named = <Value>(key: string, of: (value: WrittenFile) => Readonly<Record<string, Value>>) =>
     documents.flatMap(({ value, locate }) =>
       Object.entries(of(value)).map(([name, one]) => entry(name, one, locate, [key, name])),
     );
   return {
+    issues,
     written: {
       servers: named('servers', ({ servers }) => servers),
       mtcUsers: named('mtcUsers', ({ mtcUsers }) => mtcUsers),

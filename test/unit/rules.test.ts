@@ -358,6 +358,9 @@ test('an allow that nothing authorises is told, and compiles', () => {
 `);
   expect('warnings' in compilation && compilation.warnings.map(formatted)).toEqual([
     'a.yaml:8:5: allow "dead" can never match: no MTC user authorises its servers for its devices',
+    'a.yaml:8:5: allow "dead" is wide: it opens more than 1024 ports; name those that are needed',
     'a.yaml:9:5: allow "far" can never match: no MTC user authorises its servers for its devices',
+    'a.yaml:9:5: allow "far" is wide: it opens more than 1024 ports; name those that are needed',
+    'a.yaml:10:5: allow "fine" is wide: it opens more than 1024 ports; name those that are needed',
   ]);
 });
