@@ -3,7 +3,7 @@
  * the management interface.
  */
 import type { DenialUseCases, Explanation } from './api/denial-routes.ts';
-import { DENIALS, HANDSHAKES, REFUSALS, type Step } from './core/reasons.ts';
+import { BASE_DENIALS, DENIALS, HANDSHAKES, REFUSALS, type Step } from './core/reasons.ts';
 import type { Account } from './inspector/account.ts';
 import { type Denial, matches } from './inspector/denials.ts';
 import type { InspectorReading } from './inspector/inspector.ts';
@@ -77,7 +77,11 @@ const ADVICE: Readonly<Record<Step, string>> = {
 /** Of a reason that this version does not know (the store may be of another) only the name can be said. */
 function explained({ kind, reason }: Pick<Denial, 'kind' | 'reason'>): Omit<Explanation, 'denial' | 'refusal'> {
   const faces: Readonly<Record<string, { title: string; step: Step } | undefined>> = REFUSALS;
-  const texts: Readonly<Record<string, { text: string; advice: string } | undefined>> = { ...DENIALS, ...HANDSHAKES };
+  const texts: Readonly<Record<string, { text: string; advice: string } | undefined>> = {
+    ...DENIALS,
+    ...BASE_DENIALS,
+    ...HANDSHAKES,
+  };
   const face = kind === 'request' ? faces[reason] : undefined;
   if (face) return { meaning: face.title, advice: ADVICE[face.step] };
   const { text: meaning, advice } = texts[reason] ?? { text: reason, advice: 'See the changelog for this reason.' };

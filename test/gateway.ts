@@ -165,6 +165,7 @@ export class TestGateway {
       ground,
       this.grants,
       async (freed) => void this.forgotten.push(...freed.map(({ text }) => text)),
+      { follow: async () => {}, refill: async () => {} },
     );
     this.heartbeat = new Heartbeat(ground, this.grants, GRACE_SECONDS);
     this.directory.setDevices(devices.map(({ device }) => device));

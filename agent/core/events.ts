@@ -52,6 +52,8 @@ export const EVENTS = {
   denialStoreUnusable:
     'The file of denials cannot be used and was put aside, or is done without. Grants do not rest on it.',
   denialsNotKept: 'Denials and refusals could not be written; they stay in memory as long as there is room.',
+  filterWouldHave:
+    'A staged filter met a packet and, being staged, did nothing. `leftOut` counts copies since its last line.',
   connectionShed:
     'A connection was closed: `reason` says whose share or time was used up. `leftOut` counts the others.',
   bindingBegun: 'A device holds an inner address from now on.',

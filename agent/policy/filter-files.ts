@@ -6,7 +6,16 @@ import type { z } from 'zod';
 import type { Issue, Path, Place } from '../core/document.ts';
 import * as f from '../core/fields.ts';
 import { contains, type Prefix, parsePrefix } from '../core/net.ts';
-import { type Ends, FILTER_PROTOCOLS, type Filter, familiesOf, ICMP_TYPES, SIDES, type Side } from './filters.ts';
+import {
+  BEGINNING_TYPES,
+  type Ends,
+  FILTER_PROTOCOLS,
+  type Filter,
+  familiesOf,
+  ICMP_TYPES,
+  SIDES,
+  type Side,
+} from './filters.ts';
 
 /** The base looks at filters one after the other: with many of them every packet takes longer. */
 const FILTERS_MOST = 256;
@@ -197,12 +206,17 @@ export function filterWarnings(filters: readonly Filter[]): Issue[] {
 }
 
 function doubtOf(filter: Filter, all: readonly Filter[]): string | undefined {
-  const { from, to, action } = filter;
+  const { from, to, action, protocol, types } = filter;
   if (isOnly(from, 'outside') && isOnly(to, 'outside'))
     return 'can never match: from outside to outside nothing is forwarded by the base';
   if ([from, to].some((ends) => ends && ends.sides.length + ends.prefixes.length + ends.groups.length === 0))
     return 'can never match: its group has no server';
   if (action === 'allow') {
+    if (
+      (protocol === 'icmp' || protocol === 'icmpv6') &&
+      !(types ?? BEGINNING_TYPES[protocol]).some((type) => BEGINNING_TYPES[protocol].includes(type))
+    )
+      return 'can never match: such messages begin no flow, and those of a flow that runs pass anyway';
     const drop = all.find((one) => one.action === 'drop' && !one.staged && covers(one, filter));
     return drop && `can never match: drop "${drop.id}" covers it`;
   }

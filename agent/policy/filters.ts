@@ -68,6 +68,12 @@ export const ICMP_TYPES: Readonly<Record<'icmp' | 'icmpv6', Readonly<Record<stri
   },
 };
 
+/** The ICMP messages that begin a flow: requests. Errors are of a flow, answers are within one. */
+export const BEGINNING_TYPES: Readonly<Record<'icmp' | 'icmpv6', readonly number[]>> = {
+  icmp: [8, 13, 15, 17],
+  icmpv6: [128],
+};
+
 /** Where a packet is from, or to; any of these. */
 export interface Ends {
   readonly sides: readonly Side[];
@@ -136,8 +142,12 @@ export function judgePacket<End extends PacketEnd>(
   const drop = said('drop');
   if (drop) return { verdict: 'drop', filter: drop };
   // Between devices nothing is opened, whatever is said: they are kept apart.
-  const allow = packet.from.side === packet.to.side ? undefined : said('allow');
+  const allow = packet.from.side !== packet.to.side && beginsFlow(packet) ? said('allow') : undefined;
   return allow ? { verdict: 'allow', filter: allow } : { verdict: 'none' };
+}
+
+function beginsFlow({ protocol, type }: FilteredPacket): boolean {
+  return (protocol !== 'icmp' && protocol !== 'icmpv6') || BEGINNING_TYPES[protocol].some((one) => one === type);
 }
 
 /** Whether a filter, staged or not, speaks of a packet. */

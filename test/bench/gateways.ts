@@ -20,6 +20,7 @@ import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { ROOT } from '../child.ts';
 import { enter } from '../enter.ts';
 import { Network } from '../network.ts';
+import { NO_FILTERS } from '../rules.ts';
 import type { Target } from './generator.ts';
 import { switchNapiOn } from './napi.ts';
 
@@ -200,6 +201,7 @@ chain forward {
 
 function baseRules(): string {
   return baseRuleset({
+    ...NO_FILTERS,
     outside: 'outside',
     inside: [{ interface: 'inside', prefixes: [REALM] }],
     present: ['outside', 'inside'],

@@ -28,7 +28,15 @@ const log: Log = { debug: keep, info: keep, warn: keep, error: keep };
 const inner = { realm: 'meters' as RealmName, address: address('192.0.2.33') };
 
 const seen = { seen: 9, inspected: 5, unsampled: 3, lost: 1 };
-const inspector = { state: 'sees', received: 5, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 } as const;
+const inspector = {
+  state: 'sees',
+  received: 5,
+  filtered: 0,
+  notOurs: 0,
+  damaged: 0,
+  deaths: 0,
+  blindnesses: 0,
+} as const;
 const knock: Denial = {
   id: '01JZ8Q4X9T5E2V7M3K6B0N1RWD',
   kind: 'packet',
