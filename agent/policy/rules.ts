@@ -87,7 +87,7 @@ const deviceGroup = f
     devices: f.list(devicePattern, 'device patterns').exactOptional(),
     attributes: f.attributes(f.list(f.attributeValue, 'values')).exactOptional(),
   })
-  .refine((written) => 'devices' in written || 'attributes' in written, {
+  .refine(({ devices, attributes }) => devices !== undefined || Object.keys(Object(attributes)).length > 0, {
     error: 'expected devices, or attributes, or both: a group without them would be every device',
     when: f.isMapping,
   });
