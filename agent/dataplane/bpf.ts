@@ -247,7 +247,7 @@ const CONTEXT_IN = 192;
 const ROOM = 512;
 
 /** One packet through a program (BPF_PROG_TEST_RUN), as if an interface had received it. */
-export function testRun(programFd: number, ifindex: number, packet: Uint8Array) {
+export function testRun(programFd: number, ifindex: number, packet: Uint8Array, mark: number) {
   // All in one buffer: as long as the call holds it, the pointers into it are good.
   const context = RUN_OPTIONS;
   const input = context + RUN_CONTEXT;
@@ -255,6 +255,7 @@ export function testRun(programFd: number, ifindex: number, packet: Uint8Array) 
   const run = Buffer.alloc(output + packet.length + ROOM);
   const at = (offset: number) => BigInt(koffi.address(run)) + BigInt(offset);
   run.set(packet, input);
+  run.writeUInt32LE(mark, context + 8);
   run.writeUInt32LE(ifindex, context + 40);
   run.writeBigUInt64LE(BigInt(RUN_OPTIONS), 0);
   run.writeBigUInt64LE(at(input), 8);

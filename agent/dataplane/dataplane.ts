@@ -7,6 +7,7 @@
  * are synchronous: a grant is open, or closed, when they return. Faults of
  * the kernel are thrown as AgentError('gateFault').
  */
+import type { Admission } from '../core/admissions.ts';
 import type { Address, Endpoint, NextHops, Prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import type { DenialReason } from '../core/reasons.ts';
@@ -28,30 +29,6 @@ export interface Mapping {
   readonly remotePort: number;
   readonly classId: number;
   readonly limits: PacketLimits;
-}
-
-/**
- * What may pass from outside to the inside without a grant, beside the grants:
- * what an operator's standing filter lets in. The gate lets it through to the
- * base, which judges it by the filter itself, keeps track of the flow, and
- * marks its answers with GATE_ANSWER_MARK (layout.ts), without which the gate
- * lets none out. Made from the filters of the policy; whoever makes them needs
- * nothing of the data plane but this shape.
- *
- * Fragments, and headers with options, are never admitted.
- * @public
- */
-export interface Admission {
-  /** Not of the inside. */
-  readonly source: Prefix;
-  /** Of the same family, within a prefix of a realm. */
-  readonly destination: Prefix;
-  /** `any`: every protocol there is. */
-  readonly protocol: Protocol | 'icmp' | 'icmpv6' | 'any';
-  /** TCP and UDP: destination ports, both ends included; absent: all. */
-  readonly ports?: { readonly low: number; readonly high: number } | undefined;
-  /** ICMP and ICMPv6: types, 0 to 255; absent: all. */
-  readonly types?: readonly number[] | undefined;
 }
 
 /** An entry as it stands. */
@@ -116,6 +93,12 @@ export interface Dataplane {
   addClass(prefix: Prefix, classId: number): void;
   /** While an inner address changes hands its device is not heard. */
   setChanging(realm: number, address: Address, changing: boolean): void;
+  /**
+   * What may pass to the inside without a grant, all of it, in the place of
+   * what was said before: meanwhile nothing passes that neither list admits.
+   * Throws where there is no room, and then changes nothing.
+   */
+  admissions(list: readonly Admission[]): void;
   counters(): GateCounters;
 }
 
@@ -153,7 +136,7 @@ export type Verdict =
   | { readonly verdict: 'pass' }
   | { readonly verdict: 'drop'; readonly reason: DenialReason; readonly sampled: boolean };
 
-/** A data plane that can be asked about one packet: an Ethernet frame, as an interface received it. */
+/** A data plane that can be asked about one packet: an Ethernet frame, as an interface received it, with the mark that it has. */
 export interface JudgingDataplane extends Dataplane {
-  judge(hook: Hook, ifindex: number, frame: Uint8Array): Verdict;
+  judge(hook: Hook, ifindex: number, frame: Uint8Array, mark?: number): Verdict;
 }

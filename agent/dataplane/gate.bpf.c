@@ -252,14 +252,20 @@ SEC("tc")
 int gate_outside_egress(struct __sk_buff *skb)
 {
 	struct packet packet = {};
+	bool answer = skb->mark == GATE_ANSWER_MARK;
 	enum reason wrong;
 
+	if (answer)
+		skb->mark = 0;
 	if (!is_ours(skb))
 		return TC_ACT_UNSPEC;
 	if (!read_network(skb, &packet, BEHIND_ETHERNET))
 		return drop(skb, REASON_MALFORMED);
 	/* What the gate has just rewritten: no need to look it up again. */
 	if (!packet.unfit && in_grants_pool(&packet, &packet.source))
+		return TC_ACT_UNSPEC;
+	/* Its peer knows the device by this very address; the base has seen to it. */
+	if (answer && owner_of(&packet.source) == OWNER_REALM)
 		return TC_ACT_UNSPEC;
 	if (is_inner(&packet.source))
 		return drop(skb, REASON_INNER_LEAK);

@@ -22,6 +22,12 @@
 #define GATE_MARK 0xd0000000u
 #define GATE_MARK_MASK 0xf0000000u
 
+/* The mark of an answer to what an admission let in: the base sets it, and the
+ * gate takes it away as it lets the packet out. */
+#define GATE_ANSWER_MARK 0xa0000000u
+
+#define GATE_ADMISSIONS_MAX 16 /* of one source prefix, those of wider ones included */
+
 /* Numbers as in DENIALS of core/reasons.ts. */
 enum reason {
 	REASON_NONE = 0,
@@ -144,6 +150,23 @@ enum owner {
 	OWNER_REALM = 1,   /* a realm prefix: devices */
 	OWNER_GATEWAY = 2, /* an address of the host on an inside interface */
 	OWNER_HOST = 3,    /* any other address of the host */
+};
+
+/* What may pass to the inside without a grant. */
+struct gate_admission {
+	struct gate_address destination;
+	struct gate_address mask; /* its first word 0: no such admission */
+	__u8 types[32];           /* ICMP and ICMPv6: a bit for each type */
+	__u16 port_low;           /* TCP and UDP, host order, both included */
+	__u16 port_high;
+	__u8 protocol;
+	__u8 any;                 /* whatever the protocol, ports and types */
+	__u8 pad[2];
+};
+
+/* Value of the trie `admissions` (key: struct gate_prefix, of the source). */
+struct gate_admissions {
+	struct gate_admission list[GATE_ADMISSIONS_MAX];
 };
 
 /* Value of `inside` (key: __u32 ifindex): which realm an interface is. */

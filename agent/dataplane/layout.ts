@@ -6,14 +6,17 @@
  * As in the header: addresses 16 bytes with IPv4 mapped, ports in network
  * order, all else little endian.
  */
+import { ADMISSIONS_MAX, type Admission } from '../core/admissions.ts';
 import { type Address, addressFromBytes, mappedLength, type NextHops, type Prefix, sizeOf } from '../core/net.ts';
+import { ANSWER_MARK, DENIAL_MARK } from '../core/reasons.ts';
 import { type PacketLimits, PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
 import type { Entry, EntryState, GateSetup, Mapping, PacketCount } from './dataplane.ts';
 
 export const GATE_SCHEMA = 2;
 export const GATE_POOLS_MAX = 8;
 export const GATE_SERVICES_MAX = 16;
-export const GATE_MARK = 0xd0000000;
+export const GATE_MARK = DENIAL_MARK;
+export const GATE_ANSWER_MARK = ANSWER_MARK;
 export const ENTRY_ANY_REMOTE = 1;
 export const LIMIT_BYTES_SHIFT = 24;
 export const GATE_USED_UP_MAX = 4096;
@@ -57,6 +60,11 @@ export const LAYOUT = {
   gate_answer: { size: 32, fields: { device: 0, class_id: 16, realm: 20, port: 22, protocol: 24, pad: 25 } },
   gate_target: { size: 16, fields: { number: 0, index: 8, pad: 12 } },
   gate_prefix: { size: 20, fields: { length: 0, address: 4 } },
+  gate_admission: {
+    size: 72,
+    fields: { destination: 0, mask: 16, types: 32, port_low: 64, port_high: 66, protocol: 68, any: 69, pad: 70 },
+  },
+  gate_admissions: { size: 72 * ADMISSIONS_MAX, fields: { list: 0 } },
   gate_inside: { size: 4, fields: { realm: 0, pad: 2 } },
   gate_route: { size: 28, fields: { ifindex: 0, next_hops: 4, next_hop4: 8, next_hop6: 12 } },
   gate_inner: { size: 24, fields: { address: 0, realm: 16, pad: 20 } },
@@ -227,6 +235,25 @@ export function prefixText(key: Uint8Array): string {
   const address = addressFromBytes(key.subarray(fields.address, fields.address + 16));
   const length = readU32(key) - (address.family === 'ipv4' ? 96 : 0);
   return `${address.text}/${length}`;
+}
+
+export function admissionsBytes(admissions: readonly Admission[]): Uint8Array {
+  const { fields, size } = LAYOUT.gate_admission;
+  const value = new Value(LAYOUT.gate_admissions.size);
+  for (const [i, { destination, protocol, ports, types }] of admissions.entries()) {
+    const at = i * size;
+    value
+      .address(at + fields.destination, destination.address)
+      .u16(at + fields.port_low, ports?.low ?? 0)
+      .u16(at + fields.port_high, ports?.high ?? 0xffff)
+      .u8(at + fields.protocol, protocol === 'any' ? 0 : SERVICE_NUMBERS[protocol])
+      .u8(at + fields.any, protocol === 'any' ? 1 : 0);
+    value.bytes.set(mask(mappedLength(destination), 16), at + fields.mask);
+    const bits = value.bytes.subarray(at + fields.types, at + fields.types + 32);
+    if (!types) bits.fill(0xff);
+    for (const type of types ?? []) bits[type >> 3] = (bits[type >> 3] ?? 0) | (1 << (type & 7));
+  }
+  return value.bytes;
 }
 
 export function insideBytes(realm: number): Uint8Array {

@@ -13,11 +13,12 @@
  * Each packet counts once: at the ingress hook where it came in, as carried,
  * passed or denied; at the egress hook only if it is denied there.
  */
+import { ADMISSIONS_MAX, type Admission, admissionTables, crowdedSource } from '../core/admissions.ts';
 import { AgentError } from '../core/errors.ts';
 import { type Address, contains, type Endpoint, type Prefix, prefix } from '../core/net.ts';
 import { indexOfIpv4 } from '../core/pool.ts';
 import type { Clock } from '../core/ports.ts';
-import type { DenialReason } from '../core/reasons.ts';
+import { ANSWER_MARK, type DenialReason } from '../core/reasons.ts';
 import type { PacketLimits, Protocol } from '../core/words.ts';
 import { Allowance } from './allowance.ts';
 import type {
@@ -32,7 +33,7 @@ import type {
   Verdict,
 } from './dataplane.ts';
 import { hasImpossibleSource, type Packet, quotedAddresses, readFrame, rewrite } from './frame.ts';
-import { inGrantsPool, isHost, isInner, isWelcome, ownerOf } from './owners.ts';
+import { inGrantsPool, isAdmitted, isHost, isInner, isWelcome, ownerOf } from './owners.ts';
 import { NOTHING, plus, Tally } from './tally.ts';
 
 const SECOND_NS = 1_000_000_000n;
@@ -61,6 +62,7 @@ export class Memory implements JudgingDataplane {
   readonly #changing = new Set<string>();
   /** Entries of which a packet was refused for the byte quota, until somebody asks. */
   #usedUp: Target[] = [];
+  #admissions: readonly Admission[] = [];
   readonly #tally = new Tally();
   #heartbeatNs = 0n;
   #sampleEveryNs = 0n;
@@ -171,14 +173,20 @@ export class Memory implements JudgingDataplane {
     else this.#changing.delete(`${realm} ${address.text}`);
   }
 
+  admissions(list: readonly Admission[]): void {
+    const crowded = crowdedSource(admissionTables(list));
+    if (crowded) throw new AgentError('gateFault', `${crowded.text}: more than ${ADMISSIONS_MAX} admissions`);
+    this.#admissions = list;
+  }
+
   counters(): GateCounters {
     return this.#tally.read();
   }
 
-  judge(hook: Hook, ifindex: number, frame: Uint8Array): Verdict {
+  judge(hook: Hook, ifindex: number, frame: Uint8Array, mark = 0): Verdict {
     if (hook === 'outsideIngress') return this.#fromOutside(frame);
     if (hook === 'insideIngress') return this.#fromInside(ifindex, frame);
-    return this.#toOutside(frame);
+    return this.#toOutside(frame, mark);
   }
 
   #fromOutside(frame: Uint8Array): Verdict {
@@ -204,10 +212,13 @@ export class Memory implements JudgingDataplane {
     return this.#carry(row, 'in', frame, rewrite(frame, packet, 'destination', mapping.device));
   }
 
-  /** From outside, to no grant: nothing may claim the inside, nor aim at it. */
+  /** From outside, to no grant: nothing may claim the inside, nor aim at it but what is admitted. */
   #guardFromOutside(packet: Packet, frame: Uint8Array): Verdict {
     if (hasImpossibleSource(packet) || isInner(this.#setup, packet.source)) return this.#deny('spoofedSource', frame);
-    if (isInner(this.#setup, packet.destination)) return this.#deny('realmDestination', frame);
+    const owner = ownerOf(this.#setup, packet.destination);
+    if (owner === 'hostInside') return this.#deny('realmDestination', frame);
+    if (owner === 'device' && !this.#admissions.some((one) => isAdmitted(one, packet, frame)))
+      return this.#deny('realmDestination', frame);
     return this.#pass(frame);
   }
 
@@ -246,10 +257,11 @@ export class Memory implements JudgingDataplane {
     return this.#pass(frame);
   }
 
-  #toOutside(frame: Uint8Array): Verdict {
+  #toOutside(frame: Uint8Array, mark: number): Verdict {
     const packet = readFrame(frame);
     if (packet === 'other') return { verdict: 'pass' };
     if (packet === 'malformed') return this.#drop('malformed', frame);
+    if (mark === ANSWER_MARK && ownerOf(this.#setup, packet.source) === 'device') return { verdict: 'pass' };
     if (isInner(this.#setup, packet.source)) return this.#drop('innerLeak', frame);
     const quoted = quotedAddresses(frame, packet);
     if (quoted === 'malformed') return this.#drop('malformed', frame);

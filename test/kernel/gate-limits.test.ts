@@ -7,23 +7,11 @@ import { address, type Family, prefix } from '../../agent/core/net.ts';
 import { indexOfIpv4, ipv4Entries, type Pool } from '../../agent/core/pool.ts';
 import type { PacketLimits, Protocol } from '../../agent/core/words.ts';
 import type { Mapping } from '../../agent/dataplane/dataplane.ts';
-import { Gate } from '../../agent/dataplane/gate.ts';
+import type { Gate } from '../../agent/dataplane/gate.ts';
 import { type Child, until } from '../child.ts';
-import { within } from '../enter.ts';
 import type { Network } from '../network.ts';
-import {
-  DEVICE,
-  INNER_GATEWAY,
-  INSIDE,
-  OUTSIDE,
-  REALM_PREFIX,
-  SERVER,
-  SERVER_PREFIX,
-  standardNetwork,
-  UPLINK,
-  UPSTREAM,
-} from '../standard-network.ts';
-import { GATE_OBJECT, HOUR } from './gate-stand.ts';
+import { DEVICE, INSIDE, SERVER, standardNetwork, UPLINK } from '../standard-network.ts';
+import { gateOnWires, HOUR } from './gate-stand.ts';
 
 const DEVICE_PORT = 7000;
 const SERVER_PORT = 5000;
@@ -44,36 +32,7 @@ let number = 0;
 
 beforeAll(() => {
   network = standardNetwork();
-  const at = (name: string) => ({ name, ifindex: network.link('gateway', name).ifindex });
-  const [outside, inside] = [at(OUTSIDE), at(INSIDE)];
-  gate = within(network, 'gateway', () => {
-    const loaded = Gate.load({
-      object: GATE_OBJECT,
-      bpffs: `${network.bpffs()}/mtgate`,
-      setup: {
-        pool: POOL,
-        outside: {
-          ifindex: outside.ifindex,
-          nextHops: { ipv4: address(UPSTREAM.ipv4), ipv6: address(UPSTREAM.ipv6) },
-        },
-        inside: [
-          {
-            ifindex: inside.ifindex,
-            realm: 1,
-            prefixes: FAMILIES.map((family) => prefix(REALM_PREFIX[family])),
-            nextHops: { ipv4: address(DEVICE.ipv4), ipv6: address(DEVICE.ipv6) },
-          },
-        ],
-        own: FAMILIES.map((family) => ({ address: address(INNER_GATEWAY[family]), on: 'inside' as const })),
-        services: [],
-        orphanGraceSeconds: 300,
-        udpTombstoneSeconds: 30,
-      },
-    });
-    loaded.attach('auto', { outside, inside: [inside] });
-    return loaded;
-  });
-  for (const family of FAMILIES) gate.addClass(prefix(SERVER_PREFIX[family]), 7);
+  gate = gateOnWires(network, POOL);
 });
 afterAll(async () => {
   gate.close();

@@ -103,6 +103,15 @@ function change(command: Exclude<Command, { do: 'packet' }>, both: Both, opened:
       expect(atGate).toEqual(atTwin);
       return;
     }
+    case 'admit': {
+      const list = command.list.map((one) => ({
+        ...one,
+        source: prefix(one.source),
+        destination: prefix(one.destination),
+      }));
+      for (const plane of both) plane.admissions(list);
+      return;
+    }
     case 'forget': {
       const grant = opened[command.which % opened.length];
       if (grant) for (const plane of both) plane.forget(grant);
@@ -123,14 +132,14 @@ function change(command: Exclude<Command, { do: 'packet' }>, both: Both, opened:
 }
 
 function expectAgreement(
-  { hook, at, hex }: Extract<Command, { do: 'packet' }>,
+  { hook, at, hex, mark }: Extract<Command, { do: 'packet' }>,
   [gate, twin]: Both,
   interfaces: Interfaces,
   seen: Seen,
 ): void {
   const frame = Uint8Array.from(Buffer.from(hex, 'hex'));
   const ifindex = hook === 'insideIngress' ? interfaces[at] : interfaces.outside;
-  const [atGate, atTwin] = [gate, twin].map((plane) => readable(plane.judge(hook, ifindex, frame), frame));
+  const [atGate, atTwin] = [gate, twin].map((plane) => readable(plane.judge(hook, ifindex, frame, mark), frame));
   expect(atGate).toEqual(atTwin);
   if (atGate?.verdict === 'redirect') seen.carried += 1;
   else if (atGate?.verdict === 'pass') seen.passed += 1;

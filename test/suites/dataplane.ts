@@ -397,6 +397,52 @@ export function describeDataplane(name: string, make: MakeRig): void {
       expect(knock(all)).toBe('redirect');
     });
 
+    describe('admissions', () => {
+      const to = (destination: string) => ({ destination: prefix(destination), protocol: 'udp' }) as const;
+      const ping = (from: string, device = '10.20.0.2') =>
+        word(judge('outsideIngress', ip(from, device, udp(5000, 53))));
+
+      test('are those said last, and nothing else', () => {
+        expect(ping('192.0.2.66')).toBe('realmDestination');
+        plane.admissions([
+          { source: prefix('192.0.2.64/26'), ...to('10.20.0.2/32') },
+          { source: prefix('198.51.100.0/24'), ...to('10.20.0.0/16') },
+        ]);
+        expect([ping('192.0.2.66'), ping('198.51.100.1')]).toEqual(['pass', 'pass']);
+        plane.admissions([
+          { source: prefix('198.51.100.0/24'), ...to('10.20.0.3/32') },
+          { source: prefix('198.51.100.7/32'), ...to('10.20.0.2/32') },
+        ]);
+        expect(ping('192.0.2.66')).toBe('realmDestination');
+        expect([ping('198.51.100.1'), ping('198.51.100.1', '10.20.0.3')]).toEqual(['realmDestination', 'pass']);
+        expect([ping('198.51.100.7'), ping('198.51.100.7', '10.20.0.3')]).toEqual(['pass', 'pass']);
+        plane.admissions([]);
+        expect([ping('198.51.100.7'), ping('198.51.100.7', '10.20.0.3')]).toEqual(Array(2).fill('realmDestination'));
+      });
+
+      test('of an IPv6 source, however short, are for no IPv4 packet', () => {
+        plane.admissions([{ source: prefix('::/0'), destination: prefix('fd00:20::/48'), protocol: 'any' }]);
+        expect(ping('192.0.2.66')).toBe('realmDestination');
+        expect(ping('2001:db8:66::66', 'fd00:20::2')).toBe('pass');
+      });
+
+      test('of one source are sixteen, those of wider ones included; one more changes nothing', () => {
+        const many = (count: number, source: string, low: number) =>
+          Array.from({ length: count }, (_, i) => ({
+            source: prefix(source),
+            destination: prefix('10.20.0.2/32'),
+            protocol: 'udp' as const,
+            ports: { low: low + i, high: low + i },
+          }));
+        const sixteen = [...many(10, '192.0.2.0/24', 53), ...many(6, '192.0.2.64/26', 100)];
+        plane.admissions([...sixteen, ...many(10, '192.0.2.64/26', 53)]); // once more the same
+        const last = ip('192.0.2.66', '10.20.0.2', udp(5000, 105));
+        expect([ping('192.0.2.66'), word(judge('outsideIngress', last))]).toEqual(['pass', 'pass']);
+        expect(() => plane.admissions([...sixteen, ...many(1, '192.0.2.64/26', 200)])).toThrow(AgentError);
+        expect([ping('192.0.2.66'), word(judge('outsideIngress', last))]).toEqual(['pass', 'pass']);
+      });
+    });
+
     test('an IPv6 prefix holds no IPv4 source, however short it is', () => {
       plane.heartbeat(nowNs());
       plane.addClass(prefix('::/0'), CLASS);
