@@ -484,8 +484,6 @@ export const ANSWER_MARK = 0xa0000000;
 
 /** The mark of a packet that is handed on to be looked at (gate.h): this, with the reason's number. */
 export const DENIAL_MARK = 0xd0000000;
-/** The mark that the base gives answers to what a standing filter let in: the gate lets no inner source out without it (gate.h). */
-export const ANSWER_MARK = 0xa0000000;
 /** A packet of our own, sent and dropped on this host to see whether the inspector sees: no denial's number. */
 export const SELF_TEST = { name: 'selfTest', mark: DENIAL_MARK + 0xff } as const;
 /** What the base writes before a copied packet: this, with the reason's name, or a FilterCopy and the filter's id. */
