@@ -20,6 +20,7 @@ import { type ListedDevice, readDevices } from './directory/devices.ts';
 import { compilePolicy } from './policy/compile.ts';
 import type { Policy } from './policy/policy.ts';
 import { runPolicyTests } from './policy/policy-tests.ts';
+import { type Compiled, compileApart } from './policy-compiler.ts';
 
 /** agent.yaml, frozen; what is odd but no fault is told to `warn`. @throws AgentError configInvalid */
 export function loadConfig(file: string, warn: (warning: string) => void): Config {
@@ -35,13 +36,31 @@ export function loadConfig(file: string, warn: (warning: string) => void): Confi
  * config they are held against themselves alone. @throws AgentError rulesInvalid
  */
 export function loadPolicy(folder: string, config: Config | undefined, warn: (warning: string) => void): Policy {
-  const compiled = compilePolicy(ruleFiles(folder), {
-    digest: (text) => createHash('sha256').update(text).digest('hex'),
-    ...(config && { authorities: config.api.clientCAs.map(({ name }) => name), ownSpaces: ownSpaces(config) }),
-  });
+  const digest = (text: string) => createHash('sha256').update(text).digest('hex');
+  const compiled = compilePolicy(ruleFiles(folder), { digest, ...surroundingsOf(config) });
+  const failures = 'policy' in compiled ? runPolicyTests(compiled.policy) : [];
+  return policyIn(failures.length > 0 ? { issues: failures } : compiled, warn);
+}
+
+/** The same in a thread of its own, of which `worker` is the code. @throws AgentError rulesInvalid, policyNotCompiled */
+export async function loadPolicyApart(
+  folder: string,
+  config: Config,
+  warn: (warning: string) => void,
+  worker: URL,
+): Promise<Policy> {
+  const compiled = await compileApart(worker, { files: ruleFiles(folder), surroundings: surroundingsOf(config) });
+  return policyIn(compiled, warn);
+}
+
+/** What the rules are held against. */
+function surroundingsOf(config: Config | undefined) {
+  if (!config) return {};
+  return { authorities: config.api.clientCAs.map(({ name }) => name), ownSpaces: ownSpaces(config) };
+}
+
+function policyIn(compiled: Compiled, warn: (warning: string) => void): Policy {
   if ('issues' in compiled) throw invalid('rulesInvalid', compiled.issues);
-  const failures = runPolicyTests(compiled.policy);
-  if (failures.length > 0) throw invalid('rulesInvalid', failures);
   for (const warning of compiled.warnings) warn(formatIssue(warning));
   return compiled.policy;
 }

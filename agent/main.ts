@@ -29,7 +29,7 @@ import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts'
 import { Base } from './dataplane/nftables.ts';
 import { denialUseCases } from './denial-use-cases.ts';
 import { Directory } from './directory/directory.ts';
-import { loadConfig, loadDevices, loadPolicy, loadTls } from './files.ts';
+import { loadConfig, loadDevices, loadPolicyApart, loadTls } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
@@ -87,7 +87,8 @@ async function start(
 ): Promise<void> {
   const warn = (warning: string) => log.warn({ warning }, 'configurationWarning');
   const config = loadConfig(configFile, warn);
-  const policy = loadPolicy(config.rules, config, warn);
+  const loadPolicy = () => loadPolicyApart(config.rules, config, warn, new URL('policy-worker.js', import.meta.url));
+  const policy = await loadPolicy();
   const devices = loadDevices(config);
   let trust = readTrust(loadTls(config));
   const alarms = new ExpiryAlarms(log, systemClock);
@@ -186,10 +187,10 @@ async function start(
 
   directory.setDevices(devices.map(({ device }) => device));
   await rememberBindings(ground);
-  grants.withdrawSources();
+  await grants.withdrawSources();
   const recovery = await recover(ground, grants, orphanGraceSeconds);
   await bindings.replaceFile(devices);
-  grants.admitSources(); // each grant has been judged by this policy
+  await grants.admitSources(); // each grant has been judged by this policy
   collectGarbage();
   log.info({ ...recovery, policy: policy.version, gateway: config.gateway }, 'recovered');
 
@@ -248,7 +249,7 @@ async function start(
   const readAgain = async () => {
     // All is read and checked before any of it is put in force.
     const next = {
-      policy: loadPolicy(config.rules, config, warn),
+      policy: await loadPolicy(),
       devices: loadDevices(config),
       trust: readTrust(loadTls(config)),
     };

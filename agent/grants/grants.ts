@@ -38,6 +38,9 @@ import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
 /** With so many ends that the store has not taken no grant is begun: a disk that stays full must not fill the memory. */
 const UNRECORDED_MOST = 1_000;
 
+/** Of work that is long only in sum, so much at once. */
+const HOLD_MOST_NS = 5_000_000n;
+
 export class Grants {
   readonly live = new LiveGrants();
   readonly endpoints: Endpoints;
@@ -235,16 +238,23 @@ export class Grants {
    */
   async switchPolicy(policy: Policy): Promise<void> {
     this.judge.policy = policy;
-    this.withdrawSources();
+    await this.withdrawSources();
     await this.review();
-    this.admitSources();
+    await this.admitSources();
   }
 
   /** Takes into the gate what the policy in force counts as a source. */
-  admitSources(): void {
+  async admitSources(): Promise<void> {
     const { dataplane } = this.#ground;
+    const { policy } = this;
+    const breatheIfDue = this.#breathing();
+    const wanted = await this.#classes();
     const present = dataplane.classes();
-    for (const [text, classId] of this.#classes()) if (!present.has(text)) dataplane.addClass(prefix(text), classId);
+    for (const [text, classId] of wanted) {
+      await breatheIfDue();
+      if (this.policy !== policy) return; // another is in force meanwhile, and takes in its own
+      if (!present.has(text)) dataplane.addClass(prefix(text), classId);
+    }
   }
 
   /**
@@ -296,10 +306,14 @@ export class Grants {
   }
 
   /** Takes from the gate what the policy in force no longer counts as a source. */
-  withdrawSources(): void {
+  async withdrawSources(): Promise<void> {
     const { dataplane } = this.#ground;
-    const wanted = this.#classes();
+    const { policy } = this;
+    const breatheIfDue = this.#breathing();
+    const wanted = await this.#classes();
     for (const [text, classId] of dataplane.classes()) {
+      await breatheIfDue();
+      if (this.policy !== policy) return; // another is in force meanwhile, and takes away what it does not count
       if (wanted.get(text) !== classId) dataplane.removeClass(prefix(text));
     }
   }
@@ -354,9 +368,27 @@ export class Grants {
     if (faults.length > 0) throw faults[0];
   }
 
-  #classes(): Map<string, number> {
+  async #classes(): Promise<Map<string, number>> {
     const { store } = this.#ground;
-    return new Map(sourceClasses(this.policy).map(({ prefix, server }) => [prefix.text, store.idOf('class', server)]));
+    const breatheIfDue = this.#breathing();
+    const classes = new Map<string, number>();
+    for (const { prefix, server } of sourceClasses(this.policy)) {
+      classes.set(prefix.text, store.idOf('class', server)); // of a server that is new, written there
+      await breatheIfDue();
+    }
+    return classes;
+  }
+
+  /** Breathes where the loop has been held for some milliseconds. */
+  #breathing(): () => Promise<void> | undefined {
+    const { clock } = this.#ground;
+    let sinceNs = clock.monotonicNs();
+    return () => {
+      if (clock.monotonicNs() - sinceNs < HOLD_MOST_NS) return undefined;
+      return breathe().then(() => {
+        sinceNs = clock.monotonicNs();
+      });
+    };
   }
 
   /** The record of a grant that was written and then not opened: it ends as it began, and its endpoint is as free as before. */
