@@ -20,7 +20,9 @@ import { type ListedDevice, readDevices } from './directory/devices.ts';
 import { compilePolicy } from './policy/compile.ts';
 import type { Policy } from './policy/policy.ts';
 import { runPolicyTests } from './policy/policy-tests.ts';
+import type { RuleFile } from './policy/rules.ts';
 import { type Compiled, compileApart } from './policy-compiler.ts';
+import { readRuleFolder } from './rule-folder.ts';
 
 /** agent.yaml, frozen; what is odd but no fault is told to `warn`. @throws AgentError configInvalid */
 export function loadConfig(file: string, warn: (warning: string) => void): Config {
@@ -31,26 +33,43 @@ export function loadConfig(file: string, warn: (warning: string) => void): Confi
   return reading.config;
 }
 
-/**
- * The rule files of a folder, compiled, their policy tests passed. Without a
- * config they are held against themselves alone. @throws AgentError rulesInvalid
- */
+/** The rule files of a folder, compiled. @throws AgentError rulesInvalid */
 export function loadPolicy(folder: string, config: Config | undefined, warn: (warning: string) => void): Policy {
+  const autoApply = config?.rules.folder === folder && config.rules.autoApply;
+  return compileRules(readRuleFolder({ folder, autoApply }).files, folder, config, warn);
+}
+
+/**
+ * Rule files, compiled, their policy tests passed; `where` stands before their
+ * names in what is told of them. Without a config they are held against
+ * themselves alone. @throws AgentError rulesInvalid
+ */
+export function compileRules(
+  files: readonly RuleFile[],
+  where: string,
+  config: Config | undefined,
+  warn: (warning: string) => void,
+): Policy {
   const digest = (text: string) => createHash('sha256').update(text).digest('hex');
-  const compiled = compilePolicy(ruleFiles(folder), { digest, ...surroundingsOf(config) });
+  const compiled = compilePolicy(placed(files, where), { digest, ...surroundingsOf(config) });
   const failures = 'policy' in compiled ? runPolicyTests(compiled.policy) : [];
   return policyIn(failures.length > 0 ? { issues: failures } : compiled, warn);
 }
 
 /** The same in a thread of its own, of which `worker` is the code. @throws AgentError rulesInvalid, policyNotCompiled */
-export async function loadPolicyApart(
-  folder: string,
+export async function compileRulesApart(
+  files: readonly RuleFile[],
+  where: string,
   config: Config,
   warn: (warning: string) => void,
   worker: URL,
 ): Promise<Policy> {
-  const compiled = await compileApart(worker, { files: ruleFiles(folder), surroundings: surroundingsOf(config) });
-  return policyIn(compiled, warn);
+  const task = { files: placed(files, where), surroundings: surroundingsOf(config) };
+  return policyIn(await compileApart(worker, task), warn);
+}
+
+function placed(files: readonly RuleFile[], where: string): RuleFile[] {
+  return files.map(({ file, text }) => ({ file: shown(join(where, file)), text }));
 }
 
 /** What the rules are held against. */
@@ -94,19 +113,6 @@ function readCrlFile(file: string): ReadFile | { readonly file: string; readonly
   } catch (fault) {
     return { file, unreadable: (fault as Error).message };
   }
-}
-
-/** The folder's *.yaml files, by name; hidden ones and those of editors are not policy. */
-function ruleFiles(folder: string): { file: string; text: string }[] {
-  let names: string[];
-  try {
-    names = readdirSync(folder);
-  } catch (cause) {
-    throw new AgentError('rulesInvalid', `${folder}: ${(cause as Error).message}`, { cause });
-  }
-  const own = names.filter((name) => /^[^.].*\.ya?ml$/.test(name)).sort();
-  if (own.length === 0) throw new AgentError('rulesInvalid', `${folder}: no rule file (*.yaml) in this folder`);
-  return own.map((name) => ({ file: shown(join(folder, name)), text: readText(join(folder, name), 'rulesInvalid') }));
 }
 
 /** A private key or shared secret. What systemd hands over it guards itself; a plain file is looked at. */

@@ -4,6 +4,7 @@
  * (all of it). Between the words of the API and those of the domain.
  */
 import type { DenialUseCases } from './api/denial-routes.ts';
+import type { EditionUseCases } from './api/edition-routes.ts';
 import type { IdentityPolicy } from './api/identity.ts';
 import type { ManagementUseCases } from './api/management.ts';
 import type { OperatorGrant, OperatorGrantDetail } from './api/operator-rows.ts';
@@ -92,7 +93,7 @@ export function managementUseCases(
   ground: Ground,
   grants: Grants,
   bindings: Bindings,
-  denials: DenialUseCases,
+  others: DenialUseCases & EditionUseCases,
   config: Config,
   running: Running,
 ): ManagementUseCases {
@@ -106,7 +107,7 @@ export function managementUseCases(
     return { refused: 'addressNotInRealm', why: `${address.text} is not in ${realm}` };
   };
   return {
-    ...denials,
+    ...others,
     status: (): Status => ({
       gateway: ground.gateway,
       policy: grants.policy.version,

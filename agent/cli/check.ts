@@ -15,7 +15,7 @@ export function check(folder: string | undefined, options: { config?: string; js
     say(`warning: ${warning}`);
   };
   const config = options.config === undefined ? undefined : loadConfig(options.config, warn);
-  const rules = folder ?? config?.rules;
+  const rules = folder ?? config?.rules.folder;
   if (rules === undefined) throw new CommanderError(2, 'mtgate.check', 'name a folder of rule files, or --config');
   const policy = loadPolicy(rules, config, warn);
   const site = config && siteOf(config, say);

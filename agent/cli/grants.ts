@@ -1,7 +1,7 @@
 /** `grants`: list, show, revoke. */
-import { createInterface } from 'node:readline/promises';
 import { type Command, CommanderError } from 'commander';
 import type { GrantDetail, GrantRow, GrantRows } from '../api/operator-rows.ts';
+import { agreedTo } from './agreement.ts';
 import { type Ask, call, Declined, json, socket } from './client.ts';
 import { EXIT, explainUse } from './help.ts';
 import { count, print, printable, printJson, printPairs, printRowsAsTheyCome } from './print.ts';
@@ -152,14 +152,7 @@ async function revoke(ask: Ask, id: string): Promise<boolean> {
 /** Whoever sits at a terminal is asked before more than one grant ends. */
 async function agreed(number: number): Promise<boolean> {
   if (number < 2 || !process.stdin.isTTY) return true;
-  const terminal = createInterface({ input: process.stdin, output: process.stderr });
-  try {
-    return /^y(es)?$/i.test(
-      (await terminal.question(`End ${number} grants? Their packets stop at once. [y/N] `)).trim(),
-    );
-  } finally {
-    terminal.close();
-  }
+  return agreedTo(`End ${number} grants? Their packets stop at once.`);
 }
 
 function pageOf(grant: GrantDetail): readonly (readonly [string, string | undefined])[] {

@@ -10,6 +10,7 @@
  *   commit is known, what the decision rested on is looked at again.
  * - Nothing is evicted: full means refuse.
  */
+import { AgentError } from '../core/errors.ts';
 import { type Endpoint, prefix } from '../core/net.ts';
 import type { Refusal, Refuse } from '../core/reasons.ts';
 import type {
@@ -52,6 +53,8 @@ export class Grants {
   readonly #opening = new Opening();
   /** Ended, or lowered, and the store has not taken it yet. */
   readonly #unrecorded = new Map<GrantId, GrantRecord>();
+  /** The switch of policies that is under way, or was last. */
+  #switching: Promise<void> = Promise.resolve();
 
   constructor(ground: Ground, policy: Policy) {
     this.#ground = ground;
@@ -234,25 +237,32 @@ export class Grants {
   /**
    * Puts a policy in force: sources that no longer count leave the gate first,
    * then the grants end that it no longer allows, then new sources enter
-   * (design, law 9).
+   * (design, law 9). Two switches never interleave. An end that is not on
+   * record yet holds up nothing: its packets have stopped, and the sweep writes
+   * it. Where the gate fails it is this policy by halves: switch again, to it
+   * or to the one before.
    */
-  async switchPolicy(policy: Policy): Promise<void> {
-    this.judge.policy = policy;
-    await this.withdrawSources();
-    await this.review();
-    await this.admitSources();
+  switchPolicy(policy: Policy): Promise<void> {
+    const turn = this.#switching.then(async () => {
+      this.judge.policy = policy;
+      await this.withdrawSources();
+      await this.review().catch((fault) => {
+        if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
+      });
+      await this.admitSources();
+    });
+    this.#switching = turn.catch(() => {});
+    return turn;
   }
 
   /** Takes into the gate what the policy in force counts as a source. */
   async admitSources(): Promise<void> {
     const { dataplane } = this.#ground;
-    const { policy } = this;
     const breatheIfDue = this.#breathing();
     const wanted = await this.#classes();
     const present = dataplane.classes();
     for (const [text, classId] of wanted) {
       await breatheIfDue();
-      if (this.policy !== policy) return; // another is in force meanwhile, and takes in its own
       if (!present.has(text)) dataplane.addClass(prefix(text), classId);
     }
   }
@@ -308,12 +318,10 @@ export class Grants {
   /** Takes from the gate what the policy in force no longer counts as a source. */
   async withdrawSources(): Promise<void> {
     const { dataplane } = this.#ground;
-    const { policy } = this;
     const breatheIfDue = this.#breathing();
     const wanted = await this.#classes();
     for (const [text, classId] of dataplane.classes()) {
       await breatheIfDue();
-      if (this.policy !== policy) return; // another is in force meanwhile, and takes away what it does not count
       if (wanted.get(text) !== classId) dataplane.removeClass(prefix(text));
     }
   }
@@ -439,12 +447,18 @@ function textOf({ device, applicationServer, protocol, devicePort, durationSecon
   return JSON.stringify(['grant', device, remote, port, protocol, devicePort, durationSeconds, ipFamily]);
 }
 
-function asked(who: Asker, ask: GrantRequest): Record<string, string> {
+/** All that a request asked, so that it can be put to another policy later (inspector/refusals.ts keeps it). */
+function asked(who: Asker, ask: GrantRequest): Record<string, unknown> {
+  const { durationSeconds, applicationServer, ipFamily } = ask;
+  const remote = applicationServer?.address;
   return {
     server: who.name,
     correlator: who.correlator,
     from: who.requestAddress.text,
     device: Object.values(ask.device).join(),
     to: `${ask.protocol}/${ask.devicePort}`,
+    durationSeconds,
+    ...(remote && { applicationServer: remote === 'all' ? remote : remote.text }),
+    ...(ipFamily && { ipFamily }),
   };
 }

@@ -7,7 +7,7 @@
 import type { RefusalFacts } from '../core/reasons.ts';
 import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
 import { type Decision, decide, type Question } from '../policy/decide.ts';
-import type { Policy, Usage } from '../policy/policy.ts';
+import { NO_USAGE, type Policy, type Usage } from '../policy/policy.ts';
 import type { Ground } from './ground.ts';
 import type { LiveGrants } from './live.ts';
 import type { Opening } from './opening.ts';
@@ -44,9 +44,18 @@ export class Judge {
     who: Pick<Asker, 'name' | 'requestAddress'>,
     ask: GrantRequest,
   ): { readonly question: Question; readonly decision: Decision } {
+    const question = this.#question(who, ask, (device) => this.usageOf(who.name, device));
+    return { question, decision: decide(this.policy, question) };
+  }
+
+  #question(
+    who: Pick<Asker, 'name' | 'requestAddress'>,
+    ask: GrantRequest,
+    usageOf: (device: ExternalId | undefined) => Usage,
+  ): Question {
     const { directory, clock } = this.#ground;
     const device = directory.find(ask.device);
-    const question: Question = {
+    return {
       server: who.name,
       device: device && this.#factsOf(device),
       protocol: ask.protocol,
@@ -55,17 +64,16 @@ export class Judge {
       applicationServer: ask.applicationServer?.address,
       requestAddress: who.requestAddress,
       ipFamily: ask.ipFamily,
-      usage: this.usageOf(who.name, device?.externalId),
+      usage: usageOf(device?.externalId),
       nowMs: clock.nowMs(),
     };
-    return { question, decision: decide(this.policy, question) };
   }
 
   /** The same for a grant that is there, as if it were asked for again as it stands. */
-  again(record: GrantRecord, durationSeconds: number, usage: Usage): Decision {
+  again(record: GrantRecord, durationSeconds: number, usage: Usage, policy = this.policy): Decision {
     const { directory, clock } = this.#ground;
     const device = directory.find({ networkAccessIdentifier: record.device }) ?? { externalId: record.device };
-    return decide(this.policy, {
+    return decide(policy, {
       server: record.server,
       device: this.#factsOf(device),
       protocol: record.protocol,
@@ -81,6 +89,14 @@ export class Judge {
 
   #factsOf({ externalId, attributes = {} }: Device) {
     return { externalId, attributes, boundFamilies: this.#ground.directory.familiesOf(externalId) };
+  }
+
+  /** What a policy would say of a request if nobody held or had asked for anything. */
+  asIfFirst(policy: Policy, who: Pick<Asker, 'name' | 'requestAddress'>, ask: GrantRequest): Decision {
+    return decide(
+      policy,
+      this.#question(who, ask, () => NO_USAGE),
+    );
   }
 
   /** What a server holds, in all and on a device, and how much it has asked for. */

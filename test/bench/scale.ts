@@ -113,7 +113,7 @@ export async function prepared(
   await first.stop();
 
   const config = loadConfig(agent.configFile, () => {});
-  const policy = loadPolicy(config.rules, config, () => {});
+  const policy = loadPolicy(config.rules.folder, config, () => {});
   const listed = loadDevices(config).slice(NAMED);
   const endpoints = new Endpoints(config.pools.grants, systemRandom);
   const store = openStore(
