@@ -21,6 +21,7 @@ import { compilePolicy } from './policy/compile.ts';
 import type { Policy } from './policy/policy.ts';
 import { runPolicyTests } from './policy/policy-tests.ts';
 import type { RuleFile } from './policy/rules.ts';
+import { type Compiled, compileApart } from './policy-compiler.ts';
 import { readRuleFolder } from './rule-folder.ts';
 
 /** agent.yaml, frozen; what is odd but no fault is told to `warn`. @throws AgentError configInvalid */
@@ -55,15 +56,37 @@ export function compileRules(
   warn: (warning: string) => void,
   devices?: readonly ListedDevice[],
 ): Policy {
-  const placed = files.map(({ file, text }) => ({ file: shown(join(where, file)), text }));
-  const compiled = compilePolicy(placed, {
-    digest: (text) => createHash('sha256').update(text).digest('hex'),
-    ...(devices && { devices: devices.map(({ device }) => ({ attributes: {}, ...device })) }),
-    ...(config && { authorities: config.api.clientCAs.map(({ name }) => name), ownSpaces: ownSpaces(config) }),
-  });
+  const digest = (text: string) => createHash('sha256').update(text).digest('hex');
+  const known = devices && { devices: devices.map(({ device }) => ({ attributes: {}, ...device })) };
+  const compiled = compilePolicy(placed(files, where), { digest, ...known, ...surroundingsOf(config) });
+  const failures = 'policy' in compiled ? runPolicyTests(compiled.policy) : [];
+  return policyIn(failures.length > 0 ? { issues: failures } : compiled, warn);
+}
+
+/** The same in a thread of its own, of which `worker` is the code. @throws AgentError rulesInvalid, policyNotCompiled */
+export async function compileRulesApart(
+  files: readonly RuleFile[],
+  where: string,
+  config: Config,
+  warn: (warning: string) => void,
+  worker: URL,
+): Promise<Policy> {
+  const task = { files: placed(files, where), surroundings: surroundingsOf(config) };
+  return policyIn(await compileApart(worker, task), warn);
+}
+
+function placed(files: readonly RuleFile[], where: string): RuleFile[] {
+  return files.map(({ file, text }) => ({ file: shown(join(where, file)), text }));
+}
+
+/** What the rules are held against. */
+function surroundingsOf(config: Config | undefined) {
+  if (!config) return {};
+  return { authorities: config.api.clientCAs.map(({ name }) => name), ownSpaces: ownSpaces(config) };
+}
+
+function policyIn(compiled: Compiled, warn: (warning: string) => void): Policy {
   if ('issues' in compiled) throw invalid('rulesInvalid', compiled.issues);
-  const failures = runPolicyTests(compiled.policy);
-  if (failures.length > 0) throw invalid('rulesInvalid', failures);
   for (const warning of compiled.warnings) warn(formatIssue(warning));
   return compiled.policy;
 }

@@ -32,7 +32,7 @@ import { Directory } from './directory/directory.ts';
 import { editionUseCases } from './edition-use-cases.ts';
 import { openEditions } from './editions/edition-store.ts';
 import { PolicySwitch } from './editions/policy-switch.ts';
-import { compileRules, loadConfig, loadDevices, loadTls } from './files.ts';
+import { compileRulesApart, loadConfig, loadDevices, loadTls } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
@@ -108,8 +108,10 @@ async function start(
   const policies = await PolicySwitch.begin({
     store: editions,
     readFolder: () => readRuleFolder(config.rules),
-    compile: async (files, edition) =>
-      compileRules(files, edition === undefined ? config.rules.folder : `edition-${edition}`, config, warn),
+    compile: (files, edition) => {
+      const where = edition === undefined ? config.rules.folder : `edition-${edition}`;
+      return compileRulesApart(files, where, config, warn, new URL('policy-worker.js', import.meta.url));
+    },
     autoApply: config.rules.autoApply,
     clock: systemClock,
     log,
@@ -234,10 +236,10 @@ async function start(
   const { orphanGraceSeconds } = config.gate;
 
   await rememberBindings(ground);
-  grants.withdrawSources();
+  await grants.withdrawSources();
   const recovery = await recover(ground, grants, orphanGraceSeconds);
   await bindings.replaceFile(devices);
-  grants.admitSources(); // each grant has been judged by this policy
+  await grants.admitSources(); // each grant has been judged by this policy
   collectGarbage();
   log.info({ ...recovery, policy: policy.version, gateway: config.gateway }, 'recovered');
 

@@ -6,6 +6,8 @@
 export const FAULTS = {
   configInvalid: 'Correct agent.yaml at the places named.',
   rulesInvalid: 'Correct the rule files at the places named; the policy in force was not changed.',
+  policyNotCompiled:
+    'Cut the rule files down, or look at the memory and load of this host; the policy in force was not changed.',
   devicesInvalid: 'Correct the devices file at the places named; the bindings in force were not changed.',
   interfaceMissing: 'Create the interface, or name another in agent.yaml.',
   interfaceUnsuitable: 'Name an Ethernet-like interface in agent.yaml; inside, a TUN will do.',

@@ -52,6 +52,9 @@ import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
 /** With so many ends that the store has not taken no grant is begun: a disk that stays full must not fill the memory. */
 const UNRECORDED_MOST = 1_000;
 
+/** Of work that is long only in sum, so much at once. */
+const HOLD_MOST_NS = 5_000_000n;
+
 export class Grants {
   readonly live = new LiveGrants();
   readonly endpoints: Endpoints;
@@ -256,11 +259,11 @@ export class Grants {
   switchPolicy(policy: Policy): Promise<void> {
     const turn = this.#switching.then(async () => {
       this.judge.policy = policy;
-      this.withdrawSources();
+      await this.withdrawSources();
       await this.review().catch((fault) => {
         if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
       });
-      this.admitSources();
+      await this.admitSources();
       await this.judge.tellStagedEnds();
     });
     this.#switching = turn.catch(() => {});
@@ -268,10 +271,15 @@ export class Grants {
   }
 
   /** Takes into the gate what the policy in force counts as a source. */
-  admitSources(): void {
+  async admitSources(): Promise<void> {
     const { dataplane } = this.#ground;
+    const breatheIfDue = this.#breathing();
+    const wanted = await this.#classes();
     const present = dataplane.classes();
-    for (const [text, classId] of this.#classes()) if (!present.has(text)) dataplane.addClass(prefix(text), classId);
+    for (const [text, classId] of wanted) {
+      await breatheIfDue();
+      if (!present.has(text)) dataplane.addClass(prefix(text), classId);
+    }
   }
 
   /**
@@ -324,10 +332,12 @@ export class Grants {
   }
 
   /** Takes from the gate what the policy in force no longer counts as a source. */
-  withdrawSources(): void {
+  async withdrawSources(): Promise<void> {
     const { dataplane } = this.#ground;
-    const wanted = this.#classes();
+    const breatheIfDue = this.#breathing();
+    const wanted = await this.#classes();
     for (const [text, classId] of dataplane.classes()) {
+      await breatheIfDue();
       if (wanted.get(text) !== classId) dataplane.removeClass(prefix(text));
     }
   }
@@ -406,9 +416,27 @@ export class Grants {
     });
   }
 
-  #classes(): Map<string, number> {
+  async #classes(): Promise<Map<string, number>> {
     const { store } = this.#ground;
-    return new Map(sourceClasses(this.policy).map(({ prefix, server }) => [prefix.text, store.idOf('class', server)]));
+    const breatheIfDue = this.#breathing();
+    const classes = new Map<string, number>();
+    for (const { prefix, server } of sourceClasses(this.policy)) {
+      classes.set(prefix.text, store.idOf('class', server)); // of a server that is new, written there
+      await breatheIfDue();
+    }
+    return classes;
+  }
+
+  /** Breathes where the loop has been held for some milliseconds. */
+  #breathing(): () => Promise<void> | undefined {
+    const { clock } = this.#ground;
+    let sinceNs = clock.monotonicNs();
+    return () => {
+      if (clock.monotonicNs() - sinceNs < HOLD_MOST_NS) return undefined;
+      return breathe().then(() => {
+        sinceNs = clock.monotonicNs();
+      });
+    };
   }
 
   /** The record of a grant that was written and then not opened: it ends as it began, and its endpoint is as free as before. */

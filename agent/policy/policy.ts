@@ -171,12 +171,17 @@ export function identify(
   let found: Identity | undefined;
   for (const name of [...presented.uris, presented.spkiSha256]) {
     for (const { certificate, identity } of policy.holders.get(name) ?? []) {
-      if (identity === found || !isThat(certificate, presented)) continue;
+      if (isSame(identity, found) || !isThat(certificate, presented)) continue;
       if (found) return 'certificateAmbiguous';
       found = identity;
     }
   }
   return found ?? 'certificateUnknown';
+}
+
+/** Two certificates of one holder are one identity. */
+function isSame(one: Identity, other: Identity | undefined): boolean {
+  return one.role === other?.role && one.name === other.name;
 }
 
 /** All certificates of servers and MTC users, as `holders` has them. */
@@ -187,7 +192,7 @@ export function holdersOf(policy: Pick<Policy, 'servers' | 'mtcUsers'>): Map<str
   ];
   const holders = new Map<string, Holder[]>();
   for (const { role, name, certificates } of all) {
-    const identity = { role, name } as Identity; // one object each: two of its certificates are one holder
+    const identity = { role, name } as Identity;
     for (const certificate of certificates) {
       const key = 'sha256' in certificate ? certificate.sha256 : certificate.uri;
       holders.set(key, [...(holders.get(key) ?? []), { certificate, identity }]);

@@ -13,7 +13,7 @@
  * policy are bounded: a split that would take more is not made, and costs the
  * decision time, not the agent its memory.
  *
- * Built on first use, once for each policy.
+ * Built on first use, once for each policy, or before (`indexing`).
  */
 import type { ExternalId, ServerName } from '../core/words.ts';
 import { patternsOf } from './groups.ts';
@@ -47,6 +47,9 @@ const FEW = 8;
 /** So many places a rule may take, in the mean. */
 const PLACES_MOST = 32;
 
+/** So many rules are sorted in one turn. */
+const TURN = 512;
+
 const indices = new WeakMap<Policy, PolicyIndex>();
 
 /** The rules that can match, each kind in its order. */
@@ -75,23 +78,26 @@ export function standInDevice(policy: Policy): ExternalId {
   return indexOf(policy).standIn;
 }
 
-function indexOf(policy: Policy): PolicyIndex {
-  const known = indices.get(policy);
-  if (known) return known;
-  const index = build(policy);
-  indices.set(policy, index);
-  return index;
+/** Builds a policy's index before it is first asked, stopping every few milliseconds for whoever else must come in. */
+export function* indexing(policy: Policy): Generator<undefined> {
+  if (!indices.has(policy)) indices.set(policy, yield* build(policy));
 }
 
-function build({ denies, allows, mtcUsers }: Policy): PolicyIndex {
+function indexOf(policy: Policy): PolicyIndex {
+  for (const _ of indexing(policy)); // all at once
+  return indices.get(policy) as PolicyIndex;
+}
+
+function* build({ denies, allows, mtcUsers }: Policy): Generator<undefined, PolicyIndex> {
   const users: PolicyIndex['users'] = new PatternIndex(() => []);
   for (const user of mtcUsers.values()) {
     for (const pattern of user.devices) users.at(pattern).push({ pattern, user });
   }
+  yield;
   const [first] = [...mtcUsers.values()].flatMap(({ devices }) => devices.slice(0, 1));
   return {
-    denies: treeOf(denies),
-    allows: treeOf(allows),
+    denies: yield* treeOf(denies),
+    allows: yield* treeOf(allows),
     users,
     authorised: new Map([...mtcUsers.values()].map((user) => [user, new Set(user.authorises)])),
     standIn: (first ? oneOf(first) : 'nobody@nowhere.invalid') as ExternalId,
@@ -125,7 +131,7 @@ interface Dimension {
   /** In how many places a rule would stand; undefined: it says nothing of it. */
   places(match: Match): number | undefined;
   /** Puts rules into their places. */
-  sort(numbers: readonly number[], matches: readonly Match[]): Sorted;
+  sort(numbers: readonly number[], matches: readonly Match[]): Generator<undefined, Sorted>;
 }
 
 interface Sorted {
@@ -135,9 +141,10 @@ interface Sorted {
 
 const SERVERS: Dimension = {
   places: ({ servers }) => servers?.length,
-  sort(numbers, matches) {
+  *sort(numbers, matches) {
     const places = new Map<ServerName, Place>();
     for (const number of numbers) {
+      if (number % TURN === 0) yield;
       for (const server of matches[number]?.servers ?? []) put(placeAt(places, server), number);
     }
     return { places: places.values(), by: ({ server }) => [places.get(server)] };
@@ -146,9 +153,10 @@ const SERVERS: Dimension = {
 
 const DEVICES: Dimension = {
   places: (match) => fixedDevices(match)?.length,
-  sort(numbers, matches) {
+  *sort(numbers, matches) {
     const places = new PatternIndex(newPlace);
     for (const number of numbers) {
+      if (number % TURN === 0) yield;
       for (const pattern of fixedDevices(matches[number] ?? {}) ?? []) put(places.at(pattern), number);
     }
     return {
@@ -160,9 +168,10 @@ const DEVICES: Dimension = {
 
 const PORTS: Dimension = {
   places: ({ ports }) => ports?.reduce((sum, range) => sum + blocksOf(range).length, 0),
-  sort(numbers, matches) {
+  *sort(numbers, matches) {
     const places = new Map<number, Place>();
     for (const number of numbers) {
+      if (number % TURN === 0) yield;
       for (const range of matches[number]?.ports ?? []) {
         for (const block of blocksOf(range)) put(placeAt(places, block), number);
       }
@@ -173,18 +182,18 @@ const PORTS: Dimension = {
 
 const DIMENSIONS: readonly Dimension[] = [SERVERS, DEVICES, PORTS];
 
-function treeOf(rules: readonly { readonly match: Match }[]): Node {
+function* treeOf(rules: readonly { readonly match: Match }[]): Generator<undefined, Node> {
   const matches = rules.map(({ match }) => match);
   const room = { places: PLACES_MOST * rules.length };
-  return split([...rules.keys()], DIMENSIONS, matches, room);
+  return yield* split([...rules.keys()], DIMENSIONS, matches, room);
 }
 
-function split(
+function* split(
   numbers: readonly number[],
   dimensions: readonly Dimension[],
   matches: readonly Match[],
   room: { places: number },
-): Node {
+): Generator<undefined, Node> {
   if (numbers.length <= FEW) return numbers;
   let best: (Sorted & { dimension: Dimension; rest: number[]; worst: number; taken: number }) | undefined;
   for (const dimension of dimensions) {
@@ -192,7 +201,8 @@ function split(
     const taken = counts.reduce<number>((sum, count) => sum + (count ?? 0), 0);
     if (taken > room.places) continue;
     const rest = numbers.filter((_, i) => counts[i] === undefined);
-    const sorted = dimension.sort(
+    yield;
+    const sorted = yield* dimension.sort(
       numbers.filter((_, i) => counts[i] !== undefined),
       matches,
     );
@@ -204,8 +214,8 @@ function split(
   const { dimension, by, rest, taken } = best;
   room.places -= taken;
   const others = dimensions.filter((one) => one !== dimension);
-  for (const place of best.places) place.node = split(place.numbers, others, matches, room);
-  return { by, rest: split(rest, others, matches, room) };
+  for (const place of best.places) place.node = yield* split(place.numbers, others, matches, room);
+  return { by, rest: yield* split(rest, others, matches, room) };
 }
 
 function rulesAt<Rule>(rules: readonly Rule[], tree: Node, asked: Asked): readonly Rule[] {

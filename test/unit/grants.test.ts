@@ -468,6 +468,17 @@ describe('a new policy', () => {
     expect(knock(gateway, record)).toBe('redirect');
   });
 
+  test('one that comes while another is switched to: what the last one counts as a source is in the gate, no more', async () => {
+    const gateway = await TestGateway.started();
+    const moved = RULES.replace('198.51.100.0/24', '198.51.100.128/25');
+    await Promise.all([gateway.grants.switchPolicy(policyOf(moved)), gateway.grants.switchPolicy(policyOf(RULES))]);
+    expect(gateway.memory.classes().has('198.51.100.0/24')).toBe(true);
+    expect(gateway.memory.classes().has('198.51.100.128/25')).toBe(false);
+    await Promise.all([gateway.grants.switchPolicy(policyOf(RULES)), gateway.grants.switchPolicy(policyOf(moved))]);
+    expect(gateway.memory.classes().has('198.51.100.0/24')).toBe(false);
+    expect(gateway.memory.classes().has('198.51.100.128/25')).toBe(true);
+  });
+
   test("sources that move to another server are of the new one, and the old one's grants do not follow", async () => {
     const gateway = await TestGateway.started();
     const record = await granted(gateway, { applicationServer: { address: 'all' } });
