@@ -66,6 +66,8 @@ export interface ClosureParts {
   readonly gapFound: (kind: GapKind) => void;
 }
 
+/** To count is to run nft: not with every scrape of a busy collector. */
+const COUNTED_FOR_MS = 10_000;
 const BASE_GAPS = {
   baseMissing: 'the nftables base is not there',
   baseChanged: 'the nftables base does not stand as it was applied',
@@ -76,6 +78,8 @@ export class Closure {
   #site: Site;
   /** The policy whose filters the base has. */
   #policy: Policy;
+  #counted: ReturnType<Base['counted']> = Promise.resolve(new Map());
+  #countedUntilMs = 0;
   /** The base is written, or changed, by one at a time. */
   #turn: Promise<unknown> = Promise.resolve();
   /** What is not built on this site yet. */
@@ -143,6 +147,25 @@ export class Closure {
       await this.#writeBase(policy);
       this.#policy = policy;
     });
+  }
+
+  /** What the filters in force have met; read again at most every ten seconds. */
+  filterPackets() {
+    const now = performance.now();
+    const { filters } = this.#policy;
+    if (filters.length === 0) return Promise.resolve([]);
+    if (now >= this.#countedUntilMs) {
+      this.#countedUntilMs = now + COUNTED_FOR_MS;
+      this.#counted = this.#parts.base.counted();
+      this.#counted.catch(() => {}); // whoever asks has the fault
+    }
+    return this.#counted.then((counted) =>
+      filters.map(({ id: filter, staged }) => ({
+        filter,
+        staged,
+        packets: Number(counted.get(filter)?.packets ?? 0n),
+      })),
+    );
   }
 
   /** Addresses that were bound leave the groups of filters, or enter them once they are bound. @throws AgentError nftFailed */

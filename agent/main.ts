@@ -181,6 +181,7 @@ async function start(
   let draining = false;
   const metrics = openMetrics({
     gate: () => gate.counters(),
+    filterPackets: () => closure.filterPackets(),
     liveGrants: () => grants.live.size,
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),

@@ -16,6 +16,8 @@ import type { Would } from './policy/staged.ts';
 /** Where the values are kept. */
 export interface Readings {
   gate(): GateCounters;
+  /** Packets that each filter met; it may be some seconds old. */
+  filterPackets(): Promise<readonly { readonly filter: string; readonly staged: boolean; readonly packets: number }[]>;
   liveGrants(): number;
   restingEndpoints(): number;
   freeEndpoints(family: 'ipv4' | 'ipv6', protocol: 'tcp' | 'udp'): number;
@@ -67,7 +69,7 @@ export function openMetrics(readings: Readings): Metrics {
     Kind: typeof Gauge | typeof Counter,
     name: string,
     help: string,
-    samples: () => readonly Sample[],
+    samples: () => readonly Sample[] | Promise<readonly Sample[]>,
     labelNames: string[] = [],
   ) =>
     new Kind({
@@ -75,9 +77,10 @@ export function openMetrics(readings: Readings): Metrics {
       help,
       labelNames,
       registers,
-      collect() {
+      async collect() {
+        const values = await samples();
         this.reset();
-        for (const [value, labels = {}] of samples()) this.inc(labels, value);
+        for (const [value, labels = {}] of values) this.inc(labels, value);
       },
     });
   /** A counter that is kept here. */
@@ -104,6 +107,16 @@ export function openMetrics(readings: Readings): Metrics {
       return DENIAL_REASONS.map((reason) => [Number(denied[reason].packets), { reason }]);
     },
     ['reason'],
+  );
+  read(
+    Counter,
+    'mtgate_filter_packets_total',
+    'Packets that a filter met; of a staged one, would have',
+    async () => {
+      const filters = await readings.filterPackets();
+      return filters.map(({ filter, staged, packets }) => [packets, { filter, staged: String(staged) }]);
+    },
+    ['filter', 'staged'],
   );
   read(Gauge, 'mtgate_live_grants', 'Grants that are live', () => [[readings.liveGrants()]]);
   read(Gauge, 'mtgate_resting_endpoints', 'External endpoints at rest', () => [[readings.restingEndpoints()]]);

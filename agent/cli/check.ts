@@ -5,6 +5,7 @@ import { AgentError } from '../core/errors.ts';
 import { entryCount, poolMebibytes } from '../core/pool.ts';
 import { loadConfig, loadDevices, loadPolicy } from '../files.ts';
 import { describeAuthorised, describeGroups } from '../policy/explain.ts';
+import { describeFilter } from '../policy/filters.ts';
 import type { Policy } from '../policy/policy.ts';
 import { count, print, printJson } from './print.ts';
 
@@ -49,14 +50,24 @@ function describe(policy: Policy, say: (line: string) => void) {
   say(
     `policy ${version}: ${count(servers.size, 'server')}, ${count(users.size, 'MTC user')}, ${count(rules.length, 'rule')}`,
   );
+  if (policy.filters.length > 0) say(`${count(policy.filters.length, 'filter')}`);
+  const standing = policy.filters.filter((filter) => filter.standing && !filter.staged);
+  for (const filter of standing) say(`  standing: ${filter.id} opens ${describeFilter(filter)}, without a grant`);
   const mtcUsers = describeAuthorised(policy);
   for (const user of mtcUsers) say(`  ${user.mtcUser} authorises ${user.servers.join(', ') || 'nobody'}`);
   const groups = describeGroups(policy);
   for (const { group, of } of groups) say(`  group ${group}: ${of}`);
-  const stagedRules = idsOf(staged).filter((id) => !rules.includes(id));
+  const stagedFilters = policy.filters.filter((filter) => filter.staged).map(({ id }) => id);
+  const stagedRules = [...idsOf(staged).filter((id) => !rules.includes(id)), ...stagedFilters];
   if (stagedRules.length > 0) say(`  staged, and not enforced: ${stagedRules.join(', ')}`);
   say(`${count(tests.length, 'policy test')} passed`);
-  const counted = { servers: servers.size, rules: rules.length, policyTests: tests.length };
+  const counted = {
+    servers: servers.size,
+    rules: rules.length,
+    filters: policy.filters.length,
+    standing: standing.map(({ id }) => id),
+    policyTests: tests.length,
+  };
   return { policy: version, ...counted, stagedRules, mtcUsers, groups };
 }
 

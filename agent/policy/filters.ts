@@ -220,3 +220,21 @@ export function dropOfGrant(filters: readonly Filter[], flow: GrantedFlow, site:
     return inward || outward;
   });
 }
+
+/** What a filter speaks of, as a person would: `udp ports 161 from 192.0.2.0/28 to inside`. */
+export function describeFilter({ from, to, protocol, ports, types }: Filter): string {
+  const names = protocol === 'icmp' || protocol === 'icmpv6' ? Object.entries(ICMP_TYPES[protocol]) : [];
+  const ranges = ports?.map(({ low, high }) => (low === high ? `${low}` : `${low}-${high}`));
+  return [
+    protocol ?? 'any protocol',
+    ...(ranges ? [`ports ${ranges.join(', ')}`] : []),
+    ...(types ? [`types ${types.map((type) => names.find(([, one]) => one === type)?.[0] ?? type).join(', ')}`] : []),
+    `from ${describeEnds(from)} to ${describeEnds(to)}`,
+  ].join(' ');
+}
+
+function describeEnds(ends: Ends | undefined): string {
+  if (!ends) return 'any';
+  const groups = ends.groups.map((group) => `group:${group}`);
+  return [...ends.sides, ...ends.prefixes.map(({ text }) => text), ...groups].join(', ');
+}

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
-import { address } from '../../agent/core/net.ts';
+import { address, prefix } from '../../agent/core/net.ts';
+import { admissionsOf } from '../../agent/policy/admissions.ts';
 import { type FilteredPacket, judgePacket, type PacketEnd } from '../../agent/policy/filters.ts';
 import { policyOf } from '../rules.ts';
 
@@ -43,3 +44,28 @@ test.each([
   ['{ id: z, drop: { from: inside } }, { id: a, allow: { from: inside } }', OUT, 'drop z'],
   ['{ id: b, drop: {} }, { id: a, drop: { from: inside } }', OUT, 'drop a'],
 ] as const)('%s', (filters, one, verdict) => expect(said(filters, one)).toBe(verdict));
+
+test('what the gate is told of standing filters: sources, parts of realms, and what they carry', () => {
+  const { filters } = policyOf(`filters:
+  - { id: a, allow: { from: [192.0.2.0/28, "2001:db8::/48"], to: inside, protocol: udp, ports: [161, 200-300] }, standing: true }
+  - { id: b, allow: { from: outside, to: [10.20.1.0/24, 10.0.0.0/8, 11.0.0.0/8], protocol: icmp, types: [echo-request] } }
+  - { id: c, allow: { to: "fd00:20::1" }, standing: true }
+  - { id: d, allow: { from: inside } }
+  - { id: e, allow: { from: outside, to: inside, protocol: icmp }, stage: true }
+  - { id: f, drop: {} }
+`);
+  const told = admissionsOf(filters, ['10.20.0.0/16', 'fd00:20::/48'].map(prefix)).map((one) =>
+    [one.source.text, one.destination.text, one.protocol, one.ports && `${one.ports.low}-${one.ports.high}`, one.types]
+      .filter((word) => word !== undefined)
+      .join(' '),
+  );
+  expect(told).toEqual([
+    '192.0.2.0/28 10.20.0.0/16 udp 161-161',
+    '192.0.2.0/28 10.20.0.0/16 udp 200-300',
+    '2001:db8::/48 fd00:20::/48 udp 161-161',
+    '2001:db8::/48 fd00:20::/48 udp 200-300',
+    '0.0.0.0/0 10.20.1.0/24 icmp 8',
+    '0.0.0.0/0 10.20.0.0/16 icmp 8',
+    '::/0 fd00:20::1/128 any',
+  ]);
+});
