@@ -24,6 +24,7 @@ import type { Policy } from './policy/policy.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import {
   type Absence,
+  admissions,
   baseSetup,
   type FilterGround,
   gatePlaces,
@@ -128,7 +129,7 @@ export class Closure {
     const { config, gate, base, links, missingBlackholes, wrongSysctls } = this.#parts;
     try {
       await this.#follow(siteOf(config, await links()));
-      const [standing, holes] = await Promise.all([base.look(), missingBlackholes(this.#pools())]);
+      const [standing, holes] = await Promise.all([this.#inTurn(() => base.look()), missingBlackholes(this.#pools())]);
       this.#judge([
         ...[...this.#outdated].map(outdatedGap),
         ...gate.flaws().map(gateGap),
@@ -145,6 +146,12 @@ export class Closure {
   switchPolicy(policy: Policy): Promise<void> {
     return this.#inTurn(async () => {
       await this.#writeBase(policy);
+      try {
+        this.#parts.gate.admissions(admissions(this.#parts.config, policy));
+      } catch (fault) {
+        this.#outdated.add('base'); // the next look puts back the filters in force
+        throw fault;
+      }
       this.#policy = policy;
     });
   }
@@ -183,8 +190,9 @@ export class Closure {
   /** The groups of filters are filled anew. What fails is a gap, and tried again. */
   async refillGroups(): Promise<void> {
     if (groupsIn(this.#policy.filters).length === 0) return;
-    this.#outdated.add('base');
-    await this.#build().catch((fault) => this.#parts.log.error({ faults: String(fault) }, 'gapNotRepaired'));
+    await this.#inTurn(() => this.#writeBase(this.#policy)).catch(() => {
+      this.#outdated.add('base');
+    });
   }
 
   /** Puts back what is missing or changed, each part by itself; one that fails holds up no other. */

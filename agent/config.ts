@@ -75,8 +75,8 @@ export interface Config {
   readonly management: { readonly socket: string };
   readonly metrics: { readonly listen: Endpoint };
   readonly store: { readonly directory: string };
-  /** The folder of the rule files. */
-  readonly rules: string;
+  /** The folder of the rule files, and whether what lies there is put in force at start and reload, without an `apply`. */
+  readonly rules: { readonly folder: string; readonly autoApply: boolean };
   /** The devices file. */
   readonly devices?: string;
   readonly gate: {
@@ -146,7 +146,18 @@ function agentFile(folder: string) {
     management: f.mapping({ socket: path.default('/run/mtgate/mtgate.sock') }).prefault({}),
     metrics: f.mapping({ listen: loopback.prefault('127.0.0.1:9464') }).prefault({}),
     store: f.mapping({ directory: path.default('/var/lib/mtgate') }).prefault({}),
-    rules: path.default(inFolder('rules')),
+    rules: f
+      .shortFor(
+        'folder',
+        f.mapping({
+          folder: path.default(inFolder('rules')),
+          autoApply: f
+            .choice('true', 'false')
+            .default('false')
+            .transform((word) => word === 'true'),
+        }),
+      )
+      .prefault({}),
     devices: path.exactOptional(),
     gate: f
       .mapping({

@@ -14,13 +14,15 @@ import { join, relative, resolve } from 'node:path';
 import type { ReadFile } from './api/authorities.ts';
 import type { TlsMaterial } from './api/tls.ts';
 import { type Config, CREDENTIAL, ownSpaces, readConfig } from './config.ts';
-import { decodeText, type Issue } from './core/document.ts';
+import { decodeText, formatIssue, type Issue } from './core/document.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import { type ListedDevice, readDevices } from './directory/devices.ts';
 import { compilePolicy } from './policy/compile.ts';
 import type { Policy } from './policy/policy.ts';
 import { runPolicyTests } from './policy/policy-tests.ts';
 import type { RuleFile } from './policy/rules.ts';
+import { type Compiled, compileApart } from './policy-compiler.ts';
+import { readRuleFolder } from './rule-folder.ts';
 
 /** agent.yaml, frozen; what is odd but no fault is told to `warn`. @throws AgentError configInvalid */
 export function loadConfig(file: string, warn: (warning: string) => void): Config {
@@ -31,24 +33,61 @@ export function loadConfig(file: string, warn: (warning: string) => void): Confi
   return reading.config;
 }
 
-/**
- * The rule files of a folder, compiled, their policy tests passed. Without a
- * config they are held against themselves alone. @throws AgentError rulesInvalid
- */
+/** The rule files of a folder, compiled. @throws AgentError rulesInvalid */
 export function loadPolicy(
   folder: string,
   config: Config | undefined,
   warn: (warning: string) => void,
   devices?: readonly ListedDevice[],
 ): Policy {
-  const compiled = compilePolicy(ruleFiles(folder), {
-    digest: (text) => createHash('sha256').update(text).digest('hex'),
-    ...(devices && { devices: devices.map(({ device }) => ({ attributes: {}, ...device })) }),
-    ...(config && { authorities: config.api.clientCAs.map(({ name }) => name), ownSpaces: ownSpaces(config) }),
-  });
+  const autoApply = config?.rules.folder === folder && config.rules.autoApply;
+  return compileRules(readRuleFolder({ folder, autoApply }).files, folder, config, warn, devices);
+}
+
+/**
+ * Rule files, compiled, their policy tests passed; `where` stands before their
+ * names in what is told of them. Without a config they are held against
+ * themselves alone. @throws AgentError rulesInvalid
+ */
+export function compileRules(
+  files: readonly RuleFile[],
+  where: string,
+  config: Config | undefined,
+  warn: (warning: string) => void,
+  devices?: readonly ListedDevice[],
+): Policy {
+  const digest = (text: string) => createHash('sha256').update(text).digest('hex');
+  const known = devices && { devices: devices.map(({ device }) => ({ attributes: {}, ...device })) };
+  const compiled = compilePolicy(placed(files, where), { digest, ...known, ...surroundingsOf(config) });
+  const failures = 'policy' in compiled ? runPolicyTests(compiled.policy) : [];
+  return policyIn(failures.length > 0 ? { issues: failures } : compiled, warn);
+}
+
+/** The same in a thread of its own, of which `worker` is the code. @throws AgentError rulesInvalid, policyNotCompiled */
+export async function compileRulesApart(
+  files: readonly RuleFile[],
+  where: string,
+  config: Config,
+  warn: (warning: string) => void,
+  worker: URL,
+): Promise<Policy> {
+  const task = { files: placed(files, where), surroundings: surroundingsOf(config) };
+  return policyIn(await compileApart(worker, task), warn);
+}
+
+function placed(files: readonly RuleFile[], where: string): RuleFile[] {
+  return files.map(({ file, text }) => ({ file: shown(join(where, file)), text }));
+}
+
+/** What the rules are held against. */
+function surroundingsOf(config: Config | undefined) {
+  if (!config) return {};
+  const realms = config.inside.flatMap(({ prefixes }) => prefixes);
+  return { authorities: config.api.clientCAs.map(({ name }) => name), ownSpaces: ownSpaces(config), realms };
+}
+
+function policyIn(compiled: Compiled, warn: (warning: string) => void): Policy {
   if ('issues' in compiled) throw invalid('rulesInvalid', compiled.issues);
-  const failures = runPolicyTests(compiled.policy);
-  if (failures.length > 0) throw invalid('rulesInvalid', failures);
   for (const warning of compiled.warnings) warn(formatIssue(warning));
   return compiled.policy;
 }
@@ -82,31 +121,6 @@ function readCrlFile(file: string): ReadFile | { readonly file: string; readonly
   } catch (fault) {
     return { file, unreadable: (fault as Error).message };
   }
-}
-
-/** The folder's *.yaml files, by name; hidden ones and those of editors are not policy. */
-function ruleFiles(folder: string): RuleFile[] {
-  let names: string[];
-  try {
-    names = readdirSync(folder);
-  } catch (cause) {
-    throw new AgentError('rulesInvalid', `${folder}: ${(cause as Error).message}`, { cause });
-  }
-  const own = names.filter((name) => /^[^.].*\.ya?ml$/.test(name)).sort();
-  if (own.length === 0) throw new AgentError('rulesInvalid', `${folder}: no rule file (*.yaml) in this folder`);
-  return own.map((name) => {
-    const path = join(folder, name);
-    const file = shown(path);
-    const unreadable = (message: string) => ({ unreadable: { file, line: 1, column: 1, message } });
-    let bytes: Buffer;
-    try {
-      bytes = readFileSync(path);
-    } catch (fault) {
-      return unreadable(`cannot be read: ${(fault as Error).message}`);
-    }
-    const decoded = decodeText(bytes, file);
-    return 'text' in decoded ? { file, text: decoded.text } : { unreadable: decoded.issue };
-  });
 }
 
 /** A private key or shared secret. What systemd hands over it guards itself; a plain file is looked at. */
@@ -158,8 +172,4 @@ function shown(path: string): string {
 
 function invalid(code: FaultCode, issues: readonly Issue[]): AgentError {
   return new AgentError(code, issues.map(formatIssue).join('\n'));
-}
-
-function formatIssue({ file, line, column, message }: Issue): string {
-  return `${file}:${line}:${column}: ${message}`;
 }

@@ -4,6 +4,7 @@
  * socket, a packet with a mark, and the service manager's ear. Node has no
  * call for some of these; libc and libsystemd have (through koffi).
  */
+import { execFile } from 'node:child_process';
 import { randomBytes, randomInt } from 'node:crypto';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
@@ -159,6 +160,15 @@ export function peerUid(socket: Socket): number {
     throw new AgentError('internal', 'the kernel does not say who is on the other end of a Unix socket');
   }
   return credentials[1] as number;
+}
+
+/** What a user is called here, by whomever the host asks for names (getent(1)); nobody is waited for. */
+export function userName(uid: number): Promise<string> {
+  return new Promise((resolve) => {
+    execFile('getent', ['passwd', String(uid)], { timeout: 2_000, killSignal: 'SIGKILL' }, (_, said) =>
+      resolve(/^([^:\n]{1,64}):/.exec(said)?.[1] ?? `uid ${uid}`),
+    );
+  });
 }
 
 /** Sends one datagram with a mark to the loopback's discard port; says why it could not. */

@@ -29,7 +29,10 @@ import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts'
 import { Base } from './dataplane/nftables.ts';
 import { denialUseCases } from './denial-use-cases.ts';
 import { Directory } from './directory/directory.ts';
-import { loadConfig, loadDevices, loadPolicy, loadTls } from './files.ts';
+import { editionUseCases } from './edition-use-cases.ts';
+import { openEditions } from './editions/edition-store.ts';
+import { PolicySwitch } from './editions/policy-switch.ts';
+import { compileRulesApart, loadConfig, loadDevices, loadTls } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
@@ -49,6 +52,7 @@ import {
   sendMarked,
   systemClock,
   systemRandom,
+  userName,
 } from './host.ts';
 import { deniedPackets, openAccount } from './inspector/account.ts';
 import { openDenialStore } from './inspector/denial-store.ts';
@@ -60,8 +64,9 @@ import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { RecentDenials } from './recent-denials.ts';
-import { baseSetup, gatePlaces, gateSetup, poolPrefixes, type Site, siteOf } from './site.ts';
-import { attachmentText, heartbeatAgeSeconds, runningStatus } from './status.ts';
+import { FolderWatch, readRuleFolder } from './rule-folder.ts';
+import { admissions, baseSetup, gatePlaces, gateSetup, poolPrefixes, type Site, siteOf } from './site.ts';
+import { attachmentText, folderText, heartbeatAgeSeconds, runningStatus } from './status.ts';
 import { wrongSysctls } from './sysctls.ts';
 import { asAgentError, every, logFault, type Stop } from './upkeep.ts';
 import { identityPolicy, managementUseCases, serverUseCases } from './use-cases.ts';
@@ -77,7 +82,10 @@ const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
 
 /** The status of an end that a restart does not cure (EX_CONFIG of sysexits.h): the unit waits for a person. */
 const FILES_INVALID = 78;
-const INVALID_FILES: readonly FaultCode[] = ['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'];
+const INVALID_FILES: readonly FaultCode[] = [
+  ...(['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'] as const),
+  ...(['editionsInvalid', 'editionUnfit'] as const),
+];
 
 /** Starts everything; how to stop what has been started is put into `stops` as it goes. */
 async function start(
@@ -88,7 +96,6 @@ async function start(
 ): Promise<void> {
   const warn = (warning: string) => log.warn({ warning }, 'configurationWarning');
   const config = loadConfig(configFile, warn);
-  const policy = loadPolicy(config.rules, config, warn);
   const devices = loadDevices(config);
   let trust = readTrust(loadTls(config));
   const alarms = new ExpiryAlarms(log, systemClock);
@@ -96,6 +103,21 @@ async function start(
 
   mkdirSync(config.store.directory, { recursive: true, mode: 0o750 });
   lockFolder(config.store.directory);
+  const editions = openEditions(join(config.store.directory, 'editions.db'));
+  stops.push(() => editions.close());
+  const policies = await PolicySwitch.begin({
+    store: editions,
+    readFolder: () => readRuleFolder(config.rules),
+    compile: (files, edition) => {
+      const where = edition === undefined ? config.rules.folder : `edition-${edition}`;
+      return compileRulesApart(files, where, config, warn, new URL('policy-worker.js', import.meta.url));
+    },
+    autoApply: config.rules.autoApply,
+    clock: systemClock,
+    log,
+  });
+  const { policy } = policies.inForce;
+  const folder = new FolderWatch(config.rules, () => Number(systemClock.monotonicNs() / 1_000_000n));
   const worker = new URL('grants/store-worker.js', import.meta.url);
   const store = openStore(join(config.store.directory, 'mtgate.db'), worker);
   stops.push(() => store.close());
@@ -122,6 +144,7 @@ async function start(
     setup: gateSetup(config, site, realmId),
   });
   stops.push(() => gate.close());
+  gate.admissions(admissions(config, policy));
   gate.attach(config.gate.attach, gatePlaces(site));
   const gapFound = (kind: GapKind) => metrics.gapFound(kind);
   const hosts = { links, missingBlackholes, setBlackholes, wrongSysctls };
@@ -173,6 +196,11 @@ async function start(
     refusalsGivenUp: () => ledger.givenUp,
     linesLeftOut,
     draining: () => draining,
+    edition: () => {
+      const { number, digest } = policies.inForce.edition;
+      const { secondsLeft } = policies;
+      return { number, folderDiffers: folder.difference(digest) !== undefined, secondsLeft };
+    },
     loopDelay,
   });
   const ground: Ground = {
@@ -199,6 +227,10 @@ async function start(
     metrics,
   };
   const grants = new Grants(ground, policy);
+  policies.enforceBy(async (next) => {
+    await closure.switchPolicy(next); // a base that nft does not take: nothing of the policy is in force
+    await grants.switchPolicy(next);
+  });
   const bindings = new Bindings(ground, grants, forgetFlows, {
     follow: (verb, bound) => closure.followBindings(verb, bound),
     refill: () => closure.refillGroups(),
@@ -206,10 +238,10 @@ async function start(
   const { orphanGraceSeconds } = config.gate;
 
   await rememberBindings(ground);
-  grants.withdrawSources();
+  await grants.withdrawSources();
   const recovery = await recover(ground, grants, orphanGraceSeconds);
   await bindings.replaceFile(devices);
-  grants.admitSources(); // each grant has been judged by this policy
+  await grants.admitSources(); // each grant has been judged by this policy
   collectGarbage();
   log.info({ ...recovery, policy: policy.version, gateway: config.gateway }, 'recovered');
 
@@ -234,6 +266,7 @@ async function start(
       return store.purge(nowMs - RETAIN_ENDED_MS, nowMs - ANSWERS_KEPT_MS);
     }),
     every(TICK_MS, log, () => alarms.look(trust)),
+    every(TICK_MS, log, () => policies.keep()),
     every(TICK_MS, log, () => recent.note(systemClock.monotonicNs(), denied())),
   );
 
@@ -267,21 +300,24 @@ async function start(
 
   const readAgain = async () => {
     // All is read and checked before any of it is put in force.
-    const next = {
-      policy: loadPolicy(config.rules, config, warn),
-      devices: loadDevices(config),
-      trust: readTrust(loadTls(config)),
-    };
+    if (config.rules.autoApply) await policies.propose();
+    const next = { devices: loadDevices(config), trust: readTrust(loadTls(config)) };
     trust = next.trust;
     api?.reload(trust);
     alarms.look(trust);
     await grants.review();
     await bindings.replaceFile(next.devices);
-    await closure.switchPolicy(next.policy); // a base that nft does not take: nothing of the policy is in force
-    await grants.switchPolicy(next.policy);
-    log.info({ policy: next.policy.version }, 'reloaded');
+    const applied = config.rules.autoApply ? await policies.autoApply() : undefined;
+    folder.lookAgain();
+    const { edition } = policies.inForce;
+    const difference = folder.difference(edition.digest);
+    const notApplied = applied && 'refused' in applied ? `rule files were not applied: ${applied.why}` : undefined;
+    const left = notApplied ?? (difference && folderText(edition.number, difference));
+    log.info({ policy: edition.version, edition: edition.number, ...(left && { folder: left }) }, 'reloaded');
     const unusable = certificateStatus(trust, systemClock.nowMs()).filter(({ usable }) => !usable);
-    return { policy: next.policy.version, devices: next.devices.length, liveGrants: grants.live.size, unusable };
+    const { size: liveGrants } = grants.live;
+    const inForce = { policy: edition.version, edition: edition.number, devices: next.devices.length, liveGrants };
+    return { ...inForce, unusable, ...(left && { folder: left }) };
   };
   const reload = async () => {
     notifyService('reloading');
@@ -298,15 +334,19 @@ async function start(
     inspector: () => inspector.reading(),
     streamCut: metrics.streamCut,
   });
+  const ofEditions = editionUseCases({ policies, grants, store, ledger, clock: systemClock, userName });
   const management = await startManagement(
     config.management.socket,
-    managementUseCases(ground, grants, bindings, denials, config, {
+    managementUseCases(ground, grants, bindings, { ...denials, ...ofEditions }, config, {
       reload,
       drain: (wanted) => {
         draining = wanted;
       },
       status: () =>
-        runningStatus({ config, closure, gate, inspector, recent, trust, draining, fault: log.last }, systemClock),
+        runningStatus(
+          { config, closure, gate, inspector, recent, trust, draining, policies, folder, fault: log.last },
+          systemClock,
+        ),
     }),
     peerUid,
     log,
@@ -321,6 +361,7 @@ async function start(
     notReady: () => ground.notReady()?.why,
   });
   stops.push(() => pages.close());
+  await policies.keep(); // the first edition is one from here on
   log.info({ gateway: config.gateway, attachments: gate.attachments().map(attachmentText) }, 'ready');
 }
 

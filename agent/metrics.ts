@@ -39,6 +39,8 @@ export interface Readings {
   /** Lines of the log that a journal which stood still had no room for. */
   linesLeftOut(): number;
   draining(): boolean;
+  /** The number of the edition in force; whether the rule folder says something else; a trial's seconds left. */
+  edition(): { readonly number: number; readonly folderDiffers: boolean; readonly secondsLeft: number | undefined };
   /** How late the agent's loop was, in seconds, since it was last asked. */
   loopDelay(): { readonly p99: number; readonly worst: number };
 }
@@ -139,6 +141,24 @@ export function openMetrics(readings: Readings): Metrics {
     [readings.wrongSysctls()],
   ]);
   read(Gauge, 'mtgate_draining', '1 while the operator wants no new grants', () => [[readings.draining() ? 1 : 0]]);
+  read(Gauge, 'mtgate_policy_edition', 'The edition of the rules that is in force', () => [
+    [readings.edition().number],
+  ]);
+  read(
+    Gauge,
+    'mtgate_policy_folder_differs',
+    '1 while the rule files on disk are not those of the edition in force',
+    () => [[readings.edition().folderDiffers ? 1 : 0]],
+  );
+  read(
+    Gauge,
+    'mtgate_policy_confirm_seconds_left',
+    'Of an edition on trial: time until it goes back by itself; absent where none is',
+    () => {
+      const { secondsLeft } = readings.edition();
+      return secondsLeft === undefined ? [] : [[secondsLeft]];
+    },
+  );
   read(
     Gauge,
     'mtgate_loop_delay_seconds',

@@ -5,11 +5,13 @@
  */
 import type { Config } from './config.ts';
 import { sharedRealms } from './core/address-plan.ts';
+import type { Admission } from './core/admissions.ts';
 import type { Prefix } from './core/net.ts';
 import type { Attributes, ExternalId, InnerAddress, RealmName } from './core/words.ts';
 import type { Interfaces } from './dataplane/attachment.ts';
 import type { GateSetup } from './dataplane/dataplane.ts';
 import type { Link } from './dataplane/rtnetlink.ts';
+import { admissionsOf } from './policy/admissions.ts';
 import { type GroupMember, groupsIn } from './policy/filter-ruleset.ts';
 import { isInGroup } from './policy/groups.ts';
 import type { Policy } from './policy/policy.ts';
@@ -105,6 +107,14 @@ export function baseSetup(config: Config, { outside, inside }: Site, ground: Fil
     groups: groupMembers(config, ground),
     ...config.base,
   };
+}
+
+/** What standing filters let past the gate's guard. */
+export function admissions(config: Config, { filters }: Policy): readonly Admission[] {
+  return admissionsOf(
+    filters,
+    config.inside.flatMap(({ prefixes }) => prefixes),
+  );
 }
 
 /** Who is in the device groups that filters name, by the interface of the realm. */

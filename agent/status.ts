@@ -10,10 +10,12 @@ import type { Clock } from './core/ports.ts';
 import type { Attachment } from './dataplane/attachment.ts';
 import type { GateCounters, PacketCount } from './dataplane/dataplane.ts';
 import type { Gate } from './dataplane/gate.ts';
+import type { PolicySwitch } from './editions/policy-switch.ts';
 import { deniedPackets } from './inspector/account.ts';
 import type { InspectorReading } from './inspector/inspector.ts';
 import type { LastFault } from './last-fault.ts';
 import type { RecentDenials } from './recent-denials.ts';
+import type { FolderWatch } from './rule-folder.ts';
 
 /** The part that only main knows. */
 export interface RunningStatus {
@@ -38,7 +40,20 @@ export interface RunningStatus {
   readonly deniedInLastMinute: number;
   readonly inspector: InspectorReading;
   readonly certificates: readonly CertificateStatus[];
+  readonly edition: EditionStatus;
   readonly lastFault?: LastFault;
+}
+
+/** Which edition of the rules is in force, and how firmly. */
+export interface EditionStatus {
+  readonly number: number;
+  readonly at: string;
+  readonly by: string;
+  readonly how: string;
+  /** On trial: how long still until it goes back by itself. */
+  readonly confirmSecondsLeft?: number;
+  /** How the rule files on disk are not those of the edition in force, in words. */
+  readonly folder?: string;
 }
 
 export interface Status extends RunningStatus {
@@ -59,11 +74,13 @@ interface Parts {
   readonly recent: RecentDenials;
   readonly trust: Trust;
   readonly draining: boolean;
+  readonly policies: PolicySwitch;
+  readonly folder: FolderWatch;
   readonly fault: LastFault | undefined;
 }
 
 export function runningStatus(parts: Parts, clock: Clock): RunningStatus {
-  const { config, closure, gate, inspector, recent, trust, draining, fault } = parts;
+  const { config, closure, gate, inspector, recent, trust, draining, policies, folder, fault } = parts;
   const counters = gate.counters();
   const gap = closure.objection();
   return {
@@ -83,8 +100,26 @@ export function runningStatus(parts: Parts, clock: Clock): RunningStatus {
     deniedInLastMinute: recent.inLastMinute(clock.monotonicNs(), deniedPackets(counters)),
     inspector: inspector.reading(),
     certificates: certificateStatus(trust, clock.nowMs()),
+    edition: editionStatus(policies, folder),
     ...(fault && { lastFault: fault }),
   };
+}
+
+function editionStatus({ inForce: { edition }, secondsLeft }: PolicySwitch, folder: FolderWatch): EditionStatus {
+  const { number, atMs, by, how, digest } = edition;
+  const difference = folder.difference(digest);
+  return {
+    ...{ number, at: new Date(atMs).toISOString(), by: by.name, how },
+    ...(secondsLeft !== undefined && { confirmSecondsLeft: secondsLeft }),
+    ...(difference !== undefined && { folder: folderText(number, difference) }),
+  };
+}
+
+/** What whoever edits rule files is told until they are in force. */
+export function folderText(edition: number, difference: string): string {
+  return difference === 'differ'
+    ? `rule files on disk differ from edition ${edition}: mtgate diff, mtgate apply`
+    : `the rule folder ${difference}; edition ${edition} goes on`;
 }
 
 /** How long ago the gate last heard the agent. */

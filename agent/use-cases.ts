@@ -4,6 +4,7 @@
  * (all of it). Between the words of the API and those of the domain.
  */
 import type { DenialUseCases } from './api/denial-routes.ts';
+import type { EditionUseCases } from './api/edition-routes.ts';
 import type { IdentityPolicy } from './api/identity.ts';
 import type { ManagementUseCases } from './api/management.ts';
 import type { OperatorGrant, OperatorGrantDetail } from './api/operator-rows.ts';
@@ -92,7 +93,7 @@ export function managementUseCases(
   ground: Ground,
   grants: Grants,
   bindings: Bindings,
-  denials: DenialUseCases,
+  others: DenialUseCases & EditionUseCases,
   config: Config,
   running: Running,
 ): ManagementUseCases {
@@ -106,7 +107,7 @@ export function managementUseCases(
     return { refused: 'addressNotInRealm', why: `${address.text} is not in ${realm}` };
   };
   return {
-    ...denials,
+    ...others,
     status: (): Status => ({
       gateway: ground.gateway,
       policy: grants.policy.version,
@@ -239,6 +240,7 @@ function serverView(record: GrantRecord): Grant {
     status: record.state === 'live' ? 'LIVE' : 'ENDED',
     startedAtMs: record.startedAtMs,
     expiresAtMs: record.expiresAtMs,
+    limits: record.limits,
     ...(record.endedAtMs !== undefined && { endedAtMs: record.endedAtMs }),
     ...(record.endCause !== undefined && { endCause: record.endCause }),
   };
@@ -273,6 +275,8 @@ function referenceOf(name: string): DeviceReference {
   return name.includes('@') ? { networkAccessIdentifier: name } : { phoneNumber: name };
 }
 
+const QUOTAS = ['grantsPerDevice', 'grantsPerServer', 'requestsPerMinute', 'packetsPerSecond', 'bytes'] as const;
+
 /** The widest bounds that any allow gives the server; a bound that one of them does not set does not bind. */
 function limitsOf(
   policy: Policy,
@@ -281,9 +285,7 @@ function limitsOf(
   const own = policy.allows.filter(({ match }: AllowRule) => match.servers?.includes(server) ?? true);
   const widest = (bound: keyof Limits) =>
     Math.max(0, ...own.map(({ limits }) => limits[bound] ?? Number.POSITIVE_INFINITY));
-  const quotas = (['grantsPerDevice', 'grantsPerServer', 'requestsPerMinute'] as const).map(
-    (bound) => [bound, widest(bound)] as const,
-  );
+  const quotas = QUOTAS.map((bound) => [bound, widest(bound)] as const);
   return {
     sources: policy.servers.get(server)?.sources ?? [],
     maxDurationSeconds: widest('durationSeconds'),

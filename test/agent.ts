@@ -81,6 +81,8 @@ export interface Reply<Answer = Body> {
 
 export interface AgentOptions {
   readonly rules?: string;
+  /** Rule files are in force at start and reload, without an apply. */
+  readonly autoApply?: boolean;
   readonly devices?: string;
   readonly attach?: 'auto' | 'tcx' | 'clsact';
   readonly ports?: string;
@@ -129,6 +131,7 @@ api:
   clientCAs: [{ name: mtc-ca, file: ${this.ca.certificateFile} }]
 management: { socket: mtgate.sock }
 store: { directory: ${options.store ?? 'store'} }
+rules: { autoApply: ${options.autoApply ?? false} }
 devices: devices.yaml
 gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
 `,

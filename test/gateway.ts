@@ -170,10 +170,10 @@ export class TestGateway {
     this.heartbeat = new Heartbeat(ground, this.grants, GRACE_SECONDS);
     this.directory.setDevices(devices.map(({ device }) => device));
     await rememberBindings(ground);
-    this.grants.withdrawSources();
+    await this.grants.withdrawSources();
     await recover(ground, this.grants, GRACE_SECONDS);
     await this.bindings.replaceFile(devices);
-    this.grants.admitSources();
+    await this.grants.admitSources();
     await this.heartbeat.beat();
   }
 

@@ -28,6 +28,7 @@ import {
   type ServerName,
 } from '../core/words.ts';
 import { addDenialRoutes, type DenialUseCases } from './denial-routes.ts';
+import { addEditionRoutes, type EditionUseCases } from './edition-routes.ts';
 import {
   bindingRow,
   deviceDetail,
@@ -63,7 +64,7 @@ export interface GrantFilter {
 }
 
 /** What the socket serves; `byUid` is who asked. Faults (rulesInvalid, storeFailed) are thrown as AgentError. */
-export interface ManagementUseCases extends DenialUseCases {
+export interface ManagementUseCases extends DenialUseCases, EditionUseCases {
   status(): object;
   /** A page of the live grants behind a key; those on a device (external identifier or MSISDN) or of a server, if it is named. */
   grants(filter: GrantFilter, limit: number, after?: string): OperatorGrants | Declined;
@@ -79,7 +80,7 @@ export interface ManagementUseCases extends DenialUseCases {
   bindings(): readonly OperatorBinding[];
   bind(device: ExternalId, realm: RealmName, address: Address, byUid: number): Promise<Declined | undefined>;
   unbind(device: ExternalId, realm: RealmName, address: Address, byUid: number): Promise<Declined | undefined>;
-  /** Reads rules, devices, certificates anew; says what is in force now. */
+  /** Reads devices and certificates anew, with autoApply the rules too; says what is in force now. */
   reload(byUid: number): Promise<object>;
   /** Every step of a request's way, the rule that decided, and why. */
   explain(question: ExplainQuestion): object;
@@ -226,6 +227,7 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
   });
 
   addDenialRoutes(app, useCases);
+  addEditionRoutes(app, useCases, (request) => uidOf(request.raw.socket));
 }
 
 /** Every answer that is not 2xx. */

@@ -18,7 +18,7 @@ export function check(folder: string | undefined, options: { config?: string; js
     say(`warning: ${warning}`);
   };
   const config = options.config === undefined ? undefined : loadConfig(options.config, warn);
-  const rules = folder ?? config?.rules;
+  const rules = folder ?? config?.rules.folder;
   if (rules === undefined) throw new CommanderError(2, 'mtgate.check', 'name a folder of rule files, or --config');
 
   // What is wrong with the devices file and with the rule files is told together.
@@ -45,25 +45,30 @@ function orFault<Result>(faults: AgentError[], load: () => Result): Result | und
 }
 
 function describe(policy: Policy, say: (line: string) => void) {
-  const { version, servers, mtcUsers: users, filters, tests, staged = policy } = policy;
+  const { version, servers, mtcUsers: users, tests, staged = policy } = policy;
   const rules = idsOf(policy);
   say(
     `policy ${version}: ${count(servers.size, 'server')}, ${count(users.size, 'MTC user')}, ${count(rules.length, 'rule')}`,
   );
+  if (policy.filters.length > 0) say(`${count(policy.filters.length, 'filter')}`);
+  const standing = policy.filters.filter((filter) => filter.standing && !filter.staged);
+  for (const filter of standing) say(`  standing: ${filter.id} opens ${describeFilter(filter)}, without a grant`);
   const mtcUsers = describeAuthorised(policy);
   for (const user of mtcUsers) say(`  ${user.mtcUser} authorises ${user.servers.join(', ') || 'nobody'}`);
   const groups = describeGroups(policy);
   for (const { group, of } of groups) say(`  group ${group}: ${of}`);
-  if (filters.length > 0) say(`  ${count(filters.length, 'filter')}`);
-  const standing = filters.filter((filter) => filter.standing && !filter.staged);
-  for (const filter of standing) say(`  standing: ${filter.id} opens ${describeFilter(filter)}, without a grant`);
-  const stagedFilters = filters.filter((filter) => filter.staged).map(({ id }) => id);
+  const stagedFilters = policy.filters.filter((filter) => filter.staged).map(({ id }) => id);
   const stagedRules = [...idsOf(staged).filter((id) => !rules.includes(id)), ...stagedFilters];
   if (stagedRules.length > 0) say(`  staged, and not enforced: ${stagedRules.join(', ')}`);
   say(`${count(tests.length, 'policy test')} passed`);
-  const counted = { servers: servers.size, rules: rules.length, filters: filters.length, policyTests: tests.length };
-  const standingFilters = standing.map(({ id }) => id);
-  return { policy: version, ...counted, standingFilters, stagedRules, mtcUsers, groups };
+  const counted = {
+    servers: servers.size,
+    rules: rules.length,
+    filters: policy.filters.length,
+    standing: standing.map(({ id }) => id),
+    policyTests: tests.length,
+  };
+  return { policy: version, ...counted, stagedRules, mtcUsers, groups };
 }
 
 function idsOf({ allows, denies }: Policy): string[] {

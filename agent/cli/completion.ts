@@ -8,6 +8,7 @@
  * to be waited for, and breaks in bash at the @ of a device's name.
  */
 import { Argument, type Command } from 'commander';
+import type { EditionRow } from '../api/edition-routes.ts';
 import type { BindingRow, GrantRows } from '../api/operator-rows.ts';
 import { type Candidate, candidates, FILES, type Values } from './candidates.ts';
 import { call } from './client.ts';
@@ -71,7 +72,7 @@ export function registerCompletion(program: Command): void {
       .addArgument(new Argument('<shell>', 'whose').choices(Object.keys(SCRIPTS)))
       .action((shell: keyof typeof SCRIPTS) => void process.stdout.write(SCRIPTS[shell])),
     {
-      more: 'Grants, devices, servers and realms are asked of the running agent; without one they are not offered.',
+      more: 'Grants, devices, servers, realms and editions are asked of the running agent; without one they are not offered.',
       examples: [
         'mtgate completion bash > /usr/share/bash-completion/completions/mtgate',
         'mtgate completion zsh > /usr/share/zsh/vendor-completions/_mtgate',
@@ -110,5 +111,10 @@ function valuesOf(words: readonly string[]): Values {
     device: bindings('device'),
     realm: bindings('realm'),
     address: bindings('address'),
+    edition: async () =>
+      (await rows<EditionRow>('/policy/editions')).map(({ edition, at, by, how }) => ({
+        word: String(edition),
+        what: `${how} by ${by}, ${at}`,
+      })),
   };
 }

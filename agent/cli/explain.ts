@@ -44,7 +44,7 @@ async function explainLive(trial: Trial): Promise<Explained> {
 /** Judged by the files alone: nobody holds a grant, and a device that is in no file is bound in both families. */
 function explainOffline({ server, device, protocol, port, duration, from, rules, config: file }: Trial): Explained {
   const config = file === undefined ? undefined : loadConfig(file, () => {});
-  const policy = loadPolicy(config?.rules ?? rules, config, () => {});
+  const policy = loadPolicy(config?.rules.folder ?? rules, config, () => {});
   const externalId = parseExternalId(device);
   if (!externalId)
     throw new CommanderError(2, 'mtgate.explain', `"${device}" is no external identifier (local@domain)`);

@@ -1,7 +1,7 @@
 /** `grants`: list, show, revoke. */
-import { createInterface } from 'node:readline/promises';
 import { type Command, CommanderError } from 'commander';
 import type { GrantDetail, GrantRow, GrantRows } from '../api/operator-rows.ts';
+import { agreedTo } from './agreement.ts';
 import { type Ask, call, Declined, json, socket } from './client.ts';
 import { EXIT, explainUse } from './help.ts';
 import { count, print, printable, printJson, printPairs, printRowsAsTheyCome } from './print.ts';
@@ -152,14 +152,17 @@ async function revoke(ask: Ask, id: string): Promise<boolean> {
 /** Whoever sits at a terminal is asked before more than one grant ends. */
 async function agreed(number: number): Promise<boolean> {
   if (number < 2 || !process.stdin.isTTY) return true;
-  const terminal = createInterface({ input: process.stdin, output: process.stderr });
-  try {
-    return /^y(es)?$/i.test(
-      (await terminal.question(`End ${number} grants? Their packets stop at once. [y/N] `)).trim(),
-    );
-  } finally {
-    terminal.close();
-  }
+  return agreedTo(`End ${number} grants? Their packets stop at once.`);
+}
+
+/** Both directions together, and of the bytes how many are used. */
+function limitsText({ packetsPerSecond, bytes }: GrantDetail['limits'], carried: GrantDetail['carried']): string {
+  const used = carried && bytes !== undefined ? `, ${carried.in.bytes + carried.out.bytes} used` : '';
+  const texts = [
+    ...(packetsPerSecond === undefined ? [] : [`${packetsPerSecond} packets a second`]),
+    ...(bytes === undefined ? [] : [`${bytes} bytes in all${used}`]),
+  ];
+  return texts.join('; ') || 'as much as comes';
 }
 
 function pageOf(grant: GrantDetail): readonly (readonly [string, string | undefined])[] {
@@ -186,6 +189,7 @@ function pageOf(grant: GrantDetail): readonly (readonly [string, string | undefi
     ['ended', endedAt && localTime(endedAt)],
     ['to the device', carried ? traffic(carried.in) : 'counted no more'],
     ['from the device', carried ? traffic(carried.out) : 'counted no more'],
+    ['may carry', limitsText(grant.limits, carried)],
     ['in the gate', `entry ${grant.entry}, number ${grant.number}`],
     ['gateway', grant.gateway],
   ];

@@ -36,7 +36,7 @@ export function registerOffline(program: Command): void {
         (await import('./check.ts')).check(folder, options),
       ),
     {
-      more: 'Errors name file:line:column. Run it before every reload; it changes nothing.',
+      more: 'Errors name file:line:column. It changes nothing; `mtgate diff` says what an apply would.',
       examples: ['mtgate check --config /etc/mtgate/agent.yaml', 'mtgate check rules'],
     },
   );

@@ -14,6 +14,8 @@ interface Reloaded {
   readonly devices: number;
   readonly liveGrants: number;
   readonly unusable: readonly CertificateStatus[];
+  /** What lies in the rule folder and is not in force. */
+  readonly folder?: string;
 }
 
 export function registerStatus(program: Command): void {
@@ -61,19 +63,20 @@ export function registerStatus(program: Command): void {
   explainUse(
     program
       .command('reload')
-      .description('read rule files, devices file and certificates again')
+      .description('read devices file and certificates again; with autoApply the rule files too')
       .addOption(socket())
       .addOption(json())
       .action(async (ask: Ask) => {
         const answer = await call<Reloaded>(ask, 'POST', '/reload', {});
         if (ask.json) return printJson(answer);
-        const { policy, devices, liveGrants, unusable } = answer;
+        const { policy, devices, liveGrants, unusable, folder } = answer;
         print(`in force: policy ${policy}, ${devices} devices, ${liveGrants} live grants`);
         for (const { kind, name, why } of unusable) print(`not usable: ${KINDS[kind]} ${name}: ${why}`);
+        if (folder !== undefined) print(folder);
       }),
     {
-      more: 'Where one file is invalid nothing changes, and the place is named. Grants that are no longer allowed end.',
-      examples: ['mtgate check --config /etc/mtgate/agent.yaml && mtgate reload'],
+      more: 'Where one file is invalid nothing changes, and the place is named. Rule files are put in force by `mtgate apply`.',
+      examples: ['mtgate reload'],
     },
   );
 }
@@ -88,7 +91,8 @@ function statusPage(status: Status): string[] {
     ['new grants', newGrants(closed, draining)],
     ['live grants', String(status.liveGrants)],
     ['endpoints', `${status.restingEndpoints} at rest; free: ${freeText(freeEndpoints)}`],
-    ['policy', status.policy],
+    ['policy', `${status.policy}, ${editionText(status.edition)}`],
+    ...editionAlarms(status.edition).map((text) => ['', text] as const),
     ['bindings', String(status.bindings)],
     ['interfaces', `outside ${interfaces.outside}; inside ${realms}`],
     ...status.missingInterfaces.map((why) => ['', `MISSING: ${why}`] as const),
@@ -108,6 +112,15 @@ function statusPage(status: Status): string[] {
     ],
   ];
   return [`${gateway} is ${state}.`, ...table(rows)];
+}
+
+function editionText({ number, at, by, how }: Status['edition']): string {
+  return `edition ${number}, by ${by} (${how}), ${localTime(at)}`;
+}
+
+function editionAlarms({ number, confirmSecondsLeft, folder }: Status['edition']): string[] {
+  const trial = `ON TRIAL: edition ${number} goes back in ${span(confirmSecondsLeft ?? 0)} unless: mtgate confirm`;
+  return [...(confirmSecondsLeft === undefined ? [] : [trial]), ...(folder === undefined ? [] : [folder])];
 }
 
 const KINDS = { server: 'certificate', clientCa: 'client CA', crl: 'CRL' } as const;

@@ -122,6 +122,11 @@ export function readDocument<Schema extends z.ZodType>(
   return { issues: issuesOf(parsed.error.issues.flatMap((issue) => faultsOfSchema(yaml, issue))) };
 }
 
+/** An issue in a line, as compilers write theirs. */
+export function formatIssue({ file, line, column, message }: Issue): string {
+  return `${file}:${line}:${column}: ${message}`;
+}
+
 /** The order in which issues are told: as the text is read. */
 export function byPlace(a: Place, b: Place): number {
   if (a.file !== b.file) return a.file < b.file ? -1 : 1;

@@ -6,6 +6,8 @@
 export const FAULTS = {
   configInvalid: 'Correct agent.yaml at the places named.',
   rulesInvalid: 'Correct the rule files at the places named; the policy in force was not changed.',
+  policyNotCompiled:
+    'Cut the rule files down, or look at the memory and load of this host; the policy in force was not changed.',
   devicesInvalid: 'Correct the devices file at the places named; the bindings in force were not changed.',
   interfaceMissing: 'Create the interface, or name another in agent.yaml.',
   interfaceUnsuitable: 'Name an Ethernet-like interface in agent.yaml; inside, a TUN will do.',
@@ -23,6 +25,11 @@ export const FAULTS = {
   alreadyRunning: 'Stop the other agent first: one agent owns one gate.',
   storeInvalid: 'Restore the database from a copy, or move it away: live grants then end.',
   storeFailed: 'Look at the disk: space, rights, faults. No grant is opened until the store works.',
+  editionsInvalid:
+    'Restore editions.db from a copy; or look through the rule folder, then `mtgate apply --offline` makes it the policy.',
+  editionsFailed: 'Look at the disk of store.directory: space, rights, faults. The policy in force was not changed.',
+  editionUnfit:
+    'Take back what was changed in agent.yaml; or correct the rule folder, then `mtgate apply --offline`, and start again.',
   denialsNotKept:
     'Look at the disk: space, rights, faults. Grants go on; the list of denials is in memory until it works.',
   certificateInvalid: 'Correct the file: PEM, readable by the agent, key and certificate of one pair.',

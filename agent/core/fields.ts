@@ -40,6 +40,11 @@ export function mapping<Shape extends z.core.$ZodShape>(shape: Shape, expected =
   });
 }
 
+/** A mapping that may be written short: a text alone is the value of this key. */
+export function shortFor<Schema extends z.ZodType>(key: string, schema: Schema) {
+  return z.preprocess((written) => (typeof written === 'string' ? { [key]: written } : written), schema);
+}
+
 /** A mapping from names to values. */
 export function named<Value extends z.ZodType>(value: Value, expected: string) {
   return z.record(nameText, value, { error: wanted(`a mapping from names to ${expected}`) });

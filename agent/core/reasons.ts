@@ -435,6 +435,16 @@ export const DENIALS = {
     text: 'the inner address is being given to another device',
     advice: 'Nothing: it lasts for a moment. If it stays, look for bindings that cannot be recorded (the log).',
   },
+  packetRateExceeded: {
+    number: 18,
+    text: 'a live grant, but more packets a second than its rule allows',
+    advice: 'If the application needs more, raise packetsPerSecond of the rule; otherwise look at who sends so much.',
+  },
+  byteQuotaExceeded: {
+    number: 19,
+    text: 'a live grant, but its bytes are used up',
+    advice: 'The grant ends within a second (quotaUsed). If the application needs more, raise bytes of the rule.',
+  },
 } as const satisfies Record<string, { number: number; text: string; advice: string }>;
 
 export type DenialReason = keyof typeof DENIALS;

@@ -9,7 +9,11 @@
  * - A decision waits for its commit; in the same turn of the loop in which the
  *   commit is known, what the decision rested on is looked at again.
  * - Nothing is evicted: full means refuse.
+ * - The gate's entry, the grant in memory and the policy in force agree on its
+ *   limits; the record follows with the next write of it, and is not believed
+ *   where it was made under another policy.
  */
+import { AgentError } from '../core/errors.ts';
 import { type Endpoint, prefix } from '../core/net.ts';
 import type { Refusal, Refuse } from '../core/reasons.ts';
 import type {
@@ -30,13 +34,26 @@ import { Judge } from './judge.ts';
 import type { EndCause } from './lifecycle.ts';
 import { LiveGrants, type Mark, type Page } from './live.ts';
 import { Opening } from './opening.ts';
-import { type EndedRecord, type GrantRecord, newRecord, ownerOf, type Retry, suspendedNs, withEnd } from './record.ts';
+import {
+  type EndedRecord,
+  type GrantRecord,
+  limitsOf,
+  newRecord,
+  ownerOf,
+  type Retry,
+  sameLimits,
+  suspendedNs,
+  withEnd,
+} from './record.ts';
 import { Rest } from './rest.ts';
 import { Retries } from './retries.ts';
 import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
 
 /** With so many ends that the store has not taken no grant is begun: a disk that stays full must not fill the memory. */
 const UNRECORDED_MOST = 1_000;
+
+/** Of work that is long only in sum, so much at once. */
+const HOLD_MOST_NS = 5_000_000n;
 
 export class Grants {
   readonly live = new LiveGrants();
@@ -49,6 +66,8 @@ export class Grants {
   readonly #opening = new Opening();
   /** Ended, or lowered, and the store has not taken it yet. */
   readonly #unrecorded = new Map<GrantId, GrantRecord>();
+  /** The switch of policies that is under way, or was last. */
+  #switching: Promise<void> = Promise.resolve();
 
   constructor(ground: Ground, policy: Policy) {
     this.#ground = ground;
@@ -131,9 +150,9 @@ export class Grants {
     }
 
     // The commit took its time: look again, and open in this same turn.
-    const verdict = this.#verdictOn(record);
-    const closesSooner = verdict.closesAtMs !== undefined && verdict.closesAtMs < record.expiresAtMs;
-    const objection = verdict.objection ?? (closesSooner ? 'ruleChanged' : undefined);
+    const standing = this.standing(record);
+    const closesSooner = standing.closesAtMs !== undefined && standing.closesAtMs < record.expiresAtMs;
+    const objection = standing.objection ?? (closesSooner ? 'ruleChanged' : undefined);
     const closedNow = this.#ground.notReady(realm);
     if (objection || closedNow) {
       const draining = closedNow?.reason === 'gatewayDraining';
@@ -141,15 +160,15 @@ export class Grants {
       return refuse('changedWhileDeciding', { why: objection ?? closedNow?.why ?? '', rule: record.rule });
     }
     try {
-      dataplane.open(this.mapping(record), record.expiresAtNs - suspendedNs(clock));
+      dataplane.open(this.mapping(standing.record), record.expiresAtNs - suspendedNs(clock));
     } catch (fault) {
       await this.#neverOpened(record, 'gateFault');
       throw fault;
     }
-    this.live.put(record);
+    this.live.put(standing.record);
     metrics.granted();
     log.info({ ...namesOf(record), rule: record.rule, until: record.expiresAtMs }, 'grantOpened');
-    return record;
+    return standing.record;
   }
 
   /** A grant, live or ended, whoever's it is. */
@@ -232,27 +251,41 @@ export class Grants {
   /**
    * Puts a policy in force: sources that no longer count leave the gate first,
    * then the grants end that it no longer allows, then new sources enter
-   * (design, law 9).
+   * (design, law 9). Two switches never interleave. An end that is not on
+   * record yet holds up nothing: its packets have stopped, and the sweep writes
+   * it. Where the gate fails it is this policy by halves: switch again, to it
+   * or to the one before.
    */
-  async switchPolicy(policy: Policy): Promise<void> {
-    this.judge.policy = policy;
-    this.withdrawSources();
-    await this.review();
-    this.admitSources();
-    await this.judge.tellStagedEnds();
+  switchPolicy(policy: Policy): Promise<void> {
+    const turn = this.#switching.then(async () => {
+      this.judge.policy = policy;
+      await this.withdrawSources();
+      await this.review().catch((fault) => {
+        if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
+      });
+      await this.admitSources();
+      await this.judge.tellStagedEnds();
+    });
+    this.#switching = turn.catch(() => {});
+    return turn;
   }
 
   /** Takes into the gate what the policy in force counts as a source. */
-  admitSources(): void {
+  async admitSources(): Promise<void> {
     const { dataplane } = this.#ground;
+    const breatheIfDue = this.#breathing();
+    const wanted = await this.#classes();
     const present = dataplane.classes();
-    for (const [text, classId] of this.#classes()) if (!present.has(text)) dataplane.addClass(prefix(text), classId);
+    for (const [text, classId] of wanted) {
+      await breatheIfDue();
+      if (!present.has(text)) dataplane.addClass(prefix(text), classId);
+    }
   }
 
   /**
-   * Ends every live grant that may not stay open, and lowers the end of those
-   * that hours of a rule now end sooner. Of all of them the gate knows before
-   * one is waited for.
+   * Ends every live grant that may not stay open; the others have the limits
+   * of now, and the end that hours of a rule now give them, if that is sooner.
+   * Of all of them the gate knows before one is waited for.
    */
   async review(): Promise<void> {
     const { dataplane, clock } = this.#ground;
@@ -260,13 +293,14 @@ export class Grants {
     const lowered: GrantRecord[] = [];
     let looked = 0;
     for (const record of this.live.all()) {
-      const { objection: cause, closesAtMs } = this.#verdictOn(record);
+      const { objection: cause, record: now, closesAtMs } = this.standing(record);
       if (cause) {
         const { id, index, number } = record;
         dataplane.end(index, number, clock.monotonicNs() - CLOCK_LAG_NS);
         objected.push({ id, index, number, cause });
-      } else if (closesAtMs !== undefined) {
-        const lower = this.#closeAt(record, closesAtMs);
+      } else {
+        if (now !== record) this.limit(now);
+        const lower = closesAtMs === undefined ? undefined : this.#closeAt(now, closesAtMs);
         if (lower) lowered.push(lower);
       }
       looked += 1;
@@ -298,32 +332,46 @@ export class Grants {
   }
 
   /** Takes from the gate what the policy in force no longer counts as a source. */
-  withdrawSources(): void {
+  async withdrawSources(): Promise<void> {
     const { dataplane } = this.#ground;
-    const wanted = this.#classes();
+    const breatheIfDue = this.#breathing();
+    const wanted = await this.#classes();
     for (const [text, classId] of dataplane.classes()) {
+      await breatheIfDue();
       if (wanted.get(text) !== classId) dataplane.removeClass(prefix(text));
     }
   }
 
-  /** Why a grant may not be (or stay) open, by directory, revocation lists and policy as they are now. */
-  objection(record: GrantRecord): EndCause | undefined {
-    return this.#verdictOn(record).objection;
+  /** Puts in force the limits that a live grant's record has by now. */
+  limit(record: GrantRecord): void {
+    this.#ground.dataplane.limit(record.index, record.number, record.limits);
+    this.live.put(record);
   }
 
-  #verdictOn(record: GrantRecord): Verdict {
+  /** Why a grant may not be (or stay) open, by directory, revocation lists and policy as they are now. */
+  objection(record: GrantRecord): EndCause | undefined {
+    return this.standing(record).objection;
+  }
+
+  /** The same; where nothing objects, the grant with the limits that it has now, and when it closes. */
+  standing(record: GrantRecord): Standing {
     const { directory, revoked } = this.#ground;
-    if (revoked(record.certificate)) return { objection: 'certificateRevoked' };
+    if (revoked(record.certificate)) return { objection: 'certificateRevoked', record };
     const binding = directory.bindingOf(record.device, record.family);
     if (binding?.inner.realm !== record.inner.realm || binding.inner.address.text !== record.inner.address.text) {
-      return { objection: 'deviceUnbound' };
+      return { objection: 'deviceUnbound', record };
     }
     // What is said of a device changes without the rules; they alone are judged once.
-    if (this.policy.version === record.policyVersion && !this.policy.readsAttributes) return {};
+    if (this.policy.version === record.policyVersion && !this.policy.readsAttributes) return { record };
     const { decision } = this.judge.again(record, record.grantedSeconds, NO_USAGE);
-    if (decision.verdict === 'allow') return { closesAtMs: decision.closesAtMs };
-    const unauthorised = decision.step === 'mtcUser' || decision.step === 'device';
-    return { objection: unauthorised ? 'serverUnauthorised' : 'ruleChanged' };
+    if (decision.verdict === 'refuse') {
+      const unauthorised = decision.step === 'mtcUser' || decision.step === 'device';
+      return { objection: unauthorised ? 'serverUnauthorised' : 'ruleChanged', record };
+    }
+    const { closesAtMs } = decision;
+    if (sameLimits(record.limits, decision)) return { record, closesAtMs };
+    const limited = { rule: decision.rule, policyVersion: this.policy.version, limits: limitsOf(decision) };
+    return { record: { ...record, ...limited }, closesAtMs };
   }
 
   /** What the gate is told of a grant. */
@@ -339,6 +387,7 @@ export class Grants {
       remote: record.remote,
       remotePort: record.remotePort,
       classId: store.idOf('class', record.server),
+      limits: record.limits,
     };
   }
 
@@ -347,6 +396,7 @@ export class Grants {
     const { clock } = this.#ground;
     while (this.rest.release(clock.monotonicNs(), SLICE)) await breathe();
     const faults = await faultsOf([inSlices([...this.#unrecorded.values()], (record) => this.#write(record))]);
+    faults.push(...(await faultsOf([inSlices(this.#usedUp(), (record) => this.end(record, 'quotaUsed'))])));
     this.live.pass(clock.boottimeNs());
     for (let due = this.live.due(SLICE); due.length > 0; due = this.live.due(SLICE)) {
       faults.push(...(await faultsOf(due.map((record) => this.end(record, 'expired')))));
@@ -356,9 +406,37 @@ export class Grants {
     if (faults.length > 0) throw faults[0];
   }
 
-  #classes(): Map<string, number> {
+  /** The live grants that have used up their quota, as the gate says: no more than it has room to say at once. */
+  #usedUp(): readonly GrantRecord[] {
+    const { dataplane } = this.#ground;
+    return dataplane.usedUp().flatMap(({ index, number }) => {
+      const mapping = dataplane.entry(index)?.mapping;
+      const record = mapping && this.live.atExternal(mapping.protocol, mapping.external);
+      return record?.number === number ? [record] : [];
+    });
+  }
+
+  async #classes(): Promise<Map<string, number>> {
     const { store } = this.#ground;
-    return new Map(sourceClasses(this.policy).map(({ prefix, server }) => [prefix.text, store.idOf('class', server)]));
+    const breatheIfDue = this.#breathing();
+    const classes = new Map<string, number>();
+    for (const { prefix, server } of sourceClasses(this.policy)) {
+      classes.set(prefix.text, store.idOf('class', server)); // of a server that is new, written there
+      await breatheIfDue();
+    }
+    return classes;
+  }
+
+  /** Breathes where the loop has been held for some milliseconds. */
+  #breathing(): () => Promise<void> | undefined {
+    const { clock } = this.#ground;
+    let sinceNs = clock.monotonicNs();
+    return () => {
+      if (clock.monotonicNs() - sinceNs < HOLD_MOST_NS) return undefined;
+      return breathe().then(() => {
+        sinceNs = clock.monotonicNs();
+      });
+    };
   }
 
   /** The record of a grant that was written and then not opened: it ends as it began, and its endpoint is as free as before. */
@@ -382,9 +460,10 @@ export class Grants {
   }
 }
 
-/** What is said of a grant that is there: why it may not stay open, or when it closes. */
-interface Verdict {
+/** What is said of a grant that is there: why it may not stay open; else what it may carry, and when it closes. */
+interface Standing {
   readonly objection?: EndCause;
+  readonly record: GrantRecord;
   readonly closesAtMs?: number | undefined;
 }
 
@@ -409,12 +488,18 @@ function textOf({ device, applicationServer, protocol, devicePort, durationSecon
   return JSON.stringify(['grant', device, remote, port, protocol, devicePort, durationSeconds, ipFamily]);
 }
 
-function asked(who: Asker, ask: GrantRequest): Record<string, string> {
+/** All that a request asked, so that it can be put to another policy later (inspector/refusals.ts keeps it). */
+function asked(who: Asker, ask: GrantRequest): Record<string, unknown> {
+  const { durationSeconds, applicationServer, ipFamily } = ask;
+  const remote = applicationServer?.address;
   return {
     server: who.name,
     correlator: who.correlator,
     from: who.requestAddress.text,
     device: Object.values(ask.device).join(),
     to: `${ask.protocol}/${ask.devicePort}`,
+    durationSeconds,
+    ...(remote && { applicationServer: remote === 'all' ? remote : remote.text }),
+    ...(ipFamily && { ipFamily }),
   };
 }

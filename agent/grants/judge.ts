@@ -46,9 +46,18 @@ export class Judge {
     who: Pick<Asker, 'name' | 'requestAddress'>,
     ask: GrantRequest,
   ): { readonly question: Question; readonly decision: Decision } {
+    const question = this.#question(who, ask, (device) => this.usageOf(who.name, device));
+    return { question, decision: decide(this.policy, question) };
+  }
+
+  #question(
+    who: Pick<Asker, 'name' | 'requestAddress'>,
+    ask: GrantRequest,
+    usageOf: (device: ExternalId | undefined) => Usage,
+  ): Question {
     const { directory, clock } = this.#ground;
     const device = directory.find(ask.device);
-    const question: Question = {
+    return {
       server: who.name,
       device: device && this.#factsOf(device),
       protocol: ask.protocol,
@@ -58,10 +67,9 @@ export class Judge {
       remotePort: ask.applicationServer?.port,
       requestAddress: who.requestAddress,
       ipFamily: ask.ipFamily,
-      usage: this.usageOf(who.name, device?.externalId),
+      usage: usageOf(device?.externalId),
       nowMs: clock.nowMs(),
     };
-    return { question, decision: decide(this.policy, question) };
   }
 
   /** The same for a grant that is there, as if it were asked for again as it stands. */
@@ -69,6 +77,7 @@ export class Judge {
     record: GrantRecord,
     durationSeconds: number,
     usage: Usage,
+    policy = this.policy,
   ): { readonly question: Question; readonly decision: Decision } {
     const { directory, clock } = this.#ground;
     const device = directory.find({ networkAccessIdentifier: record.device }) ?? { externalId: record.device };
@@ -85,7 +94,7 @@ export class Judge {
       usage,
       nowMs: clock.nowMs(),
     };
-    return { question, decision: decide(this.policy, question) };
+    return { question, decision: decide(policy, question) };
   }
 
   /** Tells what staged rules would have decided, where that is something else; `about` says of what. */
@@ -117,6 +126,14 @@ export class Judge {
       metrics.staged(rule, 'end', grants);
       log.info({ would: 'end', rule, grants, liveGrants: this.#live.size }, 'wouldHave');
     }
+  }
+
+  /** What a policy would say of a request if nobody held or had asked for anything. */
+  asIfFirst(policy: Policy, who: Pick<Asker, 'name' | 'requestAddress'>, ask: GrantRequest): Decision {
+    return decide(
+      policy,
+      this.#question(who, ask, () => NO_USAGE),
+    );
   }
 
   /** A device as the directory has it; an address that changes hands is nobody's. */

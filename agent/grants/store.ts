@@ -52,6 +52,8 @@ export interface GrantStore {
   live(familiar?: Familiar): Iterable<GrantRecord>;
   /** Grants that ended at or after a time (UTC ms), in that order; read in the same way. */
   endedSince(sinceMs: number, familiar?: Familiar): Iterable<GrantRecord>;
+  /** Grants that began at or after a time (UTC ms), live or ended, the newest first; read in the same way. */
+  newest(sinceMs: number): Iterable<GrantRecord>;
   /** The latest time in any record (UTC ms): the clock must not stand before it. */
   latestMs(): number;
   /** A small number that stands for a name for ever, and for no other. */
@@ -88,6 +90,7 @@ export function openStore(file: string, worker?: URL): GrantStore {
       .prepare(`SELECT ${COLUMNS}, rowid FROM grants WHERE state = 'ended' AND (ended_at_ms, rowid) > (?, ?)
         ORDER BY ended_at_ms, rowid LIMIT ${PAGE}`)
       .raw(),
+    newest: db.prepare(`SELECT ${COLUMNS}, rowid FROM grants WHERE rowid < ? ORDER BY rowid DESC LIMIT ${PAGE}`).raw(),
     latest: db
       .prepare(`SELECT max(coalesce((SELECT max(ended_at_ms) FROM grants WHERE state = 'ended'), 0),
       coalesce((SELECT max(max(started_at_ms, expires_at_ms - granted_seconds * 1000)) FROM grants
@@ -158,6 +161,18 @@ export function openStore(file: string, worker?: URL): GrantStore {
         for (const row of rows) {
           const record = recordOf(row, familiar);
           after = [record.endedAtMs ?? 0, row.at(-1) as number];
+          yield record;
+        }
+        if (rows.length < PAGE) return;
+      }
+    },
+    *newest(sinceMs) {
+      for (let before = Number.MAX_SAFE_INTEGER; ; ) {
+        const rows = statement.newest.all(before) as Row[];
+        for (const row of rows) {
+          const record = recordOf(row);
+          if (record.startedAtMs < sinceMs) return;
+          before = row.at(-1) as number;
           yield record;
         }
         if (rows.length < PAGE) return;

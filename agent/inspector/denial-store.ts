@@ -22,6 +22,11 @@ export interface DenialStore {
   write(changes: DenialChanges, refusals: readonly KeptRefusal[]): void;
   /** The newest first. @throws AgentError denialsNotKept */
   refusals(filter: RefusalFilter, limit: number): KeptRefusal[];
+  /** So many from before one (undefined: the newest) on, the newest first. @throws AgentError denialsNotKept */
+  refusalsBefore(
+    number: number | undefined,
+    limit: number,
+  ): { readonly refusals: KeptRefusal[]; readonly next?: number };
   /** @throws AgentError denialsNotKept */
   refusal(instance: string): KeptRefusal | undefined;
   /** Forgets refusals of before a time (UTC ms); their rows in the list keep counting. @throws AgentError denialsNotKept */
@@ -30,8 +35,6 @@ export interface DenialStore {
 }
 
 const SCHEMA_VERSION = 2;
-/** From version 1. */
-const FILTERS_HAVE_IDS = 'ALTER TABLE denials ADD COLUMN rule TEXT';
 const REFUSALS_MOST = 100_000;
 
 const SCHEMA = `
@@ -43,9 +46,18 @@ CREATE TABLE denials (
 CREATE TABLE refusals (
   number INTEGER PRIMARY KEY, instance TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL,
   reason TEXT NOT NULL, step TEXT NOT NULL, why TEXT NOT NULL, rule TEXT, server TEXT, device TEXT,
-  source TEXT NOT NULL, target TEXT NOT NULL, correlator TEXT
+  source TEXT NOT NULL, target TEXT NOT NULL, correlator TEXT,
+  duration_seconds INTEGER, application_server TEXT, ip_family TEXT
 ) STRICT;
 CREATE INDEX refusals_at ON refusals (at_ms);
+`;
+
+/** From version 1: what a request asked, and which filter denied, was not kept. */
+const SINCE_1 = `
+ALTER TABLE refusals ADD COLUMN duration_seconds INTEGER;
+ALTER TABLE refusals ADD COLUMN application_server TEXT;
+ALTER TABLE refusals ADD COLUMN ip_family TEXT;
+ALTER TABLE denials ADD COLUMN rule TEXT;
 `;
 
 type Row = Readonly<Record<string, unknown>>;
@@ -71,12 +83,13 @@ function storeOn(db: Database.Database, file: string): DenialStore {
       ON CONFLICT (id) DO UPDATE SET first_ms = excluded.first_ms, last_ms = excluded.last_ms, count = excluded.count`),
     remove: db.prepare('DELETE FROM denials WHERE id = ?'),
     refuse: db.prepare(`INSERT OR IGNORE INTO refusals VALUES (NULL, @instance, @atMs, @reason, @step, @why, @rule,
-      @server, @device, @source, @target, @correlator)`),
+      @server, @device, @source, @target, @correlator, @durationSeconds, @applicationServer, @ipFamily)`),
     cut: db.prepare(`DELETE FROM refusals WHERE number <= (SELECT max(number) FROM refusals) - ${REFUSALS_MOST}`),
     purge: db.prepare('DELETE FROM refusals WHERE at_ms < ?'),
     refusals: db.prepare(`SELECT * FROM refusals WHERE (@server IS NULL OR server = @server)
       AND (@device IS NULL OR device = @device) AND (@reason IS NULL OR reason = @reason)
       ORDER BY number DESC LIMIT @limit`),
+    refusalsBefore: db.prepare('SELECT * FROM refusals WHERE number < ? ORDER BY number DESC LIMIT ?'),
     refusal: db.prepare('SELECT * FROM refusals WHERE instance = ?'),
   };
   const write = db.transaction(({ changed, removed }: DenialChanges, refusals: readonly KeptRefusal[]) => {
@@ -87,7 +100,9 @@ function storeOn(db: Database.Database, file: string): DenialStore {
     }
     for (const refusal of refusals) {
       const { rule = null, server = null, device = null, correlator = null } = refusal;
-      statement.refuse.run({ ...refusal, rule, server, device, correlator });
+      const { durationSeconds = null, applicationServer = null, ipFamily = null } = refusal;
+      const asked = { durationSeconds, applicationServer, ipFamily };
+      statement.refuse.run({ ...refusal, rule, server, device, correlator, ...asked });
     }
     if (refusals.length > 0) statement.cut.run();
   });
@@ -103,6 +118,12 @@ function storeOn(db: Database.Database, file: string): DenialStore {
     write: (changes, refusals) => guarded(() => write(changes, refusals)),
     refusals: ({ server = null, device = null, reason = null }, limit) =>
       guarded(() => (statement.refusals.all({ server, device, reason, limit }) as Row[]).map(refusalOf)),
+    refusalsBefore: (number = Number.MAX_SAFE_INTEGER, limit) =>
+      guarded(() => {
+        const rows = statement.refusalsBefore.all(number, limit) as Row[];
+        const next = rows.at(-1)?.['number'] as number | undefined;
+        return { refusals: rows.map(refusalOf), ...(next !== undefined && rows.length === limit && { next }) };
+      }),
     refusal: (instance) =>
       guarded(() => {
         const row = statement.refusal.get(instance) as Row | undefined;
@@ -120,9 +141,11 @@ function openDatabase(file: string): Database.Database {
     db.pragma('journal_mode = WAL');
     db.pragma('synchronous = NORMAL');
     const version = db.pragma('user_version', { simple: true }) as number;
-    if (version === 0 || version === 1) {
-      db.exec(version === 0 ? SCHEMA : FILTERS_HAVE_IDS);
+    if (version === 0) {
+      db.exec(SCHEMA);
       db.pragma(`user_version = ${SCHEMA_VERSION}`);
+    } else if (version === 1) {
+      db.exec(`BEGIN; ${SINCE_1} PRAGMA user_version = ${SCHEMA_VERSION}; COMMIT;`);
     } else if (version !== SCHEMA_VERSION) {
       throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
     }
@@ -142,7 +165,13 @@ function putAside(file: string): string {
 }
 
 function refusalOf({ number: _, at_ms: atMs, ...row }: Row): KeptRefusal {
-  return present({ ...row, atMs }) as unknown as KeptRefusal;
+  const {
+    duration_seconds: durationSeconds,
+    application_server: applicationServer,
+    ip_family: ipFamily,
+    ...rest
+  } = row;
+  return present({ ...rest, atMs, durationSeconds, applicationServer, ipFamily }) as unknown as KeptRefusal;
 }
 
 /** A row without what is not there. */

@@ -17,6 +17,8 @@ import { type KeptRefusal, keptRefusal, matchesRefusal, type RefusalFilter, refu
 const WAITING_MOST = 10_000;
 /** So many of each are written at once: some milliseconds. */
 const SLICE = 128;
+/** And so many refusals read at once. */
+const PAGE = 512;
 const AGE_MOST_MS = 30 * 24 * 3_600_000;
 
 export class Ledger {
@@ -68,6 +70,25 @@ export class Ledger {
   refusals(filter: RefusalFilter, limit: number): KeptRefusal[] {
     const waiting = this.#waiting.filter((refusal) => matchesRefusal(filter, refusal)).reverse();
     return [...waiting, ...this.#store.refusals(filter, limit)].slice(0, limit);
+  }
+
+  /** Since a time (UTC ms), the newest first; read some at a time, so that much may happen in between. */
+  *newest(sinceMs: number): Generator<KeptRefusal> {
+    const waiting = [...this.#waiting].reverse();
+    const told = new Set(waiting.map(({ instance }) => instance)); // they may be in the store by then
+    for (const refusal of waiting) {
+      if (refusal.atMs < sinceMs) return;
+      yield refusal;
+    }
+    for (let before: number | undefined; ; ) {
+      const { refusals, next } = this.#store.refusalsBefore(before, PAGE);
+      for (const refusal of refusals) {
+        if (refusal.atMs < sinceMs) return;
+        if (!told.has(refusal.instance)) yield refusal;
+      }
+      if (next === undefined) return;
+      before = next;
+    }
   }
 
   refusal(instance: string): KeptRefusal | undefined {

@@ -20,6 +20,10 @@ export interface KeptRefusal {
   readonly source: string;
   readonly target: string;
   readonly correlator?: string;
+  /** What else a request for a grant asked: with it, it can be put to another policy. */
+  readonly durationSeconds?: number;
+  readonly applicationServer?: string;
+  readonly ipFamily?: string;
 }
 
 export interface RefusalFilter {
@@ -53,6 +57,9 @@ export function keptRefusal(
     ...optional('server', text('server')),
     ...optional('device', text('device')),
     ...optional('correlator', text('correlator')),
+    ...(typeof facts['durationSeconds'] === 'number' && { durationSeconds: facts['durationSeconds'] }),
+    ...optional('applicationServer', text('applicationServer')),
+    ...optional('ipFamily', text('ipFamily')),
   };
 }
 

@@ -3,24 +3,14 @@
  * an admission no packet passes its guard of the inside. The base judges each
  * packet by the filter itself; an admission is never narrower than that.
  */
+import { type Admission, admissionTables, crowdedSource } from '../core/admissions.ts';
 import { type Family, overlaps, type Prefix, prefix } from '../core/net.ts';
-import type { Ends, Filter, FilterProtocol } from './filters.ts';
-import { familiesOf } from './filters.ts';
-
-/** In the shape of the data plane's own. */
-interface AdmittedFlow {
-  readonly source: Prefix;
-  /** Within a prefix of a realm. */
-  readonly destination: Prefix;
-  readonly protocol: FilterProtocol | 'any';
-  readonly ports?: { readonly low: number; readonly high: number };
-  readonly types?: readonly number[];
-}
+import { type Ends, type Filter, familiesOf } from './filters.ts';
 
 const EVERYWHERE: Readonly<Record<Family, Prefix>> = { ipv4: prefix('0.0.0.0/0'), ipv6: prefix('::/0') };
 
 /** `realms`: the prefixes of all realms of agent.yaml. */
-export function admissionsOf(filters: readonly Filter[], realms: readonly Prefix[]): AdmittedFlow[] {
+export function admissionsOf(filters: readonly Filter[], realms: readonly Prefix[]): Admission[] {
   return filters
     .filter(({ action, staged }) => action === 'allow' && !staged)
     .flatMap((filter) =>
@@ -32,6 +22,18 @@ export function admissionsOf(filters: readonly Filter[], realms: readonly Prefix
         ),
       ),
     );
+}
+
+/** Of filters in the order of their ids, the first for which the gate has no room, and the source where it has none. */
+export function uncontained(
+  filters: readonly Filter[],
+  realms: readonly Prefix[],
+): { readonly filter: Filter; readonly source: Prefix } | undefined {
+  for (const [i, filter] of filters.entries()) {
+    const source = crowdedSource(admissionTables(admissionsOf(filters.slice(0, i + 1), realms)));
+    if (source) return { filter, source };
+  }
+  return undefined;
 }
 
 function sourcesOf(from: Ends | undefined, family: Family): readonly Prefix[] {
@@ -47,7 +49,7 @@ function destinationsOf(to: Ends | undefined, realms: readonly Prefix[]): readon
   );
 }
 
-function contentsOf({ ports, types, ...filter }: Filter): Omit<AdmittedFlow, 'source' | 'destination'>[] {
+function contentsOf({ ports, types, ...filter }: Filter): Omit<Admission, 'source' | 'destination'>[] {
   const protocol = filter.protocol ?? 'any';
   if (ports) return ports.map((range) => ({ protocol, ports: range }));
   return [{ protocol, ...(types && { types }) }];

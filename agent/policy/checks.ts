@@ -10,7 +10,8 @@ import { unknownWord } from '../core/fields.ts';
 import { type Owned, overlapsAmong } from '../core/overlaps.ts';
 import { faultOf } from './condition.ts';
 import { type FilterGroups, filterIssues } from './filter-files.ts';
-import { devicesOverlap, matchesName } from './patterns.ts';
+import { PatternIndex } from './pattern-index.ts';
+import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
 import type { Entry, RulesReading, Written, WrittenCertificate } from './rules.ts';
 
 /**
@@ -96,24 +97,42 @@ function sourceIssues({ servers }: Written, ownSpaces: readonly Source[]): Issue
   });
 }
 
+interface Owning {
+  readonly user: string;
+  readonly pattern: DevicePattern;
+  /** As the files have them. */
+  readonly number: number;
+  readonly place: () => Place;
+}
+
+/** So many overlaps of one pattern are told; a pattern that overlaps all others has one fault, not thousands. */
+const OVERLAPS_TOLD = 16;
+
 /** A device belongs to one MTC user: no identifier matches patterns of two. */
 function deviceIssues({ mtcUsers }: Written): Issue[] {
-  const patterns = mtcUsers.flatMap(({ name, value, locate }) =>
+  const all = mtcUsers.flatMap(({ name, value, locate }) =>
     value.devices.map((pattern, i) => ({ user: name, pattern, place: () => locate('devices', i) })),
   );
-  return patterns.flatMap((later, i) =>
-    patterns
-      .slice(0, i)
-      .filter((earlier) => earlier.user !== later.user && devicesOverlap(earlier.pattern, later.pattern))
-      .map((earlier) => {
-        const place = later.place();
-        const other = `"${earlier.pattern.text}" (MTC user ${earlier.user}) in ${seenFrom(place, earlier.place())}`;
-        return {
-          ...place,
-          message: `"${later.pattern.text}" (MTC user ${later.user}) overlaps ${other}: a device has one MTC user`,
-        };
-      }),
-  );
+  const earlier = new PatternIndex<Owning[]>(() => []);
+  return all.flatMap((later, number) => {
+    const overlapped = earlier
+      .overlapping(later.pattern)
+      .flat()
+      .filter(({ user, pattern }) => user !== later.user && devicesOverlap(pattern, later.pattern))
+      .sort((a, b) => a.number - b.number);
+    earlier.at(later.pattern).push({ ...later, number });
+    const place = overlapped.length > 0 ? later.place() : undefined;
+    if (!place) return [];
+    return overlapped.slice(0, OVERLAPS_TOLD).map((one, i) => {
+      const other = `"${one.pattern.text}" (MTC user ${one.user}) in ${seenFrom(place, one.place())}`;
+      const more = i === OVERLAPS_TOLD - 1 && overlapped.length > OVERLAPS_TOLD;
+      const untold = more ? `; and ${overlapped.length - OVERLAPS_TOLD} more` : '';
+      return {
+        ...place,
+        message: `"${later.pattern.text}" (MTC user ${later.user}) overlaps ${other}: a device has one MTC user${untold}`,
+      };
+    });
+  });
 }
 
 function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, tests }: Written): Issue[] {
@@ -122,19 +141,19 @@ function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, te
   const staged = new Set(rules.filter(({ value }) => value.stage).map(({ name }) => name));
   const named = [
     ...mtcUsers.flatMap(({ value, locate }) =>
-      value.authorises.map((name, i) => ({ name, place: locate('authorises', i) })),
+      value.authorises.map((name, i) => ({ name, place: () => locate('authorises', i) })),
     ),
     ...rules.flatMap(({ value, locate }) =>
       (['allow', 'deny'] as const).flatMap((action) =>
         (value[action]?.servers ?? []).flatMap((one, i) =>
-          typeof one === 'string' ? { name: one, place: locate(action, 'servers', i) } : [],
+          typeof one === 'string' ? { name: one, place: () => locate(action, 'servers', i) } : [],
         ),
       ),
     ),
-    ...tests.map(({ value, locate }) => ({ name: value.request.server, place: locate('request', 'server') })),
+    ...tests.map(({ value, locate }) => ({ name: value.request.server, place: () => locate('request', 'server') })),
   ];
   const expected = tests.flatMap(({ value: { expect }, locate }) =>
-    expect.allow === undefined ? [] : { name: expect.allow, place: locate('expect', 'allow') },
+    expect.allow === undefined ? [] : { name: expect.allow, place: () => locate('expect', 'allow') },
   );
   const notEnforced = tests.flatMap(({ value: { expect, stage }, locate }) =>
     expect.allow === undefined || stage || !staged.has(expect.allow)
@@ -157,14 +176,14 @@ function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, te
 
 interface Named {
   readonly name: string;
-  readonly place: Place;
+  readonly place: () => Place;
 }
 
 function groupsNamed(rules: Written['rules'], member: 'servers' | 'devices'): Named[] {
   return rules.flatMap(({ value, locate }) =>
     (['allow', 'deny'] as const).flatMap((action) =>
       (value[action]?.[member] ?? []).flatMap((one, i) =>
-        typeof one !== 'string' && 'group' in one ? { name: one.group, place: locate(action, member, i) } : [],
+        typeof one !== 'string' && 'group' in one ? { name: one.group, place: () => locate(action, member, i) } : [],
       ),
     ),
   );
@@ -181,7 +200,7 @@ function unknown(
   return named
     .filter(({ name }) => !all.has(name))
     .map(({ name, place }) => ({
-      ...place,
+      ...place(),
       message: others.includes(name) ? `"${name}" is no ${kind}` : unknownWord(kind, name, known),
     }));
 }

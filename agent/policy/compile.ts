@@ -3,12 +3,15 @@
  * gateway, and frozen; or every issue. Nothing is compiled by halves: a
  * policy with an issue is no policy, and the one in force stays.
  */
+
+import { ADMISSIONS_MAX } from '../core/admissions.ts';
 import { byPlace, frozen, type Issue } from '../core/document.ts';
+import type { Prefix } from '../core/net.ts';
 import type { Owned } from '../core/overlaps.ts';
 import type { MtcUserName, ServerName } from '../core/words.ts';
+import { uncontained } from './admissions.ts';
 import { findIssues } from './checks.ts';
-import { type FilterGroups, filterOf, filterWarnings } from './filter-files.ts';
-import { groupsIn } from './filter-ruleset.ts';
+import { type FilterGroups, filterOf } from './filter-files.ts';
 import type { Filter } from './filters.ts';
 import type { DeviceFacts } from './groups.ts';
 import { DAYS, type Hours } from './hours.ts';
@@ -45,6 +48,8 @@ export interface Surroundings {
   readonly authorities?: readonly string[];
   /** The gateway's own address spaces. */
   readonly ownSpaces?: readonly Owned[];
+  /** The prefixes of its realms. */
+  readonly realms?: readonly Prefix[];
   /** What the devices file says; only to warn of what stands for none of them. */
   readonly devices?: readonly DeviceFacts[];
   /** SHA-256 of a text, in hex. */
@@ -80,7 +85,6 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
     servers: new Map(servers.map((server) => [server.name, frozen(server)])),
     mtcUsers: new Map(mtcUsers.map((user) => [user.name, frozen(user)])),
   };
-  const filters = byName(written.filters).map((filter) => filterOf(filter, filterGroups));
   const rest = { ...parties, ...groups, holders: holdersOf(parties), tests: written.tests.map(testOf) };
   const withRules = (rules: readonly Entry<WrittenRule>[], filters: readonly Filter[], staged?: Policy): Policy => {
     const allows = rules.flatMap((rule) => allowOf(rule, groups));
@@ -92,17 +96,28 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
       allows,
       denies,
       filters,
-      readsAttributes: [...allows, ...denies].some(readsAttributes) || groupsIn(filters).length > 0,
+      readsAttributes: [...allows, ...denies].some(readsAttributes) || filters.some(namesGroup),
       ...(staged && { staged }),
     });
   };
   const rules = byName(written.rules);
   const enforced = rules.filter(({ value }) => !value.stage);
+  const filters = byName(written.filters).map((filter) => filterOf(filter, filterGroups));
+  const crowd = uncontained(filters, surroundings.realms ?? []);
+  if (crowd) {
+    const { filter, source } = crowd;
+    const cure = 'join ranges of ports, or prefixes of `to`';
+    const message = `allow "${filter.id}" opens more from ${source.text}, together with others, than the gate has room for (${ADMISSIONS_MAX}); ${cure}`;
+    return { issues: [{ ...filter.place, message }] };
+  }
   const isStaged = enforced.length < rules.length || filters.some(({ staged }) => staged);
-  const unstaged = filters.map((filter) => ({ ...filter, staged: false }));
-  const policy = withRules(enforced, filters, isStaged ? withRules(rules, unstaged) : undefined);
-  const warnings = [...findWarnings(policy, written, surroundings.devices), ...filterWarnings(filters)];
-  return { policy, warnings: warnings.sort(byPlace) };
+  const allEnforced = () =>
+    withRules(
+      rules,
+      filters.map((filter) => ({ ...filter, staged: false })),
+    );
+  const policy = withRules(enforced, filters, isStaged ? allEnforced() : undefined);
+  return { policy, warnings: findWarnings(policy, written, surroundings.devices).sort(byPlace) };
 }
 
 function serverOf({ name, value }: Entry<WrittenServer>): Server {
@@ -131,6 +146,10 @@ function certificateOf({ uri, issuer, sha256 }: WrittenCertificate): Certificate
 function readsAttributes({ when, match }: AllowRule | DenyRule): boolean {
   if (when) return true;
   return match.devices?.some((selector) => 'group' in selector && selector.attributes !== undefined) ?? false;
+}
+
+function namesGroup({ from, to }: Filter): boolean {
+  return [from, to].some((ends) => ends && ends.groups.length > 0);
 }
 
 function allowOf(

@@ -27,12 +27,13 @@
  */
 import { type Address, contains, type Family, hostPrefix, type Prefix } from '../core/net.ts';
 import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
-import type { ExternalId, InnerAddress, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { InnerAddress, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import { type Context, contextOf, holds } from './condition.ts';
 import { dropOfGrant, type Filter } from './filters.ts';
 import { type DeviceFacts, isInGroup, isSelected } from './groups.ts';
 import { hoursText, type Window, windowAt } from './hours.ts';
-import { type AllowRule, type Match, mtcUserOf, type Policy, type Usage } from './policy.ts';
+import type { AllowRule, Match, Policy, Usage } from './policy.ts';
+import { authorises, candidatesOf, mtcUserOf, standInDevice } from './rule-index.ts';
 
 export interface Question {
   readonly server: ServerName;
@@ -68,7 +69,7 @@ export interface TraceLine {
   readonly reason?: RefusalReason;
 }
 
-export interface Allowed {
+export interface Allowed extends PacketLimits {
   readonly verdict: 'allow';
   readonly mtcUser: MtcUserName;
   readonly rule: string;
@@ -80,9 +81,6 @@ export interface Allowed {
   readonly totalSeconds: number;
   /** When the hours of a rule end it, whatever its duration (UTC); absent: none do. */
   readonly closesAtMs?: number;
-  /** Bounds that the gate keeps, of this grant. */
-  readonly packetsPerSecond?: number;
-  readonly bytes?: number;
   readonly trace: readonly TraceLine[];
 }
 
@@ -119,9 +117,6 @@ interface Way {
   readonly outcome: { readonly family: Family; readonly remote: Address | 'all' } | Stop;
 }
 
-/** Matches what a device of nobody would have to match: every pattern is looked at. */
-const NOBODYS_DEVICE = 'nobody@nowhere.invalid' as ExternalId;
-
 export function decide(policy: Policy, question: Question): Decision {
   const trace: TraceLine[] = [];
   const stop = (reason: RefusalReason, seen: string, rule?: string) => {
@@ -131,20 +126,21 @@ export function decide(policy: Policy, question: Question): Decision {
   };
   const { device, server } = question;
   // Looked up whether there is a device or not: "no such device" must not answer sooner than "not yours".
-  const user = mtcUserOf(policy, device?.externalId ?? NOBODYS_DEVICE);
+  const user = mtcUserOf(policy, device?.externalId ?? standInDevice(policy));
+  const isAuthorised = user !== undefined && authorises(policy, user, server);
   if (!device) return stop('deviceUnknown', 'the directory knows no such device');
   trace.push(yes('device', `${device.externalId}, bound in ${device.boundFamilies.join(' and ') || 'no family'}`));
 
   if (!user) return stop('notAuthorisedByMtcUser', 'the device belongs to no MTC user');
-  if (!user.authorises.includes(server))
-    return stop('notAuthorisedByMtcUser', `${user.name} does not authorise ${server}`);
+  if (!isAuthorised) return stop('notAuthorisedByMtcUser', `${user.name} does not authorise ${server}`);
   trace.push(yes('mtcUser', `${user.name} authorises ${server}`));
 
+  const near = candidatesOf(policy, question);
   const sources = policy.servers.get(server)?.sources ?? [];
   const target = targetOf(sources, question);
   const context = contextOnce(question, device, user.name, target.family);
   let deniedFromMs = Number.POSITIVE_INFINITY;
-  for (const deny of policy.denies.filter(({ match }) => !mismatchOf(match, question))) {
+  for (const deny of near.denies.filter(({ match }) => !mismatchOf(match, question))) {
     const held = heldBy(deny, context);
     if (held === false) continue;
     const { inside, untilMs } = windowOf(deny, question);
@@ -153,7 +149,7 @@ export function decide(policy: Policy, question: Question): Decision {
     }
     deniedFromMs = Math.min(deniedFromMs, untilMs);
   }
-  const allows = policy.allows.filter(({ match }) => !mismatchOf(match, question));
+  const allows = near.allows.filter(({ match }) => !mismatchOf(match, question));
   const drop = 'stop' in target ? undefined : dropOf(policy, target, sources, question);
   const ways = allows.flatMap((rule) => {
     const held = heldBy(rule, context);
@@ -179,14 +175,24 @@ export function decide(policy: Policy, question: Question): Decision {
   };
 }
 
+/** Whether a request meets a member of a rule; one that the rule does not have is met. */
+const MEETS: { readonly [Member in keyof Match]-?: (match: Match, question: Question) => boolean } = {
+  servers: ({ servers }, { server }) => !servers || servers.includes(server),
+  devices: ({ devices }, { device }) =>
+    !devices || devices.some((selector) => device !== undefined && isSelected(selector, device)),
+  protocols: ({ protocols }, { protocol }) => !protocols || protocols.includes(protocol),
+  ports: ({ ports }, { port }) => !ports || ports.some(({ low, high }) => low <= port && port <= high),
+};
+const MEMBERS = Object.keys(MEETS) as (keyof Match)[];
+
 /** The first member of a rule that this request does not meet; undefined where the rule matches. */
-export function mismatchOf({ servers, devices, protocols, ports }: Match, question: Question): keyof Match | undefined {
-  const { server, device, protocol, port } = question;
-  if (servers && !servers.includes(server)) return 'servers';
-  if (devices && !devices.some((selector) => device && isSelected(selector, device))) return 'devices';
-  if (protocols && !protocols.includes(protocol)) return 'protocols';
-  if (ports && !ports.some(({ low, high }) => low <= port && port <= high)) return 'ports';
-  return undefined;
+export function mismatchOf(match: Match, question: Question): keyof Match | undefined {
+  return MEMBERS.find((member) => !MEETS[member](match, question));
+}
+
+/** All of them. */
+export function mismatchesOf(match: Match, question: Question): (keyof Match)[] {
+  return MEMBERS.filter((member) => !MEETS[member](match, question));
 }
 
 /** Whether the condition of a rule holds, where it has one; where that cannot be said a deny denies, and an allow is stopped. */

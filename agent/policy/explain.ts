@@ -4,13 +4,13 @@
  * The outside never reads any of it.
  */
 import type { MtcUserName, ServerName } from '../core/words.ts';
-import { contextFor, type Decision, heldBy, mismatchOf, type Question, type TraceLine, windowOf } from './decide.ts';
+import { contextFor, type Decision, heldBy, mismatchesOf, type Question, type TraceLine, windowOf } from './decide.ts';
 import { selectorText } from './groups.ts';
 import { hoursText } from './hours.ts';
-import type { Match, Policy } from './policy.ts';
+import type { AllowRule, DenyRule, Match, Policy } from './policy.ts';
 import { wouldHave } from './staged.ts';
 
-/** One line for the outcome, one for each step, one for each rule that does not match. */
+/** One line for the outcome, one for each step, one for each rule that does not match: of many, the nearest. */
 export function explain(policy: Policy, question: Question, decision: Decision): string[] {
   const otherwise = wouldHave(policy, question, decision);
   return [
@@ -62,21 +62,36 @@ function step({ step: name, seen, rule, reason }: TraceLine): string {
   return line(reason ? 'no' : 'yes', name, rule, seen);
 }
 
+/** So many rules that looked away are shown: those that came nearest. */
+const SHOWN = 20;
+
 /** Only where the request came to the rules. */
 function lookedAway(policy: Policy, question: Question, { trace, rule: decided }: Decision): string[] {
   if (!trace.some(({ step: name }) => name === 'rule')) return [];
   const context = contextFor(policy, question);
-  return [...policy.denies, ...policy.allows].flatMap((rule) => {
-    const { id, action, match, when, hours } = rule;
-    const member = mismatchOf(match, question);
-    if (!member && when && context && heldBy(rule, context) === false) {
-      return line('-', 'rule', id, `this ${action} is for when ${when.text.replace(/\s+/g, ' ')}`);
-    }
-    if (!member && action === 'deny' && hours && id !== decided && !windowOf(rule, question).inside) {
-      return line('-', 'rule', id, `this deny is for the hours ${hoursText(hours)}`);
-    }
-    return member ? line('-', 'rule', id, `this ${action} is for the ${member} ${membersOf(match)[member]}`) : [];
-  });
+  const away = [...policy.denies, ...policy.allows]
+    .flatMap((rule) => awayOf(rule, question, context, decided) ?? [])
+    .sort((a, b) => a.mismatches - b.mismatches);
+  const lines = away.slice(0, SHOWN).map(({ id, why }) => line('-', 'rule', id, why));
+  return away.length > SHOWN ? [...lines, line('-', 'rule', undefined, `${away.length - SHOWN} others`)] : lines;
+}
+
+/** Why a rule looked away, and how many of its members are in the way. */
+function awayOf(
+  { id, action, match, when, hours }: AllowRule | DenyRule,
+  question: Question,
+  context: ReturnType<typeof contextFor>,
+  decided: string | undefined,
+): { id: string; mismatches: number; why: string } | undefined {
+  const away = (what: string, mismatches = 1) => ({ id, mismatches, why: `this ${action} is for ${what}` });
+  const mismatches = mismatchesOf(match, question);
+  const [member] = mismatches;
+  if (member) return away(`the ${member} ${membersOf(match)[member]}`, mismatches.length);
+  if (when && context && heldBy({ when }, context) === false) return away(`when ${when.text.replace(/\s+/g, ' ')}`);
+  if (action === 'deny' && hours && id !== decided && !windowOf({ hours }, question).inside) {
+    return away(`the hours ${hoursText(hours)}`);
+  }
+  return undefined;
 }
 
 function membersOf({ servers = [], devices = [], protocols = [], ports = [] }: Match): Record<keyof Match, string> {

@@ -9,18 +9,16 @@
  *
  * Two tenants must never own one device, so overlap has to be exact: two
  * patterns overlap if and only if some identifier matches both. Both
- * questions, "matches" and "overlaps", are the same walk over two sequences,
+ * questions, "matches" and "overlaps", are the same walk over two texts,
  * of which one or both have gaps; there is no backtracking, so that no
  * pattern is slow (each costs at most the product of the two lengths).
  */
 
-/** What `*` stands for in a sequence; all else is one character. A text, so that a policy can go from one thread to another. */
-const GAP = '';
-type Sequence = readonly string[];
+/** What stands for any run of characters. */
+const GAP = '*';
 
 export interface NamePattern {
   readonly text: string;
-  readonly sequence: Sequence;
 }
 
 export interface DevicePattern {
@@ -39,12 +37,12 @@ const LOCAL_PATTERN = /^[\x21-\x3f\x41-\x7e]{1,64}$/;
 const DOMAIN = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/;
 
 export function parseNamePattern(text: string): NamePattern | undefined {
-  return NAME_PATTERN.test(text) ? { text, sequence: sequenceOf(text) } : undefined;
+  return NAME_PATTERN.test(text) ? { text } : undefined;
 }
 
-/** The pattern that matches one name. */
+/** The pattern that matches one name, since names have no star. */
 export function exactly(name: string): NamePattern {
-  return { text: name, sequence: [...name] };
+  return { text: name };
 }
 
 export function parseDevicePattern(text: string): DevicePattern | undefined {
@@ -58,17 +56,24 @@ export function parseDevicePattern(text: string): DevicePattern | undefined {
   const ending = subdomains ? base && `.${base}` : `@${base}`;
   return {
     text: `${local}@${domain}`,
-    local: { text: local, sequence: sequenceOf(local) },
+    local: { text: local },
     domain: base,
     subdomains,
     ending,
   };
 }
 
-export function matchesName(pattern: NamePattern, name: string): boolean {
-  const { text, sequence } = pattern;
-  if (text === '*') return true;
-  return text.includes('*') ? meet(sequence, [...name]) : text === name;
+export function matchesName({ text }: NamePattern, name: string): boolean {
+  if (text === GAP) return true;
+  const fixed = fixedStart(text);
+  if (fixed === text) return text === name;
+  return name.startsWith(fixed) && meet(text, name, false);
+}
+
+/** What a text must begin with to match; all of it where there is no gap. */
+export function fixedStart(pattern: string): string {
+  const gap = pattern.indexOf(GAP);
+  return gap < 0 ? pattern : pattern.slice(0, gap);
 }
 
 /** Whether an external identifier (its domain in lower case) matches. */
@@ -78,7 +83,7 @@ export function matchesDevice({ local, ending }: DevicePattern, externalId: stri
 
 /** Whether some external identifier matches both. */
 export function devicesOverlap(a: DevicePattern, b: DevicePattern): boolean {
-  return domainsOverlap(a, b) && meet(a.local.sequence, b.local.sequence);
+  return domainsOverlap(a, b) && meet(a.local.text, b.local.text, true);
 }
 
 function domainsOverlap(a: DevicePattern, b: DevicePattern): boolean {
@@ -93,26 +98,24 @@ function isBelow(domain: string, base: string): boolean {
   return base === '' || domain.endsWith(`.${base}`);
 }
 
-function sequenceOf(text: string): Sequence {
-  return [...text].map((character) => (character === '*' ? GAP : character));
-}
-
 /**
- * Whether two sequences have a text in common. `open[j]` says whether what is
- * left of `a` from `i`, and of `b` from `j`, can still meet; filled from the
- * back, one row for each element of `a`.
+ * Whether two texts, with the gaps of `a` and (unless its stars are only
+ * stars) of `b`, have a text in common. `open[j]` says whether what is left
+ * of `a` from `i`, and of `b` from `j`, can still meet; filled from the back,
+ * one row for each character of `a`.
  */
-function meet(a: Sequence, b: Sequence): boolean {
+function meet(a: string, b: string, hasGaps: boolean): boolean {
+  const isGap = (j: number) => hasGaps && b[j] === GAP;
   let open = new Array<boolean>(b.length + 1).fill(false);
   open[b.length] = true;
-  for (let j = b.length - 1; j >= 0 && b[j] === GAP; j--) open[j] = true;
+  for (let j = b.length - 1; j >= 0 && isGap(j); j--) open[j] = true;
   for (let i = a.length - 1; i >= 0; i--) {
     const next = open;
     open = new Array<boolean>(b.length + 1).fill(false);
     open[b.length] = a[i] === GAP && next[b.length] === true;
     for (let j = b.length - 1; j >= 0; j--) {
       if (a[i] === GAP) open[j] = next[j] === true || open[j + 1] === true;
-      else if (b[j] === GAP) open[j] = open[j + 1] === true || next[j] === true;
+      else if (isGap(j)) open[j] = open[j + 1] === true || next[j] === true;
       else open[j] = a[i] === b[j] && next[j + 1] === true;
     }
   }

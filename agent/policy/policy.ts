@@ -6,12 +6,12 @@
 import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
-import type { Attributes, ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { Attributes, ExternalId, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import type { Condition } from './condition.ts';
 import type { Filter } from './filters.ts';
 import type { DeviceGroup, DeviceSelector } from './groups.ts';
 import type { Hours } from './hours.ts';
-import { type DevicePattern, matchesDevice, type NamePattern } from './patterns.ts';
+import type { DevicePattern, NamePattern } from './patterns.ts';
 
 /** How a certificate is known: by a URI in its subjectAltName (and the CA that signed it), or by its public key. */
 export type Certificate =
@@ -49,7 +49,7 @@ export interface Match {
   readonly ports?: readonly PortRange[];
 }
 
-export interface Limits {
+export interface Limits extends PacketLimits {
   /** The longest that one request, or one extension, is granted for. */
   readonly durationSeconds: number;
   /** The longest life of a grant, extensions included. */
@@ -57,10 +57,6 @@ export interface Limits {
   readonly grantsPerDevice?: number;
   readonly grantsPerServer?: number;
   readonly requestsPerMinute?: number;
-  /** Of a grant, both directions together; the gate counts. */
-  readonly packetsPerSecond?: number;
-  /** Of a grant, in all, both directions together, as on the wire; the gate counts. */
-  readonly bytes?: number;
 }
 
 interface Rule {
@@ -163,14 +159,6 @@ export interface Presented {
   readonly issuer?: string | undefined;
 }
 
-/** The MTC user that owns a device. Patterns of two users never overlap, so there is at most one. */
-export function mtcUserOf(policy: Policy, externalId: ExternalId): MtcUser | undefined {
-  for (const user of policy.mtcUsers.values()) {
-    if (user.devices.some((pattern) => matchesDevice(pattern, externalId))) return user;
-  }
-  return undefined;
-}
-
 /**
  * Whose certificate this is. By its SAN or its key, never by its subject's
  * name; more than one holder is nobody, since guessing would be authentication
@@ -183,12 +171,17 @@ export function identify(
   let found: Identity | undefined;
   for (const name of [...presented.uris, presented.spkiSha256]) {
     for (const { certificate, identity } of policy.holders.get(name) ?? []) {
-      if (identity === found || !isThat(certificate, presented)) continue;
+      if (isSame(identity, found) || !isThat(certificate, presented)) continue;
       if (found) return 'certificateAmbiguous';
       found = identity;
     }
   }
   return found ?? 'certificateUnknown';
+}
+
+/** Two certificates of one holder are one identity. */
+function isSame(one: Identity, other: Identity | undefined): boolean {
+  return one.role === other?.role && one.name === other.name;
 }
 
 /** All certificates of servers and MTC users, as `holders` has them. */
@@ -199,7 +192,7 @@ export function holdersOf(policy: Pick<Policy, 'servers' | 'mtcUsers'>): Map<str
   ];
   const holders = new Map<string, Holder[]>();
   for (const { role, name, certificates } of all) {
-    const identity = { role, name } as Identity; // one object each: two of its certificates are one holder
+    const identity = { role, name } as Identity;
     for (const certificate of certificates) {
       const key = 'sha256' in certificate ? certificate.sha256 : certificate.uri;
       holders.set(key, [...(holders.get(key) ?? []), { certificate, identity }]);

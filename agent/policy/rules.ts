@@ -15,8 +15,11 @@ import { filter, type WrittenFilter } from './filter-files.ts';
 import { ALL_DAY, DAYS, parseTimeOfDay, parseZone } from './hours.ts';
 import { parseDevicePattern, parseNamePattern } from './patterns.ts';
 
-/** A rule file as its text, or why it cannot be read. */
-export type RuleFile = { readonly file: string; readonly text: string } | { readonly unreadable: Issue };
+/** A rule file as its text. */
+export interface RuleFile {
+  readonly file: string;
+  readonly text: string;
+}
 
 /** A month: long enough for every sensible grant, short enough that a slip of the finger ends. */
 const LONGEST_SECONDS = 30 * 86_400;
@@ -264,9 +267,7 @@ export interface RulesReading {
 }
 
 export function readRules(files: readonly RuleFile[]): RulesReading {
-  const readings = files.map((one) =>
-    'unreadable' in one ? { issues: [one.unreadable] } : readDocument(one.text, one.file, ruleFile),
-  );
+  const readings = files.map(({ file, text }) => readDocument(text, file, ruleFile));
   const issues = readings.flatMap((reading) => ('issues' in reading ? reading.issues : []));
   const documents = readings.flatMap((reading) => ('document' in reading ? reading.document : []));
   const named = <Value>(key: string, of: (value: WrittenFile) => Readonly<Record<string, Value>>) =>

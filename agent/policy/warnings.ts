@@ -4,10 +4,13 @@
  * stand for nothing. Nothing here stops a policy.
  */
 import type { Issue } from '../core/document.ts';
+import type { ServerName } from '../core/words.ts';
+import { filterWarnings } from './filter-files.ts';
 import { type DeviceFacts, type DeviceSelector, isSelected, patternsOf, selectorText } from './groups.ts';
 import { ALL_DAY, type Hours, hoursText, neverCloses } from './hours.ts';
+import { PatternIndex } from './pattern-index.ts';
 import { type DevicePattern, devicesOverlap } from './patterns.ts';
-import type { AllowRule, DenyRule, Match, Policy, PortRange } from './policy.ts';
+import type { AllowRule, DenyRule, Match, MtcUser, Policy, PortRange } from './policy.ts';
 import type { Written } from './rules.ts';
 
 /** So many ports are more than any service of a device needs. */
@@ -17,12 +20,14 @@ const ALL_PORTS: readonly PortRange[] = [{ low: 1, high: 65_535 }];
 /** With all that is staged taken as enforced; `devices` are those of the devices file, where it is known. */
 export function findWarnings(policy: Policy, written: Written, devices?: readonly DeviceFacts[]): Issue[] {
   const all = policy.staged ?? policy;
+  const isAuthorised = authorisations(all);
   return [
     ...all.allows.flatMap((allow) =>
-      warned(allow, [...neverMatches(allow, all), ...isWide(allow), ...oddHours(allow)]),
+      warned(allow, [...neverMatches(allow, all, isAuthorised), ...isWide(allow), ...oddHours(allow)]),
     ),
-    ...all.denies.flatMap((deny) => warned(deny, [...unauthorised(deny, all), ...oddHours(deny)])),
+    ...all.denies.flatMap((deny) => warned(deny, [...unauthorised(deny, isAuthorised), ...oddHours(deny)])),
     ...emptyGroups(all, written),
+    ...filterWarnings(policy.filters),
     ...(devices ? unmatched(all, written, devices) : []),
   ];
 }
@@ -31,25 +36,44 @@ function warned({ action, id, place }: AllowRule | DenyRule, texts: readonly str
   return texts.map((text) => ({ ...place, message: `${action} "${id}" ${text}` }));
 }
 
-function neverMatches(allow: AllowRule, policy: Policy): string[] {
+function neverMatches(allow: AllowRule, policy: Policy, isAuthorised: IsAuthorised): string[] {
   const deny = coveringDenies(allow, policy).find((one) => covers(one, allow));
   if (deny) return [`can never grant: deny "${deny.id}" covers all of it`];
-  return unauthorised(allow, policy);
+  return unauthorised(allow, isAuthorised);
 }
 
-function unauthorised({ match: { servers, devices } }: AllowRule | DenyRule, { mtcUsers }: Policy): string[] {
-  const isAuthorised = [...mtcUsers.values()].some(
-    (user) =>
-      user.authorises.some((server) => !servers || servers.includes(server)) &&
-      user.devices.some((owned) => !devices || devices.some((selector) => mayOverlap(owned, selector))),
-  );
-  return isAuthorised ? [] : ['can never match: no MTC user authorises its servers for its devices'];
+type IsAuthorised = (match: Match) => boolean;
+
+function unauthorised({ match }: AllowRule | DenyRule, isAuthorised: IsAuthorised): string[] {
+  return isAuthorised(match) ? [] : ['can never match: no MTC user authorises its servers for its devices'];
 }
 
-/** Whether a device of this name could be selected. */
-function mayOverlap(owned: DevicePattern, selector: DeviceSelector): boolean {
-  const patterns = patternsOf(selector);
-  return !patterns || patterns.some((pattern) => devicesOverlap(owned, pattern));
+/** Whether some MTC user authorises one of the servers of a match for one of its devices; indexed, since each rule asks. */
+function authorisations({ mtcUsers }: Policy): IsAuthorised {
+  const owned = new PatternIndex<{ readonly pattern: DevicePattern; readonly user: MtcUser }[]>(() => []);
+  const authorised = new Map<MtcUser, ReadonlySet<ServerName>>();
+  const byServer = new Map<ServerName, MtcUser>(); // one of those that authorise it
+  for (const user of mtcUsers.values()) {
+    authorised.set(user, new Set(user.authorises));
+    for (const server of user.authorises) byServer.set(server, user);
+    for (const pattern of user.devices) owned.at(pattern).push({ pattern, user });
+  }
+  const isOf = (user: MtcUser, servers: readonly ServerName[] | undefined) => {
+    const known = authorised.get(user);
+    return servers ? servers.some((server) => known?.has(server)) : user.authorises.length > 0;
+  };
+  return ({ servers, devices }) => {
+    const patterns = devices?.map(patternsOf);
+    if (!patterns?.every((one) => one !== undefined))
+      return servers ? servers.some((server) => byServer.has(server)) : byServer.size > 0;
+    return patterns
+      .flat()
+      .some((wanted) =>
+        owned
+          .overlapping(wanted)
+          .some((slot) => slot.some(({ pattern, user }) => isOf(user, servers) && devicesOverlap(pattern, wanted))),
+      );
+  };
 }
 
 /** Denies by a server that they name, and those that name none; made once for a policy, since it is asked for each allow. */

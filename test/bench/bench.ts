@@ -2,6 +2,7 @@
  * `npm run bench`: how fast the gateway is, and beside what.
  *
  *   --packets, --grants, --promptness   only these parts (default: all)
+ *   --policy              decisions over 10 and 10,000 rules, and a reload to so many; left out otherwise
  *   --peers               beside fwknop-server and miniupnpd, as Debian packages them (installed if they are not)
  *   --scale               what many live grants cost; takes some minutes, and is left out otherwise
  *   --seconds N           of each measurement (default 1)
@@ -19,6 +20,7 @@ import { parseArgs } from 'node:util';
 import { measureGrants, showGrants } from './grants.ts';
 import { measurePackets, showPackets } from './packets.ts';
 import { measurePeers, missingPeers, showPeers } from './peers.ts';
+import { measurePolicy, showPolicy } from './policy.ts';
 import { measurePromptness, showPromptness } from './promptness.ts';
 import { measureScale, showScale } from './scale.ts';
 
@@ -27,6 +29,7 @@ const { values } = parseArgs({
     packets: { type: 'boolean', default: false },
     grants: { type: 'boolean', default: false },
     promptness: { type: 'boolean', default: false },
+    policy: { type: 'boolean', default: false },
     peers: { type: 'boolean', default: false },
     scale: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '1' },
@@ -34,7 +37,8 @@ const { values } = parseArgs({
     json: { type: 'boolean', default: false },
   },
 });
-const all = !values.packets && !values.grants && !values.promptness && !values.peers && !values.scale;
+
+const all = !(['packets', 'grants', 'promptness', 'policy', 'peers', 'scale'] as const).some((part) => values[part]);
 const seconds = positive('seconds', values.seconds);
 const rounds = positive('rounds', values.rounds);
 const progress = (what: string) => process.stderr.write(`${what}\n`);
@@ -55,12 +59,13 @@ if (values.peers && missingPeers().length > 0) {
   progress(`installing ${missingPeers().join(', ')}`);
   execFileSync('apt-get', ['-qq', 'install', '-y', '--no-install-recommends', ...missingPeers()], { stdio: 'ignore' });
 }
+const policy = values.policy ? await measurePolicy(rounds, progress) : undefined;
 const scale = values.scale ? await measureScale(rounds, seconds, progress) : undefined;
 const peers = values.peers ? await measurePeers(rounds, progress) : undefined;
 
 if (values.json) {
   process.stdout.write(
-    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, scale, peers }, null, 2)}\n`,
+    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, policy, scale, peers }, null, 2)}\n`,
   );
 } else {
   process.stdout.write(
@@ -71,6 +76,7 @@ if (values.json) {
       ...(grants ? ['', showGrants(grants)] : []),
       ...(peers ? ['', showPeers(peers, grants?.rows.at(-1)?.perSecond.median)] : []),
       ...(promptness ? ['', showPromptness(promptness)] : []),
+      ...(policy ? ['', showPolicy(policy)] : []),
       ...(scale ? ['', showScale(scale)] : []),
       '',
     ].join('\n'),

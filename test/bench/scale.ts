@@ -47,7 +47,7 @@ const SETTLED_MS = 10_000;
 const START_PATIENCE_MS = 60 * PATIENCE_MS;
 const DAY_SECONDS = 86_400;
 
-const RULES = AGENT_RULES.replace('"7000-7999"', '"1024-65535"').replace(
+export const RULES = AGENT_RULES.replace('"7000-7999"', '"1024-65535"').replace(
   'durationSeconds: 900, totalSeconds: 3600',
   `durationSeconds: ${DAY_SECONDS}, totalSeconds: ${DAY_SECONDS}`,
 );
@@ -96,7 +96,7 @@ export async function measureScale(
 }
 
 /** An agent whose files, database and directory hold so many live grants, of a boot before this one. */
-async function prepared(
+export async function prepared(
   network: Network,
   live: number,
   ports: number,
@@ -113,7 +113,7 @@ async function prepared(
   await first.stop();
 
   const config = loadConfig(agent.configFile, () => {});
-  const policy = loadPolicy(config.rules, config, () => {});
+  const policy = loadPolicy(config.rules.folder, config, () => {});
   const listed = loadDevices(config).slice(NAMED);
   const endpoints = new Endpoints(config.pools.grants, systemRandom);
   const store = openStore(
@@ -171,7 +171,7 @@ if (isMainThread && process.argv[1]?.endsWith('/dist/main.js')) {
 }`;
 
 /** Starts the daemon; resolves when it serves. */
-async function start(agent: TestAgent): Promise<Child> {
+export async function start(agent: TestAgent): Promise<Child> {
   const command = [process.execPath, join(ROOT, 'dist/main.js'), '--config', agent.configFile];
   const env = { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(PROBE)}` };
   const daemon = await agent.network.spawn('gateway', command, { line: /"event":"probing"/ }, { env });
@@ -189,20 +189,35 @@ async function reading(daemon: Child): Promise<Omit<StartRow, 'live' | 'found'>>
     JSON.parse(await daemon.line(new RegExp(`"event":"${name}"`))) as Fields;
   const { tookMs, time } = await event<{ tookMs: number; time: string }>('recovered');
   const readyAtMs = Date.parse((await event<{ time: string }>('ready')).time);
-  process.kill(daemon.pid, 'SIGUSR2');
-  const { holds } = await event<{ holds: readonly { readonly endedAtMs: number; readonly ms: number }[] }>('held');
+  const holds = await holdsOf(daemon);
   const recoveredAtMs = Date.parse(time);
   const beganAtMs = recoveredAtMs - tookMs;
-  const meanwhile = holds.filter(({ endedAtMs, ms }) => endedAtMs - ms >= beganAtMs && endedAtMs <= recoveredAtMs);
   const startCpuSeconds = cpuSeconds(daemon.pid);
   await delay(SETTLED_MS);
   return {
     reconcileSeconds: tookMs / 1_000,
     startSeconds: (readyAtMs - startedAtMs(daemon)) / 1_000,
     startCpuSeconds,
-    loopHeldMs: Math.max(0, ...meanwhile.map(({ ms }) => ms)),
+    loopHeldMs: longestHold(holds, beganAtMs, recoveredAtMs),
     residentMebibytes: residentMebibytes(daemon.pid),
   };
+}
+
+interface Hold {
+  readonly endedAtMs: number;
+  readonly ms: number;
+}
+
+/** When the daemon's loop came late, since its start. */
+export async function holdsOf(daemon: Child): Promise<readonly Hold[]> {
+  const told = daemon.line(/"event":"held"/, { from: daemon.lines.length });
+  process.kill(daemon.pid, 'SIGUSR2');
+  return (JSON.parse(await told) as { holds: Hold[] }).holds;
+}
+
+export function longestHold(holds: readonly Hold[], fromMs: number, toMs: number): number {
+  const meanwhile = holds.filter(({ endedAtMs, ms }) => endedAtMs - ms >= fromMs && endedAtMs <= toMs);
+  return Math.max(0, ...meanwhile.map(({ ms }) => ms));
 }
 
 async function measureRates(rounds: number, seconds: number, progress: (what: string) => void) {

@@ -254,17 +254,17 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
   test('rules that are invalid are not put in force; valid ones end what they no longer allow', async () => {
     const { id, to } = await granted();
     agent.write('rules/rules.yaml', RULES.replace('servers: [head-end]', 'servers: [nobody]'));
-    const refused = await agent.mtgate('reload');
+    const refused = await agent.mtgate('apply', '--yes');
     expect(refused.status).toBe(1);
     expect(refused.stderr).toMatch(/rules\.yaml:17:24: unknown server "nobody"/);
     expect(await server.udp({ to })).toMatchObject({ outcome: 'answer' });
     const moved = RULES.replace('"7000-7999"', '"7500-7999"').replace(`port: ${DEVICE_PORT}`, 'port: 7500');
     agent.write('rules/rules.yaml', moved);
-    expect(await agent.mtgate('reload')).toMatchObject({ status: 0 });
+    expect(await agent.mtgate('apply', '--yes')).toMatchObject({ status: 0 });
     expect(await server.udp({ to, waitMs: SHORT_MS })).toEqual({ outcome: 'silence' });
     expect((await agent.curl('GET', `/grants/${id}`)).body).toMatchObject({ endCause: 'RULE_CHANGED' });
     agent.write('rules/rules.yaml', RULES);
-    expect(await agent.mtgate('reload')).toMatchObject({ status: 0 });
+    expect(await agent.mtgate('apply', '--yes')).toMatchObject({ status: 0 });
   });
 
   test('nft flush ruleset: still closed, live grants go on, and the base comes back', async () => {

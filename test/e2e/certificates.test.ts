@@ -25,7 +25,7 @@ let rogue: Probe;
 
 beforeAll(async () => {
   network = standardNetwork();
-  agent = new TestAgent(network, { rules: RULES_FOR_TWO });
+  agent = new TestAgent(network, { rules: RULES_FOR_TWO, autoApply: true });
   agent.ca.crl();
   const yaml = readFileSync(agent.configFile, 'utf8');
   const { certificateFile, crlFile } = agent.ca;

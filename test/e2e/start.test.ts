@@ -68,7 +68,12 @@ describe('it does not start', () => {
       /certificateInvalid\n.*nowhere\.pem: ENOENT/,
     ],
     ['no devices file', 'devices: devices.yaml', 'devices: nowhere.yaml', /devicesInvalid\n.*nowhere\.yaml: ENOENT/],
-    ['no folder of rules', 'store:', 'rules: nowhere\nstore:', /rulesInvalid\n.*nowhere: ENOENT/],
+    [
+      'no folder of rules',
+      /store: .*\nrules: .*/,
+      'store: { directory: none }\nrules: nowhere',
+      /rulesInvalid\n.*nowhere: ENOENT/,
+    ],
   ])('%s', async (_, from, to, says) => {
     const { status, stderr } = await startWith(from, to);
     expect(stderr).toMatch(says);
@@ -82,7 +87,7 @@ describe('it does not start', () => {
 
   test('a policy test that fails', async () => {
     agent.write('rules/rules.yaml', RULES.replace('expect: { allow: meters }', 'expect: { refuse: noRuleAllows }'));
-    const { stderr } = await startWith('gw-demo', 'gw-1');
+    const { stderr } = await startWith('directory: store', 'directory: fresh');
     expect(stderr).toMatch(
       /rulesInvalid\n.*rules\.yaml:\d+:\d+: test "the head end may reach a meter": expected .*noRuleAllows/,
     );

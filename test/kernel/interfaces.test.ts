@@ -249,6 +249,7 @@ describe('a VLAN and a bridge inside, realms of the same addresses', () => {
       remote: address(SERVER[family]),
       remotePort: 0,
       classId: 7,
+      limits: {},
     };
   }
 

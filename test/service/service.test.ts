@@ -202,7 +202,12 @@ describe('at work', () => {
     await stillAsItShouldBe();
     expect(await devicesGetOut(SERVER.ipv6)).toBe(true);
     expect(await page('mtgate grants')).toContain(`${granted.address}:${granted.port}`);
-    await page('cp /etc/mtgate/rules.example/never.yaml');
+    const said = await page('cp /etc/mtgate/rules.example/never.yaml');
+    expect(said).toMatch(/^ {2}rule \S+ added$/m);
+    expect(said).toMatch(/^edition 2 is confirmed/m);
+    expect(said).toMatch(/^2 .* root +apply +confirmed by root +no telnet; /m);
+    await stillAsItShouldBe();
+    await page('systemctl reload mtgate');
     await stillAsItShouldBe();
   });
 
@@ -228,13 +233,24 @@ describe('at work', () => {
     expect(await asNobody('--clear-groups')).toMatchObject({ status: 4, stdout: '' });
   });
 
-  test('a reload with invalid rules fails and says where; nothing has changed', async () => {
+  test('a reload with invalid devices fails and says where, as does an apply of invalid rules; nothing has changed', async () => {
     await machine.write('/etc/mtgate/rules/broken.yaml', 'sevrers: {}');
+    const applied = await machine.run('mtgate apply --yes', { mayFail: true });
+    expect(applied).toMatchObject({
+      status: 1,
+      stderr: expect.stringContaining('broken.yaml:1:1: unknown key "sevrers"'),
+    });
+    await machine.run('chmod 0600 /etc/mtgate/rules/broken.yaml');
+    const unreadable = await machine.run('mtgate apply --yes', { mayFail: true });
+    expect(unreadable.stderr).toMatch(/broken\.yaml: uid \d+ may not read it: chown root:mtgate, chmod 0640/);
+    await machine.run(
+      'rm /etc/mtgate/rules/broken.yaml; cp -p /etc/mtgate/devices.yaml /root/; echo "devcies: []" >/etc/mtgate/devices.yaml',
+    );
     expect((await machine.run('systemctl reload mtgate', { mayFail: true })).status).not.toBe(0);
-    expect(await journal('mtgate')).toContain('broken.yaml:1:1: unknown key "sevrers"');
+    expect(await journal('mtgate')).toContain('devices.yaml:1:1: unknown key "devcies"');
     expect(await state()).toBe('active');
     await stillAsItShouldBe();
-    await machine.run('rm /etc/mtgate/rules/broken.yaml; systemctl reload mtgate');
+    await machine.run('cp -p /root/devices.yaml /etc/mtgate/; systemctl reload mtgate');
   });
 
   /** Sends the agent a signal; resolves with the process it went to. */

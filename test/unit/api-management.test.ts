@@ -14,6 +14,7 @@ import { AgentError } from '../../agent/core/errors.ts';
 import { address } from '../../agent/core/net.ts';
 import type { Log } from '../../agent/core/ports.ts';
 import type { ExternalId, Msisdn, MtcUserName, RealmName, ServerName } from '../../agent/core/words.ts';
+import type { EditionHead } from '../../agent/editions/edition.ts';
 import type { Denial } from '../../agent/inspector/denials.ts';
 import type { KeptRefusal } from '../../agent/inspector/refusals.ts';
 import { until } from '../child.ts';
@@ -73,6 +74,7 @@ const grant: OperatorGrant = {
   status: 'LIVE',
   startedAtMs: 0,
   expiresAtMs: 600_000,
+  limits: {},
 };
 const row = {
   grantId: '01JZ8Q4X9T5E2V7M3K6B0N1RWC',
@@ -97,6 +99,17 @@ const bindingRow = {
   since: '1970-01-01T00:00:00.000Z',
 };
 
+const NO_ENDS = { count: 0, groups: [], grantIds: [] };
+const NO_REQUESTS = { looked: 0, sinceMs: 0, isCut: false, changed: 0, groups: [] };
+const edition: EditionHead = {
+  ...{ number: 3, version: 'v', atMs: 0, by: { uid: 1234, name: 'ann' }, how: 'apply', digest: 'd' },
+  ...{ changed: ['rule a added'], confirmByMs: 60_000 },
+};
+const editionRow = {
+  ...{ edition: 3, policy: 'v', at: '1970-01-01T00:00:00.000Z', by: 'ann', byUid: 1234, how: 'apply' },
+  ...{ confirmBy: '1970-01-01T00:01:00.000Z', changed: ['rule a added'] },
+};
+
 const useCases: ManagementUseCases = {
   denials(filter, limit) {
     calls.push(['denials', filter, limit]);
@@ -114,6 +127,21 @@ const useCases: ManagementUseCases = {
     return [refusal];
   },
   why: (id) => (id === knock.id ? { denial: knock, meaning: 'not for this source', advice: 'look' } : undefined),
+  async diff(of) {
+    calls.push(['diff', of]);
+    if (of === 9) return { refused: 'editionUnknown', why: 'no edition 9' };
+    return { digest: 'd', inForce: 2, policy: 'v', isSame: false, changes: [], ends: NO_ENDS, requests: NO_REQUESTS };
+  },
+  async apply(wanted, byUid) {
+    calls.push(['apply', wanted, byUid]);
+    return wanted.digest === 'd' ? { edition, liveGrants: 1 } : { refused: 'changedMeanwhile', why: 'look again' };
+  },
+  async confirm(byUid) {
+    calls.push(['confirm', byUid]);
+    return { edition: { ...edition, confirmed: { atMs: 1_000, by: { uid: byUid, name: 'ann' } } }, liveGrants: 1 };
+  },
+  history: () => [edition],
+  edition: (number) => (number === 3 ? { ...edition, files: [{ file: 'a.yaml', text: 'rules: []' }] } : undefined),
   status: () => ({ version: '0.1.0', liveGrants: 1 }),
   grants(filter, limit, after) {
     calls.push(['grants', filter, limit, after]);
@@ -254,7 +282,7 @@ describe('an operator', () => {
       ...row,
       ...{ status: 'ended', endedAt: '1970-01-01T00:00:01.000Z', endCause: 'expired', endText: 'its time was over' },
       ...{ gateway: 'gw-1', mtcUser: 'acme', policyVersion: '0123', family: 'ipv6', grantedSeconds: 600 },
-      ...{ remainingSeconds: 0, entry: 7, number: 99, reference: '+12025550142' },
+      ...{ remainingSeconds: 0, entry: 7, number: 99, reference: '+12025550142', limits: {} },
       carried: { in: { packets: 2, bytes: 120 }, out: { packets: 1, bytes: 60 } },
     });
     expect((await ask('GET', '/devices/m1%40meters.acme.example')).body).toEqual({
@@ -397,12 +425,40 @@ describe('an operator', () => {
     ['GET', '/grants/other', undefined, 404, 'grantNotFound', /no grant other/],
     ['GET', '/devices/m9', undefined, 404, 'deviceUnknown', /m9/],
     ['POST', '/drain', { draining: 'yes' }, 400, 'invalidArgument', /draining/],
+    ['GET', '/policy/diff?of=last', undefined, 400, 'invalidArgument', /of/],
+    ['GET', '/policy/diff?of=9', undefined, 409, 'editionUnknown', /no edition 9/],
+    ['POST', '/policy/apply', { digest: 'd' }, 400, 'invalidArgument', /inForce/],
+    ['POST', '/policy/apply', { digest: 'd', inForce: 2, confirmSeconds: 86_401 }, 400, 'invalidArgument', /confirm/],
+    ['POST', '/policy/apply', { digest: 'd', inForce: 2, comment: 'x'.repeat(501) }, 400, 'invalidArgument', /comment/],
+    ['POST', '/policy/apply', { digest: 'e', inForce: 2 }, 409, 'changedMeanwhile', /look again/],
+    ['POST', '/policy/apply', { digest: 'x'.repeat(20_000), inForce: 2 }, 413, 'invalidArgument', /large/],
+    ['GET', '/policy/editions/one', undefined, 400, 'invalidArgument', /number/],
+    ['GET', '/policy/editions/1', undefined, 404, 'editionUnknown', /the last hundred are kept/],
     ['GET', '/nothing', undefined, 404, 'notFound', /GET \/nothing/],
     ['PUT', '/status', undefined, 404, 'notFound', /PUT \/status/],
   ])('%s %s %j is declined', async (method, at, body, status, code, message) => {
     const answered = await ask(method, at, body);
     expect([answered.status, answered.body.error.code]).toEqual([status, code]);
     expect(answered.body.error.message).toMatch(message);
+  });
+
+  it('sees what would change, applies just that, confirms; who did is known by the socket', async () => {
+    expect((await ask('GET', '/policy/diff')).body).toMatchObject({ digest: 'd', inForce: 2, changes: [] });
+    await ask('GET', '/policy/diff?of=before');
+    await ask('GET', '/policy/diff?of=2');
+    const wanted = { digest: 'd', inForce: 2, confirmSeconds: 60, comment: ' why ' };
+    expect(await ask('POST', '/policy/apply', wanted)).toEqual({ status: 200, body: { ...editionRow, liveGrants: 1 } });
+    expect((await ask('POST', '/policy/confirm', {})).body).toMatchObject({ confirmedBy: 'ann' });
+    expect((await ask('GET', '/policy/editions')).body).toEqual([editionRow]);
+    const files = [{ file: 'a.yaml', text: 'rules: []' }];
+    expect((await ask('GET', '/policy/editions/3')).body).toEqual({ ...editionRow, files });
+    expect(calls).toEqual([
+      ['diff', undefined],
+      ['diff', 'before'],
+      ['diff', 2],
+      ['apply', { ...wanted, comment: 'why' }, 1234],
+      ['confirm', 1234],
+    ]);
   });
 
   it('is told a fault with its place, its cause and what to do', async () => {

@@ -2,7 +2,7 @@
  * The command against the real management socket, with real grants behind it
  * (the twin as data plane, a clock in the test's hand).
  */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,14 +10,19 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type Management, startManagement } from '../../agent/api/management.ts';
 import { readConfig } from '../../agent/config.ts';
 import { denialUseCases } from '../../agent/denial-use-cases.ts';
+import { editionUseCases } from '../../agent/edition-use-cases.ts';
+import { type EditionStore, openEditions } from '../../agent/editions/edition-store.ts';
+import { PolicySwitch } from '../../agent/editions/policy-switch.ts';
+import { compileRules } from '../../agent/files.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { type DenialStore, openDenialStore } from '../../agent/inspector/denial-store.ts';
 import type { InspectorReading } from '../../agent/inspector/inspector.ts';
 import { Ledger } from '../../agent/inspector/ledger.ts';
+import { readRuleFolder } from '../../agent/rule-folder.ts';
 import type { RunningStatus } from '../../agent/status.ts';
 import { managementUseCases } from '../../agent/use-cases.ts';
 import { ROOT } from '../child.ts';
-import { ask, DEVICES, HEAD_END, M1, TestGateway } from '../gateway.ts';
+import { ask, DEVICES, HEAD_END, M1, RULES, TestGateway } from '../gateway.ts';
 import { MTGATE, mtgate, type Said, said } from '../mtgate.ts';
 
 let folder: string;
@@ -26,6 +31,8 @@ let management: Management;
 let running: RunningStatus;
 let store: DenialStore;
 let ledger: Ledger;
+let editions: EditionStore;
+let policies: PolicySwitch;
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'mtgate-cli-agent-'));
@@ -44,7 +51,23 @@ beforeAll(async () => {
     inspector: () => SEES,
     streamCut: () => {},
   });
-  const useCases = managementUseCases(ground, grants, bindings, denials, reading.config, {
+  mkdirSync(join(folder, 'rules'));
+  writeFileSync(join(folder, 'rules/rules.yaml'), RULES);
+  editions = openEditions(join(folder, 'editions.db'));
+  policies = await PolicySwitch.begin({
+    store: editions,
+    readFolder: () => readRuleFolder({ folder: join(folder, 'rules'), autoApply: false }),
+    compile: async (files) => compileRules(files, 'rules', undefined, () => {}),
+    autoApply: false,
+    clock: gateway.clock,
+    log: gateway.log,
+  });
+  policies.enforceBy((policy) => grants.switchPolicy(policy));
+  const ofEditions = editionUseCases({
+    ...{ policies, grants, store: gateway.store, ledger, clock: gateway.clock },
+    userName: async (uid) => (uid === 0 ? 'root' : `uid ${uid}`),
+  });
+  const useCases = managementUseCases(ground, grants, bindings, { ...denials, ...ofEditions }, reading.config, {
     reload: async () => ({ policy: grants.policy.version, devices: 2, liveGrants: grants.live.size, unusable: [] }),
     drain: (draining) => {
       gateway.draining = draining ? { reason: 'gatewayDraining', why: 'asked for' } : undefined;
@@ -56,12 +79,14 @@ beforeAll(async () => {
 afterAll(async () => {
   await management.close();
   store.close();
+  editions.close();
   rmSync(folder, { recursive: true });
 });
 afterEach(async () => {
   for (const record of [...gateway.grants.live.all()]) await gateway.grants.end(record, 'endedByServer');
   gateway.draining = undefined;
   running = STANDING;
+  gateway.clock.pass(61); // no test has used up another's rate
 });
 
 const SEES: InspectorReading = {
@@ -87,6 +112,7 @@ const STANDING: RunningStatus = {
   deniedInLastMinute: 7,
   inspector: SEES,
   certificates: [],
+  edition: { number: 7, at: '2026-01-01T12:00:00.000Z', by: 'ann', how: 'apply' },
 };
 running = STANDING;
 
@@ -114,6 +140,7 @@ describe('status', () => {
       /^denied +7 in the last minute/,
       /^ +12 wrongSource \(a live grant, but not for this source\)$/,
       /^inspector +sees; its child ended 1 time, was blind 0 times$/,
+      /^policy +[0-9a-f]{16}, edition 7, by ann \(apply\), 2026-01-01 12:00:00 UTC$/,
       /^last fault +none$/,
     ])
       expect(stdout).toMatch(new RegExp(line.source, 'm'));
@@ -332,6 +359,119 @@ test('drain while a grant is being recorded: it is not opened, and its record sa
 
 test('reload', async () => {
   expect((await operator('reload')).stdout).toMatch(/^in force: policy [0-9a-f]+, 2 devices, 0 live grants\n$/);
+});
+
+describe('rules', () => {
+  const write = (text: string) => writeFileSync(join(folder, 'rules/rules.yaml'), text);
+  const NARROW = RULES.replace('[5683, "7000-7010"]', '["7000-7010"]').replace(
+    'durationSeconds: 900',
+    'durationSeconds: 60',
+  );
+  const inForce = () => policies.inForce.edition;
+  afterEach(async () => {
+    write(RULES);
+    await operator('apply', '--yes');
+  });
+
+  test('diff: what changes, which grants would end, which requests would be decided otherwise', async () => {
+    const { id } = await granted();
+    await granted(7000);
+    const refusal = await gateway.ground.refuse('noRuleAllows', {
+      ...{ why: 'no allow matches', server: 'head-end', device: M1, from: '198.51.100.10', to: 'udp/7020' },
+      durationSeconds: 600,
+    });
+    ledger.refused(refusal, {
+      ...{
+        why: refusal.why,
+        server: 'head-end',
+        device: M1,
+        from: '198.51.100.10',
+        to: 'udp/7020',
+        durationSeconds: 600,
+      },
+    });
+    write(NARROW.replace('7010', '7020'));
+    const { status, stdout } = await operator('diff');
+    expect(status).toBe(0);
+    for (const line of [
+      /^edition \d+, in force, against the rule files on disk \(policy [0-9a-f]{16}\):$/,
+      /^ {2}rule meters changed: match\.ports: 7000-7020 added; .*; limits\.durationSeconds: 60, was 900$/,
+      /^1 live grant would end:$/,
+      new RegExp(`^ {2}1 {2}noRuleAllows {2}such as ${id}, head-end to m1@meters\\.example: no allow matches$`),
+      /^of [1-9]\d* requests since 2025-12-25 12:\d\d:\d\d UTC, [1-9]\d* would be decided otherwise:$/,
+      /^ +\d+ +allowed by meters -> refused, noRuleAllows +such as head-end to m1@meters\.example, udp\/5683, /,
+      /^ +\d+ +allowed by meters -> allowed by meters, for a shorter time +such as/,
+      /^ +1 +refused, noRuleAllows -> allowed by meters +such as .*, udp\/7020, .*, urn:uuid:/,
+    ])
+      expect(stdout).toMatch(new RegExp(line.source, 'm'));
+    const json = JSON.parse((await operator('diff', '--json')).stdout);
+    expect(json).toMatchObject({ isSame: false, ends: { count: 1, grantIds: [id] }, requests: { isCut: false } });
+    expect(gateway.grants.live.size).toBe(2); // it only asked
+  });
+
+  test('apply: without a terminal only with --yes; on trial; confirm; history; rollback', async () => {
+    await granted();
+    write(NARROW);
+    const { number } = inForce();
+    expect(await operator('apply')).toMatchObject({
+      status: 1,
+      stderr: 'nothing has changed: without a terminal say --yes\n',
+    });
+    const applied = await operator('apply', '--yes', '--confirm', '1m', '--comment', 'narrower');
+    expect(applied.stdout).toMatch(
+      new RegExp(`^in force: edition ${number + 1}, policy [0-9a-f]{16}, 0 live grants$`, 'm'),
+    );
+    expect(applied.stdout).toMatch(
+      /^on trial until 2026-01-01 12:\d\d:\d\d UTC: mtgate confirm, or it goes back by itself$/m,
+    );
+    write(RULES);
+    expect(await operator('apply', '--json')).toMatchObject({
+      status: 1,
+      stderr: expect.stringMatching(/^applyUnderWay: edition \d+ is on trial for another 60 s/),
+    });
+    expect((await operator('confirm')).stdout).toBe(`edition ${number + 1} is confirmed: it stays in force\n`);
+    expect((await operator('confirm')).stderr).toMatch(/^nothingToConfirm: /);
+    const [row] = JSON.parse((await operator('history', '--json')).stdout);
+    expect(row).toMatchObject({ edition: number + 1, by: 'root', byUid: 0, how: 'apply', comment: 'narrower' });
+    expect((await operator('history')).stdout).toMatch(
+      new RegExp(`^${number + 1} +[0-9a-f]{16} .* root +apply +confirmed by root +narrower; rule meters changed`, 'm'),
+    );
+    const show = await operator('history', 'show', `${number + 1}`);
+    expect(show.stdout).toMatch(/^changed +rule meters changed: /m);
+    expect(show.stdout).toContain(`\n# rules.yaml\n${NARROW.trimEnd()}\n`);
+    expect((await operator('rollback', '--yes')).stdout).toMatch(new RegExp(`^in force: edition ${number + 2}, `, 'm'));
+    expect(inForce()).toMatchObject({ how: 'rollback', version: expect.stringMatching(/^[0-9a-f]{16}$/) });
+    expect((await operator('rollback', '99', '--yes')).stderr).toMatch(/^editionUnknown: no edition 99/);
+    expect((await operator('apply', '--yes')).stdout).toMatch(
+      /^nothing to do: edition \d+, which is in force, says the same$/m,
+    );
+  });
+
+  test('apply: a terminal is asked', async () => {
+    write(NARROW);
+    const { number } = inForce();
+    const command = `${MTGATE.join(' ')} apply --socket ${join(folder, 'agent.sock')}`;
+    const answered = (word: string) =>
+      said(['sh', '-c', `echo ${word} | script --quiet --return --command '${command}' /dev/null`]);
+    expect(await answered('n')).toMatchObject({
+      status: 1,
+      stdout: expect.stringContaining('Put this in force? [y/N]'),
+    });
+    expect(inForce().number).toBe(number);
+    expect(await answered('y')).toMatchObject({ status: 0 });
+    expect(inForce().number).toBe(number + 1);
+  });
+
+  test('invalid files: said with their place, and nothing has changed', async () => {
+    write('sevrers: {}');
+    const { version } = inForce();
+    for (const command of [['diff'], ['apply', '--yes']])
+      expect(await operator(...command)).toMatchObject({
+        status: 1,
+        stderr: expect.stringMatching(/^rulesInvalid: rules\/rules\.yaml:1:1: unknown key "sevrers"/),
+      });
+    expect(inForce().version).toBe(version);
+  });
 });
 
 test('what others wrote cannot move the cursor, nor turn the direction of reading', async () => {

@@ -45,7 +45,7 @@ test('the least that must be said, and every default', () => {
     management: { socket: '/run/mtgate/mtgate.sock' },
     metrics: { listen: { address: { text: '127.0.0.1' }, port: 9464 } },
     store: { directory: '/var/lib/mtgate' },
-    rules: '/etc/mtgate/rules',
+    rules: { folder: '/etc/mtgate/rules', autoApply: false },
     gate: {
       bpffs: '/sys/fs/bpf/mtgate',
       attach: 'auto',
@@ -84,7 +84,7 @@ test('paths are read from the folder of the file, services and next hops as they
       ],
     ),
   );
-  expect(config.rules).toBe('/etc/policy');
+  expect(config.rules).toEqual({ folder: '/etc/policy', autoApply: false });
   expect(config.devices).toBe('/etc/mtgate/devices.yaml');
   expect(config.outside.nextHops.ipv6?.text).toBe('fe80::1');
   expect(config.services).toEqual([
@@ -92,6 +92,23 @@ test('paths are read from the folder of the file, services and next hops as they
     { protocol: 'icmp', port: 0 },
     { protocol: 'icmpv6', port: 0 },
     { protocol: 'tcp', port: 8080 },
+  ]);
+});
+
+test('rules are a folder, or a mapping that says whether it is applied by itself', () => {
+  const rulesOf = (written: string) => reading(['gateway: gw-1', `gateway: gw-1\nrules: ${written}`]);
+  expect(configOf(rulesOf('{ autoApply: true }')).config.rules).toEqual({
+    folder: '/etc/mtgate/rules',
+    autoApply: true,
+  });
+  expect(configOf(rulesOf('{ folder: /srv/rules, autoApply: false }')).config.rules).toEqual({
+    folder: '/srv/rules',
+    autoApply: false,
+  });
+  expect(issuesOf(rulesOf('{ autoApply: yes }'))).toEqual([`${FILE}:2:21: expected one of true, false, found "yes"`]);
+  expect(issuesOf(rulesOf('""'))).toEqual([`${FILE}:2:8: expected a path, found nothing`]);
+  expect(issuesOf(rulesOf('[a]'))).toEqual([
+    `${FILE}:2:1: expected a mapping with the keys folder, autoApply, found a list`,
   ]);
 });
 

@@ -48,6 +48,22 @@ test('an allow, step by step, and the rules that looked away', () => {
   ]);
 });
 
+test('of very many rules those are shown that came nearest, the others are counted', () => {
+  const many = Array.from(
+    { length: 1_000 },
+    (_, i) => `  - { id: x${i}, allow: { ports: [${i + 6_000}], protocols: [tcp] }, limits: { durationSeconds: 9 } }`,
+  );
+  const [policy, question] = [policyOf(`${RULES}${many.join('\n')}`), ask()];
+  const lines = explain(policy, question, decide(policy, question));
+  expect(lines).toHaveLength(29);
+  expect(lines.slice(8, 11)).toEqual([
+    '  -   rule              telnet: this deny is for the ports 23',
+    '  -   rule              mqtt: this allow is for the ports 8883',
+    '  -   rule              x0: this allow is for the protocols tcp',
+  ]);
+  expect(lines.at(-1)).toBe('  -   rule              982 others');
+});
+
 test('a refusal names its reason, its rule, and the step that stopped it', () => {
   expect(told({ port: 23 }).slice(0, 4)).toEqual([
     'acme to m1@acme.example, udp port 23: refused by telnet, deniedByRule (never)',

@@ -468,6 +468,17 @@ describe('a new policy', () => {
     expect(knock(gateway, record)).toBe('redirect');
   });
 
+  test('one that comes while another is switched to: what the last one counts as a source is in the gate, no more', async () => {
+    const gateway = await TestGateway.started();
+    const moved = RULES.replace('198.51.100.0/24', '198.51.100.128/25');
+    await Promise.all([gateway.grants.switchPolicy(policyOf(moved)), gateway.grants.switchPolicy(policyOf(RULES))]);
+    expect(gateway.memory.classes().has('198.51.100.0/24')).toBe(true);
+    expect(gateway.memory.classes().has('198.51.100.128/25')).toBe(false);
+    await Promise.all([gateway.grants.switchPolicy(policyOf(RULES)), gateway.grants.switchPolicy(policyOf(moved))]);
+    expect(gateway.memory.classes().has('198.51.100.0/24')).toBe(false);
+    expect(gateway.memory.classes().has('198.51.100.128/25')).toBe(true);
+  });
+
   test("sources that move to another server are of the new one, and the old one's grants do not follow", async () => {
     const gateway = await TestGateway.started();
     const record = await granted(gateway, { applicationServer: { address: 'all' } });
@@ -479,6 +490,40 @@ describe('a new policy', () => {
     await gateway.grants.switchPolicy(policyOf(moved));
     expect(knock(gateway, record, '198.51.100.77')).not.toBe('redirect');
     expect(gateway.memory.classes().size).toBe(2);
+  });
+
+  test('a disk that takes nothing holds up no switch: packets stop, new sources enter, ends are written later', async () => {
+    const gateway = await TestGateway.started();
+    const record = await granted(gateway);
+    const end = gateway.store.end;
+    gateway.store.end = () => Promise.reject(new AgentError('storeFailed', 'disk full'));
+    await gateway.grants.switchPolicy(policyOf(RULES.replace('5683', '5684').replace('192.0.2.64/26', '192.0.2.0/26')));
+    expect(knock(gateway, record)).toBe('grantEnded');
+    expect([...gateway.memory.classes().keys()]).toContain('192.0.2.0/26');
+    gateway.store.end = end;
+    await gateway.grants.sweep();
+    expect(gateway.store.find(record.id)).toMatchObject({ endCause: 'ruleChanged' });
+  });
+
+  test('two switches at once: one after the other, the last one holds; one that fails leaves the way to the one before', async () => {
+    const gateway = await TestGateway.started();
+    const { memory, grants } = gateway;
+    const wide = policyOf(RULES.replace('192.0.2.64/26', '192.0.2.0/26'));
+    const before = grants.policy;
+    const record = await granted(gateway);
+    await Promise.all([grants.switchPolicy(wide), grants.switchPolicy(before)]);
+    expect(grants.policy.version).toBe(before.version);
+    expect([...memory.classes().keys()].sort()).toEqual(['192.0.2.64/26', '198.51.100.0/24', '2001:db8:51::/48']);
+
+    const addClass = memory.addClass;
+    memory.addClass = () => {
+      throw new AgentError('gateFault', 'no room');
+    };
+    await expect(grants.switchPolicy(wide)).rejects.toMatchObject({ code: 'gateFault' });
+    memory.addClass = addClass;
+    await grants.switchPolicy(before);
+    expect([...memory.classes().keys()].sort()).toEqual(['192.0.2.64/26', '198.51.100.0/24', '2001:db8:51::/48']);
+    expect(knock(gateway, record)).toBe('redirect');
   });
 });
 

@@ -17,7 +17,9 @@ describe('a staged rule', () => {
     const gateway = await TestGateway.started(STAGED_DENY);
     expect(await gateway.grants.request(HEAD_END, ask())).toMatchObject({ state: 'live', rule: 'meters' });
     const refusal = { would: 'refuse', rule: 'later', staged: 'refuse deniedByRule (not any more)' };
-    expect(lines(gateway)).toEqual([{ ...asking, to: 'udp/5683', ...refusal, decided: 'allow meters for 600 s' }]);
+    expect(lines(gateway)).toEqual([
+      { ...asking, to: 'udp/5683', durationSeconds: 600, ...refusal, decided: 'allow meters for 600 s' },
+    ]);
     expect(gateway.staged).toEqual(['later refuse 1']);
   });
 

@@ -46,7 +46,10 @@ const API = `https://${GATEWAY.ipv4}:${API_PORT}/mobile-terminated-access/v1`;
 
 export class World {
   readonly network = standardNetwork();
-  readonly agent = new TestAgent(this.network, { devices: DEVICES, ports: `${PORTS.low}-${PORTS.high}` });
+  readonly agent = new TestAgent(this.network, {
+    ...{ devices: DEVICES, ports: `${PORTS.low}-${PORTS.high}` },
+    autoApply: true,
+  });
   readonly model = new Model();
   readonly counts: Record<string, number> = {};
   readonly #random: Random;
