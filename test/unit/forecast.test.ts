@@ -140,6 +140,7 @@ test('a file of denials from before goes on, with what it has', () => {
   const db = new Database(file);
   for (const column of ['duration_seconds', 'application_server', 'ip_family'])
     db.exec(`ALTER TABLE refusals DROP COLUMN ${column}`);
+  db.exec('ALTER TABLE denials DROP COLUMN rule');
   db.exec(`INSERT INTO refusals VALUES (1, 'urn:uuid:1', 5, 'noRuleAllows', 'rule', 'why', NULL, 's', 'd', 'x', 'udp/1', NULL);
     PRAGMA user_version = 1`);
   db.close();
