@@ -71,7 +71,7 @@ test('limits: those of the rules in force hold for a live grant, and are shown; 
     'rules/rules.yaml',
     RULES.replace('totalSeconds: 3600', 'totalSeconds: 3600, packetsPerSecond: 500, bytes: 1kB'),
   );
-  expect(await agent.mtgate('reload')).toMatchObject({ status: 0 });
+  expect(await agent.mtgate('apply', '--yes')).toMatchObject({ status: 0 });
   const limits = { packetsPerSecond: 500, bytes: 1000 };
   expect(await agent.curl('GET', `/grants/${body.grantId}`)).toMatchObject({ body: { status: 'LIVE', limits } });
   expect((await agent.mtgate('grants', 'show', body.grantId)).stdout).toMatch(
@@ -90,7 +90,7 @@ test('limits: those of the rules in force hold for a live grant, and are shown; 
   });
   expect(ended).toMatchObject({ endCause: 'QUOTA_USED', limits });
   agent.write('rules/rules.yaml', RULES);
-  expect(await agent.mtgate('reload')).toMatchObject({ status: 0 });
+  expect(await agent.mtgate('apply', '--yes')).toMatchObject({ status: 0 });
 });
 
 test('status: denials of the last minute; a gap is status 1, and the last fault', async () => {
