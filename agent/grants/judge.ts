@@ -7,6 +7,7 @@
 import type { RefusalFacts } from '../core/reasons.ts';
 import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
 import { type Decision, decide, type Question } from '../policy/decide.ts';
+import { step } from '../policy/explain.ts';
 import { NO_USAGE, type Policy, type Usage } from '../policy/policy.ts';
 import type { Ground } from './ground.ts';
 import type { LiveGrants } from './live.ts';
@@ -21,6 +22,9 @@ import type { GrantRecord } from './record.ts';
  * refusals names it.
  */
 const MISSES_PER_MINUTE = 60;
+
+/** So many steps are kept with a refusal, the last: of many rules each took its own. */
+const STEPS_MOST = 24;
 
 export class Judge {
   policy: Policy;
@@ -71,9 +75,14 @@ export class Judge {
 
   /** The same for a grant that is there, as if it were asked for again as it stands. */
   again(record: GrantRecord, durationSeconds: number, usage: Usage, policy = this.policy): Decision {
+    return decide(policy, this.questionOf(record, durationSeconds, usage));
+  }
+
+  /** The question that a grant answers, as if it were asked now. */
+  questionOf(record: GrantRecord, durationSeconds: number, usage: Usage): Question {
     const { directory, clock } = this.#ground;
     const device = directory.find({ networkAccessIdentifier: record.device }) ?? { externalId: record.device };
-    return decide(policy, {
+    return {
       server: record.server,
       device: this.#factsOf(device),
       protocol: record.protocol,
@@ -84,7 +93,7 @@ export class Judge {
       ipFamily: record.family,
       usage,
       nowMs: clock.nowMs(),
-    });
+    };
   }
 
   #factsOf({ externalId, attributes = {} }: Device) {
@@ -138,12 +147,13 @@ export class Judge {
   }
 
   /** What is told of a decision to refuse, beside its reason. */
-  factsOf(who: Asker, { reason, why, rule }: Decision & { readonly verdict: 'refuse' }): RefusalFacts {
+  factsOf(who: Asker, { reason, why, rule, trace }: Decision & { readonly verdict: 'refuse' }): RefusalFacts {
     const limit = this.policy.allows.find(({ id }) => id === rule)?.limits.requestsPerMinute;
     const wait = reason === 'rateExceeded' && limit !== undefined;
     const nowNs = this.#ground.clock.monotonicNs();
     return {
       why,
+      steps: trace.slice(-STEPS_MOST).map((line) => step(line).trim()),
       ...(rule && { rule }),
       ...(wait && { retryAfterSeconds: this.#rates.secondsUntilBelow(limit, who.name, nowNs) }),
     };
