@@ -19,8 +19,20 @@ import type { Flaw } from './dataplane/attachment.ts';
 import type { Gate } from './dataplane/gate.ts';
 import type { Base } from './dataplane/nftables.ts';
 import type { Link } from './dataplane/rtnetlink.ts';
+import { groupElement, groupsIn } from './policy/filter-ruleset.ts';
+import type { Policy } from './policy/policy.ts';
 import { baseRuleset } from './policy/ruleset.ts';
-import { type Absence, baseSetup, gatePlaces, gateSetup, poolPrefixes, type Site, siteOf } from './site.ts';
+import {
+  type Absence,
+  baseSetup,
+  type FilterGround,
+  gatePlaces,
+  gateSetup,
+  groupMembers,
+  poolPrefixes,
+  type Site,
+  siteOf,
+} from './site.ts';
 import type { WrongSysctl } from './sysctls.ts';
 
 export type GapKind =
@@ -44,6 +56,8 @@ export interface ClosureParts {
   readonly realmId: (name: RealmName) => number;
   readonly gate: Gate;
   readonly base: Base;
+  /** Who holds which address, for the groups that filters name. */
+  readonly directory: Pick<FilterGround, 'bound' | 'attributesOf'>;
   readonly links: () => Promise<readonly Link[]>;
   readonly missingBlackholes: (prefixes: readonly Prefix[]) => Promise<readonly Prefix[]>;
   readonly setBlackholes: (prefixes: readonly Prefix[]) => Promise<void>;
@@ -52,6 +66,8 @@ export interface ClosureParts {
   readonly gapFound: (kind: GapKind) => void;
 }
 
+/** To count is to run nft: not with every scrape of a busy collector. */
+const COUNTED_FOR_MS = 10_000;
 const BASE_GAPS = {
   baseMissing: 'the nftables base is not there',
   baseChanged: 'the nftables base does not stand as it was applied',
@@ -60,6 +76,12 @@ const BASE_GAPS = {
 export class Closure {
   readonly #parts: ClosureParts;
   #site: Site;
+  /** The policy whose filters the base has. */
+  #policy: Policy;
+  #counted: ReturnType<Base['counted']> = Promise.resolve(new Map());
+  #countedUntilMs = 0;
+  /** The base is written, or changed, by one at a time. */
+  #turn: Promise<unknown> = Promise.resolve();
   /** What is not built on this site yet. */
   readonly #outdated = new Set<'gate' | 'base'>();
   #gaps: readonly Gap[] = [];
@@ -68,9 +90,10 @@ export class Closure {
   #unrepaired = '';
 
   /** Gate, base and blackholes were just put there, for this site. */
-  constructor(parts: ClosureParts, site: Site) {
+  constructor(parts: ClosureParts, site: Site, policy: Policy) {
     this.#parts = parts;
     this.#site = site;
+    this.#policy = policy;
     for (const absence of site.absent) this.#tell(absence);
   }
 
@@ -118,6 +141,52 @@ export class Closure {
     }
   }
 
+  /** Puts the filters of a policy into the base. @throws AgentError nftFailed; then the former ones are in force */
+  switchPolicy(policy: Policy): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.#writeBase(policy);
+      this.#policy = policy;
+    });
+  }
+
+  /** What the filters in force have met; read again at most every ten seconds. */
+  filterPackets() {
+    const now = performance.now();
+    const { filters } = this.#policy;
+    if (filters.length === 0) return Promise.resolve([]);
+    if (now >= this.#countedUntilMs) {
+      this.#countedUntilMs = now + COUNTED_FOR_MS;
+      this.#counted = this.#parts.base.counted();
+      this.#counted.catch(() => {}); // whoever asks has the fault
+    }
+    return this.#counted.then((counted) =>
+      filters.map(({ id: filter, staged }) => ({
+        filter,
+        staged,
+        packets: Number(counted.get(filter)?.packets ?? 0n),
+      })),
+    );
+  }
+
+  /** Addresses that were bound leave the groups of filters, or enter them once they are bound. @throws AgentError nftFailed */
+  followBindings(verb: 'add' | 'delete', bound: FilterGround['bound']): Promise<void> {
+    return this.#inTurn(async () => {
+      const { config, base, directory } = this.#parts;
+      const members = groupMembers(config, { ...directory, policy: this.#policy, bound });
+      await base.change(
+        verb,
+        [...members].flatMap(([group, list]) => list.map((member) => groupElement(group, member))),
+      );
+    });
+  }
+
+  /** The groups of filters are filled anew. What fails is a gap, and tried again. */
+  async refillGroups(): Promise<void> {
+    if (groupsIn(this.#policy.filters).length === 0) return;
+    this.#outdated.add('base');
+    await this.#build().catch((fault) => this.#parts.log.error({ faults: String(fault) }, 'gapNotRepaired'));
+  }
+
   /** Puts back what is missing or changed, each part by itself; one that fails holds up no other. */
   async repair(): Promise<void> {
     const { config, gate, setBlackholes, log } = this.#parts;
@@ -157,7 +226,7 @@ export class Closure {
 
   /** Builds what is outdated: the gate first, which closes by itself. */
   async #build(): Promise<void> {
-    const { config, realmId, gate, base, log } = this.#parts;
+    const { config, realmId, gate, log } = this.#parts;
     const site = this.#site;
     if (this.#outdated.has('gate')) {
       gate.rebuild(gateSetup(config, site, realmId), config.gate.attach, gatePlaces(site));
@@ -165,9 +234,21 @@ export class Closure {
       log.info({ attachments: gate.attachments().length }, 'gateRebuilt');
     }
     if (this.#outdated.has('base')) {
-      await base.apply(baseRuleset(baseSetup(config, site)));
+      await this.#inTurn(() => this.#writeBase(this.#policy));
       this.#outdated.delete('base');
     }
+  }
+
+  async #writeBase(policy: Policy): Promise<void> {
+    const { config, base, directory } = this.#parts;
+    const counted = await base.counted();
+    await base.apply(baseRuleset(baseSetup(config, this.#site, { ...directory, policy }), counted));
+  }
+
+  #inTurn<Result>(act: () => Promise<Result>): Promise<Result> {
+    const result = this.#turn.then(act);
+    this.#turn = result.catch(() => {}); // its caller has the fault; the next goes on
+    return result;
   }
 
   #tell(absence: Absence): void {

@@ -3,7 +3,7 @@
  * the management interface.
  */
 import type { DenialUseCases } from './api/denial-routes.ts';
-import { DENIALS, HANDSHAKES, REFUSALS, type Step } from './core/reasons.ts';
+import { BASE_DENIALS, DENIALS, HANDSHAKES, REFUSALS, type Step } from './core/reasons.ts';
 import type { Account } from './inspector/account.ts';
 import { type Denial, matches } from './inspector/denials.ts';
 import type { InspectorReading } from './inspector/inspector.ts';
@@ -66,6 +66,7 @@ const ADVICE: Readonly<Record<Step, string>> = {
   mtcUser: 'If the MTC user wants this server, add it to its `authorises`.',
   rule: '`mtgate explain --live` shows every rule and why it did not allow this.',
   applicationServer: 'The server must name an address within its `sources`.',
+  filter: 'A drop of the `filters` takes the packets of this grant: narrow it, or have the server name its port.',
   rate: 'The server asks too often; its `limits` are in the rule that allows it.',
   existing: 'Nothing: the server has what it asks for.',
   quota: 'The server must give grants back, or its `limits` are too low.',
@@ -79,7 +80,11 @@ const ADVICE: Readonly<Record<Step, string>> = {
 /** Of a reason that this version does not know (the store may be of another) only the name can be said. */
 function explained({ kind, reason }: Pick<Denial, 'kind' | 'reason'>): { meaning: string; advice: string } {
   const faces: Readonly<Record<string, { title: string; step: Step } | undefined>> = REFUSALS;
-  const texts: Readonly<Record<string, { text: string; advice: string } | undefined>> = { ...DENIALS, ...HANDSHAKES };
+  const texts: Readonly<Record<string, { text: string; advice: string } | undefined>> = {
+    ...DENIALS,
+    ...BASE_DENIALS,
+    ...HANDSHAKES,
+  };
   const face = kind === 'request' ? faces[reason] : undefined;
   if (face) return { meaning: face.title, advice: ADVICE[face.step] };
   const { text: meaning, advice } = texts[reason] ?? { text: reason, advice: 'See the changelog for this reason.' };

@@ -14,7 +14,7 @@ import { join, relative, resolve } from 'node:path';
 import type { ReadFile } from './api/authorities.ts';
 import type { TlsMaterial } from './api/tls.ts';
 import { type Config, CREDENTIAL, ownSpaces, readConfig } from './config.ts';
-import type { Issue } from './core/document.ts';
+import { decodeText, formatIssue, type Issue } from './core/document.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import { type ListedDevice, readDevices } from './directory/devices.ts';
 import { compilePolicy } from './policy/compile.ts';
@@ -34,9 +34,14 @@ export function loadConfig(file: string, warn: (warning: string) => void): Confi
 }
 
 /** The rule files of a folder, compiled. @throws AgentError rulesInvalid */
-export function loadPolicy(folder: string, config: Config | undefined, warn: (warning: string) => void): Policy {
+export function loadPolicy(
+  folder: string,
+  config: Config | undefined,
+  warn: (warning: string) => void,
+  devices?: readonly ListedDevice[],
+): Policy {
   const autoApply = config?.rules.folder === folder && config.rules.autoApply;
-  return compileRules(readRuleFolder({ folder, autoApply }).files, folder, config, warn);
+  return compileRules(readRuleFolder({ folder, autoApply }).files, folder, config, warn, devices);
 }
 
 /**
@@ -49,9 +54,11 @@ export function compileRules(
   where: string,
   config: Config | undefined,
   warn: (warning: string) => void,
+  devices?: readonly ListedDevice[],
 ): Policy {
   const digest = (text: string) => createHash('sha256').update(text).digest('hex');
-  const compiled = compilePolicy(placed(files, where), { digest, ...surroundingsOf(config) });
+  const known = devices && { devices: devices.map(({ device }) => ({ attributes: {}, ...device })) };
+  const compiled = compilePolicy(placed(files, where), { digest, ...known, ...surroundingsOf(config) });
   const failures = 'policy' in compiled ? runPolicyTests(compiled.policy) : [];
   return policyIn(failures.length > 0 ? { issues: failures } : compiled, warn);
 }
@@ -143,7 +150,9 @@ function credential(name: string, code: FaultCode): string {
 }
 
 function readText(file: string, code: FaultCode): string {
-  return readBytes(file, code).toString('utf8');
+  const decoded = decodeText(readBytes(file, code), file);
+  if ('issue' in decoded) throw invalid(code, [decoded.issue]);
+  return decoded.text;
 }
 
 function readBytes(file: string, code: FaultCode): Buffer {
@@ -162,8 +171,4 @@ function shown(path: string): string {
 
 function invalid(code: FaultCode, issues: readonly Issue[]): AgentError {
   return new AgentError(code, issues.map(formatIssue).join('\n'));
-}
-
-function formatIssue({ file, line, column, message }: Issue): string {
-  return `${file}:${line}:${column}: ${message}`;
 }

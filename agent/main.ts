@@ -59,6 +59,7 @@ import { openDenialStore } from './inspector/denial-store.ts';
 import { Inspector } from './inspector/inspector.ts';
 import { Ledger } from './inspector/ledger.ts';
 import { packetDenial } from './inspector/packet-denial.ts';
+import { WouldHave } from './inspector/would-have.ts';
 import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
 import { baseRuleset } from './policy/ruleset.ts';
@@ -127,7 +128,14 @@ async function start(
   if (unsuitable) throw new AgentError(unsuitable.code, unsuitable.why);
   await setBlackholes(poolPrefixes(config));
   const base = new Base();
-  await base.apply(baseRuleset(baseSetup(config, site)));
+  const directory = new Directory();
+  directory.setDevices(devices.map(({ device }) => device));
+  // Until it is known who holds what, the groups of filters hold all that may.
+  const listed = devices.flatMap(({ device, bindings }) =>
+    bindings.map((inner) => ({ device: device.externalId, inner })),
+  );
+  const mayBeBound = { policy, bound: [...store.bindings(), ...listed], attributesOf: directory.attributesOf };
+  await base.apply(baseRuleset(baseSetup(config, site, mayBeBound), await base.counted()));
   Gate.prepare(config.gate.bpffs);
   lockFolder(config.gate.bpffs);
   const realmId = (realm: RealmName) => store.idOf('realm', realm);
@@ -140,18 +148,28 @@ async function start(
   gate.attach(config.gate.attach, gatePlaces(site));
   const gapFound = (kind: GapKind) => metrics.gapFound(kind);
   const hosts = { links, missingBlackholes, setBlackholes, wrongSysctls };
-  const closure = new Closure({ config, realmId, gate, base, ...hosts, log, gapFound }, site);
+  const held = {
+    get bound() {
+      return directory.bindings();
+    },
+    attributesOf: directory.attributesOf,
+  };
+  const closure = new Closure({ config, realmId, gate, base, directory: held, ...hosts, log, gapFound }, site, policy);
   const denied = () => deniedPackets(gate.counters());
   const recent = new RecentDenials(systemClock.monotonicNs(), denied());
   const heartbeatAge = () => heartbeatAgeSeconds(gate, systemClock);
   const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log);
   stops.push(() => denialStore.close());
   const ledger = new Ledger(denialStore, systemClock, systemRandom, log);
+  const wouldHave = new WouldHave(systemClock, log);
   const inspector = new Inspector({
     nflogGroup: config.base.nflogGroup,
-    saw: (reason, bytes) => {
-      ledger.denials.add(packetDenial(reason, bytes, (protocol, external) => grants.ownerOf(protocol, external)));
+    saw: (reason, bytes, filter) => {
+      ledger.denials.add(
+        packetDenial(reason, bytes, (protocol, external) => grants.ownerOf(protocol, external), filter),
+      );
     },
+    wouldHave: (filter, bytes) => wouldHave.note(filter, bytes),
     sendTest: () => sendMarked(SELF_TEST.mark),
     log,
   });
@@ -164,6 +182,7 @@ async function start(
   let draining = false;
   const metrics = openMetrics({
     gate: () => gate.counters(),
+    filterPackets: () => closure.filterPackets(),
     liveGrants: () => grants.live.size,
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
@@ -184,7 +203,6 @@ async function start(
     },
     loopDelay,
   });
-  const directory = new Directory();
   const ground: Ground = {
     gateway: config.gateway,
     bootId: bootId(),
@@ -209,11 +227,16 @@ async function start(
     metrics,
   };
   const grants = new Grants(ground, policy);
-  policies.enforceBy((next) => grants.switchPolicy(next));
-  const bindings = new Bindings(ground, grants, forgetFlows);
+  policies.enforceBy(async (next) => {
+    await closure.switchPolicy(next); // a base that nft does not take: nothing of the policy is in force
+    await grants.switchPolicy(next);
+  });
+  const bindings = new Bindings(ground, grants, forgetFlows, {
+    follow: (verb, bound) => closure.followBindings(verb, bound),
+    refill: () => closure.refillGroups(),
+  });
   const { orphanGraceSeconds } = config.gate;
 
-  directory.setDevices(devices.map(({ device }) => device));
   await rememberBindings(ground);
   await grants.withdrawSources();
   const recovery = await recover(ground, grants, orphanGraceSeconds);

@@ -11,10 +11,13 @@ import type { GateCounters } from './dataplane/dataplane.ts';
 import type { EndCause } from './grants/lifecycle.ts';
 import type { Account } from './inspector/account.ts';
 import type { InspectorReading } from './inspector/inspector.ts';
+import type { Would } from './policy/staged.ts';
 
 /** Where the values are kept. */
 export interface Readings {
   gate(): GateCounters;
+  /** Packets that each filter met; it may be some seconds old. */
+  filterPackets(): Promise<readonly { readonly filter: string; readonly staged: boolean; readonly packets: number }[]>;
   liveGrants(): number;
   restingEndpoints(): number;
   freeEndpoints(family: 'ipv4' | 'ipv6', protocol: 'tcp' | 'udp'): number;
@@ -47,6 +50,7 @@ export interface Metrics {
   readonly granted: () => void;
   readonly extended: () => void;
   readonly ended: (cause: EndCause) => void;
+  readonly staged: (rule: string, would: Would | 'end', times: number) => void;
   readonly gapFound: (kind: GapKind) => void;
   readonly handshakeRefused: (reason: TlsReason) => void;
   readonly connectionShed: (reason: ShedReason) => void;
@@ -65,7 +69,7 @@ export function openMetrics(readings: Readings): Metrics {
     Kind: typeof Gauge | typeof Counter,
     name: string,
     help: string,
-    samples: () => readonly Sample[],
+    samples: () => readonly Sample[] | Promise<readonly Sample[]>,
     labelNames: string[] = [],
   ) =>
     new Kind({
@@ -73,9 +77,10 @@ export function openMetrics(readings: Readings): Metrics {
       help,
       labelNames,
       registers,
-      collect() {
+      async collect() {
+        const values = await samples();
         this.reset();
-        for (const [value, labels = {}] of samples()) this.inc(labels, value);
+        for (const [value, labels = {}] of values) this.inc(labels, value);
       },
     });
   /** A counter that is kept here. */
@@ -102,6 +107,16 @@ export function openMetrics(readings: Readings): Metrics {
       return DENIAL_REASONS.map((reason) => [Number(denied[reason].packets), { reason }]);
     },
     ['reason'],
+  );
+  read(
+    Counter,
+    'mtgate_filter_packets_total',
+    'Packets that a filter met; of a staged one, would have',
+    async () => {
+      const filters = await readings.filterPackets();
+      return filters.map(({ filter, staged, packets }) => [packets, { filter, staged: String(staged) }]);
+    },
+    ['filter', 'staged'],
   );
   read(Gauge, 'mtgate_live_grants', 'Grants that are live', () => [[readings.liveGrants()]]);
   read(Gauge, 'mtgate_resting_endpoints', 'External endpoints at rest', () => [[readings.restingEndpoints()]]);
@@ -213,12 +228,17 @@ export function openMetrics(readings: Readings): Metrics {
   const granted = count('mtgate_grants_opened_total', 'Grants opened');
   const extended = count('mtgate_grants_extended_total', 'Grants extended');
   const ended = count('mtgate_grants_ended_total', 'Grants ended', ['cause']);
+  const staged = count('mtgate_staged_decisions_total', 'What staged rules would have decided otherwise', [
+    'rule',
+    'would',
+  ]);
   const gaps = count('mtgate_gaps_total', 'Parts of the closure found missing or changed, and put back', ['kind']);
   return {
     refused: (reason) => refused.inc({ reason }),
     granted: () => granted.inc(),
     extended: () => extended.inc(),
     ended: (cause) => ended.inc({ cause }),
+    staged: (rule, would, times) => staged.inc({ rule, would }, times),
     gapFound: (kind) => gaps.inc({ kind }),
     handshakeRefused: (reason) => handshakes.inc({ reason }),
     connectionShed: (reason) => shed.inc({ reason }),

@@ -13,7 +13,7 @@ import type { GrantRecord } from './grants/record.ts';
 import type { Denial } from './inspector/denials.ts';
 import type { Ledger } from './inspector/ledger.ts';
 import { type KeptRefusal, requestOf } from './inspector/refusals.ts';
-import { type Decision, decide, type Question } from './policy/decide.ts';
+import type { Decision, Question } from './policy/decide.ts';
 import { explain } from './policy/explain.ts';
 import { NO_USAGE } from './policy/policy.ts';
 import { sourcesText, whatWouldPass } from './policy/remedy.ts';
@@ -94,8 +94,7 @@ export function remediesOf(
     ofGrant(id) {
       const record = grants.find(id);
       if (!record) return undefined;
-      const question = grants.judge.questionOf(record, record.grantedSeconds, NO_USAGE);
-      const decision = decide(grants.policy, question);
+      const { question, decision } = grants.judge.again(record, record.grantedSeconds, NO_USAGE);
       const hasEnded = record.state === 'ended';
       const meaning = `${record.rule} allowed it under policy ${record.policyVersion}; ${hasEnded ? endText(record) : 'it is live'}`;
       const again = decision.verdict === 'allow' ? ['nothing: the policy in force would grant it again'] : [];

@@ -15,6 +15,7 @@
 import { createHash } from 'node:crypto';
 import { closeSync, constants, fstatSync, openSync, readdirSync, readSync, realpathSync, statSync } from 'node:fs';
 import { join, sep } from 'node:path';
+import { decodeText, formatIssue } from './core/document.ts';
 import { AgentError } from './core/errors.ts';
 import type { RuleFile } from './policy/rules.ts';
 
@@ -44,9 +45,11 @@ export function readRuleFolder({ folder, autoApply }: FolderRules): RuleTexts {
   let bytes = 0;
   for (const name of names) {
     try {
-      const text = readFileIn(real, name, autoApply, BYTES_MOST - bytes);
-      bytes += text.length;
-      files.push({ file: name, text: text.toString('utf8') });
+      const read = readFileIn(real, name, autoApply, BYTES_MOST - bytes);
+      bytes += read.length;
+      const decoded = decodeText(read, join(folder, name));
+      if ('text' in decoded) files.push({ file: name, text: decoded.text });
+      else complaints.push(formatIssue(decoded.issue));
     } catch (fault) {
       complaints.push(`${join(folder, name)}: ${(fault as Error).message}`);
     }

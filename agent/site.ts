@@ -6,10 +6,13 @@
 import type { Config } from './config.ts';
 import { sharedRealms } from './core/address-plan.ts';
 import type { Prefix } from './core/net.ts';
-import type { RealmName } from './core/words.ts';
+import type { Attributes, ExternalId, InnerAddress, RealmName } from './core/words.ts';
 import type { Interfaces } from './dataplane/attachment.ts';
 import type { GateSetup } from './dataplane/dataplane.ts';
 import type { Link } from './dataplane/rtnetlink.ts';
+import { type GroupMember, groupsIn } from './policy/filter-ruleset.ts';
+import { isInGroup } from './policy/groups.ts';
+import type { Policy } from './policy/policy.ts';
 import type { BaseSetup } from './policy/ruleset.ts';
 
 /** An interface of agent.yaml that cannot be used, and the realm behind it; none: the outside. */
@@ -80,8 +83,15 @@ export function gateSetup(config: Config, site: Site, realmId: (name: RealmName)
   };
 }
 
+/** What the base is written from, beside the filters of the policy: who is in their groups. */
+export interface FilterGround {
+  readonly policy: Policy;
+  readonly bound: Iterable<{ readonly device: ExternalId; readonly inner: InnerAddress }>;
+  readonly attributesOf: (device: ExternalId) => Attributes;
+}
+
 /** What the base is written from. */
-export function baseSetup(config: Config, { outside, inside }: Site): BaseSetup {
+export function baseSetup(config: Config, { outside, inside }: Site, ground: FilterGround): BaseSetup {
   const shared = sharedRealms(config.inside);
   return {
     outside: config.outside.interface,
@@ -90,8 +100,30 @@ export function baseSetup(config: Config, { outside, inside }: Site): BaseSetup 
     grants: grantsOf(config),
     egress: config.pools.egress,
     services: config.services,
+    filters: ground.policy.filters,
+    filterCopiesPerSecond: config.gate.sampledDenialsPerSecond,
+    groups: groupMembers(config, ground),
     ...config.base,
   };
+}
+
+/** Who is in the device groups that filters name, by the interface of the realm. */
+export function groupMembers(
+  config: Config,
+  { policy, bound, attributesOf }: FilterGround,
+): Map<string, readonly GroupMember[]> {
+  const used = groupsIn(policy.filters).flatMap((name) => policy.deviceGroups.get(name) ?? []);
+  if (used.length === 0) return new Map();
+  const interfaces = new Map<string, string>(config.inside.map((one) => [one.realm, one.interface]));
+  const members = new Map<string, GroupMember[]>(used.map(({ group }) => [group, []]));
+  for (const { device, inner } of bound) {
+    const name = interfaces.get(inner.realm);
+    const facts = { externalId: device, attributes: attributesOf(device) };
+    for (const group of name === undefined ? [] : used)
+      if (isInGroup(group, facts))
+        members.get(group.group)?.push({ interface: name as string, address: inner.address });
+  }
+  return members;
 }
 
 /** Both pools: nothing on this host answers for them. */

@@ -240,6 +240,7 @@ function serverView(record: GrantRecord): Grant {
     status: record.state === 'live' ? 'LIVE' : 'ENDED',
     startedAtMs: record.startedAtMs,
     expiresAtMs: record.expiresAtMs,
+    limits: record.limits,
     ...(record.endedAtMs !== undefined && { endedAtMs: record.endedAtMs }),
     ...(record.endCause !== undefined && { endCause: record.endCause }),
   };
@@ -274,6 +275,8 @@ function referenceOf(name: string): DeviceReference {
   return name.includes('@') ? { networkAccessIdentifier: name } : { phoneNumber: name };
 }
 
+const QUOTAS = ['grantsPerDevice', 'grantsPerServer', 'requestsPerMinute', 'packetsPerSecond', 'bytes'] as const;
+
 /** The widest bounds that any allow gives the server; a bound that one of them does not set does not bind. */
 function limitsOf(
   policy: Policy,
@@ -282,9 +285,7 @@ function limitsOf(
   const own = policy.allows.filter(({ match }: AllowRule) => match.servers?.includes(server) ?? true);
   const widest = (bound: keyof Limits) =>
     Math.max(0, ...own.map(({ limits }) => limits[bound] ?? Number.POSITIVE_INFINITY));
-  const quotas = (['grantsPerDevice', 'grantsPerServer', 'requestsPerMinute'] as const).map(
-    (bound) => [bound, widest(bound)] as const,
-  );
+  const quotas = QUOTAS.map((bound) => [bound, widest(bound)] as const);
   return {
     sources: policy.servers.get(server)?.sources ?? [],
     maxDurationSeconds: widest('durationSeconds'),

@@ -103,6 +103,8 @@ export class TestGateway {
   readonly clock = new HandClock();
   readonly log = new KeptLog();
   readonly forgotten: string[] = [];
+  /** What staged rules would have done. */
+  readonly staged: string[] = [];
   readonly store: GrantStore;
   /** Set: no grant can be opened. */
   notReady: string | undefined;
@@ -146,7 +148,12 @@ export class TestGateway {
       random: seededRandom(this.#boot * 1000 + this.#ids),
       log: this.log,
       refuse: refusalRecorder(this.log, seededRandom(1), this.clock),
-      metrics: { granted: () => {}, extended: () => {}, ended: () => {} },
+      metrics: {
+        granted: () => {},
+        extended: () => {},
+        ended: () => {},
+        staged: (rule, would, times) => void this.staged.push(`${rule} ${would} ${times}`),
+      },
       revoked: (certificate) => this.revoked.has(certificate),
       newId: () => `grant-${++this.#ids}` as GrantId,
       notReady: () => this.draining ?? (this.notReady ? { reason: 'gatewayNotReady', why: this.notReady } : undefined),
@@ -158,6 +165,7 @@ export class TestGateway {
       ground,
       this.grants,
       async (freed) => void this.forgotten.push(...freed.map(({ text }) => text)),
+      { follow: async () => {}, refill: async () => {} },
     );
     this.heartbeat = new Heartbeat(ground, this.grants, GRACE_SECONDS);
     this.directory.setDevices(devices.map(({ device }) => device));

@@ -28,6 +28,7 @@ export function grantRecord(changes: Partial<GrantRecord> = {}): GrantRecord {
     bootId: 'boot-1',
     expiresAtNs: 600_000_000_000n,
     state: 'live',
+    limits: {},
     correlator: 'c-1',
     ...changes,
   } as GrantRecord;

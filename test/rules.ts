@@ -17,3 +17,6 @@ export function policyOf(...texts: readonly string[]): Policy {
   if ('issues' in compilation) throw new Error(issuesOf(compilation).join('\n'));
   return compilation.policy;
 }
+
+/** Of a base: no filter. */
+export const NO_FILTERS = { filters: [], filterCopiesPerSecond: 0, groups: new Map() } as const;

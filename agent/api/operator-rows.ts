@@ -4,7 +4,7 @@
  * management socket, which the `mtgate` command reads.
  */
 import { formatEndpoint } from '../core/net.ts';
-import type { Device, ExternalId, InnerAddress, Protocol, ServerName } from '../core/words.ts';
+import type { Device, ExternalId, InnerAddress, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import type { PacketCount } from '../dataplane/dataplane.ts';
 import type { Grant } from './routes.ts';
 
@@ -95,6 +95,7 @@ export interface GrantDetail extends GrantRow {
   readonly policyVersion: string;
   readonly grantedSeconds: number;
   readonly remainingSeconds: number;
+  readonly limits: PacketLimits;
   readonly entry: number;
   readonly number: number;
   readonly carried?: Readonly<Record<'in' | 'out', { readonly packets: number; readonly bytes: number }>>;
@@ -149,6 +150,7 @@ export function grantDetail(grant: OperatorGrantDetail): GrantDetail {
     ...(grant.endCause !== undefined && { endCause: grant.endCause }),
     ...(grant.endText !== undefined && { endText: grant.endText }),
     reference: Object.values(grant.device).join(),
+    limits: grant.limits,
     ...{ gateway, mtcUser, family, policyVersion, grantedSeconds, remainingSeconds, entry, number },
     ...(grant.carried && { carried: { in: counted(grant.carried.in), out: counted(grant.carried.out) } }),
   };

@@ -19,6 +19,7 @@ import {
   type Asker,
   type DeviceReference,
   type GrantRequest,
+  type PacketLimits,
   type Protocol,
   parseExternalId,
   upperSnake,
@@ -36,6 +37,7 @@ export interface Grant {
   readonly status: 'LIVE' | 'ENDED';
   readonly startedAtMs: number;
   readonly expiresAtMs: number;
+  readonly limits: PacketLimits;
   readonly endedAtMs?: number;
   /** A name from the life cycle, such as `endedByServer`. */
   readonly endCause?: string;
@@ -51,6 +53,9 @@ export interface ServerLimits {
   readonly grantsPerDevice?: number;
   readonly grantsPerServer?: number;
   readonly requestsPerMinute?: number;
+  /** Of one grant. */
+  readonly packetsPerSecond?: number;
+  readonly bytes?: number;
   readonly liveGrants: number;
   readonly requestsInLastMinute: number;
   /** Changes when grants or policy may have changed without the server's doing (restart, reload). */
@@ -236,7 +241,7 @@ function notSupported(what: string): Unreadable {
 }
 
 function grantBody(grant: Grant): object {
-  const { applicationServer, externalEndpoint } = grant;
+  const { applicationServer, externalEndpoint, limits } = grant;
   const server = applicationServer.address;
   return {
     grantId: grant.id,
@@ -252,6 +257,7 @@ function grantBody(grant: Grant): object {
     status: grant.status,
     startedAt: new Date(grant.startedAtMs).toISOString(),
     expiresAt: new Date(grant.expiresAtMs).toISOString(),
+    ...(limits.packetsPerSecond === undefined && limits.bytes === undefined ? {} : { limits }),
     ...(grant.endedAtMs === undefined ? {} : { endedAt: new Date(grant.endedAtMs).toISOString() }),
     ...(grant.endCause === undefined ? {} : { endCause: upperSnake(grant.endCause) }),
   };

@@ -1,9 +1,12 @@
 /** `check`: the operator's files, held against each other. */
 import { CommanderError } from 'commander';
 import type { Config } from '../config.ts';
+import { AgentError } from '../core/errors.ts';
 import { entryCount, poolMebibytes } from '../core/pool.ts';
 import { loadConfig, loadDevices, loadPolicy } from '../files.ts';
-import { describeAuthorised } from '../policy/explain.ts';
+import { describeAuthorised, describeGroups } from '../policy/explain.ts';
+import { describeFilter } from '../policy/filters.ts';
+import type { Policy } from '../policy/policy.ts';
 import { count, print, printJson } from './print.ts';
 
 export function check(folder: string | undefined, options: { config?: string; json?: boolean }): void {
@@ -17,25 +20,64 @@ export function check(folder: string | undefined, options: { config?: string; js
   const config = options.config === undefined ? undefined : loadConfig(options.config, warn);
   const rules = folder ?? config?.rules.folder;
   if (rules === undefined) throw new CommanderError(2, 'mtgate.check', 'name a folder of rule files, or --config');
-  const policy = loadPolicy(rules, config, warn);
-  const site = config && siteOf(config, say);
-  const { version, servers, mtcUsers, allows, denies, tests } = policy;
-  const ruleCount = allows.length + denies.length;
-  say(
-    `policy ${version}: ${count(servers.size, 'server')}, ${count(mtcUsers.size, 'MTC user')}, ${count(ruleCount, 'rule')}`,
-  );
-  const authorised = describeAuthorised(policy);
-  for (const user of authorised) say(`  ${user.mtcUser} authorises ${user.servers.join(', ') || 'nobody'}`);
-  say(`${count(tests.length, 'policy test')} passed`);
-  const counted = { servers: servers.size, rules: ruleCount, policyTests: tests.length };
-  if (options.json) printJson({ policy: version, ...counted, mtcUsers: authorised, ...site, warnings });
+
+  // What is wrong with the devices file and with the rule files is told together.
+  const faults: AgentError[] = [];
+  const devices = config && orFault(faults, () => loadDevices(config));
+  const policy = orFault(faults, () => loadPolicy(rules, config, warn, devices));
+  const found = policy && describe(policy, say);
+  const site = config && describePool(config, say);
+  if (devices) say(`devices: ${devices.length}`);
+  const [fault, another] = faults;
+  if (fault && another) throw new AgentError(another.code, `${fault.message}\n${fault.advice}\n${another.message}`);
+  if (fault) throw fault;
+  if (options.json) printJson({ ...found, ...site, ...(devices && { devices: devices.length }), warnings });
 }
 
-function siteOf(config: Config, say: (line: string) => void) {
+function orFault<Result>(faults: AgentError[], load: () => Result): Result | undefined {
+  try {
+    return load();
+  } catch (fault) {
+    if (!(fault instanceof AgentError)) throw fault;
+    faults.push(fault);
+    return undefined;
+  }
+}
+
+function describe(policy: Policy, say: (line: string) => void) {
+  const { version, servers, mtcUsers: users, tests, staged = policy } = policy;
+  const rules = idsOf(policy);
+  say(
+    `policy ${version}: ${count(servers.size, 'server')}, ${count(users.size, 'MTC user')}, ${count(rules.length, 'rule')}`,
+  );
+  if (policy.filters.length > 0) say(`${count(policy.filters.length, 'filter')}`);
+  const standing = policy.filters.filter((filter) => filter.standing && !filter.staged);
+  for (const filter of standing) say(`  standing: ${filter.id} opens ${describeFilter(filter)}, without a grant`);
+  const mtcUsers = describeAuthorised(policy);
+  for (const user of mtcUsers) say(`  ${user.mtcUser} authorises ${user.servers.join(', ') || 'nobody'}`);
+  const groups = describeGroups(policy);
+  for (const { group, of } of groups) say(`  group ${group}: ${of}`);
+  const stagedFilters = policy.filters.filter((filter) => filter.staged).map(({ id }) => id);
+  const stagedRules = [...idsOf(staged).filter((id) => !rules.includes(id)), ...stagedFilters];
+  if (stagedRules.length > 0) say(`  staged, and not enforced: ${stagedRules.join(', ')}`);
+  say(`${count(tests.length, 'policy test')} passed`);
+  const counted = {
+    servers: servers.size,
+    rules: rules.length,
+    filters: policy.filters.length,
+    standing: standing.map(({ id }) => id),
+    policyTests: tests.length,
+  };
+  return { policy: version, ...counted, stagedRules, mtcUsers, groups };
+}
+
+function idsOf({ allows, denies }: Policy): string[] {
+  return [...allows, ...denies].map(({ id }) => id);
+}
+
+function describePool(config: Config, say: (line: string) => void) {
   const { grants } = config.pools;
   const pool = { poolEntries: entryCount(grants), poolMebibytes: poolMebibytes(grants) };
   say(`grants pool: ${pool.poolEntries} entries, ${pool.poolMebibytes} MiB in the kernel`);
-  const devices = loadDevices(config).length;
-  say(`devices: ${devices}`);
-  return { ...pool, devices };
+  return pool;
 }

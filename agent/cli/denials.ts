@@ -116,7 +116,7 @@ async function listDenials(ask: DenialsAsk): Promise<void> {
   print(
     `${count(seen, 'packet')} denied since the start: ${inspected} inspected, ${unsampled} not sampled, ${lost} lost; the inspector: ${inspector.state}`,
   );
-  const rows = list.denials.map((row) => ({ ...row, whose: whoseOf(row) }));
+  const rows = list.denials.map((row) => ({ ...row, reason: reasonOf(row), whose: whoseOf(row) }));
   printRows(ask, rows, ['lastSeen', 'count', 'kind', 'reason', 'source', 'target', 'whose', 'id']);
 }
 
@@ -131,9 +131,14 @@ function whoseOf({ mtcUser, device, server }: DenialRow): string {
   return [server, mtcUser, device].filter((name) => name !== undefined).join(' ') || '-';
 }
 
+/** With the filter that dropped a packet. */
+function reasonOf({ reason, rule }: DenialRow): string {
+  return rule === undefined ? reason : `${reason} by ${rule}`;
+}
+
 function denialLine(row: DenialRow): string {
-  const { lastSeen, count: times, kind, reason, source, target, id } = row;
-  return [lastSeen, `${times}x`, kind, reason, source, '->', target, whoseOf(row), id].join(' ');
+  const { lastSeen, count: times, kind, source, target, id } = row;
+  return [lastSeen, `${times}x`, kind, reasonOf(row), source, '->', target, whoseOf(row), id].join(' ');
 }
 
 function query(words: Readonly<Record<string, string | undefined>>): string {

@@ -155,6 +155,16 @@ async function agreed(number: number): Promise<boolean> {
   return agreedTo(`End ${number} grants? Their packets stop at once.`);
 }
 
+/** Both directions together, and of the bytes how many are used. */
+function limitsText({ packetsPerSecond, bytes }: GrantDetail['limits'], carried: GrantDetail['carried']): string {
+  const used = carried && bytes !== undefined ? `, ${carried.in.bytes + carried.out.bytes} used` : '';
+  const texts = [
+    ...(packetsPerSecond === undefined ? [] : [`${packetsPerSecond} packets a second`]),
+    ...(bytes === undefined ? [] : [`${bytes} bytes in all${used}`]),
+  ];
+  return texts.join('; ') || 'as much as comes';
+}
+
 function pageOf(grant: GrantDetail): readonly (readonly [string, string | undefined])[] {
   const { carried, endCause, endText, endedAt, status, remainingSeconds } = grant;
   const traffic = ({ packets, bytes }: { packets: number; bytes: number }) => `${packets} packets, ${bytes} bytes`;
@@ -179,6 +189,7 @@ function pageOf(grant: GrantDetail): readonly (readonly [string, string | undefi
     ['ended', endedAt && localTime(endedAt)],
     ['to the device', carried ? traffic(carried.in) : 'counted no more'],
     ['from the device', carried ? traffic(carried.out) : 'counted no more'],
+    ['may carry', limitsText(grant.limits, carried)],
     ['in the gate', `entry ${grant.entry}, number ${grant.number}`],
     ['gateway', grant.gateway],
   ];

@@ -57,6 +57,19 @@ interface Fault {
   readonly message: string;
 }
 
+/** The text that bytes are in UTF-8, or where they are not. A mark at the beginning (BOM) stays, and is refused with the rest of what is invisible. */
+export function decodeText(bytes: Uint8Array, file: string): { readonly text: string } | { readonly issue: Issue } {
+  const lossy = new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);
+  const again = new TextEncoder().encode(lossy);
+  const wrong = bytes.findIndex((byte, i) => byte !== again[i]);
+  if (wrong < 0 && again.length === bytes.length) return { text: lossy };
+  const at = wrong < 0 ? bytes.length : wrong;
+  const before = new TextDecoder().decode(bytes.subarray(0, at)).split('\n');
+  const column = (before.at(-1)?.length ?? 0) + 1;
+  const message = `not UTF-8 at byte ${at}; save the file as UTF-8`;
+  return { issue: { file, line: before.length, column, message } };
+}
+
 /** Characters in a file. */
 const MAX_LENGTH = 4 * 2 ** 20;
 /** Levels of nesting; no file of ours needs ten. */
@@ -107,6 +120,11 @@ export function readDocument<Schema extends z.ZodType>(
     return { document: { value: frozen(parsed.data), locate } };
   }
   return { issues: issuesOf(parsed.error.issues.flatMap((issue) => faultsOfSchema(yaml, issue))) };
+}
+
+/** An issue in a line, as compilers write theirs. */
+export function formatIssue({ file, line, column, message }: Issue): string {
+  return `${file}:${line}:${column}: ${message}`;
 }
 
 /** The order in which issues are told: as the text is read. */

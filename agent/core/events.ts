@@ -33,6 +33,8 @@ export const EVENTS = {
   gateRebuilt: 'Interfaces or addresses changed: the gate was built anew and hung in place of the one before.',
   sysctlChanged: 'A kernel setting is not as the gateway needs it: `name`, `value`, `expected` and why.',
   tickFailed: 'Something that is done every second or hour failed; it is tried again. `message` says why.',
+  wouldHave:
+    'Staged rules would have decided otherwise: `would` (allow, refuse, otherwise, or end, of live grants), `rule`, and what was decided. Nothing of it is enforced.',
   grantOpened: 'A grant is live: server, device, rule, end.',
   grantExtended: 'A grant lives longer; `until` is its new end, `requestCorrelator` the request that asked.',
   answeredAgain: 'A request came again under its Idempotency-Key and got the answer of the first.',
@@ -50,6 +52,8 @@ export const EVENTS = {
   denialStoreUnusable:
     'The file of denials cannot be used and was put aside, or is done without. Grants do not rest on it.',
   denialsNotKept: 'Denials and refusals could not be written; they stay in memory as long as there is room.',
+  filterWouldHave:
+    'A staged filter met a packet and, being staged, did nothing. `leftOut` counts copies since its last line.',
   connectionShed:
     'A connection was closed: `reason` says whose share or time was used up. `leftOut` counts the others.',
   bindingBegun: 'A device holds an inner address from now on.',

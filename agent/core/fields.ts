@@ -56,6 +56,35 @@ export function list<Item extends z.ZodType>(item: Item, expected: string, least
   return z.array(item, { error: wanted(`a list of ${expected}`) }).min(least, { error: empty });
 }
 
+/** One item, or a list of them: reads as a list. Each item is judged at its own place. */
+export function oneOrMore<Item extends z.ZodType<unknown, string>>(item: Item, expected: string) {
+  const input = z.union([z.string(), list(z.string(), expected)], { error: wanted(`${expected}, or a list of these`) });
+  return input
+    .meta({ description: `expected: ${expected}, or a list of these` })
+    .transform((written, context): z.output<Item>[] => {
+      const readings = [written].flat().map((text) => item.safeParse(text));
+      for (const [i, { error }] of readings.entries())
+        for (const { message } of error?.issues ?? [])
+          context.issues.push({
+            code: 'custom',
+            input: written,
+            message,
+            path: Array.isArray(written) ? [i] : [],
+          });
+      return readings.flatMap(({ data }) => (data === undefined ? [] : [data]));
+    });
+}
+
+/** YAML has no unions; a mapping with exactly one of some keys reads as one. Judged beside whatever else is wrong. */
+export function exactlyOne(...keys: readonly string[]) {
+  const one = (written: object) => keys.filter((key) => key in written).length === 1;
+  return [one, { error: `expected exactly one of ${keys.join(' and ')}`, when: isMapping }] as const;
+}
+
+export function isMapping({ value }: { readonly value: unknown }): boolean {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
 export function integer(low: number, high: number) {
   const read = (text: string) => {
     const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
@@ -68,6 +97,13 @@ export function choice<const Word extends string>(...words: readonly Word[]) {
   const read = (text: string) => words.find((word) => word === text);
   return field(words.length === 1 ? words.join() : `one of ${words.join(', ')}`, read, { enum: [...words] });
 }
+
+/** `true` or `false`. */
+export const flag = field(
+  'true or false',
+  (value) => (value === 'true' ? true : value === 'false' ? false : undefined),
+  { type: 'boolean' },
+);
 
 const NAME = /^[a-z0-9][a-z0-9.-]{0,62}$/;
 const NAME_EXPECTED = 'a name (lower-case letters, digits, dot, hyphen; at most 63)';

@@ -31,7 +31,7 @@ export function overlapsAmong<Item extends Owned>(
 }
 
 /** By family first: an IPv4 prefix must not end the run of an IPv6 one. */
-function byFirstAddress(a: Owned, b: Owned): number {
+export function byFirstAddress(a: Pick<Owned, 'prefix'>, b: Pick<Owned, 'prefix'>): number {
   if (a.prefix.family !== b.prefix.family) return a.prefix.family === 'ipv4' ? -1 : 1;
   const [left, right] = [a.prefix.address.bytes, b.prefix.address.bytes];
   const at = left.findIndex((byte, i) => byte !== right[i]);

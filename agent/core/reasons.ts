@@ -30,6 +30,7 @@ export type Step =
   | 'mtcUser'
   | 'rule'
   | 'applicationServer'
+  | 'filter'
   | 'rate'
   | 'existing'
   | 'quota'
@@ -245,6 +246,13 @@ export const REFUSALS = {
     code: 'PERMISSION_DENIED',
     title: 'The application server is not within your sources',
   },
+  deniedByFilter: {
+    step: 'filter',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'OPERATION_PROHIBITED',
+    title: "The operator's rules do not allow this grant",
+  },
   familyMismatch: {
     step: 'applicationServer',
     status: 422,
@@ -427,6 +435,16 @@ export const DENIALS = {
     text: 'the inner address is being given to another device',
     advice: 'Nothing: it lasts for a moment. If it stays, look for bindings that cannot be recorded (the log).',
   },
+  packetRateExceeded: {
+    number: 18,
+    text: 'a live grant, but more packets a second than its rule allows',
+    advice: 'If the application needs more, raise packetsPerSecond of the rule; otherwise look at who sends so much.',
+  },
+  byteQuotaExceeded: {
+    number: 19,
+    text: 'a live grant, but its bytes are used up',
+    advice: 'The grant ends within a second (quotaUsed). If the application needs more, raise bytes of the rule.',
+  },
 } as const satisfies Record<string, { number: number; text: string; advice: string }>;
 
 export type DenialReason = keyof typeof DENIALS;
@@ -439,16 +457,49 @@ export function denialOfNumber(number: number): DenialReason | undefined {
 }
 
 /** The denial of this name, or undefined. */
-export function denialOfName(name: string): DenialReason | undefined {
+function denialOfName(name: string): DenialReason | undefined {
   return Object.hasOwn(DENIALS, name) ? (name as DenialReason) : undefined;
 }
+
+/** Why the base dropped a packet, where it says so; beside the gate's reasons, and without a number of its. */
+export const BASE_DENIALS = {
+  filtered: {
+    text: "a drop of the operator's filters: `rule` says which",
+    advice: 'Nothing, if it was meant; `mtgate explain packet` shows what would let it pass.',
+  },
+} as const;
+
+/** Why a packet did not pass, whoever dropped it. */
+export type PacketReason = DenialReason | keyof typeof BASE_DENIALS;
+
+/** How a filter can have met a copied packet: it was dropped, or would have been. */
+export const FILTER_COPIES = ['filtered', 'staged'] as const;
+export type FilterCopy = (typeof FILTER_COPIES)[number];
+
+/**
+ * The mark by which the base tells the gate (gate.h) that a device's packet
+ * answers a flow that a filter allowed from outside: it may show its address.
+ */
+export const ANSWER_MARK = 0xa0000000;
 
 /** The mark of a packet that is handed on to be looked at (gate.h): this, with the reason's number. */
 export const DENIAL_MARK = 0xd0000000;
 /** A packet of our own, sent and dropped on this host to see whether the inspector sees: no denial's number. */
 export const SELF_TEST = { name: 'selfTest', mark: DENIAL_MARK + 0xff } as const;
-/** What the base writes before a copied packet: this, with the reason's name. */
+/** What the base writes before a copied packet: this, with the reason's name, or a FilterCopy and the filter's id. */
 export const DENIAL_PREFIX = 'mtgate ';
+
+/** What a copied packet's prefix says of it, or undefined where it is none of ours. */
+export function readPrefix(
+  prefix: string,
+): { readonly reason: DenialReason | FilterCopy | typeof SELF_TEST.name; readonly filter?: string } | undefined {
+  if (!prefix.startsWith(DENIAL_PREFIX)) return undefined;
+  const [name = '', filter] = prefix.slice(DENIAL_PREFIX.length).split(' ');
+  const copy = FILTER_COPIES.find((one) => one === name);
+  if (copy) return filter ? { reason: copy, filter } : undefined;
+  const reason = name === SELF_TEST.name ? name : denialOfName(name);
+  return reason && filter === undefined ? { reason } : undefined;
+}
 
 /** Why a handshake failed; the texts are for operators. */
 export const HANDSHAKES = {

@@ -51,6 +51,15 @@ export function innerKey(inner: InnerAddress): string {
   return `${inner.realm} ${inner.address.text}`;
 }
 
+/** What a grant may carry, both directions together; absent: as much as comes. */
+export interface PacketLimits {
+  readonly packetsPerSecond?: number | undefined;
+  /** In all, as on the wire: packets with their link header. */
+  readonly bytes?: number | undefined;
+}
+
+export const NO_LIMITS: PacketLimits = {};
+
 /** Whose an external endpoint is, or was until now: what a denial there is put down to. */
 export interface Owner {
   readonly grant: GrantId;

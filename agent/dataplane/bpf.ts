@@ -54,6 +54,7 @@ function bind() {
     lookupBatch: bpf.func(
       'int bpf_map_lookup_batch(int fd, void *from, void *to, void *keys, void *values, _Inout_ uint32_t *count, const void *options)',
     ),
+    take: bpf.func('int bpf_map_lookup_and_delete_elem(int fd, const void *key, void *value)'),
     update: bpf.func('int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags)'),
     remove: bpf.func('int bpf_map_delete_elem(int fd, const void *key)'),
     nextKey: bpf.func('int bpf_map_get_next_key(int fd, const void *key, void *next)'),
@@ -196,6 +197,12 @@ export class BpfMap {
     return values;
   }
 
+  /** Takes the first value out of a queue. */
+  take(): Uint8Array | undefined {
+    const value = Buffer.alloc(this.#valueSize);
+    return present('bpf_map_lookup_and_delete_elem', calls().take(this.#fd, null, value)) ? value : undefined;
+  }
+
   update(key: Uint8Array, value: Uint8Array): void {
     check('bpf_map_update_elem', calls().update(this.#fd, key, value, 0));
   }
@@ -240,7 +247,7 @@ const CONTEXT_IN = 192;
 const ROOM = 512;
 
 /** One packet through a program (BPF_PROG_TEST_RUN), as if an interface had received it. */
-export function testRun(programFd: number, ifindex: number, packet: Uint8Array) {
+export function testRun(programFd: number, ifindex: number, packet: Uint8Array, mark: number) {
   // All in one buffer: as long as the call holds it, the pointers into it are good.
   const context = RUN_OPTIONS;
   const input = context + RUN_CONTEXT;
@@ -248,6 +255,7 @@ export function testRun(programFd: number, ifindex: number, packet: Uint8Array) 
   const run = Buffer.alloc(output + packet.length + ROOM);
   const at = (offset: number) => BigInt(koffi.address(run)) + BigInt(offset);
   run.set(packet, input);
+  run.writeUInt32LE(mark, context + 8);
   run.writeUInt32LE(ifindex, context + 40);
   run.writeBigUInt64LE(BigInt(RUN_OPTIONS), 0);
   run.writeBigUInt64LE(at(input), 8);

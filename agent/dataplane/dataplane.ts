@@ -7,10 +7,11 @@
  * are synchronous: a grant is open, or closed, when they return. Faults of
  * the kernel are thrown as AgentError('gateFault').
  */
+import type { Admission } from '../core/admissions.ts';
 import type { Address, Endpoint, NextHops, Prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import type { DenialReason } from '../core/reasons.ts';
-import type { Protocol, Service } from '../core/words.ts';
+import type { PacketLimits, Protocol, Service } from '../core/words.ts';
 
 /** A grant as packets see it. */
 export interface Mapping {
@@ -27,6 +28,7 @@ export interface Mapping {
   /** 0: any port. */
   readonly remotePort: number;
   readonly classId: number;
+  readonly limits: PacketLimits;
 }
 
 /** An entry as it stands. */
@@ -66,6 +68,10 @@ export interface Dataplane {
    * another end by now. Nothing else raises an end.
    */
   extend(index: number, number: number, fromNs: bigint, toNs: bigint): boolean;
+  /** Gives a live entry other limits, at once; what was used already counts toward them. Returns whether it still has this number. */
+  limit(index: number, number: number, limits: PacketLimits): boolean;
+  /** The grants of which a packet was refused for the byte quota since this was asked last: each is named once, and may have ended meanwhile. */
+  usedUp(): readonly Pick<EntryState, 'index' | 'number'>[];
   /** The grant's rest is over: takes back the keys that are still its own, and empties the entry. */
   forget(mapping: Mapping): void;
   /** The entry at an index; undefined where nothing was ever opened, or all is forgotten. */
@@ -87,6 +93,12 @@ export interface Dataplane {
   addClass(prefix: Prefix, classId: number): void;
   /** While an inner address changes hands its device is not heard. */
   setChanging(realm: number, address: Address, changing: boolean): void;
+  /**
+   * What may pass to the inside without a grant, all of it, in the place of
+   * what was said before: meanwhile nothing passes that neither list admits.
+   * Throws where there is no room, and then changes nothing.
+   */
+  admissions(list: readonly Admission[]): void;
   counters(): GateCounters;
 }
 
@@ -124,7 +136,7 @@ export type Verdict =
   | { readonly verdict: 'pass' }
   | { readonly verdict: 'drop'; readonly reason: DenialReason; readonly sampled: boolean };
 
-/** A data plane that can be asked about one packet: an Ethernet frame, as an interface received it. */
+/** A data plane that can be asked about one packet: an Ethernet frame, as an interface received it, with the mark that it has. */
 export interface JudgingDataplane extends Dataplane {
-  judge(hook: Hook, ifindex: number, frame: Uint8Array): Verdict;
+  judge(hook: Hook, ifindex: number, frame: Uint8Array, mark?: number): Verdict;
 }

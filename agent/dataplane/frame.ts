@@ -141,13 +141,18 @@ export function hasImpossibleSource({ source, destination }: Packet): boolean {
   return IMPOSSIBLE_SOURCES.some((impossible) => contains(impossible, source));
 }
 
+/** The type of an ICMP message that is no fragment; `none`: another protocol. */
+export function icmpType(frame: Uint8Array, packet: Packet): number | 'none' | 'malformed' {
+  if (packet.protocol !== ICMP_OF[packet.family].protocol) return 'none';
+  return packet.contentAt === packet.contentEnd ? 'malformed' : viewOf(frame).getUint8(packet.contentAt);
+}
+
 /** Of a plain ICMP packet, what it is to a gateway that is addressed. */
 export function icmpMeaning(frame: Uint8Array, packet: Packet): 'neighbourDiscovery' | 'echoRequest' | 'other' {
-  const { protocol, echoRequest } = ICMP_OF[packet.family];
-  if (packet.protocol !== protocol || packet.ports !== 'protocolNotCarried' || packet.contentAt === packet.contentEnd)
-    return 'other';
-  const type = viewOf(frame).getUint8(packet.contentAt);
-  if (type === echoRequest) return 'echoRequest';
+  if (packet.ports !== 'protocolNotCarried') return 'other';
+  const type = icmpType(frame, packet);
+  if (typeof type === 'string') return 'other';
+  if (type === ICMP_OF[packet.family].echoRequest) return 'echoRequest';
   // From beyond the link it could not have 255 hops left (RFC 4861, 3.1).
   const isDiscovery = packet.family === 'ipv6' && packet.hops === 255 && NEIGHBOUR_DISCOVERY.includes(type);
   return isDiscovery ? 'neighbourDiscovery' : 'other';

@@ -20,6 +20,7 @@
 #include <stddef.h>
 
 #include "guards.h"
+#include "limits.h"
 #include "maps.h"
 #include "nat.h"
 #include "parse.h"
@@ -30,8 +31,8 @@ static __always_inline bool in_grants_pool(const struct packet *packet, const st
 	return packet->ipv6 ? in_ipv6_pool(address) : slot_of(address) >= 0;
 }
 
-/* The entry of an external endpoint, if one was ever opened there. */
-static __always_inline struct gate_entry *entry_of_external(const struct packet *packet)
+/* The entry of an external endpoint, if one was ever opened there, and its place. */
+static __always_inline struct gate_entry *entry_of_external(const struct packet *packet, __u32 *index)
 {
 	__u32 port = bpf_ntohs(packet->destination_port) - config.port_low;
 	bool udp = packet->protocol == IPPROTO_UDP;
@@ -40,9 +41,8 @@ static __always_inline struct gate_entry *entry_of_external(const struct packet 
 	if (port >= config.port_count)
 		return NULL;
 	if (!packet->ipv6) {
-		__u32 index = (slot_of(&packet->destination) * 2 + udp) * config.port_count + port;
-
-		entry = bpf_map_lookup_elem(&entries, &index);
+		*index = (slot_of(&packet->destination) * 2 + udp) * config.port_count + port;
+		entry = bpf_map_lookup_elem(&entries, index);
 	} else {
 		struct gate_endpoint key = {};
 		struct gate_target *target;
@@ -53,7 +53,8 @@ static __always_inline struct gate_entry *entry_of_external(const struct packet 
 		target = bpf_map_lookup_elem(&ipv6_endpoints, &key);
 		if (!target)
 			return NULL;
-		entry = bpf_map_lookup_elem(&entries, &target->index);
+		*index = target->index;
+		entry = bpf_map_lookup_elem(&entries, index);
 		if (entry && entry->number != target->number)
 			return NULL;
 	}
@@ -61,7 +62,7 @@ static __always_inline struct gate_entry *entry_of_external(const struct packet 
 }
 
 /* The entry of the grant that a device's packet would answer to, live or not. */
-static __always_inline struct gate_entry *entry_of_answer(const struct packet *packet, __u16 realm)
+static __always_inline struct gate_entry *entry_of_answer(const struct packet *packet, __u16 realm, __u32 *index)
 {
 	struct gate_answer key = {};
 	struct gate_target *target;
@@ -77,7 +78,8 @@ static __always_inline struct gate_entry *entry_of_answer(const struct packet *p
 	target = bpf_map_lookup_elem(&answers, &key);
 	if (!target)
 		return NULL;
-	entry = bpf_map_lookup_elem(&entries, &target->index);
+	*index = target->index;
+	entry = bpf_map_lookup_elem(&entries, index);
 	return entry && entry->end && entry->number == target->number ? entry : NULL;
 }
 
@@ -93,21 +95,14 @@ static __always_inline bool is_remote(const struct gate_entry *entry, const stru
 	       (!entry->remote_port || entry->remote_port == port);
 }
 
-/* Packets and bytes as on the wire: a coalesced packet (GRO) is as many as it
- * was. Reckoned, since gso_segs is 0 from sources that the kernel distrusts. */
-static __always_inline void count_carried(const struct __sk_buff *skb, const struct packet *packet,
-					  struct gate_count *grant, enum counter counter)
+/* Where there is a quota, the bytes were counted when it was charged. */
+static __always_inline void count_carried(struct gate_count *grant, const struct gate_count *load, __u64 limits,
+					  enum counter counter)
 {
-	__u64 packets = 1, bytes = skb->len;
-	__u32 segment = skb->gso_size;
-
-	if (segment && skb->len > packet->payload) {
-		packets = (skb->len - packet->payload + segment - 1) / segment;
-		bytes += (packets - 1) * packet->payload;
-	}
-	__sync_fetch_and_add(&grant->packets, packets);
-	__sync_fetch_and_add(&grant->bytes, bytes);
-	count(counter, packets, bytes);
+	__sync_fetch_and_add(&grant->packets, load->packets);
+	if (!(limits >> LIMIT_BYTES_SHIFT))
+		__sync_fetch_and_add(&grant->bytes, load->bytes);
+	count(counter, load->packets, load->bytes);
 }
 
 SEC("tc")
@@ -117,8 +112,9 @@ int gate_outside_ingress(struct __sk_buff *skb)
 	struct packet packet = {};
 	struct gate_route *route;
 	struct gate_entry *entry;
-	__u32 realm;
-	__u64 now;
+	struct gate_count load;
+	__u32 realm, index;
+	__u64 now, limits;
 
 	if (!is_ours(skb))
 		return pass(skb);
@@ -131,7 +127,7 @@ int gate_outside_ingress(struct __sk_buff *skb)
 	if (!read_transport(skb, &packet, BEHIND_ETHERNET))
 		return deny(skb, REASON_MALFORMED);
 
-	entry = entry_of_external(&packet);
+	entry = entry_of_external(&packet, &index);
 	if (!entry)
 		return deny(skb, REASON_NO_GRANT);
 	now = bpf_ktime_get_coarse_ns();
@@ -148,10 +144,20 @@ int gate_outside_ingress(struct __sk_buff *skb)
 	route = bpf_map_lookup_elem(&realms, &realm);
 	if (!route)
 		return deny(skb, REASON_NO_GRANT);
+	load = load_of(skb, &packet, 0);
+	limits = limits_of(entry);
+	if (limits) {
+		enum reason beyond = judge_limits(entry, &load, limits, true, now);
+
+		if (beyond == REASON_BYTE_QUOTA_EXCEEDED)
+			tell_used_up(entry, index);
+		if (beyond)
+			return deny(skb, beyond);
+	}
 
 	if (!rewrite(skb, &packet, BEHIND_ETHERNET, DESTINATION, &entry->device, entry->device_port))
 		return drop(skb, REASON_MALFORMED);
-	count_carried(skb, &packet, &entry->in, COUNTER_GRANTED_IN);
+	count_carried(&entry->in, &load, limits, COUNTER_GRANTED_IN);
 	return hand_to(route, packet.ipv6);
 }
 
@@ -175,7 +181,9 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 	struct packet packet = {};
 	struct gate_inside *here;
 	struct gate_entry *entry;
-	__u64 now;
+	struct gate_count load;
+	__u64 now, limits;
+	__u32 index;
 
 	here = bpf_map_lookup_elem(&inside, &ifindex);
 	if (!here || !is_ours(skb))
@@ -192,7 +200,7 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 	if (!read_transport(skb, &packet, network))
 		return deny(skb, REASON_MALFORMED);
 
-	entry = entry_of_answer(&packet, here->realm);
+	entry = entry_of_answer(&packet, here->realm, &index);
 	if (!entry)
 		return guard_inside(skb, &packet);
 	now = bpf_ktime_get_coarse_ns();
@@ -208,15 +216,22 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 		return deny(skb, REASON_WRONG_REMOTE);
 	if (packet.hops <= 1)
 		return deny(skb, REASON_HOP_LIMIT);
+	load = load_of(skb, &packet, network == AT_START ? ETH_HLEN : 0);
+	limits = limits_of(entry);
+	if (limits) {
+		enum reason beyond = judge_limits(entry, &load, limits, false, now);
+
+		if (beyond == REASON_BYTE_QUOTA_EXCEEDED)
+			tell_used_up(entry, index);
+		if (beyond)
+			return deny(skb, beyond);
+	}
 
 	if (!rewrite(skb, &packet, network, SOURCE, &entry->external, entry->external_port))
 		return drop(skb, REASON_MALFORMED);
-	if (network == AT_START) {
-		if (!put_ethernet(skb))
-			return drop(skb, REASON_MALFORMED);
-		packet.payload += ETH_HLEN;
-	}
-	count_carried(skb, &packet, &entry->out, COUNTER_GRANTED_OUT);
+	if (network == AT_START && !put_ethernet(skb))
+		return drop(skb, REASON_MALFORMED);
+	count_carried(&entry->out, &load, limits, COUNTER_GRANTED_OUT);
 	return hand_to(&config.outside, packet.ipv6);
 }
 
@@ -237,14 +252,20 @@ SEC("tc")
 int gate_outside_egress(struct __sk_buff *skb)
 {
 	struct packet packet = {};
+	bool answer = skb->mark == GATE_ANSWER_MARK;
 	enum reason wrong;
 
+	if (answer)
+		skb->mark = 0;
 	if (!is_ours(skb))
 		return TC_ACT_UNSPEC;
 	if (!read_network(skb, &packet, BEHIND_ETHERNET))
 		return drop(skb, REASON_MALFORMED);
 	/* What the gate has just rewritten: no need to look it up again. */
 	if (!packet.unfit && in_grants_pool(&packet, &packet.source))
+		return TC_ACT_UNSPEC;
+	/* Its peer knows the device by this very address; the base has seen to it. */
+	if (answer && owner_of(&packet.source) == OWNER_REALM)
 		return TC_ACT_UNSPEC;
 	if (is_inner(&packet.source))
 		return drop(skb, REASON_INNER_LEAK);

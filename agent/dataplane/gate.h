@@ -13,7 +13,7 @@
 
 #include <linux/types.h>
 
-#define GATE_SCHEMA 1
+#define GATE_SCHEMA 2
 
 #define GATE_POOLS_MAX 8     /* prefixes of one family in the grants pool */
 #define GATE_SERVICES_MAX 16 /* what devices may reach on the gateway */
@@ -21,6 +21,12 @@
 /* The mark of a sampled denial: this base with the reason in the low bits. */
 #define GATE_MARK 0xd0000000u
 #define GATE_MARK_MASK 0xf0000000u
+
+/* The mark of an answer to what an admission let in: the base sets it, and the
+ * gate takes it away as it lets the packet out. */
+#define GATE_ANSWER_MARK 0xa0000000u
+
+#define GATE_ADMISSIONS_MAX 16 /* of one source prefix, those of wider ones included */
 
 /* Numbers as in DENIALS of core/reasons.ts. */
 enum reason {
@@ -42,7 +48,9 @@ enum reason {
 	REASON_WRONG_REMOTE = 15,
 	REASON_TOMBSTONE = 16,
 	REASON_ADDRESS_CHANGING_HANDS = 17,
-	REASON_MAX = 18,
+	REASON_PACKET_RATE_EXCEEDED = 18,
+	REASON_BYTE_QUOTA_EXCEEDED = 19,
+	REASON_MAX = 20,
 };
 
 /* Slots of the `counters` map (per CPU, each a struct gate_count). The
@@ -68,10 +76,19 @@ struct gate_address {
 
 #define ENTRY_ANY_REMOTE 1 /* any address of the server's class, not one */
 
+/* `limits` of an entry, both in one word, so that a change of both is one
+ * store: packets a second in the low bits (0: any number), bytes of both
+ * directions above (0: any number). */
+#define LIMIT_BYTES_SHIFT 24
+
+#define GATE_USED_UP_MAX 4096 /* grants whose quota is used up, and the agent has not heard */
+
 /*
  * One mapping, in the mmapable array `entries`. The agent fills it while it
- * is dead and makes it alive by `end` alone; only the agent writes `end`
- * (one aligned store), only the gate writes the counters.
+ * is dead and makes it alive by `end` alone; only the agent writes `end` and,
+ * on a live one, `limits` (one aligned store each); only the gate writes the
+ * counters, `used_up` and `rate_full`. What a quota has left follows from the
+ * counters.
  * Index: IPv4 (slot * 2 + (udp ? 1 : 0)) * port_count + (port - port_low),
  * slot = place of the address in the pool; behind these, `ipv6_grants`
  * indices for IPv6, found through the map `ipv6_endpoints`.
@@ -89,10 +106,12 @@ struct gate_entry {
 	__u32 class_id;                /* 72  the server's class */
 	__u8 protocol;                 /* 76  IPPROTO_TCP or IPPROTO_UDP */
 	__u8 flags;                    /* 77 */
-	__u8 pad[2];                   /* 78 */
+	__u8 used_up;                  /* 78  the gate's: a packet was refused for the quota, and the agent is told */
+	__u8 pad;                      /* 79 */
 	struct gate_count in;          /* 80  outside to device */
 	struct gate_count out;         /* 96  device to outside */
-	__u64 reserved[2];             /* 112 to the second cache line's end */
+	__u64 limits;                  /* 112 LIMIT_BYTES_SHIFT; 0: none */
+	__u64 rate_full;               /* 120 the gate's: when the bucket is full again, in sixteenths of ns */
 };
 
 /* Key of `ipv6_endpoints`: external endpoint -> struct gate_target. */
@@ -113,7 +132,7 @@ struct gate_answer {
 	__u8 pad[7];
 };
 
-/* Value of `ipv6_endpoints` and `answers`. */
+/* Value of `ipv6_endpoints` and `answers`, and what stands in `used_up`. */
 struct gate_target {
 	__u64 number; /* must be the entry's own, or the target is a leftover */
 	__u32 index;
@@ -131,6 +150,23 @@ enum owner {
 	OWNER_REALM = 1,   /* a realm prefix: devices */
 	OWNER_GATEWAY = 2, /* an address of the host on an inside interface */
 	OWNER_HOST = 3,    /* any other address of the host */
+};
+
+/* What may pass to the inside without a grant. */
+struct gate_admission {
+	struct gate_address destination;
+	struct gate_address mask; /* its first word 0: no such admission */
+	__u8 types[32];           /* ICMP and ICMPv6: a bit for each type */
+	__u16 port_low;           /* TCP and UDP, host order, both included */
+	__u16 port_high;
+	__u8 protocol;
+	__u8 any;                 /* whatever the protocol, ports and types */
+	__u8 pad[2];
+};
+
+/* Value of the trie `admissions` (key: struct gate_prefix, of the source). */
+struct gate_admissions {
+	struct gate_admission list[GATE_ADMISSIONS_MAX];
 };
 
 /* Value of `inside` (key: __u32 ifindex): which realm an interface is. */

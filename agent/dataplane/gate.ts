@@ -9,10 +9,12 @@
  * heartbeat: a grant that is found there is not confirmed by that. Only one
  * agent may hold the gate at a time; main sees to it.
  */
+import { ADMISSIONS_MAX, type Admission, admissionTables, crowdedSource } from '../core/admissions.ts';
 import { AgentError } from '../core/errors.ts';
 import type { Address, Prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import { DENIAL_REASONS, DENIALS, type DenialReason, denialOfNumber } from '../core/reasons.ts';
+import type { PacketLimits } from '../core/words.ts';
 import { type AttachMode, type Attachment, Attachments, type Flaw, type Interfaces } from './attachment.ts';
 import { testRun } from './bpf.ts';
 import type {
@@ -32,6 +34,7 @@ import { ALL_IPV4, hearAll, type Loaded, load, NONE, prepare, removeOtherFolders
 
 /** The grant's number, in words from an entry's beginning; its end is the word 0. */
 const NUMBER = ENTRY.number / 8;
+const LIMITS = ENTRY.limits / 8;
 const SECOND_NS = 1_000_000_000n;
 const TC_ACT = { ok: 0, shot: 2, redirect: 7, unspec: -1 } as const;
 
@@ -145,6 +148,23 @@ export class Gate implements JudgingDataplane {
     return Atomics.compareExchange(this.#gate.words, at, fromNs, toNs) === fromNs;
   }
 
+  limit(index: number, number: number, limits: PacketLimits): boolean {
+    const at = this.#wordOf(index);
+    if (this.#gate.words[at + NUMBER] !== BigInt(number)) return false;
+    Atomics.store(this.#gate.words, at + LIMITS, layout.limitsWord(limits));
+    return true;
+  }
+
+  usedUp(): readonly Pick<EntryState, 'index' | 'number'>[] {
+    const found: Pick<EntryState, 'index' | 'number'>[] = [];
+    while (found.length < layout.GATE_USED_UP_MAX) {
+      const target = this.#gate.maps.usedUp.take();
+      if (!target) break;
+      found.push(layout.readTarget(target));
+    }
+    return found;
+  }
+
   forget(mapping: Mapping): void {
     const at = this.#wordOf(mapping.index);
     const own = this.#gate.words[at + NUMBER] === BigInt(mapping.number);
@@ -231,6 +251,25 @@ export class Gate implements JudgingDataplane {
     Atomics.store(this.#gate.state, STATE.changing, BigInt(this.#changing.size));
   }
 
+  admissions(list: readonly Admission[]): void {
+    const tables = admissionTables(list);
+    const crowded = crowdedSource(tables);
+    if (crowded) throw new AgentError('gateFault', `${crowded.text}: more than ${ADMISSIONS_MAX} admissions`);
+    const { admissions } = this.#gate.maps;
+    const wanted = new Map(
+      tables.map(({ source, admissions: of }) => {
+        const key = layout.prefixKey(source);
+        return [Buffer.from(key).toString('hex'), { key, value: layout.admissionsBytes(of) }] as const;
+      }),
+    );
+    const present = admissions.keys();
+    // Who loses a table has the next wider one's, which holds no more than it had.
+    for (const key of present) if (!wanted.has(Buffer.from(key).toString('hex'))) admissions.remove(key);
+    const isPresent = new Set(present.map((key) => Buffer.from(key).toString('hex')));
+    for (const [name, { key, value }] of wanted) if (isPresent.has(name)) admissions.update(key, value);
+    for (const [name, { key, value }] of wanted) if (!isPresent.has(name)) admissions.update(key, value);
+  }
+
   counters(): GateCounters {
     const all = this.#gate.maps.counters.first(layout.COUNTER_MAX);
     const size = all.length / layout.COUNTER_MAX; // a count of each CPU
@@ -248,10 +287,14 @@ export class Gate implements JudgingDataplane {
   }
 
   /** Asks the program itself (BPF_PROG_TEST_RUN): it counts, and samples, as for any other packet. */
-  judge(hook: Hook, ifindex: number, frame: Uint8Array): Verdict {
-    const { verdict, mark, bytes } = testRun(this.#gate.programs[hook], ifindex, frame);
+  judge(hook: Hook, ifindex: number, frame: Uint8Array, markBefore = 0): Verdict {
+    const { verdict, mark, bytes } = testRun(this.#gate.programs[hook], ifindex, frame, markBefore);
     if (verdict === TC_ACT.redirect) return { verdict: 'redirect', bytes };
-    if (verdict === TC_ACT.unspec) return { verdict: 'pass' };
+    if (verdict === TC_ACT.unspec) {
+      if (hook === 'outsideEgress' && mark === layout.GATE_ANSWER_MARK)
+        throw new AgentError('gateFault', `${hook} left the mark on a packet`);
+      return { verdict: 'pass' };
+    }
     const reason = denialOfNumber(mark - layout.GATE_MARK);
     if (!reason) throw new AgentError('gateFault', `${hook} answered ${verdict} with mark ${mark}`);
     return { verdict: 'drop', reason, sampled: verdict === TC_ACT.ok };

@@ -50,13 +50,66 @@ static __always_inline bool is_impossible_source(const struct packet *packet)
 	return source->low == bpf_cpu_to_be64(1);
 }
 
-/* From outside, to no external endpoint: nothing may reach the inside by its
- * own address, or claim to be from there; fragments included. */
-static __always_inline int guard_outside(struct __sk_buff *skb, const struct packet *packet)
+#define NO_TYPE 256 /* of what is no ICMP message of its family */
+
+/* Whether one admission holds for a packet; `detail`: its destination port, or its ICMP type. */
+static __always_inline bool admits(const struct gate_admission *one, const struct packet *packet, __u16 detail)
 {
+	if (!one->mask.high || (packet->destination.high & one->mask.high) != one->destination.high ||
+	    (packet->destination.low & one->mask.low) != one->destination.low)
+		return false;
+	if (one->any)
+		return true;
+	if (one->protocol != packet->protocol)
+		return false;
+	if (!packet->unfit)
+		return one->port_low <= detail && detail <= one->port_high;
+	return detail < NO_TYPE && one->types[detail >> 3 & 31] & 1 << (detail & 7);
+}
+
+/*
+ * Whether an operator's filter lets this in without a grant: the base has the
+ * last word on it. A fragment or a packet with options shows too little. A
+ * function of its own, off the way of granted packets.
+ */
+static __noinline bool is_admitted(struct __sk_buff *skb, struct packet *packet)
+{
+	struct gate_prefix key = host_prefix(&packet->source);
+	struct gate_admissions *all = bpf_map_lookup_elem(&admissions, &key);
+	__u16 detail = NO_TYPE;
+
+	if (!all)
+		return false;
+	if (!packet->unfit) {
+		if (!read_transport(skb, packet, BEHIND_ETHERNET))
+			return false;
+		detail = bpf_ntohs(packet->destination_port);
+	} else if (packet->unfit != REASON_PROTOCOL_NOT_CARRIED) {
+		return false;
+	} else if (packet->protocol == (packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) {
+		__u8 type;
+
+		if (packet->transport >= packet->end || bpf_skb_load_bytes(skb, packet->transport, &type, sizeof(type)))
+			return false;
+		detail = type;
+	}
+	for (int i = 0; i < GATE_ADMISSIONS_MAX; i++)
+		if (admits(&all->list[i], packet, detail))
+			return true;
+	return false;
+}
+
+/* From outside, to no external endpoint: nothing may reach the inside by its
+ * own address but what is admitted, or claim to be from there; fragments
+ * included. */
+static __always_inline int guard_outside(struct __sk_buff *skb, struct packet *packet)
+{
+	__u32 owner;
+
 	if (is_impossible_source(packet) || is_inner(&packet->source))
 		return deny(skb, REASON_SPOOFED_SOURCE);
-	if (is_inner(&packet->destination))
+	owner = owner_of(&packet->destination);
+	if (owner == OWNER_GATEWAY || (owner == OWNER_REALM && !is_admitted(skb, packet)))
 		return deny(skb, REASON_REALM_DESTINATION);
 	return pass(skb);
 }

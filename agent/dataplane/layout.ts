@@ -6,23 +6,28 @@
  * As in the header: addresses 16 bytes with IPv4 mapped, ports in network
  * order, all else little endian.
  */
+import { ADMISSIONS_MAX, type Admission } from '../core/admissions.ts';
 import { type Address, addressFromBytes, mappedLength, type NextHops, type Prefix, sizeOf } from '../core/net.ts';
-import { PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
-import type { Entry, GateSetup, Mapping, PacketCount } from './dataplane.ts';
+import { ANSWER_MARK, DENIAL_MARK } from '../core/reasons.ts';
+import { type PacketLimits, PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
+import type { Entry, EntryState, GateSetup, Mapping, PacketCount } from './dataplane.ts';
 
-export const GATE_SCHEMA = 1;
+export const GATE_SCHEMA = 2;
 export const GATE_POOLS_MAX = 8;
 export const GATE_SERVICES_MAX = 16;
-export const GATE_MARK = 0xd0000000;
+export const GATE_MARK = DENIAL_MARK;
+export const GATE_ANSWER_MARK = ANSWER_MARK;
 export const ENTRY_ANY_REMOTE = 1;
+export const LIMIT_BYTES_SHIFT = 24;
+export const GATE_USED_UP_MAX = 4096;
 export const NEXT_HOP4 = 1;
 export const NEXT_HOP6 = 2;
 
 /** enum owner. */
 export const OWNERS = { realm: 1, gateway: 2, host: 3 } as const;
 /** enum counter; below these, the denials by their numbers. */
-export const COUNTERS = { grantedIn: 18, grantedOut: 19, passed: 20, sampled: 21 } as const;
-export const COUNTER_MAX = 22;
+export const COUNTERS = { grantedIn: 20, grantedOut: 21, passed: 22, sampled: 23 } as const;
+export const COUNTER_MAX = 24;
 
 /** Offsets of the fields, and the size, of every struct of gate.h. */
 export const LAYOUT = {
@@ -43,16 +48,23 @@ export const LAYOUT = {
       class_id: 72,
       protocol: 76,
       flags: 77,
-      pad: 78,
+      used_up: 78,
+      pad: 79,
       in: 80,
       out: 96,
-      reserved: 112,
+      limits: 112,
+      rate_full: 120,
     },
   },
   gate_endpoint: { size: 24, fields: { address: 0, port: 16, protocol: 18, pad: 19 } },
   gate_answer: { size: 32, fields: { device: 0, class_id: 16, realm: 20, port: 22, protocol: 24, pad: 25 } },
   gate_target: { size: 16, fields: { number: 0, index: 8, pad: 12 } },
   gate_prefix: { size: 20, fields: { length: 0, address: 4 } },
+  gate_admission: {
+    size: 72,
+    fields: { destination: 0, mask: 16, types: 32, port_low: 64, port_high: 66, protocol: 68, any: 69, pad: 70 },
+  },
+  gate_admissions: { size: 72 * ADMISSIONS_MAX, fields: { list: 0 } },
   gate_inside: { size: 4, fields: { realm: 0, pad: 2 } },
   gate_route: { size: 28, fields: { ifindex: 0, next_hops: 4, next_hop4: 8, next_hop6: 12 } },
   gate_inner: { size: 24, fields: { address: 0, realm: 16, pad: 20 } },
@@ -139,10 +151,24 @@ export function entryBytes(mapping: Mapping): Uint8Array {
     .port(ENTRY.remote_port, mapping.remotePort)
     .u16(ENTRY.realm, mapping.realm)
     .u32(ENTRY.class_id, mapping.classId)
+    .u64(ENTRY.limits, limitsWord(mapping.limits))
     .u8(ENTRY.protocol, PROTOCOL_NUMBERS[mapping.protocol]);
   if (mapping.remote === 'all') value.u8(ENTRY.flags, ENTRY_ANY_REMOTE);
   else value.address(ENTRY.remote, mapping.remote);
   return value.bytes;
+}
+
+/** One word for both limits. What has no room in it is as strict as it can be: 16,777,215 packets a second, 2^40 - 1 bytes. */
+export function limitsWord({ packetsPerSecond = 0, bytes = 0 }: PacketLimits): bigint {
+  const packets = Math.min(packetsPerSecond, 2 ** LIMIT_BYTES_SHIFT - 1);
+  const quota = Math.min(bytes, 2 ** (64 - LIMIT_BYTES_SHIFT) - 1);
+  return (BigInt(quota) << BigInt(LIMIT_BYTES_SHIFT)) | BigInt(packets);
+}
+
+function readLimits(word: bigint): PacketLimits {
+  const packetsPerSecond = Number(BigInt.asUintN(LIMIT_BYTES_SHIFT, word));
+  const bytes = Number(word >> BigInt(LIMIT_BYTES_SHIFT));
+  return { ...(packetsPerSecond > 0 && { packetsPerSecond }), ...(bytes > 0 && { bytes }) };
 }
 
 /** What 128 bytes of the entries say; the index is the caller's knowledge. */
@@ -160,6 +186,7 @@ export function readEntry(index: number, bytes: Uint8Array): Entry {
     remote: anyRemote ? 'all' : address(ENTRY.remote),
     remotePort: view.getUint16(ENTRY.remote_port),
     classId: view.getUint32(ENTRY.class_id, true),
+    limits: readLimits(view.getBigUint64(ENTRY.limits, true)),
   };
   return { mapping, endNs: view.getBigUint64(ENTRY.end, true) };
 }
@@ -187,6 +214,11 @@ export function targetBytes({ index, number }: Mapping): Uint8Array {
   return new Value(size).u64(fields.number, BigInt(number)).u32(fields.index, index).bytes;
 }
 
+export function readTarget(bytes: Uint8Array): Pick<EntryState, 'index' | 'number'> {
+  const index = viewOf(bytes).getUint32(LAYOUT.gate_target.fields.index, true);
+  return { index, number: targetNumber(bytes) };
+}
+
 /** The grant number a target was made for. */
 export function targetNumber(bytes: Uint8Array): number {
   return Number(viewOf(bytes).getBigUint64(LAYOUT.gate_target.fields.number, true));
@@ -203,6 +235,25 @@ export function prefixText(key: Uint8Array): string {
   const address = addressFromBytes(key.subarray(fields.address, fields.address + 16));
   const length = readU32(key) - (address.family === 'ipv4' ? 96 : 0);
   return `${address.text}/${length}`;
+}
+
+export function admissionsBytes(admissions: readonly Admission[]): Uint8Array {
+  const { fields, size } = LAYOUT.gate_admission;
+  const value = new Value(LAYOUT.gate_admissions.size);
+  for (const [i, { destination, protocol, ports, types }] of admissions.entries()) {
+    const at = i * size;
+    value
+      .address(at + fields.destination, destination.address)
+      .u16(at + fields.port_low, ports?.low ?? 0)
+      .u16(at + fields.port_high, ports?.high ?? 0xffff)
+      .u8(at + fields.protocol, protocol === 'any' ? 0 : SERVICE_NUMBERS[protocol])
+      .u8(at + fields.any, protocol === 'any' ? 1 : 0);
+    value.bytes.set(mask(mappedLength(destination), 16), at + fields.mask);
+    const bits = value.bytes.subarray(at + fields.types, at + fields.types + 32);
+    if (!types) bits.fill(0xff);
+    for (const type of types ?? []) bits[type >> 3] = (bits[type >> 3] ?? 0) | (1 << (type & 7));
+  }
+  return value.bytes;
 }
 
 export function insideBytes(realm: number): Uint8Array {

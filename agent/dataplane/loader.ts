@@ -9,7 +9,7 @@
  * another pool the gate starts on fresh maps, and the old folders stay until
  * the new gate hangs in the old one's place.
  *
- *   <bpffs>/v1-0123456789ab/MAP
+ *   <bpffs>/v2-0123456789ab/MAP
  */
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, rmdirSync, statfsSync, unlinkSync } from 'node:fs';
@@ -36,10 +36,12 @@ const PINNED = [
   'answers',
   'classes',
   'owned',
+  'admissions',
   'inside',
   'realms',
   'changing',
   'counters',
+  'used_up',
 ] as const;
 
 /** In the tries an IPv6 prefix such as ::/0 holds the mapped form of all IPv4 too, but for this entry, which means none. */
@@ -98,10 +100,12 @@ function mapsOf(object: BpfObject) {
     answers: object.map('answers', LAYOUT.gate_answer.size, target),
     classes: object.map('classes', LAYOUT.gate_prefix.size, 4),
     owned: object.map('owned', LAYOUT.gate_prefix.size, 4),
+    admissions: object.map('admissions', LAYOUT.gate_prefix.size, LAYOUT.gate_admissions.size),
     inside: object.map('inside', 4, LAYOUT.gate_inside.size),
     realms: object.map('realms', 4, LAYOUT.gate_route.size),
     changing: object.map('changing', LAYOUT.gate_inner.size, 1),
     counters: object.map('counters', 4, LAYOUT.gate_count.size * possibleCpus()),
+    usedUp: object.map('used_up', 0, target),
   };
 }
 

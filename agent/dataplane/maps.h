@@ -2,8 +2,8 @@
 /*
  * What the gate knows: its configuration, its maps, and the look-ups in them.
  *
- * Who writes what: the agent everything but counters (and state.sample_next);
- * the gate only those. Sizes that follow from the grants pool (`entries`,
+ * Who writes what: the agent everything but counters, what limits have used,
+ * `used_up` and state.sample_next; the gate only those. Sizes that follow from the grants pool (`entries`,
  * `answers`, `ipv6_endpoints`) are set by the loader before the maps are made.
  */
 #ifndef MTGATE_MAPS_H
@@ -72,6 +72,14 @@ struct {
 } owned SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 16);
+	__type(key, struct gate_prefix);
+	__type(value, struct gate_admissions);
+} admissions SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 256);
 	__type(key, __u32); /* ifindex */
@@ -99,6 +107,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct gate_count);
 } counters SEC(".maps");
+
+/* Grants whose byte quota is used up, from the gate to the agent, which takes
+ * them out. Of one that found no room the next packet tries again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, GATE_USED_UP_MAX);
+	__type(value, struct gate_target);
+} used_up SEC(".maps");
 
 static __always_inline struct gate_state *gate_state(void)
 {

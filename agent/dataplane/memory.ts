@@ -13,12 +13,14 @@
  * Each packet counts once: at the ingress hook where it came in, as carried,
  * passed or denied; at the egress hook only if it is denied there.
  */
+import { ADMISSIONS_MAX, type Admission, admissionTables, crowdedSource } from '../core/admissions.ts';
 import { AgentError } from '../core/errors.ts';
 import { type Address, contains, type Endpoint, type Prefix, prefix } from '../core/net.ts';
 import { indexOfIpv4 } from '../core/pool.ts';
 import type { Clock } from '../core/ports.ts';
-import type { DenialReason } from '../core/reasons.ts';
-import type { Protocol } from '../core/words.ts';
+import { ANSWER_MARK, type DenialReason } from '../core/reasons.ts';
+import type { PacketLimits, Protocol } from '../core/words.ts';
+import { Allowance } from './allowance.ts';
 import type {
   Entry,
   EntryState,
@@ -31,14 +33,16 @@ import type {
   Verdict,
 } from './dataplane.ts';
 import { hasImpossibleSource, type Packet, quotedAddresses, readFrame, rewrite } from './frame.ts';
-import { inGrantsPool, isHost, isInner, isWelcome, ownerOf } from './owners.ts';
+import { inGrantsPool, isAdmitted, isHost, isInner, isWelcome, ownerOf } from './owners.ts';
 import { NOTHING, plus, Tally } from './tally.ts';
 
 const SECOND_NS = 1_000_000_000n;
 
 interface Row {
-  readonly mapping: Mapping;
+  mapping: Mapping;
   endNs: bigint;
+  readonly allowance: Allowance;
+  usedUp: boolean;
   readonly carried: { in: PacketCount; out: PacketCount };
 }
 
@@ -56,6 +60,9 @@ export class Memory implements JudgingDataplane {
   readonly #answers = new Map<string, Target>();
   readonly #classes = new Map<string, number>();
   readonly #changing = new Set<string>();
+  /** Entries of which a packet was refused for the byte quota, until somebody asks. */
+  #usedUp: Target[] = [];
+  #admissions: readonly Admission[] = [];
   readonly #tally = new Tally();
   #heartbeatNs = 0n;
   #sampleEveryNs = 0n;
@@ -71,7 +78,8 @@ export class Memory implements JudgingDataplane {
     const present = this.#entries.get(index);
     if (present && present.endNs > this.#clock.monotonicNs())
       throw new AgentError('gateFault', `entry ${index} is alive with grant number ${present.mapping.number}`);
-    this.#entries.set(index, { mapping, endNs, carried: { in: NOTHING, out: NOTHING } });
+    const allowance = new Allowance(mapping.limits);
+    this.#entries.set(index, { mapping, endNs, allowance, usedUp: false, carried: { in: NOTHING, out: NOTHING } });
     if (mapping.external.address.family === 'ipv6') this.#ipv6Endpoints.set(endpointKey(mapping), { index, number });
     this.#answers.set(answerKey(mapping), { index, number });
   }
@@ -88,6 +96,18 @@ export class Memory implements JudgingDataplane {
     if (row?.mapping.number !== number || row.endNs !== fromNs || !this.#alive(row)) return false;
     row.endNs = toNs;
     return true;
+  }
+
+  limit(index: number, number: number, limits: PacketLimits): boolean {
+    const row = this.#entries.get(index);
+    if (row?.mapping.number !== number) return false;
+    row.mapping = { ...row.mapping, limits };
+    row.allowance.limits = limits;
+    return true;
+  }
+
+  usedUp(): readonly Target[] {
+    return this.#usedUp.splice(0);
   }
 
   forget(mapping: Mapping): void {
@@ -153,14 +173,20 @@ export class Memory implements JudgingDataplane {
     else this.#changing.delete(`${realm} ${address.text}`);
   }
 
+  admissions(list: readonly Admission[]): void {
+    const crowded = crowdedSource(admissionTables(list));
+    if (crowded) throw new AgentError('gateFault', `${crowded.text}: more than ${ADMISSIONS_MAX} admissions`);
+    this.#admissions = list;
+  }
+
   counters(): GateCounters {
     return this.#tally.read();
   }
 
-  judge(hook: Hook, ifindex: number, frame: Uint8Array): Verdict {
+  judge(hook: Hook, ifindex: number, frame: Uint8Array, mark = 0): Verdict {
     if (hook === 'outsideIngress') return this.#fromOutside(frame);
     if (hook === 'insideIngress') return this.#fromInside(ifindex, frame);
-    return this.#toOutside(frame);
+    return this.#toOutside(frame, mark);
   }
 
   #fromOutside(frame: Uint8Array): Verdict {
@@ -181,13 +207,18 @@ export class Memory implements JudgingDataplane {
     if (hops <= 1) return this.#deny('hopLimit', frame);
     const leads = this.#setup.inside.some((one) => one.realm === mapping.realm && one.ifindex !== undefined);
     if (!leads) return this.#deny('noGrant', frame);
+    const beyond = this.#beyondLimits(row, frame);
+    if (beyond) return this.#deny(beyond, frame);
     return this.#carry(row, 'in', frame, rewrite(frame, packet, 'destination', mapping.device));
   }
 
-  /** From outside, to no grant: nothing may claim the inside, nor aim at it. */
+  /** From outside, to no grant: nothing may claim the inside, nor aim at it but what is admitted. */
   #guardFromOutside(packet: Packet, frame: Uint8Array): Verdict {
     if (hasImpossibleSource(packet) || isInner(this.#setup, packet.source)) return this.#deny('spoofedSource', frame);
-    if (isInner(this.#setup, packet.destination)) return this.#deny('realmDestination', frame);
+    const owner = ownerOf(this.#setup, packet.destination);
+    if (owner === 'hostInside') return this.#deny('realmDestination', frame);
+    if (owner === 'device' && !this.#admissions.some((one) => isAdmitted(one, packet, frame)))
+      return this.#deny('realmDestination', frame);
     return this.#pass(frame);
   }
 
@@ -212,6 +243,8 @@ export class Memory implements JudgingDataplane {
     if (this.#agentLost()) return this.#deny('agentLost', frame);
     if (!isGranted) return this.#deny('wrongRemote', frame);
     if (hops <= 1) return this.#deny('hopLimit', frame);
+    const beyond = this.#beyondLimits(row, frame);
+    if (beyond) return this.#deny(beyond, frame);
     return this.#carry(row, 'out', frame, rewrite(frame, packet, 'source', row.mapping.external));
   }
 
@@ -224,10 +257,11 @@ export class Memory implements JudgingDataplane {
     return this.#pass(frame);
   }
 
-  #toOutside(frame: Uint8Array): Verdict {
+  #toOutside(frame: Uint8Array, mark: number): Verdict {
     const packet = readFrame(frame);
     if (packet === 'other') return { verdict: 'pass' };
     if (packet === 'malformed') return this.#drop('malformed', frame);
+    if (mark === ANSWER_MARK && ownerOf(this.#setup, packet.source) === 'device') return { verdict: 'pass' };
     if (isInner(this.#setup, packet.source)) return this.#drop('innerLeak', frame);
     const quoted = quotedAddresses(frame, packet);
     if (quoted === 'malformed') return this.#drop('malformed', frame);
@@ -261,6 +295,15 @@ export class Memory implements JudgingDataplane {
 
   #rests(row: Row): boolean {
     return row.endNs + BigInt(this.#setup.udpTombstoneSeconds) * SECOND_NS > this.#clock.monotonicNs();
+  }
+
+  /** Why a live grant does not carry this all the same. */
+  #beyondLimits(row: Row, frame: Uint8Array): DenialReason | undefined {
+    if (!row.allowance.takesPacket(this.#clock.monotonicNs())) return 'packetRateExceeded';
+    if (row.allowance.hasRoomFor(frame.length, row.carried.in.bytes + row.carried.out.bytes)) return undefined;
+    if (!row.usedUp) this.#usedUp.push({ index: row.mapping.index, number: row.mapping.number });
+    row.usedUp = true;
+    return 'byteQuotaExceeded';
   }
 
   #agentLost(): boolean {

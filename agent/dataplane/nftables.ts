@@ -16,6 +16,10 @@ import { attributeIn, type Question, textIn } from './netlink-message.ts';
 
 const TABLE = ['inet', 'mtgate'] as const;
 
+/** The sets that follow who is in which device group, and the counters of filters (policy/filter-ruleset.ts). */
+const GROUP_SET = /\n\tset (group_\S+) \{\n\t\ttype [^\n]*\n(?:\t\telements = \{([^}]*)\}\n)?\t\}\n/g;
+const COUNTER_PREFIX = 'filter_';
+
 /** NFNL_SUBSYS_NFTABLES, in the upper byte of a message's type. */
 const NFTABLES = 10 << 8;
 const NFT_MSG_GETCHAIN = 4;
@@ -39,9 +43,20 @@ const CHAINS: Question = {
   body: Uint8Array.of(NFPROTO_INET, 0, 0, 0),
 };
 
+/** An address that leaves, or enters, a set: `"pgw0" . 10.20.0.2`. */
+export type Element = readonly [set: string, element: string];
+
+interface Shown {
+  /** The table without its counters' values and what is in its group sets. */
+  readonly text: string;
+  readonly elements: ReadonlyMap<string, ReadonlySet<string>>;
+}
+
 export class Base {
   /** What nft shows of the table right after it was applied. */
   #applied: string | undefined;
+  /** What is in its group sets: as applied, and as changed since. */
+  #elements = new Map<string, Set<string>>();
   /** The edition of nftables at which the table was last seen to stand as applied. */
   #stood: string | undefined;
 
@@ -52,7 +67,42 @@ export class Base {
     const outcome = await nft(['-f', '-'], `table ${family} ${name}\ndelete table ${family} ${name}\n${text}`);
     if (outcome.status !== 0) throw new AgentError('nftFailed', `the base was not applied: ${outcome.complaint}`);
     this.#stood = undefined;
-    this.#applied = await shown();
+    const now = await shown();
+    this.#applied = now?.text;
+    this.#elements = new Map([...(now?.elements ?? [])].map(([set, elements]) => [set, new Set(elements)]));
+  }
+
+  /** Takes addresses from group sets, or puts them there, as one. @throws AgentError nftFailed */
+  async change(verb: 'add' | 'delete', elements: readonly Element[]): Promise<void> {
+    const isNews = ([set, element]: Element) =>
+      (this.#elements.get(set)?.has(element) ?? false) === (verb === 'delete');
+    const news = elements.filter(isNews);
+    if (news.length === 0) return;
+    const table = TABLE.join(' ');
+    const outcome = await nft(
+      ['-f', '-'],
+      news.map((one) => `${verb} element ${table} ${one[0]} { ${one[1]} }\n`).join(''),
+    );
+    if (outcome.status !== 0) throw new AgentError('nftFailed', `a device group was not changed: ${outcome.complaint}`);
+    for (const [set, element] of news) {
+      const own = this.#elements.get(set) ?? new Set();
+      this.#elements.set(set, own);
+      if (verb === 'add') own.add(element);
+      else own.delete(element);
+    }
+  }
+
+  /** What the filters have counted, by id; empty where there is no table. */
+  async counted(): Promise<Map<string, { readonly packets: bigint; readonly bytes: bigint }>> {
+    const { output } = await nft(['list', 'counters', 'table', ...TABLE]);
+    const found = output.matchAll(/counter (\S+) \{\s*packets (\d+) bytes (\d+)/g);
+    return new Map(
+      [...found].flatMap(([, name = '', packets = '0', bytes = '0']) =>
+        name.startsWith(COUNTER_PREFIX)
+          ? [[name.slice(COUNTER_PREFIX.length), { packets: BigInt(packets), bytes: BigInt(bytes) }] as const]
+          : [],
+      ),
+    );
   }
 
   /** Whether the table stands as it was applied, or a chain, rule or element is gone or added. */
@@ -61,7 +111,7 @@ export class Base {
     if (current === this.#stood) return 'stands';
     const now = await shown();
     if (now === undefined) return 'baseMissing';
-    if (now !== this.#applied) return 'baseChanged';
+    if (now.text !== this.#applied || !sameElements(now.elements, this.#elements)) return 'baseChanged';
     this.#stood = current;
     return 'stands';
   }
@@ -79,10 +129,28 @@ async function edition(): Promise<string> {
   return Buffer.concat([id, ...ours]).toString('latin1');
 }
 
-/** The table's text without counters, or undefined where there is none. */
-async function shown(): Promise<string | undefined> {
+/** The table without counters, or undefined where there is none. */
+async function shown(): Promise<Shown | undefined> {
   const outcome = await nft(['--stateless', 'list', 'table', ...TABLE]);
-  return outcome.status === 0 ? outcome.output : undefined;
+  if (outcome.status !== 0) return undefined;
+  const elements = new Map<string, Set<string>>();
+  const text = outcome.output.replace(GROUP_SET, (_, set: string, list?: string) => {
+    elements.set(set, new Set(elementsOf(list)));
+    return `\n\tset ${set}\n`;
+  });
+  return { text, elements };
+}
+
+function elementsOf(list = ''): string[] {
+  return list.split(',').flatMap((one) => one.trim() || []);
+}
+
+function sameElements(a: Shown['elements'], b: Shown['elements']): boolean {
+  const names = new Set([...a.keys(), ...b.keys()]);
+  return [...names].every((name) => {
+    const [one, other] = [a.get(name) ?? new Set<string>(), b.get(name) ?? new Set<string>()];
+    return one.size === other.size && [...one].every((element) => other.has(element));
+  });
 }
 
 async function nft(args: readonly string[], input?: string) {

@@ -3,9 +3,10 @@
  * twin (memory.ts) asks where the gate asks its trie `owned`. The host's own
  * addresses are looked at first, as in a trie the longest prefix wins.
  */
+import type { Admission } from '../core/admissions.ts';
 import { type Address, contains, prefix } from '../core/net.ts';
 import type { GateSetup } from './dataplane.ts';
-import { icmpMeaning, type Packet } from './frame.ts';
+import { icmpMeaning, icmpType, type Packet } from './frame.ts';
 
 const LINK_LOCAL = prefix('fe80::/10');
 
@@ -32,6 +33,23 @@ export function isHost(setup: GateSetup, address: Address): boolean {
 
 export function inGrantsPool({ pool }: GateSetup, address: Address): boolean {
   return [...pool.ipv4, ...pool.ipv6].some((one) => contains(one, address));
+}
+
+/** Whether an operator's filter lets this in without a grant. A fragment or a packet with options shows too little. */
+export function isAdmitted(one: Admission, packet: Packet, frame: Uint8Array): boolean {
+  const { source, destination, protocol, ports, types } = one;
+  if (!contains(source, packet.source) || !contains(destination, packet.destination)) return false;
+  if (typeof packet.ports === 'object') {
+    if (protocol === 'any') return true;
+    const port = packet.ports.destination;
+    return protocol === packet.ports.protocol && (!ports || (ports.low <= port && port <= ports.high));
+  }
+  if (packet.ports !== 'protocolNotCarried') return false;
+  const type = icmpType(frame, packet);
+  if (type === 'none') return protocol === 'any';
+  if (type === 'malformed') return false;
+  const icmp = packet.family === 'ipv4' ? 'icmp' : 'icmpv6';
+  return protocol === 'any' || (protocol === icmp && (!types || types.includes(type)));
 }
 
 /** Whether a device may say this to the host itself. A fragment or a packet with options shows too little. */

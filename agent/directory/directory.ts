@@ -13,7 +13,7 @@
  * those that rest on them are ended; `apply` then gives them to the new holder.
  */
 import type { Family } from '../core/net.ts';
-import type { Device, DeviceReference, ExternalId, InnerAddress } from '../core/words.ts';
+import type { Attributes, Device, DeviceReference, ExternalId, InnerAddress } from '../core/words.ts';
 import { innerKey, parseExternalId, parseMsisdn } from '../core/words.ts';
 
 export interface Binding {
@@ -64,6 +64,9 @@ export class Directory {
     const msisdn = parseMsisdn(reference.phoneNumber);
     return msisdn && this.#byMsisdn.get(msisdn);
   }
+
+  /** Of a device that is not known: none. */
+  readonly attributesOf = (device: ExternalId): Attributes => this.#devices.get(device)?.attributes ?? {};
 
   bindings(): Binding[] {
     return [...this.#byInner.values()];

@@ -93,7 +93,7 @@ async function endsUnder(policy: Policy, { live, judge }: Grants, pace: Pace): P
   for (const record of live.all()) {
     if (pace.isOver()) await pace.rest();
     if (record.policyVersion === policy.version) continue;
-    const decision = judge.again(record, record.grantedSeconds, NO_USAGE, policy);
+    const { decision } = judge.again(record, record.grantedSeconds, NO_USAGE, policy);
     if (decision.verdict === 'allow') continue;
     const { reason, rule, why } = decision;
     const { id: grantId, server, device } = record;
@@ -162,7 +162,7 @@ function ofGrant(record: GrantRecord, { judge }: Grants): Asked {
   return {
     ...{ id, atMs, server, device, target },
     key: ['grant', server, device, target, grantedSeconds, family, place].join(' '),
-    decide: (policy) => judge.again(record, grantedSeconds, NO_USAGE, policy),
+    decide: (policy) => judge.again(record, grantedSeconds, NO_USAGE, policy).decision,
   };
 }
 

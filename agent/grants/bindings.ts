@@ -1,8 +1,9 @@
 /**
  * An inner address changes hands, in the order of design law 9: its device is
- * no longer heard (marked in the gate), the grants toward it end, its tracked
- * flows are deleted, the new holder is recorded, and only then is anybody
- * answered. One change at a time.
+ * no longer heard (marked in the gate), the grants toward it end, it leaves
+ * the groups of filters, its tracked flows are deleted, it enters the groups of
+ * its new holder, who is recorded, and only then is anybody answered. One
+ * change at a time.
  */
 import type { Address } from '../core/net.ts';
 import { type Device, type InnerAddress, innerKey } from '../core/words.ts';
@@ -15,17 +16,26 @@ import type { Ground } from './ground.ts';
 /** Deletes addresses' entries from connection tracking, both directions. */
 export type ForgetFlows = (addresses: readonly Address[]) => Promise<void>;
 
+/** The sets in which the base has the addresses of device groups. */
+export interface GroupSets {
+  follow(verb: 'add' | 'delete', bound: readonly Pick<Binding, 'device' | 'inner'>[]): Promise<void>;
+  /** Fills them by the directory as it is. */
+  refill(): Promise<void>;
+}
+
 export class Bindings {
   readonly #ground: Ground;
   readonly #grants: Grants;
   readonly #forgetFlows: ForgetFlows;
+  readonly #groups: GroupSets;
   /** The change under way; the next one waits for it. */
   #turn: Promise<unknown> = Promise.resolve();
 
-  constructor(ground: Ground, grants: Grants, forgetFlows: ForgetFlows) {
+  constructor(ground: Ground, grants: Grants, forgetFlows: ForgetFlows, groups: GroupSets) {
     this.#ground = ground;
     this.#grants = grants;
     this.#forgetFlows = forgetFlows;
+    this.#groups = groups;
   }
 
   /** Binds a device to an inner address. Resolves when all that rested on the former state has ended. */
@@ -51,6 +61,7 @@ export class Bindings {
     return this.#inTurn(async () => {
       await this.#carryOut(directory.planFile(devices, wanted));
       directory.setDevices(devices);
+      await this.#groups.refill(); // attributes may have changed where bindings have not
     });
   }
 
@@ -66,11 +77,17 @@ export class Bindings {
     mark(true);
     try {
       for (const loss of change.losses) await this.#grants.endAt(loss.inner, loss.cause);
+      await this.#groups.follow('delete', change.losses);
       await this.#forgetFlows([...inners.values()].map((inner) => inner.address));
+      await this.#groups.follow('add', change.gains);
       await store.rebind(change);
       directory.apply(change);
+      // Once more, for a base that was written anew meanwhile; most often it is so already.
+      await this.#groups.follow('delete', change.losses);
+      await this.#groups.follow('add', change.gains);
     } catch (fault) {
       directory.cancel(change);
+      await this.#groups.refill();
       throw fault;
     } finally {
       mark(false);

@@ -21,7 +21,7 @@ import { type Asker, upperSnake } from '../core/words.ts';
 import type { Allowed } from '../policy/decide.ts';
 import { type Grants, namesOf } from './grants.ts';
 import { type Ground, orNotRecorded } from './ground.ts';
-import { type GrantRecord, type Retry, suspendedNs, withEnd } from './record.ts';
+import { type GrantRecord, limitsOf, type Retry, suspendedNs, withEnd } from './record.ts';
 
 export class Extensions {
   readonly #ground: Ground;
@@ -71,8 +71,9 @@ export class Extensions {
     const { policy } = grants;
     const { grantsOnDevice, grantsOfServer, requestsInLastMinute } = grants.judge.usageOf(who.name, record.device);
     const others = { grantsOnDevice: grantsOnDevice - 1, grantsOfServer: grantsOfServer - 1, requestsInLastMinute };
-    const decision = grants.judge.again(record, durationSeconds, others);
+    const { question, decision } = grants.judge.again(record, durationSeconds, others);
     grants.judge.count(who, decision);
+    grants.judge.tellStaged(question, decision, { ...namesOf(record), requestCorrelator: who.correlator });
     if (decision.verdict === 'refuse') return refuse(decision.reason, grants.judge.factsOf(who, decision));
     const { rule } = decision;
     const objection = grants.objection(record);
@@ -103,7 +104,7 @@ export class Extensions {
     try {
       const endNs = extended.expiresAtNs - suspendedNs(clock);
       if (!changed && dataplane.extend(record.index, record.number, openUntilNs, endNs)) {
-        grants.live.put(extended);
+        grants.limit(extended);
         metrics.extended();
         log.info(
           { ...namesOf(record), requestCorrelator: who.correlator, rule, until: extended.expiresAtMs },
@@ -132,10 +133,11 @@ export class Extensions {
 /** The grant with the end that a decision gives it; itself where that is no later than its own. */
 function extendedBy(
   record: GrantRecord,
-  { rule, mtcUser, durationSeconds, totalSeconds, closesAtMs = Number.POSITIVE_INFINITY }: Allowed,
+  decision: Allowed,
   by: Pick<GrantRecord, 'certificate' | 'policyVersion'>,
   clock: Clock,
 ): GrantRecord | 'exhausted' {
+  const { rule, mtcUser, durationSeconds, totalSeconds, closesAtMs = Number.POSITIVE_INFINITY } = decision;
   const nowNs = clock.boottimeNs();
   const grantedMs = Math.min(durationSeconds * 1000, closesAtMs - clock.nowMs()); // some time has passed since it was decided
   // In whole milliseconds, so that both of its ends move by the same, and its life adds up.
@@ -145,5 +147,5 @@ function extendedBy(
   if (leftMs <= 0) return 'exhausted';
   const endNs = record.expiresAtNs + BigInt(Math.min(wantedMs, leftMs)) * 1_000_000n;
   const grantedSeconds = Math.ceil(Number(endNs - nowNs) / 1e9);
-  return { ...withEnd(record, endNs), ...by, rule, mtcUser, grantedSeconds };
+  return { ...withEnd(record, endNs), ...by, rule, mtcUser, grantedSeconds, limits: limitsOf(decision) };
 }

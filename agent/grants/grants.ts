@@ -9,6 +9,9 @@
  * - A decision waits for its commit; in the same turn of the loop in which the
  *   commit is known, what the decision rested on is looked at again.
  * - Nothing is evicted: full means refuse.
+ * - The gate's entry, the grant in memory and the policy in force agree on its
+ *   limits; the record follows with the next write of it, and is not believed
+ *   where it was made under another policy.
  */
 import { AgentError } from '../core/errors.ts';
 import { type Endpoint, prefix } from '../core/net.ts';
@@ -31,7 +34,17 @@ import { Judge } from './judge.ts';
 import type { EndCause } from './lifecycle.ts';
 import { LiveGrants, type Mark, type Page } from './live.ts';
 import { Opening } from './opening.ts';
-import { type EndedRecord, type GrantRecord, newRecord, ownerOf, type Retry, suspendedNs, withEnd } from './record.ts';
+import {
+  type EndedRecord,
+  type GrantRecord,
+  limitsOf,
+  newRecord,
+  ownerOf,
+  type Retry,
+  sameLimits,
+  suspendedNs,
+  withEnd,
+} from './record.ts';
 import { Rest } from './rest.ts';
 import { Retries } from './retries.ts';
 import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
@@ -98,6 +111,7 @@ export class Grants {
     const tooMany = this.judge.tooManyMisses(who, decision);
     if (tooMany) return refuse('tooManyUnknownDevices', tooMany);
     this.judge.count(who, decision);
+    this.judge.tellStaged(question, decision, asked(who, ask));
     const { device } = question;
     if (device && decision.family && (decision.verdict === 'allow' || decision.step === 'quota')) {
       const { protocol, port: devicePort, server } = question;
@@ -137,9 +151,9 @@ export class Grants {
     }
 
     // The commit took its time: look again, and open in this same turn.
-    const verdict = this.#verdictOn(record);
-    const closesSooner = verdict.closesAtMs !== undefined && verdict.closesAtMs < record.expiresAtMs;
-    const objection = verdict.objection ?? (closesSooner ? 'ruleChanged' : undefined);
+    const standing = this.standing(record);
+    const closesSooner = standing.closesAtMs !== undefined && standing.closesAtMs < record.expiresAtMs;
+    const objection = standing.objection ?? (closesSooner ? 'ruleChanged' : undefined);
     const closedNow = this.#ground.notReady(realm);
     if (objection || closedNow) {
       const draining = closedNow?.reason === 'gatewayDraining';
@@ -147,15 +161,15 @@ export class Grants {
       return refuse('changedWhileDeciding', { why: objection ?? closedNow?.why ?? '', rule: record.rule });
     }
     try {
-      dataplane.open(this.mapping(record), record.expiresAtNs - suspendedNs(clock));
+      dataplane.open(this.mapping(standing.record), record.expiresAtNs - suspendedNs(clock));
     } catch (fault) {
       await this.#neverOpened(record, 'gateFault');
       throw fault;
     }
-    this.live.put(record);
+    this.live.put(standing.record);
     metrics.granted();
     log.info({ ...namesOf(record), rule: record.rule, until: record.expiresAtMs }, 'grantOpened');
-    return record;
+    return standing.record;
   }
 
   /** A grant, live or ended, whoever's it is. */
@@ -251,6 +265,7 @@ export class Grants {
         if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
       });
       await this.admitSources();
+      await this.judge.tellStagedEnds();
     });
     this.#switching = turn.catch(() => {});
     return turn;
@@ -269,9 +284,9 @@ export class Grants {
   }
 
   /**
-   * Ends every live grant that may not stay open, and lowers the end of those
-   * that hours of a rule now end sooner. Of all of them the gate knows before
-   * one is waited for.
+   * Ends every live grant that may not stay open; the others have the limits
+   * of now, and the end that hours of a rule now give them, if that is sooner.
+   * Of all of them the gate knows before one is waited for.
    */
   async review(): Promise<void> {
     const { dataplane, clock } = this.#ground;
@@ -279,13 +294,14 @@ export class Grants {
     const lowered: GrantRecord[] = [];
     let looked = 0;
     for (const record of this.live.all()) {
-      const { objection: cause, closesAtMs } = this.#verdictOn(record);
+      const { objection: cause, record: now, closesAtMs } = this.standing(record);
       if (cause) {
         const { id, index, number } = record;
         dataplane.end(index, number, clock.monotonicNs() - CLOCK_LAG_NS);
         objected.push({ id, index, number, cause });
-      } else if (closesAtMs !== undefined) {
-        const lower = this.#closeAt(record, closesAtMs);
+      } else {
+        if (now !== record) this.limit(now);
+        const lower = closesAtMs === undefined ? undefined : this.#closeAt(now, closesAtMs);
         if (lower) lowered.push(lower);
       }
       looked += 1;
@@ -327,24 +343,36 @@ export class Grants {
     }
   }
 
-  /** Why a grant may not be (or stay) open, by directory, revocation lists and policy as they are now. */
-  objection(record: GrantRecord): EndCause | undefined {
-    return this.#verdictOn(record).objection;
+  /** Puts in force the limits that a live grant's record has by now. */
+  limit(record: GrantRecord): void {
+    this.#ground.dataplane.limit(record.index, record.number, record.limits);
+    this.live.put(record);
   }
 
-  #verdictOn(record: GrantRecord): Verdict {
+  /** Why a grant may not be (or stay) open, by directory, revocation lists and policy as they are now. */
+  objection(record: GrantRecord): EndCause | undefined {
+    return this.standing(record).objection;
+  }
+
+  /** The same; where nothing objects, the grant with the limits that it has now, and when it closes. */
+  standing(record: GrantRecord): Standing {
     const { directory, revoked } = this.#ground;
-    if (revoked(record.certificate)) return { objection: 'certificateRevoked' };
+    if (revoked(record.certificate)) return { objection: 'certificateRevoked', record };
     const binding = directory.bindingOf(record.device, record.family);
     if (binding?.inner.realm !== record.inner.realm || binding.inner.address.text !== record.inner.address.text) {
-      return { objection: 'deviceUnbound' };
+      return { objection: 'deviceUnbound', record };
     }
     // What is said of a device changes without the rules; they alone are judged once.
-    if (this.policy.version === record.policyVersion && !this.policy.readsAttributes) return {};
-    const decision = this.judge.again(record, record.grantedSeconds, NO_USAGE);
-    if (decision.verdict === 'allow') return { closesAtMs: decision.closesAtMs };
-    const unauthorised = decision.step === 'mtcUser' || decision.step === 'device';
-    return { objection: unauthorised ? 'serverUnauthorised' : 'ruleChanged' };
+    if (this.policy.version === record.policyVersion && !this.policy.readsAttributes) return { record };
+    const { decision } = this.judge.again(record, record.grantedSeconds, NO_USAGE);
+    if (decision.verdict === 'refuse') {
+      const unauthorised = decision.step === 'mtcUser' || decision.step === 'device';
+      return { objection: unauthorised ? 'serverUnauthorised' : 'ruleChanged', record };
+    }
+    const { closesAtMs } = decision;
+    if (sameLimits(record.limits, decision)) return { record, closesAtMs };
+    const limited = { rule: decision.rule, policyVersion: this.policy.version, limits: limitsOf(decision) };
+    return { record: { ...record, ...limited }, closesAtMs };
   }
 
   /** What the gate is told of a grant. */
@@ -360,6 +388,7 @@ export class Grants {
       remote: record.remote,
       remotePort: record.remotePort,
       classId: store.idOf('class', record.server),
+      limits: record.limits,
     };
   }
 
@@ -368,6 +397,7 @@ export class Grants {
     const { clock } = this.#ground;
     while (this.rest.release(clock.monotonicNs(), SLICE)) await breathe();
     const faults = await faultsOf([inSlices([...this.#unrecorded.values()], (record) => this.#write(record))]);
+    faults.push(...(await faultsOf([inSlices(this.#usedUp(), (record) => this.end(record, 'quotaUsed'))])));
     this.live.pass(clock.boottimeNs());
     for (let due = this.live.due(SLICE); due.length > 0; due = this.live.due(SLICE)) {
       faults.push(...(await faultsOf(due.map((record) => this.end(record, 'expired')))));
@@ -375,6 +405,16 @@ export class Grants {
       await breathe();
     }
     if (faults.length > 0) throw faults[0];
+  }
+
+  /** The live grants that have used up their quota, as the gate says: no more than it has room to say at once. */
+  #usedUp(): readonly GrantRecord[] {
+    const { dataplane } = this.#ground;
+    return dataplane.usedUp().flatMap(({ index, number }) => {
+      const mapping = dataplane.entry(index)?.mapping;
+      const record = mapping && this.live.atExternal(mapping.protocol, mapping.external);
+      return record?.number === number ? [record] : [];
+    });
   }
 
   async #classes(): Promise<Map<string, number>> {
@@ -421,9 +461,10 @@ export class Grants {
   }
 }
 
-/** What is said of a grant that is there: why it may not stay open, or when it closes. */
-interface Verdict {
+/** What is said of a grant that is there: why it may not stay open; else what it may carry, and when it closes. */
+interface Standing {
   readonly objection?: EndCause;
+  readonly record: GrantRecord;
   readonly closesAtMs?: number | undefined;
 }
 

@@ -9,6 +9,7 @@ import type { Refusal, Refuse } from '../core/reasons.ts';
 import type { CertificateId, GrantId, RealmName } from '../core/words.ts';
 import type { Dataplane } from '../dataplane/dataplane.ts';
 import type { Directory } from '../directory/directory.ts';
+import type { Would } from '../policy/staged.ts';
 import type { EndCause } from './lifecycle.ts';
 import type { GrantStore } from './store.ts';
 
@@ -24,7 +25,13 @@ export interface Ground {
   readonly random: Random;
   readonly log: Log;
   readonly refuse: Refuse;
-  readonly metrics: { granted(): void; extended(): void; ended(cause: EndCause): void };
+  readonly metrics: {
+    granted(): void;
+    extended(): void;
+    ended(cause: EndCause): void;
+    /** What staged rules would have done, so many times. */
+    staged(rule: string, would: Would | 'end', times: number): void;
+  };
   /** Whether a client certificate is revoked, as far as the lists in force say. */
   readonly revoked: (certificate: CertificateId) => boolean;
   readonly newId: () => GrantId;

@@ -9,11 +9,13 @@ import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../cor
 import { type Decision, decide, type Question } from '../policy/decide.ts';
 import { step } from '../policy/explain.ts';
 import { NO_USAGE, type Policy, type Usage } from '../policy/policy.ts';
+import { wouldHave } from '../policy/staged.ts';
 import type { Ground } from './ground.ts';
 import type { LiveGrants } from './live.ts';
 import type { Opening } from './opening.ts';
 import { RequestRates } from './rates.ts';
 import type { GrantRecord } from './record.ts';
+import { slicesOf } from './slices.ts';
 
 /**
  * A server whose list of devices is out of date asks once a second for one
@@ -66,6 +68,7 @@ export class Judge {
       port: ask.devicePort,
       durationSeconds: ask.durationSeconds,
       applicationServer: ask.applicationServer?.address,
+      remotePort: ask.applicationServer?.port,
       requestAddress: who.requestAddress,
       ipFamily: ask.ipFamily,
       usage: usageOf(device?.externalId),
@@ -74,30 +77,59 @@ export class Judge {
   }
 
   /** The same for a grant that is there, as if it were asked for again as it stands. */
-  again(record: GrantRecord, durationSeconds: number, usage: Usage, policy = this.policy): Decision {
-    return decide(policy, this.questionOf(record, durationSeconds, usage));
-  }
-
-  /** The question that a grant answers, as if it were asked now. */
-  questionOf(record: GrantRecord, durationSeconds: number, usage: Usage): Question {
+  again(
+    record: GrantRecord,
+    durationSeconds: number,
+    usage: Usage,
+    policy = this.policy,
+  ): { readonly question: Question; readonly decision: Decision } {
     const { directory, clock } = this.#ground;
     const device = directory.find({ networkAccessIdentifier: record.device }) ?? { externalId: record.device };
-    return {
+    const question: Question = {
       server: record.server,
       device: this.#factsOf(device),
       protocol: record.protocol,
       port: record.devicePort,
       durationSeconds,
       applicationServer: record.remote,
+      remotePort: record.remotePort || undefined,
       requestAddress: record.remote === 'all' ? record.external.address : record.remote,
       ipFamily: record.family,
       usage,
       nowMs: clock.nowMs(),
     };
+    return { question, decision: decide(policy, question) };
   }
 
-  #factsOf({ externalId, attributes = {} }: Device) {
-    return { externalId, attributes, boundFamilies: this.#ground.directory.familiesOf(externalId) };
+  /** Tells what staged rules would have decided, where that is something else; `about` says of what. */
+  tellStaged(question: Question, decision: Decision, about: object): void {
+    const { log, metrics } = this.#ground;
+    const otherwise = wouldHave(this.policy, question, decision);
+    if (!otherwise) return;
+    const { would, decision: staged } = otherwise;
+    metrics.staged(staged.rule ?? '', would, 1);
+    log.info({ ...about, would, rule: staged.rule, staged: told(staged), decided: told(decision) }, 'wouldHave');
+  }
+
+  /** How many live grants staged rules would end: counted by rule, and told once for each. */
+  async tellStagedEnds(): Promise<void> {
+    const { log, metrics } = this.#ground;
+    const { policy } = this;
+    if (!policy.staged) return;
+    const ends = new Map<string, number>();
+    for await (const records of slicesOf(this.#live.all())) {
+      for (const record of records) {
+        const { question, decision } = this.again(record, record.grantedSeconds, NO_USAGE);
+        const otherwise = wouldHave(policy, question, decision);
+        if (otherwise?.would !== 'refuse') continue;
+        const rule = otherwise.decision.rule ?? '';
+        ends.set(rule, (ends.get(rule) ?? 0) + 1);
+      }
+    }
+    for (const [rule, grants] of ends) {
+      metrics.staged(rule, 'end', grants);
+      log.info({ would: 'end', rule, grants, liveGrants: this.#live.size }, 'wouldHave');
+    }
   }
 
   /** What a policy would say of a request if nobody held or had asked for anything. */
@@ -106,6 +138,13 @@ export class Judge {
       policy,
       this.#question(who, ask, () => NO_USAGE),
     );
+  }
+
+  /** A device as the directory has it; an address that changes hands is nobody's. */
+  #factsOf({ externalId, attributes = {} }: Device) {
+    const { directory } = this.#ground;
+    const inner = directory.bindingsOf(externalId).map((binding) => binding.inner);
+    return { externalId, attributes, boundFamilies: directory.familiesOf(externalId), inner };
   }
 
   /** What a server holds, in all and on a device, and how much it has asked for. */
@@ -158,4 +197,10 @@ export class Judge {
       ...(wait && { retryAfterSeconds: this.#rates.secondsUntilBelow(limit, who.name, nowNs) }),
     };
   }
+}
+
+/** A decision in the words of a policy test. */
+function told(decision: Decision): string {
+  if (decision.verdict === 'refuse') return `refuse ${decision.reason} (${decision.why})`;
+  return `allow ${decision.rule} for ${decision.durationSeconds} s`;
 }

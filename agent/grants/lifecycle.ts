@@ -24,6 +24,8 @@ export const END_CAUSES = {
   certificateRevoked: 'the certificate that it was asked for with is revoked',
   serverUnauthorised: 'the MTC user no longer authorises the server',
   ruleChanged: "the operator's rules no longer allow it",
+  quotaUsed: 'the bytes that its rule allows were used up',
+  quotaUncertain: 'the host booted anew, and how much of its byte quota was used is not known',
   bindingUnconfirmed: 'the agent was away for too long to know who holds the inner address',
   recordOutdated: 'the database is an older copy, and it may have ended since',
   clockUncertain: 'the clock stands before the latest time on record',

@@ -6,7 +6,7 @@
 import type { DeviceReference, ExternalId, GrantId, InnerAddress, ServerName } from '../core/words.ts';
 import { hashNumbers, hashText } from './hash-index.ts';
 import { Interned, TEXTS } from './interned.ts';
-import type { GrantRecord } from './record.ts';
+import { type GrantRecord, sameLimits } from './record.ts';
 import { LONG, Slots, WORD } from './slots.ts';
 
 /** What many grants have in common. */
@@ -22,6 +22,7 @@ type Terms = Pick<
   | 'family'
   | 'protocol'
   | 'remote'
+  | 'limits'
 >;
 
 const remoteText = ({ remote }: Terms) => (remote === 'all' ? remote : remote.text);
@@ -47,9 +48,11 @@ const terms = {
     a.mtcUser === b.mtcUser &&
     a.family === b.family &&
     a.bootId === b.bootId &&
-    a.gateway === b.gateway,
-  keep: ({ gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote }: Terms) => {
-    return { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote };
+    a.gateway === b.gateway &&
+    sameLimits(a.limits, b.limits),
+  keep: (of: Terms) => {
+    const { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote, limits } = of;
+    return { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote, limits };
   },
 };
 const inner = {
@@ -127,7 +130,7 @@ export class PackedGrants {
 
   record(slot: number): GrantRecord {
     const { slots } = this;
-    const { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote } =
+    const { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote, limits } =
       this.termsOf(slot);
     // Written out, and not spread: a tenth of the time.
     return {
@@ -141,6 +144,7 @@ export class PackedGrants {
       family,
       protocol,
       remote,
+      limits,
       id: slots.text(slot, 'id') as GrantId,
       number: slots.double(slot, LONG.number),
       device: this.#devices.at(slots.word(slot, WORD.device)),

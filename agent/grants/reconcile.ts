@@ -7,7 +7,7 @@
  * ends (recovery.ts). After a reboot the gate is empty and UTC counts: a record
  * whose end has not come is opened again for what is left, never for longer
  * than it was granted, and not at all where the clock stands before the latest
- * time on record, or the records are an older copy. Where the agent was away so long that the gate gave up
+ * time on record, the records are an older copy, or it has a byte quota, whose use only the gate counted. Where the agent was away so long that the gate gave up
  * (`agentLost`), nobody has heard whether addresses changed hands: a grant
  * ends unless its binding is confirmed.
  *
@@ -64,6 +64,7 @@ function reasonToEnd(record: GrantRecord, own: EntryState | undefined, facts: Fa
     if (facts.storeIsOlder) return 'recordOutdated';
     if (facts.nowMs < facts.latestMs) return 'clockUncertain';
     if (record.expiresAtMs <= facts.nowMs) return 'expired';
+    if (record.limits.bytes !== undefined) return 'quotaUncertain';
   }
   const objection = facts.objection(record);
   if (objection) return objection;

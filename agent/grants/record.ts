@@ -5,18 +5,20 @@
  */
 import type { Address, Endpoint, Family } from '../core/net.ts';
 import type { Clock, Random } from '../core/ports.ts';
-import type {
-  Asker,
-  CertificateId,
-  DeviceReference,
-  ExternalId,
-  GrantId,
-  GrantRequest,
-  InnerAddress,
-  MtcUserName,
-  Owner,
-  Protocol,
-  ServerName,
+import {
+  type Asker,
+  type CertificateId,
+  type DeviceReference,
+  type ExternalId,
+  type GrantId,
+  type GrantRequest,
+  type InnerAddress,
+  type MtcUserName,
+  NO_LIMITS,
+  type Owner,
+  type PacketLimits,
+  type Protocol,
+  type ServerName,
 } from '../core/words.ts';
 import type { Binding } from '../directory/directory.ts';
 import type { Allowed } from '../policy/decide.ts';
@@ -39,7 +41,7 @@ export interface GrantRecord {
   readonly device: ExternalId;
   /** The identifier the server used: answers repeat it, and never another. */
   readonly reference: DeviceReference;
-  /** What decided last: when it was opened, or extended. */
+  /** What decided last: when it was opened or extended, or other limits came in force. */
   readonly rule: string;
   readonly policyVersion: string;
   readonly family: Family;
@@ -66,6 +68,8 @@ export interface GrantRecord {
   readonly state: GrantState;
   readonly endCause?: EndCause;
   readonly endedAtMs?: number;
+  /** What the gate lets it carry: by what decided last, or by the policy that came in force since. */
+  readonly limits: PacketLimits;
   /** The mark of the request that opened it. */
   readonly correlator: string;
 }
@@ -89,6 +93,15 @@ export interface KeptAnswer {
 
 /** What may be live once only, whatever the application server. */
 export type GrantKey = Pick<GrantRecord, 'server' | 'device' | 'family' | 'protocol' | 'devicePort'>;
+
+/** What a decision lets a grant carry. */
+export function limitsOf({ packetsPerSecond, bytes }: PacketLimits): PacketLimits {
+  return packetsPerSecond === undefined && bytes === undefined ? NO_LIMITS : { packetsPerSecond, bytes };
+}
+
+export function sameLimits(a: PacketLimits, b: PacketLimits): boolean {
+  return a.packetsPerSecond === b.packetsPerSecond && a.bytes === b.bytes;
+}
 
 export function ownerOf({ id, mtcUser, device }: GrantRecord): Owner {
   return { grant: id, mtcUser, device };
@@ -157,6 +170,7 @@ export function newRecord(decided: Decided, clock: Clock, random: Random): Grant
     bootId: decided.bootId,
     expiresAtNs: clock.boottimeNs() + BigInt(lifeMs) * 1_000_000n,
     state: 'live',
+    limits: limitsOf(decision),
     correlator: who.correlator,
   };
 }

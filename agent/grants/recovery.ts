@@ -8,6 +8,7 @@ import { entryCount } from '../core/pool.ts';
 import type { EntryState } from '../dataplane/dataplane.ts';
 import type { Grants } from './grants.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
+import type { EndCause } from './lifecycle.ts';
 import { type Facts, type Repair, reconcile } from './reconcile.ts';
 import { type EndedRecord, type GrantRecord, ownerOf, REST_SECONDS, suspendedNs } from './record.ts';
 import { Familiar } from './rows.ts';
@@ -53,6 +54,8 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
   const nowMs = clock.nowMs();
   const nowNs = clock.monotonicNs();
   const familiar = new Familiar(directory.bindings());
+  /** How the record that is being judged stands. */
+  let objection: EndCause | undefined;
   const facts: Facts = {
     bootId,
     nowMs,
@@ -61,7 +64,7 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
     latestMs: store.latestMs(),
     storeIsOlder: store.isOlder,
     heartbeatLost: heartbeatLost(ground, orphanGraceSeconds),
-    objection: (record) => grants.objection(record),
+    objection: () => objection,
     bindingConfirmed: (record) => bindingConfirmed(ground, record),
   };
 
@@ -96,9 +99,12 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
       const entry = dataplane.state(record.index);
       const own = entry?.number === record.number ? entry : undefined;
       if (entry && !own) endStray(entry);
-      const repair = reconcile(record, own, facts);
+      const standing = grants.standing(record);
+      objection = standing.objection;
+      const current = standing.record;
+      const repair = reconcile(current, own, facts);
       if (repair) repairs.push(repair);
-      else grants.live.put(record);
+      else grants.limit(current);
     }
     for (const { kind } of repairs) count[kind] += 1;
     await underWay;
@@ -141,7 +147,7 @@ async function putRight(
         break;
       case 'agree':
         dataplane.end(repair.record.index, repair.record.number, repair.endNs);
-        grants.live.put(repair.record);
+        grants.limit(repair.record);
         writes.push(store.lower(repair.record));
         break;
       case 'reopen': {

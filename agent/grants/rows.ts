@@ -3,10 +3,18 @@
  * values only, so that it can also be handed to another thread.
  */
 import { type Address, address } from '../core/net.ts';
-import type { CertificateId, DeviceReference, ExternalId, GrantId, InnerAddress, RealmName } from '../core/words.ts';
+import type {
+  CertificateId,
+  DeviceReference,
+  ExternalId,
+  GrantId,
+  InnerAddress,
+  PacketLimits,
+  RealmName,
+} from '../core/words.ts';
 import type { Binding } from '../directory/directory.ts';
 import type { EndCause } from './lifecycle.ts';
-import type { GrantRecord } from './record.ts';
+import { type GrantRecord, limitsOf } from './record.ts';
 
 /** A row as it is read: the values of COLUMNS, perhaps with more behind them. */
 export type Row = readonly (string | number | null)[];
@@ -14,7 +22,7 @@ export type Row = readonly (string | number | null)[];
 /** What every row begins with, read or written. */
 const FIRST_COLUMNS = `id, number, gateway, server, certificate, mtc_user, device, reference, rule, policy_version,
   family, protocol, realm, inner_address, device_port, remote, remote_port, external_address, external_port, entry,
-  granted_seconds, started_at_ms, expires_at_ms, boot_id`;
+  granted_seconds, started_at_ms, expires_at_ms, boot_id, packets_per_second, byte_quota`;
 
 /** In the order in which `recordOf` takes them. Of whole numbers only the boot's clock needs more than 53 bits: it comes in two. */
 export const COLUMNS = `${FIRST_COLUMNS}, expires_at_ns >> 30, expires_at_ns & ${2 ** 30 - 1},
@@ -28,6 +36,7 @@ export class Familiar {
   readonly #addresses = new Map<string, Address>();
   readonly #references = new Map<string, DeviceReference>();
   readonly #texts = new Map<string, string>();
+  readonly #limits = new Map<string, PacketLimits>();
   /** What stood last in each column: most often it stands there again, and is told by a look. */
   readonly #last: string[] = [];
 
@@ -41,6 +50,12 @@ export class Familiar {
 
   reference(text: string): DeviceReference {
     return known(this.#references, text, (json) => JSON.parse(json) as DeviceReference);
+  }
+
+  limits(packetsPerSecond: number | null, bytes: number | null): PacketLimits {
+    const key = `${packetsPerSecond} ${bytes}`;
+    const make = () => limitsOf({ packetsPerSecond: packetsPerSecond ?? undefined, bytes: bytes ?? undefined });
+    return known(this.#limits, key, make);
   }
 
   text(column: number, text: string): string {
@@ -61,7 +76,7 @@ function known<Value>(values: Map<string, Value>, text: string, make: (text: str
 export const NEW_COLUMNS = `${FIRST_COLUMNS}, expires_at_ns, correlator`;
 
 /** A new grant as it is written: values alone, since names with each row would cost as much again. */
-export type NewRow = readonly (string | number | bigint)[];
+export type NewRow = readonly (string | number | bigint | null)[];
 
 /** What may change of a grant on record; statements name their parameters as the record does. */
 export interface ChangedRow
@@ -77,6 +92,8 @@ export interface ChangedRow
     | 'expiresAtNs'
     | 'expiresAtMs'
   > {
+  readonly packetsPerSecond: number | null;
+  readonly byteQuota: number | null;
   readonly endCause: EndCause | null;
   readonly endedAtMs: number | null;
 }
@@ -121,6 +138,8 @@ export function newRow(record: GrantRecord): NewRow {
     record.startedAtMs,
     record.expiresAtMs,
     record.bootId,
+    record.limits.packetsPerSecond ?? null,
+    record.limits.bytes ?? null,
     record.expiresAtNs,
     record.correlator,
   ];
@@ -137,6 +156,8 @@ export function changedRow(record: GrantRecord): ChangedRow {
     bootId: record.bootId,
     expiresAtNs: record.expiresAtNs,
     expiresAtMs: record.expiresAtMs,
+    packetsPerSecond: record.limits.packetsPerSecond ?? null,
+    byteQuota: record.limits.bytes ?? null,
     endCause: record.endCause ?? null,
     endedAtMs: record.endedAtMs ?? null,
   };
@@ -175,9 +196,10 @@ export function recordOf(row: Row, familiar = new Familiar()): GrantRecord {
     startedAtMs: number(21),
     expiresAtMs: number(22),
     bootId: shared(23),
-    expiresAtNs: (BigInt(number(24)) << 30n) | BigInt(number(25)),
-    state: own(26) as GrantRecord['state'],
-    correlator: own(27),
+    limits: familiar.limits(row[24] as number | null, row[25] as number | null),
+    expiresAtNs: (BigInt(number(26)) << 30n) | BigInt(number(27)),
+    state: own(28) as GrantRecord['state'],
+    correlator: own(29),
   };
-  return row[29] === null ? record : { ...record, endCause: own(28) as EndCause, endedAtMs: number(29) };
+  return row[31] === null ? record : { ...record, endCause: own(30) as EndCause, endedAtMs: number(31) };
 }

@@ -10,7 +10,7 @@ import Database from 'better-sqlite3';
 import { AgentError } from '../core/errors.ts';
 import { TRANSITIONS } from './lifecycle.ts';
 
-const SCHEMA_VERSION = 3;
+const SCHEMA_VERSION = 4;
 
 const SCHEMA = `
 CREATE TABLE transitions (
@@ -28,7 +28,7 @@ CREATE TABLE grants (
   granted_seconds INTEGER NOT NULL, started_at_ms INTEGER NOT NULL, expires_at_ms INTEGER NOT NULL,
   boot_id TEXT NOT NULL, expires_at_ns INTEGER NOT NULL,
   previous_state TEXT NOT NULL, state TEXT NOT NULL, cause TEXT NOT NULL, ended_at_ms INTEGER,
-  correlator TEXT NOT NULL,
+  correlator TEXT NOT NULL, packets_per_second INTEGER, byte_quota INTEGER,
   CHECK ((state = 'ended') = (ended_at_ms IS NOT NULL)),
   FOREIGN KEY (previous_state, state, cause) REFERENCES transitions (from_state, to_state, cause)
 ) STRICT;

@@ -40,7 +40,8 @@ export type Written = { readonly changed: boolean } | { readonly fault: string }
 
 /** What may change of a live grant, as the record has it. */
 const AS_IN_RECORD = `certificate = @certificate, rule = @rule, policy_version = @policyVersion, mtc_user = @mtcUser, granted_seconds = @grantedSeconds,
-  boot_id = @bootId, expires_at_ns = @expiresAtNs, expires_at_ms = @expiresAtMs`;
+  boot_id = @bootId, expires_at_ns = @expiresAtNs, expires_at_ms = @expiresAtMs,
+  packets_per_second = @packetsPerSecond, byte_quota = @byteQuota`;
 
 /** Writes batches on a connection of its own. */
 export function writerOn(db: Database.Database): (batch: readonly Write[]) => readonly Written[] {

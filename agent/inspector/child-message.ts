@@ -1,8 +1,10 @@
 /** What the child (nflog.ts) says to the agent (inspector.ts), over their channel. */
-import type { DenialReason, SELF_TEST } from '../core/reasons.ts';
+import type { DenialReason, FilterCopy, SELF_TEST } from '../core/reasons.ts';
 
 export interface CopiedPacket {
-  readonly reason: DenialReason | typeof SELF_TEST.name;
+  readonly reason: DenialReason | FilterCopy | typeof SELF_TEST.name;
+  /** The filter that met it. */
+  readonly filter?: string;
   /** From the IP header on, at most the base's snaplen. */
   readonly bytes: Uint8Array;
 }

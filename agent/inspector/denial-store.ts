@@ -41,7 +41,7 @@ const SCHEMA = `
 CREATE TABLE denials (
   id TEXT PRIMARY KEY, kind TEXT NOT NULL, reason TEXT NOT NULL, source TEXT NOT NULL, target TEXT NOT NULL,
   server TEXT, mtc_user TEXT, device TEXT, grant_id TEXT,
-  first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL, count INTEGER NOT NULL
+  first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL, count INTEGER NOT NULL, rule TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE refusals (
   number INTEGER PRIMARY KEY, instance TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL,
@@ -52,10 +52,18 @@ CREATE TABLE refusals (
 CREATE INDEX refusals_at ON refusals (at_ms);
 `;
 
-/** What each version has more than the one before: what a request asked; under which policy it was refused, and how. */
+/**
+ * What each version has more than the one before: what a request asked, and
+ * which filter denied; under which policy a request was refused, and how.
+ */
 const ADDED: Readonly<Record<number, readonly string[]>> = {
-  2: ['duration_seconds INTEGER', 'application_server TEXT', 'ip_family TEXT'],
-  3: ['policy TEXT', 'steps TEXT'],
+  2: [
+    'refusals ADD COLUMN duration_seconds INTEGER',
+    'refusals ADD COLUMN application_server TEXT',
+    'refusals ADD COLUMN ip_family TEXT',
+    'denials ADD COLUMN rule TEXT',
+  ],
+  3: ['refusals ADD COLUMN policy TEXT', 'refusals ADD COLUMN steps TEXT'],
 };
 
 type Row = Readonly<Record<string, unknown>>;
@@ -75,9 +83,9 @@ export function openDenialStore(file: string, log: Log): DenialStore {
 function storeOn(db: Database.Database, file: string): DenialStore {
   const statement = {
     denials: db.prepare(`SELECT id, kind, reason, source, target, server, mtc_user AS mtcUser, device,
-      grant_id AS "grant", first_ms AS firstMs, last_ms AS lastMs, count FROM denials`),
+      grant_id AS "grant", first_ms AS firstMs, last_ms AS lastMs, count, rule FROM denials`),
     put: db.prepare(`INSERT INTO denials VALUES (@id, @kind, @reason, @source, @target, @server, @mtcUser, @device,
-      @grant, @firstMs, @lastMs, @count)
+      @grant, @firstMs, @lastMs, @count, @rule)
       ON CONFLICT (id) DO UPDATE SET first_ms = excluded.first_ms, last_ms = excluded.last_ms, count = excluded.count`),
     remove: db.prepare('DELETE FROM denials WHERE id = ?'),
     refuse: db.prepare(`INSERT OR IGNORE INTO refusals VALUES (NULL, @instance, @atMs, @reason, @step, @why, @rule,
@@ -93,8 +101,8 @@ function storeOn(db: Database.Database, file: string): DenialStore {
   const write = db.transaction(({ changed, removed }: DenialChanges, refusals: readonly KeptRefusal[]) => {
     for (const id of removed) statement.remove.run(id);
     for (const row of changed) {
-      const { server = null, mtcUser = null, device = null, grant = null } = row;
-      statement.put.run({ ...row, server, mtcUser, device, grant });
+      const { server = null, mtcUser = null, device = null, grant = null, rule = null } = row;
+      statement.put.run({ ...row, server, mtcUser, device, grant, rule });
     }
     for (const refusal of refusals) {
       const { rule = null, server = null, device = null, correlator = null } = refusal;
@@ -145,7 +153,7 @@ function openDatabase(file: string): Database.Database {
       db.pragma(`user_version = ${SCHEMA_VERSION}`);
     } else if (version >= 1 && version < SCHEMA_VERSION) {
       const added = Object.entries(ADDED).flatMap(([since, columns]) => (Number(since) > version ? columns : []));
-      const alter = added.map((column) => `ALTER TABLE refusals ADD COLUMN ${column};`).join('\n');
+      const alter = added.map((column) => `ALTER TABLE ${column};`).join('\n');
       db.exec(`BEGIN; ${alter} PRAGMA user_version = ${SCHEMA_VERSION}; COMMIT;`);
     } else if (version !== SCHEMA_VERSION) {
       throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);

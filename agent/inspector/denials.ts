@@ -13,7 +13,7 @@
  * kept can be asked for, and is asked for again if it could not be kept.
  */
 import type { Clock } from '../core/ports.ts';
-import type { DenialReason, RefusalReason, TlsReason } from '../core/reasons.ts';
+import type { PacketReason, RefusalReason, TlsReason } from '../core/reasons.ts';
 import type { GrantId, MtcUserName } from '../core/words.ts';
 
 export const DENIAL_KINDS = ['packet', 'handshake', 'request'] as const;
@@ -22,7 +22,7 @@ export type DenialKind = (typeof DENIAL_KINDS)[number];
 /** What makes a row one row. */
 export interface DenialFacts {
   readonly kind: DenialKind;
-  readonly reason: DenialReason | TlsReason | RefusalReason;
+  readonly reason: PacketReason | TlsReason | RefusalReason;
   /** An address; `unknown` where none could be read, `*` in a row of rolled-up ones. */
   readonly source: string;
   /** `udp 203.0.113.1:22314` of a packet; of a request, what was asked for. */
@@ -33,6 +33,8 @@ export interface DenialFacts {
   readonly mtcUser?: MtcUserName;
   readonly device?: string;
   readonly grant?: GrantId;
+  /** The filter that dropped a packet. */
+  readonly rule?: string;
 }
 
 export interface Denial extends DenialFacts {
@@ -209,6 +211,6 @@ export function matches({ kind, reason, source, mtcUser }: DenialFilter, row: De
   );
 }
 
-function keyOf({ kind, reason, source, target, server, mtcUser, device, grant }: DenialFacts): string {
-  return JSON.stringify([kind, reason, source, target, server, mtcUser, device, grant]);
+function keyOf({ kind, reason, source, target, server, mtcUser, device, grant, rule }: DenialFacts): string {
+  return JSON.stringify([kind, reason, source, target, server, mtcUser, device, grant, rule]);
 }

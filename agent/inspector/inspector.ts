@@ -11,7 +11,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import type { Log } from '../core/ports.ts';
-import { type DenialReason, SELF_TEST } from '../core/reasons.ts';
+import { type PacketReason, SELF_TEST } from '../core/reasons.ts';
 import type { ChildMessage } from './child-message.ts';
 
 const READY_MS = 10_000;
@@ -27,7 +27,9 @@ const LAST_WORDS = 400;
 export interface InspectorParts {
   readonly nflogGroup: number;
   /** Told of every denied packet that arrives, in its order. */
-  readonly saw: (reason: DenialReason, bytes: Uint8Array) => void;
+  readonly saw: (reason: PacketReason, bytes: Uint8Array, filter?: string) => void;
+  /** Told of every packet that arrives because a staged filter would have met it. */
+  readonly wouldHave: (filter: string, bytes: Uint8Array) => void;
   /** Sends the packet of the self-test; says why it could not. */
   readonly sendTest: () => string | undefined;
   readonly log: Log;
@@ -36,8 +38,10 @@ export interface InspectorParts {
 export interface InspectorReading {
   /** `sees`: the last self-test passed. */
   readonly state: 'starting' | 'sees' | 'blind';
-  /** Denied packets received from all children so far. */
+  /** Packets that the gate denied, received from all children so far. */
   readonly received: number;
+  /** Packets that filters met, or would have. */
+  readonly filtered: number;
   /** What came over the group and was not ours, or could not be read. */
   readonly notOurs: number;
   readonly damaged: number;
@@ -48,7 +52,7 @@ export interface InspectorReading {
 
 export class Inspector {
   readonly #parts: InspectorParts;
-  readonly #counts = { received: 0, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 };
+  readonly #counts = { received: 0, filtered: 0, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 };
   #state: InspectorReading['state'] = 'starting';
   #child: ChildProcess | undefined;
   #stopped = false;
@@ -107,9 +111,13 @@ export class Inspector {
     }
     this.#counts.notOurs += message.notOurs;
     this.#counts.damaged += message.damaged;
-    for (const { reason, bytes } of message.packets) {
+    for (const { reason, filter, bytes } of message.packets) {
       if (reason === SELF_TEST.name) this.#passed();
-      else {
+      else if (reason === 'staged' || reason === 'filtered') {
+        this.#counts.filtered += 1;
+        if (reason === 'staged') this.#parts.wouldHave(filter ?? '', bytes);
+        else this.#parts.saw(reason, bytes, filter);
+      } else {
         this.#counts.received += 1;
         this.#parts.saw(reason, bytes);
       }

@@ -9,7 +9,7 @@
  * agent, however that ends: the kernel closes the channel between them.
  */
 import cap from 'cap';
-import { DENIAL_PREFIX, denialOfName, SELF_TEST } from '../core/reasons.ts';
+import { readPrefix } from '../core/reasons.ts';
 import type { ChildMessage, CopiedPacket } from './child-message.ts';
 import { readNflog } from './nflog-message.ts';
 
@@ -45,10 +45,9 @@ function take(bytes: Uint8Array): void {
   const message = readNflog(bytes);
   if (message === 'damaged') damaged += 1;
   else {
-    const name = message.prefix.startsWith(DENIAL_PREFIX) ? message.prefix.slice(DENIAL_PREFIX.length) : '';
-    const reason = name === SELF_TEST.name ? name : denialOfName(name);
-    if (!reason) notOurs += 1;
-    else batch.push({ reason, bytes: Uint8Array.from(message.payload) });
+    const said = readPrefix(message.prefix);
+    if (!said) notOurs += 1;
+    else batch.push({ ...said, bytes: Uint8Array.from(message.payload) });
   }
   if (batch.length >= PACKETS_A_BATCH) flush(); // the loop turns only once the socket is empty
   if (scheduled) return;

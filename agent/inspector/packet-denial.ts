@@ -3,7 +3,7 @@
  * and whose endpoint that was when it was seen.
  */
 import type { Endpoint } from '../core/net.ts';
-import type { DenialReason } from '../core/reasons.ts';
+import type { PacketReason } from '../core/reasons.ts';
 import { endpointKey, type Owner, PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
 import type { DenialFacts } from './denials.ts';
 import { type Packet, readPacket } from './packet.ts';
@@ -13,7 +13,7 @@ export type OwnerOf = (protocol: Protocol, external: Endpoint) => Owner | undefi
 
 const OTHER_NAMES: Readonly<Record<number, string>> = { 1: 'icmp', 47: 'gre', 50: 'esp', 58: 'icmpv6', 132: 'sctp' };
 
-export function packetDenial(reason: DenialReason, bytes: Uint8Array, ownerOf: OwnerOf): DenialFacts {
+export function packetDenial(reason: PacketReason, bytes: Uint8Array, ownerOf: OwnerOf, rule?: string): DenialFacts {
   const packet = readPacket(bytes);
   const protocol = PROTOCOLS.find((one) => PROTOCOL_NUMBERS[one] === packet.protocol);
   const to = protocol &&
@@ -27,6 +27,7 @@ export function packetDenial(reason: DenialReason, bytes: Uint8Array, ownerOf: O
     source: packet.source?.text ?? 'unknown',
     target: protocol && to ? endpointKey(protocol, to) : targetOf(packet),
     ...owner,
+    ...(rule !== undefined && { rule }),
   };
 }
 

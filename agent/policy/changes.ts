@@ -52,9 +52,20 @@ function changesOf(
     const [before, after] = [from.get(name), to.get(name)];
     if (!before) return [{ kind, name, what: 'added', members: [] }];
     if (!after) return [{ kind, name, what: 'removed', members: [] }];
+    if (isWrittenAlike(before, after)) return []; // most are, and this is cheap
     const members = membersBetween(leavesOf(before), leavesOf(after));
     return members.length > 0 ? [{ kind, name, what: 'changed', members }] : [];
   });
+}
+
+/** Whether two say the same in the same words and order, wherever they stand; what does not may mean the same yet. */
+function isWrittenAlike(a: unknown, b: unknown): boolean {
+  if (typeof a !== 'object' || typeof b !== 'object' || a === null || b === null) return a === b;
+  if ('text' in a && 'text' in b) return a.text === b.text;
+  const keys = Object.keys(a);
+  if (keys.length !== Object.keys(b).length) return false;
+  const [one, other] = [a, b] as Readonly<Record<string, unknown>>[];
+  return keys.every((key) => key === 'place' || isWrittenAlike(one?.[key], other?.[key]));
 }
 
 /** What is at the end of a path of keys: a value's text, or the texts of a list. */

@@ -8,38 +8,48 @@ import { type Claim, clashesAmong, seenFrom } from '../core/claims.ts';
 import type { Issue, Path, Place } from '../core/document.ts';
 import { unknownWord } from '../core/fields.ts';
 import { type Owned, overlapsAmong } from '../core/overlaps.ts';
-import type { ServerName } from '../core/words.ts';
 import { faultOf } from './condition.ts';
-import { patternsOf } from './groups.ts';
+import { type FilterGroups, filterIssues } from './filter-files.ts';
 import { PatternIndex } from './pattern-index.ts';
 import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
-import type { Match, MtcUser, Policy } from './policy.ts';
-import type { Entry, Written, WrittenCertificate } from './rules.ts';
+import type { Entry, RulesReading, Written, WrittenCertificate } from './rules.ts';
 
-/** All that is wrong with rules whose files are right. Without `authorities` nothing is said of issuers. */
+/**
+ * All that is wrong with rules whose files are right. Without `authorities`
+ * nothing is said of issuers; where a file could not be read, nothing of names
+ * that may stand in it.
+ */
 export function findIssues(
-  written: Written,
+  { written, issues }: RulesReading,
   authorities: readonly string[] | undefined,
   ownSpaces: readonly Owned[],
+  groups: FilterGroups,
 ): Issue[] {
   return [
+    ...issues,
     ...clashesAmong(nameClaims(written)),
     ...clashesAmong(certificateClaims(written, authorities)),
     ...issuerIssues(written, authorities),
     ...sourceIssues(written, ownSpaces),
     ...deviceIssues(written),
-    ...unknownNames(written),
+    ...(issues.length > 0 ? [] : unknownNames(written)),
     ...unauthorisable(written),
     ...conditionIssues(written),
+    ...filterIssues(written.filters, groups),
   ];
 }
 
-function* nameClaims({ servers, mtcUsers, deviceGroups, serverGroups, rules, tests }: Written): Generator<Claim> {
+function* nameClaims(written: Written): Generator<Claim> {
+  const { servers, mtcUsers, deviceGroups, serverGroups, rules, filters, tests } = written;
   for (const { name, locate } of servers) yield claim(`server "${name}"`, locate);
   for (const { name, locate } of mtcUsers) yield claim(`MTC user "${name}"`, locate);
   // Of both kinds together: where a packet comes from, either may be named.
   for (const { name, locate } of [...deviceGroups, ...serverGroups]) yield claim(`group "${name}"`, locate);
-  for (const { name, locate } of rules) yield claim(`rule id "${name}"`, () => locate('id'));
+  // One id, one thing that decided: in denials and refusals both stand under `rule`.
+  const id = (what: string, name: string, locate: Entry<unknown>['locate']) =>
+    claim(`${what} id "${name}"`, () => locate('id'), `id ${name}`);
+  for (const { name, locate } of rules) yield id('rule', name, locate);
+  for (const { name, locate } of filters) yield id('filter', name, locate);
   for (const { name, locate } of tests) yield claim(`test "${name}"`, () => locate('name'));
 }
 
@@ -128,6 +138,7 @@ function deviceIssues({ mtcUsers }: Written): Issue[] {
 function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, tests }: Written): Issue[] {
   const known = servers.map(({ name }) => name);
   const allows = rules.filter(({ value }) => value.allow).map(({ name }) => name);
+  const staged = new Set(rules.filter(({ value }) => value.stage).map(({ name }) => name));
   const named = [
     ...mtcUsers.flatMap(({ value, locate }) =>
       value.authorises.map((name, i) => ({ name, place: () => locate('authorises', i) })),
@@ -144,11 +155,20 @@ function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, te
   const expected = tests.flatMap(({ value: { expect }, locate }) =>
     expect.allow === undefined ? [] : { name: expect.allow, place: () => locate('expect', 'allow') },
   );
+  const notEnforced = tests.flatMap(({ value: { expect, stage }, locate }) =>
+    expect.allow === undefined || stage || !staged.has(expect.allow)
+      ? []
+      : {
+          ...locate('expect', 'allow'),
+          message: `rule "${expect.allow}" is staged; a test of it says stage: true, too`,
+        },
+  );
   const ofServers = serverGroups.map(({ name }) => name);
   const ofDevices = deviceGroups.map(({ name }) => name);
   return [
     ...unknown('server', named, known),
     ...unknown('allow rule', expected, allows),
+    ...notEnforced,
     ...unknown('group of servers', groupsNamed(rules, 'servers'), ofServers, ofDevices),
     ...unknown('group of devices', groupsNamed(rules, 'devices'), ofDevices, ofServers),
   ];
@@ -203,40 +223,6 @@ function conditionIssues({ rules }: Written): Issue[] {
     const fault = when && faultOf(when.text);
     return fault ? { ...locateIn(fault.at, 'when'), message: fault.message } : [];
   });
-}
-
-/** What is right, but surely not meant. */
-export function findWarnings({ allows, mtcUsers }: Policy): Issue[] {
-  const owned = new PatternIndex<{ readonly pattern: DevicePattern; readonly user: MtcUser }[]>(() => []);
-  const authorised = new Map<MtcUser, ReadonlySet<ServerName>>();
-  const byServer = new Map<ServerName, MtcUser>(); // one of those that authorise it
-  for (const user of mtcUsers.values()) {
-    authorised.set(user, new Set(user.authorises));
-    for (const server of user.authorises) byServer.set(server, user);
-    for (const pattern of user.devices) owned.at(pattern).push({ pattern, user });
-  }
-  const isOf = (user: MtcUser, servers: readonly ServerName[] | undefined) => {
-    const known = authorised.get(user);
-    return servers ? servers.some((server) => known?.has(server)) : user.authorises.length > 0;
-  };
-  const canMatch = ({ servers, devices }: Match) => {
-    const patterns = devices?.map(patternsOf);
-    if (!patterns?.every((one) => one !== undefined))
-      return servers ? servers.some((server) => byServer.has(server)) : byServer.size > 0;
-    return patterns
-      .flat()
-      .some((wanted) =>
-        owned
-          .overlapping(wanted)
-          .some((slot) => slot.some(({ pattern, user }) => isOf(user, servers) && devicesOverlap(pattern, wanted))),
-      );
-  };
-  return allows
-    .filter(({ match }) => !canMatch(match))
-    .map(({ id, place }) => ({
-      ...place,
-      message: `allow "${id}" can never match: no MTC user authorises its servers for its devices`,
-    }));
 }
 
 function certificatesOf({ servers, mtcUsers }: Written) {

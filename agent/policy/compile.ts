@@ -6,7 +6,10 @@
 import { byPlace, frozen, type Issue } from '../core/document.ts';
 import type { Owned } from '../core/overlaps.ts';
 import type { MtcUserName, ServerName } from '../core/words.ts';
-import { findIssues, findWarnings } from './checks.ts';
+import { findIssues } from './checks.ts';
+import { type FilterGroups, filterOf } from './filter-files.ts';
+import type { Filter } from './filters.ts';
+import type { DeviceFacts } from './groups.ts';
 import { DAYS, type Hours } from './hours.ts';
 import { type DevicePattern, exactly, matchesName } from './patterns.ts';
 import {
@@ -26,12 +29,14 @@ import {
   type GroupName,
   type RuleFile,
   readRules,
+  type Written,
   type WrittenCertificate,
   type WrittenMtcUser,
   type WrittenRule,
   type WrittenServer,
   type WrittenTest,
 } from './rules.ts';
+import { findWarnings } from './warnings.ts';
 
 /** What the rules are held against; absent where it is not known, as in a check without agent.yaml. */
 export interface Surroundings {
@@ -39,6 +44,8 @@ export interface Surroundings {
   readonly authorities?: readonly string[];
   /** The gateway's own address spaces. */
   readonly ownSpaces?: readonly Owned[];
+  /** What the devices file says; only to warn of what stands for none of them. */
+  readonly devices?: readonly DeviceFacts[];
   /** SHA-256 of a text, in hex. */
   readonly digest: (text: string) => string;
 }
@@ -52,48 +59,52 @@ const VERSION_LENGTH = 16;
 
 export function compilePolicy(files: readonly RuleFile[], surroundings: Surroundings): Compilation {
   const reading = readRules(files);
-  if ('issues' in reading) return reading;
   const { written } = reading;
-  const issues = findIssues(written, surroundings.authorities, surroundings.ownSpaces ?? []);
+  const groups = groupsOf(written);
+  const filterGroups: FilterGroups = {
+    devices: new Set(groups.deviceGroups.keys()),
+    servers: new Map(
+      [...groups.serverGroups].map(([group, names]) => [
+        group,
+        written.servers.flatMap(({ name, value }) => (names.includes(name as ServerName) ? value.sources : [])),
+      ]),
+    ),
+  };
+  const issues = findIssues(reading, surroundings.authorities, surroundings.ownSpaces ?? [], filterGroups);
   if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
 
   const servers = byName(written.servers.map(serverOf));
   const mtcUsers = byName(written.mtcUsers.map(mtcUserOf));
-  const groups: Groups = {
-    deviceGroups: new Map(
-      byName(written.deviceGroups).map(({ name, value }) => [name, frozen({ group: name, ...value })]),
-    ),
-    serverGroups: new Map(
-      byName(written.serverGroups).map(({ name, value }) => [
-        name,
-        frozen(
-          servers
-            .map((server) => server.name)
-            .filter((one) => value.servers.some((pattern) => matchesName(pattern, one))),
-        ),
-      ]),
-    ),
-  };
-  const rules = byName(written.rules);
-  const allows = rules.flatMap((rule) => allowOf(rule, groups));
-  const denies = rules.flatMap((rule) => denyOf(rule, groups));
   const parties = {
     servers: new Map(servers.map((server) => [server.name, frozen(server)])),
     mtcUsers: new Map(mtcUsers.map((user) => [user.name, frozen(user)])),
   };
-  const policy = frozen({
-    version: surroundings.digest(canonical({ servers, mtcUsers, ...groups, allows, denies })).slice(0, VERSION_LENGTH),
-    ...parties,
-    ...groups,
-    holders: holdersOf(parties),
-    allows,
-    denies,
-    tests: written.tests.map(testOf),
-    readsAttributes: [...allows, ...denies].some(
-      ({ when, match }) => when || match.devices?.some((selector) => 'group' in selector && selector.attributes),
-    ),
-  });
-  return { policy, warnings: [...findWarnings(policy)].sort(byPlace) };
+  const rest = { ...parties, ...groups, holders: holdersOf(parties), tests: written.tests.map(testOf) };
+  const withRules = (rules: readonly Entry<WrittenRule>[], filters: readonly Filter[], staged?: Policy): Policy => {
+    const allows = rules.flatMap((rule) => allowOf(rule, groups));
+    const denies = rules.flatMap((rule) => denyOf(rule, groups));
+    const said = { servers, mtcUsers, ...groups, allows, denies, filters, ...(staged && { staged: staged.version }) };
+    return frozen({
+      version: surroundings.digest(canonical(said)).slice(0, VERSION_LENGTH),
+      ...rest,
+      allows,
+      denies,
+      filters,
+      readsAttributes: [...allows, ...denies].some(readsAttributes) || filters.some(namesGroup),
+      ...(staged && { staged }),
+    });
+  };
+  const rules = byName(written.rules);
+  const enforced = rules.filter(({ value }) => !value.stage);
+  const filters = byName(written.filters).map((filter) => filterOf(filter, filterGroups));
+  const isStaged = enforced.length < rules.length || filters.some(({ staged }) => staged);
+  const allEnforced = () =>
+    withRules(
+      rules,
+      filters.map((filter) => ({ ...filter, staged: false })),
+    );
+  const policy = withRules(enforced, filters, isStaged ? allEnforced() : undefined);
+  return { policy, warnings: findWarnings(policy, written, surroundings.devices).sort(byPlace) };
 }
 
 function serverOf({ name, value }: Entry<WrittenServer>): Server {
@@ -116,6 +127,16 @@ function mtcUserOf({ name, value }: Entry<WrittenMtcUser>): MtcUser {
 function certificateOf({ uri, issuer, sha256 }: WrittenCertificate): Certificate {
   if (sha256 !== undefined) return { sha256 };
   return { uri: uri ?? '', ...(issuer !== undefined && { issuer }) };
+}
+
+/** Groups with attributes, and conditions. */
+function readsAttributes({ when, match }: AllowRule | DenyRule): boolean {
+  if (when) return true;
+  return match.devices?.some((selector) => 'group' in selector && selector.attributes !== undefined) ?? false;
+}
+
+function namesGroup({ from, to }: Filter): boolean {
+  return [from, to].some((ends) => ends && ends.groups.length > 0);
 }
 
 function allowOf(
@@ -150,6 +171,19 @@ function hoursOf({ days = [...DAYS], ...rest }: NonNullable<WrittenRule['hours']
   return { ...rest, days: DAYS.filter((day) => days.includes(day)) };
 }
 
+function groupsOf({ servers, deviceGroups, serverGroups }: Written): Groups {
+  const names = byName(servers).map(({ name }) => name as ServerName);
+  return {
+    deviceGroups: new Map(byName(deviceGroups).map(({ name, value }) => [name, frozen({ group: name, ...value })])),
+    serverGroups: new Map(
+      byName(serverGroups).map(({ name, value }) => [
+        name,
+        frozen(names.filter((one) => value.servers.some((pattern) => matchesName(pattern, one)))),
+      ]),
+    ),
+  };
+}
+
 type Groups = Pick<Policy, 'deviceGroups' | 'serverGroups'>;
 
 /** Groups take the place of their names; that they are there is known by now. */
@@ -169,13 +203,14 @@ function matchOf(
 
 function testOf({
   name,
-  value: { request, attributes = {}, now, usage, expect },
+  value: { stage = false, request, attributes = {}, now, usage, expect },
   locate,
 }: Entry<WrittenTest>): PolicyTest {
   const { allow, refuse, durationSeconds } = expect;
   return {
     name,
     place: locate(),
+    staged: stage,
     request,
     attributes,
     ...(now !== undefined && { nowMs: now }),

@@ -79,6 +79,9 @@ const OPERATORS = [
   'list',
   'id',
   'value',
+  'map',
+  'call',
+  'rcall',
 ];
 
 const language = new Environment({
@@ -177,11 +180,12 @@ class NotTaken extends Error {
 
 /** How many steps it can take, at most. @throws NotTaken */
 function stepsOf(node: ASTNode): number {
-  if (!OPERATORS.includes(node.op) && node.op !== 'call' && node.op !== 'rcall')
-    throw new NotTaken(node, notTaken(node.op));
+  if (!OPERATORS.includes(node.op)) throw new NotTaken(node, notTaken(node.op));
   switch (node.op) {
     case 'id':
       return 1;
+    case 'map':
+      throw new NotTaken(node, NO_MAPS); // an empty one; others are over their limit
     case 'value':
       if (node.args instanceof Uint8Array) throw new NotTaken(node, 'bytes are not taken; compare texts');
       return 1;
@@ -223,10 +227,21 @@ const INSTEAD: Readonly<Record<string, string>> = {
   '%': 'list what is meant: request.port in [5683, 5684]',
 };
 
+const NO_MAPS = 'maps are not taken in conditions; compare with in and a list';
+
+/** In our words, by the name that the library has for them. */
+const EXCEEDED: Readonly<Record<string, string>> = {
+  maxAstNodes: `the condition has more than ${MOST_NODES} parts`,
+  maxDepth: `the condition is nested deeper than ${DEEPEST} levels`,
+  maxListElements: `the list has more than ${LONGEST_LIST} elements`,
+  maxMapEntries: NO_MAPS,
+  maxCallArguments: 'no function of conditions has so many arguments',
+};
+
 function notTaken(name: string): string {
   const known = [...FUNCTIONS, ...METHODS.filter((method) => method !== 'size'), ...LOOPS];
-  if (/^\w+$/.test(name) && !Object.hasOwn(INSTEAD, name)) return unknownWord('function', name, known);
-  return `${name} is not taken in conditions; ${INSTEAD[name] ?? `taken are ${known.join(', ')}`}`;
+  const instead = Object.hasOwn(INSTEAD, name) ? INSTEAD[name] : undefined;
+  return instead ? `${name} is not taken in conditions; ${instead}` : unknownWord('function', name, known);
 }
 
 function isNode(value: unknown): value is ASTNode {
@@ -236,6 +251,8 @@ function isNode(value: unknown): value is ASTNode {
 /** What the library says, with the text it says it of, and a word of help where we know one. */
 function told({ code, summary, message, range, node }: CelError, text: string): ConditionFault {
   const at = Math.min(range?.start ?? 0, text.length);
+  const exceeded = EXCEEDED[/^Exceeded (\w+)/.exec(summary ?? '')?.[1] ?? ''];
+  if (exceeded) return { at, message: exceeded };
   const { args } = (node ?? {}) as { args?: unknown };
   if (code === 'unknown_variable' && typeof args === 'string') {
     return { at, message: unknownWord('variable', args, Object.keys(VARIABLES)) };

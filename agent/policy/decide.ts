@@ -8,6 +8,7 @@
  *   mtcUser            does its owner authorise this server?
  *   rule               no deny matches, and at least one allow does
  *   applicationServer  which address may use the grant, in which family
+ *   filter             no drop filter meets its packets: they will pass no filter
  *   rate, quota        the limits of the allow
  * A rule with a condition counts where it holds. Where that cannot be said, a
  * deny denies, and an allow goes no further.
@@ -24,11 +25,12 @@
  * lives already, whether the device is bound in the family, whether an
  * endpoint is free.
  */
-import { type Address, contains, type Family, type Prefix } from '../core/net.ts';
+import { type Address, contains, type Family, hostPrefix, type Prefix } from '../core/net.ts';
 import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
-import type { MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { InnerAddress, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import { type Context, contextOf, holds } from './condition.ts';
-import { type DeviceFacts, isSelected } from './groups.ts';
+import { dropOfGrant, type Filter } from './filters.ts';
+import { type DeviceFacts, isInGroup, isSelected } from './groups.ts';
 import { hoursText, type Window, windowAt } from './hours.ts';
 import type { AllowRule, Match, Policy, Usage } from './policy.ts';
 import { authorises, candidatesOf, mtcUserOf, standInDevice } from './rule-index.ts';
@@ -36,12 +38,20 @@ import { authorises, candidatesOf, mtcUserOf, standInDevice } from './rule-index
 export interface Question {
   readonly server: ServerName;
   /** Absent where the directory knows no such device. */
-  readonly device?: (DeviceFacts & { readonly boundFamilies: readonly Family[] }) | undefined;
+  readonly device?:
+    | (DeviceFacts & {
+        readonly boundFamilies: readonly Family[];
+        /** What it is bound to; absent where nobody knows (a policy test). */
+        readonly inner?: readonly InnerAddress[];
+      })
+    | undefined;
   readonly protocol: Protocol;
   readonly port: number;
   readonly durationSeconds: number;
   /** Where granted packets come from; absent: where the request came from. */
   readonly applicationServer?: Address | 'all' | undefined;
+  /** Its port; absent: any. */
+  readonly remotePort?: number | undefined;
   readonly requestAddress: Address;
   readonly ipFamily?: Family | undefined;
   readonly usage: Usage;
@@ -59,7 +69,7 @@ export interface TraceLine {
   readonly reason?: RefusalReason;
 }
 
-export interface Allowed {
+export interface Allowed extends PacketLimits {
   readonly verdict: 'allow';
   readonly mtcUser: MtcUserName;
   readonly rule: string;
@@ -71,9 +81,6 @@ export interface Allowed {
   readonly totalSeconds: number;
   /** When the hours of a rule end it, whatever its duration (UTC); absent: none do. */
   readonly closesAtMs?: number;
-  /** Bounds that the gate keeps, of this grant. */
-  readonly packetsPerSecond?: number;
-  readonly bytes?: number;
   readonly trace: readonly TraceLine[];
 }
 
@@ -129,7 +136,8 @@ export function decide(policy: Policy, question: Question): Decision {
   trace.push(yes('mtcUser', `${user.name} authorises ${server}`));
 
   const near = candidatesOf(policy, question);
-  const target = targetOf(policy.servers.get(server)?.sources ?? [], question);
+  const sources = policy.servers.get(server)?.sources ?? [];
+  const target = targetOf(sources, question);
   const context = contextOnce(question, device, user.name, target.family);
   let deniedFromMs = Number.POSITIVE_INFINITY;
   for (const deny of near.denies.filter(({ match }) => !mismatchOf(match, question))) {
@@ -142,9 +150,10 @@ export function decide(policy: Policy, question: Question): Decision {
     deniedFromMs = Math.min(deniedFromMs, untilMs);
   }
   const allows = near.allows.filter(({ match }) => !mismatchOf(match, question));
+  const drop = 'stop' in target ? undefined : dropOf(policy, target, sources, question);
   const ways = allows.flatMap((rule) => {
     const held = heldBy(rule, context);
-    return held === false ? [] : goAlone(rule, held, target, question, deniedFromMs);
+    return held === false ? [] : goAlone(rule, held, target, drop, question, deniedFromMs);
   });
   if (ways.length === 0) return stop('noRuleAllows', 'no allow matches');
   trace.push(...ways.flatMap(({ lines }) => lines));
@@ -228,7 +237,14 @@ function secondsLeft(untilMs: number, { nowMs }: Question): number {
 }
 
 /** One allow from the step `rule` on, up to the step that stops it. */
-function goAlone(rule: AllowRule, held: Held, target: Target, question: Question, deniedFromMs: number): Way {
+function goAlone(
+  rule: AllowRule,
+  held: Held,
+  target: Target,
+  drop: Filter | undefined,
+  question: Question,
+  deniedFromMs: number,
+): Way {
   const { id, limits, hours } = rule;
   const { usage } = question;
   const window = windowOf(rule, question);
@@ -236,8 +252,8 @@ function goAlone(rule: AllowRule, held: Held, target: Target, question: Question
   const leftSeconds = secondsLeft(closesAtMs, question);
   const durationSeconds = Math.min(question.durationSeconds, limits.durationSeconds, leftSeconds);
   const lines: TraceLine[] = [];
-  const stop = (reason: RefusalReason, seen: string): Way => {
-    const line = no(reason, seen, id);
+  const stop = (reason: RefusalReason, seen: string, by = id): Way => {
+    const line = no(reason, seen, by);
     return { rule, lines: [...lines, line], durationSeconds, closesAtMs, outcome: line };
   };
 
@@ -256,6 +272,9 @@ function goAlone(rule: AllowRule, held: Held, target: Target, question: Question
   lines.push(
     yes('applicationServer', `${remote === 'all' ? "all of the server's sources" : remote.text}, ${family}`, id),
   );
+
+  if (drop) return stop('deniedByFilter', `it drops packets that ${id} would grant`, drop.id);
+  lines.push(yes('filter', 'no drop filter meets its packets', id));
 
   const { grantsOnDevice, grantsOfServer, requestsInLastMinute } = usage;
   if (reached(limits.requestsPerMinute, requestsInLastMinute)) {
@@ -302,6 +321,28 @@ function targetOf(sources: readonly Prefix[], question: Question): Target {
   if (requestAddress.family === family && ours(requestAddress)) return { family, remote: requestAddress };
   const seen = `none named, and ${requestAddress.text} is not an ${family} address within the server's sources`;
   return { family, stop: no('applicationServerRequired', seen) };
+}
+
+/** The drop filter that meets packets of such a grant. */
+function dropOf(
+  { filters, deviceGroups }: Policy,
+  { family, remote }: { readonly family: Family; readonly remote: Address | 'all' },
+  sources: readonly Prefix[],
+  { device, protocol, port, remotePort }: Question,
+): Filter | undefined {
+  const flow = {
+    family,
+    protocol,
+    device: device?.inner?.find(({ address }) => address.family === family),
+    devicePort: port,
+    remotes: remote === 'all' ? sources : [hostPrefix(remote)],
+    remotePort,
+  };
+  const isIn = (name: string) => {
+    const group = deviceGroups.get(name);
+    return group !== undefined && device !== undefined && isInGroup(group, device);
+  };
+  return dropOfGrant(filters, flow, { isInGroup: isIn });
 }
 
 function reached(limit: number | undefined, used: number): boolean {

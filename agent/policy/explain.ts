@@ -8,10 +8,17 @@ import { contextFor, type Decision, heldBy, mismatchesOf, type Question, type Tr
 import { selectorText } from './groups.ts';
 import { hoursText } from './hours.ts';
 import type { AllowRule, DenyRule, Match, Policy } from './policy.ts';
+import { wouldHave } from './staged.ts';
 
 /** One line for the outcome, one for each step, one for each rule that does not match: of many, the nearest. */
 export function explain(policy: Policy, question: Question, decision: Decision): string[] {
-  return [outcome(question, decision), ...decision.trace.map(step), ...lookedAway(policy, question, decision)];
+  const otherwise = wouldHave(policy, question, decision);
+  return [
+    outcome(question, decision),
+    ...decision.trace.map(step),
+    ...lookedAway(policy, question, decision),
+    ...(otherwise ? [`with all that is staged: ${outcome(question, otherwise.decision)}`] : []),
+  ];
 }
 
 /** Which servers each MTC user authorises. */
@@ -22,6 +29,23 @@ export function describeAuthorised(
     mtcUser: name,
     servers: [...authorises].sort(),
   }));
+}
+
+/** What each group stands for. */
+export function describeGroups({
+  serverGroups,
+  deviceGroups,
+}: Policy): readonly { readonly group: string; readonly of: string }[] {
+  const servers = [...serverGroups].map(([group, names]) => ({
+    group,
+    of: names.length === 0 ? 'no server' : `the ${names.length === 1 ? 'server' : 'servers'} ${names.join(', ')}`,
+  }));
+  const devices = [...deviceGroups].map(([group, { devices: patterns = [], attributes = {} }]) => {
+    const named = patterns.length > 0 ? ` ${patterns.map(({ text }) => text).join(', ')}` : '';
+    const having = Object.entries(attributes).map(([name, values]) => `${name} ${values.join(' or ')}`);
+    return { group, of: `devices${named}${having.length > 0 ? ` with ${having.join(', ')}` : ''}` };
+  });
+  return [...servers, ...devices];
 }
 
 function outcome({ server, device, protocol, port }: Question, decision: Decision): string {

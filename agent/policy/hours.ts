@@ -48,7 +48,7 @@ export function windowAt(hours: Hours, nowMs: number): Window {
 }
 
 /** Every hour of every day. */
-function neverCloses({ from, to, days }: Hours): boolean {
+export function neverCloses({ from, to, days }: Hours): boolean {
   return from === 0 && to === ALL_DAY && days.length === DAYS.length;
 }
 
@@ -120,11 +120,17 @@ export function parseTimeOfDay(text: string): number | undefined {
   return hour === undefined ? undefined : Number(hour) * 60 + Number(minute);
 }
 
+/** Zones that were asked for, since to look one up costs more than all else of a rule; misspelt ones are looked up anew. */
+const zones = new Map<string, string>();
+
 /** The zone's name as it is spelt, or undefined. */
 export function parseZone(text: string): string | undefined {
-  if (!/^[A-Za-z][A-Za-z0-9_+/-]*$/.test(text)) return undefined;
+  const known = zones.get(text);
+  if (known !== undefined || !/^[A-Za-z][A-Za-z0-9_+/-]*$/.test(text)) return known;
   try {
-    return new Intl.DateTimeFormat('en-US', { timeZone: text }).resolvedOptions().timeZone;
+    const { timeZone } = new Intl.DateTimeFormat('en-US', { timeZone: text }).resolvedOptions();
+    zones.set(text, timeZone);
+    return timeZone;
   } catch {
     return undefined;
   }

@@ -15,7 +15,7 @@ import type { Policy, PolicyTest } from './policy.ts';
 /** The tests that fail, each at its place. */
 export function runPolicyTests(policy: Policy): Issue[] {
   return policy.tests.flatMap((test) => {
-    const decision = decide(policy, questionOf(policy, test));
+    const decision = decide((test.staged && policy.staged) || policy, questionOf(policy, test));
     const [expected, found] = [expectationOf(test), findingOf(test, decision)];
     if (expected === found) return [];
     const why = decision.verdict === 'refuse' ? ` (${decision.why})` : '';

@@ -6,8 +6,9 @@
 import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
-import type { Attributes, ExternalId, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import type { Attributes, ExternalId, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import type { Condition } from './condition.ts';
+import type { Filter } from './filters.ts';
 import type { DeviceGroup, DeviceSelector } from './groups.ts';
 import type { Hours } from './hours.ts';
 import type { DevicePattern, NamePattern } from './patterns.ts';
@@ -48,7 +49,7 @@ export interface Match {
   readonly ports?: readonly PortRange[];
 }
 
-export interface Limits {
+export interface Limits extends PacketLimits {
   /** The longest that one request, or one extension, is granted for. */
   readonly durationSeconds: number;
   /** The longest life of a grant, extensions included. */
@@ -56,10 +57,6 @@ export interface Limits {
   readonly grantsPerDevice?: number;
   readonly grantsPerServer?: number;
   readonly requestsPerMinute?: number;
-  /** Of a grant, both directions together; the gate counts. */
-  readonly packetsPerSecond?: number;
-  /** Of a grant, in all, both directions together, as on the wire; the gate counts. */
-  readonly bytes?: number;
 }
 
 interface Rule {
@@ -88,6 +85,8 @@ export interface DenyRule extends Rule {
 export interface PolicyTest {
   readonly name: string;
   readonly place: Place;
+  /** Judged as if all that is staged were enforced. */
+  readonly staged: boolean;
   readonly request: {
     readonly server: ServerName;
     readonly device: ExternalId;
@@ -134,9 +133,12 @@ export interface Policy {
   /** By id. */
   readonly allows: readonly AllowRule[];
   readonly denies: readonly DenyRule[];
+  readonly filters: readonly Filter[];
   readonly tests: readonly PolicyTest[];
   /** Whether a rule looks at more of a device than its name: its grants are then judged again when the devices file is read. */
   readonly readsAttributes: boolean;
+  /** Only where something is staged: the same policy with all of it enforced. */
+  readonly staged?: Policy;
 }
 
 /** Who a certificate stands for. */

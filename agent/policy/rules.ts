@@ -5,12 +5,13 @@
  * whole is judged in compile.ts, which points back into the text by `locate`.
  */
 import type { z } from 'zod';
-import { byPlace, type Document, type Issue, type Path, type Place, readDocument } from '../core/document.ts';
+import { type Document, type Issue, type Path, type Place, readDocument } from '../core/document.ts';
 import * as f from '../core/fields.ts';
 import { parseAddress } from '../core/net.ts';
 import { REFUSALS, type RefusalReason } from '../core/reasons.ts';
 import type { ServerName } from '../core/words.ts';
 import { LONGEST_CONDITION } from './condition.ts';
+import { filter, type WrittenFilter } from './filter-files.ts';
 import { ALL_DAY, DAYS, parseTimeOfDay, parseZone } from './hours.ts';
 import { parseDevicePattern, parseNamePattern } from './patterns.ts';
 
@@ -26,7 +27,7 @@ const COUNT = f.integer(1, 1_000_000);
 const USED = f.integer(0, 1_000_000);
 
 /** The steps that `decide` takes; tests can expect their refusals. */
-const TESTED_STEPS = ['mtcUser', 'rule', 'applicationServer', 'rate', 'quota'];
+const TESTED_STEPS = ['mtcUser', 'rule', 'applicationServer', 'filter', 'rate', 'quota'];
 const TESTED_REASONS = (Object.keys(REFUSALS) as RefusalReason[]).filter((reason) =>
   TESTED_STEPS.includes(REFUSALS[reason].step),
 );
@@ -60,22 +61,12 @@ const serverOrGroup = orGroup('the name of a server', (text) => serverName.safeP
 const deviceOrGroup = orGroup('a device pattern such as *@*.meters.example', parseDevicePattern);
 const applicationServer = f.field('an IP address, or all', (text) => (text === 'all' ? text : parseAddress(text)));
 
-/** YAML has no unions; a mapping with exactly one of some keys reads as one. Judged beside whatever else is wrong. */
-function exactlyOne(...keys: readonly string[]) {
-  const one = (written: object) => keys.filter((key) => key in written).length === 1;
-  return [one, { error: `expected exactly one of ${keys.join(' and ')}`, when: isMapping }] as const;
-}
-
-function isMapping({ value }: { readonly value: unknown }): boolean {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
 const certificate = f
   .mapping({ uri: uri.exactOptional(), issuer: f.name().exactOptional(), sha256: sha256.exactOptional() })
-  .refine(...exactlyOne('uri', 'sha256'))
+  .refine(...f.exactlyOne('uri', 'sha256'))
   .refine((written) => !('sha256' in written && 'issuer' in written), {
     error: 'expected issuer with uri only: a public key needs none',
-    when: isMapping,
+    when: f.isMapping,
   });
 
 const server = f.mapping({
@@ -96,9 +87,9 @@ const deviceGroup = f
     devices: f.list(devicePattern, 'device patterns').exactOptional(),
     attributes: f.attributes(f.list(f.attributeValue, 'values')).exactOptional(),
   })
-  .refine((written) => 'devices' in written || 'attributes' in written, {
+  .refine(({ devices, attributes }) => devices !== undefined || Object.keys(Object(attributes)).length > 0, {
     error: 'expected devices, or attributes, or both: a group without them would be every device',
-    when: isMapping,
+    when: f.isMapping,
   });
 
 const serverGroup = f.mapping({ servers: f.list(namePattern, 'names') });
@@ -162,21 +153,23 @@ const rule = f
     limits: limits.exactOptional(),
     hours: hours.exactOptional(),
     when: when.exactOptional(),
+    stage: f.flag.exactOptional(),
   })
-  .refine(...exactlyOne('allow', 'deny'))
+  .refine(...f.exactlyOne('allow', 'deny'))
   .refine((written) => 'deny' in written || 'limits' in written, {
     error: '"limits" is missing: an allow says at least durationSeconds',
-    when: isMapping,
+    when: f.isMapping,
   })
   .refine((written) => !('deny' in written && 'limits' in written), {
     error: 'expected no limits with deny',
     path: ['limits'],
-    when: isMapping,
+    when: f.isMapping,
   })
   .meta({ oneOf: [{ required: ['allow', 'limits'] }, { required: ['deny'] }] });
 
 const test = f.mapping({
   name: f.text,
+  stage: f.flag.exactOptional(),
   request: f.mapping({
     server: serverName,
     device: f.externalId,
@@ -202,23 +195,36 @@ const test = f.mapping({
       durationSeconds: f.integer(1, LONGEST_SECONDS).exactOptional(),
       refuse: f.choice(...TESTED_REASONS).exactOptional(),
     })
-    .refine(...exactlyOne('allow', 'refuse'))
+    .refine(...f.exactlyOne('allow', 'refuse'))
     .refine((written) => !('refuse' in written && 'durationSeconds' in written), {
       error: 'expected durationSeconds with allow only',
       path: ['durationSeconds'],
-      when: isMapping,
+      when: f.isMapping,
     }),
 });
 
+/** Who there is cannot be tried out: certificates and sources count, or they do not. */
+function enforced(key: 'servers' | 'mtcUsers') {
+  const stands = (file: { readonly stage?: boolean; readonly servers: object; readonly mtcUsers: object }) =>
+    !file.stage || Object.keys(file[key]).length === 0;
+  const error = `expected no ${key} in a staged file; move them to another`;
+  return [stands, { error, path: [key] as PropertyKey[] }] as const;
+}
+
 /** A rule file, key by key; rules/rules.schema.json, for editors, is made from it. */
-export const ruleFile = f.mapping({
-  servers: f.named(server, 'servers').default({}),
-  mtcUsers: f.named(mtcUser, 'MTC users').default({}),
-  deviceGroups: f.named(deviceGroup, 'groups of devices').default({}),
-  serverGroups: f.named(serverGroup, 'groups of servers').default({}),
-  rules: f.list(rule, 'rules', 0).default([]),
-  tests: f.list(test, 'tests', 0).default([]),
-});
+export const ruleFile = f
+  .mapping({
+    stage: f.flag.exactOptional(),
+    servers: f.named(server, 'servers').default({}),
+    mtcUsers: f.named(mtcUser, 'MTC users').default({}),
+    deviceGroups: f.named(deviceGroup, 'groups of devices').default({}),
+    serverGroups: f.named(serverGroup, 'groups of servers').default({}),
+    rules: f.list(rule, 'rules', 0).default([]),
+    filters: f.list(filter, 'filters', 0).default([]),
+    tests: f.list(test, 'tests', 0).default([]),
+  })
+  .refine(...enforced('servers'))
+  .refine(...enforced('mtcUsers'));
 
 type WrittenFile = z.output<typeof ruleFile>;
 export type WrittenServer = z.output<typeof server>;
@@ -250,32 +256,39 @@ export interface Written {
   readonly deviceGroups: readonly Entry<WrittenDeviceGroup>[];
   readonly serverGroups: readonly Entry<WrittenServerGroup>[];
   readonly rules: readonly Entry<WrittenRule>[];
+  readonly filters: readonly Entry<WrittenFilter>[];
   readonly tests: readonly Entry<WrittenTest>[];
 }
 
-/** Reads all rule files, or tells every issue of all of them. */
-export function readRules(
-  files: readonly RuleFile[],
-): { readonly written: Written } | { readonly issues: readonly Issue[] } {
+/** What stands in the files that are right, and every issue of the others. */
+export interface RulesReading {
+  readonly written: Written;
+  readonly issues: readonly Issue[];
+}
+
+export function readRules(files: readonly RuleFile[]): RulesReading {
   const readings = files.map(({ file, text }) => readDocument(text, file, ruleFile));
   const issues = readings.flatMap((reading) => ('issues' in reading ? reading.issues : []));
-  if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
   const documents = readings.flatMap((reading) => ('document' in reading ? reading.document : []));
   const named = <Value>(key: string, of: (value: WrittenFile) => Readonly<Record<string, Value>>) =>
     documents.flatMap(({ value, locate }) =>
       Object.entries(of(value)).map(([name, one]) => entry(name, one, locate, [key, name])),
     );
   return {
+    issues,
     written: {
       servers: named('servers', ({ servers }) => servers),
       mtcUsers: named('mtcUsers', ({ mtcUsers }) => mtcUsers),
       deviceGroups: named('deviceGroups', ({ deviceGroups }) => deviceGroups),
       serverGroups: named('serverGroups', ({ serverGroups }) => serverGroups),
-      rules: documents.flatMap(({ value, locate }) =>
-        value.rules.map((rule, i) => entry(rule.id, rule, locate, ['rules', i])),
+      rules: documents.flatMap(({ value: { rules, stage = false }, locate }) =>
+        rules.map((rule, i) => entry(rule.id, { stage, ...rule }, locate, ['rules', i])),
       ),
-      tests: documents.flatMap(({ value, locate }) =>
-        value.tests.map((test, i) => entry(test.name, test, locate, ['tests', i])),
+      filters: documents.flatMap(({ value: { filters, stage = false }, locate }) =>
+        filters.map((filter, i) => entry(filter.id, { stage, ...filter }, locate, ['filters', i])),
+      ),
+      tests: documents.flatMap(({ value: { tests, stage = false }, locate }) =>
+        tests.map((test, i) => entry(test.name, { stage, ...test }, locate, ['tests', i])),
       ),
     },
   };

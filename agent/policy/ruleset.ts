@@ -7,13 +7,18 @@
  * Connection tracking sees device-initiated flows only; a TCP flow begins
  * with a lone SYN, so that leftovers of an ended grant never become one.
  *
+ * Filters stand in it (filter-ruleset.ts): drops before all else, allows before
+ * what the base closes by itself. What the outside begins passes by a filter
+ * alone, and such a flow is not hidden.
+ *
  * Pure: the same setup gives the same text, byte by byte.
  */
 import { addressAt, type Family, type Prefix, sizeOf } from '../core/net.ts';
 import { DENIAL_MARK, DENIAL_PREFIX, DENIAL_REASONS, DENIALS, SELF_TEST } from '../core/reasons.ts';
 import type { Service } from '../core/words.ts';
+import { allowRules, answerRules, type Counted, type FilterSetup, filterParts, type Part } from './filter-ruleset.ts';
 
-export interface BaseSetup {
+export interface BaseSetup extends FilterSetup {
   readonly outside: string;
   readonly inside: readonly {
     readonly interface: string;
@@ -40,11 +45,15 @@ const FAMILIES = [
   { family: 'ipv6', word: 'ip6', type: 'ipv6_addr', echo: 'icmpv6 type echo-request' },
 ] as const;
 
-/** The table's definition, for `nft -f`. */
-export function baseRuleset(setup: BaseSetup): string {
+/** What devices begin without a filter: the rest of a flow of another protocol needs one, too. */
+const OPENED = 'meta l4proto { tcp, udp, icmp, icmpv6 }';
+
+/** The table's definition, for `nft -f`; its filters go on counting from where they were. */
+export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): string {
   const outside = quote(setup.outside);
   const inside = setup.inside.map((link) => quote(link.interface));
   const shared = setup.inside.filter((link) => link.shared).map((link) => quote(link.interface));
+  const isFiltering = setup.filters.length > 0;
   return table([
     ...FAMILIES.flatMap(({ family, type }) => [
       prefixSet(`grants_${family}`, type, of(family, setup.grants)),
@@ -54,6 +63,7 @@ export function baseRuleset(setup: BaseSetup): string {
     // (PACKET_OTHERHOST), so the stack drops them even without this chain.
     ...sampled(setup.present),
     ...DENIAL_REASONS.map((reason) => chain(chainOf(reason), [`counter ${copied(reason, setup)}`, 'drop'])),
+    ...(isFiltering ? filterParts(setup, counted).map(part) : []),
     // The inspector's own packet goes no further than this.
     chain('self_test', [
       'type filter hook output priority raw; policy accept;',
@@ -70,20 +80,28 @@ export function baseRuleset(setup: BaseSetup): string {
       `iifname { ${inside.join(', ')} } goto from_inside`,
     ]),
     chain('toward_inside', [
-      `iifname ${outside} ct state established ct direction reply counter accept`,
+      ...(isFiltering ? ['jump drops'] : []),
       `iifname ${outside} ct state related meta l4proto { icmp, icmpv6 } counter accept`,
+      ...allowRules(setup, 'inside'),
+      ...answerRules(setup, 'outside'),
+      // A flow that began by an allow which is gone: it is not to live on by its answers.
+      ...FAMILIES.map(({ family, word }) => `${word} saddr @denied_${family} counter drop`),
+      `iifname ${outside} ct state established ct direction reply ${OPENED} counter accept`,
       'counter drop',
     ]),
     chain('from_inside', [
+      ...(isFiltering ? ['jump drops'] : []),
       `oifname != ${outside} counter drop`,
       ...noWayBack(shared),
       'ct state invalid counter drop',
       ...setup.inside.flatMap((link) => ownSourcesOnly(link)),
+      ...answerRules(setup, 'inside'),
       ...FAMILIES.filter(({ family }) => of(family, setup.egress).length === 0).map(
         ({ family }) => `meta nfproto ${family} counter drop`,
       ),
+      ...allowRules(setup, 'outside'),
       ...FAMILIES.map(({ family, word }) => `${word} daddr @denied_${family} counter drop`),
-      'ct state established ct direction original counter accept',
+      `ct state established ct direction original ${OPENED} counter accept`,
       'ct state related meta l4proto { icmp, icmpv6 } counter accept',
       'ct state new tcp flags & (fin | syn | rst | ack) == syn counter accept',
       'ct state new meta l4proto udp counter accept',
@@ -189,6 +207,10 @@ function quote(name: string): string {
 
 function chain(name: string, rules: readonly string[]): string {
   return `chain ${name} {\n${rules.map((rule) => `\t\t${rule}\n`).join('')}\t}`;
+}
+
+function part([kind, name, lines]: Part): string {
+  return kind === 'chain' ? chain(name, lines) : `${kind} ${name} { ${lines.join('; ')}\n}`;
 }
 
 function table(parts: readonly string[]): string {

@@ -15,11 +15,13 @@
  */
 import { address, addressAt, prefix } from '../../agent/core/net.ts';
 import { indexOfIpv4, type Pool } from '../../agent/core/pool.ts';
+import type { PacketLimits } from '../../agent/core/words.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { ROOT } from '../child.ts';
 import { enter } from '../enter.ts';
 import { Network } from '../network.ts';
+import { NO_FILTERS } from '../rules.ts';
 import type { Target } from './generator.ts';
 import { switchNapiOn } from './napi.ts';
 
@@ -103,6 +105,11 @@ export class Gateways {
   async denied(gateway: 'nat' | 'gate'): Promise<number> {
     if (gateway === 'nat') return await this.#counter('nat', ['ip', 'bench', 'denied']);
     return Number(this.#gate?.counters().denied.noGrant.packets ?? 0n);
+  }
+
+  /** Gives the gate's first so many grants these limits. */
+  limit(count: number, limits: PacketLimits): void {
+    for (let i = 0; i < count; i++) this.#gate?.limit(indexOf(endpoint(i)), i + 1, limits);
   }
 
   /** The agent's heartbeat, without which the gate soon refuses every grant. */
@@ -200,6 +207,7 @@ chain forward {
 
 function baseRules(): string {
   return baseRuleset({
+    ...NO_FILTERS,
     outside: 'outside',
     inside: [{ interface: 'inside', prefixes: [REALM] }],
     present: ['outside', 'inside'],
@@ -236,11 +244,15 @@ function openGate(network: Network, grants: number): Gate {
   const endNs = process.hrtime.bigint() + HOUR_NS;
   for (let i = 0; i < grants; i++) {
     const external = endpoint(i);
-    const index = indexOfIpv4(POOL, 'udp', external) ?? -1;
-    const remote = { remote: address(SERVER.address), remotePort: 0, classId: SERVER_CLASS };
+    const index = indexOf(external);
+    const remote = { remote: address(SERVER.address), remotePort: 0, classId: SERVER_CLASS, limits: {} };
     gate.open({ index, number: i + 1, protocol: 'udp', realm: 1, device: device(i), external, ...remote }, endNs);
   }
   return gate;
+}
+
+function indexOf(external: Target): number {
+  return indexOfIpv4(POOL, 'udp', external) ?? -1;
 }
 
 /** Runs synchronous work in a namespace. */

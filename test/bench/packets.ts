@@ -9,6 +9,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { PacketLimits } from '../../agent/core/words.ts';
 import { type Figure, figure, show, table } from './figures.ts';
 import { device, endpoint, type Gateway, Gateways, SERVER } from './gateways.ts';
 import { Generator } from './generator.ts';
@@ -31,7 +32,12 @@ interface Row {
   /** The row that it is compared with. */
   readonly beside: string;
   readonly denied?: boolean;
+  /** What the grants may carry meanwhile. */
+  readonly limits?: PacketLimits;
 }
+
+/** So much that nothing is refused. */
+const WIDE: PacketLimits = { packetsPerSecond: 10_000_000, bytes: 1e12 };
 
 const deny = { first: TO_NOBODY, count: NOBODY, beside: `plain forwarding, ${FEW} devices`, denied: true } as const;
 
@@ -42,6 +48,7 @@ const ROWS: readonly Row[] = [
       { name: beside, gateway: 'plain', first: TO_DEVICES, count, beside },
       { name: `nftables DNAT, ${count} grants`, gateway: 'nat', first: TO_ENDPOINTS, count, beside },
       { name: `gate, ${count} grants`, gateway: 'gate', first: TO_ENDPOINTS, count, beside },
+      { name: `gate, ${count} grants with limits`, gateway: 'gate', first: TO_ENDPOINTS, count, beside, limits: WIDE },
     ];
   }),
   { name: 'nftables, denied', gateway: 'nat', ...deny },
@@ -88,9 +95,10 @@ interface Run {
 }
 
 async function measure(gateways: Gateways, generator: Generator, row: Row, seconds: number): Promise<Run> {
-  const { gateway, first, count } = row;
+  const { gateway, first, count, limits } = row;
   const counted = () => (row.denied && gateway !== 'plain' ? gateways.denied(gateway) : gateways.arrived(gateway));
   gateways.beat();
+  if (gateway === 'gate' && !row.denied) gateways.limit(count, limits ?? {});
   const before = await counted();
   const sent = await generator.burst({ ...gateways.generatorLink(gateway), source: SERVER, first, count, seconds });
   await delay(20); // what is still queued between the namespaces

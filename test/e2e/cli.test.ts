@@ -1,6 +1,6 @@
 /** The operator's command against the real daemon: draining, what one grant carried, the state of the host. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { DEVICE_NAME, DEVICE_PORT, TestAgent } from '../agent.ts';
+import { DEVICE_NAME, DEVICE_PORT, RULES, TestAgent } from '../agent.ts';
 import { program, until } from '../child.ts';
 import type { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
@@ -60,6 +60,37 @@ test('show: what a grant carried, both ways, while it lives and while its endpoi
   const ended = await shown();
   expect(ended).toMatchObject({ status: 'ended', endCause: 'revokedByOperator', endText: 'an operator revoked it' });
   expect(ended.carried.in.packets).toBeGreaterThanOrEqual(live.carried.in.packets);
+});
+
+test('limits: those of the rules in force hold for a live grant, and are shown; used up, it ends within a second or two', async () => {
+  const { body } = await agent.grant({ devicePort: DEVICE_PORT });
+  expect(body).not.toHaveProperty('limits');
+  const from = { address: SERVER.ipv4 };
+  expect(await server.udp({ to: body.externalEndpoint, from, text: 'free' })).toMatchObject({ text: 'free' });
+  agent.write(
+    'rules/rules.yaml',
+    RULES.replace('totalSeconds: 3600', 'totalSeconds: 3600, packetsPerSecond: 500, bytes: 1kB'),
+  );
+  expect(await agent.mtgate('reload')).toMatchObject({ status: 0 });
+  const limits = { packetsPerSecond: 500, bytes: 1000 };
+  expect(await agent.curl('GET', `/grants/${body.grantId}`)).toMatchObject({ body: { status: 'LIVE', limits } });
+  expect((await agent.mtgate('grants', 'show', body.grantId)).stdout).toMatch(
+    /^may carry +500 packets a second; 1000 bytes in all, \d\d used$/m,
+  );
+
+  expect(await server.udp({ to: body.externalEndpoint, from, text: 'x'.repeat(400) })).toMatchObject({
+    outcome: 'answer',
+  });
+  expect(await server.udp({ to: body.externalEndpoint, from, waitMs: 100, text: 'x'.repeat(400) })).toEqual({
+    outcome: 'silence',
+  });
+  const ended = await until('its end', async () => {
+    const shown = await agent.curl('GET', `/grants/${body.grantId}`);
+    return shown.body.status === 'ENDED' ? shown.body : undefined;
+  });
+  expect(ended).toMatchObject({ endCause: 'QUOTA_USED', limits });
+  agent.write('rules/rules.yaml', RULES);
+  expect(await agent.mtgate('reload')).toMatchObject({ status: 0 });
 });
 
 test('status: denials of the last minute; a gap is status 1, and the last fault', async () => {

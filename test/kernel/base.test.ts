@@ -8,6 +8,7 @@ import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { type Child, program } from '../child.ts';
 import type { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
+import { NO_FILTERS } from '../rules.ts';
 import { Session } from '../session.ts';
 import {
   DEVICE,
@@ -24,6 +25,7 @@ import {
 
 const FAMILIES = ['ipv4', 'ipv6'] as const;
 const TEXT = baseRuleset({
+  ...NO_FILTERS,
   outside: OUTSIDE,
   present: [OUTSIDE, INSIDE],
   inside: [{ interface: INSIDE, prefixes: FAMILIES.map((family) => prefix(REALM_PREFIX[family])) }],

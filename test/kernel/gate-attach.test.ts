@@ -90,6 +90,7 @@ function mappingOf(family: (typeof FAMILIES)[number], protocol: 'tcp' | 'udp', n
     remote: address(SERVER[family]),
     remotePort: 0,
     classId: 7,
+    limits: {},
   };
 }
 const MAPPINGS = FAMILIES.flatMap((family, i) => [

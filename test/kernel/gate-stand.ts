@@ -8,11 +8,12 @@ import { mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
 import { address, prefix } from '../../agent/core/net.ts';
 import type { Pool } from '../../agent/core/pool.ts';
-import type { Mapping } from '../../agent/dataplane/dataplane.ts';
+import type { GateSetup, Mapping } from '../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import { ROOT } from '../child.ts';
-import { enter } from '../enter.ts';
+import { enter, within } from '../enter.ts';
 import { Network } from '../network.ts';
+import { DEVICE, INNER_GATEWAY, INSIDE, OUTSIDE, REALM_PREFIX, SERVER_PREFIX, UPSTREAM } from '../standard-network.ts';
 import type { MakeRig } from '../suites/fixture.ts';
 
 export const GATE_OBJECT = `${ROOT}dist/dataplane/gate.bpf.o`;
@@ -29,6 +30,7 @@ export const MAPPING: Mapping = {
   remote: 'all',
   remotePort: 0,
   classId: 7,
+  limits: {},
 };
 export const HOUR = 3600n * 1_000_000_000n;
 
@@ -36,6 +38,37 @@ export const HOUR = 3600n * 1_000_000_000n;
 export interface Stand {
   readonly make: MakeRig;
   close(): Promise<void>;
+}
+
+/** The gate at the gateway of the standard network, with the servers as class 7, heard until orphanGraceSeconds from now. */
+export function gateOnWires(network: Network, pool: Pool): Gate {
+  const at = (name: string) => ({ name, ifindex: network.link('gateway', name).ifindex });
+  const [outside, inside] = [at(OUTSIDE), at(INSIDE)];
+  const families = ['ipv4', 'ipv6'] as const;
+  const gate = within(network, 'gateway', () => {
+    const setup: GateSetup = {
+      pool,
+      outside: { ifindex: outside.ifindex, nextHops: { ipv4: address(UPSTREAM.ipv4), ipv6: address(UPSTREAM.ipv6) } },
+      inside: [
+        {
+          ifindex: inside.ifindex,
+          realm: 1,
+          prefixes: families.map((family) => prefix(REALM_PREFIX[family])),
+          nextHops: { ipv4: address(DEVICE.ipv4), ipv6: address(DEVICE.ipv6) },
+        },
+      ],
+      own: families.map((family) => ({ address: address(INNER_GATEWAY[family]), on: 'inside' as const })),
+      services: [],
+      orphanGraceSeconds: 300,
+      udpTombstoneSeconds: 30,
+    };
+    const loaded = Gate.load({ object: GATE_OBJECT, bpffs: `${network.bpffs()}/mtgate`, setup });
+    loaded.attach('auto', { outside, inside: [inside] });
+    return loaded;
+  });
+  for (const family of families) gate.addClass(prefix(SERVER_PREFIX[family]), 7);
+  gate.heartbeat(process.hrtime.bigint());
+  return gate;
 }
 
 export function gateStand(): Stand {

@@ -8,6 +8,9 @@
  * run again by hand.
  */
 import fc from 'fast-check';
+import type { Admission } from '../../agent/core/admissions.ts';
+import { ANSWER_MARK } from '../../agent/core/reasons.ts';
+import type { PacketLimits } from '../../agent/core/words.ts';
 import type { Hook } from '../../agent/dataplane/dataplane.ts';
 import { ethernet, type IpFields, icmp, ip, raw, TCP_ACK, tcp, type Upper, udp } from '../frames.ts';
 import { CLASS, mapping, OTHER_CLASS, REALM, SECOND_REALM, SERVER_PREFIXES } from '../suites/fixture.ts';
@@ -16,13 +19,19 @@ type Text = Parameters<typeof mapping>[0];
 
 type Ends = 'inAnHour' | 'justNow' | 'longAgo';
 
+/** An admission, its prefixes as texts. */
+export type AdmissionText = Omit<Admission, 'source' | 'destination'> & Record<'source' | 'destination', string>;
+
 export type Command =
   | { readonly do: 'open'; readonly grant: Text; readonly ends: Ends }
   | { readonly do: 'end' | 'forget'; readonly which: number }
+  | { readonly do: 'limit'; readonly which: number; readonly limits: PacketLimits }
+  | { readonly do: 'usedUp' }
+  | { readonly do: 'admit'; readonly list: readonly AdmissionText[] }
   | { readonly do: 'class'; readonly prefix: string; readonly classId: number }
   | { readonly do: 'changing'; readonly realm: number; readonly address: string; readonly on: boolean }
   | { readonly do: 'heartbeat'; readonly lost: boolean }
-  | { readonly do: 'packet'; readonly hook: Hook; readonly at: Place; readonly hex: string };
+  | { readonly do: 'packet'; readonly hook: Hook; readonly at: Place; readonly hex: string; readonly mark: number };
 
 /** The interface that a packet from inside comes in at. */
 export type Place = 'inside' | 'secondInside' | 'other';
@@ -68,6 +77,36 @@ const payload = fc.oneof(fc.uint8Array({ maxLength: 40 }), fc.constant(new Uint8
 
 const bracket = (host: string, port: number) => (host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`);
 
+/** So few packets a second that no token comes while a life lasts, or hardly; so few bytes that they are soon used. */
+const limits: fc.Arbitrary<PacketLimits> = fc.oneof(
+  { weight: 3, arbitrary: fc.constant({}) },
+  { weight: 1, arbitrary: fc.constant({ packetsPerSecond: 1 }) },
+  { weight: 2, arbitrary: fc.integer({ min: 1, max: 1000 }).map((bytes) => ({ bytes })) },
+  { weight: 1, arbitrary: fc.integer({ min: 1, max: 200 }).map((bytes) => ({ packetsPerSecond: 1, bytes })) },
+);
+
+const admission: fc.Arbitrary<AdmissionText> = fc
+  .constantFrom(
+    ...(['198.51.100.10/32', '198.51.100.0/24', '0.0.0.0/0'] as const).map((source) => ({ source, six: false })),
+    ...(['2001:db8:51::10/128', '2001:db8:51::/48', '::/0'] as const).map((source) => ({ source, six: true })),
+  )
+  .chain(({ source, six }) =>
+    fc.record({
+      source: fc.constant(source),
+      destination: six
+        ? fc.constantFrom('fd00:20::2/128', 'fd00:20::/48', 'fd00:30::/48')
+        : fc.constantFrom('10.20.0.2/32', '10.20.0.0/16', '10.30.0.0/16'),
+      protocol: fc.constantFrom(
+        'tcp' as const,
+        'udp' as const,
+        six ? ('icmpv6' as const) : ('icmp' as const),
+        'any' as const,
+      ),
+      ports: fc.constantFrom(undefined, { low: 22, high: 22 }, { low: 53, high: 5683 }),
+      types: fc.constantFrom(undefined, [8, 128], [0, 3, 255]),
+    }),
+  );
+
 const grant: fc.Arbitrary<Text> = family.chain((name) => {
   const { externals, devices, remotes } = FAMILIES[name];
   return fc
@@ -79,6 +118,7 @@ const grant: fc.Arbitrary<Text> = family.chain((name) => {
       remotePort: fc.constantFrom(0, 0, 5000),
       classId: fc.constantFrom(CLASS, CLASS, OTHER_CLASS),
       slot: fc.nat(3),
+      limits,
     })
     .map((text) => ({ ...text, realm: REALM }));
 });
@@ -202,13 +242,14 @@ const arrive = (made: fc.Arbitrary<Made>): fc.Arbitrary<Command> =>
       made,
       spoiling,
       at: fc.constantFrom<Place>('inside', 'inside', 'inside', 'inside', 'inside', 'inside', 'secondInside', 'other'),
+      mark: fc.constantFrom(0, 0, ANSWER_MARK),
     })
-    .map(({ made: { hook: where, packet }, spoiling: { bytes, length }, at }) => {
+    .map(({ made: { hook: where, packet }, spoiling: { bytes, length }, at, mark }) => {
       const frame = ethernet(packet);
       const spoilt = new Uint8Array(Math.max(Math.min(SHORTEST, frame.length), frame.length + length));
       spoilt.set(frame.subarray(0, spoilt.length));
       for (const [offset, value] of bytes) if (offset < spoilt.length) spoilt[offset] = value;
-      return { do: 'packet', hook: where, at, hex: Buffer.from(spoilt).toString('hex') };
+      return { do: 'packet', hook: where, at, hex: Buffer.from(spoilt).toString('hex'), mark };
     });
 
 const openOne = (grants: readonly Text[]): fc.Arbitrary<Command> =>
@@ -218,8 +259,16 @@ const openOne = (grants: readonly Text[]): fc.Arbitrary<Command> =>
     ends: fc.constantFrom<Ends>('inAnHour', 'inAnHour', 'inAnHour', 'inAnHour', 'inAnHour', 'justNow', 'longAgo'),
   });
 
+const admissions: fc.Arbitrary<Command> = fc.record({
+  do: fc.constant('admit' as const),
+  list: fc.array(admission, { minLength: 1, maxLength: 8 }),
+});
+
 const change: fc.Arbitrary<Command> = fc.oneof(
   { weight: 2, arbitrary: fc.record({ do: fc.constantFrom('end' as const, 'forget' as const), which: fc.nat(30) }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('limit' as const), which: fc.nat(30), limits }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('usedUp' as const) }) },
+  { weight: 2, arbitrary: admissions },
   {
     weight: 1,
     arbitrary: fc.record({
@@ -254,6 +303,7 @@ export const life: fc.Arbitrary<readonly Command[]> = fc
   .array(grant, { minLength: 4, maxLength: 10 })
   .chain((grants) =>
     fc.tuple(
+      admissions.map((one) => [one]),
       fc.array(openOne(grants), { minLength: 6, maxLength: 12 }),
       fc.array(
         fc.oneof(

@@ -20,6 +20,7 @@ const LIVES = 60;
 const seed = Number(process.env['TWIN_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
 const clock = { nowMs: Date.now, monotonicNs: nowNs, boottimeNs: nowNs };
 const ETHERNET = 14;
+const BEYOND_LIMITS: readonly string[] = ['packetRateExceeded', 'byteQuotaExceeded'];
 
 let stand: Stand;
 beforeAll(() => {
@@ -28,7 +29,7 @@ beforeAll(() => {
 afterAll(() => stand.close());
 
 test(`gate and twin agree (seed ${seed})`, { timeout: 120_000 }, async () => {
-  const seen = { carried: 0, passed: 0, dropped: 0 };
+  const seen = { carried: 0, passed: 0, dropped: 0, limited: 0 };
   await fc.assert(
     fc.asyncProperty(life, async (commands) => {
       const rig = await stand.make(setupOf);
@@ -44,6 +45,7 @@ test(`gate and twin agree (seed ${seed})`, { timeout: 120_000 }, async () => {
   expect(seen.carried).toBeGreaterThan(LIVES);
   expect(seen.passed).toBeGreaterThan(LIVES);
   expect(seen.dropped).toBeGreaterThan(LIVES);
+  expect(seen.limited).toBeGreaterThan(LIVES / 2);
 });
 
 function liveThrough(commands: readonly Command[], { plane: gate, interfaces }: Rig, seen: Seen): void {
@@ -69,7 +71,7 @@ function liveThrough(commands: readonly Command[], { plane: gate, interfaces }: 
 }
 
 type Both = readonly [gate: JudgingDataplane, twin: JudgingDataplane];
-type Seen = { carried: number; passed: number; dropped: number };
+type Seen = { carried: number; passed: number; dropped: number; limited: number };
 
 function change(command: Exclude<Command, { do: 'packet' }>, both: Both, opened: Mapping[], number: number): void {
   const now = nowNs();
@@ -87,6 +89,27 @@ function change(command: Exclude<Command, { do: 'packet' }>, both: Both, opened:
       if (!grant) return;
       const [atGate, atTwin] = both.map((plane) => plane.end(grant.index, grant.number, now - SECOND / 10n));
       expect(atGate).toBe(atTwin);
+      return;
+    }
+    case 'limit': {
+      const grant = opened[command.which % opened.length];
+      if (!grant) return;
+      const [atGate, atTwin] = both.map((plane) => plane.limit(grant.index, grant.number, command.limits));
+      expect(atGate).toBe(atTwin);
+      return;
+    }
+    case 'usedUp': {
+      const [atGate, atTwin] = both.map((plane) => plane.usedUp());
+      expect(atGate).toEqual(atTwin);
+      return;
+    }
+    case 'admit': {
+      const list = command.list.map((one) => ({
+        ...one,
+        source: prefix(one.source),
+        destination: prefix(one.destination),
+      }));
+      for (const plane of both) plane.admissions(list);
       return;
     }
     case 'forget': {
@@ -109,18 +132,19 @@ function change(command: Exclude<Command, { do: 'packet' }>, both: Both, opened:
 }
 
 function expectAgreement(
-  { hook, at, hex }: Extract<Command, { do: 'packet' }>,
+  { hook, at, hex, mark }: Extract<Command, { do: 'packet' }>,
   [gate, twin]: Both,
   interfaces: Interfaces,
   seen: Seen,
 ): void {
   const frame = Uint8Array.from(Buffer.from(hex, 'hex'));
   const ifindex = hook === 'insideIngress' ? interfaces[at] : interfaces.outside;
-  const [atGate, atTwin] = [gate, twin].map((plane) => readable(plane.judge(hook, ifindex, frame), frame));
+  const [atGate, atTwin] = [gate, twin].map((plane) => readable(plane.judge(hook, ifindex, frame, mark), frame));
   expect(atGate).toEqual(atTwin);
   if (atGate?.verdict === 'redirect') seen.carried += 1;
   else if (atGate?.verdict === 'pass') seen.passed += 1;
   else seen.dropped += 1;
+  if (atGate?.verdict === 'drop' && BEYOND_LIMITS.includes(atGate.reason)) seen.limited += 1;
 }
 
 /**

@@ -7,6 +7,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { ADMISSIONS_MAX } from '../../agent/core/admissions.ts';
 import { ENTRY_BYTES } from '../../agent/core/pool.ts';
 import { DENIAL_REASONS, DENIALS } from '../../agent/core/reasons.ts';
 import * as layout from '../../agent/dataplane/layout.ts';
@@ -60,8 +61,12 @@ describe('gate.h and layout.ts', () => {
       GATE_POOLS_MAX: layout.GATE_POOLS_MAX,
       GATE_SERVICES_MAX: layout.GATE_SERVICES_MAX,
       GATE_MARK: layout.GATE_MARK,
+      GATE_ANSWER_MARK: layout.GATE_ANSWER_MARK,
+      GATE_ADMISSIONS_MAX: ADMISSIONS_MAX,
       COUNTER_MAX: layout.COUNTER_MAX,
       ENTRY_ANY_REMOTE: layout.ENTRY_ANY_REMOTE,
+      LIMIT_BYTES_SHIFT: layout.LIMIT_BYTES_SHIFT,
+      GATE_USED_UP_MAX: layout.GATE_USED_UP_MAX,
       NEXT_HOP4: layout.NEXT_HOP4,
       NEXT_HOP6: layout.NEXT_HOP6,
       REASON_MAX: DENIAL_REASONS.length + 1,

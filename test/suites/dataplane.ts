@@ -8,6 +8,7 @@ import { AgentError } from '../../agent/core/errors.ts';
 import { prefix } from '../../agent/core/net.ts';
 import { DENIAL_REASONS } from '../../agent/core/reasons.ts';
 import type { Hook, JudgingDataplane, Mapping, Verdict } from '../../agent/dataplane/dataplane.ts';
+import { until } from '../child.ts';
 import { entriesOf } from '../entries.ts';
 import { ethernet, ip, tcp, udp } from '../frames.ts';
 import {
@@ -204,6 +205,109 @@ export function describeDataplane(name: string, make: MakeRig): void {
         expect(knock(grant)).toBe('redirect');
       });
 
+      describe('with limits', () => {
+        const headers = 14 + (grant === V6 ? 40 : 20) + 8;
+        const inward = headers + 'knock'.length;
+        const outward = headers + 'answer'.length;
+        /** The next token comes a second later. */
+        const once = { packetsPerSecond: 1 };
+
+        test('carries as many packets at once as it may in a second, of both directions, and no more', () => {
+          plane.open({ ...grant, limits: { packetsPerSecond: 2 } }, nowNs() + HOUR);
+          expect(plane.entry(grant.index)?.mapping.limits).toEqual({ packetsPerSecond: 2 });
+          expect([knock(grant), answer(grant)]).toEqual(Array(2).fill('redirect'));
+          expect([knock(grant), answer(grant)]).toEqual(Array(2).fill('packetRateExceeded'));
+          expect(plane.carried(grant.index)).toEqual({
+            in: { packets: 1n, bytes: BigInt(inward) },
+            out: { packets: 1n, bytes: BigInt(outward) },
+          });
+          expect(plane.usedUp()).toEqual([]);
+        });
+
+        test('carries again when the time has come', async () => {
+          plane.open({ ...grant, limits: { packetsPerSecond: 20 } }, nowNs() + HOUR);
+          while (knock(grant) === 'redirect');
+          await until('a token', () => (knock(grant) === 'redirect' ? true : undefined));
+        });
+
+        test('carries bytes of both directions up to the last, then says once that they are used up', () => {
+          const bytes = 2 * inward + outward;
+          plane.open({ ...grant, limits: { bytes } }, nowNs() + HOUR);
+          expect([knock(grant), answer(grant), knock(grant)]).toEqual(Array(3).fill('redirect'));
+          expect(plane.usedUp()).toEqual([]);
+          expect([knock(grant), answer(grant), knock(grant)]).toEqual(Array(3).fill('byteQuotaExceeded'));
+          expect(plane.carried(grant.index)).toEqual({
+            in: { packets: 2n, bytes: BigInt(2 * inward) },
+            out: { packets: 1n, bytes: BigInt(outward) },
+          });
+          expect(plane.usedUp()).toEqual([{ index: grant.index, number: grant.number }]);
+          expect(knock(grant)).toBe('byteQuotaExceeded');
+          expect(plane.usedUp()).toEqual([]);
+        });
+
+        test('of the bytes that are left a smaller packet may have some', () => {
+          plane.open({ ...grant, limits: { bytes: outward + inward - 1 } }, nowNs() + HOUR);
+          expect([answer(grant), answer(grant), knock(grant)]).toEqual([
+            'redirect',
+            'byteQuotaExceeded',
+            'byteQuotaExceeded',
+          ]);
+          plane.limit(grant.index, grant.number, { bytes: outward + inward });
+          expect([answer(grant), knock(grant)]).toEqual(['byteQuotaExceeded', 'redirect']);
+        });
+
+        test('is refused for its rate before its bytes, and for anything else before both', () => {
+          plane.open({ ...grant, limits: { ...once, bytes: 1 } }, nowNs() + HOUR);
+          expect([knock(grant), knock(grant)]).toEqual(['byteQuotaExceeded', 'packetRateExceeded']);
+          expect(knock(grant, grant === V6 ? '2001:db8:66::66' : '192.0.2.66')).toBe('wrongSource');
+          plane.heartbeat(nowNs() - 31n * SECOND);
+          expect([knock(grant), answer(grant)]).toEqual(['agentLost', 'agentLost']);
+        });
+
+        test('what is refused otherwise uses nothing up', () => {
+          plane.open({ ...grant, limits: { ...once, bytes: inward } }, nowNs() + HOUR);
+          knock(grant, grant === V6 ? '2001:db8:66::66' : '192.0.2.66');
+          expect(knock(grant)).toBe('redirect');
+        });
+
+        test('takes other limits while it lives, what was used counting toward them', () => {
+          plane.open(grant, nowNs() + HOUR);
+          expect([knock(grant), knock(grant)]).toEqual(['redirect', 'redirect']);
+          expect(plane.limit(grant.index, grant.number + 1, { bytes: 1 })).toBe(false);
+          expect(knock(grant)).toBe('redirect');
+          expect(plane.limit(grant.index, grant.number, { bytes: 3 * inward })).toBe(true);
+          expect(knock(grant)).toBe('byteQuotaExceeded');
+          expect(plane.limit(grant.index, grant.number, { packetsPerSecond: 1, bytes: 4 * inward })).toBe(true);
+          expect(plane.entry(grant.index)?.mapping.limits).toEqual({ packetsPerSecond: 1, bytes: 4 * inward });
+          expect([knock(grant), knock(grant)]).toEqual(['redirect', 'packetRateExceeded']);
+          expect(plane.limit(grant.index, grant.number, {})).toBe(true);
+          expect([knock(grant), knock(grant)]).toEqual(['redirect', 'redirect']);
+        });
+
+        test('ended and opened again, has used nothing', () => {
+          const limits = { ...once, bytes: inward };
+          plane.open({ ...grant, limits }, nowNs() + HOUR);
+          knock(grant);
+          expect(knock(grant)).toBe('packetRateExceeded');
+          plane.limit(grant.index, grant.number, { bytes: inward });
+          expect(knock(grant)).toBe('byteQuotaExceeded');
+          plane.end(grant.index, grant.number, nowNs() - SECOND);
+          const next = { ...grant, number: 1000, limits };
+          plane.open(next, nowNs() + HOUR);
+          expect(knock(grant)).toBe('redirect');
+          plane.limit(next.index, next.number, { bytes: inward });
+          expect(knock(grant)).toBe('byteQuotaExceeded');
+          expect(plane.usedUp()).toEqual([grant, next].map(({ index, number }) => ({ index, number })));
+        });
+
+        test('holds the widest limits there are', () => {
+          const widest = { packetsPerSecond: 10_000_000, bytes: 1e12 };
+          plane.open({ ...grant, limits: widest }, nowNs() + HOUR);
+          expect(plane.entry(grant.index)?.mapping.limits).toEqual(widest);
+          expect([knock(grant), answer(grant)]).toEqual(['redirect', 'redirect']);
+        });
+      });
+
       test("is not heard of while its device's address changes hands", () => {
         plane.open(grant, nowNs() + HOUR);
         plane.setChanging(REALM, grant.device.address, true);
@@ -291,6 +395,52 @@ export function describeDataplane(name: string, make: MakeRig): void {
       expect(knock(all)).toBe('wrongSource');
       plane.addClass(prefix('198.51.100.0/24'), CLASS);
       expect(knock(all)).toBe('redirect');
+    });
+
+    describe('admissions', () => {
+      const to = (destination: string) => ({ destination: prefix(destination), protocol: 'udp' }) as const;
+      const ping = (from: string, device = '10.20.0.2') =>
+        word(judge('outsideIngress', ip(from, device, udp(5000, 53))));
+
+      test('are those said last, and nothing else', () => {
+        expect(ping('192.0.2.66')).toBe('realmDestination');
+        plane.admissions([
+          { source: prefix('192.0.2.64/26'), ...to('10.20.0.2/32') },
+          { source: prefix('198.51.100.0/24'), ...to('10.20.0.0/16') },
+        ]);
+        expect([ping('192.0.2.66'), ping('198.51.100.1')]).toEqual(['pass', 'pass']);
+        plane.admissions([
+          { source: prefix('198.51.100.0/24'), ...to('10.20.0.3/32') },
+          { source: prefix('198.51.100.7/32'), ...to('10.20.0.2/32') },
+        ]);
+        expect(ping('192.0.2.66')).toBe('realmDestination');
+        expect([ping('198.51.100.1'), ping('198.51.100.1', '10.20.0.3')]).toEqual(['realmDestination', 'pass']);
+        expect([ping('198.51.100.7'), ping('198.51.100.7', '10.20.0.3')]).toEqual(['pass', 'pass']);
+        plane.admissions([]);
+        expect([ping('198.51.100.7'), ping('198.51.100.7', '10.20.0.3')]).toEqual(Array(2).fill('realmDestination'));
+      });
+
+      test('of an IPv6 source, however short, are for no IPv4 packet', () => {
+        plane.admissions([{ source: prefix('::/0'), destination: prefix('fd00:20::/48'), protocol: 'any' }]);
+        expect(ping('192.0.2.66')).toBe('realmDestination');
+        expect(ping('2001:db8:66::66', 'fd00:20::2')).toBe('pass');
+      });
+
+      test('of one source are sixteen, those of wider ones included; one more changes nothing', () => {
+        const many = (count: number, source: string, low: number) =>
+          Array.from({ length: count }, (_, i) => ({
+            source: prefix(source),
+            destination: prefix('10.20.0.2/32'),
+            protocol: 'udp' as const,
+            ports: { low: low + i, high: low + i },
+          }));
+        const sixteen = [...many(10, '192.0.2.0/24', 53), ...many(6, '192.0.2.64/26', 100)];
+        plane.admissions([...sixteen, ...many(10, '192.0.2.64/26', 53)]); // once more the same
+        const last = ip('192.0.2.66', '10.20.0.2', udp(5000, 105));
+        expect([ping('192.0.2.66'), word(judge('outsideIngress', last))]).toEqual(['pass', 'pass']);
+        expect(() => plane.admissions([...sixteen, ...many(1, '192.0.2.64/26', 200)])).toThrow(AgentError);
+        expect([ping('192.0.2.66'), word(judge('outsideIngress', last))]).toEqual(['pass', 'pass']);
+      });
     });
 
     test('an IPv6 prefix holds no IPv4 source, however short it is', () => {

@@ -6,7 +6,7 @@
  */
 import { type Address, address, parseEndpoint, prefix } from '../../agent/core/net.ts';
 import { indexOfIpv4, ipv4Entries, type Pool } from '../../agent/core/pool.ts';
-import type { Protocol } from '../../agent/core/words.ts';
+import type { PacketLimits, Protocol } from '../../agent/core/words.ts';
 import type { GateSetup, JudgingDataplane, Mapping, Verdict } from '../../agent/dataplane/dataplane.ts';
 
 export interface Interfaces {
@@ -100,6 +100,7 @@ interface MappingText {
   readonly number?: number;
   readonly realm?: number;
   readonly classId?: number;
+  readonly limits?: PacketLimits;
   /** For IPv6: which of its indices. */
   readonly slot?: number;
 }
@@ -122,6 +123,7 @@ export function mapping(text: MappingText): Mapping {
     remote,
     remotePort: text.remotePort ?? 0,
     classId: text.classId ?? CLASS,
+    limits: text.limits ?? {},
   };
 }
 

@@ -10,10 +10,12 @@
  */
 import { afterEach, beforeEach, describe, test } from 'vitest';
 import { address } from '../../agent/core/net.ts';
+import { ANSWER_MARK } from '../../agent/core/reasons.ts';
 import type { Protocol } from '../../agent/core/words.ts';
 import { HOOKS, type JudgingDataplane } from '../../agent/dataplane/dataplane.ts';
 import { ethernet, filler, ip, spoil, udp } from '../frames.ts';
 import { type MakeRig, nowNs, REALM, SECOND, setupOf } from './fixture.ts';
+import { admissionsOf, admitted, admittedWhole, answersWithMark, anyOf } from './packets/admitted.ts';
 import { answers, answersOfSecondRealm, changingHands, unheard } from './packets/answers.ts';
 import { fromDevices, toNoService } from './packets/from-devices.ts';
 import { fromOutside, toPool } from './packets/from-outside.ts';
@@ -102,6 +104,21 @@ function describeGuards(make: MakeRig, who: Who): void {
   });
   describe('toward the outside', () => {
     table(rig, 'outsideEgress', [...toOutside(who), ...(isIpv6 ? ipv6Only.TO_OUTSIDE : [])]);
+  });
+  describe('from outside, with filters', () => {
+    const open = standing(make, (plane) => {
+      openGrants(plane, who, 'udp');
+      plane.admissions(FAMILIES.flatMap(admissionsOf));
+    });
+    table(open, 'outsideIngress', admitted(who));
+    table(open, 'insideIngress', fromDevices(who));
+  });
+  describe('from outside, with a filter that is for every protocol', () => {
+    const open = standing(make, (plane) => plane.admissions(FAMILIES.flatMap(anyOf)));
+    table(open, 'outsideIngress', admittedWhole(who));
+  });
+  describe('toward the outside, as the base marks answers', () => {
+    table(rig, 'outsideEgress', answersWithMark(who), 'inside', ANSWER_MARK);
   });
   test.each(HOOKS)('%s: another version than the ether type says', (hook) => {
     const sound = ip(who.server, who.external, udp(5000, PORT.one, 'hello, whoever you are'));

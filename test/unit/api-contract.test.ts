@@ -98,6 +98,7 @@ describe('a problem', () => {
   it.each([
     ['deviceUnknown', 'notAuthorisedByMtcUser'],
     ['deniedByRule', 'noRuleAllows'],
+    ['deniedByRule', 'deniedByFilter'],
   ] as const)('%s and %s read the same', (one, other) => {
     expect(JSON.stringify(problem(one))).toBe(JSON.stringify(problem(other)));
   });

@@ -185,6 +185,7 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
         status: 'LIVE' as const,
         startedAtMs,
         expiresAtMs: startedAtMs + ask.durationSeconds * 1000,
+        limits: { packetsPerSecond: 50, bytes: 10_000_000 },
       };
       grants.set(id, grant);
       return grant;

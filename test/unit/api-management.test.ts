@@ -28,7 +28,15 @@ const log: Log = { debug: keep, info: keep, warn: keep, error: keep };
 const inner = { realm: 'meters' as RealmName, address: address('192.0.2.33') };
 
 const seen = { seen: 9, inspected: 5, unsampled: 3, lost: 1 };
-const inspector = { state: 'sees', received: 5, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 } as const;
+const inspector = {
+  state: 'sees',
+  received: 5,
+  filtered: 0,
+  notOurs: 0,
+  damaged: 0,
+  deaths: 0,
+  blindnesses: 0,
+} as const;
 const knock: Denial = {
   id: '01JZ8Q4X9T5E2V7M3K6B0N1RWD',
   kind: 'packet',
@@ -66,6 +74,7 @@ const grant: OperatorGrant = {
   status: 'LIVE',
   startedAtMs: 0,
   expiresAtMs: 600_000,
+  limits: {},
 };
 const row = {
   grantId: '01JZ8Q4X9T5E2V7M3K6B0N1RWC',
@@ -276,7 +285,7 @@ describe('an operator', () => {
       ...row,
       ...{ status: 'ended', endedAt: '1970-01-01T00:00:01.000Z', endCause: 'expired', endText: 'its time was over' },
       ...{ gateway: 'gw-1', mtcUser: 'acme', policyVersion: '0123', family: 'ipv6', grantedSeconds: 600 },
-      ...{ remainingSeconds: 0, entry: 7, number: 99, reference: '+12025550142' },
+      ...{ remainingSeconds: 0, entry: 7, number: 99, reference: '+12025550142', limits: {} },
       carried: { in: { packets: 2, bytes: 120 }, out: { packets: 1, bytes: 60 } },
     });
     expect((await ask('GET', '/devices/m1%40meters.acme.example')).body).toEqual({

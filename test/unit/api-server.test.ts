@@ -28,6 +28,7 @@ describe('a grant from asking to giving back', () => {
       protocol: 'UDP',
       ipFamily: 'IPV4',
       status: 'LIVE',
+      limits: { packetsPerSecond: 50, bytes: 10_000_000 },
     });
     const path = `${GRANTS}/${created.body.grantId}`;
     expect((await api.ask({ path })).body).toEqual(created.body);

@@ -93,7 +93,15 @@ afterEach(async () => {
   gateway.clock.pass(61); // no test has used up another's rate
 });
 
-const SEES: InspectorReading = { state: 'sees', received: 4, notOurs: 0, damaged: 0, deaths: 1, blindnesses: 0 };
+const SEES: InspectorReading = {
+  state: 'sees',
+  received: 4,
+  filtered: 0,
+  notOurs: 0,
+  damaged: 0,
+  deaths: 1,
+  blindnesses: 0,
+};
 
 const STANDING: RunningStatus = {
   closed: true,

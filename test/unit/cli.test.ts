@@ -1,6 +1,6 @@
 /** The command as an operator types it: what it says of files, and what it says when nobody answers. */
 import { once } from 'node:events';
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -57,8 +57,9 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
   test("check: the example rules are right, and each user's servers are told", async () => {
     const { status, stdout } = await mtgate('check', 'rules');
     expect(stdout).toMatch(
-      /^policy [0-9a-f]{16}: \d+ servers, 2 MTC users, \d+ rules\n {2}acme authorises acme-head-end\n/,
+      /^policy [0-9a-f]{16}: \d+ servers, 2 MTC users, \d+ rules\n4 filters\n {2}acme authorises acme-head-end\n/,
     );
+    expect(stdout).toMatch(/\n {2}group field-meters: devices \*@meters\.acme\.example with model M2 or M3\n/);
     expect(stdout).toMatch(/\n\d+ policy tests passed\n$/);
     expect(status).toBe(0);
   });
@@ -75,6 +76,18 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
   test("check --config: the example agent.yaml, its pool's memory, the rules held against it", async () => {
     const { stdout } = await mtgate('check', 'rules', '--config', 'systemd/agent.yaml.example');
     expect(stdout).toMatch(/^grants pool: 225536 entries, 33 MiB in the kernel\n/m);
+  });
+
+  test('check: all files that cannot be read are told', async () => {
+    const broken = mkdtempSync(join(folder, 'unreadable-'));
+    writeFileSync(join(broken, 'latin-1.yaml'), Buffer.from('rules: []\n# caf\xe9\n', 'latin1'));
+    mkdirSync(join(broken, 'folder.yaml'));
+    const { status, stderr } = await mtgate('check', broken);
+    expect(stderr.replaceAll(`${broken}/`, '').split('\n').slice(0, 2)).toEqual([
+      'folder.yaml: is a folder, and no rule file: move it out of the folder',
+      'latin-1.yaml:2:6: not UTF-8 at byte 15; save the file as UTF-8',
+    ]);
+    expect(status).toBe(1);
   });
 
   test('check: each error at its place, status 1', async () => {

@@ -179,6 +179,59 @@ describe('the application server', () => {
   });
 });
 
+describe('which filters the packets of a grant would pass', () => {
+  const inner = [{ realm: 'internet' as never, address: address('10.20.0.2') }];
+  const bound = {
+    device: { externalId: 'm1@acme.example' as never, attributes: {}, boundFamilies: ['ipv4' as const], inner },
+  };
+  const given = (filters: string, changes: Partial<Question> = {}) =>
+    outcome(judge(`${COAP + ALL}filters: [${filters}]\n`, { ...bound, ...changes })).replace(/ \d.*/, '');
+
+  test.each([
+    ['to the device and port', '{ from: outside, to: 10.20.0.0/16, protocol: udp, ports: [5683] }'],
+    ['from the server', '{ from: 198.51.100.7 }'],
+    ['from the device', '{ from: 10.20.0.2, to: [198.51.0.0/16] }'],
+    ['to the server', '{ from: inside, to: 198.51.100.7/32, protocol: udp }'],
+    ['to a port that the server may use', '{ from: inside, protocol: udp, ports: [53] }'],
+    ['of all', '{}'],
+  ])('a drop %s refuses it', (_, drop) => {
+    expect(given(`{ id: f, drop: ${drop} }`)).toBe('deniedByFilter by f');
+    expect(given(`{ id: f, drop: ${drop}, stage: true }`)).toBe('coap');
+  });
+
+  test.each([
+    ['to another port', '{ from: outside, to: inside, protocol: udp, ports: [5684] }'],
+    ['of another protocol', '{ protocol: tcp }'],
+    ['of ICMP', '{ protocol: icmp }'],
+    ['to another device', '{ to: 10.20.0.3 }'],
+    ['from another server', '{ from: 198.51.100.8 }'],
+    ['of the other family', '{ from: "2001:db8::/32" }'],
+    ['between devices', '{ from: inside, to: inside }'],
+    ['from a source that is the device’s here', '{ from: 10.0.0.0/8, to: 10.0.0.0/8 }'],
+  ])('a drop %s does not', (_, drop) => expect(given(`{ id: f, drop: ${drop} }`)).toBe('coap'));
+
+  test('an allow, and a drop of a port that the named server has not, change nothing', () => {
+    expect(given('{ id: f, allow: { from: inside } }')).toBe('coap');
+    const drop = '{ id: f, drop: { from: inside, protocol: udp, ports: [53] } }';
+    expect(given(drop, { applicationServer: address('198.51.100.7'), remotePort: 4000 })).toBe('coap');
+    expect(given(drop, { applicationServer: address('198.51.100.7'), remotePort: 53 })).toBe('deniedByFilter by f');
+  });
+
+  test('of all a server’s sources one is enough, in the family of the grant', () => {
+    const all = { applicationServer: 'all' as const };
+    expect(given('{ id: f, drop: { from: 198.51.100.99 } }', all)).toBe('deniedByFilter by f');
+    expect(given('{ id: f, drop: { from: "2001:db8:51::1" } }', all)).toBe('all');
+  });
+
+  test('where the address is not known, what holds of some devices only refuses nobody', () => {
+    const device = {
+      device: { externalId: 'm1@acme.example' as never, attributes: {}, boundFamilies: ['ipv4' as const] },
+    };
+    expect(given('{ id: f, drop: { to: 10.20.0.2 } }', device)).toBe('coap');
+    expect(given('{ id: f, drop: { to: inside } }', device)).toBe('deniedByFilter by f');
+  });
+});
+
 describe('hours', () => {
   const zone = 'zone: Europe/Berlin';
   const at = (utc: string, durationSeconds = 600) => ({ nowMs: Date.parse(utc), durationSeconds });
@@ -245,6 +298,7 @@ test('the trace has every step of every allow that matches, in order', () => {
     'mtcUser',
     'rule all',
     'applicationServer all',
+    'filter all',
     'rate all',
     'quota all',
     'rule coap',

@@ -359,7 +359,7 @@ describe('the ledger', () => {
   test('why knows a refusal with or without urn:uuid:, a row by its id, and says what to do', () => {
     const account = () => ({ seen: 0, inspected: 0, unsampled: 0, lost: 0 });
     const inspector = () =>
-      ({ state: 'sees', received: 0, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 }) as const;
+      ({ state: 'sees', received: 0, filtered: 0, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 }) as const;
     const { why } = denialUseCases({ ledger, account, inspector, streamCut: () => {}, remedies: REMEDIES });
     ledger.refused(refusal('aa'), FACTS);
     expect(why('urn:uuid:aa')).toMatchObject({
@@ -381,7 +381,7 @@ describe('the ledger', () => {
   test('who follows is told of each row once in a while, however often it changes, until the end', async () => {
     const account = () => ({ seen: 0, inspected: 0, unsampled: 0, lost: 0 });
     const inspector = () =>
-      ({ state: 'sees', received: 0, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 }) as const;
+      ({ state: 'sees', received: 0, filtered: 0, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 }) as const;
     const { followDenials } = denialUseCases({ ledger, account, inspector, streamCut: () => {}, remedies: REMEDIES });
     const told: Denial[][] = [];
     const end = followDenials({ reason: 'noGrant' }, (rows) => told.push([...rows]));

@@ -2,7 +2,7 @@
  * Editions: what is in force, what goes back, what is on disk. The real store
  * and the real grants on the twin; the test holds the clock.
  */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chownSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -349,6 +349,20 @@ describe('the file', () => {
     expect(readFileSync(file()).toString('latin1').split('same')).toHaveLength(2 + 1); // in its table and its index
     store = openEditions(file());
   });
+
+  test.runIf(process.getuid?.() === 0)(
+    "made by root, it is the folder's owner's, as is what SQLite puts beside it",
+    () => {
+      const folder = join(home, 'service');
+      mkdirSync(folder);
+      chownSync(folder, 12_345, 12_346);
+      const made = openEditions(join(folder, 'editions.db'));
+      made.add({ number: 1, version: 'v', atMs: 1, by: ROOT, how: 'offline', changed: [], digest: 'd', files: [] });
+      const owners = readdirSync(folder).map((name) => [name, statSync(join(folder, name)).uid]);
+      made.close();
+      expect(owners).toEqual(['', '-shm', '-wal'].map((end) => [`editions.db${end}`, 12_345]));
+    },
+  );
 
   test('that is damaged, or of another program or version, fails the start; put aside, a new one begins', () => {
     store.close();

@@ -40,6 +40,7 @@ test('an allow, step by step, and the rules that looked away', () => {
     '  yes mtcUser           acme authorises acme',
     '  yes rule              coap: matches, for 600 s of the 600 s asked for',
     '  yes applicationServer coap: 198.51.100.7, ipv4',
+    '  yes filter            coap: no drop filter meets its packets',
     '  yes rate              coap: 0 requests in the last minute',
     '  yes quota             coap: 0 live grants on the device, 0 in all',
     '  -   rule              telnet: this deny is for the ports 23',
@@ -54,8 +55,8 @@ test('of very many rules those are shown that came nearest, the others are count
   );
   const [policy, question] = [policyOf(`${RULES}${many.join('\n')}`), ask()];
   const lines = explain(policy, question, decide(policy, question));
-  expect(lines).toHaveLength(28);
-  expect(lines.slice(7, 10)).toEqual([
+  expect(lines).toHaveLength(29);
+  expect(lines.slice(8, 11)).toEqual([
     '  -   rule              telnet: this deny is for the ports 23',
     '  -   rule              mqtt: this allow is for the ports 8883',
     '  -   rule              x0: this allow is for the protocols tcp',

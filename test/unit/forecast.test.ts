@@ -142,6 +142,7 @@ test.each([
   openDenialStore(file, gateway.log).close();
   const db = new Database(file);
   for (const column of added) db.exec(`ALTER TABLE refusals DROP COLUMN ${column}`);
+  if (version === 1) db.exec('ALTER TABLE denials DROP COLUMN rule');
   db.exec(`INSERT INTO refusals (number, instance, at_ms, reason, step, why, server, device, source, target)
     VALUES (1, 'urn:uuid:1', 5, 'noRuleAllows', 'rule', 'why', 's', 'd', 'x', 'udp/1');
     PRAGMA user_version = ${version}`);

@@ -110,6 +110,8 @@ test('an allow for groups that no MTC user has is told', () => {
     `${PEOPLE}${ALLOW('devices: ["group:far"]')}`.replace('"t*@*"', '"t*@far.example"').replace('named', 'far'),
   );
   expect('warnings' in compilation && compilation.warnings.map(formatted)).toEqual([
+    'a.yaml:13:3: group "nobody" has no server',
     'a.yaml:15:5: allow "a" can never match: no MTC user authorises its servers for its devices',
+    'a.yaml:15:5: allow "a" is wide: it opens more than 1024 ports; name those that are needed',
   ]);
 });

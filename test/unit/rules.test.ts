@@ -202,7 +202,7 @@ tests:
       'a.yaml:8:36: expected no limits with deny',
       'a.yaml:9:23: expected a list of servers, found an empty one',
       'a.yaml:9:83: expected totalSeconds to be at least durationSeconds',
-      'a.yaml:13:23: expected one of notAuthorisedByMtcUser, deniedByRule, noRuleAllows, conditionFailed, outsideHours, applicationServerRequired, applicationServerNotAllowed, familyMismatch, rateExceeded, grantsPerDeviceExceeded, grantsPerServerExceeded, found "deviceUnknown"',
+      'a.yaml:13:23: expected one of notAuthorisedByMtcUser, deniedByRule, noRuleAllows, conditionFailed, outsideHours, applicationServerRequired, applicationServerNotAllowed, deniedByFilter, familyMismatch, rateExceeded, grantsPerDeviceExceeded, grantsPerServerExceeded, found "deviceUnknown"',
       'a.yaml:16:5: expected exactly one of allow and refuse',
       'a.yaml:19:54: expected durationSeconds with allow only',
     ]);
@@ -358,6 +358,9 @@ test('an allow that nothing authorises is told, and compiles', () => {
 `);
   expect('warnings' in compilation && compilation.warnings.map(formatted)).toEqual([
     'a.yaml:8:5: allow "dead" can never match: no MTC user authorises its servers for its devices',
+    'a.yaml:8:5: allow "dead" is wide: it opens more than 1024 ports; name those that are needed',
     'a.yaml:9:5: allow "far" can never match: no MTC user authorises its servers for its devices',
+    'a.yaml:9:5: allow "far" is wide: it opens more than 1024 ports; name those that are needed',
+    'a.yaml:10:5: allow "fine" is wide: it opens more than 1024 ports; name those that are needed',
   ]);
 });

@@ -1,8 +1,10 @@
 import { expect, test } from 'vitest';
-import { prefix } from '../../agent/core/net.ts';
+import { address, prefix } from '../../agent/core/net.ts';
 import { type BaseSetup, baseRuleset } from '../../agent/policy/ruleset.ts';
+import { NO_FILTERS, policyOf } from '../rules.ts';
 
 const SETUP: BaseSetup = {
+  ...NO_FILTERS,
   outside: 'eth0',
   present: ['eth0', 'pgw0', 'pgw1'],
   inside: [
@@ -22,6 +24,34 @@ const SETUP: BaseSetup = {
 
 test('the base reads as it was meant', async () => {
   await expect(baseRuleset(SETUP)).toMatchFileSnapshot('../golden/base.nft');
+});
+
+const FILTERED = policyOf(`
+deviceGroups: { m2: { devices: ["*@m2.example"] } }
+filters:
+  - { id: bogons, drop: { from: [10.0.0.0/8, 10.1.0.0/16, "fc00::/7"], to: inside } }
+  - { id: smtp, drop: { from: inside, protocol: tcp, ports: [25, 465-587, 500-600] } }
+  - { id: m2, drop: { from: "group:m2", to: [192.0.2.0/24] } }
+  - { id: later, drop: { protocol: udp }, stage: true }
+  - { id: noc-ping, allow: { from: [192.0.2.0/28, "2001:db8:66::/64"], to: inside, protocol: icmp, types: [echo-request] } }
+  - { id: noc-snmp, allow: { from: 192.0.2.0/28, to: [10.20.0.0/24, outside], protocol: udp, ports: [161] }, standing: true }
+  - { id: vpn, allow: { from: inside, to: 198.51.100.1 } }
+  - { id: perhaps, allow: { from: inside, to: 198.51.100.2 }, stage: true }
+`);
+
+test('the base with filters reads as it was meant, and goes on counting', async () => {
+  const member = { interface: 'pgw0', address: address('10.20.0.2') };
+  const text = baseRuleset(
+    { ...SETUP, filters: FILTERED.filters, filterCopiesPerSecond: 500, groups: new Map([['m2', [member]]]) },
+    new Map([['smtp', { packets: 7n, bytes: 420n }]]),
+  );
+  await expect(text).toMatchFileSnapshot('../golden/base-with-filters.nft');
+});
+
+test('without sampling nothing is copied, and all is dropped as before', () => {
+  const text = baseRuleset({ ...SETUP, filters: FILTERED.filters });
+  expect(text).not.toContain('filter_copies');
+  expect(text).toContain('chain filtered_smtp {\n\t\tdrop\n');
 });
 
 test('devices of realms that share addresses begin nothing; all else of their realms is as for others', () => {

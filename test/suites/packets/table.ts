@@ -27,9 +27,15 @@ export function standing(make: MakeRig, prepare?: (plane: JudgingDataplane) => v
 }
 
 /** `at`: the interface that a packet from inside comes in at. */
-export function table(rig: () => Rig, hook: Hook, rows: readonly Row[], at: keyof Interfaces = 'inside'): void {
+export function table(
+  rig: () => Rig,
+  hook: Hook,
+  rows: readonly Row[],
+  at: keyof Interfaces = 'inside',
+  mark?: number,
+): void {
   test.each(rows)('%s', (_, packet, outcome) =>
-    expectOutcome(rig(), hook, ethernet(packet), typeof outcome === 'string' ? outcome : ethernet(outcome), at),
+    expectOutcome(rig(), hook, ethernet(packet), typeof outcome === 'string' ? outcome : ethernet(outcome), at, mark),
   );
 }
 
@@ -40,9 +46,10 @@ export function expectOutcome(
   frame: Uint8Array,
   outcome: Outcome,
   at: keyof Interfaces = 'inside',
+  mark?: number,
 ): void {
   const before = plane.counters();
-  const verdict = plane.judge(hook, hook === 'insideIngress' ? interfaces[at] : interfaces.outside, frame);
+  const verdict = plane.judge(hook, hook === 'insideIngress' ? interfaces[at] : interfaces.outside, frame, mark);
   if (outcome === 'pass') expect(verdict).toEqual({ verdict: 'pass' });
   else if (typeof outcome === 'string') expect(verdict).toEqual({ verdict: 'drop', reason: outcome, sampled: false });
   else expect(verdict).toEqual({ verdict: 'redirect', bytes: outcome });

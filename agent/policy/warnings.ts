@@ -1,0 +1,196 @@
+/**
+ * What is right, but surely not meant, or meant less wide: rules that can
+ * never match, rules that open much, hours that say nothing, and names that
+ * stand for nothing. Nothing here stops a policy.
+ */
+import type { Issue } from '../core/document.ts';
+import type { ServerName } from '../core/words.ts';
+import { filterWarnings } from './filter-files.ts';
+import { type DeviceFacts, type DeviceSelector, isSelected, patternsOf, selectorText } from './groups.ts';
+import { ALL_DAY, type Hours, hoursText, neverCloses } from './hours.ts';
+import { PatternIndex } from './pattern-index.ts';
+import { type DevicePattern, devicesOverlap } from './patterns.ts';
+import type { AllowRule, DenyRule, Match, MtcUser, Policy, PortRange } from './policy.ts';
+import type { Written } from './rules.ts';
+
+/** So many ports are more than any service of a device needs. */
+const MANY_PORTS = 1024;
+const ALL_PORTS: readonly PortRange[] = [{ low: 1, high: 65_535 }];
+
+/** With all that is staged taken as enforced; `devices` are those of the devices file, where it is known. */
+export function findWarnings(policy: Policy, written: Written, devices?: readonly DeviceFacts[]): Issue[] {
+  const all = policy.staged ?? policy;
+  const isAuthorised = authorisations(all);
+  return [
+    ...all.allows.flatMap((allow) =>
+      warned(allow, [...neverMatches(allow, all, isAuthorised), ...isWide(allow), ...oddHours(allow)]),
+    ),
+    ...all.denies.flatMap((deny) => warned(deny, [...unauthorised(deny, isAuthorised), ...oddHours(deny)])),
+    ...emptyGroups(all, written),
+    ...filterWarnings(policy.filters),
+    ...(devices ? unmatched(all, written, devices) : []),
+  ];
+}
+
+function warned({ action, id, place }: AllowRule | DenyRule, texts: readonly string[]): Issue[] {
+  return texts.map((text) => ({ ...place, message: `${action} "${id}" ${text}` }));
+}
+
+function neverMatches(allow: AllowRule, policy: Policy, isAuthorised: IsAuthorised): string[] {
+  const deny = coveringDenies(allow, policy).find((one) => covers(one, allow));
+  if (deny) return [`can never grant: deny "${deny.id}" covers all of it`];
+  return unauthorised(allow, isAuthorised);
+}
+
+type IsAuthorised = (match: Match) => boolean;
+
+function unauthorised({ match }: AllowRule | DenyRule, isAuthorised: IsAuthorised): string[] {
+  return isAuthorised(match) ? [] : ['can never match: no MTC user authorises its servers for its devices'];
+}
+
+/** Whether some MTC user authorises one of the servers of a match for one of its devices; indexed, since each rule asks. */
+function authorisations({ mtcUsers }: Policy): IsAuthorised {
+  const owned = new PatternIndex<{ readonly pattern: DevicePattern; readonly user: MtcUser }[]>(() => []);
+  const authorised = new Map<MtcUser, ReadonlySet<ServerName>>();
+  const byServer = new Map<ServerName, MtcUser>(); // one of those that authorise it
+  for (const user of mtcUsers.values()) {
+    authorised.set(user, new Set(user.authorises));
+    for (const server of user.authorises) byServer.set(server, user);
+    for (const pattern of user.devices) owned.at(pattern).push({ pattern, user });
+  }
+  const isOf = (user: MtcUser, servers: readonly ServerName[] | undefined) => {
+    const known = authorised.get(user);
+    return servers ? servers.some((server) => known?.has(server)) : user.authorises.length > 0;
+  };
+  return ({ servers, devices }) => {
+    const patterns = devices?.map(patternsOf);
+    if (!patterns?.every((one) => one !== undefined))
+      return servers ? servers.some((server) => byServer.has(server)) : byServer.size > 0;
+    return patterns
+      .flat()
+      .some((wanted) =>
+        owned
+          .overlapping(wanted)
+          .some((slot) => slot.some(({ pattern, user }) => isOf(user, servers) && devicesOverlap(pattern, wanted))),
+      );
+  };
+}
+
+/** Denies by a server that they name, and those that name none; made once for a policy, since it is asked for each allow. */
+const deniesByServer = new WeakMap<Policy, Map<string | undefined, DenyRule[]>>();
+
+function coveringDenies({ match }: AllowRule, policy: Policy): readonly DenyRule[] {
+  let byServer = deniesByServer.get(policy);
+  if (!byServer) {
+    byServer = new Map();
+    for (const deny of policy.denies) {
+      for (const server of deny.match.servers ?? [undefined])
+        byServer.set(server, [...(byServer.get(server) ?? []), deny]);
+    }
+    deniesByServer.set(policy, byServer);
+  }
+  const [server] = match.servers ?? [];
+  return [...(byServer.get(undefined) ?? []), ...((server && byServer.get(server)) ?? [])];
+}
+
+/** Whether all that an allow matches a deny does, at any time and whatever its condition. */
+function covers(deny: DenyRule, allow: AllowRule): boolean {
+  if (deny.hours && !(allow.hours && hoursText(deny.hours) === hoursText(allow.hours))) return false;
+  if (deny.when && deny.when.text !== allow.when?.text) return false;
+  return coversMatch(deny.match, allow.match);
+}
+
+function coversMatch(wide: Match, narrow: Match): boolean {
+  const { servers, devices, protocols, ports } = wide;
+  if (ports && !(narrow.ports ?? ALL_PORTS).every((range) => isWithin(range, ports))) return false;
+  if (protocols && !(narrow.protocols ?? ['tcp', 'udp']).every((protocol) => protocols.includes(protocol as never))) {
+    return false;
+  }
+  if (servers && !narrow.servers?.every((server) => servers.includes(server))) return false;
+  return !devices || (narrow.devices?.every((one) => devices.some((other) => coversSelector(other, one))) ?? false);
+}
+
+/** The same, or a pattern for all names of a domain; what else covers what is not looked for. */
+function coversSelector(wide: DeviceSelector, narrow: DeviceSelector): boolean {
+  if (selectorText(wide) === selectorText(narrow)) return true;
+  if ('group' in wide || wide.local.text !== '*') return false;
+  return patternsOf(narrow)?.every((one) => coversDomain(wide, one)) ?? wide.text === '*@*';
+}
+
+function coversDomain(wide: DevicePattern, narrow: DevicePattern): boolean {
+  if (!wide.subdomains) return !narrow.subdomains && wide.domain === narrow.domain;
+  if (wide.domain === '') return true;
+  return narrow.domain.endsWith(`.${wide.domain}`) || (narrow.subdomains && narrow.domain === wide.domain);
+}
+
+function isWithin({ low, high }: PortRange, ranges: readonly PortRange[]): boolean {
+  let from = low;
+  for (const range of [...ranges].sort((a, b) => a.low - b.low)) {
+    if (range.low <= from && from <= range.high) from = range.high + 1;
+  }
+  return from > high;
+}
+
+function isWide({ match: { servers, devices, ports = ALL_PORTS } }: AllowRule): string[] {
+  const count = ports.reduce((sum, { low, high }) => sum + high - low + 1, 0);
+  return [
+    ...(servers || devices ? [] : ['is wide: it names neither servers nor devices']),
+    ...(count > MANY_PORTS ? [`is wide: it opens more than ${MANY_PORTS} ports; name those that are needed`] : []),
+  ];
+}
+
+function oddHours(rule: AllowRule | DenyRule): string[] {
+  const { hours } = rule;
+  if (!hours) return [];
+  if (neverCloses(hours)) return ['has hours that are all hours; leave them out'];
+  const limit = rule.action === 'allow' ? rule.limits.durationSeconds : 0;
+  const longest = longestSeconds(hours);
+  if (limit <= longest) return [];
+  return [`never grants its durationSeconds of ${limit}: its hours close after ${longest} s`];
+}
+
+/** Of one window; of several that touch no bound is known. */
+function longestSeconds({ from, to, days }: Hours): number {
+  const minutes = to > from ? to - from : to + ALL_DAY - from;
+  return days.length > 1 && minutes >= ALL_DAY ? Number.POSITIVE_INFINITY : minutes * 60;
+}
+
+function emptyGroups({ serverGroups }: Policy, written: Written): Issue[] {
+  return written.serverGroups.flatMap(({ name, locate }) =>
+    serverGroups.get(name)?.length === 0 ? { ...locate(), message: `group "${name}" has no server` } : [],
+  );
+}
+
+/** Patterns and groups that stand for no device of the devices file. */
+function unmatched({ deviceGroups }: Policy, written: Written, devices: readonly DeviceFacts[]): Issue[] {
+  const known = new Map<string, boolean>();
+  const matchesNone = (selector: DeviceSelector) => {
+    const text = selectorText(selector);
+    const found = known.get(text) ?? devices.some((device) => isSelected(selector, device));
+    known.set(text, found);
+    return !found;
+  };
+  const patterns = [
+    ...[...written.mtcUsers, ...written.deviceGroups].flatMap(({ value, locate }) =>
+      (value.devices ?? []).map((pattern, i) => ({ pattern, place: () => locate('devices', i) })),
+    ),
+    ...written.rules.flatMap(({ value, locate }) =>
+      (['allow', 'deny'] as const).flatMap((action) =>
+        (value[action]?.devices ?? []).flatMap((pattern, i) =>
+          'group' in pattern ? [] : { pattern, place: () => locate(action, 'devices', i) },
+        ),
+      ),
+    ),
+  ];
+  return [
+    ...patterns.flatMap(({ pattern, place }) =>
+      matchesNone(pattern) ? { ...place(), message: `"${pattern.text}" matches no device of the devices file` } : [],
+    ),
+    ...written.deviceGroups.flatMap(({ name, locate }) => {
+      const group = deviceGroups.get(name);
+      return group && matchesNone(group)
+        ? { ...locate(), message: `group "${name}" has no device of the devices file` }
+        : [];
+    }),
+  ];
+}
