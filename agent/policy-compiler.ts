@@ -46,7 +46,9 @@ export async function compileApart(
       await breathe();
     }
     const policy = assembly.done();
-    for (const _ of indexing(policy)) await breathe();
+    for (const one of [policy, policy.staged]) {
+      if (one) for (const _ of indexing(one)) await breathe();
+    }
     return { policy, warnings: lastWord.warnings };
   } finally {
     port1.close();

@@ -36,6 +36,13 @@ describe('a policy compiled in a thread of its own', () => {
     });
   });
 
+  test('has its staged policy with it', async () => {
+    const staging = `${RULES}  - { id: s, deny: { ports: [5], reason: no }, stage: true }\n`;
+    const there = await apart(staging);
+    expect(there).toEqual(compiled(staging));
+    expect('policy' in there && there.policy.staged?.denies.map(({ id }) => id)).toEqual(['s']);
+  });
+
   test('is none where the files have issues, or its own tests fail', async () => {
     expect(await apart('servers: {')).toEqual(compiled('servers: {'));
     const tested = await apart(failing);
