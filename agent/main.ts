@@ -239,10 +239,10 @@ async function start(
   const { orphanGraceSeconds } = config.gate;
 
   await rememberBindings(ground);
-  await grants.withdrawSources();
+  await grants.sources.withdraw(policy);
   const recovery = await recover(ground, grants, orphanGraceSeconds);
   await bindings.replaceFile(devices);
-  await grants.admitSources(); // each grant has been judged by this policy
+  await grants.sources.admit(policy); // each grant has been judged by this policy
   collectGarbage();
   log.info({ ...recovery, policy: policy.version, gateway: config.gateway }, 'recovered');
 

@@ -170,10 +170,10 @@ export class TestGateway {
     this.heartbeat = new Heartbeat(ground, this.grants, GRACE_SECONDS);
     this.directory.setDevices(devices.map(({ device }) => device));
     await rememberBindings(ground);
-    await this.grants.withdrawSources();
+    await this.grants.sources.withdraw(this.grants.policy);
     await recover(ground, this.grants, GRACE_SECONDS);
     await this.bindings.replaceFile(devices);
-    await this.grants.admitSources();
+    await this.grants.sources.admit(this.grants.policy);
     await this.heartbeat.beat();
   }
 

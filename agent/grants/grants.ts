@@ -14,7 +14,7 @@
  *   where it was made under another policy.
  */
 import { AgentError } from '../core/errors.ts';
-import { type Endpoint, prefix } from '../core/net.ts';
+import type { Endpoint } from '../core/net.ts';
 import type { Refusal, Refuse } from '../core/reasons.ts';
 import type {
   Asker,
@@ -27,7 +27,7 @@ import type {
   ServerName,
 } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
-import { NO_USAGE, type Policy, sourceClasses } from '../policy/policy.ts';
+import { NO_USAGE, type Policy } from '../policy/policy.ts';
 import { Endpoints } from './endpoints.ts';
 import { CLOCK_LAG_NS, type Ground, orNotRecorded } from './ground.ts';
 import { Judge } from './judge.ts';
@@ -48,12 +48,10 @@ import {
 import { Rest } from './rest.ts';
 import { Retries } from './retries.ts';
 import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
+import { Sources } from './sources.ts';
 
 /** With so many ends that the store has not taken no grant is begun: a disk that stays full must not fill the memory. */
 const UNRECORDED_MOST = 1_000;
-
-/** Of work that is long only in sum, so much at once. */
-const HOLD_MOST_NS = 5_000_000n;
 
 export class Grants {
   readonly live = new LiveGrants();
@@ -61,6 +59,7 @@ export class Grants {
   readonly rest: Rest;
   readonly judge: Judge;
   readonly retries: Retries;
+  readonly sources: Sources;
   readonly #ground: Ground;
   /** Grants whose record is being written: they count, but are not there yet. */
   readonly #opening = new Opening();
@@ -75,6 +74,7 @@ export class Grants {
     this.endpoints = new Endpoints(ground.pool, ground.random);
     this.rest = new Rest(this.endpoints, ground.dataplane);
     this.retries = new Retries(ground);
+    this.sources = new Sources(ground);
   }
 
   get policy(): Policy {
@@ -260,27 +260,15 @@ export class Grants {
   switchPolicy(policy: Policy): Promise<void> {
     const turn = this.#switching.then(async () => {
       this.judge.policy = policy;
-      await this.withdrawSources();
+      await this.sources.withdraw(policy);
       await this.review().catch((fault) => {
         if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
       });
-      await this.admitSources();
+      await this.sources.admit(policy);
       await this.judge.tellStagedEnds();
     });
     this.#switching = turn.catch(() => {});
     return turn;
-  }
-
-  /** Takes into the gate what the policy in force counts as a source. */
-  async admitSources(): Promise<void> {
-    const { dataplane } = this.#ground;
-    const breatheIfDue = this.#breathing();
-    const wanted = await this.#classes();
-    const present = dataplane.classes();
-    for (const [text, classId] of wanted) {
-      await breatheIfDue();
-      if (!present.has(text)) dataplane.addClass(prefix(text), classId);
-    }
   }
 
   /**
@@ -330,17 +318,6 @@ export class Grants {
     const endNs = clock.monotonicNs() - CLOCK_LAG_NS;
     for (const { index, number } of endings) dataplane.end(index, number, endNs);
     return inSlices(endings, ({ id, cause }) => this.end({ id }, cause));
-  }
-
-  /** Takes from the gate what the policy in force no longer counts as a source. */
-  async withdrawSources(): Promise<void> {
-    const { dataplane } = this.#ground;
-    const breatheIfDue = this.#breathing();
-    const wanted = await this.#classes();
-    for (const [text, classId] of dataplane.classes()) {
-      await breatheIfDue();
-      if (wanted.get(text) !== classId) dataplane.removeClass(prefix(text));
-    }
   }
 
   /** Puts in force the limits that a live grant's record has by now. */
@@ -415,29 +392,6 @@ export class Grants {
       const record = mapping && this.live.atExternal(mapping.protocol, mapping.external);
       return record?.number === number ? [record] : [];
     });
-  }
-
-  async #classes(): Promise<Map<string, number>> {
-    const { store } = this.#ground;
-    const breatheIfDue = this.#breathing();
-    const classes = new Map<string, number>();
-    for (const { prefix, server } of sourceClasses(this.policy)) {
-      classes.set(prefix.text, store.idOf('class', server)); // of a server that is new, written there
-      await breatheIfDue();
-    }
-    return classes;
-  }
-
-  /** Breathes where the loop has been held for some milliseconds. */
-  #breathing(): () => Promise<void> | undefined {
-    const { clock } = this.#ground;
-    let sinceNs = clock.monotonicNs();
-    return () => {
-      if (clock.monotonicNs() - sinceNs < HOLD_MOST_NS) return undefined;
-      return breathe().then(() => {
-        sinceNs = clock.monotonicNs();
-      });
-    };
   }
 
   /** The record of a grant that was written and then not opened: it ends as it began, and its endpoint is as free as before. */
