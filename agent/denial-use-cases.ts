@@ -2,12 +2,13 @@
  * What an operator can ask about who was turned away: between the ledger and
  * the management interface.
  */
-import type { DenialUseCases, Explanation } from './api/denial-routes.ts';
+import type { DenialUseCases } from './api/denial-routes.ts';
 import { BASE_DENIALS, DENIALS, HANDSHAKES, REFUSALS, type Step } from './core/reasons.ts';
 import type { Account } from './inspector/account.ts';
 import { type Denial, matches } from './inspector/denials.ts';
 import type { InspectorReading } from './inspector/inspector.ts';
 import type { Ledger } from './inspector/ledger.ts';
+import type { Remedies } from './remedies.ts';
 
 /** What has changed is told this often: under a flood a row once, and not with every packet. */
 const TELL_EVERY_MS = 200;
@@ -17,9 +18,10 @@ interface Sources {
   readonly account: () => Account;
   readonly inspector: () => InspectorReading;
   readonly streamCut: () => void;
+  readonly remedies: Remedies;
 }
 
-export function denialUseCases({ ledger, account, inspector, streamCut }: Sources): DenialUseCases {
+export function denialUseCases({ ledger, account, inspector, streamCut, remedies }: Sources): DenialUseCases {
   return {
     denials: (filter, limit) => ledger.denials.list(filter, limit),
     account: () => ({ ...account(), inspector: inspector() }),
@@ -45,9 +47,10 @@ export function denialUseCases({ ledger, account, inspector, streamCut }: Source
     refusals: (filter, limit) => ledger.refusals(filter, limit),
     why(id) {
       const denial = ledger.denials.get(id);
-      if (denial) return { denial, ...explained(denial) };
+      if (denial) return { denial, ...explained(denial), ...remedies.ofDenial(denial) };
       const refusal = ledger.refusal(id.startsWith('urn:uuid:') ? id : `urn:uuid:${id.toLowerCase()}`);
-      return refusal && { refusal, ...explained({ kind: 'request', reason: refusal.reason }) };
+      if (!refusal) return remedies.ofGrant(id);
+      return { refusal, ...explained({ kind: 'request', reason: refusal.reason }), ...remedies.ofRefusal(refusal) };
     },
   };
 }
@@ -75,7 +78,7 @@ const ADVICE: Readonly<Record<Step, string>> = {
 };
 
 /** Of a reason that this version does not know (the store may be of another) only the name can be said. */
-function explained({ kind, reason }: Pick<Denial, 'kind' | 'reason'>): Omit<Explanation, 'denial' | 'refusal'> {
+function explained({ kind, reason }: Pick<Denial, 'kind' | 'reason'>): { meaning: string; advice: string } {
   const faces: Readonly<Record<string, { title: string; step: Step } | undefined>> = REFUSALS;
   const texts: Readonly<Record<string, { text: string; advice: string } | undefined>> = {
     ...DENIALS,

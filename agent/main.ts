@@ -63,13 +63,15 @@ import { WouldHave } from './inspector/would-have.ts';
 import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
 import { baseRuleset } from './policy/ruleset.ts';
+import { keepingLast } from './policy-compiler.ts';
 import { RecentDenials } from './recent-denials.ts';
+import { remediesOf } from './remedies.ts';
 import { FolderWatch, readRuleFolder } from './rule-folder.ts';
 import { admissions, baseSetup, gatePlaces, gateSetup, poolPrefixes, type Site, siteOf } from './site.ts';
 import { attachmentText, folderText, heartbeatAgeSeconds, runningStatus } from './status.ts';
 import { wrongSysctls } from './sysctls.ts';
 import { asAgentError, every, logFault, type Stop } from './upkeep.ts';
-import { identityPolicy, managementUseCases, serverUseCases } from './use-cases.ts';
+import { identityPolicy, managementUseCases, operatorDetail, serverUseCases } from './use-cases.ts';
 
 /** How often what is due is done, and the closure is looked at. */
 const TICK_MS = 1_000;
@@ -105,13 +107,12 @@ async function start(
   lockFolder(config.store.directory);
   const editions = openEditions(join(config.store.directory, 'editions.db'));
   stops.push(() => editions.close());
+  const policyWorker = new URL('policy-worker.js', import.meta.url);
+  const compile = keepingLast((files, where) => compileRulesApart(files, where, config, warn, policyWorker));
   const policies = await PolicySwitch.begin({
     store: editions,
     readFolder: () => readRuleFolder(config.rules),
-    compile: (files, edition) => {
-      const where = edition === undefined ? config.rules.folder : `edition-${edition}`;
-      return compileRulesApart(files, where, config, warn, new URL('policy-worker.js', import.meta.url));
-    },
+    compile: (files, edition) => compile(files, edition === undefined ? config.rules.folder : `edition-${edition}`),
     autoApply: config.rules.autoApply,
     clock: systemClock,
     log,
@@ -333,6 +334,7 @@ async function start(
     account,
     inspector: () => inspector.reading(),
     streamCut: metrics.streamCut,
+    remedies: remediesOf(grants, ledger, (record) => operatorDetail(record, ground)),
   });
   const ofEditions = editionUseCases({ policies, grants, store, ledger, clock: systemClock, userName });
   const management = await startManagement(

@@ -10,6 +10,7 @@ import { AgentError } from './core/errors.ts';
 import { breathe } from './grants/slices.ts';
 import type { Policy } from './policy/policy.ts';
 import { indexing } from './policy/rule-index.ts';
+import type { RuleFile } from './policy/rules.ts';
 import { Assembly, type Piece } from './policy-pieces.ts';
 import type { LastWord, Task } from './policy-worker.ts';
 
@@ -50,6 +51,23 @@ export async function compileApart(
   } finally {
     port1.close();
   }
+}
+
+/** Compiles the same texts once, where they come again: what was shown is then applied. */
+export function keepingLast(
+  compile: (files: readonly RuleFile[], where: string) => Promise<Policy>,
+): (files: readonly RuleFile[], where: string) => Promise<Policy> {
+  let last: { readonly files: readonly RuleFile[]; readonly where: string; readonly policy: Policy } | undefined;
+  const isLast = (files: readonly RuleFile[], where: string) =>
+    last?.where === where &&
+    last.files.length === files.length &&
+    last.files.every(({ file, text }, i) => file === files[i]?.file && text === files[i]?.text);
+  return async (files, where) => {
+    if (last && isLast(files, where)) return last.policy;
+    const policy = await compile(files, where);
+    last = { files, where, policy };
+    return policy;
+  };
 }
 
 function lastWordOf(thread: Worker, timeMostMs: number): Promise<LastWord> {

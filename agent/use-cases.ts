@@ -257,7 +257,7 @@ function operatorView(record: GrantRecord): OperatorGrant {
   };
 }
 
-function operatorDetail(record: GrantRecord, { dataplane, clock }: Ground): OperatorGrantDetail {
+export function operatorDetail(record: GrantRecord, { dataplane, clock }: Ground): OperatorGrantDetail {
   const { gateway, mtcUser, policyVersion, family, grantedSeconds, index, number, endCause } = record;
   const held = dataplane.entry(index)?.mapping.number === number;
   const remainingNs = record.state === 'live' ? record.expiresAtNs - clock.boottimeNs() : 0n;

@@ -12,12 +12,29 @@ import type { Account } from '../inspector/account.ts';
 import { DENIAL_KINDS, type Denial, type DenialFilter } from '../inspector/denials.ts';
 import type { InspectorReading } from '../inspector/inspector.ts';
 import type { KeptRefusal, RefusalFilter } from '../inspector/refusals.ts';
+import { type GrantDetail, grantDetail, type OperatorGrantDetail } from './operator-rows.ts';
 
 /** Everything known of one denial or refusal; the texts are for people. */
-export type Explanation = { readonly meaning: string; readonly advice: string } & (
-  | { readonly denial: Denial }
-  | { readonly refusal: KeptRefusal }
-);
+export type Explanation = Meaning &
+  ({ readonly denial: Denial } | { readonly refusal: KeptRefusal } | { readonly grant: OperatorGrantDetail });
+
+/** What it means, and what to do; what would have to change for it to pass, and what would be decided now. */
+interface Meaning {
+  readonly meaning: string;
+  readonly advice: string;
+  /** The nearest first; empty where nothing can be computed. */
+  readonly toPass: readonly string[];
+  readonly now?: PolicyNow;
+}
+
+/** What the policy in force decides; absent where it is no request for a grant. */
+export interface PolicyNow {
+  readonly policy: string;
+  /** It is not the policy that decided then; absent where that was not kept. */
+  readonly hasChanged?: boolean;
+  readonly verdict: 'allow' | 'refuse';
+  readonly why: string;
+}
 
 export interface DenialUseCases {
   denials(filter: DenialFilter, limit: number): readonly Denial[];
@@ -28,7 +45,7 @@ export interface DenialUseCases {
   /** A reader of the stream was cut. */
   streamCut(): void;
   refusals(filter: RefusalFilter, limit: number): readonly KeptRefusal[];
-  /** Of a refusal by its instance, or of a row by its id. */
+  /** Of a refusal by its instance, of a row or a grant by its id. */
   why(id: string): Explanation | undefined;
 }
 
@@ -45,10 +62,8 @@ export interface DenialList {
 export type RefusalRow = Omit<KeptRefusal, 'atMs'> & { readonly at: string };
 
 /** The answer to GET /why/:id. */
-export type WhyAnswer = { readonly meaning: string; readonly advice: string } & (
-  | { readonly denial: DenialRow }
-  | { readonly refusal: RefusalRow }
-);
+export type WhyAnswer = Meaning &
+  ({ readonly denial: DenialRow } | { readonly refusal: RefusalRow } | { readonly grant: GrantDetail });
 
 /** What a reader may leave unread. */
 const UNREAD_BYTES = 1 << 20;
@@ -87,7 +102,7 @@ export function addDenialRoutes(app: FastifyInstance, useCases: DenialUseCases):
     const { id } = request.params;
     const found = useCases.why(id);
     if (found) return whyAnswer(found);
-    const message = `no denial or refusal ${id}: it never was, was rolled up, or is older than 30 days`;
+    const message = `no denial, refusal or grant ${id}: it never was, was rolled up, or is older than 30 days`;
     return reply.code(404).send({ error: { code: 'idUnknown', message } });
   });
 }
@@ -112,8 +127,8 @@ function refusalRow({ atMs, ...refusal }: KeptRefusal): RefusalRow {
   return { at: new Date(atMs).toISOString(), ...refusal };
 }
 
-function whyAnswer({ meaning, advice, ...found }: Explanation): WhyAnswer {
-  return 'denial' in found
-    ? { meaning, advice, denial: denialRow(found.denial) }
-    : { meaning, advice, refusal: refusalRow(found.refusal) };
+function whyAnswer(found: Explanation): WhyAnswer {
+  if ('denial' in found) return { ...found, denial: denialRow(found.denial) };
+  if ('refusal' in found) return { ...found, refusal: refusalRow(found.refusal) };
+  return { ...found, grant: grantDetail(found.grant) };
 }

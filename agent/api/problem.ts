@@ -68,7 +68,8 @@ export function refusalRecorder(log: Log, random: Random, clock: Clock, recorded
       recorded(refusal, facts, 'leftOut');
       return refusal;
     }
-    log.info({ ...facts, ...refusal, ...(leftOut > 0 && { leftOut }) }, 'refused');
+    const { steps: _, ...told } = facts; // `mtgate why` shows them
+    log.info({ ...told, ...refusal, ...(leftOut > 0 && { leftOut }) }, 'refused');
     leftOut = 0;
     recorded(refusal, facts, 'written');
     return refusal;

@@ -73,15 +73,24 @@ export function registerDenials(program: Command): void {
   explainUse(
     program
       .command('why <id>')
-      .description('everything known of one denial (its id) or refusal (its instance), and what to do')
+      .description(
+        'everything known of one denial (its id), refusal (its instance) or grant (its id): why, and what would have to change',
+      )
       .addOption(socket())
       .addOption(json())
       .action(async (id: string, ask: Ask) => {
         const answer = await call<WhyAnswer>(ask, 'GET', `/why/${encodeURIComponent(id)}`);
         if (ask.json) return printJson(answer);
-        const known = 'denial' in answer ? answer.denial : answer.refusal;
-        const pairs = Object.entries(known).map(([name, value]) => [name, String(value)] as const);
-        printPairs([...pairs, ['meaning', answer.meaning], ['what to do', answer.advice]]);
+        const { now, toPass } = answer;
+        const known = 'denial' in answer ? answer.denial : 'refusal' in answer ? answer.refusal : answer.grant;
+        const changed = now?.hasChanged ? ', another than then' : '';
+        printPairs([
+          ...Object.entries(known).flatMap(([name, value]) => pairsOf(name, value)),
+          ['meaning', answer.meaning],
+          ...pairsOf('to pass', toPass),
+          ...(now ? [['now', `policy ${now.policy}${changed}: ${now.why}`] as const] : []),
+          ['what to do', answer.advice],
+        ]);
       }),
     {
       more: 'The instance is what the asking server was told; with or without `urn:uuid:` before it.',
@@ -109,6 +118,12 @@ async function listDenials(ask: DenialsAsk): Promise<void> {
   );
   const rows = list.denials.map((row) => ({ ...row, reason: reasonOf(row), whose: whoseOf(row) }));
   printRows(ask, rows, ['lastSeen', 'count', 'kind', 'reason', 'source', 'target', 'whose', 'id']);
+}
+
+/** A list is a line each; what has members, a text. */
+function pairsOf(name: string, value: unknown): (readonly [string, string])[] {
+  if (Array.isArray(value)) return value.map((item, i) => [i === 0 ? name : '', String(item)]);
+  return [[name, typeof value === 'object' ? JSON.stringify(value) : String(value)]];
 }
 
 /** Whom a row concerns: whose endpoint a packet was for, or who asked. */

@@ -10,13 +10,11 @@
  * Done in slices of some milliseconds, and within bounds: nobody is held up,
  * however much there is.
  */
-import { type Family, parseAddress } from '../core/net.ts';
 import type { Clock } from '../core/ports.ts';
-import type { GrantRequest, Protocol, ServerName } from '../core/words.ts';
 import type { Grants } from '../grants/grants.ts';
 import type { GrantRecord } from '../grants/record.ts';
 import { breathe } from '../grants/slices.ts';
-import type { KeptRefusal } from '../inspector/refusals.ts';
+import { type KeptRefusal, requestOf } from '../inspector/refusals.ts';
 import type { Decision } from '../policy/decide.ts';
 import { NO_USAGE, type Policy } from '../policy/policy.ts';
 
@@ -171,22 +169,12 @@ function ofGrant(record: GrantRecord, { judge }: Grants): Asked {
 /** Undefined where it is no request for a grant, or not all of it was kept. */
 function ofRefusal(refusal: KeptRefusal, { judge }: Grants): Asked | undefined {
   const { instance, atMs, server, device, target, source, durationSeconds, applicationServer, ipFamily } = refusal;
-  const [, protocol, port] = /^(tcp|udp)\/(\d+)$/.exec(target) ?? [];
-  const requestAddress = parseAddress(source);
-  const remote = applicationServer === 'all' ? ('all' as const) : parseAddress(applicationServer ?? '');
-  if (!server || !device || !protocol || durationSeconds === undefined || !requestAddress) return undefined;
-  const ask: GrantRequest = {
-    device: device.includes('@') ? { networkAccessIdentifier: device } : { phoneNumber: device },
-    protocol: protocol as Protocol,
-    devicePort: Number(port),
-    durationSeconds,
-    ...(remote && { applicationServer: { address: remote } }),
-    ...(ipFamily !== undefined && { ipFamily: ipFamily as Family }),
-  };
+  const asked = requestOf(refusal);
+  if (!asked || !server || !device) return undefined;
   return {
     ...{ id: instance, atMs, server, device, target },
     key: ['refusal', server, device, target, durationSeconds, applicationServer, ipFamily, source].join(' '),
-    decide: (policy) => judge.asIfFirst(policy, { name: server as ServerName, requestAddress }, ask),
+    decide: (policy) => judge.asIfFirst(policy, asked.who, asked.ask),
   };
 }
 

@@ -87,7 +87,8 @@ export class Grants {
    * open.
    */
   request(who: Asker, ask: GrantRequest): Promise<GrantRecord | Refusal> {
-    const refuse: Refuse = (reason, facts) => this.#ground.refuse(reason, { ...asked(who, ask), ...facts });
+    const refuse: Refuse = (reason, facts) =>
+      this.#ground.refuse(reason, { ...asked(who, ask), policy: this.policy.version, ...facts });
     return orNotRecorded(refuse, () =>
       this.retries.once(
         who,

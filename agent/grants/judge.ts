@@ -7,6 +7,7 @@
 import type { RefusalFacts } from '../core/reasons.ts';
 import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
 import { type Decision, decide, type Question } from '../policy/decide.ts';
+import { step } from '../policy/explain.ts';
 import { NO_USAGE, type Policy, type Usage } from '../policy/policy.ts';
 import { wouldHave } from '../policy/staged.ts';
 import type { Ground } from './ground.ts';
@@ -23,6 +24,9 @@ import { slicesOf } from './slices.ts';
  * refusals names it.
  */
 const MISSES_PER_MINUTE = 60;
+
+/** So many steps are kept with a refusal, the last: of many rules each took its own. */
+const STEPS_MOST = 24;
 
 export class Judge {
   policy: Policy;
@@ -182,12 +186,13 @@ export class Judge {
   }
 
   /** What is told of a decision to refuse, beside its reason. */
-  factsOf(who: Asker, { reason, why, rule }: Decision & { readonly verdict: 'refuse' }): RefusalFacts {
+  factsOf(who: Asker, { reason, why, rule, trace }: Decision & { readonly verdict: 'refuse' }): RefusalFacts {
     const limit = this.policy.allows.find(({ id }) => id === rule)?.limits.requestsPerMinute;
     const wait = reason === 'rateExceeded' && limit !== undefined;
     const nowNs = this.#ground.clock.monotonicNs();
     return {
       why,
+      steps: trace.slice(-STEPS_MOST).map((line) => step(line).trim()),
       ...(rule && { rule }),
       ...(wait && { retryAfterSeconds: this.#rates.secondsUntilBelow(limit, who.name, nowNs) }),
     };

@@ -34,7 +34,7 @@ export interface DenialStore {
   close(): void;
 }
 
-const SCHEMA_VERSION = 2;
+const SCHEMA_VERSION = 3;
 const REFUSALS_MOST = 100_000;
 
 const SCHEMA = `
@@ -47,18 +47,24 @@ CREATE TABLE refusals (
   number INTEGER PRIMARY KEY, instance TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL,
   reason TEXT NOT NULL, step TEXT NOT NULL, why TEXT NOT NULL, rule TEXT, server TEXT, device TEXT,
   source TEXT NOT NULL, target TEXT NOT NULL, correlator TEXT,
-  duration_seconds INTEGER, application_server TEXT, ip_family TEXT
+  duration_seconds INTEGER, application_server TEXT, ip_family TEXT, policy TEXT, steps TEXT
 ) STRICT;
 CREATE INDEX refusals_at ON refusals (at_ms);
 `;
 
-/** From version 1: what a request asked, and which filter denied, was not kept. */
-const SINCE_1 = `
-ALTER TABLE refusals ADD COLUMN duration_seconds INTEGER;
-ALTER TABLE refusals ADD COLUMN application_server TEXT;
-ALTER TABLE refusals ADD COLUMN ip_family TEXT;
-ALTER TABLE denials ADD COLUMN rule TEXT;
-`;
+/**
+ * What each version has more than the one before: what a request asked, and
+ * which filter denied; under which policy a request was refused, and how.
+ */
+const ADDED: Readonly<Record<number, readonly string[]>> = {
+  2: [
+    'refusals ADD COLUMN duration_seconds INTEGER',
+    'refusals ADD COLUMN application_server TEXT',
+    'refusals ADD COLUMN ip_family TEXT',
+    'denials ADD COLUMN rule TEXT',
+  ],
+  3: ['refusals ADD COLUMN policy TEXT', 'refusals ADD COLUMN steps TEXT'],
+};
 
 type Row = Readonly<Record<string, unknown>>;
 
@@ -83,7 +89,7 @@ function storeOn(db: Database.Database, file: string): DenialStore {
       ON CONFLICT (id) DO UPDATE SET first_ms = excluded.first_ms, last_ms = excluded.last_ms, count = excluded.count`),
     remove: db.prepare('DELETE FROM denials WHERE id = ?'),
     refuse: db.prepare(`INSERT OR IGNORE INTO refusals VALUES (NULL, @instance, @atMs, @reason, @step, @why, @rule,
-      @server, @device, @source, @target, @correlator, @durationSeconds, @applicationServer, @ipFamily)`),
+      @server, @device, @source, @target, @correlator, @durationSeconds, @applicationServer, @ipFamily, @policy, @steps)`),
     cut: db.prepare(`DELETE FROM refusals WHERE number <= (SELECT max(number) FROM refusals) - ${REFUSALS_MOST}`),
     purge: db.prepare('DELETE FROM refusals WHERE at_ms < ?'),
     refusals: db.prepare(`SELECT * FROM refusals WHERE (@server IS NULL OR server = @server)
@@ -100,8 +106,9 @@ function storeOn(db: Database.Database, file: string): DenialStore {
     }
     for (const refusal of refusals) {
       const { rule = null, server = null, device = null, correlator = null } = refusal;
-      const { durationSeconds = null, applicationServer = null, ipFamily = null } = refusal;
-      const asked = { durationSeconds, applicationServer, ipFamily };
+      const { durationSeconds = null, applicationServer = null, ipFamily = null, policy = null } = refusal;
+      const steps = refusal.steps ? JSON.stringify(refusal.steps) : null;
+      const asked = { durationSeconds, applicationServer, ipFamily, policy, steps };
       statement.refuse.run({ ...refusal, rule, server, device, correlator, ...asked });
     }
     if (refusals.length > 0) statement.cut.run();
@@ -144,8 +151,10 @@ function openDatabase(file: string): Database.Database {
     if (version === 0) {
       db.exec(SCHEMA);
       db.pragma(`user_version = ${SCHEMA_VERSION}`);
-    } else if (version === 1) {
-      db.exec(`BEGIN; ${SINCE_1} PRAGMA user_version = ${SCHEMA_VERSION}; COMMIT;`);
+    } else if (version >= 1 && version < SCHEMA_VERSION) {
+      const added = Object.entries(ADDED).flatMap(([since, columns]) => (Number(since) > version ? columns : []));
+      const alter = added.map((column) => `ALTER TABLE ${column};`).join('\n');
+      db.exec(`BEGIN; ${alter} PRAGMA user_version = ${SCHEMA_VERSION}; COMMIT;`);
     } else if (version !== SCHEMA_VERSION) {
       throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
     }
@@ -169,9 +178,12 @@ function refusalOf({ number: _, at_ms: atMs, ...row }: Row): KeptRefusal {
     duration_seconds: durationSeconds,
     application_server: applicationServer,
     ip_family: ipFamily,
+    steps,
     ...rest
   } = row;
-  return present({ ...rest, atMs, durationSeconds, applicationServer, ipFamily }) as unknown as KeptRefusal;
+  const taken = typeof steps === 'string' ? JSON.parse(steps) : null;
+  const asked = { durationSeconds, applicationServer, ipFamily };
+  return present({ ...rest, atMs, ...asked, steps: taken }) as unknown as KeptRefusal;
 }
 
 /** A row without what is not there. */

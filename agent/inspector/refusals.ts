@@ -2,7 +2,9 @@
  * A refused request as it is kept: what the operator's log line has, so that
  * `mtgate why` answers after a restart too; and the same as a row of the list.
  */
+import { type Family, parseAddress } from '../core/net.ts';
 import type { Refusal, RefusalFacts } from '../core/reasons.ts';
+import type { Asker, GrantRequest, Protocol, ServerName } from '../core/words.ts';
 import type { DenialFacts } from './denials.ts';
 
 export interface KeptRefusal {
@@ -24,6 +26,9 @@ export interface KeptRefusal {
   readonly durationSeconds?: number;
   readonly applicationServer?: string;
   readonly ipFamily?: string;
+  /** The version of the policy that was in force, and the steps that were taken; of a request for a grant. */
+  readonly policy?: string;
+  readonly steps?: readonly string[];
 }
 
 export interface RefusalFilter {
@@ -60,7 +65,34 @@ export function keptRefusal(
     ...(typeof facts['durationSeconds'] === 'number' && { durationSeconds: facts['durationSeconds'] }),
     ...optional('applicationServer', text('applicationServer')),
     ...optional('ipFamily', text('ipFamily')),
+    ...optional('policy', text('policy')),
+    ...(Array.isArray(facts['steps']) && { steps: facts['steps'].map((step) => String(step).slice(0, TEXT_MOST)) }),
   };
+}
+
+/** The request for a grant that was refused; undefined where it was another, or not all of it was kept. */
+export function requestOf({
+  server,
+  device,
+  target,
+  source,
+  durationSeconds,
+  applicationServer,
+  ipFamily,
+}: KeptRefusal): { readonly who: Pick<Asker, 'name' | 'requestAddress'>; readonly ask: GrantRequest } | undefined {
+  const [, protocol, port] = /^(tcp|udp)\/(\d+)$/.exec(target) ?? [];
+  const requestAddress = parseAddress(source);
+  const remote = applicationServer === 'all' ? ('all' as const) : parseAddress(applicationServer ?? '');
+  if (!server || !device || !protocol || durationSeconds === undefined || !requestAddress) return undefined;
+  const ask: GrantRequest = {
+    device: device.includes('@') ? { networkAccessIdentifier: device } : { phoneNumber: device },
+    protocol: protocol as Protocol,
+    devicePort: Number(port),
+    durationSeconds,
+    ...(remote && { applicationServer: { address: remote } }),
+    ...(ipFamily !== undefined && { ipFamily: ipFamily as Family }),
+  };
+  return { who: { name: server as ServerName, requestAddress }, ask };
 }
 
 export function refusalDenial({ reason, source, target, server, device }: KeptRefusal): DenialFacts {

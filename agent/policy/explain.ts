@@ -58,7 +58,8 @@ function outcome({ server, device, protocol, port }: Question, decision: Decisio
   return `${request}: allowed by ${rule}, for ${durationSeconds} s, ${totalSeconds} s with extensions`;
 }
 
-function step({ step: name, seen, rule, reason }: TraceLine): string {
+/** One step as it was taken. */
+export function step({ step: name, seen, rule, reason }: TraceLine): string {
   return line(reason ? 'no' : 'yes', name, rule, seen);
 }
 
@@ -94,7 +95,13 @@ function awayOf(
   return undefined;
 }
 
-function membersOf({ servers = [], devices = [], protocols = [], ports = [] }: Match): Record<keyof Match, string> {
+/** What a rule is for, as it is written. */
+export function membersOf({
+  servers = [],
+  devices = [],
+  protocols = [],
+  ports = [],
+}: Match): Record<keyof Match, string> {
   return {
     servers: servers.join(', '),
     devices: devices.map(selectorText).join(', '),

@@ -2,7 +2,7 @@
  * `npm run bench`: how fast the gateway is, and beside what.
  *
  *   --packets, --grants, --promptness   only these parts (default: all)
- *   --policy              decisions over 10 and 10,000 rules, and a reload to so many; left out otherwise
+ *   --policy              decisions over 10 and 10,000 rules, and what it takes to apply so many; left out otherwise
  *   --peers               beside fwknop-server and miniupnpd, as Debian packages them (installed if they are not)
  *   --scale               what many live grants cost; takes some minutes, and is left out otherwise
  *   --seconds N           of each measurement (default 1)

@@ -126,7 +126,10 @@ const useCases: ManagementUseCases = {
     calls.push(['refusals', filter, limit]);
     return [refusal];
   },
-  why: (id) => (id === knock.id ? { denial: knock, meaning: 'not for this source', advice: 'look' } : undefined),
+  why: (id) =>
+    id === knock.id
+      ? { denial: knock, meaning: 'not for this source', advice: 'look', toPass: ['more sources'] }
+      : undefined,
   async diff(of) {
     calls.push(['diff', of]);
     if (of === 9) return { refused: 'editionUnknown', why: 'no edition 9' };
@@ -338,6 +341,7 @@ describe('an operator', () => {
       denial: row,
       meaning: 'not for this source',
       advice: 'look',
+      toPass: ['more sources'],
     });
     expect(calls).toEqual([
       ['denials', { kind: 'packet', source: '192.0.2.66' }, 7],
@@ -417,7 +421,7 @@ describe('an operator', () => {
     ['GET', '/denials?colour=red', undefined, 400, 'invalidArgument', /colour/],
     ['GET', '/denials/stream?limit=1', undefined, 400, 'invalidArgument', /limit/],
     ['GET', '/refusals?limit=x', undefined, 400, 'invalidArgument', /limit/],
-    ['GET', '/why/nothing', undefined, 404, 'idUnknown', /no denial or refusal nothing/],
+    ['GET', '/why/nothing', undefined, 404, 'idUnknown', /no denial, refusal or grant nothing/],
     ['GET', '/grants?device=m9', undefined, 404, 'deviceUnknown', /m9/],
     ['GET', '/grants?color=red', undefined, 400, 'invalidArgument', /color/],
     ['GET', '/grants?limit=0', undefined, 400, 'invalidArgument', /limit/],

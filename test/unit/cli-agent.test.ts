@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type Management, startManagement } from '../../agent/api/management.ts';
 import { readConfig } from '../../agent/config.ts';
+import type { RefusalFacts, Refuse } from '../../agent/core/reasons.ts';
 import { denialUseCases } from '../../agent/denial-use-cases.ts';
 import { editionUseCases } from '../../agent/edition-use-cases.ts';
 import { type EditionStore, openEditions } from '../../agent/editions/edition-store.ts';
@@ -18,12 +19,14 @@ import type { GrantRecord } from '../../agent/grants/record.ts';
 import { type DenialStore, openDenialStore } from '../../agent/inspector/denial-store.ts';
 import type { InspectorReading } from '../../agent/inspector/inspector.ts';
 import { Ledger } from '../../agent/inspector/ledger.ts';
+import { remediesOf } from '../../agent/remedies.ts';
 import { readRuleFolder } from '../../agent/rule-folder.ts';
 import type { RunningStatus } from '../../agent/status.ts';
-import { managementUseCases } from '../../agent/use-cases.ts';
+import { managementUseCases, operatorDetail } from '../../agent/use-cases.ts';
 import { ROOT } from '../child.ts';
 import { ask, DEVICES, HEAD_END, M1, RULES, TestGateway } from '../gateway.ts';
 import { MTGATE, mtgate, type Said, said } from '../mtgate.ts';
+import { policyOf } from '../rules.ts';
 
 let folder: string;
 let gateway: TestGateway;
@@ -50,6 +53,7 @@ beforeAll(async () => {
     account: () => ({ seen: 0, inspected: 0, unsampled: 0, lost: 0 }),
     inspector: () => SEES,
     streamCut: () => {},
+    remedies: remediesOf(grants, ledger, (record) => operatorDetail(record, ground)),
   });
   mkdirSync(join(folder, 'rules'));
   writeFileSync(join(folder, 'rules/rules.yaml'), RULES);
@@ -211,6 +215,72 @@ describe('who was turned away', () => {
     expect(await operator('why', 'nothing')).toMatchObject({
       status: 1,
       stderr: expect.stringMatching(/^idUnknown: /),
+    });
+  });
+});
+
+describe('why', () => {
+  const why = async (id: string) => (await operator('why', id)).stdout;
+
+  test('of a refusal: the steps taken, what would have to change, and what the policy in force would decide', async () => {
+    const kept: RefusalFacts[] = [];
+    const { refuse } = gateway.ground;
+    Object.assign(gateway.ground, {
+      refuse: (...[reason, facts]: Parameters<Refuse>) => {
+        kept.push(facts);
+        return refuse(reason, facts);
+      },
+    });
+    const refusal = await gateway.grants.request(HEAD_END, ask({ devicePort: 5684 }));
+    Object.assign(gateway.ground, { refuse });
+    if (!('reason' in refusal)) throw new Error('it was granted');
+    ledger.refused(refusal, kept[0] as RefusalFacts);
+    await ledger.keep(); // from its store it is the same
+    const said = await why(refusal.instance);
+    expect(said).toMatch(/^steps +yes device +m1@meters.example, bound in ipv4 and ipv6$/m);
+    expect(said).toMatch(/^ +no +rule +no allow matches$/m);
+    expect(said).toMatch(/^to pass +allow meters \(.*:8\): port 5684 is not in 5683, 7000-7010$/m);
+    expect(said).toMatch(/^now +policy ([0-9a-f]{16}): .*: refused, noRuleAllows/m);
+
+    const before = gateway.grants.policy;
+    await gateway.grants.switchPolicy(policyOf(RULES.replace('5683,', '5683, 5684,')));
+    const later = await why(refusal.instance);
+    expect(later).toMatch(/^to pass +nothing: the policy in force would allow it now$/m);
+    expect(later).toMatch(/^now +policy [0-9a-f]{16}, another than then: .*: allowed by meters/m);
+    await gateway.grants.switchPolicy(before);
+  });
+
+  test('of a packet: for which source the grant is, and what another would need', async () => {
+    const record = await granted();
+    const knock = (source: string, reason: 'wrongSource' | 'grantEnded' = 'wrongSource') =>
+      ledger.denials.add({
+        ...{ kind: 'packet', reason, source, target: 'udp 203.0.113.1:22314' },
+        ...{ device: M1, mtcUser: record.mtcUser, grant: record.id },
+      }).id;
+    expect(await why(knock('192.0.2.7'))).toMatch(
+      /^to pass +grant \S+ is for packets from 198.51.100.10, and this one came from 192.0.2.7\n +`sources` of head-end must have a prefix with 192.0.2.7 \(now: 198.51.100.0\/24, 2001:db8:51::\/48\)$/m,
+    );
+    expect(await why(knock('198.51.100.99'))).toMatch(
+      /^ +head-end must name applicationServer 198.51.100.99 when it asks$/m,
+    );
+    await gateway.grants.end(record, 'revokedByOperator');
+    expect(await why(knock('198.51.100.10', 'grantEnded'))).toMatch(
+      /^to pass +grant \S+ ended at \S+Z: an operator revoked it; the server must ask for a new grant$/m,
+    );
+  });
+
+  test('of a grant: which rule and policy allowed it, and how it ended', async () => {
+    const record = await granted();
+    const meaning = `meters allowed it under policy ${record.policyVersion}`;
+    expect(await why(record.id)).toMatch(new RegExp(`^meaning +${meaning}; it is live$`, 'm'));
+    await gateway.grants.end(record, 'endedByServer');
+    expect(await why(record.id)).toMatch(/^to pass +nothing: the policy in force would grant it again$/m);
+    expect(JSON.parse((await operator('why', record.id, '--json')).stdout)).toMatchObject({
+      ...{ grant: { grantId: record.id, rule: 'meters', status: 'ended' }, toPass: [expect.any(String)] },
+      ...{
+        meaning: expect.stringContaining('the MTC server gave it back'),
+        now: { verdict: 'allow', hasChanged: false },
+      },
     });
   });
 });

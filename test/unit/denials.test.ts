@@ -11,6 +11,7 @@ import { openAccount } from '../../agent/inspector/account.ts';
 import { type DenialStore, openDenialStore } from '../../agent/inspector/denial-store.ts';
 import { type Denial, type DenialFacts, Denials } from '../../agent/inspector/denials.ts';
 import { Ledger } from '../../agent/inspector/ledger.ts';
+import type { Remedies } from '../../agent/remedies.ts';
 import { until } from '../child.ts';
 import { HandClock, KeptLog, seededRandom } from '../clock.ts';
 
@@ -29,6 +30,12 @@ const knock = (changes: Partial<DenialFacts> = {}): DenialFacts => ({
 const SMALL = { packet: 3, handshake: 2, request: 2 };
 const total = (rows: readonly Denial[], kind = 'packet') =>
   rows.filter((row) => row.kind === kind).reduce((sum, { count }) => sum + count, 0);
+
+const REMEDIES: Remedies = {
+  ofRefusal: () => ({ toPass: ['a rule'] }),
+  ofDenial: () => ({ toPass: [] }),
+  ofGrant: () => undefined,
+};
 
 describe('a row', () => {
   test('counts what is alike, from the first time to the last', () => {
@@ -353,9 +360,11 @@ describe('the ledger', () => {
     const account = () => ({ seen: 0, inspected: 0, unsampled: 0, lost: 0 });
     const inspector = () =>
       ({ state: 'sees', received: 0, filtered: 0, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 }) as const;
-    const { why } = denialUseCases({ ledger, account, inspector, streamCut: () => {} });
+    const { why } = denialUseCases({ ledger, account, inspector, streamCut: () => {}, remedies: REMEDIES });
     ledger.refused(refusal('aa'), FACTS);
-    expect(why('urn:uuid:aa')).toMatchObject({ refusal: { rule: 'r1' }, advice: expect.stringContaining('explain') });
+    expect(why('urn:uuid:aa')).toMatchObject({
+      ...{ refusal: { rule: 'r1' }, advice: expect.stringContaining('explain'), toPass: ['a rule'] },
+    });
     expect(why('AA')).toEqual(why('urn:uuid:aa'));
     const [request] = ledger.denials.list({}, 1);
     expect(why(request?.id ?? '')).toMatchObject({ denial: request, meaning: REFUSALS.noRuleAllows.title });
@@ -373,7 +382,7 @@ describe('the ledger', () => {
     const account = () => ({ seen: 0, inspected: 0, unsampled: 0, lost: 0 });
     const inspector = () =>
       ({ state: 'sees', received: 0, filtered: 0, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 }) as const;
-    const { followDenials } = denialUseCases({ ledger, account, inspector, streamCut: () => {} });
+    const { followDenials } = denialUseCases({ ledger, account, inspector, streamCut: () => {}, remedies: REMEDIES });
     const told: Denial[][] = [];
     const end = followDenials({ reason: 'noGrant' }, (rows) => told.push([...rows]));
     for (let i = 0; i < 100; i++) ledger.denials.add(knock());

@@ -133,16 +133,19 @@ test('what waits to be written, and what is written, are told once each, the new
   expect((await told(RULES)).requests.looked).toBe(600);
 });
 
-test('a file of denials from before goes on, with what it has', () => {
+test.each([
+  [1, ['policy', 'steps', 'duration_seconds', 'application_server', 'ip_family']],
+  [2, ['policy', 'steps']],
+])('a file of denials of version %i goes on, with what it has', (version, added) => {
   denials.close();
   const file = join(folder, 'older.db');
   openDenialStore(file, gateway.log).close();
   const db = new Database(file);
-  for (const column of ['duration_seconds', 'application_server', 'ip_family'])
-    db.exec(`ALTER TABLE refusals DROP COLUMN ${column}`);
-  db.exec('ALTER TABLE denials DROP COLUMN rule');
-  db.exec(`INSERT INTO refusals VALUES (1, 'urn:uuid:1', 5, 'noRuleAllows', 'rule', 'why', NULL, 's', 'd', 'x', 'udp/1', NULL);
-    PRAGMA user_version = 1`);
+  for (const column of added) db.exec(`ALTER TABLE refusals DROP COLUMN ${column}`);
+  if (version === 1) db.exec('ALTER TABLE denials DROP COLUMN rule');
+  db.exec(`INSERT INTO refusals (number, instance, at_ms, reason, step, why, server, device, source, target)
+    VALUES (1, 'urn:uuid:1', 5, 'noRuleAllows', 'rule', 'why', 's', 'd', 'x', 'udp/1');
+    PRAGMA user_version = ${version}`);
   db.close();
   denials = openDenialStore(file, gateway.log);
   const before = { instance: 'urn:uuid:1', atMs: 5, reason: 'noRuleAllows', step: 'rule', why: 'why' } as const;
@@ -154,6 +157,8 @@ test('a file of denials from before goes on, with what it has', () => {
     target: 'udp/1',
     durationSeconds: 60,
     ipFamily: 'ipv6',
+    policy: '0123456789abcdef',
+    steps: ['no rule no allow matches'],
   };
   denials.write({ changed: [], removed: [] }, [next]);
   expect(denials.refusal('urn:uuid:2')).toEqual(next);

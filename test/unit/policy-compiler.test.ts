@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { identify, type Policy } from '../../agent/policy/policy.ts';
-import { compileApart } from '../../agent/policy-compiler.ts';
+import { compileApart, keepingLast } from '../../agent/policy-compiler.ts';
 import { Assembly, piecesOf } from '../../agent/policy-pieces.ts';
 import { ROOT } from '../child.ts';
 import { formatted } from '../issues.ts';
@@ -63,6 +63,22 @@ describe('a policy compiled in a thread of its own', () => {
       code: 'policyNotCompiled',
     });
   });
+});
+
+test('the same texts are compiled once, others anew, and a fault is not kept', async () => {
+  const asked: string[] = [];
+  const compile = keepingLast(async ([first], where) => {
+    asked.push(`${where} ${first?.text}`);
+    if (first?.text === 'bad') throw new Error('bad');
+    return policyOf('servers: {}');
+  });
+  const files = (text: string) => [{ file: 'a.yaml', text }];
+  const first = await compile(files('x'), 'rules');
+  await expect(compile(files('bad'), 'rules')).rejects.toThrow('bad');
+  expect(await compile(files('x'), 'rules')).toBe(first);
+  await compile(files('y'), 'rules');
+  await compile(files('y'), 'edition-3');
+  expect(asked).toEqual(['rules x', 'rules bad', 'rules y', 'edition-3 y']);
 });
 
 test('a policy in pieces is the same put together, one within it too', () => {
