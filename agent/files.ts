@@ -18,6 +18,7 @@ import { decodeText, formatIssue, type Issue } from './core/document.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import { type ListedDevice, readDevices } from './directory/devices.ts';
 import { compilePolicy } from './policy/compile.ts';
+import type { WalkSite } from './policy/packet-walk.ts';
 import type { Policy } from './policy/policy.ts';
 import { runPolicyTests } from './policy/policy-tests.ts';
 import type { RuleFile } from './policy/rules.ts';
@@ -59,7 +60,7 @@ export function compileRules(
   const digest = (text: string) => createHash('sha256').update(text).digest('hex');
   const known = devices && { devices: devices.map(({ device }) => ({ attributes: {}, ...device })) };
   const compiled = compilePolicy(placed(files, where), { digest, ...known, ...surroundingsOf(config) });
-  const failures = 'policy' in compiled ? runPolicyTests(compiled.policy) : [];
+  const failures = 'policy' in compiled ? runPolicyTests(compiled.policy, config && walkSite(config)) : [];
   return policyIn(failures.length > 0 ? { issues: failures } : compiled, warn);
 }
 
@@ -79,11 +80,23 @@ function placed(files: readonly RuleFile[], where: string): RuleFile[] {
   return files.map(({ file, text }) => ({ file: shown(join(where, file)), text }));
 }
 
+/** What packets meet by agent.yaml. */
+export function walkSite(config: Config): WalkSite {
+  return {
+    realms: config.inside.flatMap(({ prefixes }) => prefixes),
+    denied: config.base.deniedDestinations,
+    egress: [...new Set(config.pools.egress.map(({ family }) => family))],
+  };
+}
+
 /** What the rules are held against. */
 function surroundingsOf(config: Config | undefined) {
   if (!config) return {};
-  const realms = config.inside.flatMap(({ prefixes }) => prefixes);
-  return { authorities: config.api.clientCAs.map(({ name }) => name), ownSpaces: ownSpaces(config), realms };
+  return {
+    authorities: config.api.clientCAs.map(({ name }) => name),
+    ownSpaces: ownSpaces(config),
+    site: walkSite(config),
+  };
 }
 
 function policyIn(compiled: Compiled, warn: (warning: string) => void): Policy {

@@ -25,7 +25,7 @@ process.env = {};
 const { files, surroundings, port } = workerData as Task;
 const digest = (text: string) => createHash('sha256').update(text).digest('hex');
 const compiled = compilePolicy(files, { ...surroundings, digest });
-const issues = 'issues' in compiled ? compiled.issues : runPolicyTests(compiled.policy);
+const issues = 'issues' in compiled ? compiled.issues : runPolicyTests(compiled.policy, surroundings.site);
 if ('policy' in compiled && issues.length === 0) {
   for (const piece of piecesOf(compiled.policy)) port.postMessage(piece);
   parentPort?.postMessage({ warnings: compiled.warnings } satisfies LastWord);

@@ -45,28 +45,29 @@ function orFault<Result>(faults: AgentError[], load: () => Result): Result | und
 }
 
 function describe(policy: Policy, say: (line: string) => void) {
-  const { version, servers, mtcUsers: users, tests, staged = policy } = policy;
+  const { version, servers, mtcUsers: users, staged = policy } = policy;
   const rules = idsOf(policy);
   say(
     `policy ${version}: ${count(servers.size, 'server')}, ${count(users.size, 'MTC user')}, ${count(rules.length, 'rule')}`,
   );
+  if (policy.filters.length > 0) say(`${count(policy.filters.length, 'filter')}`);
+  const standing = policy.filters.filter((filter) => filter.standing && !filter.staged);
+  for (const filter of standing) say(`  standing: ${filter.id} opens ${describeFilter(filter)}, without a grant`);
   const mtcUsers = describeAuthorised(policy);
   for (const user of mtcUsers) say(`  ${user.mtcUser} authorises ${user.servers.join(', ') || 'nobody'}`);
   const groups = describeGroups(policy);
   for (const { group, of } of groups) say(`  group ${group}: ${of}`);
-  if (policy.filters.length > 0) say(`  ${count(policy.filters.length, 'filter')}`);
-  const standing = policy.filters.filter((filter) => filter.standing && !filter.staged);
-  for (const filter of standing) say(`  standing: ${filter.id} opens ${describeFilter(filter)}, without a grant`);
   const stagedFilters = policy.filters.filter((filter) => filter.staged).map(({ id }) => id);
   const stagedRules = [...idsOf(staged).filter((id) => !rules.includes(id)), ...stagedFilters];
   if (stagedRules.length > 0) say(`  staged, and not enforced: ${stagedRules.join(', ')}`);
-  say(`${count(tests.length, 'policy test')} passed`);
+  const tests = policy.tests.length + policy.packetTests.length;
+  say(`${count(tests, 'policy test')} passed`);
   const counted = {
     servers: servers.size,
     rules: rules.length,
     filters: policy.filters.length,
     standing: standing.map(({ id }) => id),
-    policyTests: tests.length,
+    policyTests: tests,
   };
   return { policy: version, ...counted, stagedRules, mtcUsers, groups };
 }

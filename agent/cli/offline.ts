@@ -7,8 +7,10 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { EVENTS } from '../core/events.ts';
 import { PROTOCOLS } from '../core/words.ts';
+import { FILTER_PROTOCOLS } from '../policy/filters.ts';
 import { json, socket } from './client.ts';
 import type { Trial } from './explain.ts';
+import type { PacketTrial } from './explain-packet.ts';
 import { explainUse } from './help.ts';
 import { printJson, printPairs } from './print.ts';
 
@@ -40,9 +42,13 @@ export function registerOffline(program: Command): void {
       examples: ['mtgate check --config /etc/mtgate/agent.yaml', 'mtgate check rules'],
     },
   );
+  const explain = explainUse(
+    program.command('explain').description('say what would become of a request, or of a packet, and why'),
+    { examples: ['mtgate explain request --help', 'mtgate explain packet --help'] },
+  );
   explainUse(
-    program
-      .command('explain')
+    explain
+      .command('request', { isDefault: true })
       .description('say what would become of a request: every step, the rule that decides, and why')
       .requiredOption('--server <name>', 'the MTC server that asks')
       .requiredOption('--device <id>', 'external identifier, or (with --live) MSISDN')
@@ -59,8 +65,39 @@ export function registerOffline(program: Command): void {
     {
       more: 'The status is 0 whatever the verdict: the question was answered.',
       examples: [
-        'mtgate explain --live --server acme-head-end --device m1@meters.acme.example --port 5683',
-        'mtgate explain --rules rules --server acme-head-end --device m1@meters.acme.example --port 23 --protocol tcp',
+        'mtgate explain request --live --server acme-head-end --device m1@meters.acme.example --port 5683',
+        'mtgate explain request --rules rules --server acme-head-end --device m1@meters.acme.example --port 23 --protocol tcp',
+      ],
+    },
+  );
+  registerExplainPacket(explain);
+}
+
+function registerExplainPacket(explain: Command): void {
+  const fromTo = 'an address outside, inside:ADDRESS, or a device such as m1@meters.example';
+  explainUse(
+    explain
+      .command('packet')
+      .description('say what the gateway would do with a packet that begins a flow: guards, grant, filters, base')
+      .requiredOption('--from <end>', fromTo)
+      .requiredOption('--to <end>', `${fromTo} (by its name: its endpoint in a grant)`)
+      .addOption(new Option('--protocol <protocol>', 'of the packet').choices(FILTER_PROTOCOLS).default('udp'))
+      .option('--port <port>', 'destination port; to a grant: of the device', wholeNumber(1, 65_535))
+      .option('--source-port <port>', 'of a device that answers a grant: its port', wholeNumber(1, 65_535))
+      .option('--type <name>', 'of icmp and icmpv6, such as echo-request')
+      .option(
+        '--granted-to <server>',
+        'a grant of this server on the device, its protocol and its port is taken to live',
+      )
+      .option('--rules <folder>', 'the rule files', 'rules')
+      .option('--config <file>', 'agent.yaml: take its rules, realms and deniedDestinations')
+      .addOption(json())
+      .action(async (trial: PacketTrial) => (await import('./explain-packet.ts')).explainPacket(trial)),
+    {
+      more: 'The status is 0 whatever the verdict: the question was answered.',
+      examples: [
+        'mtgate explain packet --from 192.0.2.1 --to inside:10.20.0.2 --protocol icmp --type echo-request',
+        'mtgate explain packet --from 198.51.100.10 --to m1@meters.acme.example --port 5683 --granted-to acme-head-end',
       ],
     },
   );

@@ -78,7 +78,8 @@ export function oneOrMore<Item extends z.ZodType<unknown, string>>(item: Item, e
 /** YAML has no unions; a mapping with exactly one of some keys reads as one. Judged beside whatever else is wrong. */
 export function exactlyOne(...keys: readonly string[]) {
   const one = (written: object) => keys.filter((key) => key in written).length === 1;
-  return [one, { error: `expected exactly one of ${keys.join(' and ')}`, when: isMapping }] as const;
+  const named = `${keys.slice(0, -1).join(', ')} and ${keys.at(-1)}`;
+  return [one, { error: `expected exactly one of ${named}`, when: isMapping }] as const;
 }
 
 export function isMapping({ value }: { readonly value: unknown }): boolean {

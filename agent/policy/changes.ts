@@ -1,5 +1,5 @@
 /**
- * Two policies, compared in meaning: which servers, MTC users, rules and tests
+ * Two policies, compared in meaning: which servers, MTC users, rules, filters and tests
  * came, went or say something else. Order and spread over files are no
  * meaning, nor is a comment.
  *
@@ -10,7 +10,7 @@
 import type { Policy } from './policy.ts';
 
 export interface PolicyChange {
-  readonly kind: 'server' | 'MTC user' | 'rule' | 'test';
+  readonly kind: 'server' | 'MTC user' | 'rule' | 'filter' | 'test';
   readonly name: string;
   readonly what: 'added' | 'removed' | 'changed';
   /** Of what was changed, a member each: `limits.durationSeconds: 900, was 600`. */
@@ -33,12 +33,13 @@ interface Section {
   readonly items: ReadonlyMap<string, object>;
 }
 
-function sectionsOf({ servers, mtcUsers, allows, denies, tests }: Policy): readonly Section[] {
+function sectionsOf({ servers, mtcUsers, allows, denies, filters, tests, packetTests }: Policy): readonly Section[] {
   return [
     { kind: 'server', items: servers },
     { kind: 'MTC user', items: mtcUsers },
     { kind: 'rule', items: new Map([...allows, ...denies].map((rule) => [rule.id, rule])) },
-    { kind: 'test', items: new Map(tests.map((test) => [test.name, test])) },
+    { kind: 'filter', items: new Map(filters.map((filter) => [filter.id, filter])) },
+    { kind: 'test', items: new Map([...tests, ...packetTests].map((test) => [test.name, test])) },
   ];
 }
 

@@ -10,6 +10,7 @@ import { unknownWord } from '../core/fields.ts';
 import { type Owned, overlapsAmong } from '../core/overlaps.ts';
 import { faultOf } from './condition.ts';
 import { type FilterGroups, filterIssues } from './filter-files.ts';
+import { DROPPERS, packetIssues } from './packet-tests.ts';
 import { PatternIndex } from './pattern-index.ts';
 import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
 import type { Entry, RulesReading, Written, WrittenCertificate } from './rules.ts';
@@ -35,12 +36,13 @@ export function findIssues(
     ...(issues.length > 0 ? [] : unknownNames(written)),
     ...unauthorisable(written),
     ...conditionIssues(written),
+    ...packetTestIssues(written, issues.length === 0),
     ...filterIssues(written.filters, groups, issues.length === 0),
   ];
 }
 
 function* nameClaims(written: Written): Generator<Claim> {
-  const { servers, mtcUsers, deviceGroups, serverGroups, rules, filters, tests } = written;
+  const { servers, mtcUsers, deviceGroups, serverGroups, rules, filters, tests, packetTests } = written;
   for (const { name, locate } of servers) yield claim(`server "${name}"`, locate);
   for (const { name, locate } of mtcUsers) yield claim(`MTC user "${name}"`, locate);
   // Of both kinds together: where a packet comes from, either may be named.
@@ -50,7 +52,7 @@ function* nameClaims(written: Written): Generator<Claim> {
     claim(`${what} id "${name}"`, () => locate('id'), `id ${name}`);
   for (const { name, locate } of rules) yield id('rule', name, locate);
   for (const { name, locate } of filters) yield id('filter', name, locate);
-  for (const { name, locate } of tests) yield claim(`test "${name}"`, () => locate('name'));
+  for (const { name, locate } of [...tests, ...packetTests]) yield claim(`test "${name}"`, () => locate('name'));
 }
 
 /** A key has one role: it stands for one server or for one MTC user, and is named once. */
@@ -240,4 +242,32 @@ function certificatesOf({ servers, mtcUsers }: Written) {
 
 function claim(what: string, place: () => Place, key = what): Claim {
   return { key, what, place };
+}
+
+/** Of tests of packets; unless all files could be read, what they name may stand in another. */
+function packetTestIssues({ packetTests, servers, filters }: Written, allRead: boolean): Issue[] {
+  const idsOf = (action: 'allow' | 'drop') => filters.filter(({ value }) => value[action]).map(({ name }) => name);
+  const staged = new Set(filters.filter(({ value }) => value.stage).map(({ name }) => name));
+  const known = {
+    server: servers.map(({ name }) => name),
+    allow: idsOf('allow'),
+    drop: [...idsOf('drop'), ...DROPPERS],
+  };
+  return packetTests.flatMap(({ value: { packet, expect, stage }, locate }) => {
+    const own = [...packetIssues(packet, locate)];
+    if (!allRead) return own;
+    const given = packet.given.map(({ server }, i) => ({
+      name: server,
+      place: () => locate('packet', 'given', i, 'server'),
+    }));
+    const filter = (action: 'allow' | 'drop') => {
+      const name = expect[action];
+      if (name === undefined) return [];
+      const place = () => locate('expect', action);
+      const notEnforced = `filter "${name}" is staged; a test of it says stage: true, too`;
+      if (staged.has(name) && !stage) return [{ ...place(), message: notEnforced }];
+      return unknown(action === 'allow' ? 'allow filter' : 'drop filter or reason', [{ name, place }], known[action]);
+    };
+    return [...own, ...unknown('server', given, known.server), ...filter('allow'), ...filter('drop')];
+  });
 }

@@ -6,7 +6,6 @@
 
 import { ADMISSIONS_MAX } from '../core/admissions.ts';
 import { byPlace, frozen, type Issue } from '../core/document.ts';
-import type { Prefix } from '../core/net.ts';
 import type { Owned } from '../core/overlaps.ts';
 import type { MtcUserName, ServerName } from '../core/words.ts';
 import { uncontained } from './admissions.ts';
@@ -15,6 +14,8 @@ import { type FilterGroups, filterOf } from './filter-files.ts';
 import type { Filter } from './filters.ts';
 import type { DeviceFacts } from './groups.ts';
 import { DAYS, type Hours } from './hours.ts';
+import { walkedOf } from './packet-tests.ts';
+import type { WalkSite } from './packet-walk.ts';
 import { type DevicePattern, exactly, matchesName } from './patterns.ts';
 import {
   type AllowRule,
@@ -24,6 +25,7 @@ import {
   type Match,
   type MtcUser,
   NO_USAGE,
+  type PacketTest,
   type Policy,
   type PolicyTest,
   type Server,
@@ -36,6 +38,7 @@ import {
   type Written,
   type WrittenCertificate,
   type WrittenMtcUser,
+  type WrittenPacketTest,
   type WrittenRule,
   type WrittenServer,
   type WrittenTest,
@@ -48,8 +51,8 @@ export interface Surroundings {
   readonly authorities?: readonly string[];
   /** The gateway's own address spaces. */
   readonly ownSpaces?: readonly Owned[];
-  /** The prefixes of its realms. */
-  readonly realms?: readonly Prefix[];
+  /** What packets meet there. */
+  readonly site?: WalkSite;
   /** What the devices file says; only to warn of what stands for none of them. */
   readonly devices?: readonly DeviceFacts[];
   /** SHA-256 of a text, in hex. */
@@ -85,7 +88,13 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
     servers: new Map(servers.map((server) => [server.name, frozen(server)])),
     mtcUsers: new Map(mtcUsers.map((user) => [user.name, frozen(user)])),
   };
-  const rest = { ...parties, ...groups, holders: holdersOf(parties), tests: written.tests.map(testOf) };
+  const rest = {
+    ...parties,
+    ...groups,
+    holders: holdersOf(parties),
+    tests: written.tests.map(testOf),
+    packetTests: written.packetTests.map(packetTestOf),
+  };
   const withRules = (rules: readonly Entry<WrittenRule>[], filters: readonly Filter[], staged?: Policy): Policy => {
     const allows = rules.flatMap((rule) => allowOf(rule, groups));
     const denies = rules.flatMap((rule) => denyOf(rule, groups));
@@ -103,7 +112,7 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
   const rules = byName(written.rules);
   const enforced = rules.filter(({ value }) => !value.stage);
   const filters = byName(written.filters).map((filter) => filterOf(filter, filterGroups));
-  const crowd = uncontained(filters, surroundings.realms ?? []);
+  const crowd = uncontained(filters, surroundings.site?.realms ?? []);
   if (crowd) {
     const { filter, source } = crowd;
     const cure = 'join ranges of ports, or prefixes of `to`';
@@ -230,6 +239,15 @@ function testOf({
     usage: { ...NO_USAGE, ...usage },
     expect: refuse ? { refuse } : { allow: allow ?? '', ...(durationSeconds !== undefined && { durationSeconds }) },
   };
+}
+
+function packetTestOf({
+  name,
+  value: { stage = false, packet, attributes = {}, expect },
+  locate,
+}: Entry<WrittenPacketTest>): PacketTest {
+  const [verdict, by] = Object.entries(expect)[0] ?? [];
+  return { name, place: locate(), staged: stage, packet: walkedOf(packet, attributes), expect: `${verdict} ${by}` };
 }
 
 function byName<Named extends { readonly name: string }>(list: readonly Named[]): Named[] {

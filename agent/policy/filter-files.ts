@@ -127,7 +127,7 @@ function* issuesOf(entry: FilterEntry, groups: FilterGroups, allRead: boolean): 
   if (!isKnown) return;
 
   const compiled = filterOf(entry, groups);
-  if (familiesOf(compiled).length === 0)
+  if (familiesOf(compiled).length === 0 && ![compiled.from, compiled.to].some(isNowhere))
     yield at(
       protocol?.startsWith('icmp') ? 'protocol' : 'to',
       'the families contradict each other: no packet is of both (icmp is IPv4, icmpv6 is IPv6)',
@@ -152,6 +152,11 @@ function* issuesOf(entry: FilterEntry, groups: FilterGroups, allRead: boolean): 
       message: `allow "${name}" opens ${what} from outside to inside, and only a grant may open that; say standing: true, or from: inside`,
     };
   }
+}
+
+/** A server group may have no server. */
+function isNowhere(ends: Ends | undefined): boolean {
+  return ends !== undefined && ends.sides.length + ends.prefixes.length + ends.groups.length === 0;
 }
 
 /** Whether nothing but that side is meant, by its name or by groups of its devices. */
@@ -209,8 +214,7 @@ function doubtOf(filter: Filter, all: readonly Filter[]): string | undefined {
   const { from, to, action, protocol, types } = filter;
   if (isOnly(from, 'outside') && isOnly(to, 'outside'))
     return 'can never match: from outside to outside nothing is forwarded by the base';
-  if ([from, to].some((ends) => ends && ends.sides.length + ends.prefixes.length + ends.groups.length === 0))
-    return 'can never match: its group has no server';
+  if ([from, to].some(isNowhere)) return 'can never match: its group has no server';
   if (action === 'allow') {
     if (
       (protocol === 'icmp' || protocol === 'icmpv6') &&

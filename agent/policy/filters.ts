@@ -13,7 +13,9 @@
  */
 import type { Place } from '../core/document.ts';
 import { type Address, contains, type Family, overlaps, type Prefix } from '../core/net.ts';
-import type { InnerAddress, Protocol, RealmName } from '../core/words.ts';
+import type { ExternalId, InnerAddress, Protocol, RealmName, ServerName } from '../core/words.ts';
+
+import type { DeviceFacts } from './groups.ts';
 
 /** Both ends included. */
 interface PortRange {
@@ -119,6 +121,30 @@ export interface FilteredPacket {
   /** Destination port of tcp and udp. */
   readonly port?: number;
   readonly type?: number;
+}
+
+/** One end: an address outside, or a device: by its address, or by its name and at no address that is known. */
+export interface WalkEnd extends PacketEnd {
+  readonly device?: DeviceFacts;
+}
+
+/** A grant that is taken to live. */
+export interface GivenGrant {
+  readonly server: ServerName;
+  readonly device: ExternalId;
+  readonly protocol: Protocol;
+  readonly port: number;
+}
+
+export interface WalkedPacket {
+  readonly from: WalkEnd;
+  /** A device by its name: its endpoint in a grant. */
+  readonly to: WalkEnd;
+  readonly protocol: FilterProtocol;
+  readonly port?: number;
+  readonly sourcePort?: number;
+  readonly type?: number;
+  readonly given: readonly GivenGrant[];
 }
 
 /** What is known beside the policy. */

@@ -1,19 +1,26 @@
 /**
  * The tests that operators write beside their rules, run at every check and
- * before a policy comes into force. They ask `decide` and no one else, so
- * that a test that passes is what the gateway will do.
+ * before a policy comes into force. They ask `decide` (of packets: the model,
+ * packet-tests.ts) and no one else, so that a test that passes is what the
+ * gateway will do.
  *
  * A test has no directory and no network: its device is taken to be bound in
  * every family the server has sources in, and its request to come from the
  * first address of the first source of the family asked for.
  */
-import type { Issue } from '../core/document.ts';
+import { byPlace, type Issue } from '../core/document.ts';
 import { addressAt, type Family } from '../core/net.ts';
 import { type Decision, decide, type Question } from './decide.ts';
+import { runPacketTests } from './packet-tests.ts';
+import type { WalkSite } from './packet-walk.ts';
 import type { Policy, PolicyTest } from './policy.ts';
 
 /** The tests that fail, each at its place. */
-export function runPolicyTests(policy: Policy): Issue[] {
+export function runPolicyTests(policy: Policy, site?: WalkSite): Issue[] {
+  return [...runRequestTests(policy), ...runPacketTests(policy, site)].sort(byPlace);
+}
+
+function runRequestTests(policy: Policy): Issue[] {
   return policy.tests.flatMap((test) => {
     const decision = decide((test.staged && policy.staged) || policy, questionOf(policy, test));
     const [expected, found] = [expectationOf(test), findingOf(test, decision)];

@@ -8,7 +8,7 @@ import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
 import type { Attributes, ExternalId, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import type { Condition } from './condition.ts';
-import type { Filter } from './filters.ts';
+import type { Filter, WalkedPacket } from './filters.ts';
 import type { DeviceGroup, DeviceSelector } from './groups.ts';
 import type { Hours } from './hours.ts';
 import type { DevicePattern, NamePattern } from './patterns.ts';
@@ -106,6 +106,15 @@ export interface PolicyTest {
   readonly expect: { readonly allow: string; readonly durationSeconds?: number } | { readonly refuse: RefusalReason };
 }
 
+/** A packet, and what the gateway must do with it, in the words of the walk: `drop bogons-in`, `pass grant`. */
+export interface PacketTest {
+  readonly name: string;
+  readonly place: Place;
+  readonly staged: boolean;
+  readonly packet: WalkedPacket;
+  readonly expect: string;
+}
+
 /** What a server holds and has asked for, when it asks again (without the present request). */
 export interface Usage {
   /** Live grants that this server holds on this device. */
@@ -135,6 +144,7 @@ export interface Policy {
   readonly denies: readonly DenyRule[];
   readonly filters: readonly Filter[];
   readonly tests: readonly PolicyTest[];
+  readonly packetTests: readonly PacketTest[];
   /** Whether a rule looks at more of a device than its name: its grants are then judged again when the devices file is read. */
   readonly readsAttributes: boolean;
   /** Only where something is staged: the same policy with all of it enforced. */

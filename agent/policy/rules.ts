@@ -13,6 +13,7 @@ import type { ServerName } from '../core/words.ts';
 import { LONGEST_CONDITION } from './condition.ts';
 import { filter, type WrittenFilter } from './filter-files.ts';
 import { ALL_DAY, DAYS, parseTimeOfDay, parseZone } from './hours.ts';
+import { packet, packetExpectation } from './packet-tests.ts';
 import { parseDevicePattern, parseNamePattern } from './patterns.ts';
 
 /** A rule file as its text. */
@@ -167,41 +168,58 @@ const rule = f
   })
   .meta({ oneOf: [{ required: ['allow', 'limits'] }, { required: ['deny'] }] });
 
-const test = f.mapping({
-  name: f.text,
-  stage: f.flag.exactOptional(),
-  request: f.mapping({
-    server: serverName,
-    device: f.externalId,
-    protocol: f.protocol,
-    port: f.port,
-    durationSeconds: f.integer(1, LONGEST_SECONDS),
-    applicationServer: applicationServer.exactOptional(),
-    ipFamily: f.family.exactOptional(),
-    from: f.address.exactOptional(),
-  }),
-  attributes: f.attributes(f.attributeValue).exactOptional(),
-  now: utc.exactOptional(),
-  usage: f
-    .mapping({
-      grantsOnDevice: USED.exactOptional(),
-      grantsOfServer: USED.exactOptional(),
-      requestsInLastMinute: USED.exactOptional(),
-    })
-    .exactOptional(),
-  expect: f
-    .mapping({
-      allow: f.name().exactOptional(),
-      durationSeconds: f.integer(1, LONGEST_SECONDS).exactOptional(),
-      refuse: f.choice(...TESTED_REASONS).exactOptional(),
-    })
-    .refine(...f.exactlyOne('allow', 'refuse'))
-    .refine((written) => !('refuse' in written && 'durationSeconds' in written), {
-      error: 'expected durationSeconds with allow only',
-      path: ['durationSeconds'],
-      when: f.isMapping,
-    }),
-});
+const expectation = f
+  .mapping({
+    allow: f.name().exactOptional(),
+    durationSeconds: f.integer(1, LONGEST_SECONDS).exactOptional(),
+    refuse: f.choice(...TESTED_REASONS).exactOptional(),
+    ...packetExpectation,
+  })
+  .refine(...f.exactlyOne('allow', 'refuse', 'drop', 'pass'))
+  .refine((written) => !('durationSeconds' in written) || 'allow' in written, {
+    error: 'expected durationSeconds with allow only',
+    path: ['durationSeconds'],
+    when: f.isMapping,
+  });
+
+const test = f
+  .mapping({
+    name: f.text,
+    stage: f.flag.exactOptional(),
+    request: f
+      .mapping({
+        server: serverName,
+        device: f.externalId,
+        protocol: f.protocol,
+        port: f.port,
+        durationSeconds: f.integer(1, LONGEST_SECONDS),
+        applicationServer: applicationServer.exactOptional(),
+        ipFamily: f.family.exactOptional(),
+        from: f.address.exactOptional(),
+      })
+      .exactOptional(),
+    packet: packet.exactOptional(),
+    attributes: f.attributes(f.attributeValue).exactOptional(),
+    now: utc.exactOptional(),
+    usage: f
+      .mapping({
+        grantsOnDevice: USED.exactOptional(),
+        grantsOfServer: USED.exactOptional(),
+        requestsInLastMinute: USED.exactOptional(),
+      })
+      .exactOptional(),
+    expect: expectation,
+  })
+  .refine(...f.exactlyOne('request', 'packet'))
+  .refine(...only('request', 'expect', ['drop', 'pass']))
+  .refine(...only('packet', 'expect', ['refuse', 'durationSeconds']))
+  .meta({ oneOf: [{ required: ['request'] }, { required: ['packet'] }] });
+
+/** What a test of one kind cannot say within a key of it. */
+function only(kind: string, key: 'expect', not: readonly string[]) {
+  const fits = (written: { readonly expect: object }) => !(kind in written) || !not.some((one) => one in written[key]);
+  return [fits, { error: `expected no ${not.join(', ')} with ${kind}`, path: [key] as PropertyKey[] }] as const;
+}
 
 /** Who there is cannot be tried out: certificates and sources count, or they do not. */
 function enforced(key: 'servers' | 'mtcUsers') {
@@ -232,7 +250,9 @@ export type WrittenMtcUser = z.output<typeof mtcUser>;
 export type WrittenDeviceGroup = z.output<typeof deviceGroup>;
 export type WrittenServerGroup = z.output<typeof serverGroup>;
 export type WrittenRule = z.output<typeof rule>;
-export type WrittenTest = z.output<typeof test>;
+type WrittenAnyTest = z.output<typeof test>;
+export type WrittenTest = Omit<WrittenAnyTest, 'request'> & Required<Pick<WrittenAnyTest, 'request'>>;
+export type WrittenPacketTest = Omit<WrittenAnyTest, 'packet'> & Required<Pick<WrittenAnyTest, 'packet'>>;
 export type WrittenCertificate = z.output<typeof certificate>;
 
 /** A group as it is named in a rule. */
@@ -258,6 +278,7 @@ export interface Written {
   readonly rules: readonly Entry<WrittenRule>[];
   readonly filters: readonly Entry<WrittenFilter>[];
   readonly tests: readonly Entry<WrittenTest>[];
+  readonly packetTests: readonly Entry<WrittenPacketTest>[];
 }
 
 /** What stands in the files that are right, and every issue of the others. */
@@ -274,6 +295,13 @@ export function readRules(files: readonly RuleFile[]): RulesReading {
     documents.flatMap(({ value, locate }) =>
       Object.entries(of(value)).map(([name, one]) => entry(name, one, locate, [key, name])),
     );
+  const tests = <Value>(kindOf: (test: WrittenAnyTest) => Value | undefined) =>
+    documents.flatMap(({ value: { tests, stage = false }, locate }) =>
+      tests.flatMap((test, i) => {
+        const value = kindOf({ stage, ...test });
+        return value === undefined ? [] : entry(test.name, value, locate, ['tests', i]);
+      }),
+    );
   return {
     issues,
     written: {
@@ -287,9 +315,8 @@ export function readRules(files: readonly RuleFile[]): RulesReading {
       filters: documents.flatMap(({ value: { filters, stage = false }, locate }) =>
         filters.map((filter, i) => entry(filter.id, { stage, ...filter }, locate, ['filters', i])),
       ),
-      tests: documents.flatMap(({ value: { tests, stage = false }, locate }) =>
-        tests.map((test, i) => entry(test.name, { stage, ...test }, locate, ['tests', i])),
-      ),
+      tests: tests(({ request, ...test }) => request && { request, ...test }),
+      packetTests: tests(({ packet, ...test }) => packet && { packet, ...test }),
     },
   };
 }

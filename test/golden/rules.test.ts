@@ -74,6 +74,8 @@ const SOURCES = [
   'policy/condition.ts',
   'policy/warnings.ts',
   'policy/policy-tests.ts',
+  'policy/filter-files.ts',
+  'policy/packet-tests.ts',
 ];
 
 /** Told in the test above, or by `explain`, or of what a defect of ours would be. */

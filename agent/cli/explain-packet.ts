@@ -1,0 +1,62 @@
+/** `explain packet`: what the whole gateway would do with a packet, by the files alone. */
+import { CommanderError } from 'commander';
+import type { Issue } from '../core/document.ts';
+import { AgentError } from '../core/errors.ts';
+import { PROTOCOLS, type ServerName } from '../core/words.ts';
+import { loadConfig, loadDevices, loadPolicy, walkSite } from '../files.ts';
+import { packetIssues, packet as packetSchema, walkedOf } from '../policy/packet-tests.ts';
+import { outcomeText, walkPacket } from '../policy/packet-walk.ts';
+import { printJson, printLines } from './print.ts';
+
+export interface PacketTrial {
+  readonly from: string;
+  readonly to: string;
+  readonly protocol: string;
+  readonly port?: number;
+  readonly sourcePort?: number;
+  readonly type?: string;
+  readonly grantedTo?: string;
+  readonly rules: string;
+  readonly config?: string;
+  readonly json?: boolean;
+}
+
+/** Read as a policy test would be, so that what was tried here can be kept there. */
+export function explainPacket(trial: PacketTrial): void {
+  const { from, to, protocol, port, sourcePort, type, grantedTo, rules, config: file } = trial;
+  const written = Object.entries({ from, to, protocol, port, sourcePort, type }).flatMap(([key, value]) =>
+    value === undefined ? [] : [[key, String(value)]],
+  );
+  const read = packetSchema.safeParse(Object.fromEntries(written));
+  const nowhere = () => ({ file: '', line: 0, column: 0 });
+  const issues = read.success
+    ? [...packetIssues(read.data, nowhere)]
+    : (read.error.issues as readonly { message: string }[]);
+  const [issue] = issues as readonly Pick<Issue, 'message'>[];
+  if (!read.success || issue) throw new CommanderError(2, 'mtgate.explain', issue?.message ?? 'no such packet');
+
+  const config = file === undefined ? undefined : loadConfig(file, () => {});
+  const policy = loadPolicy(config?.rules.folder ?? rules, config, () => {});
+  const device = [read.data.from, read.data.to].flatMap((end) => ('device' in end ? end.device : []))[0];
+  const listed = config && loadDevices(config).find((one) => one.device.externalId === device);
+  const packet = walkedOf(read.data, listed?.device.attributes ?? {});
+  const walk = walkPacket(policy, { ...packet, given: givenTo(grantedTo) }, config && walkSite(config));
+  const { verdict } = walk.outcome;
+  const lines = walk.lines.map(
+    ({ step, seen, passed }) => `  ${(passed ? 'yes' : 'no').padEnd(4)}${step.padEnd(10)}${seen}`,
+  );
+  const outcome = outcomeText(walk.outcome);
+  if (trial.json) printJson({ verdict, outcome, lines });
+  else printLines([`${from} to ${to}, ${protocol}: ${outcome}`, ...lines]);
+
+  function givenTo(name: string | undefined) {
+    if (name === undefined) return [];
+    const server = policy.servers.get(name as ServerName);
+    if (!server) throw new AgentError('rulesInvalid', `no server "${name}" in the rule files`);
+    const ofGrants = PROTOCOLS.find((one) => one === protocol);
+    const ofDevice = packet.from.device ? sourcePort : port;
+    const whose = packet.from.device ?? packet.to.device;
+    if (!ofGrants || ofDevice === undefined || !whose) return [];
+    return [{ server: server.name, device: whose.externalId, protocol: ofGrants, port: ofDevice }];
+  }
+}

@@ -1,0 +1,176 @@
+/**
+ * What the whole gateway would do with a packet: guards, grants, filters and
+ * base, in the order in which they see it, each step with what was seen. For
+ * the tests that operators write (packet-tests.ts) and `mtgate explain packet`.
+ *
+ * The packet is the first of its flow; one from a device that answers a grant
+ * says so by its source port. A model: it decides nothing on the gateway.
+ */
+import { type Address, contains, type Family, type Prefix, prefix } from '../core/net.ts';
+import type { DenialReason } from '../core/reasons.ts';
+import type { ServerName } from '../core/words.ts';
+import {
+  BEGINNING_TYPES,
+  describeFilter,
+  dropOfGrant,
+  type FilteredPacket,
+  type FilterSite,
+  type GivenGrant,
+  judgePacket,
+  type WalkEnd,
+  type WalkedPacket,
+} from './filters.ts';
+import { type DeviceFacts, isInGroup } from './groups.ts';
+import type { Policy } from './policy.ts';
+
+/** What agent.yaml says, where it is known. */
+export interface WalkSite {
+  readonly realms: readonly Prefix[];
+  /** Where devices may not go by themselves. */
+  readonly denied: readonly Prefix[];
+  /** In which devices can begin flows. */
+  readonly egress: readonly Family[];
+}
+
+export type WalkOutcome =
+  | { readonly verdict: 'drop'; readonly by: DenialReason | 'base' | { readonly filter: string } }
+  | { readonly verdict: 'allow'; readonly by: { readonly filter: string } }
+  | { readonly verdict: 'pass'; readonly by: 'grant' | 'base' };
+
+type Step = 'guards' | 'grant' | 'filters' | 'base';
+
+export interface Walk {
+  readonly outcome: WalkOutcome;
+  readonly lines: readonly { readonly step: Step; readonly seen: string; readonly passed: boolean }[];
+}
+
+const NO_SOURCES = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32', '::/127', 'ff00::/8'].map(prefix);
+
+export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite): Walk {
+  const lines: Walk['lines'][number][] = [];
+  const went = (step: Step, seen: string) => void lines.push({ step, seen, passed: true });
+  const ends = (step: Step, seen: string, outcome: WalkOutcome): Walk => {
+    lines.push({ step, seen, passed: outcome.verdict !== 'drop' });
+    return { outcome, lines };
+  };
+  const denied = (step: Step, reason: DenialReason | 'base', seen: string) =>
+    ends(step, seen, { verdict: 'drop', by: reason });
+
+  const { from, to, given } = packet;
+  const family = familyOf(packet);
+  const filtered: FilteredPacket & { readonly from: WalkEnd; readonly to: WalkEnd } = { ...packet, family };
+  const groups: FilterSite<WalkEnd> = {
+    isInGroup: (name, { device }) => {
+      const group = policy.deviceGroups.get(name);
+      return group !== undefined && device !== undefined && isInGroup(group, device);
+    },
+  };
+  const judged = () => judgePacket(policy.filters, filtered, groups);
+  const byFilter = (): Walk | undefined => {
+    const said = judged();
+    if (said.verdict === 'none') return undefined;
+    const { filter, verdict } = said;
+    return ends('filters', `${verdict} ${filter.id}: ${describeFilter(filter)}`, {
+      verdict,
+      by: { filter: filter.id },
+    });
+  };
+  const isInner = (address: Address | undefined) =>
+    address !== undefined && (site?.realms.some((realm) => contains(realm, address)) ?? false);
+
+  if (from.side === 'inside' && to.side === 'inside')
+    return denied('guards', 'deviceToDevice', 'devices are kept apart');
+  if (from.side === 'outside') {
+    if (to.device) return towardGrant(to.device);
+    if (from.address && (NO_SOURCES.some((one) => contains(one, from.address as Address)) || isInner(from.address)))
+      return denied('guards', 'spoofedSource', `${from.address.text} is no source of the outside`);
+    const lets = judgePacket(
+      policy.filters.filter(({ action }) => action === 'allow'),
+      filtered,
+      groups,
+    );
+    if (lets.verdict === 'none')
+      return denied('guards', 'realmDestination', 'addressed to the inside, and no allow lets it begin there');
+    went('guards', `admitted for allow ${lets.filter.id}`);
+    return byFilter() ?? denied('base', 'base', 'what the outside begins is closed');
+  }
+
+  const answered = from.device && grantOf(from.device, packet.sourcePort, to.address);
+  if (answered) return carried(answered, from.device as DeviceFacts, 'answers a grant');
+  went('guards', 'not to the gateway, nor to a device');
+  went('grant', given.length > 0 ? 'answers none of those given' : 'none is given');
+  const drop = judged();
+  if (drop.verdict === 'drop') return byFilter() as Walk;
+  if (site && from.address && !isInner(from.address))
+    return denied('base', 'base', `${from.address.text} is no address of a realm`);
+  if (site && !site.egress.includes(family)) return denied('base', 'base', `the egress pool has no ${family} address`);
+  const allowed = byFilter();
+  if (allowed) return allowed;
+  went('filters', 'none speaks of it');
+  if (to.address && site?.denied.some((one) => contains(one, to.address as Address)))
+    return denied('base', 'base', `${to.address.text} is in deniedDestinations`);
+  const { protocol, type } = packet;
+  const isPing = (protocol === 'icmp' || protocol === 'icmpv6') && type === BEGINNING_TYPES[protocol][0];
+  if (protocol !== 'tcp' && protocol !== 'udp' && !isPing)
+    return denied('base', 'base', 'devices begin TCP, UDP and pings, and nothing else');
+  return ends('base', 'a device may begin it', { verdict: 'pass', by: 'base' });
+
+  /** To the endpoint that stands for a device. */
+  function towardGrant(device: DeviceFacts): Walk {
+    const { protocol, port } = packet;
+    if (protocol !== 'tcp' && protocol !== 'udp')
+      return denied('grant', 'protocolNotCarried', 'grants carry TCP and UDP');
+    const toward = given.find(
+      (one) => one.device === device.externalId && one.protocol === protocol && one.port === port,
+    );
+    if (!toward)
+      return denied('grant', 'noGrant', `no grant on ${device.externalId}, ${protocol} port ${port}, is given`);
+    if (!isSource(toward.server, from.address))
+      return denied('grant', 'wrongSource', `${from.address?.text} is no source of ${toward.server}`);
+    return carried(toward, device, 'has a grant');
+  }
+
+  function grantOf(device: DeviceFacts, port: number | undefined, remote: Address | undefined) {
+    return given.find(
+      (one) =>
+        one.device === device.externalId &&
+        one.protocol === packet.protocol &&
+        one.port === port &&
+        isSource(one.server, remote),
+    );
+  }
+
+  /** Carried by a grant; which is none if a drop meets what it would carry. */
+  function carried(grant: GivenGrant, device: DeviceFacts, seen: string): Walk {
+    const { server, protocol, port } = grant;
+    const remote = from.side === 'outside' ? from : to;
+    const remotePort = from.side === 'outside' ? packet.sourcePort : packet.port;
+    const remotes = (policy.servers.get(server)?.sources ?? []).filter(
+      (one) => remote.address && contains(one, remote.address),
+    );
+    const flow = { family, protocol, device: undefined, devicePort: port, remotes, remotePort };
+    const drop = dropOfGrant(policy.filters, flow, {
+      isInGroup: (name) => groups.isInGroup(name, { side: 'inside', device }),
+    });
+    if (drop) {
+      const why = `drop ${drop.id} meets what the grant would carry: it is refused`;
+      return ends('filters', why, { verdict: 'drop', by: { filter: drop.id } });
+    }
+    return ends('grant', `${seen} of ${server}`, { verdict: 'pass', by: 'grant' });
+  }
+
+  function isSource(server: ServerName, address: Address | undefined): boolean {
+    const sources = policy.servers.get(server)?.sources ?? [];
+    return address !== undefined && sources.some((source) => contains(source, address));
+  }
+}
+
+/** IPv4 where neither end nor protocol says. */
+function familyOf({ from, to, protocol }: WalkedPacket): Family {
+  return from.address?.family ?? to.address?.family ?? (protocol === 'icmpv6' ? 'ipv6' : 'ipv4');
+}
+
+/** The outcome as tests name it: `drop bogons-in`, `pass grant`. */
+export function outcomeText({ verdict, by }: WalkOutcome): string {
+  return `${verdict} ${typeof by === 'object' ? by.filter : by}`;
+}
