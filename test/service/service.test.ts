@@ -205,7 +205,8 @@ describe('at work', () => {
     const said = await page('cp /etc/mtgate/rules.example/never.yaml');
     expect(said).toMatch(/^ {2}rule \S+ added$/m);
     expect(said).toMatch(/^edition 2 is confirmed/m);
-    expect(said).toMatch(/^2 .* root +apply +confirmed by root +no telnet; /m);
+    expect(said).toMatch(/^2 .* root +apply +confirmed by root +no telnet, no web; /m);
+    expect(await page('mtgate explain request --live')).toMatch(/: refused by no-web, deniedByRule /);
     await stillAsItShouldBe();
     await page('systemctl reload mtgate');
     await stillAsItShouldBe();
