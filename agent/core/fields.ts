@@ -141,15 +141,15 @@ export const attributeValue = field(
   { minLength: 1, maxLength: 256 },
 );
 
-/** Bytes: `10MB` is 10^7, as networks count. */
+/** Bytes: `10MB` is 10^7, as networks count. No more than the gate has room for (40 bits: limits.h). */
 export const bytes = field(
-  'a size such as 500kB, 10MB or 2GB (powers of 1000), or a number of bytes; at most 1000TB',
+  'a size such as 500kB, 10MB or 2GB (powers of 1000), or a number of bytes; at most 1TB',
   (value) => {
     const [, digits, unit = ''] = /^([1-9]\d{0,15})(kB|MB|GB|TB)?$/.exec(value) ?? [];
     const size = Number(digits) * 1000 ** ['', 'kB', 'MB', 'GB', 'TB'].indexOf(unit);
-    return size <= 1e15 ? size : undefined;
+    return size <= 1e12 ? size : undefined;
   },
-  { type: ['integer', 'string'], minimum: 1, maximum: 1e15, pattern: '^[1-9][0-9]{0,15}(kB|MB|GB|TB)?$' },
+  { type: ['integer', 'string'], minimum: 1, maximum: 1e12, pattern: '^[1-9][0-9]{0,15}(kB|MB|GB|TB)?$' },
 );
 
 export const text = field('a text', (value) => (value.trim() === '' ? undefined : value.trim()), { minLength: 1 });

@@ -162,7 +162,7 @@ describe('issues', () => {
       'b.yaml:3:54: expected one of tcp, udp, found "sctp"',
       'b.yaml:3:61: unknown key "hour"; known here: servers, devices, protocols, ports, applicationServer',
       'b.yaml:4:32: expected a whole number from 1 to 2592000, found "10m"',
-      'b.yaml:4:44: expected a size such as 500kB, 10MB or 2GB (powers of 1000), or a number of bytes; at most 1000TB, found "10MiB"',
+      'b.yaml:4:44: expected a size such as 500kB, 10MB or 2GB (powers of 1000), or a number of bytes; at most 1TB, found "10MiB"',
       'b.yaml:5:14: "reason" is missing: expected a text',
     ]);
   });
