@@ -153,6 +153,7 @@ export class Closure {
         throw fault;
       }
       this.#policy = policy;
+      this.#countedUntilMs = 0;
     });
   }
 

@@ -45,6 +45,9 @@ const FAMILIES = [
   { family: 'ipv6', word: 'ip6', type: 'ipv6_addr', echo: 'icmpv6 type echo-request' },
 ] as const;
 
+/** RFC 5095; RFC 6092, REC-4. */
+const NO_SOURCE_ROUTES = 'meta nfproto ipv6 rt type 0 counter drop';
+
 /** What devices begin without a filter: the rest of a flow of another protocol needs one, too. */
 const OPENED = 'meta l4proto { tcp, udp, icmp, icmpv6 }';
 
@@ -80,6 +83,7 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
       `iifname { ${inside.join(', ')} } goto from_inside`,
     ]),
     chain('toward_inside', [
+      NO_SOURCE_ROUTES,
       ...(isFiltering ? ['jump drops'] : []),
       `iifname ${outside} ct state related meta l4proto { icmp, icmpv6 } counter accept`,
       ...allowRules(setup, 'inside'),
@@ -90,6 +94,7 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
       'counter drop',
     ]),
     chain('from_inside', [
+      NO_SOURCE_ROUTES,
       ...(isFiltering ? ['jump drops'] : []),
       `oifname != ${outside} counter drop`,
       ...noWayBack(shared),

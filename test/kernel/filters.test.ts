@@ -10,7 +10,7 @@ import type { GroupMember } from '../../agent/policy/filter-ruleset.ts';
 import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { Capture } from '../capture.ts';
 import { program, until } from '../child.ts';
-import { ethernet, icmp, ip, udp } from '../frames.ts';
+import { ethernet, icmp, ip, raw, udp } from '../frames.ts';
 import type { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
 import { policyOf } from '../rules.ts';
@@ -127,6 +127,18 @@ describe('the shipped defaults', () => {
     expect(await device.udp({ to: { address: SERVER[family], port: 7000 } })).toMatchObject({ outcome: 'answer' });
     expect(await device.tcp({ to: { address: SERVER[family], port: 7000 } })).toMatchObject({ outcome: 'answer' });
   });
+});
+
+test('the base drops routing header 0, whatever the filters say', async () => {
+  await inForce('filters: [{ id: all, allow: { from: inside } }]');
+  const wire = await Capture.start(network, 'wan', UPLINK, 'ip6');
+  const routed = Uint8Array.of(17, 2, 0, 1, 0, 0, 0, 0, ...address(SERVER.ipv6).bytes);
+  const datagram = udp(5000, 7000, 'marker').bytes(address(DEVICE.ipv6), address(SERVER.ipv6));
+  send(fromDevice, 'inside', ip(DEVICE.ipv6, SERVER.ipv6, raw(43, Uint8Array.of(...routed, ...datagram))));
+  send(fromDevice, 'inside', ip(DEVICE.ipv6, SERVER.ipv6, udp(5000, 7000, 'through')));
+  await wire.through(Buffer.from('through'));
+  expect(wire.holding(Buffer.from('marker'))).toHaveLength(0);
+  await wire.stop();
 });
 
 describe.each(FAMILIES)('over %s', (family) => {
