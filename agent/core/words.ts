@@ -29,6 +29,12 @@ export type Protocol = 'tcp' | 'udp';
 export const PROTOCOLS: readonly Protocol[] = ['tcp', 'udp'];
 export const PROTOCOL_NUMBERS: Readonly<Record<Protocol, number>> = { tcp: 6, udp: 17 };
 
+/** Ports, both ends included. */
+export interface PortRange {
+  readonly low: number;
+  readonly high: number;
+}
+
 /** What devices may reach on the gateway itself; `port` is 0 for ICMP, of which echo is meant. */
 export interface Service {
   readonly protocol: Protocol | 'icmp' | 'icmpv6';

@@ -13,15 +13,9 @@
  */
 import type { Place } from '../core/document.ts';
 import { type Address, contains, type Family, overlaps, type Prefix } from '../core/net.ts';
-import type { ExternalId, InnerAddress, Protocol, RealmName, ServerName } from '../core/words.ts';
+import type { ExternalId, InnerAddress, PortRange, Protocol, RealmName, ServerName } from '../core/words.ts';
 
 import type { DeviceFacts } from './groups.ts';
-
-/** Both ends included. */
-interface PortRange {
-  readonly low: number;
-  readonly high: number;
-}
 
 export type Side = 'inside' | 'outside';
 export const SIDES: readonly Side[] = ['inside', 'outside'];

@@ -6,7 +6,15 @@
 import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/reasons.ts';
-import type { Attributes, ExternalId, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
+import type {
+  Attributes,
+  ExternalId,
+  MtcUserName,
+  PacketLimits,
+  PortRange,
+  Protocol,
+  ServerName,
+} from '../core/words.ts';
 import type { Condition } from './condition.ts';
 import type { Filter, WalkedPacket } from './filters.ts';
 import type { DeviceGroup, DeviceSelector } from './groups.ts';
@@ -34,11 +42,6 @@ export interface MtcUser {
   readonly devices: readonly DevicePattern[];
   readonly authorises: readonly ServerName[];
   readonly mayAuthorise: readonly NamePattern[];
-}
-
-export interface PortRange {
-  readonly low: number;
-  readonly high: number;
 }
 
 /** What a rule looks at; an absent member matches everything. */

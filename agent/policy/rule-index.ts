@@ -15,11 +15,11 @@
  *
  * Built on first use, once for each policy, or before (`indexing`).
  */
-import type { ExternalId, ServerName } from '../core/words.ts';
+import type { ExternalId, PortRange, ServerName } from '../core/words.ts';
 import { patternsOf } from './groups.ts';
 import { PatternIndex } from './pattern-index.ts';
 import { type DevicePattern, matchesDevice } from './patterns.ts';
-import type { AllowRule, DenyRule, Match, MtcUser, Policy, PortRange } from './policy.ts';
+import type { AllowRule, DenyRule, Match, MtcUser, Policy } from './policy.ts';
 
 /** What of a request prunes. */
 interface Asked {

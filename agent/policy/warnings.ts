@@ -4,13 +4,13 @@
  * stand for nothing. Nothing here stops a policy.
  */
 import type { Issue } from '../core/document.ts';
-import type { ServerName } from '../core/words.ts';
+import type { PortRange, ServerName } from '../core/words.ts';
 import { filterWarnings } from './filter-files.ts';
 import { type DeviceFacts, type DeviceSelector, isSelected, patternsOf, selectorText } from './groups.ts';
 import { ALL_DAY, type Hours, hoursText, neverCloses } from './hours.ts';
 import { PatternIndex } from './pattern-index.ts';
 import { type DevicePattern, devicesOverlap } from './patterns.ts';
-import type { AllowRule, DenyRule, Match, MtcUser, Policy, PortRange } from './policy.ts';
+import type { AllowRule, DenyRule, Match, MtcUser, Policy } from './policy.ts';
 import type { Written } from './rules.ts';
 
 /** So many ports are more than any service of a device needs. */
