@@ -187,14 +187,16 @@ export class Judge {
 
   /** What is told of a decision to refuse, beside its reason. */
   factsOf(who: Asker, { reason, why, rule, trace }: Decision & { readonly verdict: 'refuse' }): RefusalFacts {
-    const limit = this.policy.allows.find(({ id }) => id === rule)?.limits.requestsPerMinute;
-    const wait = reason === 'rateExceeded' && limit !== undefined;
+    const limit =
+      reason === 'rateExceeded'
+        ? this.policy.allows.find(({ id }) => id === rule)?.limits.requestsPerMinute
+        : undefined;
     const nowNs = this.#ground.clock.monotonicNs();
     return {
       why,
       steps: trace.slice(-STEPS_MOST).map((line) => step(line).trim()),
       ...(rule && { rule }),
-      ...(wait && { retryAfterSeconds: this.#rates.secondsUntilBelow(limit, who.name, nowNs) }),
+      ...(limit !== undefined && { retryAfterSeconds: this.#rates.secondsUntilBelow(limit, who.name, nowNs) }),
     };
   }
 }

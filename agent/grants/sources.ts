@@ -7,7 +7,7 @@
 import { prefix } from '../core/net.ts';
 import { type Policy, sourceClasses } from '../policy/policy.ts';
 import type { Ground } from './ground.ts';
-import { breathe } from './slices.ts';
+import { breathe, slicesOf } from './slices.ts';
 
 /** Of work that is long only in sum, so much at once. */
 const HOLD_MOST_NS = 5_000_000n;
@@ -44,11 +44,14 @@ export class Sources {
 
   async #classes(policy: Policy): Promise<Map<string, number>> {
     const { store } = this.#ground;
-    const breatheIfDue = this.#breathing();
     const classes = new Map<string, number>();
-    for (const { prefix, server } of sourceClasses(policy)) {
-      classes.set(prefix.text, store.idOf('class', server)); // of a server that is new, written there
-      await breatheIfDue();
+    for await (const slice of slicesOf(sourceClasses(policy))) {
+      // Those of servers that are new are written there.
+      const ids = store.idsOf(
+        'class',
+        slice.map(({ server }) => server),
+      );
+      for (const [i, { prefix: source }] of slice.entries()) classes.set(source.text, ids[i] as number);
     }
     return classes;
   }

@@ -58,6 +58,8 @@ export interface GrantStore {
   latestMs(): number;
   /** A small number that stands for a name for ever, and for no other. */
   idOf(kind: 'class' | 'realm', name: string): number;
+  /** The same for many names; those that are new are written as one. */
+  idsOf(kind: 'class' | 'realm', names: readonly string[]): number[];
   bindings(): Binding[];
   /** Writes a change of bindings, whole or not at all. */
   rebind(change: Change): Promise<void>;
@@ -106,6 +108,17 @@ export function openStore(file: string, worker?: URL): GrantStore {
   };
   /** Asked for with every grant, and for ever the same. */
   const ids = new Map<string, number>();
+  const idInFile = (kind: string, name: string, last: number): number =>
+    (statement.idOf.get(kind, name) ?? statement.newId.get(kind, name, last, kind)) as number;
+  const idsOf: GrantStore['idsOf'] = (kind, names) => {
+    const unknown = names.filter((name) => !ids.has(`${kind} ${name}`));
+    if (unknown.length > 0) {
+      const give = db.transaction(() => unknown.map((name) => idInFile(kind, name, lastUsed?.[kind] ?? 0)));
+      // At once the one that writes: what was read must not be old when the number is given.
+      for (const [i, id] of give.immediate().entries()) ids.set(`${kind} ${unknown[i]}`, id);
+    }
+    return names.map((name) => ids.get(`${kind} ${name}`) as number);
+  };
   const writer = worker ? workerCommit(file, worker) : inThisThread(writerOn(db));
   const commits = new Commits(writer.commit);
   const noteFile = file === ':memory:' ? undefined : join(dirname(file), 'last-used.json');
@@ -179,14 +192,8 @@ export function openStore(file: string, worker?: URL): GrantStore {
       }
     },
     latestMs: () => statement.latest.get() as number,
-    idOf: (kind, name) => {
-      const key = `${kind} ${name}`;
-      const id =
-        ids.get(key) ??
-        ((statement.idOf.get(kind, name) ?? statement.newId.get(kind, name, lastUsed?.[kind] ?? 0, kind)) as number);
-      ids.set(key, id);
-      return id;
-    },
+    idOf: (kind, name) => idsOf(kind, [name])[0] as number,
+    idsOf,
     bindings: () => (statement.bindings.all() as BindingRow[]).map(bindingOf),
     rebind: (change) =>
       written({

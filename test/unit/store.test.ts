@@ -203,8 +203,8 @@ describe.each([
   });
 
   test('a number stands for a name for ever, also after a restart', async () => {
-    const ids = ['b', 'a', 'c'].map((name) => store.idOf('class', name));
-    expect(ids).toEqual([1, 2, 3]);
+    expect(store.idOf('class', 'b')).toBe(1);
+    expect(store.idsOf('class', ['a', 'b', 'c', 'a'])).toEqual([2, 1, 3, 2]);
     expect(store.idOf('realm', 'iot')).toBe(1);
     await store.close();
     store = openStore(file, worker);
