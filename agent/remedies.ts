@@ -6,7 +6,7 @@
 import type { PolicyNow } from './api/denial-routes.ts';
 import type { OperatorGrantDetail } from './api/operator-rows.ts';
 import { contains, parseAddress } from './core/net.ts';
-import { REFUSALS } from './core/reasons.ts';
+import { REFUSALS } from './core/refusals.ts';
 import type { Grants } from './grants/grants.ts';
 import { END_CAUSES } from './grants/lifecycle.ts';
 import type { GrantRecord } from './grants/record.ts';

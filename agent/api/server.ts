@@ -20,17 +20,10 @@ import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
 import { AgentError } from '../core/errors.ts';
+import type { ShedReason, TlsReason } from '../core/handshakes.ts';
 import { type Endpoint, formatEndpoint } from '../core/net.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
-import {
-  REFUSALS,
-  type Refusal,
-  type RefusalFace,
-  type RefusalReason,
-  type Refuse,
-  type ShedReason,
-  type TlsReason,
-} from '../core/reasons.ts';
+import { REFUSALS, type Refusal, type RefusalFace, type RefusalReason, type Refuse } from '../core/refusals.ts';
 import type { Asker } from '../core/words.ts';
 import { Admission } from './admission.ts';
 import { Connections } from './connections.ts';

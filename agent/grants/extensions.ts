@@ -16,7 +16,7 @@
  * Lives are measured on the boot's clock: UTC may jump.
  */
 import type { Clock } from '../core/ports.ts';
-import type { Refusal, Refuse } from '../core/reasons.ts';
+import type { Refusal, Refuse } from '../core/refusals.ts';
 import { type Asker, upperSnake } from '../core/words.ts';
 import type { Allowed } from '../policy/decide.ts';
 import { type Grants, namesOf } from './grants.ts';

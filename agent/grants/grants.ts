@@ -15,7 +15,7 @@
  */
 import { AgentError } from '../core/errors.ts';
 import type { Endpoint } from '../core/net.ts';
-import type { Refusal, Refuse } from '../core/reasons.ts';
+import type { Refusal, Refuse } from '../core/refusals.ts';
 import type {
   Asker,
   DeviceReference,

@@ -4,7 +4,7 @@
  * holds and has asked for already. Decides nothing itself (policy/decide.ts),
  * and changes nothing but the count of requests.
  */
-import type { RefusalFacts } from '../core/reasons.ts';
+import type { RefusalFacts } from '../core/refusals.ts';
 import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
 import { type Decision, decide, type Question } from '../policy/decide.ts';
 import { step } from '../policy/explain.ts';

@@ -12,7 +12,7 @@
  *   nothing and counts against no rate; what became of the grant since, `show`
  *   tells.
  */
-import type { Refusal, Refuse } from '../core/reasons.ts';
+import type { Refusal, Refuse } from '../core/refusals.ts';
 import type { Asker } from '../core/words.ts';
 import type { Ground } from './ground.ts';
 import type { GrantRecord, Retry } from './record.ts';

@@ -3,7 +3,7 @@
  * for that long? A pure function of the policy and the question; it answers
  * with every step it took.
  *
- * The steps, in the order of a request's way (core/reasons.ts):
+ * The steps, in the order of a request's way (core/refusals.ts):
  *   device             is it known?
  *   mtcUser            does its owner authorise this server?
  *   rule               no deny matches, and at least one allow does
@@ -26,7 +26,7 @@
  * endpoint is free.
  */
 import { type Address, contains, type Family, hostPrefix, type Prefix } from '../core/net.ts';
-import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
+import { REFUSALS, type RefusalReason, type Step } from '../core/refusals.ts';
 import type { InnerAddress, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import { type Context, contextOf, holds } from './condition.ts';
 import { dropOfGrant, type Filter } from './filters.ts';

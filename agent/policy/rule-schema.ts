@@ -8,7 +8,7 @@
 import type { z } from 'zod';
 import * as f from '../core/fields.ts';
 import { parseAddress } from '../core/net.ts';
-import { REFUSALS, type RefusalReason } from '../core/reasons.ts';
+import { REFUSALS, type RefusalReason } from '../core/refusals.ts';
 import type { ServerName } from '../core/words.ts';
 import { LONGEST_CONDITION } from './condition.ts';
 import { filter } from './filter-files.ts';
