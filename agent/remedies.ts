@@ -13,9 +13,10 @@ import type { GrantRecord } from './grants/record.ts';
 import type { Denial } from './inspector/denials.ts';
 import type { Ledger } from './inspector/ledger.ts';
 import { type KeptRefusal, requestOf } from './inspector/refusals.ts';
-import type { Decision, Question } from './policy/decide.ts';
+import type { Decision } from './policy/decide.ts';
 import { explain } from './policy/explain.ts';
 import { NO_USAGE } from './policy/policy.ts';
+import type { Question } from './policy/question.ts';
 import { sourcesText, whatWouldPass } from './policy/remedy.ts';
 
 export interface Remedy {

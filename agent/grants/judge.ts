@@ -7,9 +7,10 @@
  */
 import type { RefusalFacts } from '../core/refusals.ts';
 import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
-import { type Decision, decide, type Question } from '../policy/decide.ts';
+import { type Decision, decide } from '../policy/decide.ts';
 import { step } from '../policy/explain.ts';
 import { NO_USAGE, type Policy, type Usage } from '../policy/policy.ts';
+import type { Question } from '../policy/question.ts';
 import { wouldHave } from '../policy/staged.ts';
 import type { Ground } from './ground.ts';
 import type { EndCause } from './lifecycle.ts';
