@@ -8,7 +8,7 @@
  * comes after it nobody can know.
  */
 import type { z } from 'zod';
-import { type Fault, type Node, placesIn, readYaml } from './yaml.ts';
+import { type Fault, type Mapping, type Node, placesIn, readYaml } from './yaml.ts';
 
 /** A place in a file; line and column count from 1. */
 export interface Place {
@@ -106,8 +106,14 @@ function asValue(node: Node): unknown {
     case 'list':
       return node.items.map(({ value }) => asValue(value));
     case 'mapping':
-      return Object.fromEntries([...node.members].map(([key, { value }]) => [key, asValue(value)]));
+      return membersOf(node);
   }
+}
+
+function membersOf({ members }: Mapping): { [key: string]: unknown } {
+  const written: { [key: string]: unknown } = {};
+  for (const [key, { value }] of members) written[key] = asValue(value); // never `__proto__`: yaml.ts
+  return written;
 }
 
 /** What a schema found, one fault for each place it concerns. Messages are the schema's own (fields.ts). */
