@@ -96,11 +96,11 @@ export class Child {
     return seen;
   }
 
-  async ready(sign: Ready): Promise<this> {
-    if ('line' in sign) await this.line(sign.line);
+  async ready(sign: Ready, patienceMs = PATIENCE_MS): Promise<this> {
+    if ('line' in sign) await this.line(sign.line, { patienceMs });
     else {
       const what = `${this.#name} to listen on ${sign.listens}/${sign.port}\n${this.errors}`;
-      await until(what, () => (listens(this.pid, sign.listens, sign.port) ? true : this.#ifDead()));
+      await until(what, () => (listens(this.pid, sign.listens, sign.port) ? true : this.#ifDead()), patienceMs);
     }
     return this;
   }
