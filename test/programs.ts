@@ -1,11 +1,11 @@
 /**
  * The programs that tests start inside a namespace, compiled once for a run:
  * a child then starts in a fifth of the time that it takes through tsx, which
- * compiles what it runs, and a run starts some hundreds.
+ * compiles what it runs, and a run starts more than a hundred.
  *
  * File by file, as tsc would: a program knows itself by its own file's name.
  */
-import { rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { build } from 'vite';
 import { COMPILED, ROOT } from './child.ts';
@@ -18,7 +18,13 @@ const PROGRAMS = [
 /** Vitest calls it before the first file of a project that names it; what it returns, after the last. */
 export default async function compilePrograms(): Promise<(() => void) | undefined> {
   if (process.env[COMPILED]) return undefined; // for another project of this run
-  const outDir = join(ROOT, `.cache/programs-${process.pid}`);
+  const cache = join(ROOT, '.cache');
+  mkdirSync(cache, { recursive: true });
+  for (const name of readdirSync(cache)) {
+    const owner = /^programs-(\d+)$/.exec(name)?.[1]; // a run that was killed leaves its own
+    if (owner && !existsSync(`/proc/${owner}`)) rmSync(join(cache, name), { recursive: true, force: true });
+  }
+  const outDir = join(cache, `programs-${process.pid}`);
   await build({
     root: ROOT,
     configFile: false,
