@@ -29,8 +29,9 @@ export default defineConfig({
           name: 'unit',
           ...AT_ONCE,
           include: ['test/{unit,golden,property,suites,structure}/**/*.test.ts'],
-          isolate: false, // a third of the time went into loading the same modules for each file anew
+          isolate: false, // loading the same modules for each file anew took a third of a light file's time
           testTimeout: 20_000, // of a busy machine, or an unlucky draw: none takes a quarter of it alone
+          hookTimeout: 20_000,
         },
       },
       {
