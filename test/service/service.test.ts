@@ -334,14 +334,14 @@ describe('at work', () => {
 
   test('stopped, the gateway is closed; the grant runs on, for as long as the grace', async () => {
     await machine.run(
-      "printf '\\ngate: { orphanGraceSeconds: 10 }\\n' >>/etc/mtgate/agent.yaml; systemctl restart mtgate",
+      "printf '\\ngate: { orphanGraceSeconds: 15 }\\n' >>/etc/mtgate/agent.yaml; systemctl restart mtgate",
     );
     await stillAsItShouldBe();
     await page('systemctl stop mtgate');
     expect(PAGE).toEqual([]);
     await stillAsItShouldBe();
     expect(await journal('mtgate')).toMatch(/"event":"stopped"/);
-    await flow.quiet(500, 20_000);
+    await flow.quiet(500, 30_000);
     expect(await server.udp({ to: granted, waitMs: SHORT_MS })).toEqual({ outcome: 'silence' });
     await nobodyElseGetsIn(granted);
   });
