@@ -31,12 +31,12 @@ import { type Packet, read } from './packet.ts';
 import { Log, Wire } from './wire.ts';
 
 export type Place = 'outside' | 'one' | 'two';
-export const PLACES: readonly Place[] = ['outside', 'one', 'two'];
+const PLACES: readonly Place[] = ['outside', 'one', 'two'];
 const INTERFACES: Readonly<Record<Place, string>> = { outside: 'outside', one: 'inside1', two: 'inside2' };
 const WIRES: Readonly<Record<Place, string>> = { outside: 'wan', one: 'device1', two: 'device2' };
 
 const UPSTREAM = ['192.0.2.1', '2001:db8:0:1::1'] as const;
-export const OWN = {
+const OWN = {
   outside: ['192.0.2.2', '2001:db8:0:1::2'],
   one: ['10.20.0.1', 'fd00:20::1'],
   two: ['10.30.0.1', 'fd00:30::1'],
@@ -260,7 +260,7 @@ export function isOwn(host: Address): boolean {
   return OWN_ADDRESSES.has(host.text) || contains(LINK_LOCAL, host) || host.text === '::';
 }
 
-export function deviceOf(name: string) {
+function deviceOf(name: string) {
   return DEVICES.find((one) => one.name === name);
 }
 
