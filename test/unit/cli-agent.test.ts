@@ -61,7 +61,10 @@ beforeAll(async () => {
   policies = await PolicySwitch.begin({
     store: editions,
     readFolder: () => readRuleFolder({ folder: join(folder, 'rules'), autoApply: false }),
-    compile: async (files) => compileRules(files, 'rules', undefined, () => {}),
+    compile: async (files) => {
+      const warnings: string[] = [];
+      return { policy: compileRules(files, 'rules', undefined, (warning) => warnings.push(warning)), warnings };
+    },
     autoApply: false,
     clock: gateway.clock,
     log: gateway.log,
