@@ -17,6 +17,7 @@ import {
   type FilterSite,
   type GivenGrant,
   judgePacket,
+  matchesPacket,
   type WalkEnd,
   type WalkedPacket,
 } from './filters.ts';
@@ -96,14 +97,12 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
     if (to.device && !to.address) return towardGrant(to.device);
     if (from.address && (isOf(IMPOSSIBLE, from.address) || isInner(from.address)))
       return denied('guards', 'spoofedSource', `${from.address.text} is no source of the outside`);
-    const lets = judgePacket(
-      policy.filters.filter(({ action }) => action === 'allow'),
-      filtered,
-      groups,
+    // The gate admits what an allow names; whether a flow begins so is the base's to say.
+    const lets = policy.filters.find(
+      (one) => one.action === 'allow' && !one.staged && matchesPacket(one, filtered, groups),
     );
-    if (lets.verdict === 'none')
-      return denied('guards', 'realmDestination', 'addressed to the inside, and no allow lets it begin there');
-    went('guards', `admitted for allow ${lets.filter.id}`);
+    if (!lets) return denied('guards', 'realmDestination', 'addressed to the inside, and no allow lets it begin there');
+    went('guards', `admitted for allow ${lets.id}`);
     if (isOf(NO_SOURCES, from.address)) return nowhere(from.address);
     return byFilter() ?? denied('base', 'base', 'what the outside begins is closed');
   }
