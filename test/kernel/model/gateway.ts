@@ -50,6 +50,9 @@ export const DEVICES = [
   { name: undefined, place: 'one', ipv4: '10.20.0.9', ipv6: 'fd00:20::9', attributes: {} },
 ] as const;
 
+/** A neighbour on every link, which the gateway tells that it forwards nothing of it. */
+export const LINK_LOCAL_NEIGHBOUR = 'fe80::5';
+
 /** The prefixes of the realms. */
 export const REALMS = ['10.20.0.0/16', 'fd00:20::/48', '10.30.0.0/16', 'fd00:30::/48'].map(prefix);
 
@@ -255,7 +258,7 @@ function isLateComplaint({ family, icmp }: Packet): boolean {
 }
 
 const LINK_LOCAL = prefix('fe80::/10');
-const OWN_ADDRESSES: ReadonlySet<string> = new Set([...Object.values(OWN).flat(), '127.0.0.1']);
+const OWN_ADDRESSES: ReadonlySet<string> = new Set([...Object.values(OWN).flat(), '127.0.0.1', '::1']);
 export function isOwn(host: Address): boolean {
   return OWN_ADDRESSES.has(host.text) || contains(LINK_LOCAL, host) || host.text === '::';
 }
@@ -304,6 +307,7 @@ async function bareNeighbours(network: Network): Promise<void> {
   const hosts: readonly (readonly [string, Place])[] = [
     ...UPSTREAM.map((hop) => [hop, 'outside'] as const),
     ...DEVICES.flatMap(({ ipv4, ipv6, place }) => [ipv4, ipv6].map((host) => [host, place] as const)),
+    ...PLACES.map((place) => [LINK_LOCAL_NEIGHBOUR, place] as const),
   ];
   const lines = hosts.map(([host, place]) => {
     const { mac } = network.link('neighbours', WIRES[place]);

@@ -76,10 +76,17 @@ const [FIN, SYN, RST, ACK, URG] = [1, 2, 4, 16, 32];
 /** That far ahead of what is next, a segment is of no window. */
 const FAR = 0x1000_0000;
 
-const MARTIAN_SOURCES = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32'].map(prefix);
-const MARTIAN_DESTINATIONS = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4'].map(prefix);
-/** What IPv6 drops before any hook. */
+/** From where, and to where, the stack routes nothing (of 0.0.0.0/8 only the first since Linux 5.3). */
+const MARTIAN_SOURCES = ['0.0.0.0/32', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32'].map(prefix);
+const MARTIAN_DESTINATIONS = ['0.0.0.0/32', '127.0.0.0/8'].map(prefix);
+/** What IPv6 drops before any hook; ff00 and ff01 are of the host itself. */
 const UNHEARD_SOURCES = ['::1/128', 'ff00::/8'].map(prefix);
+const UNHEARD_DESTINATIONS = ['::1/128', 'ff00::/15'].map(prefix);
+/** Broadcasts, and groups in which the gateway is; then all groups. */
+const HEARD = ['224.0.0.1/32', '255.255.255.255/32', '192.0.2.3/32', '10.20.255.255/32', 'ff02::1/128'].map(prefix);
+/** IPv6 says so to who sent it, where it can (RFC 4443, 3.1: beyond scope). */
+const UNFORWARDED_SOURCES = ['::/128', 'fe80::/10'].map(prefix);
+const GROUPS = ['224.0.0.0/4', 'ff00::/8'].map(prefix);
 const inOneOf = (prefixes: readonly Prefix[], host: Address) => prefixes.some((one) => contains(one, host));
 
 export class Model {
@@ -156,8 +163,8 @@ export class Model {
       log,
       ...more,
     });
-    if (piece.family === 'ipv6' && inOneOf(UNHEARD_SOURCES, piece.source))
-      return ends('drop base', 'the stack: no such source', []);
+    if (inOneOf(UNHEARD_SOURCES, piece.source)) return ends('drop base', 'the stack: no such source', []);
+    if (inOneOf(UNHEARD_DESTINATIONS, piece.destination)) return ends('drop base', 'the stack: no destination', []);
     const packet = this.#whole(from, piece);
     if (!packet) return ends('held', 'a fragment that waits for the rest', []);
     const { source, destination } = packet;
@@ -177,15 +184,18 @@ export class Model {
     const target = back.destination ?? destination;
     if (packet.family === 'ipv4' && inOneOf(MARTIAN_DESTINATIONS, target))
       return ends('drop base', 'the stack: a martian destination', met);
-    if (isOwn(target)) {
+    if ((isOwn(target) && target.text !== '::') || inOneOf(HEARD, target)) {
       const heard = this.#isHeard(from, packet);
       if (!heard) this.#silent += 1;
       return ends('host', 'to the gateway', [...met, 'input', ...(heard ? ['heard'] : [])], { mayAnswer: heard });
     }
+    if (inOneOf(GROUPS, target)) return ends('drop base', 'the stack: a group of others', met);
     if (this.#egress.some((one) => contains(one, target)))
       return ends('drop base', 'a blackhole: no flow of the egress pool', met);
     const to = this.#placeOf(target);
     if (packet.hops <= 1) return ends('expired', 'no hop is left', met, { mayAnswer: true });
+    if (inOneOf(UNFORWARDED_SOURCES, source))
+      return ends('drop base', 'the stack: a source that is not forwarded', met, { mayAnswer: true });
     const forwarded = [...met, 'forward'];
     const seen = inward ? read(translated(packet, back)) : packet;
     const said = from === 'outside' ? this.#inward(seen, to, tracked) : this.#outward(seen, from, to, tracked);

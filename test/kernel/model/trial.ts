@@ -24,6 +24,7 @@ import { filler, type IpFields, icmp, ip, raw, TCP_ACK, tcp, type Upper, udp } f
 import { policyOf } from '../../rules.ts';
 import {
   type Action,
+  BEYOND,
   type Case,
   type GrantText,
   ODD_DESTINATIONS,
@@ -334,7 +335,7 @@ class Trial {
     );
     if (from === 'outside' && !here && (isGrantsPool || !isInner)) return undefined;
     // It knows no addresses of the host, and of an inner address not where it came in.
-    if (isOwn(destination) || isOwn(source)) return undefined;
+    if (isHost(destination) || isHost(source)) return undefined;
     if (from !== 'outside' && REALMS.some((one) => contains(one, source)) && placeOf(source.text) !== from)
       return undefined;
     const walked: WalkedPacket = {
@@ -420,6 +421,7 @@ class Trial {
       device: action.device,
     });
     const from: Place = action.do === 'out' ? device.place : 'outside';
+    if (from === 'outside' && BEYOND.includes(destination)) return undefined;
     // What a first segment does to a connection that is there is not this model's subject.
     const [plain] = shaped(source, destination, made(content('plain')), 'plain', hops);
     if (protocol === 'tcp' && plain && this.#model.flowOf(read(plain))) return undefined;
@@ -675,6 +677,10 @@ function describe(
   ]
     .filter(Boolean)
     .join(', ');
+}
+
+function isHost(end: Packet['source']): boolean {
+  return isOwn(end) && end.text !== '::' && !end.text.startsWith('fe80:');
 }
 
 function placeOf(text: string): Place {
