@@ -10,7 +10,7 @@ import type { Protocol } from '../../../agent/core/words.ts';
 import { uncontained } from '../../../agent/policy/admissions.ts';
 import { ICMP_TYPES } from '../../../agent/policy/filters.ts';
 import { compiled } from '../../rules.ts';
-import { DEVICES, LINK_LOCAL_NEIGHBOUR, REALMS } from './gateway.ts';
+import { DEVICES, LINK_LOCAL_NEIGHBOUR, REALMS } from './neighbourhood.ts';
 
 export const REMOTES = {
   // Two of one server, one of another, and two whom devices may not reach by themselves.
