@@ -12,9 +12,9 @@ import type { Policy } from '../../../agent/policy/policy.ts';
 import { ethernet } from '../../frames.ts';
 import { BaseModel, ECHO } from './base.ts';
 import { begun, type Flow, Flows, type State, type Tracked } from './flows.ts';
-import { type Arrival, ifindexIn } from './gateway.ts';
+import { ifindexIn } from './gateway.ts';
 import { isOwn, type Place, placeOf } from './neighbourhood.ts';
-import { assembled, type Changes, type Packet, read, translated } from './packet.ts';
+import { type Changes, type Packet, read, translated } from './packet.ts';
 import {
   GROUPS,
   HEARD,
@@ -222,16 +222,4 @@ function sameAs(bytes: Uint8Array): (whole: Packet) => string | undefined {
     const [wanted, found] = [bytes, whole.bytes].map((one) => Buffer.from(one).toString('hex'));
     return wanted === found ? undefined : `came as  ${found}\n   not as  ${wanted}`;
   };
-}
-
-/** The one that came, put together where it came in pieces. @returns what is wrong with what came instead */
-export function wholeOf(arrived: readonly Arrival[], at: Place): Packet | string {
-  const elsewhere = arrived.find((one) => one.at !== at);
-  if (elsewhere) return `came at ${elsewhere.at}, not at ${at}`;
-  const pieces = arrived.map(({ bytes }) => bytes);
-  const [first] = pieces;
-  if (!first) return `did not come at ${at}`;
-  if (!read(first).fragment) return pieces.length === 1 ? read(first) : `came ${pieces.length} times`;
-  const whole = assembled(pieces);
-  return whole ? read(whole) : `came in pieces that make no whole`;
 }
