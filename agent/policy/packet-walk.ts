@@ -140,14 +140,18 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
     const { protocol, port } = packet;
     if (protocol !== 'tcp' && protocol !== 'udp')
       return denied('grant', 'protocolNotCarried', 'grants carry TCP and UDP');
-    const toward = given.find(
+    const toward = given.filter(
       (one) => one.device === device.externalId && one.protocol === protocol && one.port === port,
     );
-    if (!toward)
+    if (toward.length === 0)
       return denied('grant', 'noGrant', `no grant on ${device.externalId}, ${protocol} port ${port}, is given`);
-    if (!isSource(toward.server, from.address))
-      return denied('grant', 'wrongSource', `${from.address?.text} is no source of ${toward.server}`);
-    return carried(toward, device, 'has a grant');
+    // Each server has an endpoint of its own for the device: what it sends goes to that one.
+    const own = toward.find(({ server }) => isSource(server, from.address));
+    if (!own) {
+      const servers = toward.map(({ server }) => server).join(' or ');
+      return denied('grant', 'wrongSource', `${from.address?.text} is no source of ${servers}`);
+    }
+    return carried(own, device, 'has a grant');
   }
 
   function grantOf(device: DeviceFacts, port: number | undefined, remote: Address | undefined) {

@@ -40,6 +40,15 @@ export function told(
     ({ mapping: { external, protocol: of } }) =>
       of === name && external.port === ports?.destination && external.address.text === destination.text,
   );
+  // To this endpoint goes what is for this grant, whoever else has one for the same port.
+  const given = alive.filter(
+    (one) =>
+      !here ||
+      one === here ||
+      one.mapping.protocol !== here.mapping.protocol ||
+      one.mapping.device.port !== here.mapping.device.port ||
+      one.mapping.device.address.text !== here.mapping.device.address.text,
+  );
   const holder = here && DEVICES[here.text.device];
   const isInner = REALMS.some((one) => one.family === family && addressIn(one, destination.text));
   const isGrantsPool = [...pool.ipv4, ...pool.ipv6].some((one) => addressIn(one, destination.text));
@@ -60,7 +69,7 @@ export function told(
     protocol: name,
     ...(ports && { port: here ? here.mapping.device.port : ports.destination, sourcePort: ports.source }),
     ...(message && { type: message.type }),
-    given: alive.flatMap(({ mapping: { protocol: of, device, remote, remotePort }, server, text }) => {
+    given: given.flatMap(({ mapping: { protocol: of, device, remote, remotePort }, server, text }) => {
       const externalId = DEVICES[text.device]?.name as unknown as ExternalId;
       return remote === 'all' && remotePort === 0 && text.family === family
         ? [{ server, device: externalId, protocol: of, port: device.port }]
