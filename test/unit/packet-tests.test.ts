@@ -8,8 +8,7 @@ import { compiled, policyOf } from '../rules.ts';
 const RULES = `servers:
   acme: { certificates: [{ uri: "urn:mtc:acme" }], sources: [198.51.100.0/25, "2001:db8:51::/48"] }
   other: { certificates: [{ uri: "urn:mtc:other" }], sources: [198.51.101.0/24] }
-mtcUsers:
-  acme: { devices: ["*@acme.example"], authorises: [acme] }
+mtcUsers: { acme: { devices: ["*@acme.example"], authorises: [acme] } }
 deviceGroups: { m2: { devices: ["m2@*"] }, old: { attributes: { model: [M1] } } }
 filters:
   - { id: bogons, drop: { from: inside, to: [100.64.0.0/10] } }
