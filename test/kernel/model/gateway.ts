@@ -31,7 +31,7 @@ import {
   type Place,
   WIRES,
 } from './neighbourhood.ts';
-import { read } from './packet.ts';
+import { type Packet, read } from './packet.ts';
 import { Log, Wire } from './wire.ts';
 
 const NFLOG = 100;
@@ -59,8 +59,10 @@ base: { nflogGroup: ${NFLOG}, deniedDestinations: [192.0.2.64/26, 100.64.0.0/10,
 
 const FROM_WIRES = `iifname { ${Object.values(INTERFACES).join(', ')} }`;
 const logged = (word: string) => `${FROM_WIRES} log prefix "${word}" group ${WATCH} snaplen 160 queue-threshold 1`;
-const watched = (word: string, hook: string, priority: number) =>
-  `chain ${word} { type filter hook ${hook} priority ${priority}; ${logged(word)}\n}`;
+const watched = (word: string, hook: string, priority: number, but = '') =>
+  `chain ${word} { type filter hook ${hook} priority ${priority}; ${but}${logged(word)}\n}`;
+/** The host's own upkeep of a link (RFC 3810, 4861), at any moment. */
+const UPKEEP = 'ip6 saddr { ::, fe80::/10 } accept; ';
 /** Defragmentation is at -400, the base from -300 on; the source is translated at 100. */
 const WATCHING = `table inet watch {
 ${watched('met', 'prerouting', -350)}
@@ -68,7 +70,7 @@ ${watched('tracked', 'prerouting', 300)}
 ${watched('forward', 'forward', -500)}
 ${watched('input', 'input', -500)}
 ${watched('heard', 'input', 500)}
-${watched('leaves', 'postrouting', 300)}
+${watched('leaves', 'postrouting', 300, UPKEEP)}
 }
 `;
 
@@ -220,7 +222,7 @@ export class Gateway {
       gate,
       log,
       arrived: all.filter(({ bytes }) => !isOwn(read(bytes).source)),
-      said: all.filter(({ bytes }) => isOwn(read(bytes).source)),
+      said: all.filter(({ bytes }) => isOwn(read(bytes).source) && !isUpkeep(read(bytes))),
     };
   }
 
@@ -232,6 +234,10 @@ export class Gateway {
     this.#leave();
     await this.#network.close();
   }
+}
+
+function isUpkeep({ destination }: Packet): boolean {
+  return destination.text.startsWith('ff02:');
 }
 
 function counts(gate: Gate): Map<string, bigint> {
