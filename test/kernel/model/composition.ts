@@ -82,6 +82,15 @@ export class Composer {
     // What a first segment does to a connection that is there is not this model's subject.
     const [plain] = shaped(source, destination, made(content('plain')), 'plain', hops);
     if (protocol === 'tcp' && plain && this.#flows.of(read(plain))) return undefined;
+    // The same ends the other way round: whose port connection tracking then changes is not this model's subject either.
+    const isTurned = this.#flows.all.some(
+      (flow) =>
+        flow.from.address.text === destination &&
+        flow.from.port === port &&
+        flow.to.address.text === source &&
+        flow.to.port === sourcePort,
+    );
+    if (isTurned) return undefined;
     return { from, packets: shaped(source, destination, made(content(shape)), shape, hops) };
   }
 
