@@ -33,6 +33,7 @@ export const FAULTS = {
   denialsNotKept:
     'Look at the disk: space, rights, faults. Grants go on; the list of denials is in memory until it works.',
   certificateInvalid: 'Correct the file: PEM, readable by the agent, key and certificate of one pair.',
+  secretInvalid: 'Write the shared secret of the RADIUS client into its file, in the first line.',
   listenFailed: 'Is the address on this host and the port free?',
   contractBroken: 'The OpenAPI file and its handlers do not match: this is a defect of mtgate.',
   socketDenied: 'Become root, or join the group that owns it: usermod -aG mtgate USER, then log in again.',

@@ -58,6 +58,12 @@ export const EVENTS = {
     'A connection was closed: `reason` says whose share or time was used up. `leftOut` counts the others.',
   bindingBegun: 'A device holds an inner address from now on.',
   bindingEnded: 'A device holds an inner address no more; the grants that rested on it have ended.',
+  radiusDropped:
+    'A datagram of RADIUS accounting was dropped; `reason` and `why`. One line a minute for each client and reason; `leftOut` counts the others.',
+  radiusLost: 'The kernel had no room for so many datagrams of RADIUS accounting; their clients send them again.',
+  radiusBufferSmall:
+    'The receive buffer for RADIUS accounting is smaller than wanted: raise net.core.rmem_max, then restart.',
+  radiusFault: 'A socket of RADIUS accounting failed to receive or to send; `message` says why.',
   endAsked: 'A server gives a grant back.',
   drainAsked: 'An operator (`byUid`) wants no new grants, or wants them again.',
   revokeAsked: 'An operator (`byUid`) revokes a grant.',
