@@ -5,7 +5,7 @@
 import { describe, expect, test } from 'vitest';
 import { AgentError } from '../../agent/core/errors.ts';
 import { address } from '../../agent/core/net.ts';
-import type { Refusal } from '../../agent/core/reasons.ts';
+import type { Refusal } from '../../agent/core/refusals.ts';
 import type { CertificateId, GrantRequest } from '../../agent/core/words.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { openStore } from '../../agent/grants/store.ts';
