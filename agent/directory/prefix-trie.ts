@@ -40,6 +40,13 @@ export class PrefixTrie<Value> {
     at.value = value;
   }
 
+  /** All values, in the order of their prefixes. */
+  all(): Value[] {
+    const found: Value[] = [];
+    collect(this.#root, found);
+    return found;
+  }
+
   remove(prefix: Prefix): void {
     const { bytes } = prefix.address;
     const length = mappedLength(prefix);
