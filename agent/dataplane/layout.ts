@@ -10,9 +10,9 @@ import { ADMISSIONS_MAX, type Admission } from '../core/admissions.ts';
 import { type Address, addressFromBytes, mappedLength, type NextHops, type Prefix, sizeOf } from '../core/net.ts';
 import { ANSWER_MARK, DENIAL_MARK } from '../core/reasons.ts';
 import { type PacketLimits, PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
-import type { Entry, EntryState, GateSetup, Mapping, PacketCount } from './dataplane.ts';
+import type { Entry, EntryState, GateSetup, InnerPrefix, Mapping, PacketCount } from './dataplane.ts';
 
-export const GATE_SCHEMA = 2;
+export const GATE_SCHEMA = 3;
 export const GATE_POOLS_MAX = 8;
 export const GATE_SERVICES_MAX = 16;
 export const GATE_MARK = DENIAL_MARK;
@@ -26,8 +26,8 @@ export const NEXT_HOP6 = 2;
 /** enum owner. */
 export const OWNERS = { realm: 1, gateway: 2, host: 3 } as const;
 /** enum counter; below these, the denials by their numbers. */
-export const COUNTERS = { grantedIn: 20, grantedOut: 21, passed: 22, sampled: 23 } as const;
-export const COUNTER_MAX = 24;
+export const COUNTERS = { grantedIn: 21, grantedOut: 22, passed: 23, sampled: 24 } as const;
+export const COUNTER_MAX = 25;
 
 /** Offsets of the fields, and the size, of every struct of gate.h. */
 export const LAYOUT = {
@@ -67,7 +67,7 @@ export const LAYOUT = {
   gate_admissions: { size: 72 * ADMISSIONS_MAX, fields: { list: 0 } },
   gate_inside: { size: 4, fields: { realm: 0, pad: 2 } },
   gate_route: { size: 28, fields: { ifindex: 0, next_hops: 4, next_hop4: 8, next_hop6: 12 } },
-  gate_inner: { size: 24, fields: { address: 0, realm: 16, pad: 20 } },
+  gate_inner: { size: 24, fields: { length: 0, realm: 4, address: 8 } },
   gate_state: {
     size: 64,
     fields: {
@@ -84,12 +84,23 @@ export const LAYOUT = {
   gate_pool6: { size: 32, fields: { address: 0, mask: 16 } },
   gate_service: { size: 4, fields: { protocol: 0, pad: 1, port: 2 } },
   gate_config: {
-    size: 456,
-    fields: { outside: 0, port_low: 28, port_count: 32, pools4: 36, pools6: 136, services: 392 },
+    size: 464,
+    fields: {
+      outside: 0,
+      port_low: 28,
+      port_count: 32,
+      pools4: 36,
+      pools6: 136,
+      services: 392,
+      only_bound: 456,
+      pad: 460,
+    },
   },
 } as const;
 
 export const ENTRY = LAYOUT.gate_entry.fields;
+/** In the key of an inner prefix the realm comes before the address. */
+const REALM_BITS = 32;
 
 /** Bytes of a struct, to be filled field by field. */
 class Value {
@@ -232,9 +243,14 @@ export function prefixKey(prefix: Prefix): Uint8Array {
 /** The text of the prefix that a key of a trie is. */
 export function prefixText(key: Uint8Array): string {
   const { fields } = LAYOUT.gate_prefix;
-  const address = addressFromBytes(key.subarray(fields.address, fields.address + 16));
-  const length = readU32(key) - (address.family === 'ipv4' ? 96 : 0);
-  return `${address.text}/${length}`;
+  return prefixOf(key.subarray(fields.address, fields.address + 16), readU32(key)).text;
+}
+
+/** `bits`: those that count of the mapped form. */
+function prefixOf(bytes: Uint8Array, bits: number): Prefix {
+  const address = addressFromBytes(bytes);
+  const length = bits - (address.family === 'ipv4' ? 96 : 0);
+  return { family: address.family, address, length, text: `${address.text}/${length}` };
 }
 
 export function admissionsBytes(admissions: readonly Admission[]): Uint8Array {
@@ -271,20 +287,38 @@ export function routeBytes(ifindex: number | undefined, { ipv4, ipv6 }: NextHops
   return route.bytes;
 }
 
-export function innerKey(realm: number, address: Address): Uint8Array {
+export function innerKey(realm: number, prefix: Prefix): Uint8Array {
   const { fields, size } = LAYOUT.gate_inner;
-  return new Value(size).address(fields.address, address).u32(fields.realm, realm).bytes;
+  return new Value(size)
+    .u32(fields.length, REALM_BITS + mappedLength(prefix))
+    .u32(fields.realm, realm)
+    .address(fields.address, prefix.address).bytes;
+}
+
+export function readInner(key: Uint8Array): InnerPrefix {
+  const { fields } = LAYOUT.gate_inner;
+  const view = viewOf(key);
+  return {
+    realm: view.getUint32(fields.realm, true),
+    prefix: prefixOf(
+      key.subarray(fields.address, fields.address + 16),
+      view.getUint32(fields.length, true) - REALM_BITS,
+    ),
+  };
 }
 
 /** The gate's constants. @throws RangeError where the pool or the services are more than the gate has room for */
 export function configBytes(setup: GateSetup): Uint8Array {
   const { fields, size } = LAYOUT.gate_config;
-  const { pool, outside, services } = setup;
+  const { pool, outside, services, onlyBound } = setup;
   if (pool.ipv4.length > GATE_POOLS_MAX || pool.ipv6.length > GATE_POOLS_MAX)
     throw new RangeError(`the gate has room for ${GATE_POOLS_MAX} pool prefixes of a family`);
   if (services.length > GATE_SERVICES_MAX) throw new RangeError(`the gate has room for ${GATE_SERVICES_MAX} services`);
 
-  const config = new Value(size).u32(fields.port_low, pool.portLow).u32(fields.port_count, pool.portCount);
+  const config = new Value(size)
+    .u32(fields.port_low, pool.portLow)
+    .u32(fields.port_count, pool.portCount)
+    .u32(fields.only_bound, onlyBound ? 1 : 0);
   config.bytes.set(routeBytes(outside.ifindex, outside.nextHops), fields.outside);
   let slot = 0;
   for (const [i, prefix] of pool.ipv4.entries()) {

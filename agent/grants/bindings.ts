@@ -1,11 +1,11 @@
 /**
  * An inner address changes hands, in the order of design law 9: its device is
- * no longer heard (marked in the gate), the grants toward it end, it leaves
- * the groups of filters, its tracked flows are deleted, it enters the groups of
- * its new holder, who is recorded, and only then is anybody answered. One
- * change at a time.
+ * no longer heard (marked in the gate, and bound there no more), the grants
+ * toward it end, it leaves the groups of filters, its tracked flows are
+ * deleted, it enters the groups of its new holder, who is recorded, then bound
+ * in the gate, and only then is anybody answered. One change at a time.
  */
-import type { Address } from '../core/net.ts';
+import { type Address, hostPrefix, type Prefix } from '../core/net.ts';
 import { type Device, type InnerAddress, innerKey } from '../core/words.ts';
 import type { ListedDevice } from '../directory/devices.ts';
 import type { Binding, Change, DirectoryRefusal } from '../directory/directory.ts';
@@ -69,13 +69,18 @@ export class Bindings {
     if ('refused' in change) return change;
     const { directory, dataplane, store, log } = this.#ground;
     const inners = new Map(touched(change).map(({ inner }) => [innerKey(inner), inner]));
-    const mark = (changing: boolean) => {
-      for (const inner of inners.values())
-        dataplane.setChanging(store.idOf('realm', inner.realm), inner.address, changing);
+    const atGate = (act: (realm: number, prefix: Prefix, inner: InnerAddress) => void) => {
+      for (const inner of inners.values()) act(store.idOf('realm', inner.realm), hostPrefix(inner.address), inner);
     };
+    const mark = (changing: boolean) => atGate((realm, prefix) => dataplane.setChanging(realm, prefix, changing));
+    const bindAsHeld = () =>
+      atGate((realm, prefix, inner) =>
+        directory.holderOf(inner) ? dataplane.bind(realm, prefix) : dataplane.unbind(realm, prefix),
+      );
     directory.begin(change);
     mark(true);
     try {
+      atGate((realm, prefix) => dataplane.unbind(realm, prefix));
       for (const loss of change.losses) await this.#grants.endAt(loss.inner, loss.cause);
       await this.#groups.follow('delete', change.losses);
       await this.#forgetFlows([...inners.values()].map((inner) => inner.address));
@@ -85,8 +90,10 @@ export class Bindings {
       // Once more, for a base that was written anew meanwhile; most often it is so already.
       await this.#groups.follow('delete', change.losses);
       await this.#groups.follow('add', change.gains);
+      bindAsHeld();
     } catch (fault) {
       directory.cancel(change);
+      bindAsHeld();
       await this.#groups.refill();
       throw fault;
     } finally {
