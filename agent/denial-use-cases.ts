@@ -3,7 +3,9 @@
  * the management interface.
  */
 import type { DenialUseCases } from './api/denial-routes.ts';
-import { BASE_DENIALS, DENIALS, HANDSHAKES, REFUSALS, type Step } from './core/reasons.ts';
+import { HANDSHAKES } from './core/handshakes.ts';
+import { BASE_DENIALS, DENIALS } from './core/reasons.ts';
+import { REFUSALS, type Step } from './core/refusals.ts';
 import type { Account } from './inspector/account.ts';
 import { type Denial, matches } from './inspector/denials.ts';
 import type { InspectorReading } from './inspector/inspector.ts';

@@ -13,12 +13,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { isRevoked } from './api/authorities.ts';
-import { certificateStatus, ExpiryAlarms, timesLeft } from './api/expiry.ts';
+import { ExpiryAlarms, timesLeft } from './api/expiry.ts';
 import { servePages } from './api/loopback.ts';
 import { startManagement } from './api/management.ts';
 import { refusalRecorder } from './api/problem.ts';
 import { startApi } from './api/server.ts';
-import { readTrust } from './api/tls.ts';
+import { readTrust, type Trust } from './api/tls.ts';
 import { Closure, type GapKind } from './closure.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import { SELF_TEST } from './core/reasons.ts';
@@ -65,10 +65,11 @@ import { openMetrics } from './metrics.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { keepingLast } from './policy-compiler.ts';
 import { RecentDenials } from './recent-denials.ts';
+import { readAgain } from './reload.ts';
 import { remediesOf } from './remedies.ts';
 import { FolderWatch, readRuleFolder } from './rule-folder.ts';
 import { admissions, baseSetup, gatePlaces, gateSetup, poolPrefixes, type Site, siteOf } from './site.ts';
-import { attachmentText, folderText, heartbeatAgeSeconds, runningStatus } from './status.ts';
+import { attachmentText, heartbeatAgeSeconds, runningStatus } from './status.ts';
 import { wrongSysctls } from './sysctls.ts';
 import { asAgentError, every, logFault, type Stop } from './upkeep.ts';
 import { identityPolicy, managementUseCases, operatorDetail, serverUseCases } from './use-cases.ts';
@@ -299,31 +300,15 @@ async function start(
     }),
   );
 
-  const readAgain = async () => {
-    // All is read and checked before any of it is put in force.
-    if (config.rules.autoApply) await policies.propose();
-    const next = { devices: loadDevices(config), trust: readTrust(loadTls(config)) };
-    trust = next.trust;
+  const trusted = (next: Trust) => {
+    trust = next;
     api?.reload(trust);
     alarms.look(trust);
-    await grants.review();
-    await bindings.replaceFile(next.devices);
-    const applied = config.rules.autoApply ? await policies.autoApply() : undefined;
-    folder.lookAgain();
-    const { edition } = policies.inForce;
-    const difference = folder.difference(edition.digest);
-    const notApplied = applied && 'refused' in applied ? `rule files were not applied: ${applied.why}` : undefined;
-    const left = notApplied ?? (difference && folderText(edition.number, difference));
-    log.info({ policy: edition.version, edition: edition.number, ...(left && { folder: left }) }, 'reloaded');
-    const unusable = certificateStatus(trust, systemClock.nowMs()).filter(({ usable }) => !usable);
-    const { size: liveGrants } = grants.live;
-    const inForce = { policy: edition.version, edition: edition.number, devices: next.devices.length, liveGrants };
-    return { ...inForce, unusable, ...(left && { folder: left }) };
   };
   const reload = async () => {
     notifyService('reloading');
     try {
-      return await readAgain();
+      return await readAgain({ config, policies, folder, grants, bindings, trusted, clock: systemClock, log });
     } finally {
       notifyService('ready');
     }

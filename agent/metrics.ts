@@ -5,7 +5,9 @@
  */
 import { Counter, Gauge, Registry } from 'prom-client';
 import type { GapKind } from './closure.ts';
-import { DENIAL_REASONS, type RefusalReason, type ShedReason, type TlsReason } from './core/reasons.ts';
+import type { ShedReason, TlsReason } from './core/handshakes.ts';
+import { DENIAL_REASONS } from './core/reasons.ts';
+import type { RefusalReason } from './core/refusals.ts';
 import { PROTOCOLS } from './core/words.ts';
 import type { GateCounters } from './dataplane/dataplane.ts';
 import type { EndCause } from './grants/lifecycle.ts';

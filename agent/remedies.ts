@@ -6,16 +6,17 @@
 import type { PolicyNow } from './api/denial-routes.ts';
 import type { OperatorGrantDetail } from './api/operator-rows.ts';
 import { contains, parseAddress } from './core/net.ts';
-import { REFUSALS } from './core/reasons.ts';
+import { REFUSALS } from './core/refusals.ts';
 import type { Grants } from './grants/grants.ts';
 import { END_CAUSES } from './grants/lifecycle.ts';
 import type { GrantRecord } from './grants/record.ts';
 import type { Denial } from './inspector/denials.ts';
 import type { Ledger } from './inspector/ledger.ts';
 import { type KeptRefusal, requestOf } from './inspector/refusals.ts';
-import type { Decision, Question } from './policy/decide.ts';
+import type { Decision } from './policy/decide.ts';
 import { explain } from './policy/explain.ts';
 import { NO_USAGE } from './policy/policy.ts';
+import type { Question } from './policy/question.ts';
 import { sourcesText, whatWouldPass } from './policy/remedy.ts';
 
 export interface Remedy {

@@ -12,7 +12,7 @@ import type { Grant, GrantsUseCases, ServerLimits } from './api/routes.ts';
 import type { Config } from './config.ts';
 import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
-import type { Refusal, Refuse } from './core/reasons.ts';
+import type { Refusal, Refuse } from './core/refusals.ts';
 import type { Asker, DeviceReference, ServerName } from './core/words.ts';
 import type { Bindings } from './grants/bindings.ts';
 import type { Extensions } from './grants/extensions.ts';

@@ -20,8 +20,8 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
+import type { ShedReason } from '../core/handshakes.ts';
 import { parseAddress } from '../core/net.ts';
-import type { ShedReason } from '../core/reasons.ts';
 import type { ApiLimits } from './limits.ts';
 import type { Place, Places } from './places.ts';
 import { Turns } from './turns.ts';

@@ -12,7 +12,7 @@ import { fileURLToPath } from 'node:url';
 import type { FastifyInstance, FastifyRequest, FastifySchema, RouteHandlerMethod, RouteOptions } from 'fastify';
 import openapiGlue from 'fastify-openapi-glue';
 import { AgentError } from '../core/errors.ts';
-import type { RefusalReason } from '../core/reasons.ts';
+import type { RefusalReason } from '../core/refusals.ts';
 import type { Operation } from './routes.ts';
 
 const CONTRACT = fileURLToPath(new URL('./openapi.yaml', import.meta.url));

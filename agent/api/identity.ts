@@ -15,7 +15,7 @@
  */
 import type { X509Certificate } from 'node:crypto';
 import { type Address, parseAddress } from '../core/net.ts';
-import type { RefusalReason } from '../core/reasons.ts';
+import type { RefusalReason } from '../core/refusals.ts';
 import type { CertificateId, MtcUserName, ServerName } from '../core/words.ts';
 import {
   type Chain,

@@ -18,8 +18,9 @@
  * server's new connections out (not those that stand); one with more than
  * eight addresses keeps other strangers out. Pure: given clock and policy.
  */
+
+import type { ShedReason } from '../core/handshakes.ts';
 import type { Address } from '../core/net.ts';
-import type { ShedReason } from '../core/reasons.ts';
 import { type ConnectionLimits, ownPart, type Rate } from './limits.ts';
 import { neighbourhoodOf, type ServerSources, Sources } from './sources.ts';
 

@@ -4,7 +4,7 @@
  * responses) and `cause` (TS 29.122 5.2.6).
  *
  * Invariants:
- * - what an answer says comes from the table of faces (core/reasons.ts) and
+ * - what an answer says comes from the table of faces (core/refusals.ts) and
  *   from the asker's own request; never a rule, an inner address, a stack;
  * - `type` is made from `code`, not from the reason: two reasons with one face
  *   give the same bytes but for `instance`, which is random;
@@ -23,7 +23,7 @@ import {
   type RefusalFacts,
   type RefusalReason,
   type Refuse,
-} from '../core/reasons.ts';
+} from '../core/refusals.ts';
 
 /** Told of every refusal: it has its line in the log, is the same again as one that has, or there were too many. */
 type Recorded = (refusal: Refusal, facts: RefusalFacts, how: 'written' | 'repeated' | 'leftOut') => void;

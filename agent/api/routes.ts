@@ -14,7 +14,7 @@
 import type { Address, Endpoint, Family, Prefix } from '../core/net.ts';
 import { parseAddress } from '../core/net.ts';
 import type { Clock } from '../core/ports.ts';
-import type { Refusal, Refuse } from '../core/reasons.ts';
+import type { Refusal, Refuse } from '../core/refusals.ts';
 import {
   type Asker,
   type DeviceReference,

@@ -14,40 +14,25 @@
  * asker is known; every wait has an end and every buffer a size; no input ends
  * the process. (RFC 9110, RFC 9112; RFC 8446 in tls.ts.)
  */
-import type { IncomingMessage } from 'node:http';
 import type { Server } from 'node:https';
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
 import { AgentError } from '../core/errors.ts';
+import type { ShedReason, TlsReason } from '../core/handshakes.ts';
 import { type Endpoint, formatEndpoint } from '../core/net.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
-import {
-  REFUSALS,
-  type Refusal,
-  type RefusalFace,
-  type RefusalReason,
-  type Refuse,
-  type ShedReason,
-  type TlsReason,
-} from '../core/reasons.ts';
-import type { Asker } from '../core/words.ts';
+import type { Refusal, Refuse } from '../core/refusals.ts';
 import { Admission } from './admission.ts';
+import { Answers, headersOf } from './answers.ts';
+import { askedOf, askerOf, givenCorrelator } from './asker.ts';
 import { Connections } from './connections.ts';
 import { addContract, misdirection, Paths, REASONS_BY_CODE, VALIDATION, violation } from './contract.ts';
 import type { IdentityPolicy, NotIdentified, ServerIdentity } from './identity.ts';
 import { API_LIMITS, type ApiLimits } from './limits.ts';
 import { Peers } from './peers.ts';
 import { Places } from './places.ts';
-import {
-  bareAnswer,
-  PROBLEM_TYPE,
-  type Problem,
-  problemOf,
-  problemOfFault,
-  randomInstance,
-  randomUuid,
-} from './problem.ts';
+import { bareAnswer, problemOf, randomUuid } from './problem.ts';
 import { type Answer, BASE_PATH, type GrantsUseCases, type Operation, operations } from './routes.ts';
 import { SparingLog } from './sparing-log.ts';
 import { handshakeFailure, type Trust } from './tls.ts';
@@ -95,19 +80,13 @@ const SWEEP_MS = 250;
 /** The kernel's queue of connections that are not accepted yet: as long as a flood may hold others up, and no longer. */
 const BACKLOG = 1_024;
 
-declare module 'fastify' {
-  interface FastifyRequest {
-    /** Known once it is admitted. */
-    asker: ServerIdentity | null;
-  }
-}
-
 class Api implements ApiServer {
   readonly #parts: ApiParts;
   readonly #limits: ApiLimits;
   readonly #app;
   readonly #connections: Connections;
   readonly #admission: Admission;
+  readonly #answers: Answers;
   readonly #sweeping: NodeJS.Timeout;
   readonly #paths = new Paths();
   readonly #peers: Peers;
@@ -117,6 +96,7 @@ class Api implements ApiServer {
     this.#parts = parts;
     this.#limits = limits;
     this.#peers = new Peers(trust.cas);
+    this.#answers = new Answers(parts, limits.requests.refusalMs);
     this.#app = Fastify({
       genReqId: (raw) => givenCorrelator(raw) ?? randomUuid(parts.random),
       https: {
@@ -179,7 +159,7 @@ class Api implements ApiServer {
       if (!this.#connections.current(request.raw.socket)) reply.header('connection', 'close');
       done(null, payload);
     });
-    app.setErrorHandler<FastifyError>((fault, request, reply) => this.#answerFramework(fault, request, reply));
+    app.setErrorHandler<FastifyError>((fault, request, reply) => this.#answers.answerFramework(fault, request, reply));
     await addContract(app, BASE_PATH, table, (operation) => (request, reply) => this.#serve(operation, request, reply));
     try {
       await app.listen({ host: listen.address.text, port: listen.port, backlog: BACKLOG });
@@ -220,18 +200,18 @@ class Api implements ApiServer {
   /** Lets a request on to the contract: of a known server that has not its part already, for a path there is. */
   #admit(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> | undefined {
     const who = this.#identify(request);
-    if ('reason' in who) return this.#refuse(request, reply, who.reason, { why: who.why });
+    if ('reason' in who) return this.#answers.refuse(request, reply, who.reason, { why: who.why });
     request.asker = who;
     if (!this.#admission.enter(who.name)) {
       const why = `${this.#admission.underWay(who.name)} requests of ${who.name} are under way`;
-      return this.#refuse(request, reply, 'serverBusy', { why });
+      return this.#answers.refuse(request, reply, 'serverBusy', { why });
     }
     this.#connections.whenOver(request.raw, () => this.#admission.leave(who.name));
 
     const wrong = misdirection(request, this.#paths);
     if (!wrong) return undefined;
     if (wrong.allow) reply.header('allow', wrong.allow);
-    return this.#refuse(request, reply, wrong.reason, { why: wrong.why, detail: wrong.why });
+    return this.#answers.refuse(request, reply, wrong.reason, { why: wrong.why, detail: wrong.why });
   }
 
   #identify(request: FastifyRequest): ServerIdentity | NotIdentified {
@@ -241,11 +221,12 @@ class Api implements ApiServer {
 
   async #serve(operation: Operation, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
     const who = request.asker;
-    if (!who) return this.#answerFault(new AgentError('internal', 'a request without an asker'), request, reply);
+    if (!who)
+      return this.#answers.answerFault(new AgentError('internal', 'a request without an asker'), request, reply);
     const turn = this.#admission.turn(who.name);
     if (turn !== true && !(await turn)) {
       const why = `its turn did not come within ${this.#limits.requests.waitMs} ms`;
-      return this.#refuse(request, reply, 'gatewayBusy', { why });
+      return this.#answers.refuse(request, reply, 'gatewayBusy', { why });
     }
     let done: Answer | Refusal;
     try {
@@ -253,41 +234,13 @@ class Api implements ApiServer {
       const params = request.params as Record<string, string>;
       done = await operation({ who: askerOf(who, request), params, body: request.body, asked: () => askedOf(request) });
     } catch (fault) {
-      return this.#answerFault(fault, request, reply);
+      return this.#answers.answerFault(fault, request, reply);
     } finally {
       this.#admission.done();
     }
-    if ('reason' in done) return this.#answerRefusal(reply, done);
+    if ('reason' in done) return this.#answers.answerRefusal(reply, done);
     if (done.headers) reply.headers(done.headers);
     return reply.code(done.status).send(done.body);
-  }
-
-  #refuse(
-    request: FastifyRequest,
-    reply: FastifyReply,
-    reason: RefusalReason,
-    facts: Pick<Refusal, 'why' | 'detail'>,
-  ): Promise<FastifyReply> {
-    return this.#answerRefusal(reply, this.#parts.refuse(reason, { ...askedOf(request), ...facts }));
-  }
-
-  /** What sheds load is held back, and holds nothing itself: whoever asks on without waiting is slowed down by it. */
-  async #answerRefusal(reply: FastifyReply, refusal: Refusal): Promise<FastifyReply> {
-    const { sheds }: RefusalFace = REFUSALS[refusal.reason];
-    if (sheds) await new Promise((resolve) => setTimeout(resolve, this.#limits.requests.refusalMs));
-    if (refusal.retryAfterSeconds !== undefined) reply.header('retry-after', String(refusal.retryAfterSeconds));
-    return answer(reply, problemOf(refusal));
-  }
-
-  /** What Fastify itself found wrong, before an operation was called. */
-  async #answerFramework(fault: FastifyError, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
-    // Fastify would close where a body was not read to its end, and the reset that follows may overtake
-    // the answer. Kept open, the rest is read and dropped, for as long as requestMs lasts.
-    reply.removeHeader('connection');
-    const reason = fault.validation ? 'invalidArgument' : REASONS_BY_CODE[fault.code];
-    if (!reason) return this.#answerFault(fault, request, reply);
-    const detail = reason === 'invalidArgument' ? { detail: fault.message } : {};
-    return this.#refuse(request, reply, reason, { why: fault.message, ...detail });
   }
 
   /** A path that the router cannot read. No hook has run, so identity is judged here, and nobody else catches. */
@@ -295,21 +248,14 @@ class Api implements ApiServer {
     reply.headers(headersOf(request));
     try {
       const who = this.#identify(request);
-      if ('reason' in who) await this.#refuse(request, reply, who.reason, { why: who.why });
+      if ('reason' in who) await this.#answers.refuse(request, reply, who.reason, { why: who.why });
       else {
         const detail = 'the path cannot be read';
-        await this.#refuse(request, reply, 'invalidArgument', { why: fault.message, detail });
+        await this.#answers.refuse(request, reply, 'invalidArgument', { why: fault.message, detail });
       }
     } catch (another) {
-      this.#answerFault(another, request, reply);
+      this.#answers.answerFault(another, request, reply);
     }
-  }
-
-  #answerFault(fault: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-    const instance = randomInstance(this.#parts.random);
-    const code = fault instanceof AgentError ? fault.code : 'internal';
-    this.#parts.log.error({ ...askedOf(request), code, instance, err: fault }, 'requestFailed');
-    return answer(reply, problemOfFault(instance));
   }
 
   /** What cannot be read as HTTP, or did not come in time, after a handshake that passed. */
@@ -329,42 +275,4 @@ class Api implements ApiServer {
     // Not destroyed at once: a reset may overtake the answer.
     setTimeout(() => socket.destroy(), 1_000).unref();
   }
-}
-
-/** What every answer carries. */
-function headersOf(request: FastifyRequest): Record<string, string> {
-  return { 'cache-control': 'no-store', 'x-correlator': request.id };
-}
-
-/** As bytes: to a text Fastify would add a charset, which this type has not (RFC 8259 11). */
-function answer(reply: FastifyReply, problem: Problem): FastifyReply {
-  return reply
-    .code(problem.status)
-    .header('content-type', PROBLEM_TYPE)
-    .send(Buffer.from(JSON.stringify(problem)));
-}
-
-/** Who asked for what, for the log. */
-function askedOf(request: FastifyRequest): Record<string, string> {
-  const { asker: who } = request;
-  return {
-    ...(who ? { server: who.name } : {}),
-    remote: request.raw.socket.remoteAddress ?? '',
-    method: request.method,
-    path: request.url.slice(0, 200),
-    correlator: request.id,
-  };
-}
-
-/** The asker's own mark, if it is one by the contract's pattern; anything else is not repeated. */
-function givenCorrelator({ headers }: Pick<IncomingMessage, 'headers'>): string | undefined {
-  const mark = headers['x-correlator'];
-  return typeof mark === 'string' && /^[a-zA-Z0-9_:;./<>{}-]{1,256}$/.test(mark) ? mark : undefined;
-}
-
-/** Who asks, with the marks of this request; its key as the contract lets it in, a structured field's string, or bare. */
-function askerOf({ name, requestAddress, certificate }: ServerIdentity, { id, headers }: FastifyRequest): Asker {
-  const asker = { name, requestAddress, certificate, correlator: id };
-  const key = headers['idempotency-key'];
-  return typeof key === 'string' ? { ...asker, idempotencyKey: key.replaceAll('"', '') } : asker;
 }

@@ -14,7 +14,7 @@ import { constants, createPrivateKey, X509Certificate } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { createSecureContext, type SecureContextOptions, type TLSSocket } from 'node:tls';
 import { AgentError } from '../core/errors.ts';
-import type { TlsReason } from '../core/reasons.ts';
+import type { TlsReason } from '../core/handshakes.ts';
 import { type CaMaterial, type NamedCa, type ReadFile, readCa } from './authorities.ts';
 import { blocksOf, isDer } from './pem.ts';
 

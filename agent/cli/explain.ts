@@ -4,9 +4,10 @@ import { AgentError } from '../core/errors.ts';
 import { type Family, parseAddress } from '../core/net.ts';
 import { type Protocol, parseExternalId, type ServerName } from '../core/words.ts';
 import { loadConfig, loadDevices, loadPolicy } from '../files.ts';
-import { decide, type Question } from '../policy/decide.ts';
+import { decide } from '../policy/decide.ts';
 import { explain } from '../policy/explain.ts';
 import { NO_USAGE } from '../policy/policy.ts';
+import type { Question } from '../policy/question.ts';
 import { type Ask, call } from './client.ts';
 import { printJson, printLines } from './print.ts';
 

@@ -1,5 +1,5 @@
 /**
- * Faults: what must not happen, as opposed to refusals (reasons.ts), which
+ * Faults: what must not happen, as opposed to refusals (refusals.ts), which
  * are ordinary values. One table of codes; each says what an operator does
  * about it. Only the API server, the CLI and main render them.
  */

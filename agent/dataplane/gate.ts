@@ -29,9 +29,9 @@ import type {
   PacketCount,
   Verdict,
 } from './dataplane.ts';
-import * as layout from './layout.ts';
-import { COUNTERS, ENTRY, LAYOUT, u32 } from './layout.ts';
+import { COUNTER_MAX, COUNTERS, ENTRY, GATE_ANSWER_MARK, GATE_MARK, GATE_USED_UP_MAX, LAYOUT } from './layout.ts';
 import { ALL_IPV4, hearAll, type Loaded, load, NONE, prepare, removeOtherFolders, STATE } from './loader.ts';
+import * as values from './map-values.ts';
 
 /** The grant's number, in words from an entry's beginning; its end is the word 0. */
 const NUMBER = ENTRY.number / 8;
@@ -126,11 +126,11 @@ export class Gate implements JudgingDataplane {
     if (Atomics.load(this.#gate.words, at) > process.hrtime.bigint())
       throw new AgentError('gateFault', `entry ${mapping.index} is alive: it is not opened again`);
     Atomics.store(this.#gate.words, at, 0n);
-    this.#gate.bytes.set(layout.entryBytes(mapping), at * 8);
+    this.#gate.bytes.set(values.entryBytes(mapping), at * 8);
     try {
-      this.#gate.maps.answers.update(layout.answerKey(mapping), layout.targetBytes(mapping));
+      this.#gate.maps.answers.update(values.answerKey(mapping), values.targetBytes(mapping));
       if (mapping.external.address.family === 'ipv6')
-        this.#gate.maps.ipv6Endpoints.update(layout.endpointKey(mapping), layout.targetBytes(mapping));
+        this.#gate.maps.ipv6Endpoints.update(values.endpointKey(mapping), values.targetBytes(mapping));
     } catch (cause) {
       this.forget(mapping);
       throw cause;
@@ -154,16 +154,16 @@ export class Gate implements JudgingDataplane {
   limit(index: number, number: number, limits: PacketLimits): boolean {
     const at = this.#wordOf(index);
     if (this.#gate.words[at + NUMBER] !== BigInt(number)) return false;
-    Atomics.store(this.#gate.words, at + LIMITS, layout.limitsWord(limits));
+    Atomics.store(this.#gate.words, at + LIMITS, values.limitsWord(limits));
     return true;
   }
 
   usedUp(): readonly Pick<EntryState, 'index' | 'number'>[] {
     const found: Pick<EntryState, 'index' | 'number'>[] = [];
-    while (found.length < layout.GATE_USED_UP_MAX) {
+    while (found.length < GATE_USED_UP_MAX) {
       const target = this.#gate.maps.usedUp.take();
       if (!target) break;
-      found.push(layout.readTarget(target));
+      found.push(values.readTarget(target));
     }
     return found;
   }
@@ -173,11 +173,11 @@ export class Gate implements JudgingDataplane {
     const own = this.#gate.words[at + NUMBER] === BigInt(mapping.number);
     if (own) Atomics.store(this.#gate.words, at, 0n);
     for (const [map, key] of [
-      [this.#gate.maps.ipv6Endpoints, layout.endpointKey(mapping)],
-      [this.#gate.maps.answers, layout.answerKey(mapping)],
+      [this.#gate.maps.ipv6Endpoints, values.endpointKey(mapping)],
+      [this.#gate.maps.answers, values.answerKey(mapping)],
     ] as const) {
       const target = map.lookup(key);
-      if (target && layout.targetNumber(target) === mapping.number) map.remove(key);
+      if (target && values.targetNumber(target) === mapping.number) map.remove(key);
     }
     // Last, so that what is left over after a crash can still be seen, and forgotten again.
     if (own) this.#gate.bytes.fill(0, at * 8, at * 8 + LAYOUT.gate_entry.size);
@@ -186,7 +186,7 @@ export class Gate implements JudgingDataplane {
   entry(index: number): Entry | undefined {
     const at = this.#wordOf(index);
     if (this.#gate.words[at + NUMBER] === 0n) return undefined;
-    return layout.readEntry(index, this.#gate.bytes.subarray(at * 8, at * 8 + LAYOUT.gate_entry.size));
+    return values.readEntry(index, this.#gate.bytes.subarray(at * 8, at * 8 + LAYOUT.gate_entry.size));
   }
 
   state(index: number): EntryState | undefined {
@@ -207,7 +207,7 @@ export class Gate implements JudgingDataplane {
   carried(index: number): { readonly in: PacketCount; readonly out: PacketCount } {
     const at = this.#wordOf(index) * 8;
     const read = (field: number) =>
-      layout.readCount(this.#gate.bytes.subarray(at + field, at + field + LAYOUT.gate_count.size));
+      values.readCount(this.#gate.bytes.subarray(at + field, at + field + LAYOUT.gate_count.size));
     return { in: read(ENTRY.in), out: read(ENTRY.out) };
   }
 
@@ -225,36 +225,36 @@ export class Gate implements JudgingDataplane {
 
   classes(): ReadonlyMap<string, number> {
     const { classes } = this.#gate.maps;
-    const found = classes.keys().map((key) => [layout.prefixText(key), classes.lookup(key)] as const);
-    const known = found.map(([text, id]) => [text, id ? layout.readU32(id) : NONE] as const);
+    const found = classes.keys().map((key) => [values.prefixText(key), classes.lookup(key)] as const);
+    const known = found.map(([text, id]) => [text, id ? values.readU32(id) : NONE] as const);
     return new Map(known.filter(([, id]) => id !== NONE));
   }
 
   removeClass(of: Prefix): void {
-    const key = layout.prefixKey(of);
-    if (of.text === ALL_IPV4.text) this.#gate.maps.classes.update(key, u32(NONE));
+    const key = values.prefixKey(of);
+    if (of.text === ALL_IPV4.text) this.#gate.maps.classes.update(key, values.u32(NONE));
     else this.#gate.maps.classes.remove(key);
   }
 
   addClass(of: Prefix, classId: number): void {
     if (classId === NONE) throw new AgentError('gateFault', `${of.text}: class 0 stands for no class`);
-    this.#gate.maps.classes.update(layout.prefixKey(of), u32(classId));
+    this.#gate.maps.classes.update(values.prefixKey(of), values.u32(classId));
   }
 
   bind(realm: number, prefix: Prefix): void {
-    this.#gate.maps.bound.update(layout.innerKey(realm, prefix), HELD);
+    this.#gate.maps.bound.update(values.innerKey(realm, prefix), HELD);
   }
 
   unbind(realm: number, prefix: Prefix): void {
-    this.#gate.maps.bound.remove(layout.innerKey(realm, prefix));
+    this.#gate.maps.bound.remove(values.innerKey(realm, prefix));
   }
 
   *bindings(): Iterable<InnerPrefix> {
-    for (const key of this.#gate.maps.bound.keysInBatches()) yield layout.readInner(key);
+    for (const key of this.#gate.maps.bound.keysInBatches()) yield values.readInner(key);
   }
 
   setChanging(realm: number, prefix: Prefix, changing: boolean): void {
-    const key = layout.innerKey(realm, prefix);
+    const key = values.innerKey(realm, prefix);
     const name = `${realm} ${prefix.text}`;
     if (changing) {
       this.#gate.maps.changing.update(key, HELD);
@@ -273,8 +273,8 @@ export class Gate implements JudgingDataplane {
     const { admissions } = this.#gate.maps;
     const wanted = new Map(
       tables.map(({ source, admissions: of }) => {
-        const key = layout.prefixKey(source);
-        return [Buffer.from(key).toString('hex'), { key, value: layout.admissionsBytes(of) }] as const;
+        const key = values.prefixKey(source);
+        return [Buffer.from(key).toString('hex'), { key, value: values.admissionsBytes(of) }] as const;
       }),
     );
     const present = admissions.keys();
@@ -286,9 +286,9 @@ export class Gate implements JudgingDataplane {
   }
 
   counters(): GateCounters {
-    const all = this.#gate.maps.counters.first(layout.COUNTER_MAX);
-    const size = all.length / layout.COUNTER_MAX; // a count of each CPU
-    const read = (slot: number) => layout.readCount(all.subarray(slot * size, (slot + 1) * size));
+    const all = this.#gate.maps.counters.first(COUNTER_MAX);
+    const size = all.length / COUNTER_MAX; // a count of each CPU
+    const read = (slot: number) => values.readCount(all.subarray(slot * size, (slot + 1) * size));
     return {
       grantedIn: read(COUNTERS.grantedIn),
       grantedOut: read(COUNTERS.grantedOut),
@@ -306,11 +306,11 @@ export class Gate implements JudgingDataplane {
     const { verdict, mark, bytes } = testRun(this.#gate.programs[hook], ifindex, frame, markBefore);
     if (verdict === TC_ACT.redirect) return { verdict: 'redirect', bytes };
     if (verdict === TC_ACT.unspec) {
-      if (hook === 'outsideEgress' && mark === layout.GATE_ANSWER_MARK)
+      if (hook === 'outsideEgress' && mark === GATE_ANSWER_MARK)
         throw new AgentError('gateFault', `${hook} left the mark on a packet`);
       return { verdict: 'pass' };
     }
-    const reason = denialOfNumber(mark - layout.GATE_MARK);
+    const reason = denialOfNumber(mark - GATE_MARK);
     if (!reason) throw new AgentError('gateFault', `${hook} answered ${verdict} with mark ${mark}`);
     return { verdict: 'drop', reason, sampled: verdict === TC_ACT.ok };
   }

@@ -21,7 +21,8 @@ import { entryCount, type Pool } from '../core/pool.ts';
 import type { Programs } from './attachment.ts';
 import { type BpfMap, BpfObject, possibleCpus } from './bpf.ts';
 import type { GateSetup } from './dataplane.ts';
-import { configBytes, GATE_SCHEMA, insideBytes, LAYOUT, OWNERS, prefixKey, routeBytes, u32 } from './layout.ts';
+import { GATE_SCHEMA, LAYOUT, OWNERS } from './layout.ts';
+import { configBytes, insideBytes, prefixKey, routeBytes, u32 } from './map-values.ts';
 
 const OLDEST_KERNEL = [6, 1] as const;
 const BPFFS_MAGIC = 0xcafe4a11;

@@ -16,12 +16,12 @@
  * Lives are measured on the boot's clock: UTC may jump.
  */
 import type { Clock } from '../core/ports.ts';
-import type { Refusal, Refuse } from '../core/reasons.ts';
+import type { Refusal, Refuse } from '../core/refusals.ts';
 import { type Asker, upperSnake } from '../core/words.ts';
 import type { Allowed } from '../policy/decide.ts';
-import { type Grants, namesOf } from './grants.ts';
+import type { Grants } from './grants.ts';
 import { type Ground, orNotRecorded } from './ground.ts';
-import { type GrantRecord, limitsOf, type Retry, suspendedNs, withEnd } from './record.ts';
+import { type GrantRecord, limitsOf, namesOf, type Retry, suspendedNs, withEnd } from './record.ts';
 
 export class Extensions {
   readonly #ground: Ground;
@@ -76,7 +76,7 @@ export class Extensions {
     grants.judge.tellStaged(question, decision, { ...namesOf(record), requestCorrelator: who.correlator });
     if (decision.verdict === 'refuse') return refuse(decision.reason, grants.judge.factsOf(who, decision));
     const { rule } = decision;
-    const objection = grants.objection(record);
+    const objection = grants.judge.standing(record).objection;
     if (objection) return refuse('deviceUnreachable', { why: objection, rule });
 
     const by = { certificate: who.certificate, policyVersion: policy.version };
@@ -100,7 +100,7 @@ export class Extensions {
     if (!grants.live.get(id)) return hasEnded(); // whoever ended it writes the end it had
     const changed =
       this.#ground.notReady(record.inner.realm)?.why ??
-      (grants.policy.version === policy.version ? grants.objection(record) : 'ruleChanged');
+      (grants.policy.version === policy.version ? grants.judge.standing(record).objection : 'ruleChanged');
     try {
       const endNs = extended.expiresAtNs - suspendedNs(clock);
       if (!changed && dataplane.extend(record.index, record.number, openUntilNs, endNs)) {
@@ -126,7 +126,7 @@ export class Extensions {
 
   /** The record comes down to the end it had, or to the sooner one that it has got meanwhile. */
   #lower(record: GrantRecord): Promise<void> {
-    return this.#grants.lower(this.#grants.live.get(record.id) ?? record);
+    return this.#grants.unrecorded.lower(this.#grants.live.get(record.id) ?? record);
   }
 }
 

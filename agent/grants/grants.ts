@@ -1,7 +1,8 @@
 /**
  * Grants: asked for, decided, recorded, opened, ended. `request` is the one
  * way in; everything that ends a grant comes through `end`. How one lives
- * longer: extensions.ts.
+ * longer: extensions.ts; whether one may stay: judge.ts; what of an end is not
+ * on record yet: unrecorded.ts.
  *
  * Invariants (design, "What always holds"):
  * - Record first, then gate; to end: gate first, then record. What is
@@ -15,7 +16,7 @@
  */
 import { AgentError } from '../core/errors.ts';
 import type { Endpoint } from '../core/net.ts';
-import type { Refusal, Refuse } from '../core/reasons.ts';
+import type { Refusal, Refuse } from '../core/refusals.ts';
 import type {
   Asker,
   DeviceReference,
@@ -27,7 +28,7 @@ import type {
   ServerName,
 } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
-import { NO_USAGE, type Policy } from '../policy/policy.ts';
+import type { Policy } from '../policy/policy.ts';
 import { Endpoints } from './endpoints.ts';
 import { CLOCK_LAG_NS, type Ground, orNotRecorded } from './ground.ts';
 import { Judge } from './judge.ts';
@@ -37,18 +38,18 @@ import { Opening } from './opening.ts';
 import {
   type EndedRecord,
   type GrantRecord,
-  limitsOf,
+  namesOf,
   newRecord,
   ownerOf,
   type Retry,
-  sameLimits,
   suspendedNs,
   withEnd,
 } from './record.ts';
 import { Rest } from './rest.ts';
-import { Retries } from './retries.ts';
+import { Retries, textOf } from './retries.ts';
 import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
 import { Sources } from './sources.ts';
+import { Unrecorded } from './unrecorded.ts';
 
 /** With so many ends that the store has not taken no grant is begun: a disk that stays full must not fill the memory. */
 const UNRECORDED_MOST = 1_000;
@@ -60,11 +61,10 @@ export class Grants {
   readonly judge: Judge;
   readonly retries: Retries;
   readonly sources: Sources;
+  readonly unrecorded: Unrecorded;
   readonly #ground: Ground;
   /** Grants whose record is being written: they count, but are not there yet. */
   readonly #opening = new Opening();
-  /** Ended, or lowered, and the store has not taken it yet. */
-  readonly #unrecorded = new Map<GrantId, GrantRecord>();
   /** The switch of policies that is under way, or was last. */
   #switching: Promise<void> = Promise.resolve();
 
@@ -75,6 +75,7 @@ export class Grants {
     this.rest = new Rest(this.endpoints, ground.dataplane);
     this.retries = new Retries(ground);
     this.sources = new Sources(ground);
+    this.unrecorded = new Unrecorded(ground);
   }
 
   get policy(): Policy {
@@ -103,7 +104,7 @@ export class Grants {
     const { clock, directory, store, dataplane, log, metrics } = this.#ground;
     const notReady = this.#ground.notReady();
     if (notReady) return refuse(notReady.reason, { why: notReady.why });
-    const waiting = this.#unrecorded.size;
+    const waiting = this.unrecorded.size;
     if (waiting >= UNRECORDED_MOST) return refuse('recordNotWritten', { why: `${waiting} ends wait to be written` });
 
     const { policy } = this;
@@ -151,7 +152,7 @@ export class Grants {
     }
 
     // The commit took its time: look again, and open in this same turn.
-    const standing = this.standing(record);
+    const standing = this.judge.standing(record);
     const closesSooner = standing.closesAtMs !== undefined && standing.closesAtMs < record.expiresAtMs;
     const objection = standing.objection ?? (closesSooner ? 'ruleChanged' : undefined);
     const closedNow = this.#ground.notReady(realm);
@@ -175,7 +176,7 @@ export class Grants {
   /** A grant, live or ended, whoever's it is. */
   find(id: string): GrantRecord | undefined {
     const live = this.#unlessOver(this.live.get(id));
-    return live ?? this.#unrecorded.get(id as GrantId) ?? this.#ground.store.find(id);
+    return live ?? this.unrecorded.get(id as GrantId) ?? this.#ground.store.find(id);
   }
 
   /** A server's own grant, live or ended. */
@@ -212,8 +213,8 @@ export class Grants {
    */
   async end({ id }: Pick<GrantRecord, 'id'>, cause: EndCause): Promise<void> {
     const record = this.live.get(id); // as it is now, not as it was when somebody found it
-    const ended = record ? this.#close(record, cause) : this.#unrecorded.get(id);
-    if (ended) await this.#write(ended);
+    const ended = record ? this.#close(record, cause) : this.unrecorded.get(id);
+    if (ended) await this.unrecorded.write(ended);
   }
 
   /** Ends a grant in the gate and in memory; what is returned is still to be written. */
@@ -224,7 +225,7 @@ export class Grants {
     this.rest.lay(this.mapping(record), ownerOf(record), clock.monotonicNs());
     metrics.ended(cause);
     log.info({ ...namesOf(record), cause }, 'grantEnded');
-    return this.#ended(record, cause);
+    return this.unrecorded.ended(record, cause);
   }
 
   /** A live grant; none where its time is over, which it learns here if the next sweep has not come yet. */
@@ -232,16 +233,6 @@ export class Grants {
     if (!record || record.expiresAtNs > this.#ground.clock.boottimeNs()) return record;
     void this.end(record, 'expired').catch(() => {}); // it ends on record with a later sweep
     return undefined;
-  }
-
-  /** The record says more than the gate: it comes down to `record`, now or with a later sweep. */
-  async lower(record: GrantRecord): Promise<void> {
-    try {
-      await this.#ground.store.lower(record);
-    } catch (fault) {
-      if (!this.#unrecorded.has(record.id)) this.#unrecorded.set(record.id, record);
-      throw fault;
-    }
   }
 
   /** Ends every live grant toward an inner address. All are closed before one is waited for. */
@@ -282,7 +273,7 @@ export class Grants {
     const lowered: GrantRecord[] = [];
     let looked = 0;
     for (const record of this.live.all()) {
-      const { objection: cause, record: now, closesAtMs } = this.standing(record);
+      const { objection: cause, record: now, closesAtMs } = this.judge.standing(record);
       if (cause) {
         const { id, index, number } = record;
         dataplane.end(index, number, clock.monotonicNs() - CLOCK_LAG_NS);
@@ -295,7 +286,10 @@ export class Grants {
       looked += 1;
       if (looked % SLICE === 0) await breathe();
     }
-    const faults = await faultsOf([this.#endAll(objected), inSlices(lowered, (record) => this.lower(record))]);
+    const faults = await faultsOf([
+      this.#endAll(objected),
+      inSlices(lowered, (record) => this.unrecorded.lower(record)),
+    ]);
     if (faults.length > 0) throw faults[0];
   }
 
@@ -326,32 +320,6 @@ export class Grants {
     this.live.put(record);
   }
 
-  /** Why a grant may not be (or stay) open, by directory, revocation lists and policy as they are now. */
-  objection(record: GrantRecord): EndCause | undefined {
-    return this.standing(record).objection;
-  }
-
-  /** The same; where nothing objects, the grant with the limits that it has now, and when it closes. */
-  standing(record: GrantRecord): Standing {
-    const { directory, revoked } = this.#ground;
-    if (revoked(record.certificate)) return { objection: 'certificateRevoked', record };
-    const binding = directory.bindingOf(record.device, record.family);
-    if (binding?.inner.realm !== record.inner.realm || binding.inner.address.text !== record.inner.address.text) {
-      return { objection: 'deviceUnbound', record };
-    }
-    // What is said of a device changes without the rules; they alone are judged once.
-    if (this.policy.version === record.policyVersion && !this.policy.readsAttributes) return { record };
-    const { decision } = this.judge.again(record, record.grantedSeconds, NO_USAGE);
-    if (decision.verdict === 'refuse') {
-      const unauthorised = decision.step === 'mtcUser' || decision.step === 'device';
-      return { objection: unauthorised ? 'serverUnauthorised' : 'ruleChanged', record };
-    }
-    const { closesAtMs } = decision;
-    if (sameLimits(record.limits, decision)) return { record, closesAtMs };
-    const limited = { rule: decision.rule, policyVersion: this.policy.version, limits: limitsOf(decision) };
-    return { record: { ...record, ...limited }, closesAtMs };
-  }
-
   /** What the gate is told of a grant. */
   mapping(record: GrantRecord): Mapping {
     const { store } = this.#ground;
@@ -373,7 +341,7 @@ export class Grants {
   async sweep(): Promise<void> {
     const { clock } = this.#ground;
     while (this.rest.release(clock.monotonicNs(), SLICE)) await breathe();
-    const faults = await faultsOf([inSlices([...this.#unrecorded.values()], (record) => this.#write(record))]);
+    const faults = await faultsOf([this.unrecorded.writeAll()]);
     faults.push(...(await faultsOf([inSlices(this.#usedUp(), (record) => this.end(record, 'quotaUsed'))])));
     this.live.pass(clock.boottimeNs());
     for (let due = this.live.due(SLICE); due.length > 0; due = this.live.due(SLICE)) {
@@ -397,50 +365,13 @@ export class Grants {
   /** The record of a grant that was written and then not opened: it ends as it began, and its endpoint is as free as before. */
   async #neverOpened(record: GrantRecord, cause: EndCause): Promise<void> {
     this.endpoints.free(record.protocol, record);
-    await this.#write(this.#ended({ ...record, expiresAtMs: record.startedAtMs }, cause));
+    await this.unrecorded.write(this.unrecorded.ended({ ...record, expiresAtMs: record.startedAtMs }, cause));
   }
-
-  /** The record of an end, which is kept until the store has it. */
-  #ended(record: GrantRecord, endCause: EndCause): EndedRecord {
-    const ended: EndedRecord = { ...record, state: 'ended', endCause, endedAtMs: this.#ground.clock.nowMs() };
-    this.#unrecorded.set(record.id, ended);
-    return ended;
-  }
-
-  async #write(record: GrantRecord): Promise<void> {
-    const { store } = this.#ground;
-    await (hasEnded(record) ? store.end(record) : store.lower(record));
-    // Lowered, and ended meanwhile: the end is still to be written.
-    if (this.#unrecorded.get(record.id) === record) this.#unrecorded.delete(record.id);
-  }
-}
-
-/** What is said of a grant that is there: why it may not stay open; else what it may carry, and when it closes. */
-interface Standing {
-  readonly objection?: EndCause;
-  readonly record: GrantRecord;
-  readonly closesAtMs?: number | undefined;
 }
 
 /** A grant that is to end, by what is needed for that. */
 interface Ending extends Pick<GrantRecord, 'id' | 'index' | 'number'> {
   readonly cause: EndCause;
-}
-
-/** A grant in the log: which, whose, and the request that it came from. */
-export function namesOf({ id, server, device, correlator }: GrantRecord): Record<string, string> {
-  return { grant: id, server, device, correlator };
-}
-
-function hasEnded(record: GrantRecord): record is EndedRecord {
-  return record.state === 'ended';
-}
-
-/** The same text for the same request, and for no other. */
-function textOf({ device, applicationServer, protocol, devicePort, durationSeconds, ipFamily }: GrantRequest): string {
-  const { address, port } = applicationServer ?? {};
-  const remote = address && address !== 'all' ? address.text : address;
-  return JSON.stringify(['grant', device, remote, port, protocol, devicePort, durationSeconds, ipFamily]);
 }
 
 /** All that a request asked, so that it can be put to another policy later (inspector/refusals.ts keeps it). */

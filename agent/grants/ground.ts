@@ -5,7 +5,7 @@
 import { AgentError } from '../core/errors.ts';
 import type { Pool } from '../core/pool.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
-import type { Refusal, Refuse } from '../core/reasons.ts';
+import type { Refusal, Refuse } from '../core/refusals.ts';
 import type { CertificateId, GrantId, RealmName } from '../core/words.ts';
 import type { Dataplane } from '../dataplane/dataplane.ts';
 import type { Directory } from '../directory/directory.ts';

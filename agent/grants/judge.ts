@@ -1,20 +1,23 @@
 /**
- * What the policy in force says of a request, and of a grant that is there:
- * puts the question together from who asks, the directory, and what the server
- * holds and has asked for already. Decides nothing itself (policy/decide.ts),
- * and changes nothing but the count of requests.
+ * What the policy in force says of a request, and of a grant that is there,
+ * which may stay open or not: puts the question together from who asks, the
+ * directory, and what the server holds and has asked for already. Decides
+ * nothing itself (policy/decide.ts), and changes nothing but the count of
+ * requests.
  */
-import type { RefusalFacts } from '../core/reasons.ts';
+import type { RefusalFacts } from '../core/refusals.ts';
 import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
-import { type Decision, decide, type Question } from '../policy/decide.ts';
+import { type Decision, decide } from '../policy/decide.ts';
 import { step } from '../policy/explain.ts';
 import { NO_USAGE, type Policy, type Usage } from '../policy/policy.ts';
+import type { Question } from '../policy/question.ts';
 import { wouldHave } from '../policy/staged.ts';
 import type { Ground } from './ground.ts';
+import type { EndCause } from './lifecycle.ts';
 import type { LiveGrants } from './live.ts';
 import type { Opening } from './opening.ts';
 import { RequestRates } from './rates.ts';
-import type { GrantRecord } from './record.ts';
+import { type GrantRecord, limitsOf, sameLimits } from './record.ts';
 import { slicesOf } from './slices.ts';
 
 /**
@@ -99,6 +102,31 @@ export class Judge {
       nowMs: clock.nowMs(),
     };
     return { question, decision: decide(policy, question) };
+  }
+
+  /**
+   * Why a grant may not be (or stay) open, by directory, revocation lists and
+   * policy as they are now; where nothing objects, the grant with the limits
+   * that it has now, and when it closes.
+   */
+  standing(record: GrantRecord): Standing {
+    const { directory, revoked } = this.#ground;
+    if (revoked(record.certificate)) return { objection: 'certificateRevoked', record };
+    const binding = directory.bindingOf(record.device, record.family);
+    if (binding?.inner.realm !== record.inner.realm || binding.inner.address.text !== record.inner.address.text) {
+      return { objection: 'deviceUnbound', record };
+    }
+    // What is said of a device changes without the rules; they alone are judged once.
+    if (this.policy.version === record.policyVersion && !this.policy.readsAttributes) return { record };
+    const { decision } = this.again(record, record.grantedSeconds, NO_USAGE);
+    if (decision.verdict === 'refuse') {
+      const unauthorised = decision.step === 'mtcUser' || decision.step === 'device';
+      return { objection: unauthorised ? 'serverUnauthorised' : 'ruleChanged', record };
+    }
+    const { closesAtMs } = decision;
+    if (sameLimits(record.limits, decision)) return { record, closesAtMs };
+    const limited = { rule: decision.rule, policyVersion: this.policy.version, limits: limitsOf(decision) };
+    return { record: { ...record, ...limited }, closesAtMs };
   }
 
   /** Tells what staged rules would have decided, where that is something else; `about` says of what. */
@@ -199,6 +227,13 @@ export class Judge {
       ...(limit !== undefined && { retryAfterSeconds: this.#rates.secondsUntilBelow(limit, who.name, nowNs) }),
     };
   }
+}
+
+/** What is said of a grant that is there: why it may not stay open; else what it may carry, and when it closes. */
+interface Standing {
+  readonly objection?: EndCause;
+  readonly record: GrantRecord;
+  readonly closesAtMs?: number | undefined;
 }
 
 /** A decision in the words of a policy test. */

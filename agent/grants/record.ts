@@ -103,6 +103,11 @@ export function sameLimits(a: PacketLimits, b: PacketLimits): boolean {
   return a.packetsPerSecond === b.packetsPerSecond && a.bytes === b.bytes;
 }
 
+/** A grant in the log: which, whose, and the request that it came from. */
+export function namesOf({ id, server, device, correlator }: GrantRecord): Record<string, string> {
+  return { grant: id, server, device, correlator };
+}
+
 export function ownerOf({ id, mtcUser, device }: GrantRecord): Owner {
   return { grant: id, mtcUser, device };
 }

@@ -121,7 +121,7 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
       const entry = dataplane.state(record.index);
       const own = entry?.number === record.number ? entry : undefined;
       if (entry && !own) endStray(entry);
-      const standing = grants.standing(record);
+      const standing = grants.judge.standing(record);
       objection = standing.objection;
       const current = standing.record;
       const repair = reconcile(current, own, facts);

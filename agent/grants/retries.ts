@@ -12,8 +12,8 @@
  *   nothing and counts against no rate; what became of the grant since, `show`
  *   tells.
  */
-import type { Refusal, Refuse } from '../core/reasons.ts';
-import type { Asker } from '../core/words.ts';
+import type { Refusal, Refuse } from '../core/refusals.ts';
+import type { Asker, GrantRequest } from '../core/words.ts';
 import type { Ground } from './ground.ts';
 import type { GrantRecord, Retry } from './record.ts';
 
@@ -63,4 +63,18 @@ export class Retries {
       this.#underWay.delete(name);
     }
   }
+}
+
+/** The same text for the same request, and for no other. */
+export function textOf({
+  device,
+  applicationServer,
+  protocol,
+  devicePort,
+  durationSeconds,
+  ipFamily,
+}: GrantRequest): string {
+  const { address, port } = applicationServer ?? {};
+  const remote = address && address !== 'all' ? address.text : address;
+  return JSON.stringify(['grant', device, remote, port, protocol, devicePort, durationSeconds, ipFamily]);
 }

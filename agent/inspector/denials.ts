@@ -12,8 +12,11 @@
  * Pure: given a clock and a source of ids. What has changed since it was last
  * kept can be asked for, and is asked for again if it could not be kept.
  */
+
+import type { TlsReason } from '../core/handshakes.ts';
 import type { Clock } from '../core/ports.ts';
-import type { PacketReason, RefusalReason, TlsReason } from '../core/reasons.ts';
+import type { PacketReason } from '../core/reasons.ts';
+import type { RefusalReason } from '../core/refusals.ts';
 import type { GrantId, MtcUserName } from '../core/words.ts';
 
 export const DENIAL_KINDS = ['packet', 'handshake', 'request'] as const;

@@ -6,9 +6,11 @@
  * A disk that takes nothing holds nobody up: the list goes on in memory, and
  * of the refusals that wait the oldest are given up, counted.
  */
+
+import type { TlsReason } from '../core/handshakes.ts';
 import type { Endpoint } from '../core/net.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
-import type { Refusal, RefusalFacts, TlsReason } from '../core/reasons.ts';
+import type { Refusal, RefusalFacts } from '../core/refusals.ts';
 import { endpointKey } from '../core/words.ts';
 import type { DenialStore } from './denial-store.ts';
 import { Denials } from './denials.ts';

@@ -3,7 +3,7 @@
  * `mtgate why` answers after a restart too; and the same as a row of the list.
  */
 import { type Family, parseAddress } from '../core/net.ts';
-import type { Refusal, RefusalFacts } from '../core/reasons.ts';
+import type { Refusal, RefusalFacts } from '../core/refusals.ts';
 import type { Asker, GrantRequest, Protocol, ServerName } from '../core/words.ts';
 import type { DenialFacts } from './denials.ts';
 

@@ -13,7 +13,8 @@ import { type FilterGroups, filterIssues } from './filter-files.ts';
 import { DROPPERS, packetIssues } from './packet-tests.ts';
 import { PatternIndex } from './pattern-index.ts';
 import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
-import type { Entry, RulesReading, Written, WrittenCertificate } from './rules.ts';
+import type { WrittenCertificate } from './rule-schema.ts';
+import type { Entry, RulesReading, Written } from './rules.ts';
 
 /**
  * All that is wrong with rules whose files are right. Without `authorities`

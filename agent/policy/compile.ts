@@ -30,19 +30,16 @@ import {
   type PolicyTest,
   type Server,
 } from './policy.ts';
-import {
-  type Entry,
-  type GroupName,
-  type RuleFile,
-  readRules,
-  type Written,
-  type WrittenCertificate,
-  type WrittenMtcUser,
-  type WrittenPacketTest,
-  type WrittenRule,
-  type WrittenServer,
-  type WrittenTest,
-} from './rules.ts';
+import type {
+  GroupName,
+  WrittenCertificate,
+  WrittenMtcUser,
+  WrittenPacketTest,
+  WrittenRule,
+  WrittenServer,
+  WrittenTest,
+} from './rule-schema.ts';
+import { type Entry, type RuleFile, readRules, type Written } from './rules.ts';
 import { findWarnings } from './warnings.ts';
 
 /** What the rules are held against; absent where it is not known, as in a check without agent.yaml. */

@@ -3,7 +3,7 @@
  * for that long? A pure function of the policy and the question; it answers
  * with every step it took.
  *
- * The steps, in the order of a request's way (core/reasons.ts):
+ * The steps, in the order of a request's way (core/refusals.ts):
  *   device             is it known?
  *   mtcUser            does its owner authorise this server?
  *   rule               no deny matches, and at least one allow does
@@ -26,38 +26,15 @@
  * endpoint is free.
  */
 import { type Address, contains, type Family, hostPrefix, type Prefix } from '../core/net.ts';
-import { REFUSALS, type RefusalReason, type Step } from '../core/reasons.ts';
-import type { InnerAddress, MtcUserName, PacketLimits, Protocol, ServerName } from '../core/words.ts';
-import { type Context, contextOf, holds } from './condition.ts';
+import { REFUSALS, type RefusalReason, type Step } from '../core/refusals.ts';
+import type { MtcUserName, PacketLimits } from '../core/words.ts';
+import type { Context } from './condition.ts';
 import { dropOfGrant, type Filter } from './filters.ts';
-import { type DeviceFacts, isInGroup, isSelected } from './groups.ts';
-import { hoursText, type Window, windowAt } from './hours.ts';
-import type { AllowRule, Match, Policy, Usage } from './policy.ts';
+import { isInGroup } from './groups.ts';
+import { hoursText } from './hours.ts';
+import type { AllowRule, Policy } from './policy.ts';
+import { contextOnce, type Held, heldBy, mismatchOf, type Question, secondsLeft, windowOf } from './question.ts';
 import { authorises, candidatesOf, mtcUserOf, standInDevice } from './rule-index.ts';
-
-export interface Question {
-  readonly server: ServerName;
-  /** Absent where the directory knows no such device. */
-  readonly device?:
-    | (DeviceFacts & {
-        readonly boundFamilies: readonly Family[];
-        /** What it is bound to; absent where nobody knows (a policy test). */
-        readonly inner?: readonly InnerAddress[];
-      })
-    | undefined;
-  readonly protocol: Protocol;
-  readonly port: number;
-  readonly durationSeconds: number;
-  /** Where granted packets come from; absent: where the request came from. */
-  readonly applicationServer?: Address | 'all' | undefined;
-  /** Its port; absent: any. */
-  readonly remotePort?: number | undefined;
-  readonly requestAddress: Address;
-  readonly ipFamily?: Family | undefined;
-  readonly usage: Usage;
-  /** UTC. `anyTime`: hours are taken to be within, and never to close. */
-  readonly nowMs: number | 'anyTime';
-}
 
 /** One step as it was taken, for the operator. */
 export interface TraceLine {
@@ -175,65 +152,12 @@ export function decide(policy: Policy, question: Question): Decision {
   };
 }
 
-/** Whether a request meets a member of a rule; one that the rule does not have is met. */
-const MEETS: { readonly [Member in keyof Match]-?: (match: Match, question: Question) => boolean } = {
-  servers: ({ servers }, { server }) => !servers || servers.includes(server),
-  devices: ({ devices }, { device }) =>
-    !devices || devices.some((selector) => device !== undefined && isSelected(selector, device)),
-  protocols: ({ protocols }, { protocol }) => !protocols || protocols.includes(protocol),
-  ports: ({ ports }, { port }) => !ports || ports.some(({ low, high }) => low <= port && port <= high),
-};
-const MEMBERS = Object.keys(MEETS) as (keyof Match)[];
-
-/** The first member of a rule that this request does not meet; undefined where the rule matches. */
-export function mismatchOf(match: Match, question: Question): keyof Match | undefined {
-  return MEMBERS.find((member) => !MEETS[member](match, question));
-}
-
-/** All of them. */
-export function mismatchesOf(match: Match, question: Question): (keyof Match)[] {
-  return MEMBERS.filter((member) => !MEETS[member](match, question));
-}
-
-/** Whether the condition of a rule holds, where it has one; where that cannot be said a deny denies, and an allow is stopped. */
-export function heldBy({ when }: Pick<AllowRule, 'when'>, context: () => Context): Held | false {
-  return when ? holds(when, context()) : true;
-}
-
-type Held = true | { readonly failed: string };
-
-/** What conditions read, made where the first of them asks. */
-function contextOnce(
-  { server, protocol, port, durationSeconds }: Question,
-  device: DeviceFacts,
-  mtcUser: MtcUserName,
-  family: Family | undefined,
-): () => Context {
-  let context: Context | undefined;
-  return () => {
-    context ??= contextOf({ device, server, mtcUser, protocol, port, durationSeconds, family });
-    return context;
-  };
-}
-
 /** What the conditions of a policy read of a question whose device has an MTC user. */
 export function contextFor(policy: Policy, question: Question): (() => Context) | undefined {
   const user = question.device && mtcUserOf(policy, question.device.externalId);
   if (!question.device || !user) return undefined;
   const { family } = targetOf(policy.servers.get(question.server)?.sources ?? [], question);
   return contextOnce(question, question.device, user.name, family);
-}
-
-/** The window of a rule that a request falls into, or the gap between two. */
-export function windowOf({ hours }: Pick<AllowRule, 'hours'>, { nowMs }: Question): Window {
-  return hours && nowMs !== 'anyTime' ? windowAt(hours, nowMs) : ALWAYS;
-}
-
-const ALWAYS: Window = { inside: true, untilMs: Number.POSITIVE_INFINITY };
-
-/** Whole ones, until an instant. */
-function secondsLeft(untilMs: number, { nowMs }: Question): number {
-  return nowMs === 'anyTime' ? Number.POSITIVE_INFINITY : Math.floor((untilMs - nowMs) / 1000);
 }
 
 /** One allow from the step `rule` on, up to the step that stops it. */

@@ -10,10 +10,11 @@
  */
 import { byPlace, type Issue } from '../core/document.ts';
 import { addressAt, type Family } from '../core/net.ts';
-import { type Decision, decide, type Question } from './decide.ts';
+import { type Decision, decide } from './decide.ts';
 import { runPacketTests } from './packet-tests.ts';
 import type { WalkSite } from './packet-walk.ts';
 import type { Policy, PolicyTest } from './policy.ts';
+import type { Question } from './question.ts';
 
 /** The tests that fail, each at its place. */
 export function runPolicyTests(policy: Policy, site?: WalkSite): Issue[] {

@@ -5,7 +5,7 @@
  */
 import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
-import type { RefusalReason } from '../core/reasons.ts';
+import type { RefusalReason } from '../core/refusals.ts';
 import type {
   Attributes,
   ExternalId,

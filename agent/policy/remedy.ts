@@ -5,10 +5,11 @@
  */
 import type { Place } from '../core/document.ts';
 import { contains, type Prefix } from '../core/net.ts';
-import { type Decision, mismatchesOf, type Question } from './decide.ts';
+import type { Decision } from './decide.ts';
 import { membersOf } from './explain.ts';
 import { matchesName } from './patterns.ts';
 import type { AllowRule, DenyRule, Match, Policy } from './policy.ts';
+import { mismatchesOf, type Question } from './question.ts';
 import { mtcUserOf } from './rule-index.ts';
 
 /** So many rules that came near are told. */

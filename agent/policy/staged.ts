@@ -3,8 +3,9 @@
  * carries itself a second time, as if all of it were enforced; what would have
  * been is what that one decides, where it decides otherwise.
  */
-import { type Decision, decide, type Question } from './decide.ts';
+import { type Decision, decide } from './decide.ts';
 import type { Policy } from './policy.ts';
+import type { Question } from './question.ts';
 
 /** Another verdict, or (`otherwise`) the same one in other terms or for another reason. */
 export type Would = 'allow' | 'refuse' | 'otherwise';

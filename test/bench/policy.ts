@@ -5,8 +5,9 @@
  * grants that are judged anew, and how long its loop was held meanwhile.
  */
 import { address } from '../../agent/core/net.ts';
-import { decide, type Question } from '../../agent/policy/decide.ts';
+import { decide } from '../../agent/policy/decide.ts';
 import { NO_USAGE, type Policy } from '../../agent/policy/policy.ts';
+import type { Question } from '../../agent/policy/question.ts';
 import { compileApart } from '../../agent/policy-compiler.ts';
 import { ROOT } from '../child.ts';
 import { policyOf } from '../rules.ts';

@@ -69,7 +69,7 @@ const SOURCES = [
   'core/document.ts',
   'core/fields.ts',
   'core/claims.ts',
-  'policy/rules.ts',
+  'policy/rule-schema.ts',
   'policy/checks.ts',
   'policy/condition.ts',
   'policy/warnings.ts',

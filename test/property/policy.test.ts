@@ -5,7 +5,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { address, contains } from '../../agent/core/net.ts';
-import { type Decision, decide, type Question } from '../../agent/policy/decide.ts';
+import { type Decision, decide } from '../../agent/policy/decide.ts';
 import {
   type DevicePattern,
   devicesOverlap,
@@ -14,6 +14,7 @@ import {
   parseDevicePattern,
   parseNamePattern,
 } from '../../agent/policy/patterns.ts';
+import type { Question } from '../../agent/policy/question.ts';
 import { policyOf } from '../rules.ts';
 
 const SERVERS = {

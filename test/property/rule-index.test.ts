@@ -6,10 +6,10 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { address } from '../../agent/core/net.ts';
-import { mismatchOf, type Question } from '../../agent/policy/decide.ts';
 import { PatternIndex } from '../../agent/policy/pattern-index.ts';
 import { type DevicePattern, devicesOverlap, matchesDevice, parseDevicePattern } from '../../agent/policy/patterns.ts';
 import { type AllowRule, type DenyRule, type Match, NO_USAGE, type Policy } from '../../agent/policy/policy.ts';
+import { mismatchOf, type Question } from '../../agent/policy/question.ts';
 import { authorises, candidatesOf, mtcUserOf, standInDevice } from '../../agent/policy/rule-index.ts';
 import { policyOf } from '../rules.ts';
 

@@ -4,7 +4,8 @@ import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { FAULTS } from '../../agent/core/errors.ts';
 import { EVENTS } from '../../agent/core/events.ts';
-import { DENIALS, REFUSALS } from '../../agent/core/reasons.ts';
+import { DENIALS } from '../../agent/core/reasons.ts';
+import { REFUSALS } from '../../agent/core/refusals.ts';
 import { EXPECTATIONS } from '../../agent/sysctls.ts';
 import { ROOT } from '../child.ts';
 

@@ -6,7 +6,7 @@ import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { API_LIMITS, type ApiLimits } from '../../agent/api/limits.ts';
 import { refusalRecorder } from '../../agent/api/problem.ts';
 import { type Operation, operations } from '../../agent/api/routes.ts';
-import type { RefusalReason } from '../../agent/core/reasons.ts';
+import type { RefusalReason } from '../../agent/core/refusals.ts';
 import { HandClock, KeptLog, seededRandom } from '../clock.ts';
 import { ApiFixture, type Ask, BASE, GOOD, GRANTS } from './api-fixture.ts';
 

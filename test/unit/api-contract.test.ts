@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { problemOf } from '../../agent/api/problem.ts';
 import { BASE_PATH, operations } from '../../agent/api/routes.ts';
-import { REFUSALS, type RefusalReason } from '../../agent/core/reasons.ts';
+import { REFUSALS, type RefusalReason } from '../../agent/core/refusals.ts';
 
 const text = readFileSync(new URL('../../agent/api/openapi.yaml', import.meta.url), 'utf8');
 const contract = parse(text);

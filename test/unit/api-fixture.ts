@@ -11,9 +11,10 @@ import type { Grant, GrantsUseCases, Operation } from '../../agent/api/routes.ts
 import { type ApiServer, startApi } from '../../agent/api/server.ts';
 import type { ServerSources } from '../../agent/api/sources.ts';
 import { readTrust, type Trust } from '../../agent/api/tls.ts';
+import type { ShedReason, TlsReason } from '../../agent/core/handshakes.ts';
 import { address, contains, prefix } from '../../agent/core/net.ts';
 import type { Clock, Log, Random } from '../../agent/core/ports.ts';
-import type { Refusal, Refuse, ShedReason, TlsReason } from '../../agent/core/reasons.ts';
+import type { Refusal, Refuse } from '../../agent/core/refusals.ts';
 import type { Asker, DeviceReference, MtcUserName, ServerName } from '../../agent/core/words.ts';
 import { createPki, type Issued, loopbackServer, type Pki, type TestCa } from '../pki.ts';
 

@@ -1,6 +1,6 @@
 /** The API over real TLS: the good path, and every bad input with the answer it gets. */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { RefusalReason } from '../../agent/core/reasons.ts';
+import type { RefusalReason } from '../../agent/core/refusals.ts';
 import { ApiFixture, BASE, GOOD, GRANTS } from './api-fixture.ts';
 
 const api = new ApiFixture();

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type Management, startManagement } from '../../agent/api/management.ts';
 import { readConfig } from '../../agent/config.ts';
-import type { RefusalFacts, Refuse } from '../../agent/core/reasons.ts';
+import type { RefusalFacts, Refuse } from '../../agent/core/refusals.ts';
 import { denialUseCases } from '../../agent/denial-use-cases.ts';
 import { editionUseCases } from '../../agent/edition-use-cases.ts';
 import { type EditionStore, openEditions } from '../../agent/editions/edition-store.ts';

@@ -1,9 +1,10 @@
 import { describe, expect, test } from 'vitest';
 import { address } from '../../agent/core/net.ts';
 import { contextOf, type Facts, faultOf, holds, LONGEST_CONDITION } from '../../agent/policy/condition.ts';
-import { decide, type Question } from '../../agent/policy/decide.ts';
+import { decide } from '../../agent/policy/decide.ts';
 import { explain } from '../../agent/policy/explain.ts';
 import { NO_USAGE } from '../../agent/policy/policy.ts';
+import type { Question } from '../../agent/policy/question.ts';
 import { issuesOf } from '../issues.ts';
 import { compiled, policyOf } from '../rules.ts';
 

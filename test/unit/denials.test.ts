@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { REFUSALS, type Refusal, type RefusalReason } from '../../agent/core/reasons.ts';
+import { REFUSALS, type Refusal, type RefusalReason } from '../../agent/core/refusals.ts';
 import type { GrantId, MtcUserName } from '../../agent/core/words.ts';
 import { denialUseCases } from '../../agent/denial-use-cases.ts';
 import { openAccount } from '../../agent/inspector/account.ts';

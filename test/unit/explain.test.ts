@@ -1,9 +1,10 @@
 import { expect, test } from 'vitest';
 import { address } from '../../agent/core/net.ts';
-import { decide, type Question } from '../../agent/policy/decide.ts';
+import { decide } from '../../agent/policy/decide.ts';
 import { describeAuthorised, explain } from '../../agent/policy/explain.ts';
 import { NO_USAGE } from '../../agent/policy/policy.ts';
 import { runPolicyTests } from '../../agent/policy/policy-tests.ts';
+import type { Question } from '../../agent/policy/question.ts';
 import { formatted } from '../issues.ts';
 import { policyOf } from '../rules.ts';
 

@@ -1,6 +1,6 @@
 /** How a grant lives longer, and every way in which something else comes between. */
 import { describe, expect, test } from 'vitest';
-import type { Refusal } from '../../agent/core/reasons.ts';
+import type { Refusal } from '../../agent/core/refusals.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { ask, DEVICES, HEAD_END, inner, M1, M2, OTHER, policyOf, RULES, TestGateway } from '../gateway.ts';
 

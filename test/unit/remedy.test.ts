@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { address } from '../../agent/core/net.ts';
-import { decide, type Question } from '../../agent/policy/decide.ts';
+import { decide } from '../../agent/policy/decide.ts';
 import { NO_USAGE } from '../../agent/policy/policy.ts';
+import type { Question } from '../../agent/policy/question.ts';
 import { whatWouldPass } from '../../agent/policy/remedy.ts';
 import { policyOf } from '../rules.ts';
 

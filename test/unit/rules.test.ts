@@ -6,7 +6,7 @@ import { compilePolicy } from '../../agent/policy/compile.ts';
 import { identify, sourceClasses } from '../../agent/policy/policy.ts';
 import { runPolicyTests } from '../../agent/policy/policy-tests.ts';
 import { mtcUserOf } from '../../agent/policy/rule-index.ts';
-import { ruleFile } from '../../agent/policy/rules.ts';
+import { ruleFile } from '../../agent/policy/rule-schema.ts';
 import { formatted, issuesOf } from '../issues.ts';
 import { compiled, digest, policyOf } from '../rules.ts';
 

@@ -9,7 +9,8 @@ import Database from 'better-sqlite3';
 import koffi from 'koffi';
 import { calls, check } from '../../../agent/dataplane/bpf.ts';
 import type { Entry } from '../../../agent/dataplane/dataplane.ts';
-import { ENTRY, LAYOUT, readEntry } from '../../../agent/dataplane/layout.ts';
+import { ENTRY, LAYOUT } from '../../../agent/dataplane/layout.ts';
+import { readEntry } from '../../../agent/dataplane/map-values.ts';
 import type { GrantRecord } from '../../../agent/grants/record.ts';
 import { type BindingRow, COLUMNS, type Row, recordOf } from '../../../agent/grants/rows.ts';
 

@@ -1,0 +1,341 @@
+/**
+ * Refusals: requests that were not granted, each with its reason from the one
+ * table here. The API, the log and the counters name them by it.
+ *
+ * The API server answers by this table: HTTP status, CAMARA `code` (CAMARA
+ * Commonalities, error responses) and 3GPP `cause` (TS 29.122 5.2.6). Two
+ * reasons that share a face toward the outside (`deviceUnknown` and
+ * `notAuthorisedByMtcUser`) must stay equal in all three, and in the title:
+ * a server must not learn that a device exists.
+ *
+ * Some refusals shed load, and come when there is too much of it: of such (one
+ * reason, one asker) at most one a second is written down, and the others of
+ * that second repeat it, `instance` included. All are counted.
+ */
+
+/** The steps of a request's way, in order. Every refusal names the one that stopped it. */
+export type Step =
+  | 'gateway'
+  | 'authentication'
+  | 'admission'
+  | 'request'
+  | 'device'
+  | 'mtcUser'
+  | 'rule'
+  | 'applicationServer'
+  | 'filter'
+  | 'rate'
+  | 'existing'
+  | 'quota'
+  | 'binding'
+  | 'endpoint'
+  | 'commit'
+  | 'record';
+
+export interface RefusalFace {
+  readonly step: Step;
+  readonly status: number;
+  readonly code: string;
+  readonly cause?: string;
+  /** What the asking server reads. No rule, no inner address, no other tenant. */
+  readonly title: string;
+  /** When to ask again, where that is the same for every refusal of the kind. */
+  readonly retryAfterSeconds?: number;
+  /** It sheds load. */
+  readonly sheds?: true;
+}
+
+export const REFUSALS = {
+  gatewayNotReady: {
+    step: 'gateway',
+    status: 503,
+    code: 'UNAVAILABLE',
+    title: 'The gateway opens no grants at the moment',
+    retryAfterSeconds: 5,
+  },
+  gatewayDraining: {
+    step: 'gateway',
+    status: 503,
+    code: 'UNAVAILABLE',
+    title: 'The gateway opens no grants at the moment',
+    retryAfterSeconds: 60,
+  },
+  certificateUnknown: {
+    step: 'authentication',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    title: 'The client certificate belongs to no known MTC server',
+  },
+  certificateAmbiguous: {
+    step: 'authentication',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    title: 'The client certificate matches more than one MTC server',
+  },
+  certificateExpired: {
+    step: 'authentication',
+    status: 401,
+    code: 'UNAUTHENTICATED',
+    title: 'The client certificate is not valid at this time',
+  },
+  certificateWrongUse: {
+    step: 'authentication',
+    status: 401,
+    code: 'UNAUTHENTICATED',
+    title: 'The client certificate is not for client authentication',
+  },
+  certificateRevoked: {
+    step: 'authentication',
+    status: 401,
+    code: 'UNAUTHENTICATED',
+    title: 'The client certificate is revoked',
+  },
+  revocationUnknown: {
+    step: 'authentication',
+    status: 503,
+    code: 'UNAVAILABLE',
+    title: 'The gateway cannot tell at the moment whether the client certificate is revoked',
+  },
+  sourceNotAllowed: {
+    step: 'authentication',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    title: 'Requests of this MTC server do not come from this address',
+  },
+  serverBusy: {
+    step: 'admission',
+    status: 429,
+    code: 'TOO_MANY_REQUESTS',
+    title: 'You have as many requests under way as you may',
+    retryAfterSeconds: 1,
+    sheds: true,
+  },
+  gatewayBusy: {
+    step: 'admission',
+    status: 503,
+    code: 'UNAVAILABLE',
+    title: 'The gateway has too much to do at the moment',
+    retryAfterSeconds: 2,
+    sheds: true,
+  },
+  invalidArgument: {
+    step: 'request',
+    status: 400,
+    code: 'INVALID_ARGUMENT',
+    cause: 'INVALID_MSG_FORMAT',
+    title: 'The request does not follow the API',
+  },
+  bodyTooLarge: {
+    step: 'request',
+    status: 413,
+    code: 'INVALID_ARGUMENT',
+    cause: 'INVALID_MSG_FORMAT',
+    title: 'The request body is too large',
+  },
+  requestTooSlow: {
+    step: 'request',
+    status: 408,
+    code: 'REQUEST_TIMEOUT',
+    title: 'The request took too long to arrive',
+  },
+  headerTooLarge: {
+    step: 'request',
+    status: 431,
+    code: 'INVALID_ARGUMENT',
+    cause: 'INVALID_MSG_FORMAT',
+    title: "The request's header is too large",
+  },
+  unsupportedMediaType: {
+    step: 'request',
+    status: 415,
+    code: 'UNSUPPORTED_MEDIA_TYPE',
+    title: 'The request body must be application/json',
+  },
+  methodNotAllowed: {
+    step: 'request',
+    status: 405,
+    code: 'METHOD_NOT_ALLOWED',
+    title: 'This resource has no such method',
+  },
+  notFound: { step: 'request', status: 404, code: 'NOT_FOUND', title: 'There is no such resource' },
+  notSupported: {
+    step: 'request',
+    status: 422,
+    code: 'NOT_SUPPORTED',
+    title: 'This gateway does not support that yet',
+  },
+  grantNotFound: { step: 'request', status: 404, code: 'NOT_FOUND', title: 'There is no such grant' },
+  idempotencyKeyReused: {
+    step: 'request',
+    status: 422,
+    code: 'IDEMPOTENCY_KEY_REUSED',
+    title: 'This Idempotency-Key was used for another request',
+  },
+  idempotencyKeyInUse: {
+    step: 'request',
+    status: 409,
+    code: 'IDEMPOTENCY_KEY_IN_USE',
+    title: 'A request with this Idempotency-Key is under way',
+    retryAfterSeconds: 1,
+  },
+  deviceUnknown: {
+    step: 'device',
+    status: 404,
+    code: 'IDENTIFIER_NOT_FOUND',
+    cause: 'UE_NOT_FOUND',
+    title: 'There is no such device for this MTC server',
+  },
+  notAuthorisedByMtcUser: {
+    step: 'mtcUser',
+    status: 404,
+    code: 'IDENTIFIER_NOT_FOUND',
+    cause: 'UE_NOT_FOUND',
+    title: 'There is no such device for this MTC server',
+  },
+  tooManyUnknownDevices: {
+    step: 'device',
+    status: 429,
+    code: 'TOO_MANY_REQUESTS',
+    title: 'Too many requests in this minute for devices that are not there for this MTC server',
+    sheds: true,
+  },
+  deniedByRule: {
+    step: 'rule',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'OPERATION_PROHIBITED',
+    title: "The operator's rules do not allow this grant",
+  },
+  noRuleAllows: {
+    step: 'rule',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'OPERATION_PROHIBITED',
+    title: "The operator's rules do not allow this grant",
+  },
+  conditionFailed: {
+    step: 'rule',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'OPERATION_PROHIBITED',
+    title: "The operator's rules do not allow this grant",
+  },
+  outsideHours: {
+    step: 'rule',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'OPERATION_PROHIBITED',
+    title: "The operator's rules do not allow this grant",
+  },
+  applicationServerRequired: {
+    step: 'applicationServer',
+    status: 422,
+    code: 'APPLICATION_SERVER_REQUIRED',
+    title: 'Name the application server by an address of this family within your sources',
+  },
+  applicationServerNotAllowed: {
+    step: 'applicationServer',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    title: 'The application server is not within your sources',
+  },
+  deniedByFilter: {
+    step: 'filter',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'OPERATION_PROHIBITED',
+    title: "The operator's rules do not allow this grant",
+  },
+  familyMismatch: {
+    step: 'applicationServer',
+    status: 422,
+    code: 'FAMILY_MISMATCH',
+    title: 'ipFamily and applicationServer contradict each other',
+  },
+  rateExceeded: {
+    step: 'rate',
+    status: 429,
+    code: 'TOO_MANY_REQUESTS',
+    title: 'Too many requests in this minute',
+    sheds: true,
+  },
+  alreadyExists: { step: 'existing', status: 409, code: 'ALREADY_EXISTS', title: 'Such a grant is live already' },
+  grantEnded: { step: 'existing', status: 409, code: 'GRANT_ENDED', title: 'The grant has ended; ask for a new one' },
+  lifetimeExhausted: {
+    step: 'existing',
+    status: 409,
+    code: 'LIFETIME_EXHAUSTED',
+    title: 'The grant has been extended for as long as it may live; ask for a new one',
+  },
+  grantsPerDeviceExceeded: {
+    step: 'quota',
+    status: 429,
+    code: 'QUOTA_EXCEEDED',
+    cause: 'QUOTA_EXCEEDED',
+    title: 'You hold as many grants on this device as you may',
+  },
+  grantsPerServerExceeded: {
+    step: 'quota',
+    status: 429,
+    code: 'QUOTA_EXCEEDED',
+    cause: 'QUOTA_EXCEEDED',
+    title: 'You hold as many grants as you may',
+  },
+  deviceUnreachable: {
+    step: 'binding',
+    status: 409,
+    code: 'DEVICE_UNREACHABLE',
+    cause: 'UE_TEMPORARILY_NOT_REACHABLE',
+    title: 'The device has no address of this family at the moment',
+  },
+  endpointsExhausted: {
+    step: 'endpoint',
+    status: 503,
+    code: 'UNAVAILABLE',
+    title: 'All external endpoints are in use or at rest',
+  },
+  changedWhileDeciding: {
+    step: 'commit',
+    status: 409,
+    code: 'CONFLICT',
+    title: 'Something this grant rests on changed while it was decided; ask again',
+    retryAfterSeconds: 1,
+  },
+  recordNotWritten: {
+    step: 'record',
+    status: 503,
+    code: 'UNAVAILABLE',
+    title: 'The gateway cannot keep its records at the moment',
+    retryAfterSeconds: 5,
+  },
+} as const satisfies Record<string, RefusalFace>;
+
+export type RefusalReason = keyof typeof REFUSALS;
+
+/** A request that was not granted: a value, never an exception. */
+export interface Refusal {
+  readonly reason: RefusalReason;
+  readonly step: Step;
+  /** Random id of this refusal; the outside sees it, `mtgate why` takes it. */
+  readonly instance: string;
+  /** For the operator's log only. */
+  readonly why: string;
+  /** The rule that decided, where one did. For the operator only. */
+  readonly rule?: string;
+  /** What the asking server may know beside the title: fields and words of its own request. */
+  readonly detail?: string;
+  /** Members added to the problem document (RFC 9457 3.2), such as the grantId of a conflict. */
+  readonly members?: Readonly<Record<string, string>>;
+  /** When asking again may help, in whole seconds from now, at least 1 (RFC 9110 10.2.3). */
+  readonly retryAfterSeconds?: number;
+}
+
+/** What is known of a refusal beside its reason; all of it goes to the operator's log. */
+export interface RefusalFacts extends Partial<Pick<Refusal, 'rule' | 'detail' | 'members' | 'retryAfterSeconds'>> {
+  readonly why: string;
+  /** Who asked for what: server, request address, device … */
+  readonly [fact: string]: unknown;
+}
+
+/** Makes a refusal: gives it its instance, records it, counts it. Every refusal comes from here. */
+export type Refuse = (reason: RefusalReason, facts: RefusalFacts) => Refusal;

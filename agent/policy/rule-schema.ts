@@ -1,0 +1,255 @@
+/**
+ * What may stand in a rule file, key by key, and what each key is read as.
+ * rules/rules.schema.json, for editors, is made from it, so that the editor
+ * and the agent say the same. Filters and tests of packets bring their own
+ * part (filter-files.ts, packet-tests.ts). Here a file is judged for itself;
+ * what needs the whole is judged in checks.ts.
+ */
+import type { z } from 'zod';
+import * as f from '../core/fields.ts';
+import { parseAddress } from '../core/net.ts';
+import { REFUSALS, type RefusalReason } from '../core/refusals.ts';
+import type { ServerName } from '../core/words.ts';
+import { LONGEST_CONDITION } from './condition.ts';
+import { filter } from './filter-files.ts';
+import { ALL_DAY, DAYS, parseTimeOfDay, parseZone } from './hours.ts';
+import { packet, packetExpectation } from './packet-tests.ts';
+import { parseDevicePattern, parseNamePattern } from './patterns.ts';
+
+/** A month: long enough for every sensible grant, short enough that a slip of the finger ends. */
+const LONGEST_SECONDS = 30 * 86_400;
+const COUNT = f.integer(1, 1_000_000);
+const USED = f.integer(0, 1_000_000);
+
+/** The steps that `decide` takes; tests can expect their refusals. */
+const TESTED_STEPS = ['mtcUser', 'rule', 'applicationServer', 'filter', 'rate', 'quota'];
+const TESTED_REASONS = (Object.keys(REFUSALS) as RefusalReason[]).filter((reason) =>
+  TESTED_STEPS.includes(REFUSALS[reason].step),
+);
+
+const serverName = f.name<ServerName>();
+const utc = f.field('a time in UTC such as 2026-03-29T00:30:00Z', (text) => {
+  if (!/^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?Z$/.test(text)) return undefined;
+  const time = Date.parse(text);
+  return Number.isNaN(time) ? undefined : time;
+});
+const uri = f.field('a URI such as urn:mtc:acme:head-end', (text) =>
+  /^[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+$/.test(text) ? text : undefined,
+);
+const sha256 = f.field('the SHA-256 of a public key (SubjectPublicKeyInfo): 64 hex digits', (text) => {
+  const digits = text.replaceAll(':', '').toLowerCase();
+  return /^[0-9a-f]{64}$/.test(digits) ? digits : undefined;
+});
+const devicePattern = f.field('a device pattern such as *@*.meters.example', parseDevicePattern);
+const namePattern = f.field('a name, in which * stands for any letters', parseNamePattern);
+const TIME = '^([01][0-9]|2[0-3]):[0-5][0-9]$';
+const GROUP = 'group:';
+/** A group is named where a server or a pattern may stand. */
+function orGroup<Value>(expected: string, read: (text: string) => Value | undefined) {
+  return f.field(`${expected}, or ${GROUP}NAME`, (text): Value | GroupName | undefined => {
+    if (!text.startsWith(GROUP) || text.includes('@')) return read(text);
+    const group = f.name().safeParse(text.slice(GROUP.length)).data;
+    return group === undefined ? undefined : { group };
+  });
+}
+const serverOrGroup = orGroup('the name of a server', (text) => serverName.safeParse(text).data);
+const deviceOrGroup = orGroup('a device pattern such as *@*.meters.example', parseDevicePattern);
+const applicationServer = f.field('an IP address, or all', (text) => (text === 'all' ? text : parseAddress(text)));
+
+const certificate = f
+  .mapping({ uri: uri.exactOptional(), issuer: f.name().exactOptional(), sha256: sha256.exactOptional() })
+  .refine(...f.exactlyOne('uri', 'sha256'))
+  .refine((written) => !('sha256' in written && 'issuer' in written), {
+    error: 'expected issuer with uri only: a public key needs none',
+    when: f.isMapping,
+  });
+
+const server = f.mapping({
+  certificates: f.list(certificate, 'certificates'),
+  sources: f.list(f.prefix, 'prefixes'),
+  apiSources: f.list(f.prefix, 'prefixes').exactOptional(),
+});
+
+const mtcUser = f.mapping({
+  certificates: f.list(certificate, 'certificates').exactOptional(),
+  devices: f.list(devicePattern, 'device patterns'),
+  authorises: f.list(serverName, 'servers', 0).default([]),
+  mayAuthorise: f.list(namePattern, 'names').exactOptional(),
+});
+
+const deviceGroup = f
+  .mapping({
+    devices: f.list(devicePattern, 'device patterns').exactOptional(),
+    attributes: f.attributes(f.list(f.attributeValue, 'values')).exactOptional(),
+  })
+  .refine(({ devices, attributes }) => devices !== undefined || Object.keys(Object(attributes)).length > 0, {
+    error: 'expected devices, or attributes, or both: a group without them would be every device',
+    when: f.isMapping,
+  });
+
+const serverGroup = f.mapping({ servers: f.list(namePattern, 'names') });
+
+const match = {
+  servers: f.list(serverOrGroup, 'servers').exactOptional(),
+  devices: f.list(deviceOrGroup, 'device patterns').exactOptional(),
+  protocols: f.list(f.protocol, 'tcp, udp').exactOptional(),
+  ports: f.list(f.ports, 'ports').exactOptional(),
+};
+
+const timeOfDay = f.field('a time of the day such as 06:00', parseTimeOfDay, { pattern: TIME });
+const endOfDay = f.field(
+  'a time of the day such as 22:00, or 24:00',
+  (text) => (text === '24:00' ? ALL_DAY : parseTimeOfDay(text)),
+  {
+    pattern: `${TIME}|^24:00$`,
+  },
+);
+const zone = f.field('a time zone such as Europe/Berlin', parseZone, {}, (text) =>
+  f.unknownWord('time zone', text, Intl.supportedValuesOf('timeZone')),
+);
+const hours = f
+  .mapping({
+    from: timeOfDay,
+    to: endOfDay,
+    zone,
+    days: f.list(f.choice(...DAYS), DAYS.join(', ')).exactOptional(),
+  })
+  .refine(({ from, to }) => from !== to, {
+    error: 'expected another time than from; a whole day is from 00:00 to 24:00',
+    path: ['to'],
+  });
+
+const when = f.field(
+  `a condition in CEL, of at most ${LONGEST_CONDITION} characters`,
+  (text) => (text.trim() === '' || text.length > LONGEST_CONDITION ? undefined : { text: text.trimEnd() }),
+  { minLength: 1, maxLength: LONGEST_CONDITION },
+);
+
+const limits = f
+  .mapping({
+    durationSeconds: f.integer(1, LONGEST_SECONDS),
+    totalSeconds: f.integer(1, LONGEST_SECONDS).exactOptional(),
+    grantsPerDevice: COUNT.exactOptional(),
+    grantsPerServer: COUNT.exactOptional(),
+    requestsPerMinute: COUNT.exactOptional(),
+    packetsPerSecond: f.integer(1, 10_000_000).exactOptional(),
+    bytes: f.bytes.exactOptional(),
+  })
+  .refine(({ durationSeconds, totalSeconds = durationSeconds }) => totalSeconds >= durationSeconds, {
+    error: 'expected totalSeconds to be at least durationSeconds',
+    path: ['totalSeconds'],
+  });
+
+const rule = f
+  .mapping({
+    id: f.name(),
+    allow: f.mapping({ ...match, applicationServer: f.choice('all').exactOptional() }).exactOptional(),
+    deny: f.mapping({ ...match, reason: f.text }).exactOptional(),
+    limits: limits.exactOptional(),
+    hours: hours.exactOptional(),
+    when: when.exactOptional(),
+    stage: f.flag.exactOptional(),
+  })
+  .refine(...f.exactlyOne('allow', 'deny'))
+  .refine((written) => 'deny' in written || 'limits' in written, {
+    error: '"limits" is missing: an allow says at least durationSeconds',
+    when: f.isMapping,
+  })
+  .refine((written) => !('deny' in written && 'limits' in written), {
+    error: 'expected no limits with deny',
+    path: ['limits'],
+    when: f.isMapping,
+  })
+  .meta({ oneOf: [{ required: ['allow', 'limits'] }, { required: ['deny'] }] });
+
+const expectation = f
+  .mapping({
+    allow: f.name().exactOptional(),
+    durationSeconds: f.integer(1, LONGEST_SECONDS).exactOptional(),
+    refuse: f.choice(...TESTED_REASONS).exactOptional(),
+    ...packetExpectation,
+  })
+  .refine(...f.exactlyOne('allow', 'refuse', 'drop', 'pass'))
+  .refine((written) => !('durationSeconds' in written) || 'allow' in written, {
+    error: 'expected durationSeconds with allow only',
+    path: ['durationSeconds'],
+    when: f.isMapping,
+  });
+
+const test = f
+  .mapping({
+    name: f.text,
+    stage: f.flag.exactOptional(),
+    request: f
+      .mapping({
+        server: serverName,
+        device: f.externalId,
+        protocol: f.protocol,
+        port: f.port,
+        durationSeconds: f.integer(1, LONGEST_SECONDS),
+        applicationServer: applicationServer.exactOptional(),
+        ipFamily: f.family.exactOptional(),
+        from: f.address.exactOptional(),
+      })
+      .exactOptional(),
+    packet: packet.exactOptional(),
+    attributes: f.attributes(f.attributeValue).exactOptional(),
+    now: utc.exactOptional(),
+    usage: f
+      .mapping({
+        grantsOnDevice: USED.exactOptional(),
+        grantsOfServer: USED.exactOptional(),
+        requestsInLastMinute: USED.exactOptional(),
+      })
+      .exactOptional(),
+    expect: expectation,
+  })
+  .refine(...f.exactlyOne('request', 'packet'))
+  .refine(...only('request', 'expect', ['drop', 'pass']))
+  .refine(...only('packet', 'expect', ['refuse', 'durationSeconds']))
+  .meta({ oneOf: [{ required: ['request'] }, { required: ['packet'] }] });
+
+/** What a test of one kind cannot say within a key of it. */
+function only(kind: string, key: 'expect', not: readonly string[]) {
+  const fits = (written: { readonly expect: object }) => !(kind in written) || !not.some((one) => one in written[key]);
+  return [fits, { error: `expected no ${not.join(', ')} with ${kind}`, path: [key] as PropertyKey[] }] as const;
+}
+
+/** Who there is cannot be tried out: certificates and sources count, or they do not. */
+function enforced(key: 'servers' | 'mtcUsers') {
+  const stands = (file: { readonly stage?: boolean; readonly servers: object; readonly mtcUsers: object }) =>
+    !file.stage || Object.keys(file[key]).length === 0;
+  const error = `expected no ${key} in a staged file; move them to another`;
+  return [stands, { error, path: [key] as PropertyKey[] }] as const;
+}
+
+/** A whole file. */
+export const ruleFile = f
+  .mapping({
+    stage: f.flag.exactOptional(),
+    servers: f.named(server, 'servers').default({}),
+    mtcUsers: f.named(mtcUser, 'MTC users').default({}),
+    deviceGroups: f.named(deviceGroup, 'groups of devices').default({}),
+    serverGroups: f.named(serverGroup, 'groups of servers').default({}),
+    rules: f.list(rule, 'rules', 0).default([]),
+    filters: f.list(filter, 'filters', 0).default([]),
+    tests: f.list(test, 'tests', 0).default([]),
+  })
+  .refine(...enforced('servers'))
+  .refine(...enforced('mtcUsers'));
+
+export type WrittenFile = z.output<typeof ruleFile>;
+export type WrittenServer = z.output<typeof server>;
+export type WrittenMtcUser = z.output<typeof mtcUser>;
+export type WrittenDeviceGroup = z.output<typeof deviceGroup>;
+export type WrittenServerGroup = z.output<typeof serverGroup>;
+export type WrittenRule = z.output<typeof rule>;
+export type WrittenAnyTest = z.output<typeof test>;
+export type WrittenTest = Omit<WrittenAnyTest, 'request'> & Required<Pick<WrittenAnyTest, 'request'>>;
+export type WrittenPacketTest = Omit<WrittenAnyTest, 'packet'> & Required<Pick<WrittenAnyTest, 'packet'>>;
+export type WrittenCertificate = z.output<typeof certificate>;
+
+/** A group as it is named in a rule. */
+export interface GroupName {
+  readonly group: string;
+}

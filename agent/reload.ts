@@ -1,0 +1,58 @@
+/**
+ * A reload: what may change without a restart is read again. That is the
+ * devices, the certificates and revocation lists, and with autoApply the rule
+ * files.
+ *
+ * The order is that of safety. All is read and checked before any of it is put
+ * in force, so that a file with an issue changes nothing. Then whom to trust
+ * comes first, and the grants that no longer may be end by it; bindings follow,
+ * and the policy is last.
+ */
+import { certificateStatus } from './api/expiry.ts';
+import { readTrust, type Trust } from './api/tls.ts';
+import type { Config } from './config.ts';
+import type { Clock, Log } from './core/ports.ts';
+import type { PolicySwitch } from './editions/policy-switch.ts';
+import { loadDevices, loadTls } from './files.ts';
+import type { Bindings } from './grants/bindings.ts';
+import type { Grants } from './grants/grants.ts';
+import type { FolderWatch } from './rule-folder.ts';
+import { folderText } from './status.ts';
+
+export interface ReloadParts {
+  readonly config: Config;
+  readonly policies: PolicySwitch;
+  readonly folder: FolderWatch;
+  readonly grants: Grants;
+  readonly bindings: Bindings;
+  /** Puts certificates, CAs and revocation lists in force. */
+  readonly trusted: (trust: Trust) => void;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/**
+ * Reads again, and says what is in force then and what of it is of no use.
+ * @throws AgentError rulesInvalid, devicesInvalid, certificateInvalid; then nothing has changed
+ */
+export async function readAgain(parts: ReloadParts): Promise<object> {
+  const { config, policies, folder, grants, bindings, trusted, clock, log } = parts;
+  if (config.rules.autoApply) await policies.propose();
+  const next = { devices: loadDevices(config), trust: readTrust(loadTls(config)) };
+
+  trusted(next.trust);
+  await grants.review();
+  await bindings.replaceFile(next.devices);
+  const applied = config.rules.autoApply ? await policies.autoApply() : undefined;
+  folder.lookAgain();
+
+  const { edition } = policies.inForce;
+  const difference = folder.difference(edition.digest);
+  const notApplied = applied && 'refused' in applied ? `rule files were not applied: ${applied.why}` : undefined;
+  const left = notApplied ?? (difference && folderText(edition.number, difference));
+  log.info({ policy: edition.version, edition: edition.number, ...(left && { folder: left }) }, 'reloaded');
+  const unusable = certificateStatus(next.trust, clock.nowMs()).filter(({ usable }) => !usable);
+  const { size: liveGrants } = grants.live;
+  const inForce = { policy: edition.version, edition: edition.number, devices: next.devices.length, liveGrants };
+  return { ...inForce, unusable, ...(left && { folder: left }) };
+}
