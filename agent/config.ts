@@ -87,6 +87,8 @@ export interface Config {
     readonly sampledDenialsPerSecond: number;
     readonly orphanGraceSeconds: number;
     readonly udpTombstoneSeconds: number;
+    /** Devices speak only from addresses that are bound. */
+    readonly onlyBound: boolean;
   };
   readonly base: { readonly nflogGroup: number; readonly deniedDestinations: readonly Prefix[] };
 }
@@ -105,6 +107,12 @@ const service = f.field('tcp/PORT, udp/PORT, icmp or icmpv6', (text): Service | 
   const [read, number] = [f.protocol.safeParse(protocol).data, f.port.safeParse(port).data];
   return read && number ? { protocol: read, port: number } : undefined;
 });
+
+const yesOrNo = (otherwise: 'true' | 'false') =>
+  f
+    .choice('true', 'false')
+    .default(otherwise)
+    .transform((word) => word === 'true');
 
 /** The file, key by key; paths are read from the folder it lies in. */
 function agentFile(folder: string) {
@@ -151,10 +159,7 @@ function agentFile(folder: string) {
         'folder',
         f.mapping({
           folder: path.default(inFolder('rules')),
-          autoApply: f
-            .choice('true', 'false')
-            .default('false')
-            .transform((word) => word === 'true'),
+          autoApply: yesOrNo('false'),
         }),
       )
       .prefault({}),
@@ -167,6 +172,7 @@ function agentFile(folder: string) {
         sampledDenialsPerSecond: f.integer(0, 100_000).default(500),
         orphanGraceSeconds: f.integer(10, 86_400).default(300),
         udpTombstoneSeconds: f.integer(1, 120).default(30),
+        onlyBound: yesOrNo('true'),
       })
       .prefault({}),
     base: f

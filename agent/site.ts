@@ -82,6 +82,7 @@ export function gateSetup(config: Config, site: Site, realmId: (name: RealmName)
     services: config.services,
     orphanGraceSeconds: config.gate.orphanGraceSeconds,
     udpTombstoneSeconds: config.gate.udpTombstoneSeconds,
+    onlyBound: config.gate.onlyBound,
   };
 }
 

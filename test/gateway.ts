@@ -193,6 +193,7 @@ export class TestGateway {
       services: [],
       orphanGraceSeconds: GRACE_SECONDS,
       udpTombstoneSeconds: 30,
+      onlyBound: true,
     };
     return new Memory(this.clock, setup);
   }

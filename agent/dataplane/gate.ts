@@ -11,7 +11,7 @@
  */
 import { ADMISSIONS_MAX, type Admission, admissionTables, crowdedSource } from '../core/admissions.ts';
 import { AgentError } from '../core/errors.ts';
-import type { Address, Prefix } from '../core/net.ts';
+import type { Prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import { DENIAL_REASONS, DENIALS, type DenialReason, denialOfNumber } from '../core/reasons.ts';
 import type { PacketLimits } from '../core/words.ts';
@@ -23,6 +23,7 @@ import type {
   GateCounters,
   GateSetup,
   Hook,
+  InnerPrefix,
   JudgingDataplane,
   Mapping,
   PacketCount,
@@ -36,6 +37,8 @@ import * as values from './map-values.ts';
 const NUMBER = ENTRY.number / 8;
 const LIMITS = ENTRY.limits / 8;
 const SECOND_NS = 1_000_000_000n;
+/** What stands in a map that is a set. */
+const HELD = Uint8Array.of(1);
 const TC_ACT = { ok: 0, shot: 2, redirect: 7, unspec: -1 } as const;
 
 export class Gate implements JudgingDataplane {
@@ -238,11 +241,23 @@ export class Gate implements JudgingDataplane {
     this.#gate.maps.classes.update(values.prefixKey(of), values.u32(classId));
   }
 
-  setChanging(realm: number, address: Address, changing: boolean): void {
-    const key = values.innerKey(realm, address);
-    const name = `${realm} ${address.text}`;
+  bind(realm: number, prefix: Prefix): void {
+    this.#gate.maps.bound.update(values.innerKey(realm, prefix), HELD);
+  }
+
+  unbind(realm: number, prefix: Prefix): void {
+    this.#gate.maps.bound.remove(values.innerKey(realm, prefix));
+  }
+
+  *bindings(): Iterable<InnerPrefix> {
+    for (const key of this.#gate.maps.bound.keysInBatches()) yield values.readInner(key);
+  }
+
+  setChanging(realm: number, prefix: Prefix, changing: boolean): void {
+    const key = values.innerKey(realm, prefix);
+    const name = `${realm} ${prefix.text}`;
     if (changing) {
-      this.#gate.maps.changing.update(key, Uint8Array.of(1));
+      this.#gate.maps.changing.update(key, HELD);
       this.#changing.add(name);
     } else {
       this.#gate.maps.changing.remove(key);

@@ -93,10 +93,20 @@ struct {
 	__type(value, struct gate_route);
 } realms SEC(".maps");
 
+/* Who holds what: room for four prefixes of a million devices, taken as they are bound. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 17);
+	__uint(max_entries, 1 << 22);
+	__type(key, struct gate_inner);
+	__type(value, __u8);
+} bound SEC(".maps");
+
+/* What is being given from one holder to another: a first devices file, all at once. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 22);
 	__type(key, struct gate_inner);
 	__type(value, __u8);
 } changing SEC(".maps");
@@ -150,6 +160,22 @@ static __always_inline struct gate_prefix host_prefix(const struct gate_address 
 
 	__builtin_memcpy(key.address, address, sizeof(key.address));
 	return key;
+}
+
+static __always_inline struct gate_inner inner_host(__u32 realm, const struct gate_address *address)
+{
+	struct gate_inner key = { .length = 32 + 128, .realm = realm };
+
+	__builtin_memcpy(key.address, address, sizeof(key.address));
+	return key;
+}
+
+/* Whether anybody holds this inner address. */
+static __always_inline bool is_bound(__u32 realm, const struct gate_address *address)
+{
+	struct gate_inner key = inner_host(realm, address);
+
+	return bpf_map_lookup_elem(&bound, &key);
 }
 
 /* The server class an address belongs to; 0: none. */

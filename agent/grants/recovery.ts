@@ -3,9 +3,9 @@
  * allocation one again (reconcile.ts says what must change), and what each
  * heartbeat does before it is written.
  */
-import type { Family } from '../core/net.ts';
+import { type Family, hostPrefix } from '../core/net.ts';
 import { entryCount } from '../core/pool.ts';
-import type { EntryState } from '../dataplane/dataplane.ts';
+import type { EntryState, InnerPrefix } from '../dataplane/dataplane.ts';
 import type { Grants } from './grants.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import type { EndCause } from './lifecycle.ts';
@@ -24,14 +24,17 @@ export interface Recovery {
 }
 
 /**
- * Bindings as they were recorded. What an older copy of the database says is
- * not believed: the address may be another's by now. The devices file is read
- * anew anyway; what the operator bound is to be bound again.
+ * Bindings as they were recorded, for the directory and for the gate. What an
+ * older copy of the database says is not believed: the address may be
+ * another's by now. The devices file is read anew anyway; what the operator
+ * bound is to be bound again.
  */
-export async function rememberBindings({ store, directory, log }: Ground): Promise<void> {
+export async function rememberBindings(ground: Ground): Promise<void> {
+  const { store, directory, log } = ground;
   const kept = store.bindings();
   const doubtful = store.isOlder ? kept.filter(({ source }) => source !== 'file') : [];
   directory.apply({ losses: [], gains: kept.filter((binding) => !doubtful.includes(binding)) });
+  await bindInGate(ground);
   const liveOnRecord = store.isOlder ? countOf(store.live()) : 0;
   if (doubtful.length + liveOnRecord === 0) return;
   log.error({ liveOnRecord, bindingsForgotten: doubtful.length }, 'storeOlder');
@@ -39,6 +42,25 @@ export async function rememberBindings({ store, directory, log }: Ground): Promi
   await store.rebind({ losses, gains: [] });
 }
 
+/** Makes the gate's bindings those of the directory; what an earlier agent left goes first. */
+async function bindInGate({ dataplane, directory, store }: Ground): Promise<void> {
+  const nameOf = ({ realm, prefix }: InnerPrefix) => `${realm} ${prefix.text}`;
+  const missing = new Map<string, InnerPrefix>();
+  for (const { inner } of directory.bindings()) {
+    const held = { realm: store.idOf('realm', inner.realm), prefix: hostPrefix(inner.address) };
+    missing.set(nameOf(held), held);
+  }
+  const stale: InnerPrefix[] = [];
+  for await (const found of slicesOf(dataplane.bindings(), BINDINGS))
+    stale.push(...found.filter((one) => !missing.delete(nameOf(one))));
+  for await (const some of slicesOf(stale, BINDINGS))
+    for (const { realm, prefix } of some) dataplane.unbind(realm, prefix);
+  for await (const some of slicesOf(missing.values(), BINDINGS))
+    for (const { realm, prefix } of some) dataplane.bind(realm, prefix);
+}
+
+/** So many bindings are looked at in one turn of the loop. */
+const BINDINGS = 4096;
 /** So many records are judged, and put right in one commit. */
 const RECORDS = 512;
 /** So many entries of the gate are looked at in one turn of the loop. */
