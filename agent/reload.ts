@@ -12,10 +12,13 @@ import { certificateStatus } from './api/expiry.ts';
 import { readTrust, type Trust } from './api/tls.ts';
 import type { Config } from './config.ts';
 import type { Clock, Log } from './core/ports.ts';
+import type { OwnerOf } from './directory/registry.ts';
+import type { RegistryStore } from './directory/registry-store.ts';
 import type { PolicySwitch } from './editions/policy-switch.ts';
 import { loadDevices, loadTls } from './files.ts';
 import type { Bindings } from './grants/bindings.ts';
 import type { Grants } from './grants/grants.ts';
+import { mtcUserOf } from './policy/rule-index.ts';
 import type { FolderWatch } from './rule-folder.ts';
 import { folderText } from './status.ts';
 
@@ -25,6 +28,7 @@ export interface ReloadParts {
   readonly folder: FolderWatch;
   readonly grants: Grants;
   readonly bindings: Bindings;
+  readonly registry: RegistryStore;
   /** Puts certificates, CAs and revocation lists in force. */
   readonly trusted: (trust: Trust) => void;
   readonly clock: Clock;
@@ -36,13 +40,15 @@ export interface ReloadParts {
  * @throws AgentError rulesInvalid, devicesInvalid, certificateInvalid; then nothing has changed
  */
 export async function readAgain(parts: ReloadParts): Promise<object> {
-  const { config, policies, folder, grants, bindings, trusted, clock, log } = parts;
+  const { config, policies, folder, grants, bindings, registry, trusted, clock, log } = parts;
   if (config.rules.autoApply) await policies.propose();
-  const next = { devices: loadDevices(config), trust: readTrust(loadTls(config)) };
+  const ownerOf: OwnerOf = (externalId) => mtcUserOf(grants.policy, externalId)?.name;
+  const next = { devices: loadDevices(config, { registry, ownerOf }), trust: readTrust(loadTls(config)) };
 
   trusted(next.trust);
   await grants.review();
   await bindings.replaceFile(next.devices);
+  if (grants.policy.readsAttributes) await grants.review(); // by what is said of devices now
   const applied = config.rules.autoApply ? await policies.autoApply() : undefined;
   folder.lookAgain();
 

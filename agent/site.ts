@@ -7,10 +7,11 @@ import type { Config } from './config.ts';
 import { sharedRealms } from './core/address-plan.ts';
 import type { Admission } from './core/admissions.ts';
 import type { Prefix } from './core/net.ts';
-import type { Attributes, ExternalId, InnerAddress, RealmName } from './core/words.ts';
+import type { Attributes, ExternalId, RealmName } from './core/words.ts';
 import type { Interfaces } from './dataplane/attachment.ts';
 import type { GateSetup } from './dataplane/dataplane.ts';
 import type { Link } from './dataplane/rtnetlink.ts';
+import { type Binding, deviceOf } from './directory/binding.ts';
 import { admissionsOf } from './policy/admissions.ts';
 import { type GroupMember, groupsIn } from './policy/filter-ruleset.ts';
 import { isInGroup } from './policy/groups.ts';
@@ -89,7 +90,7 @@ export function gateSetup(config: Config, site: Site, realmId: (name: RealmName)
 /** What the base is written from, beside the filters of the policy: who is in their groups. */
 export interface FilterGround {
   readonly policy: Policy;
-  readonly bound: Iterable<{ readonly device: ExternalId; readonly inner: InnerAddress }>;
+  readonly bound: Iterable<Pick<Binding, 'holder' | 'realm' | 'prefix'>>;
   readonly attributesOf: (device: ExternalId) => Attributes;
 }
 
@@ -127,12 +128,12 @@ export function groupMembers(
   if (used.length === 0) return new Map();
   const interfaces = new Map<string, string>(config.inside.map((one) => [one.realm, one.interface]));
   const members = new Map<string, GroupMember[]>(used.map(({ group }) => [group, []]));
-  for (const { device, inner } of bound) {
-    const name = interfaces.get(inner.realm);
+  for (const { holder, realm, prefix } of bound) {
+    const name = interfaces.get(realm);
+    const device = deviceOf(holder);
+    if (name === undefined || !device) continue;
     const facts = { externalId: device, attributes: attributesOf(device) };
-    for (const group of name === undefined ? [] : used)
-      if (isInGroup(group, facts))
-        members.get(group.group)?.push({ interface: name as string, address: inner.address });
+    for (const group of used) if (isInGroup(group, facts)) members.get(group.group)?.push({ interface: name, prefix });
   }
   return members;
 }

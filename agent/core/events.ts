@@ -56,6 +56,10 @@ export const EVENTS = {
     'A staged filter met a packet and, being staged, did nothing. `leftOut` counts copies since its last line.',
   connectionShed:
     'A connection was closed: `reason` says whose share or time was used up. `leftOut` counts the others.',
+  accounted: 'What a NAS told by RADIUS, and what became of it (`finding`). At level debug.',
+  accountingAlarm:
+    'What a NAS told by RADIUS should not be: `finding` says what, `why` what was seen. `mtgate radius status` counts them.',
+  accountingFailed: 'What a NAS told could not be carried out; it is not answered, so that the NAS repeats it.',
   bindingBegun: 'A device holds an inner address from now on.',
   bindingEnded: 'A device holds an inner address no more; the grants that rested on it have ended.',
   radiusDropped:
@@ -69,6 +73,9 @@ export const EVENTS = {
   revokeAsked: 'An operator (`byUid`) revokes a grant.',
   bindAsked: 'An operator (`byUid`) binds a device to an inner address.',
   unbindAsked: 'An operator (`byUid`) takes an inner address from a device.',
+  importAsked: 'An operator (`byUid`) registers devices by a file: how, and whether only to see what it would change.',
+  devicesImported: 'An import is registered: how many devices it added, changed, removed; how many there are now.',
+  exportAsked: 'An operator (`byUid`) has all registered devices written out.',
   reloadAsked: 'An operator (`byUid`) asks to read the files again.',
   managementFailed: 'A request on the management socket met a fault; its asker was told the same.',
 } as const satisfies Record<string, string>;

@@ -288,6 +288,13 @@ export const REFUSALS = {
     cause: 'UE_TEMPORARILY_NOT_REACHABLE',
     title: 'The device has no address of this family at the moment',
   },
+  addressUnknown: {
+    step: 'binding',
+    status: 409,
+    code: 'DEVICE_UNREACHABLE',
+    cause: 'UE_TEMPORARILY_NOT_REACHABLE',
+    title: 'The device has a prefix, and it is not known which address in it to reach',
+  },
   endpointsExhausted: {
     step: 'endpoint',
     status: 503,

@@ -8,7 +8,7 @@
  * overlap.
  */
 import { type Address, hostPrefix, type Prefix } from '../core/net.ts';
-import type { ExternalId, RealmName } from '../core/words.ts';
+import type { ExternalId, InnerAddress, RealmName } from '../core/words.ts';
 
 declare const unregistered: unique symbol;
 /** A subscriber that no registry knows: `imsi:…`, `msisdn:…`, or the session that told of it. No `@` is in it. */
@@ -49,6 +49,11 @@ export const NO_CHANGE: Change = { losses: [], gains: [] };
 /** The device that holds; undefined where none of the registry does. */
 export function deviceOf(holder: Holder): ExternalId | undefined {
   return holder.includes('@') ? (holder as ExternalId) : undefined;
+}
+
+/** The inner address that grants lead to in a binding. */
+export function innerOf({ realm, target }: Binding): InnerAddress | undefined {
+  return target && { realm, address: target };
 }
 
 /** One text a range, for maps. */

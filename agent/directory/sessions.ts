@@ -72,6 +72,7 @@ export const FINDINGS = {
   interimOfOthers: 'an Interim-Update of an address that another holds',
   sessionReused: 'a Start of another subscriber under the name of a session that lived',
   identityChanged: 'another subscriber than the session began with',
+  identityContradiction: 'IMSI, MSISDN and external identifier are not of one device: bound to none',
   outsidePools: 'an address outside the pools of the client',
   realmUnknown: 'neither APN nor address says which realm',
   boundOtherwise: 'an address that the devices file or an operator bound to another',
@@ -81,6 +82,7 @@ const ALARMED: readonly Finding[] = [
   'interimOfOthers',
   'sessionReused',
   'identityChanged',
+  'identityContradiction',
   'outsidePools',
   'realmUnknown',
   'boundOtherwise',
@@ -105,14 +107,14 @@ export interface Plan {
 export interface Surroundings extends Places {
   /** Bindings that share an address with a range. */
   overlapping(range: Range): readonly Binding[];
-  /** The registered device that a subscriber is; undefined where there is none, or more than one. */
-  deviceOf(subscriber: Subscriber): ExternalId | undefined;
+  /** The registered device that a subscriber is. Names of one that lead to two devices contradict each other. */
+  deviceOf(subscriber: Subscriber): ExternalId | 'contradiction' | undefined;
   /** The registry's interface identifier of a device. */
   interfaceIdOf(device: ExternalId): bigint | undefined;
 }
 
 /** How long a stopped session is remembered. */
-const STOPPED_KEPT_MS = 24 * 3_600_000;
+export const STOPPED_KEPT_MS = 24 * 3_600_000;
 /** A NAS whose clock is further ahead than this is not believed. */
 const AHEAD_MOST_MS = 300_000;
 
@@ -304,7 +306,9 @@ export class Sessions {
       ? `${taken.binding.prefix.text} was held by ${taken.binding.holder}`
       : isReused && before && `session ${id} was of ${before.holder}`;
     const isNews = !known || gains.length > 0 || ranges.size > known.ranges.length;
-    const plain = event.kind === 'start' && !isNews ? 'duplicate' : 'applied';
+    const isContradiction = isNews && around.deviceOf(subscriber) === 'contradiction';
+    const told = event.kind === 'start' && !isNews ? 'duplicate' : 'applied';
+    const plain = isContradiction ? 'identityContradiction' : told;
     return {
       finding: taken ? 'addressTaken' : isReused ? 'sessionReused' : plain,
       ...(why && { why }),
@@ -395,7 +399,8 @@ function isOfNas(event: AccountingEvent): event is NasEvent {
 }
 
 function holderOf({ nas, id, subscriber }: Pick<Session, 'nas' | 'id' | 'subscriber'>, around: Surroundings): Holder {
-  return around.deviceOf(subscriber) ?? unregistered(subscriber, sessionKey(nas, id));
+  const device = around.deviceOf(subscriber);
+  return device && device !== 'contradiction' ? device : unregistered(subscriber, sessionKey(nas, id));
 }
 
 /** A range that is held; where the NAS tells no interface identifier, grants lead to the one of the registry. */

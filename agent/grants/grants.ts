@@ -28,6 +28,7 @@ import type {
   ServerName,
 } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
+import { innerOf } from '../directory/binding.ts';
 import type { Policy } from '../policy/policy.ts';
 import { Endpoints } from './endpoints.ts';
 import { CLOCK_LAG_NS, type Ground, orNotRecorded } from './ground.ts';
@@ -123,8 +124,13 @@ export class Grants {
     if (decision.verdict === 'refuse') return refuse(decision.reason, this.judge.factsOf(who, decision));
     const { family } = decision;
     const binding = device && directory.bindingOf(device.externalId, family);
-    if (!binding) return refuse('deviceUnreachable', { why: `not bound in ${family}`, rule: decision.rule });
-    const { realm } = binding.inner;
+    if (!device || !binding) {
+      const isHeld = device && directory.familiesOf(device.externalId).includes(family);
+      return isHeld
+        ? refuse('addressUnknown', { why: 'bound to a prefix, and no interface identifier is known', rule: decision.rule })
+        : refuse('deviceUnreachable', { why: `not bound in ${family}`, rule: decision.rule });
+    }
+    const { realm } = binding;
     const noWay = this.#ground.notReady(realm);
     if (noWay) return refuse(noWay.reason, { why: noWay.why, rule: decision.rule });
 
@@ -139,7 +145,11 @@ export class Grants {
     const { gateway, bootId, random } = this.#ground;
     const id = this.#ground.newId();
     const policyVersion = policy.version;
-    const record = newRecord({ id, gateway, bootId, who, ask, policyVersion, decision, binding, place }, clock, random);
+    const record = newRecord(
+      { id, gateway, bootId, who, ask, policyVersion, decision, device: device.externalId, binding, place },
+      clock,
+      random,
+    );
     this.#opening.put(record);
     try {
       await store.insert(record, retry);
@@ -197,7 +207,7 @@ export class Grants {
     const { clock, directory } = this.#ground;
     this.live.pass(clock.boottimeNs());
     const device = of.device && directory.find(of.device);
-    const inners = of.device && (device ? directory.bindingsOf(device.externalId) : []).map(({ inner }) => inner);
+    const inners = of.device && (device ? directory.bindingsOf(device.externalId) : []).flatMap((one) => innerOf(one) ?? []);
     return this.live.page({ server: of.server, inners }, after, limit);
   }
 

@@ -112,10 +112,7 @@ export class Judge {
   standing(record: GrantRecord): Standing {
     const { directory, revoked } = this.#ground;
     if (revoked(record.certificate)) return { objection: 'certificateRevoked', record };
-    const binding = directory.bindingOf(record.device, record.family);
-    if (binding?.inner.realm !== record.inner.realm || binding.inner.address.text !== record.inner.address.text) {
-      return { objection: 'deviceUnbound', record };
-    }
+    if (!directory.holds(record.device, record.inner)) return { objection: 'deviceUnbound', record };
     // What is said of a device changes without the rules; they alone are judged once.
     if (this.policy.version === record.policyVersion && !this.policy.readsAttributes) return { record };
     const { decision } = this.again(record, record.grantedSeconds, NO_USAGE);
@@ -171,8 +168,12 @@ export class Judge {
   /** A device as the directory has it; an address that changes hands is nobody's. */
   #factsOf({ externalId, attributes = {} }: Device) {
     const { directory } = this.#ground;
-    const inner = directory.bindingsOf(externalId).map((binding) => binding.inner);
-    return { externalId, attributes, boundFamilies: directory.familiesOf(externalId), inner };
+    const boundFamilies = directory.familiesOf(externalId);
+    const inner = boundFamilies.flatMap((family) => {
+      const binding = directory.bindingOf(externalId, family);
+      return binding ? { realm: binding.realm, address: binding.target } : [];
+    });
+    return { externalId, attributes, boundFamilies, inner };
   }
 
   /** What a server holds, in all and on a device, and how much it has asked for. */

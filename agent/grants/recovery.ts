@@ -3,9 +3,9 @@
  * allocation one again (reconcile.ts says what must change), and what each
  * heartbeat does before it is written.
  */
-import { type Family, hostPrefix } from '../core/net.ts';
 import { entryCount } from '../core/pool.ts';
 import type { EntryState, InnerPrefix } from '../dataplane/dataplane.ts';
+import { type Sessions, STOPPED_KEPT_MS } from '../directory/sessions.ts';
 import type { Grants } from './grants.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import type { EndCause } from './lifecycle.ts';
@@ -38,16 +38,25 @@ export async function rememberBindings(ground: Ground): Promise<void> {
   const liveOnRecord = store.isOlder ? countOf(store.live()) : 0;
   if (doubtful.length + liveOnRecord === 0) return;
   log.error({ liveOnRecord, bindingsForgotten: doubtful.length }, 'storeOlder');
-  const losses = doubtful.map(({ device, inner }) => ({ device, inner, cause: 'deviceUnbound' as const }));
-  await store.rebind({ losses, gains: [] });
+  const losses = doubtful.map((binding) => ({ binding, cause: 'deviceUnbound' as const }));
+  await store.rebind({ losses, gains: [] }, [], ground.clock.nowMs());
+}
+
+/** Sessions as they were recorded; of an older copy of the database none, as of what they bound. */
+export async function rememberSessions({ store, clock }: Ground, sessions: Sessions): Promise<void> {
+  if (store.isOlder) return;
+  const nowMs = clock.nowMs();
+  for await (const put of slicesOf(store.sessions(), BINDINGS)) sessions.apply({ put, over: [] }, nowMs);
+  for (const restarted of store.restarts()) sessions.apply({ put: [], over: [], restarted }, nowMs);
+  for (const { nas, id, atMs } of store.stopped(nowMs - STOPPED_KEPT_MS)) sessions.rememberStopped(nas, id, atMs);
 }
 
 /** Makes the gate's bindings those of the directory; what an earlier agent left goes first. */
 async function bindInGate({ dataplane, directory, store }: Ground): Promise<void> {
   const nameOf = ({ realm, prefix }: InnerPrefix) => `${realm} ${prefix.text}`;
   const missing = new Map<string, InnerPrefix>();
-  for (const { inner } of directory.bindings()) {
-    const held = { realm: store.idOf('realm', inner.realm), prefix: hostPrefix(inner.address) };
+  for (const { realm, prefix } of directory.bindings()) {
+    const held = { realm: store.idOf('realm', realm), prefix };
     missing.set(nameOf(held), held);
   }
   const stale: InnerPrefix[] = [];
@@ -199,8 +208,8 @@ function heartbeatLost({ dataplane, clock }: Ground, orphanGraceSeconds: number)
 }
 
 /** Bindings of the devices file hold as long as the file says so; others were only heard. */
-function bindingConfirmed({ directory }: Ground, record: { device: GrantRecord['device']; family: Family }): boolean {
-  return directory.bindingOf(record.device, record.family)?.source === 'file';
+function bindingConfirmed({ directory }: Ground, { inner }: Pick<GrantRecord, 'inner'>): boolean {
+  return directory.holderOf(inner)?.source === 'file';
 }
 
 /**

@@ -10,7 +10,7 @@ import Database from 'better-sqlite3';
 import { AgentError } from '../core/errors.ts';
 import { TRANSITIONS } from './lifecycle.ts';
 
-const SCHEMA_VERSION = 4;
+const SCHEMA_VERSION = 5;
 
 const SCHEMA = `
 CREATE TABLE transitions (
@@ -51,9 +51,32 @@ CREATE TABLE ids (
   PRIMARY KEY (kind, name), UNIQUE (kind, id)
 ) STRICT, WITHOUT ROWID;
 
+-- A holder is a device, or a subscriber that is none (directory/binding.ts).
 CREATE TABLE bindings (
-  realm TEXT NOT NULL, address TEXT NOT NULL, device TEXT NOT NULL, source TEXT NOT NULL, since_ms INTEGER NOT NULL,
-  PRIMARY KEY (realm, address)
+  realm TEXT NOT NULL, prefix TEXT NOT NULL, target TEXT, holder TEXT NOT NULL, source TEXT NOT NULL,
+  since_ms INTEGER NOT NULL,
+  PRIMARY KEY (realm, prefix)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE ended_bindings (
+  realm TEXT NOT NULL, prefix TEXT NOT NULL, target TEXT, holder TEXT NOT NULL, source TEXT NOT NULL,
+  since_ms INTEGER NOT NULL, until_ms INTEGER NOT NULL, cause TEXT NOT NULL
+) STRICT;
+CREATE INDEX ended_bindings_holder ON ended_bindings (holder, until_ms);
+CREATE INDEX ended_bindings_time ON ended_bindings (until_ms);
+
+-- Of accounting. A session that has stopped is remembered for a day, so that it never binds again.
+CREATE TABLE sessions (
+  client TEXT NOT NULL, nas TEXT NOT NULL, session TEXT NOT NULL,
+  imsi TEXT, msisdn TEXT, external_id TEXT, holder TEXT, ranges TEXT, last_at_ms INTEGER, heard_ms INTEGER,
+  stopped_at_ms INTEGER,
+  CHECK ((stopped_at_ms IS NULL) = (ranges IS NOT NULL)),
+  PRIMARY KEY (client, nas, session)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_stopped ON sessions (stopped_at_ms) WHERE stopped_at_ms IS NOT NULL;
+
+CREATE TABLE nas_restarts (
+  client TEXT NOT NULL, nas TEXT NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (client, nas)
 ) STRICT, WITHOUT ROWID;
 `;
 

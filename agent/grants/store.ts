@@ -12,14 +12,24 @@ import { dirname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { AgentError } from '../core/errors.ts';
 import type { ServerName } from '../core/words.ts';
-import { type Binding, type Change, touched } from '../directory/directory.ts';
+import type { Nas } from '../directory/accounting.ts';
+import type { Binding, Change, Holder } from '../directory/binding.ts';
+import type { Plan, Session } from '../directory/sessions.ts';
+import {
+  type BindingRow,
+  bindingOf,
+  type EndedBinding,
+  endedBindingOf,
+  type RestartRow,
+  rebindRows,
+  type SessionRow,
+  sessionOf,
+  type UnboundRow,
+} from './binding-rows.ts';
 import { type Commit, Commits } from './commits.ts';
 import { type LastUsed, readLastUsed, writeLastUsed } from './last-used.ts';
 import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
 import {
-  type BindingRow,
-  bindingKey,
-  bindingOf,
   COLUMNS,
   changedRow,
   type Familiar,
@@ -61,10 +71,18 @@ export interface GrantStore {
   /** The same for many names; those that are new are written as one. */
   idsOf(kind: 'class' | 'realm', names: readonly string[]): number[];
   bindings(): Binding[];
-  /** Writes a change of bindings, whole or not at all. */
-  rebind(change: Change): Promise<void>;
-  /** Forgets grants that ended, and answers that were kept, before a time each (UTC ms). */
-  purge(endedBeforeMs: number, answeredBeforeMs: number): Promise<void>;
+  /** The sessions of accounting that live; read as they are asked for. */
+  sessions(): Iterable<Session>;
+  /** Those that stopped at or after a time (UTC ms), in that order. */
+  stopped(sinceMs: number): readonly { readonly nas: Nas; readonly id: string; readonly atMs: number }[];
+  /** When each NAS began anew. */
+  restarts(): readonly { readonly nas: Nas; readonly atMs: number }[];
+  /** What a holder held, the last first. */
+  endedBindings(holder: Holder, limit: number): readonly EndedBinding[];
+  /** Writes a change of bindings with what accounting told, whole or not at all. */
+  rebind(change: Change, told: readonly Plan[], nowMs: number): Promise<void>;
+  /** Forgets grants and bindings that ended, then answers that were kept and sessions that stopped, before a time each (UTC ms). */
+  purge(endedBeforeMs: number, forgottenBeforeMs: number): Promise<void>;
   /** Resolves when all that was to be written is, and the file is closed. */
   close(): Promise<void>;
 }
@@ -104,7 +122,14 @@ export function openStore(file: string, worker?: URL): GrantStore {
       .pluck(),
     used: db.prepare(`SELECT count AS batches, coalesce((SELECT max(id) FROM ids WHERE kind = 'class'), 0) AS class,
       coalesce((SELECT max(id) FROM ids WHERE kind = 'realm'), 0) AS realm FROM batches`),
-    bindings: db.prepare('SELECT device, realm, address, source, since_ms AS sinceMs FROM bindings'),
+    bindings: db.prepare('SELECT realm, prefix, target, holder, source, since_ms AS sinceMs FROM bindings'),
+    sessions: db.prepare(`SELECT client, nas, session, imsi, msisdn, external_id AS externalId, holder, ranges,
+      last_at_ms AS lastAtMs, heard_ms AS heardMs FROM sessions WHERE stopped_at_ms IS NULL`),
+    stopped: db.prepare(`SELECT client, nas, session, stopped_at_ms AS atMs FROM sessions
+      WHERE stopped_at_ms >= ? ORDER BY stopped_at_ms`),
+    restarts: db.prepare('SELECT client, nas, at_ms AS atMs FROM nas_restarts'),
+    endedBindings: db.prepare(`SELECT realm, prefix, target, holder, source, since_ms AS sinceMs,
+      until_ms AS untilMs, cause FROM ended_bindings WHERE holder = ? ORDER BY until_ms DESC LIMIT ?`),
   };
   /** Asked for with every grant, and for ever the same. */
   const ids = new Map<string, number>();
@@ -195,18 +220,18 @@ export function openStore(file: string, worker?: URL): GrantStore {
     idOf: (kind, name) => idsOf(kind, [name])[0] as number,
     idsOf,
     bindings: () => (statement.bindings.all() as BindingRow[]).map(bindingOf),
-    rebind: (change) =>
-      written({
-        kind: 'rebind',
-        unbound: touched(change).map(({ inner }) => bindingKey(inner)),
-        bound: change.gains.map(({ device, inner, source, sinceMs }) => ({
-          device,
-          source,
-          sinceMs,
-          ...bindingKey(inner),
-        })),
-      }),
-    purge: (endedBeforeMs, answeredBeforeMs) => written({ kind: 'purge', endedBeforeMs, answeredBeforeMs }),
+    *sessions() {
+      for (const row of statement.sessions.all() as SessionRow[]) yield sessionOf(row);
+    },
+    stopped: (sinceMs) =>
+      (statement.stopped.all(sinceMs) as { client: string; nas: string; session: string; atMs: number }[]).map(
+        ({ client, nas, session, atMs }) => ({ nas: { client, id: nas }, id: session, atMs }),
+      ),
+    restarts: () =>
+      (statement.restarts.all() as RestartRow[]).map(({ client, nas, atMs }) => ({ nas: { client, id: nas }, atMs })),
+    endedBindings: (holder, limit) => (statement.endedBindings.all(holder, limit) as UnboundRow[]).map(endedBindingOf),
+    rebind: (change, told, nowMs) => written({ kind: 'rebind', ...rebindRows(change, told, nowMs) }),
+    purge: (endedBeforeMs, forgottenBeforeMs) => written({ kind: 'purge', endedBeforeMs, forgottenBeforeMs }),
     async close() {
       isClosed = true;
       await commits.settled();

@@ -5,11 +5,9 @@
  * written must not take the others with it: then each is written alone.
  */
 import type Database from 'better-sqlite3';
+import type { RebindRows } from './binding-rows.ts';
 import type { Retry } from './record.ts';
 import { type ChangedRow, NEW_COLUMNS, type NewRow } from './rows.ts';
-
-type BindingKey = Readonly<Record<'realm' | 'address', string>>;
-type BoundRow = BindingKey & { readonly device: string; readonly source: string; readonly sinceMs: number };
 
 /** The new end of a grant, on the clock of the boot. */
 type ReopenedEnd = Pick<ChangedRow, 'id' | 'expiresAtNs'>;
@@ -31,8 +29,8 @@ export type Write =
     }
   | { readonly kind: 'end' | 'lower'; readonly row: ChangedRow }
   | { readonly kind: 'reopen'; readonly bootId: string; readonly ends: readonly ReopenedEnd[] }
-  | { readonly kind: 'rebind'; readonly unbound: readonly BindingKey[]; readonly bound: readonly BoundRow[] }
-  | { readonly kind: 'purge'; readonly endedBeforeMs: number; readonly answeredBeforeMs: number }
+  | ({ readonly kind: 'rebind' } & RebindRows)
+  | { readonly kind: 'purge'; readonly endedBeforeMs: number; readonly forgottenBeforeMs: number }
   | { readonly kind: 'overtake'; readonly batches: number };
 
 /** What became of one: whether it changed anything, or why it could not be written. */
@@ -60,8 +58,19 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
     // An end that comes down takes back what promised more. A grant that the gate never had was promised to nobody.
     withdrawAnswers: db.prepare(`DELETE FROM answers
       WHERE grant_id = @id AND (expires_at_ms > @expiresAtMs OR @endCause = 'lostInGate')`),
-    bind: db.prepare('INSERT INTO bindings VALUES (@realm, @address, @device, @source, @sinceMs)'),
-    unbind: db.prepare('DELETE FROM bindings WHERE realm = @realm AND address = @address'),
+    bind: db.prepare('INSERT OR REPLACE INTO bindings VALUES (@realm, @prefix, @target, @holder, @source, @sinceMs)'),
+    unbind: db.prepare('DELETE FROM bindings WHERE realm = @realm AND prefix = @prefix'),
+    keepUnbound: db.prepare(
+      'INSERT INTO ended_bindings VALUES (@realm, @prefix, @target, @holder, @source, @sinceMs, @untilMs, @cause)',
+    ),
+    putSession: db.prepare(`INSERT OR REPLACE INTO sessions VALUES (@client, @nas, @session,
+      @imsi, @msisdn, @externalId, @holder, @ranges, @lastAtMs, @heardMs, NULL)`),
+    stopSession: db.prepare(`INSERT OR REPLACE INTO sessions (client, nas, session, stopped_at_ms)
+      VALUES (@client, @nas, @session, @stoppedAtMs)`),
+    forgetSession: db.prepare('DELETE FROM sessions WHERE client = @client AND nas = @nas AND session = @session'),
+    restart: db.prepare('INSERT OR REPLACE INTO nas_restarts VALUES (@client, @nas, @atMs)'),
+    purgeUnbound: db.prepare('DELETE FROM ended_bindings WHERE until_ms < ?'),
+    purgeStopped: db.prepare('DELETE FROM sessions WHERE stopped_at_ms < ?'),
     purge: db.prepare(`DELETE FROM grants WHERE state = 'ended' AND ended_at_ms < ?`),
     count: db.prepare('UPDATE batches SET count = count + 1'),
     overtake: db.prepare('UPDATE batches SET count = max(count, ?)'),
@@ -92,11 +101,19 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
         for (const { id, expiresAtNs } of one.ends) statement.reopen.run(one.bootId, expiresAtNs, id);
         return true;
       case 'rebind':
-        for (const key of one.unbound) statement.unbind.run(key);
+        for (const row of one.unbound) {
+          statement.unbind.run(row);
+          statement.keepUnbound.run(row);
+        }
         for (const row of one.bound) statement.bind.run(row);
+        for (const row of one.over) statement[row.stoppedAtMs === null ? 'forgetSession' : 'stopSession'].run(row);
+        for (const row of one.sessions) statement.putSession.run(row);
+        for (const row of one.restarts) statement.restart.run(row);
         return true;
       case 'purge':
-        statement.purgeAnswers.run(one.answeredBeforeMs);
+        statement.purgeAnswers.run(one.forgottenBeforeMs);
+        statement.purgeStopped.run(one.forgottenBeforeMs);
+        statement.purgeUnbound.run(one.endedBeforeMs);
         return statement.purge.run(one.endedBeforeMs).changes > 0;
       case 'overtake':
         return statement.overtake.run(one.batches).changes > 0;
