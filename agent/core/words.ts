@@ -24,6 +24,8 @@ export type InterfaceId = Branded<'InterfaceId'>;
 export type GrantId = Branded<'GrantId'>;
 /** A client certificate by its issuer's key (SHA-256 of the SubjectPublicKeyInfo) and serial number, both hex: `…:…`. */
 export type CertificateId = Branded<'CertificateId'>;
+/** An APN or DNN in lower case, with or without its operator identifier (TS 23.003 9.1). */
+export type Apn = Branded<'Apn'>;
 /** Name of a private address space (APN or DNN). */
 export type RealmName = Branded<'RealmName'>;
 
@@ -153,4 +155,18 @@ export function parseInterfaceId(text: string): InterfaceId | undefined {
 /** An interface identifier as its 64 bits. */
 export function interfaceIdBits(interfaceId: InterfaceId): bigint {
   return interfaceId.split(':').reduce((bits, group) => (bits << 16n) | BigInt(`0x${group}`), 0n);
+}
+
+const APN = /^([a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*?)(\.mnc\d{3}\.mcc\d{3}\.gprs)?$/;
+
+/** The APN that a text means, or undefined. Its network identifier is at most 62 characters, and ends in `.gprs` never. */
+export function parseApn(text: string): Apn | undefined {
+  const apn = text.toLowerCase();
+  const [, network = ''] = APN.exec(apn) ?? [];
+  return network !== '' && network.length <= 62 && !/(^|\.)gprs$/.test(network) ? (apn as Apn) : undefined;
+}
+
+/** An APN without its operator identifier; one that has none as it is. */
+export function networkIdentifier(apn: string): string {
+  return apn.replace(/\.mnc\d{3}\.mcc\d{3}\.gprs$/, '');
 }

@@ -12,7 +12,8 @@
 
 /** An answer is kept for as long as a NAS may repeat its request for want of it. */
 const KEPT_MS = 30_000;
-const ANSWERS_KEPT = 65_536;
+/** So many at most are recent; there may be as many former ones. */
+const ANSWERS_RECENT = 65_536;
 const IN_PROGRESS_PER_CLIENT = 1_024;
 
 export interface Exchange {
@@ -33,19 +34,28 @@ export class Exchanges {
   readonly #inProgress = new Map<string, Exchange>();
   /** By client, also of requests that were replaced by newer ones. */
   readonly #load = new Map<string, number>();
-  /** The oldest first. */
-  readonly #answered = new Map<string, Answered>();
+  /**
+   * Answers in two generations, so that forgetting costs nothing: when the
+   * recent ones are full or old enough they become the former ones, and those
+   * are gone. (Taking the oldest out of one map would step over all that were
+   * taken out before.)
+   */
+  #recent = new Map<string, Answered>();
+  #former = new Map<string, Answered>();
+  /** When the first of the recent ones ends. */
+  #firstEndsMs = 0;
 
   /** Takes a request; `key` names source, port and Identifier. What is begun must be ended. */
   arrive(key: string, client: string, authenticator: Buffer, nowMs: number): Arrival {
     if (this.#inProgress.get(key)?.authenticator.equals(authenticator)) return 'inProgress';
-    const before = this.#answered.get(key);
+    const before = this.#recent.get(key) ?? this.#former.get(key);
     if (before && before.untilMs > nowMs && before.authenticator.equals(authenticator))
       return { answer: before.answer };
     const load = this.#load.get(client) ?? 0;
     if (load >= IN_PROGRESS_PER_CLIENT) return 'tooManyInProgress';
     this.#load.set(client, load + 1);
-    this.#answered.delete(key);
+    this.#recent.delete(key);
+    this.#former.delete(key);
     const begun = { key, client, authenticator: Buffer.from(authenticator) };
     this.#inProgress.set(key, begun);
     return { begun };
@@ -58,8 +68,7 @@ export class Exchanges {
     else this.#load.delete(exchange.client);
     if (this.#inProgress.get(exchange.key) !== exchange) return false;
     this.#inProgress.delete(exchange.key);
-    if (answer) this.#answered.set(exchange.key, { ...exchange, answer, untilMs: nowMs + KEPT_MS });
-    this.#forget(nowMs);
+    if (answer) this.#keep({ ...exchange, answer, untilMs: nowMs + KEPT_MS });
     return true;
   }
 
@@ -70,10 +79,12 @@ export class Exchanges {
     return sum;
   }
 
-  #forget(nowMs: number): void {
-    for (const [key, { untilMs }] of this.#answered) {
-      if (untilMs > nowMs && this.#answered.size <= ANSWERS_KEPT) return;
-      this.#answered.delete(key);
+  #keep(answered: Answered): void {
+    if (this.#recent.size >= ANSWERS_RECENT || answered.untilMs >= this.#firstEndsMs + KEPT_MS) {
+      this.#former = this.#recent;
+      this.#recent = new Map();
+      this.#firstEndsMs = answered.untilMs;
     }
+    this.#recent.set(answered.key, answered);
   }
 }
