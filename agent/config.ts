@@ -88,7 +88,12 @@ export interface Config {
     readonly minimumTls: '1.2' | '1.3';
   };
   /** Without, bindings come from the devices file and the management socket alone. */
-  readonly radius?: { readonly listen: readonly Endpoint[]; readonly clients: readonly RadiusClientEntry[] };
+  readonly radius?: {
+    readonly listen: readonly Endpoint[];
+    readonly clients: readonly RadiusClientEntry[];
+    /** A session of which nothing is heard for so long is over; absent: it may go on for ever. */
+    readonly staleMinutes?: number;
+  };
   readonly management: { readonly socket: string };
   readonly metrics: { readonly listen: Endpoint };
   readonly store: { readonly directory: string };
@@ -178,6 +183,7 @@ function agentFile(folder: string) {
     radius: f
       .mapping({
         listen: f.list(heard, 'addresses and ports'),
+        staleMinutes: f.integer(1, 10_080).exactOptional(),
         clients: f.list(
           f.mapping({ name: f.name(), addresses: prefixes, secret, pools: prefixes.exactOptional() }),
           'clients',

@@ -30,18 +30,20 @@ import { Base } from './dataplane/nftables.ts';
 import { denialUseCases } from './denial-use-cases.ts';
 import { DeviceImports } from './device-imports.ts';
 import { deviceUseCases } from './device-use-cases.ts';
+import { type Binding, rangeOf } from './directory/binding.ts';
 import { Directory } from './directory/directory.ts';
-import type { OwnerOf } from './directory/registry.ts';
+import { AccountingListener } from './directory/listener.ts';
 import { openRegistry } from './directory/registry-store.ts';
+import { Sessions } from './directory/sessions.ts';
 import { editionUseCases } from './edition-use-cases.ts';
 import { openEditions } from './editions/edition-store.ts';
 import { PolicySwitch } from './editions/policy-switch.ts';
-import { compileRulesApart, loadConfig, loadDevices, loadTls } from './files.ts';
+import { compileRulesApart, loadConfig, loadDevices, loadRadiusClients, loadTls } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
 import type { Ground } from './grants/ground.ts';
-import { Heartbeat, recover, rememberBindings } from './grants/recovery.ts';
+import { Heartbeat, recover, rememberBindings, rememberSessions } from './grants/recovery.ts';
 import { ANSWERS_KEPT_MS } from './grants/retries.ts';
 import { openStore } from './grants/store.ts';
 import {
@@ -66,14 +68,22 @@ import { packetDenial } from './inspector/packet-denial.ts';
 import { WouldHave } from './inspector/would-have.ts';
 import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
-import { mtcUserOf } from './policy/rule-index.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { keepingLast } from './policy-compiler.ts';
 import { RecentDenials } from './recent-denials.ts';
 import { readAgain } from './reload.ts';
 import { remediesOf } from './remedies.ts';
 import { FolderWatch, readRuleFolder } from './rule-folder.ts';
-import { admissions, baseSetup, gatePlaces, gateSetup, poolPrefixes, type Site, siteOf } from './site.ts';
+import {
+  accountingPlaces,
+  admissions,
+  baseSetup,
+  gatePlaces,
+  gateSetup,
+  poolPrefixes,
+  type Site,
+  siteOf,
+} from './site.ts';
 import { attachmentText, heartbeatAgeSeconds, runningStatus } from './status.ts';
 import { wrongSysctls } from './sysctls.ts';
 import { asAgentError, every, logFault, type Stop } from './upkeep.ts';
@@ -244,13 +254,16 @@ async function start(
     await closure.switchPolicy(next); // a base that nft does not take: nothing of the policy is in force
     await grants.switchPolicy(next);
   });
-  const bindings = new Bindings(ground, grants, forgetFlows, {
-    follow: (verb, bound) => closure.followBindings(verb, bound),
+  const sessions = new Sessions();
+  const groups = {
+    follow: (verb: 'add' | 'delete', bound: readonly Binding[]) => closure.followBindings(verb, bound),
     refill: () => closure.refillGroups(),
-  });
+  };
+  const bindings = new Bindings(ground, grants, forgetFlows, groups, { sessions, places: accountingPlaces(config) });
   const { orphanGraceSeconds } = config.gate;
 
   await rememberBindings(ground);
+  await rememberSessions(ground, sessions);
   await grants.sources.withdraw(policy);
   const recovery = await recover(ground, grants, orphanGraceSeconds);
   await bindings.replaceFile(devices);
@@ -281,6 +294,24 @@ async function start(
     every(TICK_MS, log, () => alarms.look(trust)),
     every(TICK_MS, log, () => policies.keep()),
     every(TICK_MS, log, () => recent.note(systemClock.monotonicNs(), denied())),
+  );
+
+  const radius =
+    config.radius &&
+    (await AccountingListener.open({
+      listen: config.radius.listen,
+      clients: loadRadiusClients(config, warn),
+      handle: (event) => bindings.account(event),
+      log,
+      clock: systemClock,
+    }));
+  const staleMs = (config.radius?.staleMinutes ?? 0) * 60_000;
+  stops.push(
+    () => radius?.close(),
+    every(TICK_MS, log, () => radius?.look()),
+    every(60_000, log, async () => {
+      if (staleMs > 0) await bindings.endStale(systemClock.nowMs() - staleMs);
+    }),
   );
 
   const openApi = () =>
@@ -319,7 +350,12 @@ async function start(
   const reload = async () => {
     notifyService('reloading');
     try {
-      return await readAgain({ config, policies, folder, grants, bindings, trusted, clock: systemClock, log });
+      return await readAgain({
+        ...{ config, policies, folder, grants, bindings, registry, trusted, warn },
+        radius,
+        clock: systemClock,
+        log,
+      });
     } finally {
       notifyService('ready');
     }

@@ -6,12 +6,14 @@
 import type { Config } from './config.ts';
 import { sharedRealms } from './core/address-plan.ts';
 import type { Admission } from './core/admissions.ts';
-import type { Prefix } from './core/net.ts';
+import { contains, type Prefix } from './core/net.ts';
 import type { Attributes, ExternalId, RealmName } from './core/words.ts';
 import type { Interfaces } from './dataplane/attachment.ts';
 import type { GateSetup } from './dataplane/dataplane.ts';
 import type { Link } from './dataplane/rtnetlink.ts';
+import { Apns } from './directory/apns.ts';
 import { type Binding, deviceOf } from './directory/binding.ts';
+import type { Places } from './directory/claimed-ranges.ts';
 import { admissionsOf } from './policy/admissions.ts';
 import { type GroupMember, groupsIn } from './policy/filter-ruleset.ts';
 import { isInGroup } from './policy/groups.ts';
@@ -136,6 +138,21 @@ export function groupMembers(
     for (const group of used) if (isInGroup(group, facts)) members.get(group.group)?.push({ interface: name, prefix });
   }
   return members;
+}
+
+/** Where accounting may bind: the realms, and in them the pools of each client. */
+export function accountingPlaces({ inside, radius }: Config): Places {
+  const apns = new Apns(inside);
+  const pools = new Map(radius?.clients.map(({ name, pools: own }) => [name, own]));
+  const isWithin = (outer: readonly Prefix[], prefix: Prefix) =>
+    outer.some((one) => one.length <= prefix.length && contains(one, prefix.address));
+  return {
+    realmOfApn: (apn) => apns.realmOf(apn),
+    realmsFor: (client, prefix) =>
+      isWithin(pools.get(client) ?? [], prefix)
+        ? inside.flatMap(({ realm, prefixes }) => (isWithin(prefixes, prefix) ? realm : []))
+        : [],
+  };
 }
 
 /** Both pools: nothing on this host answers for them. */

@@ -162,7 +162,9 @@ export function managementUseCases(
       const of = { device: { networkAccessIdentifier: externalId } };
       const { records, total } = grants.list(of, undefined, SHOWN_OF_DEVICE);
       const mtcUser = mtcUserOf(grants.policy, externalId)?.name;
-      return { device, mtcUser, bindings: directory.bindingsOf(externalId), grants: records.map(operatorView), total };
+      const before = ground.store.endedBindings(externalId, HELD_BEFORE).map((one) => ({ ...one, holder: externalId }));
+      const held = { bindings: directory.bindingsOf(externalId), before };
+      return { device, mtcUser, ...held, grants: records.map(operatorView), total };
     },
     servers: () => [...grants.policy.servers.keys()],
     bindings: () => directory.bindings(),
@@ -192,6 +194,8 @@ export function managementUseCases(
   };
 }
 
+/** How many bindings that are over a look at one device shows. */
+const HELD_BEFORE = 20;
 /** How many grants a look at one device shows; `mtgate grants list --device` lists all. */
 const SHOWN_OF_DEVICE = 100;
 

@@ -6,6 +6,7 @@
 import { formatEndpoint } from '../core/net.ts';
 import type { ExternalId, InnerAddress, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import type { PacketCount } from '../dataplane/dataplane.ts';
+import type { Binding } from '../directory/binding.ts';
 import type { RegisteredDevice, Source } from '../directory/registry.ts';
 import type { Grant } from './routes.ts';
 
@@ -37,18 +38,20 @@ export interface OperatorGrantDetail extends OperatorGrant {
   readonly carried?: { readonly in: PacketCount; readonly out: PacketCount };
 }
 
-export interface OperatorBinding {
-  readonly device: ExternalId;
-  readonly inner: InnerAddress;
-  readonly source: string;
-  readonly sinceMs: number;
-}
+/** A binding; one that is over has `untilMs` and a cause. */
+export type OperatorBinding = Omit<Binding, 'holder'> & {
+  readonly holder: string;
+  readonly untilMs?: number;
+  readonly cause?: string;
+};
 
 export interface OperatorDevice {
   readonly device: RegisteredDevice;
   /** By the rule files in force. */
   readonly mtcUser: string | undefined;
   readonly bindings: readonly OperatorBinding[];
+  /** What it held before, the last first. */
+  readonly before: readonly OperatorBinding[];
   /** The first of its live grants, and how many it has in all. */
   readonly grants: readonly OperatorGrant[];
   readonly total: number;
@@ -106,11 +109,17 @@ export interface GrantDetail extends GrantRow {
 
 /** A binding in the answer to GET /bindings. */
 export interface BindingRow {
+  /** A device, or a subscriber that is not registered: `imsi:…`, `msisdn:…`, `session:…`. */
   readonly device: string;
   readonly realm: string;
+  /** Or a prefix. */
   readonly address: string;
+  /** Where grants lead in a prefix, if that is known. */
+  readonly target?: string;
   readonly source: string;
   readonly since: string;
+  readonly until?: string;
+  readonly cause?: string;
 }
 
 /** The answer to GET /devices/{name}. */
@@ -124,6 +133,8 @@ export interface DeviceDetail {
   readonly source: Source;
   readonly attributes?: Readonly<Record<string, string>>;
   readonly bindings: readonly BindingRow[];
+  /** What it held before, the last first. */
+  readonly before: readonly BindingRow[];
   /** The first of them; `liveGrants` is how many there are. */
   readonly grants: readonly GrantRow[];
   readonly liveGrants: number;
@@ -163,21 +174,41 @@ export function grantDetail(grant: OperatorGrantDetail): GrantDetail {
   };
 }
 
-export function bindingRow({ device, inner, source, sinceMs }: OperatorBinding): BindingRow {
-  return { device, realm: inner.realm, address: inner.address.text, source, since: iso(sinceMs) };
+export function bindingRow({
+  holder,
+  realm,
+  prefix,
+  target,
+  source,
+  sinceMs,
+  untilMs,
+  cause,
+}: OperatorBinding): BindingRow {
+  const isHost = prefix.length === (prefix.family === 'ipv4' ? 32 : 128);
+  return {
+    device: holder,
+    realm,
+    address: isHost ? prefix.address.text : prefix.text,
+    ...(target && !isHost && { target: target.text }),
+    source,
+    since: iso(sinceMs),
+    ...(untilMs !== undefined && { until: iso(untilMs) }),
+    ...(cause !== undefined && { cause }),
+  };
 }
 
 export function grantRows({ grants, total, lastKey }: OperatorGrants): GrantRows {
   return { grants: grants.map(grantRow), total, ...(lastKey !== undefined && { next: lastKey }) };
 }
 
-export function deviceDetail({ device, mtcUser, bindings, grants, total }: OperatorDevice): DeviceDetail {
+export function deviceDetail({ device, mtcUser, bindings, before, grants, total }: OperatorDevice): DeviceDetail {
   const { externalId, ...more } = device;
   return {
     device: externalId,
     ...more,
     ...(mtcUser !== undefined && { mtcUser }),
     bindings: bindings.map(bindingRow),
+    before: before.map(bindingRow),
     grants: grants.map(grantRow),
     liveGrants: total,
   };

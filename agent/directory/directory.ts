@@ -127,7 +127,8 @@ export class Directory {
       return { refused: 'deviceUnknown', why: `no device ${binding.holder} is registered` };
     }
     const there = this.overlapping(binding);
-    if (there.some(({ holder, target }) => holder === device && target?.text === binding.target?.text)) return NO_CHANGE;
+    if (there.some(({ holder, target }) => holder === device && target?.text === binding.target?.text))
+      return NO_CHANGE;
     const byFile = there.find(({ source }) => source === 'file');
     if (byFile) return { refused: 'addressBoundByFile', why: `the devices file binds it to ${byFile.holder}` };
     const { family } = binding.prefix;

@@ -36,6 +36,7 @@ import {
   rangeKey,
 } from './binding.ts';
 import { addressIn, type ClaimedRange, claimedRanges, type Places } from './claimed-ranges.ts';
+import type { Finding } from './findings.ts';
 import {
   hasIdentity,
   isSameSubscriber,
@@ -59,36 +60,6 @@ export interface Session {
   /** When it was heard of last, by ours. */
   readonly heardMs: number;
 }
-
-/** What became of an event. Each is counted; those of ALARMED are told, since they should not be. */
-export type Finding = keyof typeof FINDINGS;
-export const FINDINGS = {
-  applied: 'carried out',
-  duplicate: 'known already',
-  sessionUnknown: 'a Stop of a session that is not known',
-  sessionStopped: 'of a session that was stopped before',
-  older: 'older than what was heard before',
-  addressTaken: 'a Start took an address from another holder',
-  interimOfOthers: 'an Interim-Update of an address that another holds',
-  sessionReused: 'a Start of another subscriber under the name of a session that lived',
-  identityChanged: 'another subscriber than the session began with',
-  identityContradiction: 'IMSI, MSISDN and external identifier are not of one device: bound to none',
-  outsidePools: 'an address outside the pools of the client',
-  realmUnknown: 'neither APN nor address says which realm',
-  boundOtherwise: 'an address that the devices file or an operator bound to another',
-} as const;
-const ALARMED: readonly Finding[] = [
-  'addressTaken',
-  'interimOfOthers',
-  'sessionReused',
-  'identityChanged',
-  'identityContradiction',
-  'outsidePools',
-  'realmUnknown',
-  'boundOtherwise',
-];
-/** It will never be made. */
-const REFUSED: readonly Finding[] = ['outsidePools', 'realmUnknown', 'boundOtherwise'];
 
 export interface Plan {
   readonly finding: Finding;
@@ -117,14 +88,6 @@ export interface Surroundings extends Places {
 export const STOPPED_KEPT_MS = 24 * 3_600_000;
 /** A NAS whose clock is further ahead than this is not believed. */
 const AHEAD_MOST_MS = 300_000;
-
-export function isAlarmed(finding: Finding): boolean {
-  return ALARMED.includes(finding);
-}
-
-export function isRefused(finding: Finding): boolean {
-  return REFUSED.includes(finding);
-}
 
 export class Sessions {
   readonly #live = new Map<string, Session>();

@@ -18,7 +18,8 @@ import { type Binding, type Change, deviceOf, NO_CHANGE, type Range, rangeKey, r
 import type { Places } from '../directory/claimed-ranges.ts';
 import type { ListedDevice } from '../directory/devices.ts';
 import { type DirectoryRefusal, touched } from '../directory/directory.ts';
-import { isAlarmed, isRefused, type Plan, type Sessions, type Surroundings } from '../directory/sessions.ts';
+import { FindingTally, isAlarmed, isRefused } from '../directory/findings.ts';
+import type { Plan, Sessions, Surroundings } from '../directory/sessions.ts';
 import { nasKey, sessionKey } from '../directory/subscriber.ts';
 import type { Grants } from './grants.ts';
 import type { Ground } from './ground.ts';
@@ -58,6 +59,8 @@ interface Planned {
 const BATCH_MOST = 256;
 
 export class Bindings {
+  /** What became of what NASes told. */
+  readonly accounted = new FindingTally();
   readonly #ground: Ground;
   readonly #grants: Grants;
   readonly #forgetFlows: ForgetFlows;
@@ -131,7 +134,7 @@ export class Bindings {
 
   /** Carries out what a NAS tells. */
   async account(event: AccountingEvent): Promise<Outcome> {
-    const { clock, metrics, log } = this.#ground;
+    const { clock, log } = this.#ground;
     let plan: Plan | undefined;
     try {
       await this.#do({
@@ -146,7 +149,7 @@ export class Bindings {
       return 'later';
     }
     const { finding, why } = plan as unknown as Plan;
-    metrics.accounted(event.kind, finding);
+    this.accounted.add(event.nas.client, finding, clock.nowMs());
     const session = 'session' in event ? { session: event.session } : {};
     const about = { nas: nasKey(event.nas), kind: event.kind, ...session, finding, ...(why !== undefined && { why }) };
     if (isAlarmed(finding)) log.warn(about, 'accountingAlarm');
@@ -247,8 +250,7 @@ export class Bindings {
     const atGate = (act: (realm: number, range: Range) => void) => {
       for (const range of ranges) act(store.idOf('realm', range.realm), range);
     };
-    const mark = (changing: boolean) =>
-      atGate((realm, { prefix }) => dataplane.setChanging(realm, prefix, changing));
+    const mark = (changing: boolean) => atGate((realm, { prefix }) => dataplane.setChanging(realm, prefix, changing));
     const bindAsHeld = () =>
       atGate((realm, range) => {
         const isHeld = directory.overlapping(range).some(({ prefix }) => prefix.text === range.prefix.text);

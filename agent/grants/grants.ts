@@ -127,7 +127,10 @@ export class Grants {
     if (!device || !binding) {
       const isHeld = device && directory.familiesOf(device.externalId).includes(family);
       return isHeld
-        ? refuse('addressUnknown', { why: 'bound to a prefix, and no interface identifier is known', rule: decision.rule })
+        ? refuse('addressUnknown', {
+            why: 'bound to a prefix, and no interface identifier is known',
+            rule: decision.rule,
+          })
         : refuse('deviceUnreachable', { why: `not bound in ${family}`, rule: decision.rule });
     }
     const { realm } = binding;
@@ -207,7 +210,8 @@ export class Grants {
     const { clock, directory } = this.#ground;
     this.live.pass(clock.boottimeNs());
     const device = of.device && directory.find(of.device);
-    const inners = of.device && (device ? directory.bindingsOf(device.externalId) : []).flatMap((one) => innerOf(one) ?? []);
+    const inners =
+      of.device && (device ? directory.bindingsOf(device.externalId) : []).flatMap((one) => innerOf(one) ?? []);
     return this.live.page({ server: of.server, inners }, after, limit);
   }
 

@@ -5,6 +5,7 @@
  */
 import { entryCount } from '../core/pool.ts';
 import type { EntryState, InnerPrefix } from '../dataplane/dataplane.ts';
+import { NO_CHANGE } from '../directory/binding.ts';
 import { type Sessions, STOPPED_KEPT_MS } from '../directory/sessions.ts';
 import type { Grants } from './grants.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
@@ -44,8 +45,11 @@ export async function rememberBindings(ground: Ground): Promise<void> {
 
 /** Sessions as they were recorded; of an older copy of the database none, as of what they bound. */
 export async function rememberSessions({ store, clock }: Ground, sessions: Sessions): Promise<void> {
-  if (store.isOlder) return;
   const nowMs = clock.nowMs();
+  if (store.isOlder) {
+    const over = [...store.sessions()].map(({ nas, id }) => ({ nas, id, stopped: false }));
+    return store.rebind(NO_CHANGE, [{ finding: 'applied', change: NO_CHANGE, put: [], over }], nowMs);
+  }
   for await (const put of slicesOf(store.sessions(), BINDINGS)) sessions.apply({ put, over: [] }, nowMs);
   for (const restarted of store.restarts()) sessions.apply({ put: [], over: [], restarted }, nowMs);
   for (const { nas, id, atMs } of store.stopped(nowMs - STOPPED_KEPT_MS)) sessions.rememberStopped(nas, id, atMs);

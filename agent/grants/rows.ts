@@ -3,14 +3,7 @@
  * values only, so that it can also be handed to another thread.
  */
 import { type Address, address } from '../core/net.ts';
-import type {
-  CertificateId,
-  DeviceReference,
-  ExternalId,
-  GrantId,
-  PacketLimits,
-  RealmName,
-} from '../core/words.ts';
+import type { CertificateId, DeviceReference, ExternalId, GrantId, PacketLimits, RealmName } from '../core/words.ts';
 import type { Binding } from '../directory/binding.ts';
 import type { EndCause } from './lifecycle.ts';
 import { type GrantRecord, limitsOf } from './record.ts';

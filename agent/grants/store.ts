@@ -29,14 +29,7 @@ import {
 import { type Commit, Commits } from './commits.ts';
 import { type LastUsed, readLastUsed, writeLastUsed } from './last-used.ts';
 import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
-import {
-  COLUMNS,
-  changedRow,
-  type Familiar,
-  newRow,
-  type Row,
-  recordOf,
-} from './rows.ts';
+import { COLUMNS, changedRow, type Familiar, newRow, type Row, recordOf } from './rows.ts';
 import { openDatabase } from './schema.ts';
 import { type AnswerRow, type Write, type Written, writerOn } from './writes.ts';
 

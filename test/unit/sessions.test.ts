@@ -5,7 +5,8 @@ import { address, contains, overlaps, type Prefix, prefix } from '../../agent/co
 import type { ExternalId, Imsi, RealmName } from '../../agent/core/words.ts';
 import type { AccountingEvent, SessionEvent } from '../../agent/directory/accounting.ts';
 import { type Binding, type Change, rangeKey } from '../../agent/directory/binding.ts';
-import { type Finding, isAlarmed, type Plan, Sessions, type Surroundings } from '../../agent/directory/sessions.ts';
+import { type Finding, isAlarmed } from '../../agent/directory/findings.ts';
+import { type Plan, Sessions, type Surroundings } from '../../agent/directory/sessions.ts';
 
 const HOUR = 3_600_000;
 const NOW = Date.UTC(2026, 4, 1);
