@@ -22,7 +22,7 @@ module.exports = {
     only(
       'core-is-pure',
       'Decisions must run without a machine around them.',
-      { path: '^agent/(core|policy|directory)/|^agent/grants/(lifecycle|endpoints|reconcile|live|opening|slots|line|chains|calendar|column|hash-index|interned|packed-text|packed-grants|slices|grants|extensions|retries|judge|rest|rates|unrecorded)\\.ts$|^agent/dataplane/(dataplane|layout|map-values|memory|netlink-message|rtnetlink)\\.ts$|^agent/inspector/(packet|nflog-message|packet-denial|denials|account|refusals|ledger)\\.ts$|^agent/doctor/(finding|.*-judgements)\\.ts$|^agent/cli/candidates\\.ts$|^agent/editions/(edition|beginning|policy-switch|forecast)\\.ts$', pathNot: '^agent/policy/folder\\.ts$' },
+      { path: '^agent/(core|policy|directory)/|^agent/grants/(lifecycle|endpoints|reconcile|live|opening|slots|line|chains|calendar|column|hash-index|interned|packed-text|packed-grants|slices|grants|extensions|retries|judge|rest|rates|unrecorded)\\.ts$|^agent/dataplane/(dataplane|layout|map-values|memory|netlink-message|rtnetlink|conntrack-message|prefix-set)\\.ts$|^agent/inspector/(packet|nflog-message|packet-denial|denials|account|refusals|ledger)\\.ts$|^agent/doctor/(finding|.*-judgements)\\.ts$|^agent/cli/candidates\\.ts$|^agent/editions/(edition|beginning|policy-switch|forecast)\\.ts$' },
       { dependencyTypes: ['core'] },
     ),
     only('policy-knows-core', 'Policy is read, not run: it needs the words and nothing else.', { path: '^agent/policy/' }, { path: own, pathNot: '^agent/(core|policy)/' }),
@@ -49,7 +49,7 @@ module.exports = {
     only(
       'adapters-are-plugged-in-by-main',
       'Kernel, database, sockets and files sit at the edge.',
-      { path: own, pathNot: '^agent/(main|cli|cli/offline-apply)\\.ts$|^agent/dataplane/(tc|loader|attachment|gate|iproute|nftables)\\.ts$' },
+      { path: own, pathNot: '^agent/(main|cli|cli/offline-apply)\\.ts$|^agent/dataplane/(tc|loader|attachment|gate|iproute|nftables|conntrack)\\.ts$' },
       { path: adapters, dependencyTypesNot: ['type-only'] },
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),
@@ -58,7 +58,7 @@ module.exports = {
     home('cap', 'cap', '^agent/inspector/nflog\\.ts$'),
     home('fastify', 'fastify(-openapi-glue)?', '^agent/api/'),
     home('asn1', '@peculiar/asn1-(schema|x509)', '^agent/api/crl\\.ts$'),
-    home('yaml', 'yaml', '^agent/core/document\\.ts$'),
+    home('yaml', '(js-)?yaml', '^agent/core/yaml\\.ts$'),
     home('cel', '@marcbachmann/cel-js', '^agent/policy/condition\\.ts$'),
     home('ip-address', '(ip-address|netmask)', '^agent/core/net\\.ts$'),
     home('commander', 'commander', '^agent/cli(/|\\.ts$)'),

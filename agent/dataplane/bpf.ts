@@ -9,6 +9,7 @@
  * and none leaves them. Calls that fail return a negated errno; here they throw a
  * BpfError that keeps it: a fault of the gate, unless the caller knows better.
  */
+import { setTimeout } from 'node:timers/promises';
 import { getSystemErrorName } from 'node:util';
 import koffi from 'koffi';
 import { AgentError } from '../core/errors.ts';
@@ -74,6 +75,7 @@ function bind() {
     mmap: libc.func('void *mmap(void *at, size_t length, int protection, int flags, int fd, long offset)'),
     munmap: libc.func('int munmap(void *at, size_t length)'),
     close: libc.func('int close(int fd)'),
+    syscall: libc.func('long syscall(long number, long a, long b)'),
   };
   // Without this libbpf writes its warnings to stderr; all of them come back as errors anyway.
   bpf.func('void *libbpf_set_print(void *callback)')(null);
@@ -251,6 +253,29 @@ export interface Mapped {
 
 export function possibleCpus(): number {
   return check('libbpf_num_possible_cpus', calls().possibleCpus());
+}
+
+/** membarrier(2) by its number: glibc has no function for it. */
+const MEMBARRIER: Readonly<Record<string, number>> = { x64: 324, arm64: 283 };
+const MEMBARRIER_CMD_GLOBAL = 1;
+/** A packet's way from the gate through the kernel takes microseconds; a processor that is held up, some milliseconds. */
+const WAY_MS = 50;
+
+/**
+ * Resolves when every packet that met the gate as it was before this call has gone its whole way through the
+ * kernel, connection tracking included: a program and the stack behind it run in one section of RCU, and
+ * MEMBARRIER_CMD_GLOBAL waits for the end of all that have begun. A kernel with nohz_full refuses it: there,
+ * for a time that is far longer than such a way.
+ */
+export async function packetsPassed(): Promise<void> {
+  const number = MEMBARRIER[process.arch];
+  const isDone = await new Promise<boolean>((resolve, reject) => {
+    if (number === undefined) return resolve(false);
+    calls().syscall.async(number, MEMBARRIER_CMD_GLOBAL, 0, (fault: Error | null, result: number) =>
+      fault ? reject(fault) : resolve(result === 0),
+    );
+  });
+  if (!isDone) await setTimeout(WAY_MS);
 }
 
 /** struct bpf_test_run_opts, then struct __sk_buff of a kernel that may know more of it than we do. */

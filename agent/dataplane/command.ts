@@ -1,9 +1,9 @@
 /**
- * Runs a tool of the system (nft, ip, conntrack) and says what it said.
+ * Runs a tool of the system (nft, ip) and says what it said.
  */
 import { spawn } from 'node:child_process';
 
-/** Most take milliseconds, a long list of tracked flows some seconds. One that hangs must not hold up the watch over the closure. */
+/** They take milliseconds, a base with large sets some seconds. One that hangs must not hold up the watch over the closure. */
 const PATIENCE_MS = 30_000;
 
 export interface Outcome {

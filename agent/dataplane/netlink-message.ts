@@ -26,9 +26,19 @@ export interface Message {
   readonly body: Uint8Array;
 }
 
+/** An order to the kernel. */
+export interface Order {
+  readonly type: number;
+  readonly body: Uint8Array;
+}
+
 /** What one receive call brings of an answer. */
-export interface Part {
+export interface Part extends Verdict {
   readonly messages: readonly Message[];
+}
+
+/** How an answer stands after what one receive call brought. */
+export interface Verdict {
   /** Nothing more comes. */
   readonly ended: boolean;
   /** What is asked for was changed while it was read, or a message was lost: what has come is worth nothing. */
@@ -42,10 +52,11 @@ export interface Refusal {
   readonly why: string;
 }
 
-const HEADER = 16;
-const ATTRIBUTE_HEADER = 4;
+export const HEADER = 16;
+export const ATTRIBUTE_HEADER = 4;
 const NLM_F_REQUEST = 0x1;
 const NLM_F_MULTI = 0x2;
+const NLM_F_ACK = 0x4;
 const NLM_F_DUMP_INTR = 0x10;
 const NLM_F_DUMP = 0x300;
 /** Of errors only: the question is not repeated in them, and there are attributes. */
@@ -60,11 +71,44 @@ const NLMSGERR_ATTR_MSG = 1;
 const NLA_TYPE_MASK = 0x3fff;
 
 export function encode({ type, dump, body }: Question, sequence: number): Uint8Array {
+  return encodeMessage(type, dump ? NLM_F_DUMP : 0, sequence, body);
+}
+
+/**
+ * Orders that go over in one send, numbered from 1. The kernel carries them out in their order, each for
+ * itself, and answers those that it refuses; the last one always, so that it is known to have come to the end.
+ */
+export function encodeOrders(orders: readonly Order[]): Uint8Array {
+  return joined(
+    orders.flatMap(({ type, body }, index) => [
+      encodeMessage(type, index === orders.length - 1 ? NLM_F_ACK : 0, index + 1, body),
+      new Uint8Array(-body.length & 3),
+    ]),
+  );
+}
+
+/** What these bytes bring of the answer to so many orders: of each that was refused, its index and why. @throws AgentError netlinkFailed */
+export function readAcknowledgements(
+  bytes: Uint8Array,
+  count: number,
+): { readonly ended: boolean; readonly refusals: readonly (readonly [index: number, refusal: Refusal])[] } {
+  const refusals: (readonly [number, Refusal])[] = [];
+  let ended = false;
+  for (const message of messagesIn(bytes)) {
+    if (message.type !== NLMSG_ERROR || message.sequence < 1 || message.sequence > count) continue;
+    const refusal = refusalIn(message);
+    if (refusal) refusals.push([message.sequence - 1, refusal]);
+    ended ||= message.sequence === count;
+  }
+  return { ended, refusals };
+}
+
+function encodeMessage(type: number, flags: number, sequence: number, body: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(HEADER + body.length);
   const view = viewOf(bytes);
   view.setUint32(0, bytes.length, true);
   view.setUint16(4, type, true);
-  view.setUint16(6, NLM_F_REQUEST | (dump ? NLM_F_DUMP : 0), true);
+  view.setUint16(6, NLM_F_REQUEST | flags, true);
   view.setUint32(8, sequence, true);
   bytes.set(body, HEADER);
   return bytes;
@@ -93,14 +137,19 @@ export function readPart(bytes: Uint8Array, sequence: number): Part {
 /** The value of the first attribute of that type behind a body's first bytes. @throws AgentError netlinkFailed */
 export function attributeIn(body: Uint8Array, from: number, type: number): Uint8Array | undefined {
   const view = viewOf(body);
-  for (let at = from; at + ATTRIBUTE_HEADER <= body.length; ) {
+  const at = attributeAt(view, from, body.length, type);
+  return at === -1 ? undefined : body.subarray(at + ATTRIBUTE_HEADER, at + view.getUint16(at, true));
+}
+
+/** Where the first attribute of that type begins between two places, whole; -1 where there is none. @throws AgentError netlinkFailed */
+export function attributeAt(view: DataView, from: number, to: number, type: number): number {
+  for (let at = from; at + ATTRIBUTE_HEADER <= to; ) {
     const length = view.getUint16(at, true);
-    if (length < ATTRIBUTE_HEADER || at + length > body.length) throw damaged(`an attribute of ${length} bytes`);
-    if ((view.getUint16(at + 2, true) & NLA_TYPE_MASK) === type)
-      return body.subarray(at + ATTRIBUTE_HEADER, at + length);
+    if (length < ATTRIBUTE_HEADER || at + length > to) throw damaged(`an attribute of ${length} bytes`);
+    if ((view.getUint16(at + 2, true) & NLA_TYPE_MASK) === type) return at;
     at += aligned(length);
   }
-  return undefined;
+  return -1;
 }
 
 /** A value of at least so many bytes, for whoever reads at offsets. @throws AgentError netlinkFailed */
@@ -115,13 +164,19 @@ export function textIn(value: Uint8Array): string {
   return new TextDecoder().decode(end === -1 ? value : value.subarray(0, end));
 }
 
+/** The length of the message at that place, which lies whole within these bytes. @throws AgentError netlinkFailed */
+export function messageLength(view: DataView, at: number): number {
+  if (at + HEADER > view.byteLength) throw damaged(`${view.byteLength - at} bytes, too few for a message,`);
+  const length = view.getUint32(at, true);
+  if (length < HEADER || at + length > view.byteLength) throw damaged(`a message of ${length} bytes`);
+  return length;
+}
+
 function messagesIn(bytes: Uint8Array): Message[] {
   const view = viewOf(bytes);
   const found: Message[] = [];
   for (let at = 0; at < bytes.length; ) {
-    if (at + HEADER > bytes.length) throw damaged(`${bytes.length - at} bytes, too few for a message,`);
-    const length = view.getUint32(at, true);
-    if (length < HEADER || at + length > bytes.length) throw damaged(`a message of ${length} bytes`);
+    const length = messageLength(view, at);
     found.push({
       type: view.getUint16(at + 4, true),
       flags: view.getUint16(at + 6, true),
@@ -146,10 +201,21 @@ function refusalIn({ type, flags, body }: Message): Refusal | undefined {
   return { errno, why: why ? textIn(why) : '' };
 }
 
-function aligned(length: number): number {
+/** Bytes behind one another. */
+export function joined(parts: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+export function aligned(length: number): number {
   return Math.ceil(length / 4) * 4;
 }
 
-function damaged(what: string): AgentError {
+export function damaged(what: string): AgentError {
   return new AgentError('netlinkFailed', `the kernel's answer contradicts itself: ${what}`);
 }

@@ -1,8 +1,8 @@
 /**
- * Asks the kernel through a netlink socket (man 7 netlink), in this process:
- * no tool is started. What is asked and answered is netlink-message.ts.
+ * Asks and orders the kernel through a netlink socket (man 7 netlink), in this
+ * process: no tool is started. What is said is netlink-message.ts.
  *
- * Each question has a socket of its own, so that no answer is taken for
+ * Each question, and each send of orders, has a socket of its own, so that no answer is taken for
  * another's; it is connected to the kernel, so that nobody else can send to
  * it. The kernel works out the answer within send and recv. Both run in a
  * thread of libuv: where it walks a full routing table, or waits for who
@@ -13,7 +13,17 @@ import { closeSync } from 'node:fs';
 import { getSystemErrorName } from 'node:util';
 import koffi from 'koffi';
 import { AgentError } from '../core/errors.ts';
-import { encode, type Message, type Question, readPart } from './netlink-message.ts';
+import {
+  encode,
+  encodeOrders,
+  type Message,
+  type Order,
+  type Question,
+  type Refusal,
+  readAcknowledgements,
+  readPart,
+  type Verdict,
+} from './netlink-message.ts';
 
 const libc = koffi.load('libc.so.6');
 const socket = libc.func('int socket(int domain, int type, int protocol)');
@@ -23,12 +33,14 @@ const send = libc.func('long send(int fd, const uint8_t *data, size_t length, in
 const recv = libc.func('long recv(int fd, void *data, size_t length, int flags)');
 
 const PROTOCOLS = { route: 0, netfilter: 12 } as const;
+type Protocol = keyof typeof PROTOCOLS;
 const AF_NETLINK = 16;
 const SOCK_RAW = 3;
 const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
 const SO_RCVTIMEO = 20;
 const SOL_NETLINK = 270;
+const NETLINK_CAP_ACK = 10;
 const NETLINK_EXT_ACK = 11;
 const NETLINK_GET_STRICT_CHK = 12;
 const MSG_TRUNC = 0x20;
@@ -45,56 +57,116 @@ const EINTR = 4;
 const EAGAIN = 11;
 const ENOBUFS = 105;
 /** A socket is asked once. */
-const SEQUENCE = 1;
+export const SEQUENCE = 1;
 
 /** All messages of the kernel's answer. @throws AgentError netlinkFailed */
-export async function ask(protocol: keyof typeof PROTOCOLS, question: Question): Promise<Message[]> {
-  let room = ROOM;
-  for (let tries = 0; tries < MOST_TRIES; tries++) {
-    const answer = await askOnce(protocol, question, room);
-    if (typeof answer === 'object') return answer;
-    if (typeof answer === 'number') room = answer;
-  }
-  throw failed(question, `changed each time while it was read, ${MOST_TRIES} times`);
+export async function ask(protocol: Protocol, question: Question): Promise<Message[]> {
+  let messages: Message[] = [];
+  await askInParts(protocol, question, (bytes, isFirst) => {
+    if (isFirst) messages = [];
+    const part = readPart(bytes.slice(), SEQUENCE); // what is read are views into it
+    messages.push(...part.messages);
+    return part;
+  });
+  return messages;
 }
 
-/** The answer; or the room that it takes, or that it must be asked for again. */
-async function askOnce(
-  protocol: keyof typeof PROTOCOLS,
+/**
+ * The kernel's answer as it comes, for what need not be held as a whole. The bytes are good until what `read`
+ * returns is there. Where the question is asked again, so is `read`, from the first part on.
+ * @throws AgentError netlinkFailed, and what `read` throws
+ */
+export async function askInParts(
+  protocol: Protocol,
   question: Question,
-  room: number,
-): Promise<Message[] | number | 'again'> {
-  const fd = open(protocol, question);
-  try {
-    const words = encode(question, SEQUENCE);
-    const sent = await inThread(send, fd, words, words.length, 0);
-    if (sent < 0) return afterError(question, 'send', -sent);
-    const messages: Message[] = [];
-    for (;;) {
-      const bytes = Buffer.allocUnsafeSlow(room); // what is read are views into it
-      const length = await inThread(recv, fd, bytes, room, MSG_TRUNC);
-      if (length < 0) return afterError(question, 'recv', -length);
-      if (length > room) return length;
-      const { messages: more, ended, broken, refusal } = readPart(bytes.subarray(0, length), SEQUENCE);
+  read: (bytes: Uint8Array, isFirst: boolean) => Verdict | Promise<Verdict>,
+): Promise<void> {
+  const complain: Complaint = (why) =>
+    new AgentError('netlinkFailed', `${question.what} cannot be read from the kernel: ${why}`);
+  const words = encode(question, SEQUENCE);
+  await untilAnswered(complain, (room) =>
+    exchange(protocol, complain, words, room, async (bytes, isFirst) => {
+      const { broken, refusal, ended } = await read(bytes, isFirst);
       if (broken) return 'again';
-      if (refusal) throw failed(question, `${getSystemErrorName(-refusal.errno)} ${refusal.why}`.trim());
-      messages.push(...more);
-      if (ended) return messages;
+      if (refusal) throw complain(`${getSystemErrorName(-refusal.errno)} ${refusal.why}`.trim());
+      return ended ? 'ended' : 'more';
+    }),
+  );
+}
+
+/**
+ * Has the kernel carry out orders, in one send. Each is carried out or refused for itself; those refused come
+ * back, by their index. Where the answer was lost all are ordered again: they must bear that.
+ * @throws AgentError netlinkFailed where it is not known what was carried out
+ */
+export async function order(
+  protocol: Protocol,
+  what: string,
+  orders: readonly Order[],
+): Promise<ReadonlyMap<number, Refusal>> {
+  const complain: Complaint = (why) =>
+    new AgentError('netlinkFailed', `${what} cannot be ordered of the kernel: ${why}`);
+  const words = encodeOrders(orders);
+  let refused = new Map<number, Refusal>();
+  await untilAnswered(complain, (room) =>
+    exchange(protocol, complain, words, room, (bytes, isFirst) => {
+      if (isFirst) refused = new Map();
+      const { ended, refusals } = readAcknowledgements(bytes, orders.length);
+      for (const [index, refusal] of refusals) refused.set(index, refusal);
+      return ended ? 'ended' : 'more';
+    }),
+  );
+  return refused;
+}
+
+/** What became of an exchange: a number is the room that its answer takes. */
+type Outcome = 'ended' | 'again' | number;
+type Complaint = (why: string) => AgentError;
+
+async function untilAnswered(complain: Complaint, attempt: (room: number) => Promise<Outcome>): Promise<void> {
+  let room = ROOM;
+  for (let tries = 0; tries < MOST_TRIES; tries++) {
+    const outcome = await attempt(room);
+    if (outcome === 'ended') return;
+    if (typeof outcome === 'number') room = outcome;
+  }
+  throw complain(`changed each time while it was read, ${MOST_TRIES} times`);
+}
+
+async function exchange(
+  protocol: Protocol,
+  complain: Complaint,
+  words: Uint8Array,
+  room: number,
+  read: (bytes: Uint8Array, isFirst: boolean) => 'more' | Outcome | Promise<'more' | Outcome>,
+): Promise<Outcome> {
+  const fd = open(protocol, complain);
+  try {
+    const sent = await inThread(send, fd, words, words.length, 0);
+    if (sent < 0) return afterError(complain, 'send', -sent);
+    const bytes = new Uint8Array(room);
+    for (let isFirst = true; ; isFirst = false) {
+      const length = await inThread(recv, fd, bytes, room, MSG_TRUNC);
+      if (length < 0) return afterError(complain, 'recv', -length);
+      if (length > room) return length;
+      const outcome = await read(bytes.subarray(0, length), isFirst);
+      if (outcome !== 'more') return outcome;
     }
   } finally {
     closeSync(fd);
   }
 }
 
-function open(protocol: keyof typeof PROTOCOLS, question: Question): number {
+function open(protocol: Protocol, complain: Complaint): number {
   const must = (call: string, result: number) => {
-    if (result < 0) throw failed(question, `${call}: ${getSystemErrorName(-koffi.errno())}`);
+    if (result < 0) throw complain(`${call}: ${getSystemErrorName(-koffi.errno())}`);
     return result;
   };
   const fd = must('socket', socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, PROTOCOLS[protocol]));
   try {
     const yes = Uint32Array.of(1);
     must('setsockopt', setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, PATIENCE, PATIENCE.byteLength));
+    must('setsockopt', setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, yes, yes.byteLength));
     must('setsockopt', setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, yes, yes.byteLength));
     must('setsockopt', setsockopt(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, yes, yes.byteLength));
     must('connect', connect(fd, KERNEL, KERNEL.byteLength));
@@ -121,14 +193,7 @@ function inThread(call: typeof send, ...args: readonly unknown[]): Promise<numbe
 }
 
 /** A signal, or a message that the socket had no room for, is no reason to give up. */
-function afterError(question: Question, call: string, errno: number): 'again' {
+function afterError(complain: Complaint, call: string, errno: number): 'again' {
   if (errno === EINTR || errno === ENOBUFS) return 'again';
-  throw failed(
-    question,
-    errno === EAGAIN ? `no answer in ${PATIENCE_SECONDS} s` : `${call}: ${getSystemErrorName(-errno)}`,
-  );
-}
-
-function failed({ what }: Question, why: string): AgentError {
-  return new AgentError('netlinkFailed', `${what} cannot be read from the kernel: ${why}`);
+  throw complain(errno === EAGAIN ? `no answer in ${PATIENCE_SECONDS} s` : `${call}: ${getSystemErrorName(-errno)}`);
 }

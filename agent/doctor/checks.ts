@@ -26,10 +26,6 @@ export const HOST_CHECKS: readonly Check[] = [
   { name: 'kernel', look: () => kernel.judgeKernel(release()) },
   { name: 'nft', look: async () => judge.judgeTool('nft', 'nftables', await host.tool('nft', '--version')) },
   { name: 'ip', look: async () => judge.judgeTool('ip', 'iproute2', await host.tool('ip', '-V')) },
-  {
-    name: 'conntrack',
-    look: async () => judge.judgeTool('conntrack', 'conntrack', await host.tool('conntrack', '--version')),
-  },
   { name: 'libbpf', look: async () => judge.judgeLibrary('libbpf.so.1', 'libbpf1', await libraries()) },
   { name: 'libpcap', look: async () => judge.judgeLibrary('libpcap.so.0.8', 'libpcap0.8', await libraries()) },
   { name: 'kernel settings', look: () => kernel.judgeSysctls(wrongSysctls([])) },

@@ -5,7 +5,7 @@
  * deleted, it enters the groups of its new holder, who is recorded, then bound
  * in the gate, and only then is anybody answered. One change at a time.
  */
-import { type Address, hostPrefix, type Prefix } from '../core/net.ts';
+import { hostPrefix, type Prefix } from '../core/net.ts';
 import { type Device, type InnerAddress, innerKey } from '../core/words.ts';
 import type { ListedDevice } from '../directory/devices.ts';
 import type { Binding, Change, DirectoryRefusal } from '../directory/directory.ts';
@@ -13,8 +13,8 @@ import { touched } from '../directory/directory.ts';
 import type { Grants } from './grants.ts';
 import type { Ground } from './ground.ts';
 
-/** Deletes addresses' entries from connection tracking, both directions. */
-export type ForgetFlows = (addresses: readonly Address[]) => Promise<void>;
+/** Deletes the entries of addresses in these prefixes from connection tracking, both directions. */
+export type ForgetFlows = (prefixes: readonly Prefix[]) => Promise<void>;
 
 /** The sets in which the base has the addresses of device groups. */
 export interface GroupSets {
@@ -83,7 +83,7 @@ export class Bindings {
       atGate((realm, prefix) => dataplane.unbind(realm, prefix));
       for (const loss of change.losses) await this.#grants.endAt(loss.inner, loss.cause);
       await this.#groups.follow('delete', change.losses);
-      await this.#forgetFlows([...inners.values()].map((inner) => inner.address));
+      await this.#forgetFlows([...inners.values()].map((inner) => hostPrefix(inner.address)));
       await this.#groups.follow('add', change.gains);
       await store.rebind(change);
       directory.apply(change);

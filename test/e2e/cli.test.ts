@@ -112,7 +112,7 @@ test('doctor: on this gateway all that the agent needs is there', async () => {
   const { stdout } = await agent.mtgate('doctor', '--config', agent.configFile, '--json');
   const rows: { name: string; level: string; found: string }[] = JSON.parse(stdout);
   const levelOf = (name: string) => rows.filter((row) => row.name === name).map(({ level }) => level);
-  for (const name of ['kernel', 'nft', 'ip', 'conntrack', 'libbpf', 'libpcap', 'base', 'agent.yaml', 'bpffs', 'agent'])
+  for (const name of ['kernel', 'nft', 'ip', 'libbpf', 'libpcap', 'base', 'agent.yaml', 'bpffs', 'agent'])
     expect([name, ...levelOf(name)]).toEqual([name, 'ok']);
   expect(levelOf('interface')).toEqual(['ok', 'ok']);
   expect(levelOf('API certificate')).not.toContain('bad');

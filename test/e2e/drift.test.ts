@@ -39,7 +39,7 @@ describe.each(['tcx', 'clsact'] as const)('a gateway whose gate hangs by %s', (a
       await network.run('wan', ['ip', 'route', 'add', REALM_PREFIX[family], 'via', GATEWAY[family]]);
     tools = join(agent.folder, 'tools');
     mkdirSync(tools);
-    for (const tool of ['sbin/nft', 'sbin/ip', 'sbin/conntrack', 'bin/setpriv', 'bin/nsenter'])
+    for (const tool of ['sbin/nft', 'sbin/ip', 'bin/setpriv', 'bin/nsenter'])
       symlinkSync(`/usr/${tool}`, join(tools, basename(tool)));
     device = await network.spawn('device', program('test/device.ts', String(DEVICE_PORT), DEVICE.ipv4, DEVICE.ipv6), {
       line: /^ready$/,

@@ -406,7 +406,7 @@ describe('an address changes hands', () => {
     expect(answer(gateway, record)).toBe('addressChangingHands');
     expect(await pending).toBeUndefined();
     expect(gateway.grants.show(HEAD_END, record.id)).toMatchObject({ state: 'ended', endCause: 'deviceUnbound' });
-    expect(gateway.forgotten).toEqual(['10.20.0.2']);
+    expect(gateway.forgotten).toEqual(['10.20.0.2/32']);
     expect(answer(gateway, record)).toBe('tombstone');
   });
 
@@ -757,7 +757,7 @@ describe('a restart', () => {
       { device: { externalId: M2 }, bindings: [inner('10.20.0.2')] },
     ]);
     expect(gateway.store.find(record.id)).toMatchObject({ endCause: 'addressReassigned' });
-    expect(gateway.forgotten).toContain('10.20.0.2');
+    expect(gateway.forgotten).toContain('10.20.0.2/32');
   });
 
   test('after the grace: grants live on whose binding the devices file vouches for; others end', async () => {

@@ -7,7 +7,18 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { attributeIn, encode, type Message, readPart, textIn } from '../../agent/dataplane/netlink-message.ts';
+import { prefix } from '../../agent/core/net.ts';
+import { flowText, readFlows, wholeTable } from '../../agent/dataplane/conntrack-message.ts';
+import {
+  attributeIn,
+  encode,
+  encodeOrders,
+  type Message,
+  readAcknowledgements,
+  readPart,
+  textIn,
+} from '../../agent/dataplane/netlink-message.ts';
+import { PrefixSet } from '../../agent/dataplane/prefix-set.ts';
 import { ALL_LINKS, OUR_BLACKHOLES, readBlackholes, readLinks } from '../../agent/dataplane/rtnetlink.ts';
 import { ROOT } from '../child.ts';
 
@@ -209,4 +220,95 @@ describe('a route', () => {
 test('a kind of interface that has no name has its number', () => {
   const [link] = readLinks([message(16, [0, 0, 0x39, 3, 5, ...new Uint8Array(11), 6, 0, 3, 0, 120, 0, 0, 0])], []);
   expect(link).toEqual({ name: 'x', ifindex: 5, kind: '[825]', addresses: [] });
+});
+
+describe('connection tracking', () => {
+  const hexOf = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
+  const entries = (family: 'ipv4' | 'ipv6') =>
+    Uint8Array.from(Buffer.from(RECORDED[`flows-${family}`]?.[0] ?? '', 'hex'));
+  const flows = (family: 'ipv4' | 'ipv6', ...prefixes: string[]) =>
+    readFlows(entries(family), SEQUENCE, new PrefixSet(family, prefixes.map(prefix)));
+  const texts = (...of: Parameters<typeof flows>) => flows(...of).deletions.map(flowText);
+
+  test('is asked for whole, a family at a time', () => {
+    expect(hexOf(encode(wholeTable('ipv4'), 1))).toBe('1400000001010103010000000000000002000000');
+    expect(hexOf(wholeTable('ipv6').body)).toBe('0a000000');
+  });
+
+  test('is read entry by entry: those with an address in a prefix, whichever of the four', () => {
+    expect(texts('ipv4', '0.0.0.0/0')).toEqual([
+      '10.20.0.5 -> 198.51.100.10',
+      '198.51.100.10 -> 10.20.0.2',
+      '127.0.0.2 -> 127.0.0.9',
+      '127.0.0.2 -> 127.0.0.7',
+      '10.20.0.2 -> 198.51.100.10',
+      '10.20.0.3 -> 198.51.100.10',
+    ]);
+    expect(texts('ipv4', '10.20.0.2/32')).toEqual(['198.51.100.10 -> 10.20.0.2', '10.20.0.2 -> 198.51.100.10']);
+    expect(texts('ipv4', '127.0.0.77/32')).toEqual(['127.0.0.2 -> 127.0.0.7']); // translated
+    expect(texts('ipv4', '10.20.0.4/31')).toEqual(['10.20.0.5 -> 198.51.100.10']); // a protocol without ports
+    expect(texts('ipv4', '10.20.1.0/24', '10.20.0.1/32', '::/0')).toEqual([]);
+    expect(texts('ipv6', 'fd00:20:0:7::/64')).toEqual(['fd00:20:0:7::1 -> 2001:db8:51::10']);
+    expect(texts('ipv6', '2001:db8:e::1/128', 'fd00:20:0:8::/64')).toEqual(['fd00:20::2 -> 2001:db8:51::10']);
+    expect(texts('ipv6', '::/0')).toHaveLength(2);
+  });
+
+  test('ends with a message of its own', () => {
+    const end = Uint8Array.from(Buffer.from(RECORDED['flows-ipv4']?.[1] ?? '', 'hex'));
+    const none = new PrefixSet('ipv4', []);
+    expect(readFlows(end, SEQUENCE, none)).toEqual({ deletions: [], ended: true, broken: false });
+    expect(readFlows(end, 2, none)).toMatchObject({ ended: false });
+    expect(flows('ipv4')).toEqual({ deletions: [], ended: false, broken: false });
+  });
+
+  test('an entry is deleted by its tuple, its zone, and its id', () => {
+    const address = (to: string) => `${to}1c0002800500010011000000`;
+    const [zoned] = flows('ipv4', '10.20.0.3/32').deletions;
+    expect(zoned?.type).toBe(0x102);
+    expect(hexOf(zoned?.body ?? new Uint8Array())).toBe(
+      `02000000${address('34000180140001800800' + '01000a14000308000200c633640a')}060002009c40000006000300003500000600120000070000` +
+        '08000c006062610e',
+    );
+    // A zone of one direction lies within the tuple.
+    const [half] = flows('ipv4', '127.0.0.9/32').deletions;
+    expect(hexOf(half?.body ?? new Uint8Array())).toBe(
+      '020000003c00018014000180080001007f000002080002007f0000091c0002800500010011000000060002000fa0000006000300000900000600030000050000' +
+        '08000c00d34d3e6e',
+    );
+  });
+
+  test.each<[string, (bytes: Uint8Array) => Uint8Array, RegExp]>([
+    ['without its tuple', (bytes) => bytes.fill(9, 22, 23), /entry of connection tracking without attribute 1$/],
+    ['without a destination', (bytes) => bytes.fill(9, 38, 39), /without attribute 2$/],
+    ['without an id', (bytes) => bytes.fill(99, 110, 111), /without attribute 12$/],
+    ['with half an address', (bytes) => bytes.fill(6, 28, 29), /an address of 2 bytes$/],
+    ['cut off', (bytes) => bytes.subarray(0, 100), /a message of 160 bytes$/],
+    ['too short for its family', () => made({ type: 0x100, body: [2] }), /an entry of 1 bytes$/],
+  ])('an entry %s is a fault, not one of others', (_, spoil, what) => {
+    const own = new PrefixSet('ipv4', [prefix('198.51.100.10/32')]); // the destination
+    const bytes = spoil(entries('ipv4').slice(0, 160));
+    expect(() => readFlows(bytes, SEQUENCE, own)).toThrow(
+      expect.objectContaining({ code: 'netlinkFailed', message: expect.stringMatching(what) }),
+    );
+  });
+});
+
+describe('orders', () => {
+  const orders = [1, 2, 3].map((byte) => ({ type: 0x102, body: Uint8Array.of(byte) }));
+
+  test('go over in one piece, each with its number, the last to be answered', () => {
+    expect(Buffer.from(encodeOrders(orders)).toString('hex')).toBe(
+      '110000000201010001000000000000000100000011000000020101000200000000000000020000001100000002010500030000000000000003000000',
+    );
+  });
+
+  test('are answered where they are refused, and at their end', () => {
+    const error = (sequence: number, errno: number) =>
+      made({ type: ERROR, flags: CAPPED, sequence, body: [256 - errno, 0xff, 0xff, 0xff, ...new Uint8Array(16)] });
+    const well = made({ type: ERROR, flags: CAPPED, sequence: 3, body: new Array<number>(20).fill(0) });
+    expect(readAcknowledgements(error(2, 2), 3)).toEqual({ ended: false, refusals: [[1, { errno: 2, why: '' }]] });
+    expect(readAcknowledgements(well, 3)).toEqual({ ended: true, refusals: [] });
+    expect(readAcknowledgements(error(3, 16), 3)).toEqual({ ended: true, refusals: [[2, { errno: 16, why: '' }]] });
+    expect(readAcknowledgements(error(9, 2), 3)).toEqual({ ended: false, refusals: [] });
+  });
 });
