@@ -65,7 +65,7 @@ module.exports = {
     home('cap', 'cap', '^agent/inspector/nflog\\.ts$'),
     home('fastify', 'fastify(-openapi-glue)?', '^agent/api/'),
     home('asn1', '@peculiar/asn1-(schema|x509)', '^agent/api/crl\\.ts$'),
-    home('yaml', 'yaml', '^agent/core/document\\.ts$'),
+    home('yaml', '(js-)?yaml', '^agent/core/yaml\\.ts$'),
     home('cel', '@marcbachmann/cel-js', '^agent/policy/condition\\.ts$'),
     home('ip-address', '(ip-address|netmask)', '^agent/core/net\\.ts$'),
     home('commander', 'commander', '^agent/cli(/|\\.ts$)'),

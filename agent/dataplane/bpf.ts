@@ -216,7 +216,7 @@ export class BpfMap {
     return present('bpf_map_delete_elem', calls().remove(this.#fd, key));
   }
 
-  /** All keys of a trie, some thousands a call. Until all are read nothing may be taken out: the walk goes on from a key. */
+  /** All keys of a hash, some thousands a call. */
   *keysInBatches(): Generator<Uint8Array> {
     const values = Buffer.alloc(BATCH * this.#valueSize);
     const last = Buffer.alloc(this.#keySize);

@@ -101,12 +101,13 @@ export interface Dataplane {
    * From here on somebody holds this prefix. Where only bound devices speak
    * (GateSetup), what answers no grant passes from held addresses alone, but
    * for what the link needs: neighbour discovery with the gateway, reports of
-   * multicast listeners. Throws where there is no room.
+   * multicast listeners. Throws where there is no room: for so many, or for
+   * prefixes of a family of more than eight lengths.
    */
   bind(realm: number, prefix: Prefix): void;
   /** Nobody holds it any more: what its addresses send stops at once. */
   unbind(realm: number, prefix: Prefix): void;
-  /** All that is bound. Nothing may be bound or unbound until all of it is read. */
+  /** All that is bound; what is bound or unbound before all of it is read may be missing or not. */
   bindings(): Iterable<InnerPrefix>;
   /** While a prefix changes hands nothing is heard of its addresses, answers included. */
   setChanging(realm: number, prefix: Prefix, changing: boolean): void;

@@ -188,17 +188,19 @@ struct gate_route {
 	__u32 next_hop6[4];
 };
 
-/* Key of the tries `bound` and `changing` (-> __u8 1): an inner address, or a
- * prefix whose addresses have one holder. `length`: the bits that count, those
- * of the realm and then those of the mapped form. */
+/* Key of the hash `bound` and the trie `changing` (-> __u8 1): an inner address,
+ * or a prefix whose addresses have one holder. `length`: the bits that count,
+ * those of the realm and then those of the mapped form; the others are 0. */
 struct gate_inner {
 	__u32 length;
 	__u32 realm;
 	__u8 address[16];
 };
 
-/* The one element of the mmapable array `state`; the agent writes the first
- * five words by atomic stores, the gate the last. */
+#define GATE_LENGTHS_MAX 8 /* bound prefixes of a family have no more different lengths */
+
+/* The one element of the mmapable array `state`; the agent writes all of it by
+ * atomic stores but sample_next, which is the gate's. */
 struct gate_state {
 	__u64 heartbeat;           /* 0  when the agent was last heard */
 	__u64 orphan_grace;        /* 8  ns; past heartbeat + this every grant is refused */
@@ -206,7 +208,8 @@ struct gate_state {
 	__u64 sample_interval;     /* 24 ns between two sampled denials; 0: none */
 	__u64 changing;            /* 32 how many prefixes are in `changing` */
 	__u64 sample_next;         /* 40 the gate's: when the next may be sampled (GCRA) */
-	__u64 reserved[2];
+	__u64 lengths_ipv4;        /* 48 of the prefixes in `bound`: a byte for each, bits of the mapped form; 0: no more */
+	__u64 lengths_ipv6;        /* 56 */
 };
 
 struct gate_pool4 {

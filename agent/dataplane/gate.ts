@@ -11,7 +11,7 @@
  */
 import { ADMISSIONS_MAX, type Admission, admissionTables, crowdedSource } from '../core/admissions.ts';
 import { AgentError } from '../core/errors.ts';
-import type { Prefix } from '../core/net.ts';
+import { mappedLength, type Prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import { DENIAL_REASONS, DENIALS, type DenialReason, denialOfNumber } from '../core/reasons.ts';
 import type { PacketLimits } from '../core/words.ts';
@@ -29,7 +29,16 @@ import type {
   PacketCount,
   Verdict,
 } from './dataplane.ts';
-import { COUNTER_MAX, COUNTERS, ENTRY, GATE_ANSWER_MARK, GATE_MARK, GATE_USED_UP_MAX, LAYOUT } from './layout.ts';
+import {
+  COUNTER_MAX,
+  COUNTERS,
+  ENTRY,
+  GATE_ANSWER_MARK,
+  GATE_LENGTHS_MAX,
+  GATE_MARK,
+  GATE_USED_UP_MAX,
+  LAYOUT,
+} from './layout.ts';
 import { ALL_IPV4, hearAll, type Loaded, load, NONE, prepare, removeOtherFolders, STATE } from './loader.ts';
 import * as values from './map-values.ts';
 
@@ -242,6 +251,7 @@ export class Gate implements JudgingDataplane {
   }
 
   bind(realm: number, prefix: Prefix): void {
+    this.#lookFor(prefix);
     this.#gate.maps.bound.update(values.innerKey(realm, prefix), HELD);
   }
 
@@ -313,6 +323,24 @@ export class Gate implements JudgingDataplane {
     const reason = denialOfNumber(mark - GATE_MARK);
     if (!reason) throw new AgentError('gateFault', `${hook} answered ${verdict} with mark ${mark}`);
     return { verdict: 'drop', reason, sampled: verdict === TC_ACT.ok };
+  }
+
+  /** The gate looks for each length that bound prefixes have: it must know of this one's. */
+  #lookFor(of: Prefix): void {
+    const { state } = this.#gate;
+    const { family, text } = of;
+    const at = family === 'ipv4' ? STATE.lengths_ipv4 : STATE.lengths_ipv6;
+    const bits = mappedLength(of);
+    let lengths = values.readLengths(Atomics.load(state, at));
+    if (lengths.includes(bits)) return;
+    if (lengths.length === GATE_LENGTHS_MAX) {
+      // Some may be of prefixes that are bound no more.
+      const bound = [...this.bindings()].filter(({ prefix }) => prefix.family === family);
+      lengths = [...new Set(bound.map(({ prefix }) => mappedLength(prefix)))];
+    }
+    if (bits === 0 || lengths.length === GATE_LENGTHS_MAX)
+      throw new AgentError('gateFault', `${text}: no room for another length of bound prefixes`);
+    Atomics.store(state, at, values.lengthsWord([...lengths, bits]));
   }
 
   /** What was loaded; touched after close(), its memory would take the process down. */

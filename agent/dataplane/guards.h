@@ -207,7 +207,7 @@ static __always_inline int guard_inside(struct __sk_buff *skb, const struct pack
 		return deny(skb, REASON_GATEWAY_SERVICE);
 	if (owner == OWNER_REALM)
 		return deny(skb, REASON_DEVICE_TO_DEVICE);
-	if (config.only_bound && !is_bound(realm, &packet->source) && !is_link_upkeep(skb, packet, owner))
+	if (config.only_bound && !is_bound(realm, &packet->source, packet->ipv6) && !is_link_upkeep(skb, packet, owner))
 		return deny(skb, REASON_ADDRESS_UNBOUND);
 	return pass(skb);
 }

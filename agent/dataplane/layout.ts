@@ -14,6 +14,7 @@ export const GATE_ANSWER_MARK = ANSWER_MARK;
 export const ENTRY_ANY_REMOTE = 1;
 export const LIMIT_BYTES_SHIFT = 24;
 export const GATE_USED_UP_MAX = 4096;
+export const GATE_LENGTHS_MAX = 8;
 export const NEXT_HOP4 = 1;
 export const NEXT_HOP6 = 2;
 
@@ -71,7 +72,8 @@ export const LAYOUT = {
       sample_interval: 24,
       changing: 32,
       sample_next: 40,
-      reserved: 48,
+      lengths_ipv4: 48,
+      lengths_ipv6: 56,
     },
   },
   gate_pool4: { size: 12, fields: { address: 0, mask: 4, slot: 8 } },

@@ -216,6 +216,16 @@ export function innerKey(realm: number, prefix: Prefix): Uint8Array {
     .address(fields.address, prefix.address).bytes;
 }
 
+/** The lengths of bound prefixes, one a byte, and back. */
+export function lengthsWord(lengths: readonly number[]): bigint {
+  return lengths.reduce((word, length, i) => word | (BigInt(length) << BigInt(8 * i)), 0n);
+}
+
+export function readLengths(word: bigint): number[] {
+  const bytes = new Value(8).u64(0, word).bytes;
+  return [...bytes].filter((length) => length > 0);
+}
+
 export function readInner(key: Uint8Array): InnerPrefix {
   const { fields } = LAYOUT.gate_inner;
   const view = viewOf(key);

@@ -15,7 +15,7 @@
  */
 import { ADMISSIONS_MAX, type Admission, admissionTables, crowdedSource } from '../core/admissions.ts';
 import { AgentError } from '../core/errors.ts';
-import { type Address, contains, type Endpoint, hostPrefix, type Prefix, prefix } from '../core/net.ts';
+import { type Address, contains, type Endpoint, hostPrefix, mappedLength, type Prefix, prefix } from '../core/net.ts';
 import { indexOfIpv4 } from '../core/pool.ts';
 import type { Clock } from '../core/ports.ts';
 import { ANSWER_MARK, type DenialReason } from '../core/reasons.ts';
@@ -34,6 +34,7 @@ import type {
   Verdict,
 } from './dataplane.ts';
 import { hasImpossibleSource, type Packet, quotedAddresses, readFrame, rewrite } from './frame.ts';
+import { GATE_LENGTHS_MAX } from './layout.ts';
 import { inGrantsPool, isAdmitted, isHost, isInner, isLinkUpkeep, isWelcome, ownerOf } from './owners.ts';
 import { NOTHING, plus, Tally } from './tally.ts';
 
@@ -173,6 +174,10 @@ export class Memory implements JudgingDataplane {
   }
 
   bind(realm: number, prefix: Prefix): void {
+    const others = [...this.#bound.values()].filter(({ prefix: { family } }) => family === prefix.family);
+    const lengths = new Set(others.map(({ prefix: { length } }) => length)).add(prefix.length);
+    if (lengths.size > GATE_LENGTHS_MAX || mappedLength(prefix) === 0)
+      throw new AgentError('gateFault', `${prefix.text}: no room for another length of bound prefixes`);
     this.#bound.set(`${realm} ${prefix.text}`, { realm, prefix });
   }
 

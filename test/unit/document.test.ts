@@ -50,14 +50,47 @@ test.each([
     'a: "b\\u0007"\n',
     ['a.yaml:1:4: the invisible character U+0007 in a quoted text; remove it'],
   ],
+  ['escapes beyond Unicode', 'a: "\\U80000041"\n', ['a.yaml:1:4: not YAML: \\U80000041 is no character']],
   ['keys that are no text', '{ [a]: 1 }\n', ['a.yaml:1:3: a key must be a plain text']],
+  ['empty keys', 'a: 1\n: 2\n', ['a.yaml:2:1: a key must be a plain text']],
+  [
+    'explicit keys, where comments and texts have question marks',
+    '# ?\na?: "b?" # ?\nc: { "#": "?", ? d: 1 } #?\n? # is it?\n  e\n: 1\n?',
+    [
+      'a.yaml:3:16: explicit keys are not taken; write "key: value"',
+      'a.yaml:4:1: explicit keys are not taken; write "key: value"',
+      'a.yaml:7:1: explicit keys are not taken; write "key: value"',
+      'a.yaml:7:2: a key must be a plain text',
+    ],
+  ],
+  [
+    'an explicit key before a comment without end',
+    '? #',
+    ['a.yaml:1:1: explicit keys are not taken; write "key: value"', 'a.yaml:1:4: a key must be a plain text'],
+  ],
+  [
+    'directives that nobody knows',
+    '# a\n%FOO ?\n%BAR\n---\na: 1\n',
+    [
+      'a.yaml:2:1: directives are not taken; the file is read as YAML 1.2',
+      'a.yaml:3:1: directives are not taken; the file is read as YAML 1.2',
+    ],
+  ],
+  ['the end of no document', '...\na: 1\n', ['a.yaml:1:1: a second document begins; a file is one document']],
+  [
+    'a document after another with its mark',
+    '--- # one\na: |\n  x\n...\n--- # two\nb: 1\n',
+    ['a.yaml:4:1: a second document begins; a file is one document'],
+  ],
   [
     'broken YAML',
     'a: [1\nb: 2\n',
-    ['a.yaml:2:1: not YAML: Flow sequence in block collection must be sufficiently indented and end with a ]'],
+    [
+      'a.yaml:2:1: not YAML: deficient indentation; a bracket or quote before it is not closed, or this line must be indented further',
+    ],
   ],
   ['a bottomless file', '['.repeat(100_000), ['a.yaml:1:64: nested deeper than 64 levels']],
-  ['bottomless compact lists', '- '.repeat(1000), ['a.yaml:1:127: nested deeper than 64 levels']],
+  ['bottomless compact lists', '- '.repeat(1000), ['a.yaml:1:129: nested deeper than 64 levels']],
 ])('refuses %s', (_, text, issues) => {
   expect(issuesOf(read(text))).toEqual(issues);
 });
@@ -115,6 +148,31 @@ test('says what stands there instead of what is expected', () => {
   expect(issuesOf(read('# nothing yet\n', schema))).toEqual([
     'a.yaml:1:1: expected a mapping with the keys name, ports, hosts, count, mode, found nothing',
   ]);
+});
+
+test('an item of which nothing is written is found by its hyphen', () => {
+  const text = 'name: a\nports: # - none\n  - 80\n  -\n  # - 90\n  -\n  - x\n';
+  expect(issuesOf(read(text, schema))).toEqual([
+    'a.yaml:4:3: expected a port or a range of ports such as 61616-61631, found nothing',
+    'a.yaml:6:3: expected a port or a range of ports such as 61616-61631, found nothing',
+    'a.yaml:7:5: expected a port or a range of ports such as 61616-61631, found "x"',
+  ]);
+});
+
+test('a character of a text is found, however it is written', () => {
+  const text = "a: 'it''s x'\nb: # > not here\n  > # but |\n  folded\n  x\nc: \"q \\\"\n  x\"\nd: |-\n  x\n";
+  const reading = read(text);
+  if (!('document' in reading)) throw new Error(issuesOf(reading).join('\n'));
+  const { value, locate } = reading.document;
+  const written = value as Record<string, string>;
+  const places = Object.entries(written).map(([key, one]) => locate([key], one.indexOf('x')));
+  expect(places.map(({ line, column }) => [line, column])).toEqual([
+    [1, 11],
+    [5, 3],
+    [7, 3],
+    [9, 3],
+  ]);
+  expect(locate(['b'])).toMatchObject({ line: 3, column: 3 });
 });
 
 test('a value is frozen through and through, and knows the way back to its text', () => {

@@ -1,4 +1,5 @@
 import fc from 'fast-check';
+import { Address6 } from 'ip-address';
 import { describe, expect, test } from 'vitest';
 import {
   address,
@@ -28,6 +29,18 @@ describe('an address', () => {
     ['::', 'ipv6', '::'],
   ])('%s has one spelling (RFC 5952)', (text, family, canonical) => {
     expect(parseAddress(text)).toMatchObject({ family, text: canonical });
+  });
+
+  test('of IPv6 is spelt as the library that reads it would', () => {
+    const byte = fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, { weight: 1, arbitrary: fc.nat(255) });
+    const isMapped = (bytes: readonly number[]) => bytes.slice(0, 12).join() === '0,0,0,0,0,0,0,0,0,0,255,255';
+    fc.assert(
+      fc.property(fc.array(byte, { minLength: 16, maxLength: 16 }), (bytes) => {
+        fc.pre(!isMapped(bytes));
+        expect(addressFromBytes(Uint8Array.from(bytes)).text).toBe(Address6.fromByteArray(bytes).correctForm());
+      }),
+      { numRuns: 1000 },
+    );
   });
 
   test.each([
