@@ -36,9 +36,9 @@ export interface DeviceRow {
   readonly device: Omit<WrittenDevice, 'mtcUser'>;
 }
 
-/** `3:msisdn: expected …` */
+/** `3:msisdn: expected …`, in one line whatever was found. */
 export function formatRowIssue({ line, column, message }: RowIssue): string {
-  return `${[line, column].filter((part) => part !== undefined).join(':')}: ${message}`;
+  return `${[line, column].filter((part) => part !== undefined).join(':')}: ${message.replaceAll('\n', '\\n')}`;
 }
 
 /** In bytes, and characters: some fifty times a device with all that may be said of it in short. */
@@ -190,8 +190,8 @@ export class DeviceRows {
         const { path } = issue;
         // Of a key that is none of the kind, its own message says what was expected.
         const { message } = (issue.code === 'invalid_key' && issue.issues[0]) || issue;
-        for (const one of message.split('\n'))
-          yield { line, ...(path.length > 0 && { column: path.join('.') }), message: one };
+        const messages = issue.code === 'unrecognized_keys' ? message.split('\n') : [message];
+        for (const one of messages) yield { line, ...(path.length > 0 && { column: path.join('.') }), message: one };
       }
       return;
     }

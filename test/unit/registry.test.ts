@@ -134,7 +134,9 @@ m6@a.example,4922222,
       more: 0,
     });
     const replaced = await imported(rows, { replace: true });
-    expect(('issues' in replaced ? replaced.issues : ['none']).filter((issue) => issue.startsWith('2:msisdn'))).toEqual([]);
+    expect(('issues' in replaced ? replaced.issues : ['none']).filter((issue) => issue.startsWith('2:msisdn'))).toEqual(
+      [],
+    );
     expect(all()).toEqual(before);
     const many = await imported(`externalId\n${'nobody\n'.repeat(250)}`);
     expect(many).toMatchObject({ issues: { length: 100 }, more: 150 });
