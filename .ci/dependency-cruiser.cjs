@@ -4,7 +4,7 @@ const only = (name, comment, from, to) => ({ name, comment, severity: 'error', f
 
 /** Adapters touch the operating system; whoever decides must not know them. */
 const adapters =
-  '^agent/(host|grants/store|editions/edition-store|inspector/(inspector|nflog|denial-store)|dataplane/(bpf|tc|loader|attachment|gate|netlink|nftables|iproute|conntrack)|api/(server|management|loopback))\\.ts$';
+  '^agent/(host|grants/store|editions/edition-store|inspector/(inspector|nflog|denial-store)|directory/registry-store|dataplane/(bpf|tc|loader|attachment|gate|netlink|nftables|iproute|conntrack)|api/(server|management|loopback))\\.ts$';
 
 /** A package has one home, so that replacing it is one file's work. */
 const home = (name, pkg, places) =>
@@ -49,12 +49,13 @@ module.exports = {
     only(
       'adapters-are-plugged-in-by-main',
       'Kernel, database, sockets and files sit at the edge.',
-      { path: own, pathNot: '^agent/(main|cli|cli/offline-apply)\\.ts$|^agent/dataplane/(tc|loader|attachment|gate|iproute|nftables)\\.ts$' },
+      { path: own, pathNot: '^agent/(main|device-import-worker|cli|cli/offline-apply)\\.ts$|^agent/dataplane/(tc|loader|attachment|gate|iproute|nftables)\\.ts$' },
       { path: adapters, dependencyTypesNot: ['type-only'] },
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),
     home('koffi', 'koffi', '^agent/(dataplane/(bpf|netlink)|host)\\.ts$'),
-    home('better-sqlite3', 'better-sqlite3', '^agent/(grants/(schema|writes)|inspector/denial-store|editions/edition-store)\\.ts$'),
+    home('better-sqlite3', 'better-sqlite3', '^agent/(grants/(schema|writes)|inspector/denial-store|editions/edition-store|directory/registry-(store|import))\\.ts$'),
+    home('papaparse', 'papaparse', '^agent/directory/device-rows\\.ts$'),
     home('cap', 'cap', '^agent/inspector/nflog\\.ts$'),
     home('fastify', 'fastify(-openapi-glue)?', '^agent/api/'),
     home('asn1', '@peculiar/asn1-(schema|x509)', '^agent/api/crl\\.ts$'),

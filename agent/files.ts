@@ -16,7 +16,7 @@ import type { TlsMaterial } from './api/tls.ts';
 import { type Config, CREDENTIAL, ownSpaces, readConfig } from './config.ts';
 import { decodeText, formatIssue, type Issue } from './core/document.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
-import { type ListedDevice, readDevices } from './directory/devices.ts';
+import { type FileSurroundings, type ListedDevice, readDevices } from './directory/devices.ts';
 import { compilePolicy } from './policy/compile.ts';
 import type { WalkSite } from './policy/packet-walk.ts';
 import type { Policy } from './policy/policy.ts';
@@ -106,9 +106,10 @@ function policyIn(compiled: Compiled, warn: (warning: string) => void): Policy {
 }
 
 /** The devices of the devices file; none where agent.yaml names no file. @throws AgentError devicesInvalid */
-export function loadDevices(config: Config): readonly ListedDevice[] {
+export function loadDevices(config: Config, surroundings: FileSurroundings = {}): readonly ListedDevice[] {
   if (!config.devices) return [];
-  const reading = readDevices(readText(config.devices, 'devicesInvalid'), config.devices, config.inside);
+  const text = readText(config.devices, 'devicesInvalid');
+  const reading = readDevices(text, config.devices, config.inside, surroundings);
   if ('issues' in reading) throw invalid('devicesInvalid', reading.issues);
   return reading.devices;
 }

@@ -28,7 +28,11 @@ import { Gate } from './dataplane/gate.ts';
 import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
 import { denialUseCases } from './denial-use-cases.ts';
+import { DeviceImports } from './device-imports.ts';
+import { deviceUseCases } from './device-use-cases.ts';
 import { Directory } from './directory/directory.ts';
+import type { OwnerOf } from './directory/registry.ts';
+import { openRegistry } from './directory/registry-store.ts';
 import { editionUseCases } from './edition-use-cases.ts';
 import { openEditions } from './editions/edition-store.ts';
 import { PolicySwitch } from './editions/policy-switch.ts';
@@ -62,6 +66,7 @@ import { packetDenial } from './inspector/packet-denial.ts';
 import { WouldHave } from './inspector/would-have.ts';
 import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
+import { mtcUserOf } from './policy/rule-index.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { keepingLast } from './policy-compiler.ts';
 import { RecentDenials } from './recent-denials.ts';
@@ -98,13 +103,17 @@ async function start(
 ): Promise<void> {
   const warn = (warning: string) => log.warn({ warning }, 'configurationWarning');
   const config = loadConfig(configFile, warn);
-  const devices = loadDevices(config);
   let trust = readTrust(loadTls(config));
   const alarms = new ExpiryAlarms(log, systemClock);
   alarms.look(trust);
 
   mkdirSync(config.store.directory, { recursive: true, mode: 0o750 });
   lockFolder(config.store.directory);
+  const registry = openRegistry(join(config.store.directory, 'registry.db'));
+  stops.push(() => registry.close());
+  const devices = loadDevices(config, { registry });
+  const importWorker = new URL('device-import-worker.js', import.meta.url);
+  const imports = new DeviceImports(registry, config.store.directory, importWorker);
   const editions = openEditions(join(config.store.directory, 'editions.db'));
   stops.push(() => editions.close());
   const policyWorker = new URL('policy-worker.js', import.meta.url);
@@ -128,8 +137,8 @@ async function start(
   if (unsuitable) throw new AgentError(unsuitable.code, unsuitable.why);
   await setBlackholes(poolPrefixes(config));
   const base = new Base();
-  const directory = new Directory();
-  directory.setDevices(devices.map(({ device }) => device));
+  await registry.replaceFile(devices.map(({ device }) => device));
+  const directory = new Directory(registry);
   // Until it is known who holds what, the groups of filters hold all that may.
   const listed = devices.flatMap(({ device, bindings }) =>
     bindings.map((inner) => ({ device: device.externalId, inner })),
@@ -185,6 +194,7 @@ async function start(
     gate: () => gate.counters(),
     filterPackets: () => closure.filterPackets(),
     liveGrants: () => grants.live.size,
+    registeredDevices: () => registry.size,
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
     heartbeatAgeSeconds: heartbeatAge,
@@ -211,6 +221,7 @@ async function start(
     dataplane: gate,
     store,
     directory,
+    registry,
     clock: systemClock,
     random: systemRandom,
     log,
@@ -302,12 +313,14 @@ async function start(
   const readAgain = async () => {
     // All is read and checked before any of it is put in force.
     if (config.rules.autoApply) await policies.propose();
-    const next = { devices: loadDevices(config), trust: readTrust(loadTls(config)) };
+    const ownerOf: OwnerOf = (externalId) => mtcUserOf(grants.policy, externalId)?.name;
+    const next = { devices: loadDevices(config, { registry, ownerOf }), trust: readTrust(loadTls(config)) };
     trust = next.trust;
     api?.reload(trust);
     alarms.look(trust);
     await grants.review();
     await bindings.replaceFile(next.devices);
+    if (grants.policy.readsAttributes) await grants.review(); // by what is said of devices now
     const applied = config.rules.autoApply ? await policies.autoApply() : undefined;
     folder.lookAgain();
     const { edition } = policies.inForce;
@@ -336,17 +349,18 @@ async function start(
     streamCut: metrics.streamCut,
     remedies: remediesOf(grants, ledger, (record) => operatorDetail(record, ground)),
   });
+  const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log });
   const ofEditions = editionUseCases({ policies, grants, store, ledger, clock: systemClock, userName });
   const management = await startManagement(
     config.management.socket,
-    managementUseCases(ground, grants, bindings, { ...denials, ...ofEditions }, config, {
+    managementUseCases(ground, grants, bindings, { ...denials, ...ofDevices, ...ofEditions }, config, {
       reload,
       drain: (wanted) => {
         draining = wanted;
       },
       status: () =>
         runningStatus(
-          { config, closure, gate, inspector, recent, trust, draining, policies, folder, fault: log.last },
+          { config, closure, gate, inspector, recent, trust, draining, registry, policies, folder, fault: log.last },
           systemClock,
         ),
     }),

@@ -128,7 +128,14 @@ export function groupMembers(
   const members = new Map<string, GroupMember[]>(used.map(({ group }) => [group, []]));
   for (const { device, inner } of bound) {
     const name = interfaces.get(inner.realm);
-    const facts = { externalId: device, attributes: attributesOf(device) };
+    let attributes: Attributes | undefined; // looked up where a group asks for them
+    const facts = {
+      externalId: device,
+      get attributes() {
+        attributes ??= attributesOf(device);
+        return attributes;
+      },
+    };
     for (const group of name === undefined ? [] : used)
       if (isInGroup(group, facts))
         members.get(group.group)?.push({ interface: name as string, address: inner.address });

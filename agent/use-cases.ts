@@ -4,6 +4,7 @@
  * (all of it). Between the words of the API and those of the domain.
  */
 import type { DenialUseCases } from './api/denial-routes.ts';
+import type { DeviceUseCases } from './api/device-routes.ts';
 import type { EditionUseCases } from './api/edition-routes.ts';
 import type { IdentityPolicy } from './api/identity.ts';
 import type { ManagementUseCases } from './api/management.ts';
@@ -23,6 +24,7 @@ import type { Mark } from './grants/live.ts';
 import type { GrantRecord } from './grants/record.ts';
 import { explain } from './policy/explain.ts';
 import { type AllowRule, identify, type Limits, type Policy } from './policy/policy.ts';
+import { mtcUserOf } from './policy/rule-index.ts';
 import type { RunningStatus, Status } from './status.ts';
 
 /** Whose a certificate is and where it may ask from, by the policy in force when it is asked. */
@@ -93,7 +95,7 @@ export function managementUseCases(
   ground: Ground,
   grants: Grants,
   bindings: Bindings,
-  others: DenialUseCases & EditionUseCases,
+  others: DenialUseCases & EditionUseCases & DeviceUseCases,
   config: Config,
   running: Running,
 ): ManagementUseCases {
@@ -123,8 +125,7 @@ export function managementUseCases(
     }),
     grants({ device: name, server }, limit, after) {
       const device = name === undefined ? undefined : directory.find(referenceOf(name));
-      if (name !== undefined && !device)
-        return { refused: 'deviceUnknown', why: `no device ${name} in the devices file` };
+      if (name !== undefined && !device) return { refused: 'deviceUnknown', why: `no device ${name} is registered` };
       if (server !== undefined && !grants.policy.servers.has(server as ServerName))
         return { refused: 'serverUnknown', why: `no server ${server} in the rule files` };
       const of = {
@@ -155,11 +156,13 @@ export function managementUseCases(
       running.drain(draining);
     },
     device(name) {
-      const device = directory.find(referenceOf(name));
+      const device = directory.named(name);
       if (!device) return undefined;
       const { externalId } = device;
-      const { records, total } = grants.list({ device: referenceOf(name) }, undefined, SHOWN_OF_DEVICE);
-      return { device, bindings: directory.bindingsOf(externalId), grants: records.map(operatorView), total };
+      const of = { device: { networkAccessIdentifier: externalId } };
+      const { records, total } = grants.list(of, undefined, SHOWN_OF_DEVICE);
+      const mtcUser = mtcUserOf(grants.policy, externalId)?.name;
+      return { device, mtcUser, bindings: directory.bindingsOf(externalId), grants: records.map(operatorView), total };
     },
     servers: () => [...grants.policy.servers.keys()],
     bindings: () => directory.bindings(),

@@ -21,6 +21,7 @@ import type { GateSetup } from '../agent/dataplane/dataplane.ts';
 import { Memory } from '../agent/dataplane/memory.ts';
 import type { ListedDevice } from '../agent/directory/devices.ts';
 import { Directory } from '../agent/directory/directory.ts';
+import { openRegistry, type RegistryStore } from '../agent/directory/registry-store.ts';
 import { Bindings } from '../agent/grants/bindings.ts';
 import { Extensions } from '../agent/grants/extensions.ts';
 import { Grants } from '../agent/grants/grants.ts';
@@ -106,6 +107,7 @@ export class TestGateway {
   /** What staged rules would have done. */
   readonly staged: string[] = [];
   readonly store: GrantStore;
+  readonly registry: RegistryStore;
   /** Set: no grant can be opened. */
   notReady: string | undefined;
   /** Client certificates that are revoked. */
@@ -122,8 +124,9 @@ export class TestGateway {
   #boot = 1;
   #ids = 0;
 
-  constructor(store = openStore(':memory:')) {
+  constructor(store = openStore(':memory:'), registry = openRegistry(':memory:')) {
     this.store = store;
+    this.registry = registry;
     this.memory = this.#bareMetal();
   }
 
@@ -136,7 +139,7 @@ export class TestGateway {
   /** What a start of the agent does, in its order; record and gate stay as they are. */
   async start(rules = RULES, devices = DEVICES): Promise<void> {
     const policy = policyOf(rules);
-    this.directory = new Directory();
+    this.directory = new Directory(this.registry);
     const ground: Ground = {
       gateway: 'gw-1',
       bootId: `boot-${this.#boot}`,
@@ -144,6 +147,7 @@ export class TestGateway {
       dataplane: this.memory,
       store: this.store,
       directory: this.directory,
+      registry: this.registry,
       clock: this.clock,
       random: seededRandom(this.#boot * 1000 + this.#ids),
       log: this.log,
@@ -168,7 +172,7 @@ export class TestGateway {
       { follow: async () => {}, refill: async () => {} },
     );
     this.heartbeat = new Heartbeat(ground, this.grants, GRACE_SECONDS);
-    this.directory.setDevices(devices.map(({ device }) => device));
+    await this.registry.replaceFile(devices.map(({ device }) => device));
     await rememberBindings(ground);
     await this.grants.sources.withdraw(this.grants.policy);
     await recover(ground, this.grants, GRACE_SECONDS);

@@ -28,6 +28,7 @@ import {
   type ServerName,
 } from '../core/words.ts';
 import { addDenialRoutes, type DenialUseCases } from './denial-routes.ts';
+import { addDeviceRoutes, type DeviceUseCases } from './device-routes.ts';
 import { addEditionRoutes, type EditionUseCases } from './edition-routes.ts';
 import {
   bindingRow,
@@ -64,7 +65,7 @@ export interface GrantFilter {
 }
 
 /** What the socket serves; `byUid` is who asked. Faults (rulesInvalid, storeFailed) are thrown as AgentError. */
-export interface ManagementUseCases extends DenialUseCases, EditionUseCases {
+export interface ManagementUseCases extends DenialUseCases, EditionUseCases, DeviceUseCases {
   status(): object;
   /** A page of the live grants behind a key; those on a device (external identifier or MSISDN) or of a server, if it is named. */
   grants(filter: GrantFilter, limit: number, after?: string): OperatorGrants | Declined;
@@ -204,7 +205,7 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
     const found = useCases.device(name);
     return found
       ? deviceDetail(found)
-      : reply.code(404).send(errorBody('deviceUnknown', `no device ${name} in the devices file`));
+      : reply.code(404).send(errorBody('deviceUnknown', `no device ${name} is registered`));
   });
   app.get('/servers', () => useCases.servers());
   app.get('/bindings', () => useCases.bindings().map(bindingRow));
@@ -227,6 +228,7 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
   });
 
   addDenialRoutes(app, useCases);
+  addDeviceRoutes(app, useCases, (request) => uidOf(request.raw.socket));
   addEditionRoutes(app, useCases, (request) => uidOf(request.raw.socket));
 }
 

@@ -4,8 +4,9 @@
  * management socket, which the `mtgate` command reads.
  */
 import { formatEndpoint } from '../core/net.ts';
-import type { Device, ExternalId, InnerAddress, PacketLimits, Protocol, ServerName } from '../core/words.ts';
+import type { ExternalId, InnerAddress, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import type { PacketCount } from '../dataplane/dataplane.ts';
+import type { RegisteredDevice, Source } from '../directory/registry.ts';
 import type { Grant } from './routes.ts';
 
 /** A grant as the operator sees it. */
@@ -44,7 +45,9 @@ export interface OperatorBinding {
 }
 
 export interface OperatorDevice {
-  readonly device: Device;
+  readonly device: RegisteredDevice;
+  /** By the rule files in force. */
+  readonly mtcUser: string | undefined;
   readonly bindings: readonly OperatorBinding[];
   /** The first of its live grants, and how many it has in all. */
   readonly grants: readonly OperatorGrant[];
@@ -115,6 +118,10 @@ export interface DeviceDetail {
   readonly device: string;
   readonly msisdn?: string;
   readonly imsi?: string;
+  readonly interfaceId?: string;
+  readonly mtcUser?: string;
+  /** Who registered it. */
+  readonly source: Source;
   readonly attributes?: Readonly<Record<string, string>>;
   readonly bindings: readonly BindingRow[];
   /** The first of them; `liveGrants` is how many there are. */
@@ -164,11 +171,12 @@ export function grantRows({ grants, total, lastKey }: OperatorGrants): GrantRows
   return { grants: grants.map(grantRow), total, ...(lastKey !== undefined && { next: lastKey }) };
 }
 
-export function deviceDetail({ device, bindings, grants, total }: OperatorDevice): DeviceDetail {
+export function deviceDetail({ device, mtcUser, bindings, grants, total }: OperatorDevice): DeviceDetail {
   const { externalId, ...more } = device;
   return {
     device: externalId,
     ...more,
+    ...(mtcUser !== undefined && { mtcUser }),
     bindings: bindings.map(bindingRow),
     grants: grants.map(grantRow),
     liveGrants: total,

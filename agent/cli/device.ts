@@ -2,12 +2,13 @@
 import type { Command } from 'commander';
 import type { BindingRow, DeviceDetail } from '../api/operator-rows.ts';
 import { type Ask, call, json, socket } from './client.ts';
+import { registerDeviceRows } from './device-rows.ts';
 import { GRANT_COLUMNS } from './grants.ts';
 import { explainUse } from './help.ts';
 import { print, printJson, printPairs, printRows } from './print.ts';
 
 export function registerDevice(program: Command): void {
-  const device = program.command('device').description('devices: which holds which inner address');
+  const device = program.command('device').description('devices: which there are, and which holds which inner address');
   explainUse(
     device
       .command('list', { isDefault: true })
@@ -34,6 +35,9 @@ export function registerDevice(program: Command): void {
           ['device', found.device],
           ['MSISDN', found.msisdn && `+${found.msisdn}`],
           ['IMSI', found.imsi],
+          ['interface identifier', found.interfaceId],
+          ['MTC user', found.mtcUser ?? 'none'],
+          ['registered by', found.source === 'file' ? 'the devices file' : 'an import'],
           ...Object.entries(found.attributes ?? {}),
         ]);
         print('');
@@ -43,8 +47,12 @@ export function registerDevice(program: Command): void {
         const more = found.liveGrants - found.grants.length;
         if (more > 0) print(`and ${more} more: mtgate grants list --device ${found.device}`);
       }),
-    { examples: ['mtgate device show m1@meters.acme.example', 'mtgate device show +491715550100'] },
+    {
+      more: 'By external identifier, MSISDN or IMSI; digits that are both are the MSISDN.',
+      examples: ['mtgate device show m1@meters.acme.example', 'mtgate device show +491715550100'],
+    },
   );
+  registerDeviceRows(device);
 
   explainUse(
     changing(device.command('bind <device> <realm> <address>'), 'POST', 'bound').description(

@@ -93,6 +93,7 @@ function statusPage(status: Status): string[] {
     ['endpoints', `${status.restingEndpoints} at rest; free: ${freeText(freeEndpoints)}`],
     ['policy', `${status.policy}, ${editionText(status.edition)}`],
     ...editionAlarms(status.edition).map((text) => ['', text] as const),
+    ['devices', `${status.registeredDevices} registered`],
     ['bindings', String(status.bindings)],
     ['interfaces', `outside ${interfaces.outside}; inside ${realms}`],
     ...status.missingInterfaces.map((why) => ['', `MISSING: ${why}`] as const),

@@ -63,6 +63,9 @@ export const EVENTS = {
   revokeAsked: 'An operator (`byUid`) revokes a grant.',
   bindAsked: 'An operator (`byUid`) binds a device to an inner address.',
   unbindAsked: 'An operator (`byUid`) takes an inner address from a device.',
+  importAsked: 'An operator (`byUid`) registers devices by a file: how, and whether only to see what it would change.',
+  devicesImported: 'An import is registered: how many devices it added, changed, removed; how many there are now.',
+  exportAsked: 'An operator (`byUid`) has all registered devices written out.',
   reloadAsked: 'An operator (`byUid`) asks to read the files again.',
   managementFailed: 'A request on the management socket met a fault; its asker was told the same.',
 } as const satisfies Record<string, string>;

@@ -18,6 +18,8 @@ export type ExternalId = Branded<'ExternalId'>;
 export type Msisdn = Branded<'Msisdn'>;
 /** 6 to 15 digits (TS 23.003 2.2). */
 export type Imsi = Branded<'Imsi'>;
+/** The interface identifier of a device's IPv6 addresses (RFC 4291 2.5.1): four groups of lower-case hex, `0:0:0:1`. */
+export type InterfaceId = Branded<'InterfaceId'>;
 /** ULID of a grant. */
 export type GrantId = Branded<'GrantId'>;
 /** A client certificate by its issuer's key (SHA-256 of the SubjectPublicKeyInfo) and serial number, both hex: `…:…`. */
@@ -77,6 +79,8 @@ export interface Device {
   readonly externalId: ExternalId;
   readonly msisdn?: Msisdn;
   readonly imsi?: Imsi;
+  /** Where accounting says no more than a prefix, the address is this in it. */
+  readonly interfaceId?: InterfaceId;
   /** What the operator says of it, by name: `model`, `region`. */
   readonly attributes?: Attributes;
 }
@@ -132,4 +136,16 @@ export function parseMsisdn(text: string): Msisdn | undefined {
 /** An IMSI, or undefined. */
 export function parseImsi(text: string): Imsi | undefined {
   return /^\d{6,15}$/.test(text) ? (text as Imsi) : undefined;
+}
+
+/**
+ * An interface identifier as RADIUS writes it (RFC 3162 2.2: four groups of
+ * hex), or undefined. All zeros is no interface, but the routers' anycast
+ * address (RFC 4291 2.6.1).
+ */
+export function parseInterfaceId(text: string): InterfaceId | undefined {
+  if (!/^[\da-f]{1,4}(:[\da-f]{1,4}){3}$/i.test(text)) return undefined;
+  const groups = text.split(':').map((group) => Number.parseInt(group, 16));
+  if (groups.every((group) => group === 0)) return undefined;
+  return groups.map((group) => group.toString(16)).join(':') as InterfaceId;
 }

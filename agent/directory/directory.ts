@@ -2,8 +2,9 @@
  * Which device holds which inner address, and what follows when that changes.
  *
  * A device holds at most one address of each family; an address is held by at
- * most one device. Devices and bindings come from the devices file, which is
- * read at start and at reload, and bindings also from the management socket.
+ * most one device. Bindings come from the devices file, which is read at start
+ * and at reload, and from the management socket; which devices there are, the
+ * registry says (registry.ts).
  * What the file binds, the file alone unbinds: so that a restart, which reads
  * the file again, never silently takes back what an operator did.
  *
@@ -14,7 +15,8 @@
  */
 import type { Family } from '../core/net.ts';
 import type { Attributes, Device, DeviceReference, ExternalId, InnerAddress } from '../core/words.ts';
-import { innerKey, parseExternalId, parseMsisdn } from '../core/words.ts';
+import { innerKey, parseExternalId, parseImsi, parseMsisdn } from '../core/words.ts';
+import type { RegisteredDevice, Registry } from './registry.ts';
 
 export interface Binding {
   readonly device: ExternalId;
@@ -43,30 +45,39 @@ export type DirectoryRefusal = {
 };
 
 export class Directory {
-  #devices = new Map<ExternalId, Device>();
-  #byMsisdn = new Map<string, Device>();
+  readonly #registry: Registry;
   readonly #byInner = new Map<string, Binding>();
   readonly #byDevice = new Map<ExternalId, Map<Family, Binding>>();
   /** Inner addresses between `begin` and `apply`. */
   readonly #changing = new Set<string>();
 
-  /** Replaces the known devices; bindings are not touched (see `planFile`). */
-  setDevices(devices: readonly Device[]): void {
-    this.#devices = new Map(devices.map((device) => [device.externalId, device]));
-    this.#byMsisdn = new Map(devices.flatMap((device) => (device.msisdn ? [[device.msisdn as string, device]] : [])));
+  constructor(registry: Registry) {
+    this.#registry = registry;
   }
 
   find(reference: DeviceReference): Device | undefined {
     if ('networkAccessIdentifier' in reference) {
       const id = parseExternalId(reference.networkAccessIdentifier);
-      return id && this.#devices.get(id);
+      return id && this.#registry.byExternalId(id);
     }
     const msisdn = parseMsisdn(reference.phoneNumber);
-    return msisdn && this.#byMsisdn.get(msisdn);
+    return msisdn && this.#registry.byMsisdn(msisdn);
+  }
+
+  /** The device that an operator means: by external identifier, MSISDN, or IMSI. Digits that are both are the MSISDN. */
+  named(name: string): RegisteredDevice | undefined {
+    const id = parseExternalId(name);
+    if (id) return this.#registry.byExternalId(id);
+    const [msisdn, imsi] = [parseMsisdn(name), parseImsi(name)];
+    return (msisdn && this.#registry.byMsisdn(msisdn)) ?? (imsi && this.#registry.byImsi(imsi));
+  }
+
+  isKnown(device: ExternalId): boolean {
+    return this.#registry.byExternalId(device) !== undefined;
   }
 
   /** Of a device that is not known: none. */
-  readonly attributesOf = (device: ExternalId): Attributes => this.#devices.get(device)?.attributes ?? {};
+  readonly attributesOf = (device: ExternalId): Attributes => this.#registry.byExternalId(device)?.attributes ?? {};
 
   bindings(): Binding[] {
     return [...this.#byInner.values()];
@@ -95,8 +106,8 @@ export class Directory {
 
   /** What binding an address to a device changes: its former holder and the device's former address lose. */
   planBind(binding: Binding): Change | DirectoryRefusal {
-    if (!this.#devices.has(binding.device)) {
-      return { refused: 'deviceUnknown', why: `no device ${binding.device} in the devices file` };
+    if (!this.isKnown(binding.device)) {
+      return { refused: 'deviceUnknown', why: `no device ${binding.device} is registered` };
     }
     const holder = this.holderOf(binding.inner);
     if (holder?.device === binding.device) return { losses: [], gains: [] };
@@ -128,10 +139,9 @@ export class Directory {
   /**
    * What a newly read devices file changes. The file wins over the management
    * socket; a binding by management stays where the file says nothing of its
-   * device's family or its address, and its device is still known.
+   * device's family or its address, and its device is not among those `gone`.
    */
-  planFile(devices: readonly Device[], wanted: readonly Binding[]): Change {
-    const known = new Set(devices.map((device) => device.externalId));
+  planFile(gone: ReadonlySet<ExternalId>, wanted: readonly Binding[]): Change {
     const wantedAt = new Map(wanted.map((binding) => [innerKey(binding.inner), binding]));
     const wantedFor = new Set(wanted.map((binding) => `${binding.device} ${binding.inner.address.family}`));
     const losses: Loss[] = [];
@@ -141,7 +151,7 @@ export class Directory {
       if (next) losses.push({ device: held.device, inner: held.inner, cause: 'addressReassigned' });
       else if (
         held.source === 'file' ||
-        !known.has(held.device) ||
+        gone.has(held.device) ||
         wantedFor.has(`${held.device} ${held.inner.address.family}`)
       ) {
         losses.push({ device: held.device, inner: held.inner, cause: 'deviceUnbound' });
@@ -152,6 +162,12 @@ export class Directory {
       return held?.device !== binding.device || held.source !== 'file';
     });
     return { losses, gains };
+  }
+
+  /** What it changes that devices are registered no more. */
+  planGone(gone: ReadonlySet<ExternalId>): Change {
+    const held = [...gone].flatMap((device) => this.bindingsOf(device));
+    return { losses: held.map(({ device, inner }) => ({ device, inner, cause: 'deviceUnbound' })), gains: [] };
   }
 
   /** From here on the addresses a plan touches are nobody's. */

@@ -6,12 +6,13 @@
  * change at a time.
  */
 import type { Address } from '../core/net.ts';
-import { type Device, type InnerAddress, innerKey } from '../core/words.ts';
+import { type Device, type ExternalId, type InnerAddress, innerKey } from '../core/words.ts';
 import type { ListedDevice } from '../directory/devices.ts';
 import type { Binding, Change, DirectoryRefusal } from '../directory/directory.ts';
 import { touched } from '../directory/directory.ts';
 import type { Grants } from './grants.ts';
 import type { Ground } from './ground.ts';
+import { slicesOf } from './slices.ts';
 
 /** Deletes addresses' entries from connection tracking, both directions. */
 export type ForgetFlows = (addresses: readonly Address[]) => Promise<void>;
@@ -51,18 +52,35 @@ export class Bindings {
     return this.#inTurn(() => this.#carryOut(this.#ground.directory.planUnbind(inner)));
   }
 
-  /** Puts a newly read devices file in force. */
+  /** Puts a newly read devices file in force. @throws AgentError devicesInvalid, with nothing changed */
   replaceFile(listed: readonly ListedDevice[]): Promise<void> {
-    const { directory, clock } = this.#ground;
+    const { directory, registry, clock } = this.#ground;
     const devices = listed.map(({ device }) => device);
     const wanted = listed.flatMap(({ device, bindings }) =>
       bindings.map((inner): Binding => ({ device: device.externalId, inner, source: 'file', sinceMs: clock.nowMs() })),
     );
     return this.#inTurn(async () => {
-      await this.#carryOut(directory.planFile(devices, wanted));
-      directory.setDevices(devices);
+      await registry.replaceFile(devices);
+      await this.#carryOut(directory.planFile(await this.#gone(), wanted));
       await this.#groups.refill(); // attributes may have changed where bindings have not
     });
+  }
+
+  /** Does what follows where devices were registered otherwise than by the file: of those that are gone nothing is bound. */
+  followRegistry(): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.#carryOut(this.#ground.directory.planGone(await this.#gone()));
+      await this.#groups.refill();
+    });
+  }
+
+  /** The devices that hold an address and are registered no more. */
+  async #gone(): Promise<ReadonlySet<ExternalId>> {
+    const { directory } = this.#ground;
+    const gone = new Set<ExternalId>();
+    for await (const bindings of slicesOf(directory.bindings()))
+      for (const { device } of bindings) if (!directory.isKnown(device)) gone.add(device);
+    return gone;
   }
 
   async #carryOut(change: Change | DirectoryRefusal): Promise<DirectoryRefusal | undefined> {

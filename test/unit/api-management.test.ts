@@ -164,7 +164,22 @@ const useCases: ManagementUseCases = {
   drain: (draining, byUid) => void calls.push(['drain', draining, byUid]),
   device(name) {
     const device = { externalId: 'm1@meters.acme.example' as ExternalId, msisdn: '12025550142' as Msisdn };
-    return name === 'm1@meters.acme.example' ? { device, bindings: [binding], grants: [grant], total: 1 } : undefined;
+    if (name !== device.externalId) return undefined;
+    const registered = { ...device, source: 'import' } as const;
+    return { device: registered, mtcUser: 'acme', bindings: [binding], grants: [grant], total: 1 };
+  },
+  async importDevices(wanted, bytes, _isLeft, byUid) {
+    let text = '';
+    if (wanted.replace) return { refused: 'importUnderWay', why: 'another import is under way' };
+    for await (const chunk of bytes) text += Buffer.from(chunk).toString();
+    calls.push(['import', wanted, text, byUid]);
+    if (text === 'no rows') return { refused: 'devicesNotImported', why: 'nothing was imported\n1: no' };
+    return { rows: 1, added: 1, changed: 0, removed: 0, dryRun: wanted.dryRun, registered: 2 };
+  },
+  async *exportDevices(format, byUid) {
+    calls.push(['export', format, byUid]);
+    yield '{"externalId":"m1@a.example"}\n';
+    yield '{"externalId":"m2@a.example"}\n';
   },
   async revoke(id, byUid) {
     calls.push(['revoke', id, byUid]);
@@ -291,6 +306,8 @@ describe('an operator', () => {
     expect((await ask('GET', '/devices/m1%40meters.acme.example')).body).toEqual({
       device: 'm1@meters.acme.example',
       msisdn: '12025550142',
+      source: 'import',
+      mtcUser: 'acme',
       bindings: [bindingRow],
       grants: [row],
       liveGrants: 1,

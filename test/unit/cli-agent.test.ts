@@ -11,6 +11,9 @@ import { type Management, startManagement } from '../../agent/api/management.ts'
 import { readConfig } from '../../agent/config.ts';
 import type { RefusalFacts, Refuse } from '../../agent/core/reasons.ts';
 import { denialUseCases } from '../../agent/denial-use-cases.ts';
+import { DeviceImports } from '../../agent/device-imports.ts';
+import { deviceUseCases } from '../../agent/device-use-cases.ts';
+import { openRegistry } from '../../agent/directory/registry-store.ts';
 import { editionUseCases } from '../../agent/edition-use-cases.ts';
 import { type EditionStore, openEditions } from '../../agent/editions/edition-store.ts';
 import { PolicySwitch } from '../../agent/editions/policy-switch.ts';
@@ -41,7 +44,8 @@ beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'mtgate-cli-agent-'));
   const [m1, ...others] = DEVICES;
   if (!m1) throw new Error('no device');
-  gateway = new TestGateway();
+  const registry = openRegistry(join(folder, 'registry.db'));
+  gateway = new TestGateway(undefined, registry);
   await gateway.start(undefined, [{ ...m1, device: { ...m1.device, msisdn: '491715550100' as never } }, ...others]);
   const reading = readConfig(readFileSync(join(ROOT, 'systemd/agent.yaml.example'), 'utf8'), 'agent.yaml');
   if ('issues' in reading) throw new Error('the example agent.yaml is wrong');
@@ -71,7 +75,10 @@ beforeAll(async () => {
     ...{ policies, grants, store: gateway.store, ledger, clock: gateway.clock },
     userName: async (uid) => (uid === 0 ? 'root' : `uid ${uid}`),
   });
-  const useCases = managementUseCases(ground, grants, bindings, { ...denials, ...ofEditions }, reading.config, {
+  const imports = new DeviceImports(registry, folder, new URL(`file://${ROOT}dist/device-import-worker.js`));
+  const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log: gateway.log });
+  const operators = { ...denials, ...ofDevices, ...ofEditions };
+  const useCases = managementUseCases(ground, grants, bindings, operators, reading.config, {
     reload: async () => ({ policy: grants.policy.version, devices: 2, liveGrants: grants.live.size, unusable: [] }),
     drain: (draining) => {
       gateway.draining = draining ? { reason: 'gatewayDraining', why: 'asked for' } : undefined;
@@ -84,6 +91,7 @@ afterAll(async () => {
   await management.close();
   store.close();
   editions.close();
+  gateway.registry.close();
   rmSync(folder, { recursive: true });
 });
 afterEach(async () => {
@@ -106,6 +114,7 @@ const SEES: InspectorReading = {
 const STANDING: RunningStatus = {
   closed: true,
   draining: false,
+  registeredDevices: 2,
   interfaces: { outside: 'eth0', inside: [{ realm: 'iot', interface: 'pgw0' }] },
   missingInterfaces: [],
   wrongSysctls: [],
@@ -319,7 +328,7 @@ describe('grants', () => {
   });
 
   test.each([
-    [['--device', 'm7@meters.example'], 'deviceUnknown: no device m7@meters.example in the devices file'],
+    [['--device', 'm7@meters.example'], 'deviceUnknown: no device m7@meters.example is registered'],
     [['--server', 'nobody'], 'serverUnknown: no server nobody in the rule files'],
   ])('list %j: who is not there is said; status 1', async (filter, says) => {
     const { status, stderr } = await operator('grants', 'list', ...filter);

@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { address } from '../../agent/core/net.ts';
 import type { Device, ExternalId, InnerAddress, RealmName } from '../../agent/core/words.ts';
 import { type Binding, type Change, Directory, type DirectoryRefusal } from '../../agent/directory/directory.ts';
+import { openRegistry } from '../../agent/directory/registry-store.ts';
 
 const id = (name: string) => `${name}@meters.example` as ExternalId;
 const at = (text: string, realm = 'iot'): InnerAddress => ({ realm: realm as RealmName, address: address(text) });
@@ -13,14 +14,17 @@ const held = (device: string, text: string, source: Binding['source'] = 'managem
   sinceMs: 1,
 });
 const DEVICES: Device[] = [
-  { externalId: id('m1'), msisdn: '491700000001' as never },
+  { externalId: id('m1'), msisdn: '491700000001' as never, imsi: '001010000000001' as never },
   { externalId: id('m2') },
   { externalId: id('m3') },
 ];
 
+const registry = openRegistry(':memory:');
+await registry.replaceFile(DEVICES);
+const none = new Set<ExternalId>();
+
 function directory(...bindings: Binding[]): Directory {
-  const made = new Directory();
-  made.setDevices(DEVICES);
+  const made = new Directory(registry);
   for (const binding of bindings) made.apply({ losses: [], gains: [binding] });
   return made;
 }
@@ -38,6 +42,14 @@ describe('finding a device', () => {
     expect(own.find({ phoneNumber: '+491700000001' })?.externalId).toBe('m1@meters.example');
     expect(own.find({ phoneNumber: '+491700000002' })).toBeUndefined();
     expect(own.find({ networkAccessIdentifier: 'no identifier' })).toBeUndefined();
+  });
+
+  test('an operator also by IMSI', () => {
+    const own = directory();
+    for (const name of ['m1@meters.example', '+491700000001', '491700000001', '001010000000001'])
+      expect(own.named(name)?.externalId).toBe('m1@meters.example');
+    for (const name of ['m4@meters.example', '+001010000000001', '001010000000002', 'm1'])
+      expect(own.named(name)).toBeUndefined();
   });
 });
 
@@ -113,13 +125,13 @@ describe('what is not done', () => {
 describe('a new devices file', () => {
   test('unbinds what it no longer binds, and leaves what management bound', () => {
     const own = directory(held('m1', '10.20.0.2', 'file'), held('m2', '10.20.0.3'));
-    const plan = own.planFile(DEVICES, []);
+    const plan = own.planFile(none, []);
     expect(plan.losses.map(({ device, cause }) => [device, cause])).toEqual([[id('m1'), 'deviceUnbound']]);
   });
 
   test('wins over management: for the address, and for the device', () => {
     const own = directory(held('m1', '10.20.0.2'), held('m2', '10.20.0.3'));
-    const plan = own.planFile(DEVICES, [held('m3', '10.20.0.2', 'file'), held('m2', '10.20.0.4', 'file')]);
+    const plan = own.planFile(none, [held('m3', '10.20.0.2', 'file'), held('m2', '10.20.0.4', 'file')]);
     expect(plan.losses.map(({ device, inner, cause }) => [device, inner.address.text, cause])).toEqual([
       [id('m1'), '10.20.0.2', 'addressReassigned'],
       [id('m2'), '10.20.0.3', 'deviceUnbound'],
@@ -133,12 +145,12 @@ describe('a new devices file', () => {
 
   test('unbinds devices that it no longer knows', () => {
     const own = directory(held('m1', '10.20.0.2'));
-    expect(own.planFile([], []).losses).toHaveLength(1);
+    expect(own.planFile(new Set([id('m1')]), []).losses).toHaveLength(1);
   });
 
   test('the same file again changes nothing', () => {
     const file = [held('m1', '10.20.0.2', 'file'), held('m1', 'fd00:20::2', 'file')];
-    expect(directory(...file).planFile(DEVICES, file)).toEqual({ losses: [], gains: [] });
+    expect(directory(...file).planFile(none, file)).toEqual({ losses: [], gains: [] });
   });
 });
 
