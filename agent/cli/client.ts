@@ -5,6 +5,7 @@
 import { once } from 'node:events';
 import { type IncomingMessage, request } from 'node:http';
 import { createInterface } from 'node:readline';
+import type { Readable, Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { Option } from 'commander';
 import type { ErrorBody } from '../api/management.ts';
@@ -61,13 +62,14 @@ export async function send<Answer>(
   { socket: socketPath }: Pick<Ask, 'socket'>,
   path: string,
   contentType: string,
-  body: AsyncIterable<Uint8Array>,
+  body: Readable,
+  through: Transform,
 ): Promise<Answer> {
   const asked = request({ socketPath, method: 'POST', path, headers: { 'content-type': contentType } });
   const answered = once(asked, 'response') as Promise<[IncomingMessage]>;
   answered.catch(() => {}); // who reads the body may have failed before
   try {
-    await pipeline(body, asked);
+    await pipeline(body, through, asked); // where one of them fails, the others go with it
     const [answer] = await answered;
     return await answerIn<Answer>(answer);
   } catch (fault) {

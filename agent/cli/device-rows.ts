@@ -2,7 +2,8 @@
 import { once } from 'node:events';
 import { createReadStream, createWriteStream, rmSync } from 'node:fs';
 import { open, rename } from 'node:fs/promises';
-import { finished } from 'node:stream/promises';
+import type { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import { type Command, CommanderError, Option } from 'commander';
 import { CONTENT_TYPES, type ImportAnswer } from '../api/device-routes.ts';
 import { ROW_FORMATS, type RowFormat } from '../directory/device-rows.ts';
@@ -77,9 +78,8 @@ async function importDevices(file: string, ask: ImportAsk): Promise<void> {
   const { bytes, size } = file === '-' ? { bytes: process.stdin, size: undefined } : await opened(file);
   const progress = new Progress(size);
   const path = `/devices/import?replace=${ask.replace ?? false}&dryRun=${ask.dryRun ?? false}`;
-  const answer = await send<ImportAnswer>(ask, path, CONTENT_TYPES[rowFormat], progress.through(bytes)).finally(() =>
-    progress.end(),
-  );
+  const sent = send<ImportAnswer>(ask, path, CONTENT_TYPES[rowFormat], bytes, progress.counting());
+  const answer = await sent.finally(() => progress.end());
   if (ask.json) return printJson(answer);
   const { rows, added, changed, removed, registered, dryRun } = answer;
   const what = `${added} added, ${changed} changed, ${removed} removed, ${rows - added - changed} as they were`;
@@ -96,18 +96,12 @@ async function exportDevices({ output, ...ask }: ExportAsk): Promise<void> {
   const rows = receive(ask, `/devices/export?format=${rowFormat}`);
   if (output === undefined) return toStandardOutput(rows);
   const unfinished = `${output}.unfinished`;
-  const progress = new Progress(undefined);
   try {
-    const target = createWriteStream(unfinished, { mode: 0o600 });
-    for await (const chunk of rows) if (!target.write(chunk)) await once(target, 'drain');
-    target.end();
-    await finished(target);
+    await pipeline(rows, createWriteStream(unfinished, { mode: 0o600 }));
     await rename(unfinished, output);
   } catch (fault) {
     rmSync(unfinished, { force: true });
     throw fault;
-  } finally {
-    progress.end();
   }
 }
 
@@ -126,7 +120,7 @@ function formatOf(file: string): RowFormat | undefined {
   return /\.(jsonl|ndjson)$/i.test(file) ? 'jsonl' : undefined;
 }
 
-async function opened(file: string): Promise<{ bytes: AsyncIterable<Uint8Array>; size: number | undefined }> {
+async function opened(file: string): Promise<{ bytes: Readable; size: number | undefined }> {
   const handle = await open(file).catch((cause: Error) => {
     throw new CommanderError(2, 'mtgate.import', cause.message);
   });

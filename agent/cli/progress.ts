@@ -3,6 +3,8 @@
  * bar where it is known how much there is; elsewhere a line now and then. On
  * standard error, so that what is printed stays what was asked for.
  */
+import { Transform } from 'node:stream';
+
 const BAR = 24;
 const REDRAWN_EVERY_MS = 200;
 const TOLD_EVERY_MS = 10_000;
@@ -21,16 +23,25 @@ export class Progress {
   }
 
   /** Passes bytes on, and counts them and their lines. */
-  async *through(bytes: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-    for await (const chunk of bytes) {
-      yield chunk;
-      this.#bytes += chunk.length;
-      for (let at = chunk.indexOf(NEWLINE); at >= 0; at = chunk.indexOf(NEWLINE, at + 1)) this.#rows += 1;
-      if (performance.now() < this.#nextMs) continue;
-      this.#tell(this.#text());
-      this.#nextMs = performance.now() + (this.#terminal ? REDRAWN_EVERY_MS : TOLD_EVERY_MS);
-    }
-    this.#tell(`${this.#text()}; the agent checks and writes them`);
+  counting(): Transform {
+    return new Transform({
+      transform: (chunk: Uint8Array, _encoding, done) => {
+        this.#count(chunk);
+        done(null, chunk);
+      },
+      flush: (done) => {
+        this.#tell(`${this.#text()}; the agent checks and writes them`);
+        done();
+      },
+    });
+  }
+
+  #count(chunk: Uint8Array): void {
+    this.#bytes += chunk.length;
+    for (let at = chunk.indexOf(NEWLINE); at >= 0; at = chunk.indexOf(NEWLINE, at + 1)) this.#rows += 1;
+    if (performance.now() < this.#nextMs) return;
+    this.#tell(this.#text());
+    this.#nextMs = performance.now() + (this.#terminal ? REDRAWN_EVERY_MS : TOLD_EVERY_MS);
   }
 
   /** Leaves a terminal's line as it was. */
