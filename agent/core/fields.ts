@@ -9,7 +9,7 @@
  */
 import { z } from 'zod';
 import { type Family, parseAddress, parsePrefix } from './net.ts';
-import { PROTOCOLS, parseApn, parseExternalId } from './words.ts';
+import { PROTOCOLS, parseExternalId } from './words.ts';
 
 /** A scalar, read by a function that answers undefined where the text is none of the kind. */
 export function field<Value>(
@@ -158,7 +158,6 @@ export const protocol = choice(...PROTOCOLS);
 export const family = choice<Family>('ipv4', 'ipv6');
 export const address = field('an IP address', parseAddress);
 export const externalId = field('an external identifier such as meter-1@meters.example', parseExternalId);
-export const apn = field('an APN or DNN such as iot.example or iot.example.mnc001.mcc262.gprs', parseApn);
 export const prefix = field(
   'a prefix such as 198.51.100.0/24 or 2001:db8::/32',
   (value) => {
