@@ -26,7 +26,7 @@ import {
 import type { Owned } from './core/overlaps.ts';
 import type { Pool } from './core/pool.ts';
 import { apnWarnings, clientPoolIssues, withPools } from './core/radius-plan.ts';
-import type { Apn, RealmName, Service } from './core/words.ts';
+import { type Apn, parseApn, type RealmName, type Service } from './core/words.ts';
 
 /** What devices may not reach by themselves unless the operator says otherwise: addresses that are not public (RFC 6890). */
 const NOT_PUBLIC = [
@@ -119,6 +119,7 @@ const networkInterface = f.field('the name of a network interface', (text) =>
   /^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$/.test(text) ? text : undefined,
 );
 const listen = f.field('one address of this host and a port, such as 192.0.2.10:8443', listenable);
+const apn = f.field('an APN or DNN such as iot.example or iot.example.mnc001.mcc262.gprs', parseApn);
 const heard = f.field('one address of this host and a port, such as 192.0.2.10:1813', listenable);
 const loopback = f.field('a loopback address and a port, such as 127.0.0.1:9464', (text) => {
   const endpoint = listenable(text);
@@ -165,7 +166,7 @@ function agentFile(folder: string) {
         interface: networkInterface,
         prefixes,
         nextHops,
-        apns: f.list(f.apn, 'APNs').default([]),
+        apns: f.list(apn, 'APNs').default([]),
       }),
       'realms',
     ),

@@ -9,7 +9,7 @@
  */
 import { z } from 'zod';
 import { type Family, parseAddress, parsePrefix } from './net.ts';
-import { PROTOCOLS, parseApn, parseExternalId, parseImsi, parseInterfaceId, parseMsisdn } from './words.ts';
+import { PROTOCOLS, parseExternalId, parseImsi, parseInterfaceId, parseMsisdn } from './words.ts';
 
 /** A scalar, read by a function that answers undefined where the text is none of the kind. */
 export function field<Value>(
@@ -161,7 +161,6 @@ export const externalId = field('an external identifier such as meter-1@meters.e
 export const msisdn = field('an MSISDN: 5 to 15 digits of E.164, such as +491715550100', parseMsisdn);
 export const imsi = field('an IMSI: 6 to 15 digits', parseImsi);
 export const interfaceId = field('an interface identifier such as 0:0:0:1, not all zeros', parseInterfaceId);
-export const apn = field('an APN or DNN such as iot.example or iot.example.mnc001.mcc262.gprs', parseApn);
 export const prefix = field(
   'a prefix such as 198.51.100.0/24 or 2001:db8::/32',
   (value) => {

@@ -116,6 +116,12 @@ export function prefix(text: string): Prefix {
   return parsed;
 }
 
+/** The prefix of an address and a length; undefined where the length is none of its family, or bits are set behind it. */
+export function prefixOf(of: Address, length: number): Prefix | undefined {
+  const prefix = { family: of.family, address: of, length, text: `${of.text}/${length}` };
+  return length > (of.family === 'ipv4' ? 32 : 128) || bitsBehind(of.bytes, mappedLength(prefix)) ? undefined : prefix;
+}
+
 /** The host prefix (/32 or /128) of an address. */
 export function hostPrefix(host: Address): Prefix {
   const length = host.family === 'ipv4' ? 32 : 128;
@@ -178,6 +184,11 @@ function sameBits(a: Uint8Array, b: Uint8Array, bits: number): boolean {
   for (let i = 0; i < whole; i++) if (a[i] !== b[i]) return false;
   const rest = bits & 7;
   return rest === 0 || ((a[whole] ?? 0) ^ (b[whole] ?? 0)) >> (8 - rest) === 0;
+}
+
+/** Whether a bit is set behind the first `bits`. */
+function bitsBehind(bytes: Uint8Array, bits: number): boolean {
+  return bytes.some((byte, i) => (byte & (0xff >> Math.min(8, Math.max(0, bits - i * 8)))) !== 0);
 }
 
 function numberOf(host: Address): bigint {

@@ -8,7 +8,7 @@
  * Pure and total. A datagram with one wrong attribute comes to nothing as a
  * whole: half an event would be another event.
  */
-import { type Address, addressFromBytes, type Prefix, parsePrefix } from '../core/net.ts';
+import { type Address, addressFromBytes, type Prefix, prefixOf } from '../core/net.ts';
 import { type ExternalId, type Imsi, type Msisdn, parseExternalId, parseImsi, parseMsisdn } from '../core/words.ts';
 import type { AccountingEvent, Nas } from './accounting.ts';
 import type { Drop, DropReason } from './drops.ts';
@@ -241,8 +241,8 @@ function ipv6Prefix(octets: Buffer): Reading<Prefix> {
   const bytes = new Uint8Array(16);
   bytes.set(octets.subarray(2));
   const address = addressFromBytes(bytes);
-  const prefix = address.family === 'ipv6' ? parsePrefix(`${address.text}/${length}`) : '';
-  return typeof prefix === 'string' ? MALFORMED : { value: prefix };
+  const prefix = address.family === 'ipv6' ? prefixOf(address, length) : undefined;
+  return prefix ? { value: prefix } : MALFORMED;
 }
 
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });

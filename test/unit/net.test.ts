@@ -15,6 +15,7 @@ import {
   parseEndpoint,
   parsePrefix,
   prefix,
+  prefixOf,
   sizeOf,
 } from '../../agent/core/net.ts';
 import { overlapsAmong } from '../../agent/core/overlaps.ts';
@@ -153,6 +154,22 @@ const anyPrefix = fc
           : `${(kept << 12).toString(16)}::/${length}`,
     );
   });
+
+test('a prefix of an address and a length is the one of their text, or neither is one', () => {
+  const host = fc.oneof(
+    fc.uint8Array({ minLength: 4, maxLength: 4 }).map((octets) => octets.join('.')),
+    anyPrefix.map(({ address: { text } }) => text),
+    fc.uint8Array({ minLength: 16, maxLength: 16 }).map((bytes) => addressFromBytes(bytes).text),
+  );
+  fc.assert(
+    fc.property(host, fc.nat(140), (text, length) => {
+      const parsed = parsePrefix(`${text}/${length}`);
+      expect(prefixOf(address(text), length)).toEqual(typeof parsed === 'string' ? undefined : parsed);
+    }),
+  );
+  for (const text of ['128.0.0.0/1', '0.0.0.0/0', '10.0.0.1/32', '::/0', '8000::/1', '2001:db8::1/128'])
+    expect(prefixOf(prefix(text).address, prefix(text).length)).toEqual(prefix(text));
+});
 
 test('overlaps of many owners are those that comparing each with each finds', () => {
   const owned = fc.record({ prefix: anyPrefix, owner: fc.constantFrom('a', 'b', 'c') });
