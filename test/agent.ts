@@ -6,7 +6,9 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Child, ROOT } from './child.ts';
+import { call } from '../agent/cli/client.ts';
+import type { Status } from '../agent/status.ts';
+import { type Child, PATIENCE_MS, ROOT } from './child.ts';
 import type { Network } from './network.ts';
 import { createPki, type Issued, type TestCa } from './pki.ts';
 import {
@@ -22,6 +24,8 @@ import {
 } from './standard-network.ts';
 
 export const API_PORT = 8443;
+/** A start is a second or two of work for a processor, which other files may want at the same time. */
+export const START_MS = 3 * PATIENCE_MS;
 export const DEVICE_NAME = 'm1@meters.example';
 export const DEVICE_PORT = 7000;
 
@@ -153,7 +157,7 @@ gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
 
   /** Starts the daemon; resolves when it is ready. @throws Error with all it said where it is not */
   async start(env: Readonly<Record<string, string>> = {}): Promise<Child> {
-    return await this.launch(env).ready({ line: /"event":"ready"/ });
+    return await this.launch(env).ready({ line: /"event":"ready"/ }, START_MS);
   }
 
   /** The same, and waits for nothing. */
@@ -228,6 +232,11 @@ gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
   /** The head end's live grants. */
   async grants(): Promise<readonly Body[]> {
     return (await this.curl<readonly Body[]>('POST', '/retrieve-grants', { body: {} })).body;
+  }
+
+  /** What `mtgate status --json` prints, asked on the socket itself, which costs no process. */
+  status(): Promise<Status> {
+    return call<Status>({ socket: join(this.folder, 'mtgate.sock') }, 'GET', '/status');
   }
 
   /** The operator's command. */

@@ -9,7 +9,8 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -23,8 +24,13 @@ export const PATIENCE_MS = 10_000 * Number(process.env['PATIENCE'] ?? 1);
 /** What tells that a child is at work: a line on its standard output, or a socket of its network namespace. */
 export type Ready = { readonly line: RegExp } | { readonly listens: 'tcp' | 'udp'; readonly port: number };
 
+/** The environment's word for the folder of compiled programs, where a run has one (programs.ts). */
+export const COMPILED = 'COMPILED_PROGRAMS';
+
 /** The command that runs one of our TypeScript programs, path from the root. */
 export function program(path: string, ...args: readonly string[]): string[] {
+  const compiled = join(process.env[COMPILED] ?? '', path.replace(/ts$/, 'js'));
+  if (process.env[COMPILED] && existsSync(compiled)) return [process.execPath, compiled, ...args];
   return [process.execPath, '--import', 'tsx', `${ROOT}${path}`, ...args];
 }
 
@@ -96,11 +102,11 @@ export class Child {
     return seen;
   }
 
-  async ready(sign: Ready): Promise<this> {
-    if ('line' in sign) await this.line(sign.line);
+  async ready(sign: Ready, patienceMs = PATIENCE_MS): Promise<this> {
+    if ('line' in sign) await this.line(sign.line, { patienceMs });
     else {
       const what = `${this.#name} to listen on ${sign.listens}/${sign.port}\n${this.errors}`;
-      await until(what, () => (listens(this.pid, sign.listens, sign.port) ? true : this.#ifDead()));
+      await until(what, () => (listens(this.pid, sign.listens, sign.port) ? true : this.#ifDead()), patienceMs);
     }
     return this;
   }

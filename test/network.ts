@@ -233,18 +233,26 @@ function unmount(folder: string): void {
   rmdirSync(folder);
 }
 
-/** Takes away what runs left that were killed before they could. */
+/**
+ * Takes away what runs left that were killed before they could. Another run may
+ * sweep at this very moment: what fails is its, or waits for the next.
+ */
 function sweep(): void {
   const ownerless = (name: string) => {
     const pid = new RegExp(`^${MARK}(\\d+)-`).exec(name)?.[1];
     return pid !== undefined && !existsSync(`/proc/${pid}`);
   };
-  if (existsSync('/run/netns')) for (const name of readdirSync('/run/netns').filter(ownerless)) remove(name);
+  const take = (away: () => void) => {
+    try {
+      away();
+    } catch {}
+  };
+  if (existsSync('/run/netns'))
+    for (const name of readdirSync('/run/netns').filter(ownerless)) take(() => remove(name));
   const mounted = readFileSync('/proc/self/mounts', 'utf8');
   for (const name of readdirSync(tmpdir()).filter(ownerless)) {
     const folder = join(tmpdir(), name);
-    if (mounted.includes(` ${folder} `)) unmount(folder);
-    else rmSync(folder, { recursive: true, force: true });
+    take(() => (mounted.includes(` ${folder} `) ? unmount(folder) : rmSync(folder, { recursive: true, force: true })));
   }
 }
 

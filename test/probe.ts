@@ -16,7 +16,7 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { type Child, program } from './child.ts';
+import { type Child, PATIENCE_MS, program } from './child.ts';
 import type { Network } from './network.ts';
 
 export interface Target {
@@ -41,7 +41,8 @@ export interface Question {
 type Request = { readonly id: number; readonly protocol: 'tcp' | 'udp' } & Question;
 type Answer = { readonly id: number } & Outcome;
 
-const WAIT_MS = 1000;
+/** For what must come, which it ends with; what is to meet silence names a time. */
+const WAIT_MS = PATIENCE_MS / 2;
 /** How long after the marker's answer an answer to the probe itself may still come. */
 const MOMENT_MS = 50;
 

@@ -5,7 +5,7 @@ export default class Summary implements Reporter {
   onTestRunEnd(modules: readonly TestModule[], errors: readonly unknown[]): void {
     const count = { passed: 0, failed: errors.length, skipped: 0, pending: 0 };
     // A run that was to meet the kernel and did not is no pass, whatever else passed.
-    const kernel = modules.filter((module) => module.project.name === 'kernel');
+    const kernel = modules.filter((module) => module.project.name !== 'unit');
     const met = kernel.some((module) => [...module.children.allTests('passed')].length > 0);
     if (kernel.length > 0 && !met) {
       count.failed += 1;

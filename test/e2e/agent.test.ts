@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { address, contains, prefix } from '../../agent/core/net.ts';
 import { DEVICE_NAME, DEVICE_PORT, RULES, TestAgent } from '../agent.ts';
 import { Capture } from '../capture.ts';
-import { type Child, program, until } from '../child.ts';
+import { type Child, PATIENCE_MS, program, until } from '../child.ts';
 import type { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
 import { Session } from '../session.ts';
@@ -310,9 +310,10 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
     const long = await granted({ devicePort: 7001, durationSeconds: 600 });
     const ended = await granted({ devicePort: 7002 });
     await agent.curl('DELETE', `/grants/${ended.id}`);
-    // Long enough for two sessions to be opened on a busy machine.
-    const short = await granted({ durationSeconds: 7 });
-    const tcp = await granted({ protocol: 'TCP', durationSeconds: 7 });
+    // Long enough for two sessions to be opened on a busy machine: eight seconds, or more on one that asks for patience.
+    const durationSeconds = Math.ceil(PATIENCE_MS / 1_400);
+    const short = await granted({ durationSeconds });
+    const tcp = await granted({ protocol: 'TCP', durationSeconds });
     const sessions = await Promise.all([
       Session.open(network, 'server', 'udp', short.to),
       Session.open(network, 'server', 'tcp', tcp.to),

@@ -121,7 +121,7 @@ test('a list that cannot be used: nobody of its CA is heard, live grants go on, 
   await agent.daemon.line(/"reason":"revocationUnknown".*"event":"refused"/);
   expect(await server.udp({ to: externalEndpoint })).toMatchObject({ outcome: 'answer' });
   expect((await agent.mtgate('reload')).stdout).toMatch(/^not usable: CRL mtc-ca: is empty$/m);
-  const { certificates } = JSON.parse((await agent.mtgate('status', '--json')).stdout);
+  const { certificates } = await agent.status();
   expect(certificates).toContainEqual({ name: 'mtc-ca', kind: 'crl', usable: false, daysLeft: 0, why: 'is empty' });
   const page = await network.run('gateway', ['curl', '--silent', 'http://127.0.0.1:9464/metrics']);
   expect(page.stdout).toMatch(/^mtgate_crl_usable\{name="mtc-ca"\} 0$/m);
@@ -136,7 +136,7 @@ test('a list that cannot be used: nobody of its CA is heard, live grants go on, 
 test('a certificate file that is broken changes nothing, and is named', async () => {
   const kept = await connection('server', agent.headEnd);
   expect(await asks(kept)).toBe('200 OK');
-  const policy = async () => JSON.parse((await agent.mtgate('status', '--json')).stdout).policy as string;
+  const policy = async () => (await agent.status()).policy;
   const before = await policy();
   const { certificateFile, certificate } = agent.ca;
   writeFileSync(certificateFile, certificate.slice(0, 200));

@@ -96,16 +96,18 @@ test('limits: those of the rules in force hold for a live grant, and are shown; 
 test('status: denials of the last minute; a gap is status 1, and the last fault', async () => {
   const to = { address: '203.0.113.3', port: 20_001 };
   await server.udp({ to, waitMs: 100 });
-  const status = async () => JSON.parse((await agent.mtgate('status', '--json')).stdout);
+  const status = () => agent.status();
   expect((await status()).deniedInLastMinute).toBeGreaterThan(0);
   expect((await agent.mtgate('status')).stdout).toMatch(/^ +[1-9]\d* noGrant \(/m);
   await network.run('gateway', ['nft', 'flush', 'ruleset']);
-  await agent.daemon.line(/"event":"gapRepaired"/);
-  const { lastFault } = await until('closed again', async () => {
-    const now = await status();
-    return now.closed ? now : undefined;
+  // Before the inspector finds that its rule is gone as well, which is a fault of its own.
+  const gap = await until('the gap as the last fault', async () => {
+    const { lastFault } = await status();
+    return lastFault?.event === 'gapFound' ? lastFault : undefined;
   });
-  expect(lastFault).toMatchObject({ event: 'gapFound', fields: { gap: expect.stringContaining('nftables base') } });
+  expect(gap).toMatchObject({ fields: { gap: expect.stringContaining('nftables base') } });
+  await agent.daemon.line(/"event":"gapRepaired"/);
+  await until('closed again', async () => (await status()).closed || undefined);
 });
 
 test('doctor: on this gateway all that the agent needs is there', async () => {

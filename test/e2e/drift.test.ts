@@ -103,7 +103,7 @@ describe.each(['tcx', 'clsact'] as const)('a gateway whose gate hangs by %s', (a
       const set = (name: string, value: number) =>
         network.run('gateway', ['sh', '-c', `echo ${value} > /proc/sys/net/${name}`]);
       const alarms = (name: string) => agent.logged('sysctlChanged').filter((one) => one['name'] === `net/${name}`);
-      const wrong = async () => JSON.parse((await agent.mtgate('status', '--json')).stdout).wrongSysctls as string[];
+      const wrong = async () => (await agent.status()).wrongSysctls;
       await until('no setting that is wrong', async () => ((await wrong()).length === 0 ? true : undefined));
       const settings = [
         ['ipv4/ip_forward', 0, 1],
@@ -166,7 +166,7 @@ describe.each(['tcx', 'clsact'] as const)('a gateway whose gate hangs by %s', (a
     const refused = await agent.grant({ devicePort: 7001 });
     expect(refused).toMatchObject({ status: 503, body: { code: 'UNAVAILABLE' } });
     expect(await agent.refusal(refused.body)).toMatchObject({ reason: 'gatewayNotReady', why: /nft cannot be run/ });
-    expect(JSON.parse((await agent.mtgate('status', '--json')).stdout)).toMatchObject({
+    expect(await agent.status()).toMatchObject({
       closed: false,
       gap: expect.stringContaining('nft cannot be run'),
     });

@@ -39,7 +39,7 @@ async function wideIsLive(): Promise<boolean> {
   else expect({ status, code: body.code }).toEqual({ status: 403, code: 'PERMISSION_DENIED' });
   return status === 201;
 }
-const edition = async () => JSON.parse((await agent.mtgate('status', '--json')).stdout).edition;
+const edition = async () => (await agent.status()).edition;
 const metrics = async () =>
   (await network.run('gateway', ['curl', '--silent', 'http://127.0.0.1:9464/metrics'])).stdout;
 

@@ -44,12 +44,7 @@ afterAll(async () => {
 });
 
 const inGateway = (...words: readonly string[]) => network.run('gateway', ['ip', ...words]);
-const status = async () =>
-  JSON.parse((await agent.mtgate('status', '--json')).stdout) as {
-    readonly closed: string;
-    readonly missingInterfaces: readonly string[];
-    readonly attachments: readonly string[];
-  };
+const status = () => agent.status();
 const logLine = (event: string, from: number) => agent.daemon.line(new RegExp(`"event":"${event}"`), { from });
 
 /** The second realm's link, up and with its routes; `index` to give it a certain one. */

@@ -243,7 +243,10 @@ describe.each(KINDS)('on wires, by %s', (kind) => {
     within(network, 'gateway', () => gate.detach());
     // Without the gate the stack answers: the silence was the gate's doing.
     const to = { address: INNER_GATEWAY.ipv4, port: 9 };
-    await until('the stack to answer', async () => (await server.udp({ to })).outcome === 'refused' || undefined);
+    await until(
+      'the stack to answer',
+      async () => (await server.udp({ to, waitMs: 300 })).outcome === 'refused' || undefined,
+    );
   });
 
   test('frames that no socket sends', async () => {

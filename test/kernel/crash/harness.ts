@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { suspendedNs } from '../../../agent/grants/record.ts';
 import { systemClock } from '../../../agent/host.ts';
+import { START_MS } from '../../agent.ts';
 import { type Child, until } from '../../child.ts';
 import { seededRandom } from '../../clock.ts';
 import { type Kept, kept, keptByTheDead, liveEntries } from './kept.ts';
@@ -169,7 +170,7 @@ class Harness {
     const starting = agent.launch();
     this.#lives.push(starting);
     this.#lives.splice(0, this.#lives.length - LIVES_KEPT);
-    await starting.ready({ line: /"event":"ready"/ });
+    await starting.ready({ line: /"event":"ready"/ }, START_MS);
     this.#startMs = Math.round(performance.now() - beganMs);
     if (agent.logged('storeOlder').length > 0) throw new Violation('its own database was taken for an older copy');
     this.world.tell('ready', { afterMs: this.#startMs });
