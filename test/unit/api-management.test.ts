@@ -9,11 +9,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type Management, type ManagementUseCases, startManagement } from '../../agent/api/management.ts';
-import type { OperatorGrant } from '../../agent/api/operator-rows.ts';
+import type { OperatorBinding, OperatorGrant } from '../../agent/api/operator-rows.ts';
 import { AgentError } from '../../agent/core/errors.ts';
 import { address } from '../../agent/core/net.ts';
 import type { Log } from '../../agent/core/ports.ts';
 import type { ExternalId, Msisdn, MtcUserName, RealmName, ServerName } from '../../agent/core/words.ts';
+import { rangeOf } from '../../agent/directory/binding.ts';
 import type { EditionHead } from '../../agent/editions/edition.ts';
 import type { Denial } from '../../agent/inspector/denials.ts';
 import type { KeptRefusal } from '../../agent/inspector/refusals.ts';
@@ -90,7 +91,13 @@ const row = {
   startedAt: '1970-01-01T00:00:00.000Z',
   expiresAt: '1970-01-01T00:10:00.000Z',
 };
-const binding = { device: 'm1@meters.acme.example' as ExternalId, inner, source: 'file', sinceMs: 0 };
+const binding: OperatorBinding = {
+  ...rangeOf(inner.realm, inner.address),
+  holder: 'm1@meters.acme.example',
+  target: inner.address,
+  source: 'file',
+  sinceMs: 0,
+};
 const bindingRow = {
   device: 'm1@meters.acme.example',
   realm: 'meters',
@@ -166,7 +173,7 @@ const useCases: ManagementUseCases = {
     const device = { externalId: 'm1@meters.acme.example' as ExternalId, msisdn: '12025550142' as Msisdn };
     if (name !== device.externalId) return undefined;
     const registered = { ...device, source: 'import' } as const;
-    return { device: registered, mtcUser: 'acme', bindings: [binding], grants: [grant], total: 1 };
+    return { device: registered, mtcUser: 'acme', bindings: [binding], before: [], grants: [grant], total: 1 };
   },
   async importDevices(wanted, bytes, _isLeft, byUid) {
     let text = '';
