@@ -143,7 +143,13 @@ async function start(
   const listed = devices.flatMap(({ device, bindings }) =>
     bindings.map((inner) => ({ device: device.externalId, inner })),
   );
-  const mayBeBound = { policy, bound: [...store.bindings(), ...listed], attributesOf: directory.attributesOf };
+  const mayBeBound = {
+    policy,
+    get bound() {
+      return [...store.bindings(), ...listed];
+    },
+    attributesOf: directory.attributesOf,
+  };
   await base.apply(baseRuleset(baseSetup(config, site, mayBeBound), await base.counted()));
   Gate.prepare(config.gate.bpffs);
   lockFolder(config.gate.bpffs);

@@ -118,15 +118,13 @@ export function admissions(config: Config, { filters }: Policy): readonly Admiss
 }
 
 /** Who is in the device groups that filters name, by the interface of the realm. */
-export function groupMembers(
-  config: Config,
-  { policy, bound, attributesOf }: FilterGround,
-): Map<string, readonly GroupMember[]> {
+export function groupMembers(config: Config, ground: FilterGround): Map<string, readonly GroupMember[]> {
+  const { policy, attributesOf } = ground;
   const used = groupsIn(policy.filters).flatMap((name) => policy.deviceGroups.get(name) ?? []);
   if (used.length === 0) return new Map();
   const interfaces = new Map<string, string>(config.inside.map((one) => [one.realm, one.interface]));
   const members = new Map<string, GroupMember[]>(used.map(({ group }) => [group, []]));
-  for (const { device, inner } of bound) {
+  for (const { device, inner } of ground.bound) {
     const name = interfaces.get(inner.realm);
     let attributes: Attributes | undefined; // looked up where a group asks for them
     const facts = {
