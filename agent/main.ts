@@ -91,7 +91,7 @@ const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
 const FILES_INVALID = 78;
 const INVALID_FILES: readonly FaultCode[] = [
   ...(['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'] as const),
-  ...(['editionsInvalid', 'editionUnfit'] as const),
+  ...(['editionsInvalid', 'editionUnfit', 'registryInvalid'] as const),
 ];
 
 /** Starts everything; how to stop what has been started is put into `stops` as it goes. */
