@@ -225,19 +225,33 @@ beforeEach(() => {
 });
 
 // biome-ignore lint/suspicious/noExplicitAny: answers are looked into freely
-function ask(method: string, at: string, body?: unknown): Promise<{ status: number; body: any }> {
+type Answer = { status: number; body: any };
+
+function ask(method: string, at: string, body?: unknown, more: http.OutgoingHttpHeaders = {}): Promise<Answer> {
   const payload = typeof body === 'string' ? body : JSON.stringify(body);
   return new Promise((resolve, reject) => {
     const headers =
       payload === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) };
-    const request = http.request({ socketPath: path, method, path: at, headers, agent: false }, async (response) => {
-      let text = '';
-      for await (const chunk of response) text += chunk;
-      resolve({ status: response.statusCode ?? 0, body: text ? JSON.parse(text) : undefined });
-    });
+    const request = http.request(
+      { socketPath: path, method, path: at, headers: { ...headers, ...more }, agent: false },
+      async (response) => {
+        let text = '';
+        for await (const chunk of response) text += chunk;
+        resolve({ status: response.statusCode ?? 0, body: text ? JSON.parse(text) : undefined });
+      },
+    );
     request.on('error', reject);
     request.end(payload);
   });
+}
+
+async function fetchText(at: string): Promise<string> {
+  const [response] = (await once(http.get({ socketPath: path, path: at, agent: false }), 'response')) as [
+    http.IncomingMessage,
+  ];
+  let text = '';
+  for await (const chunk of response) text += chunk;
+  return text;
 }
 
 describe('the socket', () => {
@@ -319,6 +333,34 @@ describe('an operator', () => {
       grants: [row],
       liveGrants: 1,
     });
+  });
+
+  it('imports rows as they come and exports them; reads why they were not taken when all have come', async () => {
+    const importing = (query: string, type: string, text: string) =>
+      ask('POST', `/devices/import${query}`, text, { 'content-type': type });
+    expect(await importing('?dryRun=true', 'text/csv; charset=utf-8', 'externalId\n')).toEqual({
+      status: 200,
+      body: { rows: 1, added: 1, changed: 0, removed: 0, dryRun: true, registered: 2 },
+    });
+    expect(await importing('', 'application/x-ndjson', 'no rows')).toEqual({
+      status: 422,
+      body: { error: { code: 'devicesNotImported', message: 'nothing was imported\n1: no' } },
+    });
+    const long = 'x'.repeat(1 << 20);
+    expect(await importing('?replace=true', 'text/csv', long)).toMatchObject({
+      status: 409,
+      body: { error: { code: 'importUnderWay' } },
+    });
+    expect(await importing('?replace=yes', 'text/csv', 'x')).toMatchObject({ status: 400 });
+    expect(await importing('', 'text/html', 'x')).toMatchObject({ status: 415 });
+    expect(await importing('', 'application/json', '{}')).toMatchObject({ status: 415 });
+    expect((await ask('GET', '/devices/export?format=xml')).status).toBe(400);
+    expect(calls).toEqual([
+      ['import', { format: 'csv', replace: false, dryRun: true }, 'externalId\n', 1234],
+      ['import', { format: 'jsonl', replace: false, dryRun: false }, 'no rows', 1234],
+    ]);
+    const exported = await fetchText('/devices/export?format=jsonl');
+    expect(exported).toBe('{"externalId":"m1@a.example"}\n{"externalId":"m2@a.example"}\n');
   });
 
   it('drains, and ends that', async () => {

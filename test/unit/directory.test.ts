@@ -199,8 +199,8 @@ describe('a new devices file', () => {
     const own = directory(held('m1', '10.20.0.2'), held('m2', '10.20.0.3'));
     const plan = own.planFile(none, [held('m3', '10.20.0.2', 'file'), held('m2', '10.20.0.4', 'file')]);
     expect(plan.losses.map(({ binding, cause }) => [binding.holder, binding.target?.text, cause])).toEqual([
-      [id('m1'), '10.20.0.2', 'addressReassigned'],
       [id('m2'), '10.20.0.3', 'deviceUnbound'],
+      [id('m1'), '10.20.0.2', 'addressReassigned'],
     ]);
     own.apply(plan);
     expect(own.bindings().map(({ holder, target, source }) => [holder, target?.text, source])).toEqual([

@@ -342,7 +342,7 @@ describe('a file that is not ours', () => {
     const newer = new Database(join(folder, 'newer'));
     newer.pragma('user_version = 99');
     newer.close();
-    expect(opening(join(folder, 'newer'))).toEqual(refusal('its version is 99, and this mtgate reads 4'));
+    expect(opening(join(folder, 'newer'))).toEqual(refusal('its version is 99, and this mtgate reads 5'));
   });
 
   test('a folder that is not there', () => {
