@@ -192,6 +192,7 @@ const useCases: ManagementUseCases = {
     calls.push(['revoke', id, byUid]);
     return id === 'live';
   },
+  radius: () => undefined,
   servers: () => [grant.server],
   bindings: () => [binding],
   async bind(device, realm, at, byUid) {
@@ -330,6 +331,7 @@ describe('an operator', () => {
       source: 'import',
       mtcUser: 'acme',
       bindings: [bindingRow],
+      before: [],
       grants: [row],
       liveGrants: 1,
     });
