@@ -1,15 +1,16 @@
 /**
- * What a million registered devices cost: an import { type Binding, rangeOf } from '../../agent/directory/binding.ts';
-import of them by the command
+ * What a million registered devices cost: an import of them by the command
  * into the real daemon, a second one that changes nothing, an export; then a
  * start with them and 300,000 bindings, and how fast one is found.
  */
+
 import { createWriteStream, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { address } from '../../agent/core/net.ts';
 import type { ExternalId, Msisdn, RealmName } from '../../agent/core/words.ts';
+import { type Binding, rangeOf } from '../../agent/directory/binding.ts';
 import { openRegistry } from '../../agent/directory/registry-store.ts';
 import { openStore } from '../../agent/grants/store.ts';
 import { TestAgent } from '../agent.ts';
