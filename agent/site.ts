@@ -106,6 +106,7 @@ export function baseSetup(config: Config, { outside, inside }: Site, ground: Fil
     grants: grantsOf(config),
     egress: config.pools.egress,
     services: config.services,
+    management: config.radius?.listen ?? [],
     filters: ground.policy.filters,
     filterCopiesPerSecond: config.gate.sampledDenialsPerSecond,
     groups: groupMembers(config, ground),

@@ -112,7 +112,7 @@ const PLACES: Places = {
 };
 
 export class TestGateway {
-  readonly sessions = new Sessions();
+  sessions!: Sessions;
   readonly clock = new HandClock();
   readonly log = new KeptLog();
   readonly forgotten: string[] = [];
@@ -152,6 +152,7 @@ export class TestGateway {
   async start(rules = RULES, devices = DEVICES): Promise<void> {
     const policy = policyOf(rules);
     this.directory = new Directory(this.registry);
+    this.sessions = new Sessions();
     const ground: Ground = {
       gateway: 'gw-1',
       bootId: `boot-${this.#boot}`,
