@@ -21,6 +21,7 @@ export interface Readings {
   /** Packets that each filter met; it may be some seconds old. */
   filterPackets(): Promise<readonly { readonly filter: string; readonly staged: boolean; readonly packets: number }[]>;
   liveGrants(): number;
+  waitingGrants(): number;
   registeredDevices(): number;
   restingEndpoints(): number;
   freeEndpoints(family: 'ipv4' | 'ipv6', protocol: 'tcp' | 'udp'): number;
@@ -122,6 +123,9 @@ export function openMetrics(readings: Readings): Metrics {
     ['filter', 'staged'],
   );
   read(Gauge, 'mtgate_live_grants', 'Grants that are live', () => [[readings.liveGrants()]]);
+  read(Gauge, 'mtgate_waiting_grants', 'Requests for grants that wait for their device', () => [
+    [readings.waitingGrants()],
+  ]);
   read(Gauge, 'mtgate_registered_devices', 'Devices that are registered', () => [[readings.registeredDevices()]]);
   read(Gauge, 'mtgate_resting_endpoints', 'External endpoints at rest', () => [[readings.restingEndpoints()]]);
   read(

@@ -44,7 +44,7 @@ export function registerDevice(program: Command): void {
         printRows({}, found.bindings, ['realm', 'address', 'source', 'since'], 'holds no address');
         print('');
         printRows({}, found.grants, GRANT_COLUMNS, 'no live grants');
-        const more = found.liveGrants - found.grants.length;
+        const more = found.liveGrants + found.waitingGrants - found.grants.length;
         if (more > 0) print(`and ${more} more: mtgate grants list --device ${found.device}`);
       }),
     {

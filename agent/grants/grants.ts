@@ -1,8 +1,9 @@
 /**
  * Grants: asked for, decided, recorded, opened, ended. `request` is the one
- * way in; everything that ends a grant comes through `end`. How one lives
- * longer: extensions.ts; whether one may stay: judge.ts; what of an end is not
- * on record yet: unrecorded.ts.
+ * way in, and `requestOrWait` where it may wait for its device (waiting.ts);
+ * everything that ends a grant comes through `end`. How one lives longer:
+ * extensions.ts; whether one may stay: judge.ts; what of an end is not on
+ * record yet: unrecorded.ts.
  *
  * Invariants (design, "What always holds"):
  * - Record first, then gate; to end: gate first, then record. What is
@@ -20,6 +21,7 @@ import type { Refusal, Refuse } from '../core/refusals.ts';
 import type {
   Asker,
   DeviceReference,
+  ExternalId,
   GrantId,
   GrantRequest,
   InnerAddress,
@@ -29,11 +31,13 @@ import type {
 } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
 import { innerOf } from '../directory/binding.ts';
-import type { Policy } from '../policy/policy.ts';
+import type { ReachableBinding } from '../directory/directory.ts';
+import type { Allowed } from '../policy/decide.ts';
+import type { Policy, Usage } from '../policy/policy.ts';
 import { Endpoints } from './endpoints.ts';
 import { CLOCK_LAG_NS, type Ground, orNotRecorded } from './ground.ts';
 import { Judge } from './judge.ts';
-import type { EndCause } from './lifecycle.ts';
+import type { EndCause, WaitEndCause } from './lifecycle.ts';
 import { LiveGrants, type Mark, type Page } from './live.ts';
 import { Opening } from './opening.ts';
 import {
@@ -51,6 +55,8 @@ import { Retries, textOf } from './retries.ts';
 import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
 import { Sources } from './sources.ts';
 import { Unrecorded } from './unrecorded.ts';
+import { NO_WAITING, Waiting, type WaitingPage } from './waiting.ts';
+import { asAccepted, askerOf, newWait, type WaitingRequest } from './waiting-request.ts';
 
 /** With so many ends that the store has not taken no grant is begun: a disk that stays full must not fill the memory. */
 const UNRECORDED_MOST = 1_000;
@@ -63,6 +69,8 @@ export class Grants {
   readonly retries: Retries;
   readonly sources: Sources;
   readonly unrecorded: Unrecorded;
+  /** Requests that wait for their device. */
+  readonly waiting: Waiting;
   readonly #ground: Ground;
   /** Grants whose record is being written: they count, but are not there yet. */
   readonly #opening = new Opening();
@@ -71,7 +79,8 @@ export class Grants {
 
   constructor(ground: Ground, policy: Policy) {
     this.#ground = ground;
-    this.judge = new Judge(ground, this.live, this.#opening, policy);
+    this.waiting = new Waiting(ground, (waited) => this.#grantWaited(waited));
+    this.judge = new Judge(ground, this.live, this.#opening, this.waiting, policy);
     this.endpoints = new Endpoints(ground.pool, ground.random);
     this.rest = new Rest(this.endpoints, ground.dataplane);
     this.retries = new Retries(ground);
@@ -89,79 +98,159 @@ export class Grants {
    * open.
    */
   request(who: Asker, ask: GrantRequest): Promise<GrantRecord | Refusal> {
-    const refuse: Refuse = (reason, facts) =>
-      this.#ground.refuse(reason, { ...asked(who, ask), policy: this.policy.version, ...facts });
+    const refuse = this.#refuser(who, ask);
     return orNotRecorded(refuse, () =>
       this.retries.once(
         who,
         () => textOf(ask),
         refuse,
-        (retry) => this.#open(who, ask, refuse, retry),
+        async (retry) => {
+          const decided = this.#decide(who, ask, refuse);
+          if ('reason' in decided) return decided;
+          const { binding, unreachable } = decided;
+          return binding ? this.#open({ who, ask, refuse, retry, ...decided, binding }) : unreachable();
+        },
       ),
     );
   }
 
-  async #open(who: Asker, ask: GrantRequest, refuse: Refuse, retry?: Retry): Promise<GrantRecord | Refusal> {
-    const { clock, directory, store, dataplane, log, metrics } = this.#ground;
+  /**
+   * The same for a request that waits where it is stopped by nothing but that
+   * its device cannot be reached: then it is what is returned, durable.
+   */
+  requestOrWait(who: Asker, ask: GrantRequest, waitSeconds: number): Promise<GrantRecord | WaitingRequest | Refusal> {
+    const { gateway, bootId, clock, store } = this.#ground;
+    const refuse = this.#refuser(who, ask);
+    return orNotRecorded(refuse, () =>
+      this.retries.once<GrantRecord | WaitingRequest>(
+        who,
+        () => textOf(ask, waitSeconds),
+        refuse,
+        async (retry) => {
+          const decided = this.#decide(who, ask, refuse);
+          if ('reason' in decided) return decided;
+          const { binding, decision, device, policyVersion } = decided;
+          if (binding) return this.#open({ who, ask, refuse, retry, ...decided, binding });
+          const full = this.waiting.fullFor(who.name);
+          if (full !== undefined) return refuse('waitingExhausted', { why: full, rule: decision.rule });
+          const id = this.#ground.newId();
+          const accepted = { id, gateway, bootId, policyVersion, waitSeconds, who, ask, decision, device };
+          return this.waiting.accept(newWait(accepted, clock), retry);
+        },
+        (id) => {
+          const waited = this.waiting.get(id) ?? store.findWait(id);
+          return waited && asAccepted(waited);
+        },
+      ),
+    );
+  }
+
+  /** Judges one that waits again, whole, and grants it if it may be; undefined where it still waits. */
+  #grantWaited(waited: WaitingRequest): Promise<GrantRecord | Refusal | undefined> {
+    const { ask } = waited;
+    const who = askerOf(waited);
+    const refuse = this.#refuser(who, ask);
+    return orNotRecorded(refuse, async () => {
+      const decided = this.#decide(who, ask, refuse, waited);
+      if ('reason' in decided) return decided;
+      const { binding } = decided;
+      return binding && this.#open({ who, ask, refuse, waited, ...decided, binding });
+    });
+  }
+
+  #refuser(who: Asker, ask: GrantRequest): Refuse {
+    return (reason, facts) =>
+      this.#ground.refuse(reason, { ...asked(who, ask), policy: this.policy.version, ...facts });
+  }
+
+  /**
+   * All steps up to the binding. One that waits has its place in the quotas, and
+   * its request was counted when it came: a device that comes back late must not
+   * find its server's rate used up by others that come back with it.
+   */
+  #decide(who: Asker, ask: GrantRequest, refuse: Refuse, waited?: WaitingRequest): Reached | Refusal {
+    const { directory } = this.#ground;
     const notReady = this.#ground.notReady();
     if (notReady) return refuse(notReady.reason, { why: notReady.why });
-    const waiting = this.unrecorded.size;
-    if (waiting >= UNRECORDED_MOST) return refuse('recordNotWritten', { why: `${waiting} ends wait to be written` });
+    const unrecorded = this.unrecorded.size;
+    if (unrecorded >= UNRECORDED_MOST)
+      return refuse('recordNotWritten', { why: `${unrecorded} ends wait to be written` });
 
-    const { policy } = this;
-    const { question, decision } = this.judge.decide(who, ask);
-    const tooMany = this.judge.tooManyMisses(who, decision);
-    if (tooMany) return refuse('tooManyUnknownDevices', tooMany);
-    this.judge.count(who, decision);
+    const { question, decision } = waited
+      ? this.judge.decide(who, ask, (device) => withoutOne(this.judge.usageOf(who.name, device)))
+      : this.judge.decide(who, ask);
+    if (!waited) {
+      const tooMany = this.judge.tooManyMisses(who, decision);
+      if (tooMany) return refuse('tooManyUnknownDevices', tooMany);
+      this.judge.count(who, decision);
+    }
     this.judge.tellStaged(question, decision, asked(who, ask));
     const { device } = question;
+    if (device && waited && device.externalId !== waited.device)
+      return refuse('deviceUnknown', { why: `it was asked for as ${waited.device}, and now is ${device.externalId}` });
     if (device && decision.family && (decision.verdict === 'allow' || decision.step === 'quota')) {
       const { protocol, port: devicePort, server } = question;
       const key = { server, device: device.externalId, family: decision.family, protocol, devicePort };
-      const twin = this.#unlessOver(this.live.withKey(key)) ?? this.#opening.withKey(key);
-      if (twin) return refuse('alreadyExists', { why: `grant ${twin.id} is live`, members: { grantId: twin.id } });
+      const live = this.#unlessOver(this.live.withKey(key)) ?? this.#opening.withKey(key);
+      const twin = live ?? this.waiting.withKey(key);
+      if (twin && twin.id !== waited?.id) {
+        const why = `grant ${twin.id} ${live ? 'is live' : 'waits'}`;
+        return refuse('alreadyExists', { why, members: { grantId: twin.id } });
+      }
     }
     if (decision.verdict === 'refuse') return refuse(decision.reason, this.judge.factsOf(who, decision));
-    const { family } = decision;
-    const binding = device && directory.bindingOf(device.externalId, family);
-    if (!device || !binding) {
-      const isHeld = device && directory.familiesOf(device.externalId).includes(family);
-      return isHeld
-        ? refuse('addressUnknown', {
-            why: 'bound to a prefix, and no interface identifier is known',
-            rule: decision.rule,
-          })
-        : refuse('deviceUnreachable', { why: `not bound in ${family}`, rule: decision.rule });
-    }
+    const { family, rule } = decision;
+    // A device that is allowed is known.
+    const { externalId } = device as { readonly externalId: ExternalId };
+    const isHeld = directory.familiesOf(externalId).includes(family);
+    const why = isHeld ? 'bound to a prefix, and no interface identifier is known' : `not bound in ${family}`;
+    return {
+      decision,
+      device: externalId,
+      policyVersion: this.policy.version,
+      binding: directory.bindingOf(externalId, family),
+      unreachable: () => refuse(isHeld ? 'addressUnknown' : 'deviceUnreachable', { why, rule }),
+    };
+  }
+
+  /** Allocates, records, opens. */
+  async #open(begun: Begun): Promise<GrantRecord | Refusal> {
+    const { who, ask, refuse, retry, waited, decision, device, policyVersion, binding } = begun;
+    const { clock, store, dataplane, log, metrics } = this.#ground;
+    const { family, rule } = decision;
     const { realm } = binding;
     const noWay = this.#ground.notReady(realm);
-    if (noWay) return refuse(noWay.reason, { why: noWay.why, rule: decision.rule });
+    if (noWay) return refuse(noWay.reason, { why: noWay.why, rule });
 
     const place = this.endpoints.allocate(family, ask.protocol);
     if (!place)
       return refuse('endpointsExhausted', {
         why: `no ${family} ${ask.protocol} endpoint is free`,
-        rule: decision.rule,
+        rule,
         retryAfterSeconds: this.rest.secondsUntilFree(family, ask.protocol, clock.monotonicNs()),
       });
 
     const { gateway, bootId, random } = this.#ground;
-    const id = this.#ground.newId();
-    const policyVersion = policy.version;
+    const id = waited?.id ?? this.#ground.newId();
     const record = newRecord(
-      { id, gateway, bootId, who, ask, policyVersion, decision, device: device.externalId, binding, place },
+      { id, gateway, bootId, who, ask, policyVersion, decision, device, binding, place },
       clock,
       random,
     );
-    this.#opening.put(record);
+    if (!waited) this.#opening.put(record); // one that waits is counted as such
     try {
-      await store.insert(record, retry);
+      if (!waited) await store.insert(record, retry);
+      else if (await store.grantWait(record)) this.waiting.leave(waited);
+      else {
+        this.endpoints.free(record.protocol, record);
+        return refuse('changedWhileDeciding', { why: 'it waits no more', rule });
+      }
     } catch (fault) {
       // It may be on record all the same: then it ends there, now or with a later sweep.
       await this.#neverOpened(record, 'storeFault').catch(() => {});
       throw fault;
     } finally {
-      this.#opening.remove(record);
+      if (!waited) this.#opening.remove(record);
     }
 
     // The commit took its time: look again, and open in this same turn.
@@ -215,6 +304,17 @@ export class Grants {
     return this.live.page({ server: of.server, inners }, after, limit);
   }
 
+  /** A page of those that wait for their device, behind a place among them. A device that is not known has none. */
+  listWaiting(
+    { server, device: named }: { readonly server?: ServerName; readonly device?: DeviceReference },
+    after: number,
+    limit: number,
+  ): WaitingPage {
+    const device = named && this.#ground.directory.find(named)?.externalId;
+    if (named && device === undefined) return NO_WAITING;
+    return this.waiting.page({ server, device }, after, limit);
+  }
+
   /** Whose an external endpoint is: that of a live grant, or at rest after one. */
   ownerOf(protocol: Protocol, external: Endpoint): Owner | undefined {
     const record = this.live.atExternal(protocol, external);
@@ -229,6 +329,11 @@ export class Grants {
     const record = this.live.get(id); // as it is now, not as it was when somebody found it
     const ended = record ? this.#close(record, cause) : this.unrecorded.get(id);
     if (ended) await this.unrecorded.write(ended);
+  }
+
+  /** Gives up a grant, be it live or one that waits for its device; one that is being granted is waited for. */
+  async giveUp(of: Pick<GrantRecord, 'id'>, cause: EndCause & WaitEndCause): Promise<void> {
+    if (!(await this.waiting.end(of, cause))) await this.end(of, cause);
   }
 
   /** Ends a grant in the gate and in memory; what is returned is still to be written. */
@@ -357,6 +462,7 @@ export class Grants {
     while (this.rest.release(clock.monotonicNs(), SLICE)) await breathe();
     const faults = await faultsOf([this.unrecorded.writeAll()]);
     faults.push(...(await faultsOf([inSlices(this.#usedUp(), (record) => this.end(record, 'quotaUsed'))])));
+    faults.push(...(await faultsOf([this.waiting.sweep()])));
     this.live.pass(clock.boottimeNs());
     for (let due = this.live.due(SLICE); due.length > 0; due = this.live.due(SLICE)) {
       faults.push(...(await faultsOf(due.map((record) => this.end(record, 'expired')))));
@@ -386,6 +492,31 @@ export class Grants {
 /** A grant that is to end, by what is needed for that. */
 interface Ending extends Pick<GrantRecord, 'id' | 'index' | 'number'> {
   readonly cause: EndCause;
+}
+
+/** How far a request has come that nothing objects to: to its device's address, if it has one. */
+interface Reached {
+  readonly decision: Allowed;
+  readonly device: ExternalId;
+  readonly policyVersion: string;
+  readonly binding: ReachableBinding | undefined;
+  readonly unreachable: () => Refusal;
+}
+
+/** What a grant begins with. */
+interface Begun extends Reached {
+  readonly who: Asker;
+  readonly ask: GrantRequest;
+  readonly refuse: Refuse;
+  readonly retry?: Retry | undefined;
+  /** The request that waited for it. */
+  readonly waited?: WaitingRequest;
+  readonly binding: ReachableBinding;
+}
+
+/** What is held and asked for beside a request that waits, which itself is held already. */
+function withoutOne({ grantsOnDevice, grantsOfServer }: Usage): Usage {
+  return { grantsOnDevice: grantsOnDevice - 1, grantsOfServer: grantsOfServer - 1, requestsInLastMinute: 0 };
 }
 
 /** All that a request asked, so that it can be put to another policy later (inspector/refusals.ts keeps it). */
