@@ -102,7 +102,7 @@ const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
 const FILES_INVALID = 78;
 const INVALID_FILES: readonly FaultCode[] = [
   ...(['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'] as const),
-  ...(['editionsInvalid', 'editionUnfit'] as const),
+  ...(['editionsInvalid', 'editionUnfit', 'registryInvalid'] as const),
 ];
 
 /** Starts everything; how to stop what has been started is put into `stops` as it goes. */
@@ -154,7 +154,13 @@ async function start(
   const listed = devices.flatMap(({ device, bindings }) =>
     bindings.map(({ realm, address }) => ({ holder: device.externalId, ...rangeOf(realm, address) })),
   );
-  const mayBeBound = { policy, bound: [...store.bindings(), ...listed], attributesOf: directory.attributesOf };
+  const mayBeBound = {
+    policy,
+    get bound() {
+      return [...store.bindings(), ...listed];
+    },
+    attributesOf: directory.attributesOf,
+  };
   await base.apply(baseRuleset(baseSetup(config, site, mayBeBound), await base.counted()));
   Gate.prepare(config.gate.bpffs);
   lockFolder(config.gate.bpffs);
