@@ -87,7 +87,9 @@ export class Waiting {
   /** One that waits, or has ended without a grant. */
   find(id: string): WaitingRequest | undefined {
     const found = this.get(id);
-    if (found && this.#isOver(found)) void this.end(found, 'waitedTooLong').catch(() => {}); // on record with a later sweep
+    // On record with a later sweep.
+    if (found && this.#isOver(found) && !this.#busy.has(found.id))
+      void this.#end(found, 'waitedTooLong').catch(() => {});
     return this.get(id) ?? this.#unrecorded.get(id as GrantId) ?? this.#ground.store.findWait(id);
   }
 
