@@ -255,11 +255,11 @@ class Pages {
   }
 
   #markOf(key: string): Mark | Waited | 'seekUnknown' {
-    const [start, ...numbers] = key.split('-');
-    if (start !== this.#start || !numbers.every((text) => /^[0-9a-z]{1,11}$/.test(text))) return 'seekUnknown';
-    const [first, second] = numbers.map((text) => Number.parseInt(text, 36));
-    if (first === undefined || numbers.length > 2) return 'seekUnknown';
-    return second === undefined ? { waited: first } : { server: first, sequence: second };
+    const start = `${this.#start}-`;
+    const [, first, second] = /^([0-9a-z]{1,11})(?:-([0-9a-z]{1,11}))?$/.exec(key.slice(start.length)) ?? [];
+    if (!key.startsWith(start) || first === undefined) return 'seekUnknown';
+    const number = Number.parseInt(first, 36);
+    return second === undefined ? { waited: number } : { server: number, sequence: Number.parseInt(second, 36) };
   }
 }
 

@@ -87,6 +87,9 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
     purgeUnbound: db.prepare('DELETE FROM ended_bindings WHERE until_ms < ?'),
     purgeStopped: db.prepare('DELETE FROM sessions WHERE stopped_at_ms < ?'),
     purgeWaits: db.prepare(`DELETE FROM waits WHERE state = 'ended' AND ended_at_ms < ?`),
+    purgeAnswersOf: db.prepare(`DELETE FROM answers WHERE grant_id IN
+      (SELECT id FROM grants WHERE state = 'ended' AND ended_at_ms < @before
+       UNION ALL SELECT id FROM waits WHERE state = 'ended' AND ended_at_ms < @before)`),
     purge: db.prepare(`DELETE FROM grants WHERE state = 'ended' AND ended_at_ms < ?`),
     count: db.prepare('UPDATE batches SET count = count + 1'),
     overtake: db.prepare('UPDATE batches SET count = max(count, ?)'),
@@ -144,6 +147,7 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
         statement.purgeAnswers.run(one.forgottenBeforeMs);
         statement.purgeStopped.run(one.forgottenBeforeMs);
         statement.purgeUnbound.run(one.endedBeforeMs);
+        statement.purgeAnswersOf.run({ before: one.endedBeforeMs });
         statement.purgeWaits.run(one.endedBeforeMs);
         return statement.purge.run(one.endedBeforeMs).changes > 0;
       case 'overtake':

@@ -242,7 +242,7 @@ describe('it is judged again when the device is bound', () => {
     expect(gateway.grants.live.size).toBe(0);
   });
 
-  test('a device that leaves while the grant is recorded: it is not opened', async () => {
+  test('a change while the grant is recorded: it is not opened', async () => {
     const store = openStore(':memory:');
     let leave = (): unknown => undefined;
     const gateway = new TestGateway(
