@@ -92,6 +92,8 @@ export interface AgentOptions {
   readonly ports?: string;
   /** Where the records lie; `store` in the agent's folder. */
   readonly store?: string;
+  /** More sections of agent.yaml. */
+  readonly more?: string;
 }
 
 export class TestAgent {
@@ -138,7 +140,7 @@ store: { directory: ${options.store ?? 'store'} }
 rules: { autoApply: ${options.autoApply ?? false} }
 devices: devices.yaml
 gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
-`,
+${options.more ?? ''}`,
     );
   }
 
@@ -151,8 +153,8 @@ gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
   }
 
   /** Writes one of the operator's files. */
-  write(file: string, text: string): void {
-    writeFileSync(join(this.folder, file), text);
+  write(file: string, text: string, mode = 0o644): void {
+    writeFileSync(join(this.folder, file), text, { mode });
   }
 
   /** Starts the daemon; resolves when it is ready. @throws Error with all it said where it is not */

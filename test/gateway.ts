@@ -23,6 +23,7 @@ import { Memory } from '../agent/dataplane/memory.ts';
 import type { Places } from '../agent/directory/claimed-ranges.ts';
 import type { ListedDevice } from '../agent/directory/devices.ts';
 import { Directory } from '../agent/directory/directory.ts';
+import { FindingTally } from '../agent/directory/findings.ts';
 import { openRegistry, type RegistryStore } from '../agent/directory/registry-store.ts';
 import { Sessions } from '../agent/directory/sessions.ts';
 import { Bindings } from '../agent/grants/bindings.ts';
@@ -181,7 +182,7 @@ export class TestGateway {
       this.grants,
       async (freed) => void this.forgotten.push(...freed.map(({ text }) => text)),
       { follow: async () => {}, refill: async () => {} },
-      { sessions: this.sessions, places: PLACES },
+      { sessions: this.sessions, places: PLACES, tally: new FindingTally() },
     );
     this.heartbeat = new Heartbeat(ground, this.grants, GRACE_SECONDS);
     await this.registry.replaceFile(devices.map(({ device }) => device));

@@ -3,12 +3,14 @@
  * into the real daemon, a second one that changes nothing, an export; then a
  * start with them and 300,000 bindings, and how fast one is found.
  */
+
 import { createWriteStream, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { address } from '../../agent/core/net.ts';
 import type { ExternalId, Msisdn, RealmName } from '../../agent/core/words.ts';
+import { type Binding, rangeOf } from '../../agent/directory/binding.ts';
 import { openRegistry } from '../../agent/directory/registry-store.ts';
 import { openStore } from '../../agent/grants/store.ts';
 import { TestAgent } from '../agent.ts';
@@ -76,7 +78,7 @@ export async function measureRegistry(progress: (what: string) => void): Promise
     const store = openStore(join(folder, 'mtgate.db'), new URL(`file://${ROOT}dist/grants/store-worker.js`));
     for (let from = 0; from < BINDINGS; from += SLICE) {
       const gains = Array.from({ length: SLICE }, (_, i) => bindingOf(from + i));
-      await store.rebind({ losses: [], gains });
+      await store.rebind({ losses: [], gains }, [], Date.now());
     }
     await store.close();
     const again = await startAgent(agent);
@@ -91,10 +93,10 @@ export async function measureRegistry(progress: (what: string) => void): Promise
 }
 
 /** Beside the addresses of the devices file; the realm of the network has 65,536 of IPv4, so IPv6. */
-function bindingOf(i: number) {
+function bindingOf(i: number): Binding {
   const held = address(`fd00:20::${(i >> 16) + 1}:${(i & 0xffff).toString(16)}`);
-  const inner = { realm: 'iot' as RealmName, address: held };
-  return { device: name(i * 3), inner, source: 'management' as const, sinceMs: Date.now() };
+  const range = rangeOf('iot' as RealmName, held);
+  return { ...range, holder: name(i * 3), target: held, source: 'accounting', sinceMs: Date.now() };
 }
 
 /** By MSISDN, which takes two searches, in no order. */

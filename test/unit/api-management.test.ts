@@ -194,6 +194,7 @@ const useCases: ManagementUseCases = {
     calls.push(['revoke', id, byUid]);
     return id === 'live';
   },
+  radius: () => undefined,
   servers: () => [grant.server],
   bindings: () => [binding],
   async bind(device, realm, at, byUid) {

@@ -77,7 +77,7 @@ beforeAll(async () => {
   });
   const imports = new DeviceImports(registry, folder, new URL(`file://${ROOT}dist/device-import-worker.js`));
   const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log: gateway.log });
-  const operators = { ...denials, ...ofDevices, ...ofEditions };
+  const operators = { ...denials, ...ofDevices, ...ofEditions, radius: () => undefined };
   const useCases = managementUseCases(ground, grants, bindings, operators, reading.config, {
     reload: async () => ({ policy: grants.policy.version, devices: 2, liveGrants: grants.live.size, unusable: [] }),
     drain: (draining) => {

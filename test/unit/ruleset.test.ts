@@ -66,7 +66,7 @@ test('devices of realms that share addresses begin nothing; all else of their re
       .map((line) => line.trim());
   };
   const closed = 'iifname { "pgw0" } counter drop';
-  expect(chain('from_inside').slice(2, 4)).toEqual(['oifname != "eth0" counter drop', closed]);
+  expect(chain('from_inside').slice(3, 5)).toEqual(['oifname != "eth0" counter drop', closed]);
   expect(chain('from_device').slice(2, 3)).toEqual([closed]);
   expect(chain('hide').join()).not.toMatch(/10\.20\.0\.0|fd00:20/);
   expect(chain('hide').join()).toContain('10.30.0.0/16');

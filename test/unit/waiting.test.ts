@@ -92,6 +92,23 @@ describe('a request that waits', () => {
     expect(gateway.grants.waiting.size).toBe(0);
   });
 
+  test('bound while the request is recorded: it is granted, and not before it is on record', async () => {
+    const store = openStore(':memory:');
+    const whileRecorded: unknown[] = [];
+    const gateway = new TestGateway(
+      over(store, () => ({
+        wait: async (...written) => {
+          await bind(gateway);
+          whileRecorded.push(gateway.grants.live.size);
+          await store.wait(...written);
+        },
+      })),
+    );
+    await gateway.start();
+    expect(await request(gateway)).toMatchObject({ state: 'live', inner: inner('10.20.0.9') });
+    expect([whileRecorded, gateway.grants.live.size, gateway.grants.waiting.size]).toEqual([[0], 1, 0]);
+  });
+
   test('all others are left alone by a binding', async () => {
     const gateway = await TestGateway.started(RULES, [...DEVICES, { device: { externalId: M3 }, bindings: [] }]);
     const waiting = await waits(gateway, { device: { networkAccessIdentifier: M3 } });
