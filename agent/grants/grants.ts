@@ -1,9 +1,9 @@
 /**
- * Grants: asked for, decided, recorded, opened, ended. `request` is the one
- * way in, and `requestOrWait` where it may wait for its device (waiting.ts);
- * everything that ends a grant comes through `end`. How one lives longer:
- * extensions.ts; whether one may stay: judge.ts; what of an end is not on
- * record yet: unrecorded.ts.
+ * Grants: asked for, decided, recorded, opened, ended. The one way in is that
+ * of requests.ts, and everything that ends a grant comes through `end`. What
+ * waits for its device: waiting.ts; how one lives longer: extensions.ts;
+ * whether one may stay: judge.ts; what of an end is not on record yet:
+ * unrecorded.ts.
  *
  * Invariants (design, "What always holds"):
  * - Record first, then gate; to end: gate first, then record. What is
@@ -17,11 +17,10 @@
  */
 import { AgentError } from '../core/errors.ts';
 import type { Endpoint } from '../core/net.ts';
-import type { Refusal, Refuse } from '../core/refusals.ts';
+import type { Refusal } from '../core/refusals.ts';
 import type {
   Asker,
   DeviceReference,
-  ExternalId,
   GrantId,
   GrantRequest,
   InnerAddress,
@@ -31,35 +30,22 @@ import type {
 } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
 import { innerOf } from '../directory/binding.ts';
-import type { ReachableBinding } from '../directory/directory.ts';
-import type { Allowed } from '../policy/decide.ts';
-import type { Policy, Usage } from '../policy/policy.ts';
+import type { Policy } from '../policy/policy.ts';
 import { Endpoints } from './endpoints.ts';
-import { CLOCK_LAG_NS, type Ground, orNotRecorded } from './ground.ts';
+import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import { Judge } from './judge.ts';
 import type { EndCause, WaitEndCause } from './lifecycle.ts';
 import { LiveGrants, type Mark, type Page } from './live.ts';
 import { Opening } from './opening.ts';
-import {
-  type EndedRecord,
-  type GrantRecord,
-  namesOf,
-  newRecord,
-  ownerOf,
-  type Retry,
-  suspendedNs,
-  withEnd,
-} from './record.ts';
+import { type EndedRecord, type GrantKey, type GrantRecord, namesOf, ownerOf, suspendedNs, withEnd } from './record.ts';
+import { Requests } from './requests.ts';
 import { Rest } from './rest.ts';
-import { Retries, textOf } from './retries.ts';
+import { Retries } from './retries.ts';
 import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
 import { Sources } from './sources.ts';
 import { Unrecorded } from './unrecorded.ts';
 import { NO_WAITING, Waiting, type WaitingPage } from './waiting.ts';
-import { asAccepted, askerOf, newWait, type WaitingRequest } from './waiting-request.ts';
-
-/** With so many ends that the store has not taken no grant is begun: a disk that stays full must not fill the memory. */
-const UNRECORDED_MOST = 1_000;
+import type { WaitingRequest } from './waiting-request.ts';
 
 export class Grants {
   readonly live = new LiveGrants();
@@ -73,206 +59,40 @@ export class Grants {
   readonly waiting: Waiting;
   readonly #ground: Ground;
   /** Grants whose record is being written: they count, but are not there yet. */
-  readonly #opening = new Opening();
+  readonly opening = new Opening();
+  readonly #requests: Requests;
   /** The switch of policies that is under way, or was last. */
   #switching: Promise<void> = Promise.resolve();
 
   constructor(ground: Ground, policy: Policy) {
     this.#ground = ground;
-    this.waiting = new Waiting(ground, (waited) => this.#grantWaited(waited));
-    this.judge = new Judge(ground, this.live, this.#opening, this.waiting, policy);
+    this.waiting = new Waiting(ground, (waited) => this.#requests.grantWaited(waited));
+    this.judge = new Judge(ground, this.live, this.opening, this.waiting, policy);
     this.endpoints = new Endpoints(ground.pool, ground.random);
     this.rest = new Rest(this.endpoints, ground.dataplane);
     this.retries = new Retries(ground);
     this.sources = new Sources(ground);
     this.unrecorded = new Unrecorded(ground);
+    this.#requests = new Requests(ground, this);
   }
 
   get policy(): Policy {
     return this.judge.policy;
   }
 
-  /**
-   * The request path. Returns the live grant, or the refusal with the step
-   * that stopped it. @throws AgentError where the gate fails; then nothing is
-   * open.
-   */
+  /** The request path (requests.ts). */
   request(who: Asker, ask: GrantRequest): Promise<GrantRecord | Refusal> {
-    const refuse = this.#refuser(who, ask);
-    return orNotRecorded(refuse, () =>
-      this.retries.once(
-        who,
-        () => textOf(ask),
-        refuse,
-        async (retry) => {
-          const decided = this.#decide(who, ask, refuse);
-          if ('reason' in decided) return decided;
-          const { binding, unreachable } = decided;
-          return binding ? this.#open({ who, ask, refuse, retry, ...decided, binding }) : unreachable();
-        },
-      ),
-    );
+    return this.#requests.request(who, ask);
   }
 
-  /**
-   * The same for a request that waits where it is stopped by nothing but that
-   * its device cannot be reached: then it is what is returned, durable.
-   */
+  /** The same for a request that may wait for its device. */
   requestOrWait(who: Asker, ask: GrantRequest, waitSeconds: number): Promise<GrantRecord | WaitingRequest | Refusal> {
-    const { gateway, bootId, clock, store } = this.#ground;
-    const refuse = this.#refuser(who, ask);
-    return orNotRecorded(refuse, () =>
-      this.retries.once<GrantRecord | WaitingRequest>(
-        who,
-        () => textOf(ask, waitSeconds),
-        refuse,
-        async (retry) => {
-          const decided = this.#decide(who, ask, refuse);
-          if ('reason' in decided) return decided;
-          const { binding, decision, device, policyVersion } = decided;
-          if (binding) return this.#open({ who, ask, refuse, retry, ...decided, binding });
-          const full = this.waiting.fullFor(who.name);
-          if (full !== undefined) return refuse('waitingExhausted', { why: full, rule: decision.rule });
-          const id = this.#ground.newId();
-          const accepted = { id, gateway, bootId, policyVersion, waitSeconds, who, ask, decision, device };
-          return this.waiting.accept(newWait(accepted, clock), retry);
-        },
-        (id) => {
-          const waited = this.waiting.get(id) ?? store.findWait(id);
-          return waited && asAccepted(waited);
-        },
-      ),
-    );
+    return this.#requests.requestOrWait(who, ask, waitSeconds);
   }
 
-  /** Judges one that waits again, whole, and grants it if it may be; undefined where it still waits. */
-  #grantWaited(waited: WaitingRequest): Promise<GrantRecord | Refusal | undefined> {
-    const { ask } = waited;
-    const who = askerOf(waited);
-    const refuse = this.#refuser(who, ask);
-    return orNotRecorded(refuse, async () => {
-      const decided = this.#decide(who, ask, refuse, waited);
-      if ('reason' in decided) return decided;
-      const { binding } = decided;
-      return binding && this.#open({ who, ask, refuse, waited, ...decided, binding });
-    });
-  }
-
-  #refuser(who: Asker, ask: GrantRequest): Refuse {
-    return (reason, facts) =>
-      this.#ground.refuse(reason, { ...asked(who, ask), policy: this.policy.version, ...facts });
-  }
-
-  /**
-   * All steps up to the binding. One that waits has its place in the quotas, and
-   * its request was counted when it came: a device that comes back late must not
-   * find its server's rate used up by others that come back with it.
-   */
-  #decide(who: Asker, ask: GrantRequest, refuse: Refuse, waited?: WaitingRequest): Reached | Refusal {
-    const { directory } = this.#ground;
-    const notReady = this.#ground.notReady();
-    if (notReady) return refuse(notReady.reason, { why: notReady.why });
-    const unrecorded = this.unrecorded.size;
-    if (unrecorded >= UNRECORDED_MOST)
-      return refuse('recordNotWritten', { why: `${unrecorded} ends wait to be written` });
-
-    const { question, decision } = waited
-      ? this.judge.decide(who, ask, (device) => withoutOne(this.judge.usageOf(who.name, device)))
-      : this.judge.decide(who, ask);
-    if (!waited) {
-      const tooMany = this.judge.tooManyMisses(who, decision);
-      if (tooMany) return refuse('tooManyUnknownDevices', tooMany);
-      this.judge.count(who, decision);
-    }
-    this.judge.tellStaged(question, decision, asked(who, ask));
-    const { device } = question;
-    if (device && waited && device.externalId !== waited.device)
-      return refuse('deviceUnknown', { why: `it was asked for as ${waited.device}, and now is ${device.externalId}` });
-    if (device && decision.family && (decision.verdict === 'allow' || decision.step === 'quota')) {
-      const { protocol, port: devicePort, server } = question;
-      const key = { server, device: device.externalId, family: decision.family, protocol, devicePort };
-      const live = this.#unlessOver(this.live.withKey(key)) ?? this.#opening.withKey(key);
-      const twin = live ?? this.waiting.withKey(key);
-      if (twin && twin.id !== waited?.id) {
-        const why = `grant ${twin.id} ${live ? 'is live' : 'waits'}`;
-        return refuse('alreadyExists', { why, members: { grantId: twin.id } });
-      }
-    }
-    if (decision.verdict === 'refuse') return refuse(decision.reason, this.judge.factsOf(who, decision));
-    const { family, rule } = decision;
-    // A device that is allowed is known.
-    const { externalId } = device as { readonly externalId: ExternalId };
-    const isHeld = directory.familiesOf(externalId).includes(family);
-    const why = isHeld ? 'bound to a prefix, and no interface identifier is known' : `not bound in ${family}`;
-    return {
-      decision,
-      device: externalId,
-      policyVersion: this.policy.version,
-      binding: directory.bindingOf(externalId, family),
-      unreachable: () => refuse(isHeld ? 'addressUnknown' : 'deviceUnreachable', { why, rule }),
-    };
-  }
-
-  /** Allocates, records, opens. */
-  async #open(begun: Begun): Promise<GrantRecord | Refusal> {
-    const { who, ask, refuse, retry, waited, decision, device, policyVersion, binding } = begun;
-    const { clock, store, dataplane, log, metrics } = this.#ground;
-    const { family, rule } = decision;
-    const { realm } = binding;
-    const noWay = this.#ground.notReady(realm);
-    if (noWay) return refuse(noWay.reason, { why: noWay.why, rule });
-
-    const place = this.endpoints.allocate(family, ask.protocol);
-    if (!place)
-      return refuse('endpointsExhausted', {
-        why: `no ${family} ${ask.protocol} endpoint is free`,
-        rule,
-        retryAfterSeconds: this.rest.secondsUntilFree(family, ask.protocol, clock.monotonicNs()),
-      });
-
-    const { gateway, bootId, random } = this.#ground;
-    const id = waited?.id ?? this.#ground.newId();
-    const record = newRecord(
-      { id, gateway, bootId, who, ask, policyVersion, decision, device, binding, place },
-      clock,
-      random,
-    );
-    if (!waited) this.#opening.put(record); // one that waits is counted as such
-    try {
-      if (!waited) await store.insert(record, retry);
-      else if (await store.grantWait(record)) this.waiting.leave(waited);
-      else {
-        this.endpoints.free(record.protocol, record);
-        return refuse('changedWhileDeciding', { why: 'it waits no more', rule });
-      }
-    } catch (fault) {
-      // It may be on record all the same: then it ends there, now or with a later sweep.
-      await this.#neverOpened(record, 'storeFault').catch(() => {});
-      throw fault;
-    } finally {
-      if (!waited) this.#opening.remove(record);
-    }
-
-    // The commit took its time: look again, and open in this same turn.
-    const standing = this.judge.standing(record);
-    const closesSooner = standing.closesAtMs !== undefined && standing.closesAtMs < record.expiresAtMs;
-    const objection = standing.objection ?? (closesSooner ? 'ruleChanged' : undefined);
-    const closedNow = this.#ground.notReady(realm);
-    if (objection || closedNow) {
-      const draining = closedNow?.reason === 'gatewayDraining';
-      await this.#neverOpened(record, objection ?? (draining ? 'gatewayDraining' : 'gateFault'));
-      return refuse('changedWhileDeciding', { why: objection ?? closedNow?.why ?? '', rule: record.rule });
-    }
-    try {
-      dataplane.open(this.mapping(standing.record), record.expiresAtNs - suspendedNs(clock));
-    } catch (fault) {
-      await this.#neverOpened(record, 'gateFault');
-      throw fault;
-    }
-    this.live.put(standing.record);
-    metrics.granted();
-    log.info({ ...namesOf(record), rule: record.rule, until: record.expiresAtMs }, 'grantOpened');
-    return standing.record;
+  /** The live grant with a key whose time is not over. */
+  liveWithKey(key: GrantKey): GrantRecord | undefined {
+    return this.#unlessOver(this.live.withKey(key));
   }
 
   /** A grant, live or ended, whoever's it is. */
@@ -481,56 +301,9 @@ export class Grants {
       return record?.number === number ? [record] : [];
     });
   }
-
-  /** The record of a grant that was written and then not opened: it ends as it began, and its endpoint is as free as before. */
-  async #neverOpened(record: GrantRecord, cause: EndCause): Promise<void> {
-    this.endpoints.free(record.protocol, record);
-    await this.unrecorded.write(this.unrecorded.ended({ ...record, expiresAtMs: record.startedAtMs }, cause));
-  }
 }
 
 /** A grant that is to end, by what is needed for that. */
 interface Ending extends Pick<GrantRecord, 'id' | 'index' | 'number'> {
   readonly cause: EndCause;
-}
-
-/** How far a request has come that nothing objects to: to its device's address, if it has one. */
-interface Reached {
-  readonly decision: Allowed;
-  readonly device: ExternalId;
-  readonly policyVersion: string;
-  readonly binding: ReachableBinding | undefined;
-  readonly unreachable: () => Refusal;
-}
-
-/** What a grant begins with. */
-interface Begun extends Reached {
-  readonly who: Asker;
-  readonly ask: GrantRequest;
-  readonly refuse: Refuse;
-  readonly retry?: Retry | undefined;
-  /** The request that waited for it. */
-  readonly waited?: WaitingRequest;
-  readonly binding: ReachableBinding;
-}
-
-/** What is held and asked for beside a request that waits, which itself is held already. */
-function withoutOne({ grantsOnDevice, grantsOfServer }: Usage): Usage {
-  return { grantsOnDevice: grantsOnDevice - 1, grantsOfServer: grantsOfServer - 1, requestsInLastMinute: 0 };
-}
-
-/** All that a request asked, so that it can be put to another policy later (inspector/refusals.ts keeps it). */
-function asked(who: Asker, ask: GrantRequest): Record<string, unknown> {
-  const { durationSeconds, applicationServer, ipFamily } = ask;
-  const remote = applicationServer?.address;
-  return {
-    server: who.name,
-    correlator: who.correlator,
-    from: who.requestAddress.text,
-    device: Object.values(ask.device).join(),
-    to: `${ask.protocol}/${ask.devicePort}`,
-    durationSeconds,
-    ...(remote && { applicationServer: remote === 'all' ? remote : remote.text }),
-    ...(ipFamily && { ipFamily }),
-  };
 }
