@@ -224,6 +224,7 @@ async function start(
     gate: () => gate.counters(),
     filterPackets: () => closure.filterPackets(),
     liveGrants: () => grants.live.size,
+    waitingGrants: () => grants.waiting.size,
     registeredDevices: () => registry.size,
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
@@ -295,6 +296,7 @@ async function start(
 
   const heartbeat = new Heartbeat(ground, grants, orphanGraceSeconds);
   await heartbeat.beat();
+  await grants.waiting.resume();
   inspector.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(

@@ -61,6 +61,7 @@ export interface Status extends RunningStatus {
   readonly gateway: string;
   readonly policy: string;
   readonly liveGrants: number;
+  readonly waitingGrants: number;
   readonly restingEndpoints: number;
   readonly freeEndpoints: { readonly ipv4Tcp: number; readonly ipv4Udp: number; readonly ipv6: number };
   readonly bindings: number;

@@ -8,9 +8,9 @@ import type { DeviceUseCases } from './api/device-routes.ts';
 import type { EditionUseCases } from './api/edition-routes.ts';
 import type { IdentityPolicy } from './api/identity.ts';
 import type { ManagementUseCases } from './api/management.ts';
-import type { OperatorGrant, OperatorGrantDetail } from './api/operator-rows.ts';
+import type { OperatorGrant, OperatorGrantDetail, OperatorWait, OperatorWaitDetail } from './api/operator-rows.ts';
 import type { RadiusUseCases } from './api/radius-routes.ts';
-import type { Grant, GrantsUseCases, ServerLimits } from './api/routes.ts';
+import type { Grant, GrantsUseCases, ServerLimits, Wait } from './api/routes.ts';
 import type { Config } from './config.ts';
 import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
@@ -20,9 +20,10 @@ import type { Bindings } from './grants/bindings.ts';
 import type { Extensions } from './grants/extensions.ts';
 import type { Grants } from './grants/grants.ts';
 import { type Ground, orNotRecorded } from './grants/ground.ts';
-import { END_CAUSES } from './grants/lifecycle.ts';
+import { END_CAUSES, waitEndText } from './grants/lifecycle.ts';
 import type { Mark } from './grants/live.ts';
 import type { GrantRecord } from './grants/record.ts';
+import type { WaitingRequest } from './grants/waiting-request.ts';
 import { explain } from './policy/explain.ts';
 import { type AllowRule, identify, type Limits, type Policy } from './policy/policy.ts';
 import { mtcUserOf } from './policy/rule-index.ts';
@@ -45,27 +46,29 @@ export function serverUseCases(ground: Ground, grants: Grants, extensions: Exten
   const unknown = ({ name: server, correlator }: Asker, id: string): Refusal =>
     ground.refuse('grantNotFound', { why: 'no grant of this server has this id', server, correlator, grant: id });
   return {
-    async request(who, ask) {
-      const answer = await grants.request(who, ask);
+    async request(who, ask, waitSeconds) {
+      const answer = await (waitSeconds === undefined
+        ? grants.request(who, ask)
+        : grants.requestOrWait(who, ask, waitSeconds));
       return 'reason' in answer ? answer : serverView(answer);
     },
     show(who, id) {
-      const record = grants.show(who, id);
-      return record ? serverView(record) : unknown(who, id);
+      const found = grants.show(who, id) ?? grants.waiting.show(who, id);
+      return found ? serverView(found) : unknown(who, id);
     },
     async extend(who, id, durationSeconds) {
       const answer = await extensions.extend(who, id, durationSeconds);
-      return 'reason' in answer ? answer : serverView(answer);
+      return 'reason' in answer ? answer : grantView(answer);
     },
     async end(who, id) {
-      const record = grants.show(who, id);
-      if (!record) return unknown(who, id);
+      const found = grants.show(who, id) ?? grants.waiting.show(who, id);
+      if (!found) return unknown(who, id);
       ground.log.info({ grant: id, server: who.name, correlator: who.correlator }, 'endAsked');
       const refuse: Refuse = (reason, facts) =>
         ground.refuse(reason, { server: who.name, correlator: who.correlator, grant: id, ...facts });
       const end = async () => {
-        await grants.end(record, 'endedByServer');
-        return serverView(grants.show(who, id) ?? record);
+        await grants.giveUp(found, 'endedByServer');
+        return {};
       };
       return orNotRecorded(
         refuse,
@@ -79,6 +82,7 @@ export function serverUseCases(ground: Ground, grants: Grants, extensions: Exten
     limits: (who) => ({
       ...limitsOf(grants.policy, who.name),
       liveGrants: grants.live.countOfServer(who.name),
+      waitingGrants: grants.waiting.countOfServer(who.name),
       requestsInLastMinute: grants.judge.usageOf(who.name, undefined).requestsInLastMinute,
       generation: `${startedAs}-${grants.policy.version}`,
     }),
@@ -115,6 +119,7 @@ export function managementUseCases(
       gateway: ground.gateway,
       policy: grants.policy.version,
       liveGrants: grants.live.size,
+      waitingGrants: grants.waiting.size,
       restingEndpoints: grants.rest.size,
       freeEndpoints: {
         ipv4Tcp: grants.endpoints.available('ipv4', 'tcp'),
@@ -140,13 +145,15 @@ export function managementUseCases(
     },
     grant(id) {
       const record = grants.find(id);
-      return record && operatorDetail(record, ground);
+      if (record) return operatorDetail(record, ground);
+      const wait = grants.waiting.find(id);
+      return wait && operatorWaitDetail(wait, ground);
     },
     async revoke(id, byUid) {
-      const record = grants.live.get(id);
+      const record = grants.live.get(id) ?? grants.waiting.get(id);
       if (!record) return false;
       log.info({ grant: id, byUid }, 'revokeAsked');
-      await grants.end(record, 'revokedByOperator').catch((cause: Error) => {
+      await grants.giveUp(record, 'revokedByOperator').catch((cause: Error) => {
         const message = `its packets have stopped, and that it ended is not on record yet (${cause.message})`;
         throw new AgentError('storeFailed', message, { cause });
       });
@@ -161,11 +168,14 @@ export function managementUseCases(
       if (!device) return undefined;
       const { externalId } = device;
       const of = { device: { networkAccessIdentifier: externalId } };
-      const { records, total } = grants.list(of, undefined, SHOWN_OF_DEVICE);
+      const listed = pages.read(of, SHOWN_OF_DEVICE, undefined, operatorView);
       const mtcUser = mtcUserOf(grants.policy, externalId)?.name;
       const before = ground.store.endedBindings(externalId, HELD_BEFORE).map((one) => ({ ...one, holder: externalId }));
       const held = { bindings: directory.bindingsOf(externalId), before };
-      return { device, mtcUser, ...held, grants: records.map(operatorView), total };
+      const shown = listed === 'seekUnknown' ? [] : listed.grants;
+      const liveGrants = grants.list(of, undefined, 1).total;
+      const waitingGrants = grants.listWaiting(of, 0, 0).total;
+      return { device, mtcUser, ...held, grants: shown, liveGrants, waitingGrants };
     },
     servers: () => [...grants.policy.servers.keys()],
     bindings: () => directory.bindings(),
@@ -201,8 +211,10 @@ const HELD_BEFORE = 20;
 const SHOWN_OF_DEVICE = 100;
 
 /**
- * Lists by pages. A key names a place in the order of the grants, and this
- * start of the agent, since that order begins anew with each.
+ * Lists by pages: what waits, then what is live. So one that is granted while
+ * the list is read may be in it twice, first waiting, but is not missed. A key
+ * names a place in the order of the grants, and this start of the agent, since
+ * that order begins anew with each; among those that wait, by the last one.
  */
 class Pages {
   readonly #grants: Grants;
@@ -218,51 +230,88 @@ class Pages {
     of: Parameters<Grants['list']>[0],
     limit: number,
     key: string | undefined,
-    view: (record: GrantRecord) => View,
+    view: (record: GrantRecord | WaitingRequest) => View,
   ): { grants: View[]; total: number; lastKey?: string } | 'seekUnknown' {
-    const after = key === undefined ? undefined : this.#markOf(key);
-    if (after === 'seekUnknown') return after;
-    const { records, next, total } = this.#grants.list(of, after, limit);
-    return { grants: records.map(view), total, ...(next && { lastKey: this.#keyOf(next) }) };
+    const from = key === undefined ? { waited: 0 } : this.#markOf(key);
+    if (from === 'seekUnknown') return from;
+    const waited = this.#grants.listWaiting(of, 'waited' in from ? from.waited : Number.POSITIVE_INFINITY, limit);
+    const left = limit - waited.requests.length;
+    const live = this.#grants.list(of, 'waited' in from ? undefined : from, Math.max(1, left));
+    const total = waited.total + live.total;
+    if (left === 0) {
+      const more = waited.more || live.records.length > 0;
+      return {
+        grants: waited.requests.map(view),
+        total,
+        ...(more && { lastKey: this.#keyOf({ waited: waited.last }) }),
+      };
+    }
+    const grants = [...waited.requests, ...live.records].map(view);
+    return { grants, total, ...(live.next && { lastKey: this.#keyOf(live.next) }) };
   }
 
-  #keyOf({ server, sequence }: Mark): string {
-    return [this.#start, server.toString(36), sequence.toString(36)].join('-');
+  #keyOf(mark: Mark | Waited): string {
+    if ('waited' in mark) return [this.#start, mark.waited.toString(36)].join('-');
+    return [this.#start, mark.server.toString(36), mark.sequence.toString(36)].join('-');
   }
 
-  #markOf(key: string): Mark | 'seekUnknown' {
-    const [, start, server, sequence] = /^(.+)-([0-9a-z]{1,11})-([0-9a-z]{1,11})$/.exec(key) ?? [];
-    if (start !== this.#start || server === undefined || sequence === undefined) return 'seekUnknown';
-    return { server: Number.parseInt(server, 36), sequence: Number.parseInt(sequence, 36) };
+  #markOf(key: string): Mark | Waited | 'seekUnknown' {
+    const start = `${this.#start}-`;
+    const [, first, second] = /^([0-9a-z]{1,11})(?:-([0-9a-z]{1,11}))?$/.exec(key.slice(start.length)) ?? [];
+    if (!key.startsWith(start) || first === undefined) return 'seekUnknown';
+    const number = Number.parseInt(first, 36);
+    return second === undefined ? { waited: number } : { server: number, sequence: Number.parseInt(second, 36) };
   }
 }
 
-function serverView(record: GrantRecord): Grant {
+/** A place among those that wait. */
+interface Waited {
+  readonly waited: number;
+}
+
+function serverView(record: GrantRecord | WaitingRequest): Grant | Wait {
+  return 'waitsUntilMs' in record ? waitView(record) : grantView(record);
+}
+
+function grantView(record: GrantRecord): Grant {
   return {
-    id: record.id,
+    ...viewOfBoth(record),
     device: record.reference,
     externalEndpoint: record.external,
     applicationServer: { address: record.remote, ...(record.remotePort > 0 && { port: record.remotePort }) },
-    protocol: record.protocol,
-    devicePort: record.devicePort,
     status: record.state === 'live' ? 'LIVE' : 'ENDED',
     startedAtMs: record.startedAtMs,
     expiresAtMs: record.expiresAtMs,
     limits: record.limits,
-    ...(record.endedAtMs !== undefined && { endedAtMs: record.endedAtMs }),
-    ...(record.endCause !== undefined && { endCause: record.endCause }),
   };
 }
 
-function operatorView(record: GrantRecord): OperatorGrant {
+function waitView(request: WaitingRequest): Wait {
+  const { ask, remote, family, requestedAtMs, waitsUntilMs } = request;
+  const port = ask.applicationServer?.port;
   return {
-    ...serverView(record),
-    server: record.server,
-    externalId: record.device,
-    inner: record.inner,
-    rule: record.rule,
-    correlator: record.correlator,
+    ...viewOfBoth(request),
+    device: ask.device,
+    applicationServer: { address: remote, ...(port !== undefined && { port }) },
+    status: request.state === 'waiting' ? 'WAITING' : 'ENDED',
+    ...{ family, requestedAtMs, waitsUntilMs },
   };
+}
+
+function viewOfBoth({ id, protocol, devicePort, endedAtMs, endCause }: GrantRecord | WaitingRequest) {
+  return {
+    ...{ id, protocol, devicePort },
+    ...(endedAtMs !== undefined && { endedAtMs }),
+    ...(endCause !== undefined && { endCause }),
+  };
+}
+
+function operatorView(record: GrantRecord | WaitingRequest): OperatorGrant | OperatorWait {
+  const { server, device: externalId, rule, correlator } = record;
+  const owned = { server, externalId, rule, correlator };
+  return 'waitsUntilMs' in record
+    ? { ...waitView(record), ...owned }
+    : { ...grantView(record), ...owned, inner: record.inner };
 }
 
 export function operatorDetail(record: GrantRecord, { dataplane, clock }: Ground): OperatorGrantDetail {
@@ -270,11 +319,22 @@ export function operatorDetail(record: GrantRecord, { dataplane, clock }: Ground
   const held = dataplane.entry(index)?.mapping.number === number;
   const remainingNs = record.state === 'live' ? record.expiresAtNs - clock.boottimeNs() : 0n;
   return {
-    ...operatorView(record),
+    ...(operatorView(record) as OperatorGrant),
     ...{ gateway, mtcUser, policyVersion, family, grantedSeconds, entry: index, number },
     remainingSeconds: Math.max(0, Number(remainingNs) / 1e9),
     ...(endCause && { endText: END_CAUSES[endCause] }),
     ...(held && { carried: dataplane.carried(index) }),
+  };
+}
+
+function operatorWaitDetail(request: WaitingRequest, { clock }: Ground): OperatorWaitDetail {
+  const { gateway, mtcUser, policyVersion, family, ask, endCause } = request;
+  const remainingNs = request.state === 'waiting' ? request.waitsUntilNs - clock.boottimeNs() : 0n;
+  return {
+    ...(operatorView(request) as OperatorWait),
+    ...{ gateway, mtcUser, policyVersion, family, askedSeconds: ask.durationSeconds },
+    remainingSeconds: Math.max(0, Number(remainingNs) / 1e9),
+    ...(endCause && { endText: waitEndText(endCause) }),
   };
 }
 
@@ -289,7 +349,7 @@ const QUOTAS = ['grantsPerDevice', 'grantsPerServer', 'requestsPerMinute', 'pack
 function limitsOf(
   policy: Policy,
   server: ServerName,
-): Omit<ServerLimits, 'liveGrants' | 'requestsInLastMinute' | 'generation'> {
+): Omit<ServerLimits, 'liveGrants' | 'waitingGrants' | 'requestsInLastMinute' | 'generation'> {
   const own = policy.allows.filter(({ match }: AllowRule) => match.servers?.includes(server) ?? true);
   const widest = (bound: keyof Limits) =>
     Math.max(0, ...own.map(({ limits }) => limits[bound] ?? Number.POSITIVE_INFINITY));

@@ -194,6 +194,7 @@ export class TestGateway {
     await this.bindings.replaceFile(devices);
     await this.grants.sources.admit(this.grants.policy);
     await this.heartbeat.beat();
+    await this.grants.waiting.resume();
   }
 
   /** The machine boots anew: the gate is empty, the clocks begin again. */

@@ -39,6 +39,7 @@ import {
   type OperatorDevice,
   type OperatorGrantDetail,
   type OperatorGrants,
+  type OperatorWaitDetail,
 } from './operator-rows.ts';
 import { addRadiusRoutes, type RadiusUseCases } from './radius-routes.ts';
 
@@ -71,7 +72,7 @@ export interface ManagementUseCases extends DenialUseCases, EditionUseCases, Dev
   /** A page of the live grants behind a key; those on a device (external identifier or MSISDN) or of a server, if it is named. */
   grants(filter: GrantFilter, limit: number, after?: string): OperatorGrants | Declined;
   /** A grant, live or ended. */
-  grant(grantId: string): OperatorGrantDetail | undefined;
+  grant(grantId: string): OperatorGrantDetail | OperatorWaitDetail | undefined;
   /** False: no live grant has this id. */
   revoke(grantId: string, byUid: number): Promise<boolean>;
   /** Whether grants are begun and extended at all; live ones go on. Until it is said otherwise, or the agent starts anew. */

@@ -49,7 +49,7 @@ export function registerDevice(program: Command): void {
           print('');
         }
         printRows({}, found.grants, GRANT_COLUMNS, 'no live grants');
-        const more = found.liveGrants - found.grants.length;
+        const more = found.liveGrants + found.waitingGrants - found.grants.length;
         if (more > 0) print(`and ${more} more: mtgate grants list --device ${found.device}`);
       }),
     {

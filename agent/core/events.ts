@@ -35,6 +35,9 @@ export const EVENTS = {
   tickFailed: 'Something that is done every second or hour failed; it is tried again. `message` says why.',
   wouldHave:
     'Staged rules would have decided otherwise: `would` (allow, refuse, otherwise, or end, of live grants), `rule`, and what was decided. Nothing of it is enforced.',
+  waitBegun: 'A request waits for its device: server, device, rule; `until` is when it waits no more.',
+  waitEnded: 'A request waits no more, and was not granted; `cause` says why.',
+  waitFailed: 'A request that waits could not be granted when its device was bound: `message` says what failed.',
   grantOpened: 'A grant is live: server, device, rule, end.',
   grantExtended: 'A grant lives longer; `until` is its new end, `requestCorrelator` the request that asked.',
   answeredAgain: 'A request came again under its Idempotency-Key and got the answer of the first.',

@@ -3,7 +3,7 @@
  * address is no longer heard (marked in the gate, and bound there no more), the
  * grants toward it end, it leaves the groups of filters, its tracked flows are
  * deleted, it enters the groups of its new holder, who is recorded, then bound
- * in the gate, and only then is anybody answered.
+ * in the gate, what waited for it is granted, and only then is anybody answered.
  *
  * Accounting tells of hundreds a second, most of which have nothing to do with
  * each other: those are carried out together, with one write, one look through
@@ -280,6 +280,8 @@ export class Bindings {
       throw fault;
     } finally {
       mark(false);
+      // Before anybody is answered, so that it cannot pile up; whose binding failed to end is reached as before.
+      await this.#grants.waiting.bound(devicesIn(change));
     }
     for (const { binding, cause } of change.losses) log.info({ ...namesOf(binding), cause }, 'bindingEnded');
     for (const binding of change.gains) log.info({ ...namesOf(binding), source: binding.source }, 'bindingBegun');
@@ -288,6 +290,11 @@ export class Bindings {
 
 function planned(plan: Plan | undefined): Planned {
   return plan ? { change: plan.change, sessions: plan } : { change: NO_CHANGE };
+}
+
+/** The devices that a change is about. */
+function devicesIn({ losses, gains }: Change): ExternalId[] {
+  return [...losses.map(({ binding }) => binding), ...gains].flatMap(({ holder }) => deviceOf(holder) ?? []);
 }
 
 /** A binding in the log. */

@@ -31,6 +31,8 @@ import { type LastUsed, readLastUsed, writeLastUsed } from './last-used.ts';
 import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
 import { COLUMNS, changedRow, type Familiar, newRow, type Row, recordOf } from './rows.ts';
 import { openDatabase } from './schema.ts';
+import type { EndedWait, WaitingRequest } from './waiting-request.ts';
+import { type KeptWaitRow, waitEndRow, waitOf, waitRow } from './waiting-rows.ts';
 import { type AnswerRow, type Write, type Written, writerOn } from './writes.ts';
 
 export interface GrantStore {
@@ -40,6 +42,18 @@ export interface GrantStore {
   note(): Promise<void>;
   /** Writes a new, live grant, and in the same transaction what answers its request if that is sent again. */
   insert(record: GrantRecord, retry?: Retry): Promise<void>;
+  /** Writes a request that waits, and in the same transaction what answers it if it is sent again. */
+  wait(request: WaitingRequest, retry?: Retry): Promise<void>;
+  /** Writes that one that waits is a live grant, which from then on answers for it. Returns whether it still waited. */
+  grantWait(record: GrantRecord): Promise<boolean>;
+  /** Writes that one ended without a grant. Ending one that does not wait changes nothing. */
+  endWait(request: EndedWait): Promise<void>;
+  /** Writes until when many wait on the clock of a new boot: all or none. */
+  rewait(bootId: string, requests: readonly WaitingRequest[]): Promise<void>;
+  /** One that waits, or has ended without a grant. */
+  findWait(id: string): WaitingRequest | undefined;
+  /** Those that wait, in the order in which they came; read as they are asked for. */
+  waits(): Iterable<WaitingRequest>;
   /** Writes a later end, and what decided it, if the grant lives and its end on record still is `fromNs`. Returns whether so. */
   extend(record: GrantRecord, fromNs: bigint, retry?: Retry): Promise<boolean>;
   /** Writes that it ended, and its end as the gate had it. Ending an ended grant changes nothing. */
@@ -80,6 +94,12 @@ export interface GrantStore {
   close(): Promise<void>;
 }
 
+/** Named as a row is. */
+const WAIT_COLUMNS = `id, gateway, server, certificate, correlator, request_address AS requestAddress, device,
+  mtc_user AS mtcUser, rule, policy_version AS policyVersion, remote, family, protocol, device_port AS devicePort, ask,
+  wait_seconds AS waitSeconds, requested_at_ms AS requestedAtMs, waits_until_ms AS waitsUntilMs, boot_id AS bootId,
+  CAST(waits_until_ns AS TEXT) AS waitsUntilNs, state, cause, ended_at_ms AS endedAtMs`;
+
 /** Of how many records some are read at once: some milliseconds. */
 const PAGE = 512;
 
@@ -95,6 +115,9 @@ export function openStore(file: string, worker?: URL): GrantStore {
       WHERE server = ? AND key = ? AND answered_at_ms > ?`),
     find: db.prepare(`SELECT ${COLUMNS} FROM grants WHERE id = ?`).raw(),
     // Their places alone are an index of their own, however many have ended; read in this order they share pages.
+    findWait: db.prepare(`SELECT ${WAIT_COLUMNS} FROM waits WHERE id = ?`),
+    waits: db.prepare(`SELECT ${WAIT_COLUMNS} FROM waits INDEXED BY waits_waiting
+      WHERE state = 'waiting' AND (requested_at_ms, id) > (?, ?) ORDER BY requested_at_ms, id LIMIT ${PAGE}`),
     livePlaces: db.prepare(`SELECT rowid FROM grants INDEXED BY grants_entry WHERE state = 'live'`).pluck(),
     live: db
       .prepare(`SELECT ${COLUMNS} FROM grants WHERE rowid BETWEEN ? AND ? AND state = 'live' ORDER BY rowid`)
@@ -107,7 +130,9 @@ export function openStore(file: string, worker?: URL): GrantStore {
     latest: db
       .prepare(`SELECT max(coalesce((SELECT max(ended_at_ms) FROM grants WHERE state = 'ended'), 0),
       coalesce((SELECT max(max(started_at_ms, expires_at_ms - granted_seconds * 1000)) FROM grants
-        INDEXED BY grants_entry WHERE state = 'live'), 0))`)
+        INDEXED BY grants_entry WHERE state = 'live'), 0),
+      coalesce((SELECT max(ended_at_ms) FROM waits WHERE state = 'ended'), 0),
+      coalesce((SELECT max(requested_at_ms) FROM waits WHERE state = 'waiting'), 0))`)
       .pluck(),
     idOf: db.prepare('SELECT id FROM ids WHERE kind = ? AND name = ?').pluck(),
     newId: db
@@ -166,6 +191,28 @@ export function openStore(file: string, worker?: URL): GrantStore {
     },
     note,
     insert: (record, retry) => written({ kind: 'insert', row: newRow(record), answer: answerRow(record, retry) }),
+    wait: (request, retry) => {
+      const { server, id, waitsUntilMs: expiresAtMs } = request;
+      return written({ kind: 'wait', row: waitRow(request), answer: answerRow({ server, id, expiresAtMs }, retry) });
+    },
+    grantWait: (record) =>
+      write({ kind: 'grantWait', id: record.id, expiresAtMs: record.expiresAtMs, row: newRow(record) }),
+    endWait: (request) => written({ kind: 'endWait', row: waitEndRow(request) }),
+    rewait: (bootId, requests) =>
+      written({ kind: 'rewait', bootId, ends: requests.map(({ id, waitsUntilNs }) => ({ id, waitsUntilNs })) }),
+    findWait: (id) => {
+      const row = statement.findWait.get(id) as KeptWaitRow | undefined;
+      return row && waitOf(row);
+    },
+    *waits() {
+      for (let after: [number, string] = [-1, '']; ; ) {
+        const rows = statement.waits.all(...after) as KeptWaitRow[];
+        for (const row of rows) yield waitOf(row);
+        const last = rows.at(-1);
+        if (!last || rows.length < PAGE) return;
+        after = [last.requestedAtMs, last.id];
+      }
+    },
     extend: (record, fromNs, retry) =>
       write({ kind: 'extend', row: changedRow(record), fromNs, answer: answerRow(record, retry) }),
     end: (record) => written({ kind: 'end', row: changedRow(record) }),
@@ -235,7 +282,10 @@ export function openStore(file: string, worker?: URL): GrantStore {
   };
 }
 
-function answerRow({ server, id, expiresAtMs }: GrantRecord, retry: Retry | undefined): AnswerRow | undefined {
+function answerRow(
+  { server, id, expiresAtMs }: Pick<GrantRecord, 'server' | 'id' | 'expiresAtMs'>,
+  retry: Retry | undefined,
+): AnswerRow | undefined {
   return retry && { ...retry, server, id, expiresAtMs };
 }
 

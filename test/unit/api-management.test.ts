@@ -79,6 +79,7 @@ const grant: OperatorGrant = {
 };
 const row = {
   grantId: '01JZ8Q4X9T5E2V7M3K6B0N1RWC',
+  status: 'live',
   server: 'acme-head-end',
   device: 'm1@meters.acme.example',
   realm: 'meters',
@@ -173,7 +174,8 @@ const useCases: ManagementUseCases = {
     const device = { externalId: 'm1@meters.acme.example' as ExternalId, msisdn: '12025550142' as Msisdn };
     if (name !== device.externalId) return undefined;
     const registered = { ...device, source: 'import' } as const;
-    return { device: registered, mtcUser: 'acme', bindings: [binding], before: [], grants: [grant], total: 1 };
+    const counts = { liveGrants: 1, waitingGrants: 0 };
+    return { device: registered, mtcUser: 'acme', bindings: [binding], before: [], grants: [grant], ...counts };
   },
   async importDevices(wanted, bytes, _isLeft, byUid) {
     let text = '';
@@ -334,6 +336,7 @@ describe('an operator', () => {
       before: [],
       grants: [row],
       liveGrants: 1,
+      waitingGrants: 0,
     });
   });
 

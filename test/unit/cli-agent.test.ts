@@ -298,7 +298,7 @@ describe('grants', () => {
   test('list: a table; by device, MSISDN and server; JSON; none', async () => {
     const { id, external } = await granted();
     const [head, row, ...more] = (await operator('grants')).stdout.trimEnd().split('\n');
-    expect(head).toMatch(/^grantId +server +device +protocol +inner +external +applicationServer +expiresAt$/);
+    expect(head).toMatch(/^grantId +status +server +device +protocol +inner +external +applicationServer +expiresAt$/);
     expect(row).toContain(`${id}`);
     expect(row).toContain(`10.20.0.2:5683  ${external.address.text}:${external.port}`);
     expect(more).toEqual([]);
@@ -310,7 +310,7 @@ describe('grants', () => {
       const { stdout } = await operator('grants', 'list', ...filter, '--json');
       expect(JSON.parse(stdout)).toEqual([expect.objectContaining({ grantId: id, rule: 'meters' })]);
     }
-    expect((await operator('grants', 'list', '--server', 'other')).stdout).toBe('no live grants\n');
+    expect((await operator('grants', 'list', '--server', 'other')).stdout).toBe('no live grants, and none that wait\n');
     expect(JSON.parse((await operator('grants', 'list', '--device', 'm2@meters.example', '--json')).stdout)).toEqual(
       [],
     );
