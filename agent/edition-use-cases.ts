@@ -36,11 +36,13 @@ export function editionUseCases({ policies, grants, store, ledger, clock, userNa
     async diff(of) {
       const proposal = await policies.propose(of);
       if ('refused' in proposal) return proposal;
-      const { digest, inForce, policy, changes } = proposal;
+      const { digest, inForce, policy, warnings, changes } = proposal;
       return {
         ...{ digest, inForce, policy: policy.version },
         ...(proposal.of !== undefined && { of: proposal.of }),
-        isSame: digest === policies.inForce.edition.digest,
+        // What is being gone back from is not in force, though it is the last edition.
+        isSame: digest === policies.inForce.edition.digest && policies.secondsLeft !== 0,
+        warnings: bounded(warnings),
         changes: bounded(changes.map(inWords)),
         ...(await forecast(policy, grants, past, clock)),
       };

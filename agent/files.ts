@@ -18,6 +18,7 @@ import { decodeText, formatIssue, type Issue } from './core/document.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import type { RadiusClient } from './directory/clients.ts';
 import { type FileSurroundings, type ListedDevice, readDevices } from './directory/devices.ts';
+import type { Checked } from './editions/beginning.ts';
 import { compilePolicy } from './policy/compile.ts';
 import type { WalkSite } from './policy/packet-walk.ts';
 import type { Policy } from './policy/policy.ts';
@@ -71,11 +72,11 @@ export async function compileRulesApart(
   files: readonly RuleFile[],
   where: string,
   config: Config,
-  warn: (warning: string) => void,
   worker: URL,
-): Promise<Policy> {
+): Promise<Checked> {
   const task = { files: placed(files, where), surroundings: surroundingsOf(config) };
-  return policyIn(await compileApart(worker, task), warn);
+  const warnings: string[] = [];
+  return { policy: policyIn(await compileApart(worker, task), (warning) => warnings.push(warning)), warnings };
 }
 
 function placed(files: readonly RuleFile[], where: string): RuleFile[] {

@@ -130,7 +130,11 @@ async function start(
   const editions = openEditions(join(config.store.directory, 'editions.db'));
   stops.push(() => editions.close());
   const policyWorker = new URL('policy-worker.js', import.meta.url);
-  const compile = keepingLast((files, where) => compileRulesApart(files, where, config, warn, policyWorker));
+  const compile = keepingLast(async (files, where) => {
+    const checked = await compileRulesApart(files, where, config, policyWorker);
+    for (const warning of checked.warnings) warn(warning);
+    return checked;
+  });
   const policies = await PolicySwitch.begin({
     store: editions,
     readFolder: () => readRuleFolder(config.rules),

@@ -56,19 +56,19 @@ export async function compileApart(
 }
 
 /** Compiles the same texts once, where they come again: what was shown is then applied. */
-export function keepingLast(
-  compile: (files: readonly RuleFile[], where: string) => Promise<Policy>,
-): (files: readonly RuleFile[], where: string) => Promise<Policy> {
-  let last: { readonly files: readonly RuleFile[]; readonly where: string; readonly policy: Policy } | undefined;
+export function keepingLast<Result>(
+  compile: (files: readonly RuleFile[], where: string) => Promise<Result>,
+): (files: readonly RuleFile[], where: string) => Promise<Result> {
+  let last: { readonly files: readonly RuleFile[]; readonly where: string; readonly result: Result } | undefined;
   const isLast = (files: readonly RuleFile[], where: string) =>
     last?.where === where &&
     last.files.length === files.length &&
     last.files.every(({ file, text }, i) => file === files[i]?.file && text === files[i]?.text);
   return async (files, where) => {
-    if (last && isLast(files, where)) return last.policy;
-    const policy = await compile(files, where);
-    last = { files, where, policy };
-    return policy;
+    if (last && isLast(files, where)) return last.result;
+    const result = await compile(files, where);
+    last = { files, where, result };
+    return result;
   };
 }
 

@@ -26,6 +26,8 @@ export interface Diff {
   /** The edition whose text it is; absent: the rule folder's. */
   readonly of?: number;
   readonly isSame: boolean;
+  /** What is doubtful in the files, though it may be put in force. */
+  readonly warnings: readonly string[];
   readonly changes: readonly string[];
   readonly ends: Forecast['ends'];
   readonly requests: Forecast['requests'];

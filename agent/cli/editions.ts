@@ -174,7 +174,7 @@ async function putInForce(ask: Apply, diff: Diff): Promise<void> {
     print(`on trial until ${localTime(done.confirmBy)}: mtgate confirm, or it goes back by itself`);
 }
 
-function pageOf({ inForce, of, policy, changes, ends, requests }: Diff): string[] {
+function pageOf({ inForce, of, policy, warnings, changes, ends, requests }: Diff): string[] {
   const whose = of === undefined ? 'the rule files on disk' : `edition ${of}`;
   const examples = ends.groups.map(({ count: number, reason, rule, example }) => [
     `  ${number}`,
@@ -188,6 +188,7 @@ function pageOf({ inForce, of, policy, changes, ends, requests }: Diff): string[
   ]);
   const since = `${count(requests.looked, 'request')} since ${localTime(requests.sinceMs)}`;
   return [
+    ...warnings.map((warning) => `warning: ${warning}`),
     `edition ${inForce}, in force, against ${whose} (policy ${policy}):`,
     ...(changes.length > 0 ? changes.map((line) => `  ${line}`) : ['  nothing changes in meaning']),
     `${count(ends.count, 'live grant')} would end${ends.count > 0 ? ':' : ''}`,

@@ -56,11 +56,6 @@ export interface InnerAddress {
   readonly address: Address;
 }
 
-/** One text an inner address, for maps. */
-export function innerKey(inner: InnerAddress): string {
-  return `${inner.realm} ${inner.address.text}`;
-}
-
 /** What a grant may carry, both directions together; absent: as much as comes. */
 export interface PacketLimits {
   readonly packetsPerSecond?: number | undefined;

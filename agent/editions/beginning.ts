@@ -10,12 +10,18 @@ import type { RuleFile } from '../policy/rules.ts';
 import { type Edition, type InForce, isOnTrial, newEdition, START, type Texts } from './edition.ts';
 import type { EditionStore } from './edition-store.ts';
 
+/** A policy that its tests allow, and what is doubtful in its files: a line each, with its place. */
+export interface Checked {
+  readonly policy: Policy;
+  readonly warnings: readonly string[];
+}
+
 export interface Sources {
   readonly store: EditionStore;
   /** The folder as it is now. @throws AgentError rulesInvalid */
   readonly readFolder: () => Texts;
   /** `edition`: whose files they are; without, those of the folder. @throws AgentError rulesInvalid, also where a policy test fails */
-  readonly compile: (files: readonly RuleFile[], edition?: number) => Promise<Policy>;
+  readonly compile: (files: readonly RuleFile[], edition?: number) => Promise<Checked>;
   /** The folder is put in force at start and reload, without an apply. */
   readonly autoApply: boolean;
   readonly clock: Clock;
@@ -39,7 +45,7 @@ export async function beginningOf(sources: Sources): Promise<Beginning> {
   const kept = onTrial ? store.edition(number - 1) : last;
   if (!kept) throw new AgentError('editionsInvalid', `edition ${number - 1}, to go back to, is not there`);
   try {
-    const policy = await compile(kept.files, kept.number);
+    const { policy } = await compile(kept.files, kept.number);
     return { inForce: { edition: kept, policy }, isNew: false, ...(onTrial && { left: number }) };
   } catch (fault) {
     if (!autoApply) throw unfit(kept, fault as AgentError);
@@ -57,7 +63,7 @@ async function ofFolder(
   why: string,
 ): Promise<Beginning> {
   const texts = readFolder();
-  const policy = await compile(texts.files);
+  const { policy } = await compile(texts.files);
   const edition = newEdition(number, texts, policy, { how, by: START, changed: [why] }, clock);
   return { inForce: { edition, policy }, isNew: true };
 }

@@ -38,6 +38,7 @@ export interface SwitchParts extends Sources {
 /** What could be put in force, compiled and tested, and against which edition it was compared. */
 export interface Proposal extends Texts {
   readonly policy: Policy;
+  readonly warnings: readonly string[];
   readonly inForce: number;
   readonly changes: readonly PolicyChange[];
   /** The edition whose text it is; absent: the folder's. */
@@ -117,10 +118,18 @@ export class PolicySwitch {
     const texts = number === undefined ? this.#parts.readFolder() : this.#editionTexts(number);
     if ('refused' in texts) return texts;
     const { edition: compared, policy: before } = this.#inForce;
-    const policy = await this.#parts.compile(texts.files, number);
+    const { policy, warnings } = await this.#parts.compile(texts.files, number);
     const { files, digest } = texts;
     const changes = changesBetween(before, policy);
-    return { files, digest, policy, inForce: compared.number, changes, ...(number !== undefined && { of: number }) };
+    return {
+      files,
+      digest,
+      policy,
+      warnings,
+      inForce: compared.number,
+      changes,
+      ...(number !== undefined && { of: number }),
+    };
   }
 
   /** Puts in force what was shown. @throws AgentError where it cannot be; what was in force is then, or is gone back to */

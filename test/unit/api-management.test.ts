@@ -141,7 +141,16 @@ const useCases: ManagementUseCases = {
   async diff(of) {
     calls.push(['diff', of]);
     if (of === 9) return { refused: 'editionUnknown', why: 'no edition 9' };
-    return { digest: 'd', inForce: 2, policy: 'v', isSame: false, changes: [], ends: NO_ENDS, requests: NO_REQUESTS };
+    return {
+      digest: 'd',
+      inForce: 2,
+      policy: 'v',
+      isSame: false,
+      warnings: [],
+      changes: [],
+      ends: NO_ENDS,
+      requests: NO_REQUESTS,
+    };
   },
   async apply(wanted, byUid) {
     calls.push(['apply', wanted, byUid]);

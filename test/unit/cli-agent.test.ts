@@ -65,7 +65,10 @@ beforeAll(async () => {
   policies = await PolicySwitch.begin({
     store: editions,
     readFolder: () => readRuleFolder({ folder: join(folder, 'rules'), autoApply: false }),
-    compile: async (files) => compileRules(files, 'rules', undefined, () => {}),
+    compile: async (files) => {
+      const warnings: string[] = [];
+      return { policy: compileRules(files, 'rules', undefined, (warning) => warnings.push(warning)), warnings };
+    },
     autoApply: false,
     clock: gateway.clock,
     log: gateway.log,
@@ -570,7 +573,7 @@ test('what others wrote cannot move the cursor, nor turn the direction of readin
   const completed = await mtgate('complete-words', '--', '--socket', path, 'device', 'show', '');
   server.close();
   const shown = 'm1\\u{1b}[2J\\u{202e}\\u{200b}\\u{9b}@x.example';
-  expect(table.stdout.split('\n')[1]).toBe(`${shown}  iot\\u{a}  10.20.0.2  file    now`);
+  expect(table.stdout.split('\n')[1]).toBe(`${shown}  iot\\u{a}  10.20.0.2          file    now`);
   expect(json.stdout).not.toMatch(/[^\n\x20-\x7e]/);
   expect(JSON.parse(json.stdout)).toEqual([odd]);
   expect(fault.stderr).toBe(`odd: ${shown}\n`);

@@ -67,7 +67,8 @@ async function begin({
     readFolder: () => readRuleFolder({ folder: join(home, 'rules'), autoApply }),
     compile: async (files, edition) => {
       if (!files.every(({ text }) => only(text))) throw new AgentError('rulesInvalid', 'rules.yaml:3:1: no such CA');
-      return compileRules(files, edition === undefined ? 'rules' : `edition-${edition}`, undefined, () => {});
+      const where = edition === undefined ? 'rules' : `edition-${edition}`;
+      return { policy: compileRules(files, where, undefined, () => {}), warnings: [] };
     },
     autoApply,
     clock: gateway.clock,
