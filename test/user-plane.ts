@@ -22,7 +22,7 @@ export const TUN = 'tun0';
 export const APN = 'iot.example';
 /** What the GGSN gives to contexts: one address; two prefixes of 64 bits, less than four since it keeps the ends. */
 export const CONTEXT_POOL = { ipv4: '10.20.0.0/30', ipv6: 'fd00:20::/62' } as const;
-export const RADIUS = '127.0.0.1:1813';
+const RADIUS = '127.0.0.1:1813';
 const SECRET = 'between a GGSN and its gateway';
 
 /** The link between SGSN and GGSN, its end in the namespace `sgsn`. */

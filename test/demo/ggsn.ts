@@ -15,6 +15,7 @@ import { DEVICE_PORT } from '../agent.ts';
 import { Capture } from '../capture.ts';
 import { until } from '../child.ts';
 import { Probe, type Target } from '../probe.ts';
+import compilePrograms from '../programs.ts';
 import { SERVER, UPLINK } from '../standard-network.ts';
 import { APN, CONTEXT_POOL, FAMILIES, GN, sgsnAddress, TUN } from '../user-plane.ts';
 import { A, B, type Flow, Meters, PROTOCOLS, SERVICE_PORT } from './meters.ts';
@@ -194,9 +195,11 @@ export const GGSN_STEPS = STEPS.map(([title, act]) => ({
 /** @returns the exit code */
 export async function ggsnDemo(): Promise<number> {
   say(PICTURE);
+  const removePrograms = await compilePrograms(); // it starts more than forty of them
   const meters = await Meters.open();
   const steps = new Steps();
   for (const { title, act } of GGSN_STEPS) await steps.take(title, () => act(meters));
   await meters.close();
+  removePrograms?.();
   return steps.end();
 }
