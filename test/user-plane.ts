@@ -27,7 +27,7 @@ const SECRET = 'between a GGSN and its gateway';
 
 /** The link between SGSN and GGSN, its end in the namespace `sgsn`. */
 export const GN = 'gn';
-const GGSN_ADDRESS = '172.31.0.1';
+export const GGSN_ADDRESS = '172.31.0.1';
 const PDP_TYPE = { ipv4: 'v4', ipv6: 'v6' } as const;
 const NSAPI = { ipv4: 5, ipv6: 6 } as const;
 

@@ -7,7 +7,7 @@
  * In the last step the GGSN's Stop is lost, so that the second meter's Start
  * is all that tells of the change. Who wants no packet to stray then has the
  * GGSN wait with the context for the answer to its Start (TS 29.061 clause
- * 16.3.1 lets it), and so does this one.
+ * 16.3 lets it), and so does this one.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { address } from '../../agent/core/net.ts';
@@ -17,7 +17,7 @@ import { until } from '../child.ts';
 import { Probe, type Target } from '../probe.ts';
 import compilePrograms from '../programs.ts';
 import { SERVER, UPLINK } from '../standard-network.ts';
-import { APN, CONTEXT_POOL, FAMILIES, GN, sgsnAddress, TUN } from '../user-plane.ts';
+import { APN, CONTEXT_POOL, FAMILIES, GGSN_ADDRESS, GN, sgsnAddress, TUN } from '../user-plane.ts';
 import { A, B, type Flow, Meters, PROTOCOLS, SERVICE_PORT } from './meters.ts';
 import { answer, must, Steps, say, silence, status } from './steps.ts';
 
@@ -29,6 +29,9 @@ const PICTURE = `
   APN ${APN}: of ${CONTEXT_POOL.ipv4} and ${CONTEXT_POOL.ipv6} one address and one prefix are free.
 `;
 
+/** GTP-C and GTP-U, and a GTPv1 Echo Request (TS 29.060 6, 7.2.1): flags, type, length, TEID, sequence number. */
+const GTP_PORTS = [2123, 2152];
+const ECHO_REQUEST = '\x32\x01\x00\x04\x00\x00\x00\x00\x00\x07\x00\x00';
 const SILENCE_MS = 300;
 /** What the server says to a granted endpoint, it says once in so many milliseconds. */
 const EVERY_MS = 10;
@@ -41,14 +44,15 @@ async function hearNothingUntold(meters: Meters): Promise<string> {
   await meters.attach(A);
   const meter = await Probe.start(meters.network, A.namespace);
   for (const family of FAMILIES) {
-    await silence(meter.udp({ to: { address: SERVER[family], port: SERVICE_PORT }, waitMs: SILENCE_MS }));
+    const to = { address: SERVER[family], port: SERVICE_PORT };
+    await denied(meters, 'addressUnbound', () => silence(meter.udp({ to, waitMs: SILENCE_MS })));
     const reply = await meters.ask(A, family, 'udp');
     status(reply, 409);
     const { reason } = await meters.agent.refusal(reply.body);
     must(reason === 'deviceUnreachable', `refused with ${reason}`);
   }
   await meter.stop();
-  return `it has ${meters.addresses.join(' and ')}, and what it says is dropped; a grant on it: 409, deviceUnreachable`;
+  return `it has ${meters.addresses.join(' and ')}, and what it says is denied: addressUnbound; a grant on it: 409, deviceUnreachable`;
 }
 
 async function reach(meters: Meters): Promise<string> {
@@ -71,6 +75,21 @@ async function reach(meters: Meters): Promise<string> {
   for (const inner of meters.addresses) must(outside.holding(bytesOf(inner)).length === 0, `${inner} was seen outside`);
   await Promise.all([gn.stop(), outside.stop()]);
   return 'IPv4 and IPv6, UDP and TCP: each packet seen on Gn within GTP-U, each answered; no inner address outside';
+}
+
+/** A meter that makes GTP itself could have contexts made, or speak as others: GTP is for SGSNs. */
+async function speakGtp(meters: Meters): Promise<string> {
+  await meters.attach(A);
+  await meters.start();
+  const meter = await Probe.start(meters.network, A.namespace);
+  const sgsn = await Probe.start(meters.network, 'sgsn');
+  for (const port of GTP_PORTS) {
+    const question = { to: { address: GGSN_ADDRESS, port }, text: ECHO_REQUEST };
+    must((await sgsn.udp(question)).outcome === 'answer', `the GGSN does not answer an SGSN on port ${port}`);
+    await denied(meters, 'gatewayService', () => silence(meter.udp({ ...question, waitMs: SILENCE_MS })));
+  }
+  await Promise.all([meter.stop(), sgsn.stop()]);
+  return `an Echo Request to ${GGSN_ADDRESS}, ports ${GTP_PORTS.join(' and ')}: the SGSN is answered, the meter is denied: gatewayService`;
 }
 
 /**
@@ -135,6 +154,14 @@ async function changeHands(meters: Meters, told: 'Stop and Start' | 'Start'): Pr
   }
 }
 
+/** What is done makes the gate deny a packet for this reason. */
+async function denied(meters: Meters, reason: string, act: () => Promise<void>): Promise<void> {
+  const count = async () => (await meters.agent.status()).packets.denied[reason] ?? 0;
+  const before = await count();
+  await act();
+  must((await count()) > before, `nothing was denied with ${reason}`);
+}
+
 /** From now on packets of each flow come to the gateway, and none to the second meter. @returns how many came */
 function untilKnocked(flows: readonly Flow[], outside: Capture, gn: Capture): Promise<number> {
   const before = outside.frames().length;
@@ -179,6 +206,7 @@ async function changeHandsUnstopped(meters: Meters): Promise<string> {
 const STEPS: readonly (readonly [string, (meters: Meters) => Promise<string>])[] = [
   ['A meter has its contexts, but no Start was told: nothing of it passes', hearNothingUntold],
   ['Started: a server reaches it through grants and GTP-U', reach],
+  ['It cannot speak GTP with the GGSN on its own', speakGtp],
   [
     'Its contexts are deleted and stopped, and the next meter gets its addresses',
     (meters) => changeHands(meters, 'Stop and Start'),
