@@ -51,7 +51,10 @@ export class DeviceImports {
         try {
           const imported = (await thread.ask('finish')) as Imported;
           const isCommitted = !('issues' in imported) && mayCommit();
-          if (isCommitted) await thread.ask('commit');
+          if (isCommitted) {
+            await thread.ask('commit');
+            this.#registry.grewBy(imported.added - imported.removed);
+          }
           return { imported, isCommitted };
         } finally {
           await thread.end(); // whose lock goes with it

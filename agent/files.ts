@@ -25,6 +25,7 @@ import { runPolicyTests } from './policy/policy-tests.ts';
 import type { RuleFile } from './policy/rules.ts';
 import { type Compiled, compileApart } from './policy-compiler.ts';
 import { readRuleFolder } from './rule-folder.ts';
+import { poolPrefixes } from './site.ts';
 
 /** agent.yaml, frozen; what is odd but no fault is told to `warn`. @throws AgentError configInvalid */
 export function loadConfig(file: string, warn: (warning: string) => void): Config {
@@ -87,6 +88,7 @@ export function walkSite(config: Config): WalkSite {
     realms: config.inside.flatMap(({ prefixes }) => prefixes),
     denied: config.base.deniedDestinations,
     egress: [...new Set(config.pools.egress.map(({ family }) => family))],
+    pools: poolPrefixes(config),
   };
 }
 

@@ -32,6 +32,7 @@ import { DeviceImports } from './device-imports.ts';
 import { deviceUseCases } from './device-use-cases.ts';
 import { type Binding, rangeOf } from './directory/binding.ts';
 import { Directory } from './directory/directory.ts';
+import { FindingTally } from './directory/findings.ts';
 import { AccountingListener } from './directory/listener.ts';
 import { openRegistry } from './directory/registry-store.ts';
 import { Sessions } from './directory/sessions.ts';
@@ -70,6 +71,7 @@ import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { keepingLast } from './policy-compiler.ts';
+import { radiusUseCases } from './radius-use-cases.ts';
 import { RecentDenials } from './recent-denials.ts';
 import { readAgain } from './reload.ts';
 import { remediesOf } from './remedies.ts';
@@ -102,7 +104,7 @@ const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
 const FILES_INVALID = 78;
 const INVALID_FILES: readonly FaultCode[] = [
   ...(['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'] as const),
-  ...(['editionsInvalid', 'editionUnfit'] as const),
+  ...(['editionsInvalid', 'editionUnfit', 'registryInvalid'] as const),
 ];
 
 /** Starts everything; how to stop what has been started is put into `stops` as it goes. */
@@ -154,7 +156,13 @@ async function start(
   const listed = devices.flatMap(({ device, bindings }) =>
     bindings.map(({ realm, address }) => ({ holder: device.externalId, ...rangeOf(realm, address) })),
   );
-  const mayBeBound = { policy, bound: [...store.bindings(), ...listed], attributesOf: directory.attributesOf };
+  const mayBeBound = {
+    policy,
+    get bound() {
+      return [...store.bindings(), ...listed];
+    },
+    attributesOf: directory.attributesOf,
+  };
   await base.apply(baseRuleset(baseSetup(config, site, mayBeBound), await base.counted()));
   Gate.prepare(config.gate.bpffs);
   lockFolder(config.gate.bpffs);
@@ -201,7 +209,18 @@ async function start(
 
   /** The operator wants no new grants; not remembered over a restart. */
   let draining = false;
+  const sessions = new Sessions();
+  const accounted = new FindingTally();
+  /** The accounting server, from when it may be heard. */
+  let radius: AccountingListener | undefined;
+  const ofRadius = radiusUseCases({
+    ...{ config, sessions },
+    listener: () => radius,
+    tally: accounted,
+    clock: systemClock,
+  });
   const metrics = openMetrics({
+    radius: ofRadius.radius,
     gate: () => gate.counters(),
     filterPackets: () => closure.filterPackets(),
     liveGrants: () => grants.live.size,
@@ -254,12 +273,15 @@ async function start(
     await closure.switchPolicy(next); // a base that nft does not take: nothing of the policy is in force
     await grants.switchPolicy(next);
   });
-  const sessions = new Sessions();
   const groups = {
     follow: (verb: 'add' | 'delete', bound: readonly Binding[]) => closure.followBindings(verb, bound),
     refill: () => closure.refillGroups(),
   };
-  const bindings = new Bindings(ground, grants, forgetFlows, groups, { sessions, places: accountingPlaces(config) });
+  const bindings = new Bindings(ground, grants, forgetFlows, groups, {
+    sessions,
+    places: accountingPlaces(config),
+    tally: accounted,
+  });
   const { orphanGraceSeconds } = config.gate;
 
   await rememberBindings(ground);
@@ -296,7 +318,7 @@ async function start(
     every(TICK_MS, log, () => recent.note(systemClock.monotonicNs(), denied())),
   );
 
-  const radius =
+  radius =
     config.radius &&
     (await AccountingListener.open({
       listen: config.radius.listen,
@@ -372,7 +394,7 @@ async function start(
   const ofEditions = editionUseCases({ policies, grants, store, ledger, clock: systemClock, userName });
   const management = await startManagement(
     config.management.socket,
-    managementUseCases(ground, grants, bindings, { ...denials, ...ofDevices, ...ofEditions }, config, {
+    managementUseCases(ground, grants, bindings, { ...denials, ...ofDevices, ...ofEditions, ...ofRadius }, config, {
       reload,
       drain: (wanted) => {
         draining = wanted;

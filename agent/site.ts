@@ -106,6 +106,7 @@ export function baseSetup(config: Config, { outside, inside }: Site, ground: Fil
     grants: grantsOf(config),
     egress: config.pools.egress,
     services: config.services,
+    management: config.radius?.listen ?? [],
     filters: ground.policy.filters,
     filterCopiesPerSecond: config.gate.sampledDenialsPerSecond,
     groups: groupMembers(config, ground),
@@ -122,19 +123,24 @@ export function admissions(config: Config, { filters }: Policy): readonly Admiss
 }
 
 /** Who is in the device groups that filters name, by the interface of the realm. */
-export function groupMembers(
-  config: Config,
-  { policy, bound, attributesOf }: FilterGround,
-): Map<string, readonly GroupMember[]> {
+export function groupMembers(config: Config, ground: FilterGround): Map<string, readonly GroupMember[]> {
+  const { policy, attributesOf } = ground;
   const used = groupsIn(policy.filters).flatMap((name) => policy.deviceGroups.get(name) ?? []);
   if (used.length === 0) return new Map();
   const interfaces = new Map<string, string>(config.inside.map((one) => [one.realm, one.interface]));
   const members = new Map<string, GroupMember[]>(used.map(({ group }) => [group, []]));
-  for (const { holder, realm, prefix } of bound) {
+  for (const { holder, realm, prefix } of ground.bound) {
     const name = interfaces.get(realm);
     const device = deviceOf(holder);
     if (name === undefined || !device) continue;
-    const facts = { externalId: device, attributes: attributesOf(device) };
+    let attributes: Attributes | undefined; // looked up where a group asks for them
+    const facts = {
+      externalId: device,
+      get attributes() {
+        attributes ??= attributesOf(device);
+        return attributes;
+      },
+    };
     for (const group of used) if (isInGroup(group, facts)) members.get(group.group)?.push({ interface: name, prefix });
   }
   return members;

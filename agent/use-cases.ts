@@ -9,6 +9,7 @@ import type { EditionUseCases } from './api/edition-routes.ts';
 import type { IdentityPolicy } from './api/identity.ts';
 import type { ManagementUseCases } from './api/management.ts';
 import type { OperatorGrant, OperatorGrantDetail } from './api/operator-rows.ts';
+import type { RadiusUseCases } from './api/radius-routes.ts';
 import type { Grant, GrantsUseCases, ServerLimits } from './api/routes.ts';
 import type { Config } from './config.ts';
 import { AgentError } from './core/errors.ts';
@@ -95,7 +96,7 @@ export function managementUseCases(
   ground: Ground,
   grants: Grants,
   bindings: Bindings,
-  others: DenialUseCases & EditionUseCases & DeviceUseCases,
+  others: DenialUseCases & EditionUseCases & DeviceUseCases & RadiusUseCases,
   config: Config,
   running: Running,
 ): ManagementUseCases {

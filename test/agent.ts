@@ -92,10 +92,10 @@ export interface AgentOptions {
   readonly ports?: string;
   /** The interface of the realm, and further keys of it as agent.yaml has them. */
   readonly inside?: string;
-  /** `radius:` of agent.yaml, from its colon on. */
-  readonly radius?: string;
   /** Where the records lie; `store` in the agent's folder. */
   readonly store?: string;
+  /** More sections of agent.yaml. */
+  readonly more?: string;
 }
 
 export class TestAgent {
@@ -142,8 +142,7 @@ store: { directory: ${options.store ?? 'store'} }
 rules: { autoApply: ${options.autoApply ?? false} }
 devices: devices.yaml
 gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
-${options.radius ? `radius: ${options.radius}` : ''}
-`,
+${options.more ?? ''}`,
     );
   }
 
@@ -156,8 +155,8 @@ ${options.radius ? `radius: ${options.radius}` : ''}
   }
 
   /** Writes one of the operator's files. */
-  write(file: string, text: string): void {
-    writeFileSync(join(this.folder, file), text);
+  write(file: string, text: string, mode = 0o644): void {
+    writeFileSync(join(this.folder, file), text, { mode });
   }
 
   /** Starts the daemon; resolves when it is ready. @throws Error with all it said where it is not */

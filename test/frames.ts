@@ -65,7 +65,13 @@ export function udp(
 const TCP_SYN = 0x02;
 export const TCP_ACK = 0x10;
 
-export function tcp(from: number, to: number, content: string | number | Uint8Array = '', flags = TCP_SYN): Upper {
+export function tcp(
+  from: number,
+  to: number,
+  content: string | number | Uint8Array = '',
+  flags = TCP_SYN,
+  fields: { readonly sequence?: number; readonly acknowledges?: number } = {},
+): Upper {
   return {
     protocol: 6,
     bytes(source, destination) {
@@ -73,7 +79,8 @@ export function tcp(from: number, to: number, content: string | number | Uint8Ar
       const view = viewOf(part);
       view.setUint16(0, from);
       view.setUint16(2, to);
-      view.setUint32(4, 0x01020304);
+      view.setUint32(4, fields.sequence ?? 0x01020304);
+      view.setUint32(8, fields.acknowledges ?? 0);
       view.setUint8(12, 5 << 4);
       view.setUint8(13, flags);
       view.setUint16(14, 64240);

@@ -107,7 +107,7 @@ ggsn ggsn0
 `;
 
 export class UserPlane {
-  /** `radius:` of agent.yaml for this GGSN. */
+  /** The section `radius` of agent.yaml for this GGSN. */
   readonly radius: string;
   readonly #network: Network;
   readonly #folder: string;
@@ -123,8 +123,10 @@ export class UserPlane {
     writeFileSync(this.#secretFile, `${SECRET}\n`, { mode: 0o600 });
     const pools = Object.values(CONTEXT_POOL).map((pool) => `"${pool}"`);
     this.radius = `
+radius:
   listen: [${RADIUS}]
-  clients: [{ name: ggsn0, addresses: [127.0.0.1/32], secret: ${this.#secretFile}, pools: [${pools.join(', ')}] }]`;
+  clients: [{ name: ggsn0, addresses: [127.0.0.1/32], secret: ${this.#secretFile}, pools: [${pools.join(', ')}] }]
+`;
   }
 
   /** Starts the GGSN, and the neighbour whose context fills the pool of prefixes but for one. */

@@ -40,6 +40,7 @@ import {
   type OperatorGrantDetail,
   type OperatorGrants,
 } from './operator-rows.ts';
+import { addRadiusRoutes, type RadiusUseCases } from './radius-routes.ts';
 
 /** The operator asked for what cannot be done: a name, and a sentence for a person. */
 interface Declined {
@@ -65,7 +66,7 @@ export interface GrantFilter {
 }
 
 /** What the socket serves; `byUid` is who asked. Faults (rulesInvalid, storeFailed) are thrown as AgentError. */
-export interface ManagementUseCases extends DenialUseCases, EditionUseCases, DeviceUseCases {
+export interface ManagementUseCases extends DenialUseCases, EditionUseCases, DeviceUseCases, RadiusUseCases {
   status(): object;
   /** A page of the live grants behind a key; those on a device (external identifier or MSISDN) or of a server, if it is named. */
   grants(filter: GrantFilter, limit: number, after?: string): OperatorGrants | Declined;
@@ -228,6 +229,7 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
   });
 
   addDenialRoutes(app, useCases);
+  addRadiusRoutes(app, useCases);
   addDeviceRoutes(app, useCases, (request) => uidOf(request.raw.socket));
   addEditionRoutes(app, useCases, (request) => uidOf(request.raw.socket));
 }

@@ -17,7 +17,7 @@ export function registerDevice(program: Command): void {
       .addOption(json())
       .action(async (ask: Ask) => {
         const rows = await call<BindingRow[]>(ask, 'GET', '/bindings');
-        printRows(ask, rows, ['device', 'realm', 'address', 'source', 'since'], 'no device holds an address');
+        printRows(ask, rows, ['device', 'realm', 'address', 'target', 'source', 'since'], 'no device holds an address');
       }),
     { examples: ['mtgate device list', 'mtgate device list --json'] },
   );
@@ -25,7 +25,7 @@ export function registerDevice(program: Command): void {
   explainUse(
     device
       .command('show <device>')
-      .description('one device: identifiers, bindings, live grants')
+      .description('one device: identifiers, bindings now and before, live grants')
       .addOption(socket())
       .addOption(json())
       .action(async (name: string, ask: Ask) => {
@@ -41,8 +41,13 @@ export function registerDevice(program: Command): void {
           ...Object.entries(found.attributes ?? {}),
         ]);
         print('');
-        printRows({}, found.bindings, ['realm', 'address', 'source', 'since'], 'holds no address');
+        printRows({}, found.bindings, ['realm', 'address', 'target', 'source', 'since'], 'holds no address');
         print('');
+        if (found.before.length > 0) {
+          print('held before');
+          printRows({}, found.before, ['realm', 'address', 'source', 'since', 'until', 'cause'], '');
+          print('');
+        }
         printRows({}, found.grants, GRANT_COLUMNS, 'no live grants');
         const more = found.liveGrants - found.grants.length;
         if (more > 0) print(`and ${more} more: mtgate grants list --device ${found.device}`);

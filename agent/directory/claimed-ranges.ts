@@ -20,8 +20,11 @@ export interface Places {
   realmsFor(client: string, prefix: Prefix): readonly RealmName[];
 }
 
+/** The gate looks once for each length that is bound (gate.h, GATE_LENGTHS_MAX): those that networks give out, and no others. */
+const IPV6_LENGTHS: readonly number[] = [48, 52, 56, 60, 62, 63, 64, 128];
+
 export interface Unclaimable {
-  readonly finding: 'outsidePools' | 'realmUnknown';
+  readonly finding: 'outsidePools' | 'realmUnknown' | 'prefixLength';
   readonly why: string;
 }
 
@@ -31,6 +34,8 @@ export function claimedRanges(event: SessionEvent, places: Places): readonly Cla
   if (apn !== undefined && byApn === undefined) return { finding: 'realmUnknown', why: `APN ${apn}` };
   const ranges: ClaimedRange[] = [];
   for (const part of partsOf(event)) {
+    const { family, length, text } = part.prefix;
+    if (family === 'ipv6' && !IPV6_LENGTHS.includes(length)) return { finding: 'prefixLength', why: text };
     const realms = places.realmsFor(nas.client, part.prefix);
     const [first, second] = realms;
     if (first === undefined) return { finding: 'outsidePools', why: part.prefix.text };

@@ -62,7 +62,7 @@ export class Directory {
   }
 
   isKnown(device: ExternalId): boolean {
-    return this.#registry.byExternalId(device) !== undefined;
+    return this.#registry.has(device);
   }
 
   /** Of a device that is not known: none. */

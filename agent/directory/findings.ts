@@ -15,6 +15,7 @@ export const FINDINGS = {
   identityChanged: 'another subscriber than the session began with',
   identityContradiction: 'IMSI, MSISDN and external identifier are not of one device: bound to none',
   outsidePools: 'an address outside the pools of the client',
+  prefixLength: 'an IPv6 prefix of a length that is not taken: 48, 52, 56, 60, 62, 63, 64 or 128',
   realmUnknown: 'neither APN nor address says which realm',
   boundOtherwise: 'an address that the devices file or an operator bound to another',
 } as const;
@@ -23,10 +24,10 @@ export type Finding = keyof typeof FINDINGS;
 
 const ALARMED: readonly Finding[] = [
   ...(['addressTaken', 'interimOfOthers', 'sessionReused', 'identityChanged', 'identityContradiction'] as const),
-  ...(['outsidePools', 'realmUnknown', 'boundOtherwise'] as const),
+  ...(['outsidePools', 'prefixLength', 'realmUnknown', 'boundOtherwise'] as const),
 ];
 /** It will never be made, however often it is repeated. */
-const REFUSED: readonly Finding[] = ['outsidePools', 'realmUnknown', 'boundOtherwise'];
+const REFUSED: readonly Finding[] = ['outsidePools', 'prefixLength', 'realmUnknown', 'boundOtherwise'];
 
 export function isAlarmed(finding: Finding): boolean {
   return ALARMED.includes(finding);

@@ -21,8 +21,10 @@ export interface RegistryStore extends Registry {
   readonly size: number;
   /** Registers the devices of the devices file; those that are there no more go. @throws AgentError devicesInvalid, registryFailed */
   replaceFile(devices: readonly Device[]): Promise<void>;
-  /** Nobody else writes meanwhile; behind it the registry counts anew. */
+  /** Nobody else writes meanwhile. */
   writing<Result>(write: () => Promise<Result>): Promise<Result>;
+  /** Another connection has added so many devices, or removed them. */
+  grewBy(devices: number): void;
   /** All devices as they are now, by external identifier, whatever is written while they are read. To be closed. */
   snapshot(): Snapshot;
   close(): void;
@@ -39,10 +41,10 @@ type FullRow = Row & { readonly source: Source };
 export function openRegistry(file: string): RegistryStore {
   const db = openDatabase(file);
   const statement = {
+    has: db.prepare('SELECT 1 FROM devices WHERE external_id = ?').pluck(),
     byExternalId: db.prepare('SELECT * FROM devices WHERE external_id = ?'),
     byMsisdn: db.prepare('SELECT * FROM devices WHERE msisdn = ?'),
     byImsi: db.prepare('SELECT * FROM devices WHERE imsi = ?'),
-    count: db.prepare('SELECT count(*) FROM devices').pluck(),
     ofFile: db.prepare(`SELECT * FROM devices WHERE source = 'file'`),
     remove: db.prepare(`DELETE FROM devices WHERE external_id = ? AND source = 'file'`),
     put: db.prepare(`INSERT INTO devices
@@ -61,20 +63,20 @@ export function openRegistry(file: string): RegistryStore {
       return row && deviceOf(row);
     });
   const replaceFile = db.transaction((devices: readonly Device[]) => {
+    let removed = 0;
     const wanted = new Map(devices.map((device) => [device.externalId as string, rowOf(device)]));
     for (const { source: _, ...row } of statement.ofFile.all() as FullRow[]) {
       // Those that change go first: two of them may have changed places.
       if (isSame(row, wanted.get(row.external_id))) wanted.delete(row.external_id);
-      else statement.remove.run(row.external_id);
+      else removed += statement.remove.run(row.external_id).changes;
     }
     for (const row of wanted.values()) statement.put.run(row);
+    return wanted.size - removed;
   });
-  let size = guarded(() => statement.count.get() as number);
+  let size = guarded(() => db.prepare('SELECT count(*) FROM devices').pluck().get() as number);
   let turn: Promise<unknown> = Promise.resolve();
   const writing = <Result>(write: () => Promise<Result>): Promise<Result> => {
-    const result = turn.then(write).finally(() => {
-      if (db.open) size = guarded(() => statement.count.get() as number);
-    });
+    const result = turn.then(write);
     turn = result.catch(() => {}); // its caller has the fault; the next one goes on
     return result;
   };
@@ -82,11 +84,18 @@ export function openRegistry(file: string): RegistryStore {
     get size() {
       return size;
     },
+    has: (externalId) => guarded(() => statement.has.get(externalId) !== undefined),
     byExternalId: (externalId) => find(statement.byExternalId, externalId),
     byMsisdn: (msisdn) => find(statement.byMsisdn, msisdn),
     byImsi: (imsi) => find(statement.byImsi, imsi),
-    replaceFile: (devices) => writing(async () => guarded(() => replaceFile.immediate(devices))),
+    replaceFile: (devices) =>
+      writing(async () => {
+        size += guarded(() => replaceFile.immediate(devices));
+      }),
     writing,
+    grewBy(added) {
+      size += added;
+    },
     snapshot: () =>
       guarded(() => {
         const reader = file === ':memory:' ? new Database(db.serialize()) : new Database(file, { readonly: true });

@@ -30,6 +30,7 @@ export interface RegisteredDevice extends Device {
 
 /** Each look-up is one search of an index, whether there is such a device or not. */
 export interface Registry {
+  has(externalId: ExternalId): boolean;
   byExternalId(externalId: ExternalId): RegisteredDevice | undefined;
   byMsisdn(msisdn: Msisdn): RegisteredDevice | undefined;
   byImsi(imsi: Imsi): RegisteredDevice | undefined;

@@ -18,7 +18,7 @@ import { type Binding, type Change, deviceOf, NO_CHANGE, type Range, rangeKey, r
 import type { Places } from '../directory/claimed-ranges.ts';
 import type { ListedDevice } from '../directory/devices.ts';
 import { type DirectoryRefusal, touched } from '../directory/directory.ts';
-import { FindingTally, isAlarmed, isRefused } from '../directory/findings.ts';
+import { type FindingTally, isAlarmed, isRefused } from '../directory/findings.ts';
 import type { Plan, Sessions, Surroundings } from '../directory/sessions.ts';
 import { nasKey, sessionKey } from '../directory/subscriber.ts';
 import type { Grants } from './grants.ts';
@@ -39,6 +39,8 @@ export interface GroupSets {
 export interface Accounting {
   readonly sessions: Sessions;
   readonly places: Places;
+  /** What became of what NASes told. */
+  readonly tally: FindingTally;
 }
 
 /** What is to be done, and for whom. */
@@ -59,8 +61,6 @@ interface Planned {
 const BATCH_MOST = 256;
 
 export class Bindings {
-  /** What became of what NASes told. */
-  readonly accounted = new FindingTally();
   readonly #ground: Ground;
   readonly #grants: Grants;
   readonly #forgetFlows: ForgetFlows;
@@ -149,7 +149,7 @@ export class Bindings {
       return 'later';
     }
     const { finding, why } = plan as unknown as Plan;
-    this.accounted.add(event.nas.client, finding, clock.nowMs());
+    this.#accounting.tally.add(event.nas.client, finding, clock.nowMs());
     const session = 'session' in event ? { session: event.session } : {};
     const about = { nas: nasKey(event.nas), kind: event.kind, ...session, finding, ...(why !== undefined && { why }) };
     if (isAlarmed(finding)) log.warn(about, 'accountingAlarm');

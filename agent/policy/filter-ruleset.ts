@@ -138,11 +138,15 @@ export function answerRules(setup: FilterSetup, side: Side): string[] {
   const guard = side === 'inside' ? '' : `iifname ${quote(setup.outside)} `;
   return allowsToward(setup, side)
     .filter(({ staged }) => !staged)
-    .flatMap((filter) =>
-      matches(filter, setup, side, 'answers').map(
+    .flatMap((filter) => [
+      ...matches(filter, setup, side, 'answers').map(
         (match) => `${guard}${match}ct state established ct direction reply ${accept}`,
       ),
-    );
+      // A device's errors about what was let in (RFC 5508): they show its address, which the peer knows.
+      ...(side === 'inside'
+        ? matches(filter, setup, side, 'errors').map((match) => `${match}ct state related ct direction reply ${accept}`)
+        : []),
+    ]);
 }
 
 /** The sets' changes when an address leaves, or enters, groups. */
@@ -167,8 +171,14 @@ function mayBe(ends: Ends | undefined, side: Side): boolean {
   return side === 'inside' && ends.groups.length > 0;
 }
 
+/** Packets as a filter speaks of them; the answers to them; errors about them, of which the filter speaks by their flow. */
+type Way = 'packets' | 'answers' | 'errors';
+
+/** The types of answers, by those of requests (RFC 792, 950; RFC 4443). */
+const ANSWER_TYPES: Readonly<Record<number, number>> = { 8: 0, 13: 14, 15: 16, 17: 18, 128: 129 };
+
 /** A filter as what rules ask for: each pair of its ends, in each family; turned round for answers. */
-function matches(filter: Filter, setup: FilterSetup, toward?: Side, way: 'packets' | 'answers' = 'packets'): string[] {
+function matches(filter: Filter, setup: FilterSetup, toward?: Side, way: Way = 'packets'): string[] {
   const [near, far] = way === 'packets' ? ([SOURCE, DESTINATION] as const) : ([DESTINATION, SOURCE] as const);
   const families = familiesOf(filter);
   const froms = alternatives(filter.from, near, setup, toward && (toward === 'inside' ? 'outside' : 'inside'));
@@ -217,15 +227,19 @@ function alternatives(
   ];
 }
 
-function contentMatch({ protocol, ports, types }: Filter, way: 'packets' | 'answers'): string {
+function contentMatch({ protocol, ports, types }: Filter, way: Way): string {
+  if (way === 'errors') {
+    const flow = protocol === undefined ? '' : `ct original protocol ${protocol} `;
+    const port = ports ? `ct original proto-dst ${rangesOf(ports)} ` : '';
+    return `meta l4proto { icmp, icmpv6 } ${flow}${port}`;
+  }
   if (protocol === undefined) return '';
   if (ports) {
     const { port } = way === 'packets' ? DESTINATION : SOURCE;
-    const ranges = merged(ports).map(({ low, high }) => (low === high ? `${low}` : `${low}-${high}`));
-    return `${protocol} ${port} { ${ranges.join(', ')} } `;
+    return `${protocol} ${port} ${rangesOf(ports)} `;
   }
-  // An answer is of another type, and of the same flow.
-  if (types && way === 'packets') return `${protocol} type { ${types.join(', ')} } `;
+  const ofWay = way === 'packets' ? types : types?.flatMap((type) => ANSWER_TYPES[type] ?? []);
+  if (ofWay?.length) return `${protocol} type { ${ofWay.join(', ')} } `;
   return `meta l4proto ${protocol} `;
 }
 
@@ -233,6 +247,12 @@ function contentMatch({ protocol, ports, types }: Filter, way: 'packets' | 'answ
 function disjoint(prefixes: readonly Prefix[]): Prefix[] {
   const widestFirst = [...prefixes].sort((a, b) => a.length - b.length || (a.text < b.text ? -1 : 1));
   return widestFirst.filter((one, i) => !widestFirst.slice(0, i).some((before) => overlaps(before, one)));
+}
+
+function rangesOf(ports: NonNullable<Filter['ports']>): string {
+  return `{ ${merged(ports)
+    .map(({ low, high }) => (low === high ? `${low}` : `${low}-${high}`))
+    .join(', ')} }`;
 }
 
 function merged(ranges: NonNullable<Filter['ports']>): { low: number; high: number }[] {

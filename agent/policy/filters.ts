@@ -117,7 +117,7 @@ export interface FilteredPacket {
   readonly type?: number;
 }
 
-/** One end: an address outside, or a device: by its address, or by its name and at no address that is known. */
+/** One end: an address outside, or a device: at its address, or at none that is known. */
 export interface WalkEnd extends PacketEnd {
   readonly device?: DeviceFacts;
 }
@@ -132,7 +132,7 @@ export interface GivenGrant {
 
 export interface WalkedPacket {
   readonly from: WalkEnd;
-  /** A device by its name: its endpoint in a grant. */
+  /** A device without an address: its endpoint in a grant. */
   readonly to: WalkEnd;
   readonly protocol: FilterProtocol;
   readonly port?: number;

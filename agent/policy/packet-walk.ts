@@ -30,6 +30,8 @@ export interface WalkSite {
   readonly denied: readonly Prefix[];
   /** In which devices can begin flows. */
   readonly egress: readonly Family[];
+  /** Both pools: what answers there are flows, and nothing begins toward them. */
+  readonly pools: readonly Prefix[];
 }
 
 export type WalkOutcome =
@@ -44,7 +46,8 @@ export interface Walk {
   readonly lines: readonly { readonly step: Step; readonly seen: string; readonly passed: boolean }[];
 }
 
-const NO_SOURCES = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32', '::/127', 'ff00::/8'].map(prefix);
+/** No packet of a network is from there, or forwarded there: the stack drops it before the filters. */
+const NOWHERE = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32', '::/127', 'ff00::/8'].map(prefix);
 
 export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite): Walk {
   const lines: Walk['lines'][number][] = [];
@@ -78,11 +81,14 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
   const isInner = (address: Address | undefined) =>
     address !== undefined && (site?.realms.some((realm) => contains(realm, address)) ?? false);
 
+  const isNowhere = (address: Address | undefined) =>
+    address !== undefined && NOWHERE.some((one) => contains(one, address));
+
   if (from.side === 'inside' && to.side === 'inside')
     return denied('guards', 'deviceToDevice', 'devices are kept apart');
   if (from.side === 'outside') {
-    if (to.device) return towardGrant(to.device);
-    if (from.address && (NO_SOURCES.some((one) => contains(one, from.address as Address)) || isInner(from.address)))
+    if (to.device && !to.address) return towardGrant(to.device);
+    if (from.address && (isNowhere(from.address) || isInner(from.address)))
       return denied('guards', 'spoofedSource', `${from.address.text} is no source of the outside`);
     const lets = judgePacket(
       policy.filters.filter(({ action }) => action === 'allow'),
@@ -99,6 +105,10 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
   if (answered) return carried(answered, from.device as DeviceFacts, 'answers a grant');
   went('guards', 'not to the gateway, nor to a device');
   went('grant', given.length > 0 ? 'answers none of those given' : 'none is given');
+  const stray = [from.address, to.address].find(isNowhere);
+  if (stray) return denied('base', 'base', `${stray.text} is nowhere: the host drops it before any filter`);
+  if (to.address && site?.pools.some((one) => contains(one, to.address as Address)))
+    return denied('base', 'base', `${to.address.text} is of a pool: nothing begins toward it`);
   const drop = judged();
   if (drop.verdict === 'drop') return byFilter() as Walk;
   if (site && from.address && !isInner(from.address))

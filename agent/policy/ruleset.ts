@@ -13,7 +13,7 @@
  *
  * Pure: the same setup gives the same text, byte by byte.
  */
-import { addressAt, type Family, type Prefix, sizeOf } from '../core/net.ts';
+import { addressAt, type Endpoint, type Family, type Prefix, sizeOf } from '../core/net.ts';
 import { DENIAL_MARK, DENIAL_PREFIX, DENIAL_REASONS, DENIALS, SELF_TEST } from '../core/reasons.ts';
 import type { Service } from '../core/words.ts';
 import { allowRules, answerRules, type Counted, type FilterSetup, filterParts, type Part } from './filter-ruleset.ts';
@@ -35,21 +35,29 @@ export interface BaseSetup extends FilterSetup {
   /** What devices may reach on the gateway itself, beside neighbour discovery. */
   readonly services: readonly Service[];
   readonly nflogGroup: number;
+  /** Where the host itself listens for its management alone, over UDP: not reachable from outside. */
+  readonly management?: readonly Endpoint[];
 }
 
 /** How much of a denied packet is copied: headers, and nothing of its content to speak of. */
 const SNAPLEN = 96;
 
 const FAMILIES = [
-  { family: 'ipv4', word: 'ip', type: 'ipv4_addr', echo: 'icmp type echo-request' },
-  { family: 'ipv6', word: 'ip6', type: 'ipv6_addr', echo: 'icmpv6 type echo-request' },
+  { family: 'ipv4', word: 'ip', type: 'ipv4_addr', icmp: 'icmp' },
+  { family: 'ipv6', word: 'ip6', type: 'ipv6_addr', icmp: 'icmpv6' },
 ] as const;
 
 /** RFC 5095; RFC 6092, REC-4. */
 const NO_SOURCE_ROUTES = 'meta nfproto ipv6 rt type 0 counter drop';
 
-/** What devices begin without a filter: the rest of a flow of another protocol needs one, too. */
-const OPENED = 'meta l4proto { tcp, udp, icmp, icmpv6 }';
+/**
+ * Defragmentation lets a piece that breaks the rules of fragments pass as it
+ * is (RFC 8200, 4.5: discarded). What is in pieces has been put together here.
+ */
+const NO_PIECES = 'exthdr frag exists counter drop';
+
+/** What devices begin without a filter, beside pings: the rest of a flow of anything else needs one, too. */
+const OPENED = 'meta l4proto { tcp, udp }';
 
 /** The table's definition, for `nft -f`; its filters go on counting from where they were. */
 export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): string {
@@ -84,6 +92,7 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
     ]),
     chain('toward_inside', [
       NO_SOURCE_ROUTES,
+      NO_PIECES,
       ...(isFiltering ? ['jump drops'] : []),
       `iifname ${outside} ct state related meta l4proto { icmp, icmpv6 } counter accept`,
       ...allowRules(setup, 'inside'),
@@ -91,15 +100,22 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
       // A flow that began by an allow which is gone: it is not to live on by its answers.
       ...FAMILIES.map(({ family, word }) => `${word} saddr @denied_${family} counter drop`),
       `iifname ${outside} ct state established ct direction reply ${OPENED} counter accept`,
+      ...FAMILIES.map(
+        ({ icmp }) =>
+          `iifname ${outside} ct state established ct direction reply ${icmp} type echo-reply counter accept`,
+      ),
       'counter drop',
     ]),
     chain('from_inside', [
       NO_SOURCE_ROUTES,
+      NO_PIECES,
       ...(isFiltering ? ['jump drops'] : []),
       `oifname != ${outside} counter drop`,
       ...noWayBack(shared),
       'ct state invalid counter drop',
       ...setup.inside.flatMap((link) => ownSourcesOnly(link)),
+      // Answers to it would come to the gateway itself. (Of IPv4 the stack takes none; of IPv6 it does.)
+      'fib saddr type local counter drop',
       ...answerRules(setup, 'inside'),
       ...FAMILIES.filter(({ family }) => of(family, setup.egress).length === 0).map(
         ({ family }) => `meta nfproto ${family} counter drop`,
@@ -110,7 +126,9 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
       'ct state related meta l4proto { icmp, icmpv6 } counter accept',
       'ct state new tcp flags & (fin | syn | rst | ack) == syn counter accept',
       'ct state new meta l4proto udp counter accept',
-      ...FAMILIES.map(({ echo }) => `ct state new ${echo} counter accept`),
+      ...FAMILIES.map(
+        ({ icmp }) => `ct state { new, established } ct direction original ${icmp} type echo-request counter accept`,
+      ),
       'counter drop',
     ]),
     chain('hide', [
@@ -120,6 +138,10 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
     chain('input', [
       'type filter hook input priority filter; policy accept;',
       `iifname { ${inside.join(', ')} } goto from_device`,
+      ...(setup.management ?? []).map(
+        ({ address, port }) =>
+          `iifname ${outside} ${address.family === 'ipv4' ? 'ip' : 'ip6'} daddr ${address.text} udp dport ${port} counter drop`,
+      ),
     ]),
     chain('from_device', [
       'icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept',

@@ -64,7 +64,7 @@ export class Meters {
     try {
       const plane = await UserPlane.start(network);
       const inside = `${TUN}, apns: [${APN}]`;
-      const agent = new TestAgent(network, { inside, radius: plane.radius, devices: DEVICES });
+      const agent = new TestAgent(network, { inside, more: plane.radius, devices: DEVICES });
       const server = await Probe.start(network, 'server');
       const serve = program('test/device.ts', String(SERVICE_PORT), SERVER.ipv4, SERVER.ipv6);
       const service = await network.spawn('server', serve, { line: /^ready$/ });

@@ -77,7 +77,7 @@ beforeAll(async () => {
   });
   const imports = new DeviceImports(registry, folder, new URL(`file://${ROOT}dist/device-import-worker.js`));
   const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log: gateway.log });
-  const operators = { ...denials, ...ofDevices, ...ofEditions };
+  const operators = { ...denials, ...ofDevices, ...ofEditions, radius: () => undefined };
   const useCases = managementUseCases(ground, grants, bindings, operators, reading.config, {
     reload: async () => ({ policy: grants.policy.version, devices: 2, liveGrants: grants.live.size, unusable: [] }),
     drain: (draining) => {
@@ -391,7 +391,9 @@ describe('grants', () => {
 test('device show: identifiers, bindings, grants', async () => {
   const { id } = await granted();
   const { stdout } = await operator('device', 'show', '+491715550100');
-  expect(stdout).toMatch(/^device +m1@meters\.example\nMSISDN +\+491715550100\n\n/);
+  expect(stdout).toMatch(
+    /^device +m1@meters\.example\nMSISDN +\+491715550100\nMTC user +acme\nregistered by +the devices file\n\n/,
+  );
   expect(stdout).toMatch(/^iot +10\.20\.0\.2 +file/m);
   expect(stdout).toContain(id);
   expect(JSON.parse((await operator('device', 'show', M1, '--json')).stdout)).toMatchObject({

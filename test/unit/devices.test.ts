@@ -113,6 +113,7 @@ test('wrong values', () => {
 test('what imports or the rule files say otherwise is told at its place', () => {
   const registered = (device: string, source: 'file' | 'import') => ({ externalId: device as ExternalId, source });
   const registry: Registry = {
+    has: () => true,
     byExternalId: (id) => (id === 'm1@a.example' ? registered(id, 'import') : registered(id, 'file')),
     byMsisdn: (msisdn) => (msisdn === '4922222' ? registered('m9@a.example', 'import') : undefined),
     byImsi: (imsi) => (imsi === '001011' ? registered('m1@a.example', 'import') : undefined),

@@ -430,11 +430,11 @@ describe('an address changes hands', () => {
       throw new Error('no conntrack');
     };
     await expect(gateway.bindings.bind(M2, inner('10.20.0.2'))).rejects.toThrow('no conntrack');
-    expect(gateway.directory.holderOf(inner('10.20.0.2'))?.device).toBe(M1);
+    expect(gateway.directory.holderOf(inner('10.20.0.2'))?.holder).toBe(M1);
     expect(knock(gateway, record)).toBe('grantEnded');
     gateway.forgotten.push = () => 0;
     expect(await gateway.bindings.bind(M2, inner('10.20.0.2'))).toBeUndefined();
-    expect(gateway.directory.holderOf(inner('10.20.0.2'))?.device).toBe(M2);
+    expect(gateway.directory.holderOf(inner('10.20.0.2'))?.holder).toBe(M2);
   });
 });
 

@@ -23,6 +23,7 @@ const SITE: WalkSite = {
   realms: ['10.20.0.0/16', 'fd00:20::/48'].map(prefix),
   denied: [prefix('10.0.0.0/8')],
   egress: ['ipv4'],
+  pools: ['203.0.113.0/29', '203.0.113.8/29'].map(prefix),
 };
 const GIVEN = 'given: [{ server: acme, device: m1@acme.example, protocol: udp, port: 5683 }]';
 

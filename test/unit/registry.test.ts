@@ -42,7 +42,10 @@ async function imported(
       const one = new Import(db, beside, { format, replace }, () => 'acme' as MtcUserName);
       one.take(new TextEncoder().encode(text));
       const outcome = one.finish();
-      if (commit && !('issues' in outcome)) one.commit();
+      if (commit && !('issues' in outcome)) {
+        one.commit();
+        registry.grewBy(outcome.added - outcome.removed);
+      }
       return outcome;
     } finally {
       db.close();

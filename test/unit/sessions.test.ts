@@ -317,6 +317,7 @@ describe('where an address may be', () => {
   test.each([
     ['outside the pools of its client', { ipv4: address('10.99.0.2') }, 'outsidePools'],
     ['outside them, beside one within', { ...A, ipv6Prefix: prefix('fd00:99::/64') }, 'outsidePools'],
+    ['of a length that the gate has no room for', { delegatedPrefix: prefix('fd00:20::/57') }, 'prefixLength'],
     ['of an APN that is no realm', { ...A, apn: 'elsewhere' }, 'realmUnknown'],
   ] as const)('%s it is refused, and nothing of the event applies', (_, more, finding) => {
     const world = new World();

@@ -1,0 +1,314 @@
+/**
+ * A whole gateway on wires: gate, base, blackholes and policy as the daemon
+ * puts them there, in a namespace of its own. Its neighbours are bare ends of
+ * wires, without addresses: nothing is on them but what the test sends, and
+ * nobody answers but the test.
+ *
+ *   wan ─(outside) gateway (inside1)─ realm one
+ *                          (inside2)─ realm two
+ *
+ * A second table watches: at each hook it logs what gets there, and decides
+ * nothing. So of a packet that is not seen again it is known how far it came.
+ */
+import { join } from 'node:path';
+import { Closure } from '../../../agent/closure.ts';
+import { type Config, readConfig } from '../../../agent/config.ts';
+import { type Address, address, contains, prefix } from '../../../agent/core/net.ts';
+import type { ExternalId, RealmName } from '../../../agent/core/words.ts';
+import type { GateSetup } from '../../../agent/dataplane/dataplane.ts';
+import { Gate } from '../../../agent/dataplane/gate.ts';
+import { links, missingBlackholes, setBlackholes } from '../../../agent/dataplane/iproute.ts';
+import { Base } from '../../../agent/dataplane/nftables.ts';
+import type { Policy } from '../../../agent/policy/policy.ts';
+import { gatePlaces, gateSetup, poolPrefixes, siteOf } from '../../../agent/site.ts';
+import { wrongSysctls } from '../../../agent/sysctls.ts';
+import { enter } from '../../enter.ts';
+import { ethernet } from '../../frames.ts';
+import { Network } from '../../network.ts';
+import { policyOf } from '../../rules.ts';
+import { GATE_OBJECT } from '../gate-stand.ts';
+import { type Packet, read } from './packet.ts';
+import { Log, Wire } from './wire.ts';
+
+export type Place = 'outside' | 'one' | 'two';
+const PLACES: readonly Place[] = ['outside', 'one', 'two'];
+const INTERFACES: Readonly<Record<Place, string>> = { outside: 'outside', one: 'inside1', two: 'inside2' };
+const WIRES: Readonly<Record<Place, string>> = { outside: 'wan', one: 'device1', two: 'device2' };
+
+const UPSTREAM = ['192.0.2.1', '2001:db8:0:1::1'] as const;
+const OWN = {
+  outside: ['192.0.2.2', '2001:db8:0:1::2'],
+  one: ['10.20.0.1', 'fd00:20::1'],
+  two: ['10.30.0.1', 'fd00:30::1'],
+} as const;
+
+/** Who holds which address; of the last, nobody knows the holder. */
+export const DEVICES = [
+  { name: 'a@m1.example', place: 'one', ipv4: '10.20.0.2', ipv6: 'fd00:20::2', attributes: { model: 'M1' } },
+  { name: 'b@m2.example', place: 'one', ipv4: '10.20.0.3', ipv6: 'fd00:20::3', attributes: { model: 'M2' } },
+  { name: 'c@m2.example', place: 'two', ipv4: '10.30.0.2', ipv6: 'fd00:30::2', attributes: { model: 'M1' } },
+  { name: undefined, place: 'one', ipv4: '10.20.0.9', ipv6: 'fd00:20::9', attributes: {} },
+] as const;
+
+/** The prefixes of the realms. */
+export const REALMS = ['10.20.0.0/16', 'fd00:20::/48', '10.30.0.0/16', 'fd00:30::/48'].map(prefix);
+
+const NFLOG = 100;
+const WATCH = 101;
+const CONFIG = `
+gateway: model
+outside: { interface: outside }
+pools:
+  grants: { prefixes: [203.0.113.0/30, "2001:db8:a::/64"], ports: 40000-40015, ipv6Grants: 32 }
+  egress: { prefixes: [203.0.113.8/30, "2001:db8:e::/120"] }
+inside:
+  - { realm: one, interface: inside1, prefixes: [10.20.0.0/16, "fd00:20::/48"] }
+  - { realm: two, interface: inside2, prefixes: [10.30.0.0/16, "fd00:30::/48"] }
+services: [udp/53, icmp, icmpv6]
+api:
+  listen: 192.0.2.2:8443
+  certificate: api.crt
+  key: api.key
+  clientCAs: [{ name: mtc-ca, file: ca.crt }]
+gate: { sampledDenialsPerSecond: 100000 }
+base: { nflogGroup: ${NFLOG}, deniedDestinations: [192.0.2.64/26, 100.64.0.0/10, "2001:db8:66::/48"] }
+`;
+
+const FROM_WIRES = `iifname { ${Object.values(INTERFACES).join(', ')} }`;
+const logged = (word: string) => `${FROM_WIRES} log prefix "${word}" group ${WATCH} snaplen 160 queue-threshold 1`;
+const watched = (word: string, hook: string, priority: number) =>
+  `chain ${word} { type filter hook ${hook} priority ${priority}; ${logged(word)}\n}`;
+/** Defragmentation is at -400, the base from -300 on; the source is translated at 100. */
+const WATCHING = `table inet watch {
+${watched('met', 'prerouting', -350)}
+${watched('tracked', 'prerouting', 300)}
+${watched('forward', 'forward', -500)}
+${watched('input', 'input', -500)}
+${watched('heard', 'input', 500)}
+${watched('leaves', 'postrouting', 300)}
+}
+`;
+
+/** What the kernel did with one packet. */
+export interface Seen {
+  /** The gate's counters that rose, each as often as it did. */
+  readonly gate: readonly string[];
+  /** Hooks that were reached, and copies with their reasons, in order. */
+  readonly log: readonly string[];
+  readonly arrived: readonly Arrival[];
+  /** What the gateway said by itself, with an address of its own. */
+  readonly said: readonly Arrival[];
+}
+
+export interface Arrival {
+  readonly at: Place;
+  readonly bytes: Uint8Array;
+}
+
+export const ifindexIn = (setup: GateSetup, place: Place): number =>
+  (place === 'outside' ? setup.outside.ifindex : setup.inside[place === 'one' ? 0 : 1]?.ifindex) ?? 0;
+
+export class Gateway {
+  readonly config: Config;
+  readonly setup: GateSetup;
+  readonly gate: Gate;
+  readonly #network: Network;
+  readonly #base: Base;
+  readonly #closure: Closure;
+  readonly #wires: Readonly<Record<Place, Wire>>;
+  readonly #macs: Readonly<Record<Place, Uint8Array>>;
+  readonly #log: Log;
+  readonly #leave: () => void;
+  #counted: Map<string, bigint>;
+
+  private constructor(parts: {
+    network: Network;
+    config: Config;
+    setup: GateSetup;
+    gate: Gate;
+    base: Base;
+    closure: Closure;
+    leave: () => void;
+  }) {
+    const { network } = parts;
+    this.#network = network;
+    this.config = parts.config;
+    this.setup = parts.setup;
+    this.gate = parts.gate;
+    this.#base = parts.base;
+    this.#closure = parts.closure;
+    this.#leave = parts.leave;
+    const each = <T>(make: (place: Place) => T) =>
+      Object.fromEntries(PLACES.map((place) => [place, make(place)])) as Record<Place, T>;
+    this.#wires = each((place) => new Wire(network, 'neighbours', WIRES[place]));
+    this.#macs = each((place) =>
+      Buffer.from(network.link('gateway', INTERFACES[place]).mac.replaceAll(':', ''), 'hex'),
+    );
+    this.#log = new Log(network, 'gateway', [NFLOG, WATCH]);
+    this.#counted = counts(this.gate);
+  }
+
+  /** Stands, closed, with a policy that says nothing. Until close() the thread is in the gateway's namespace. */
+  static async start(): Promise<Gateway> {
+    const reading = readConfig(CONFIG, 'agent.yaml');
+    if ('issues' in reading) throw new Error(reading.issues.map(({ message }) => message).join('\n'));
+    const { config } = reading;
+    const network = buildNetwork();
+    await bareNeighbours(network);
+    const leave = enter(network.name('gateway'));
+    const site = siteOf(config, await links());
+    const setup = gateSetup(config, site, (realm) => (realm === 'one' ? 1 : 2));
+    const gate = Gate.load({ object: GATE_OBJECT, bpffs: join(network.bpffs(), 'mtgate'), setup });
+    gate.attach(config.gate.attach, gatePlaces(site));
+    gate.sample(config.gate.sampledDenialsPerSecond);
+    const base = new Base();
+    await setBlackholes(poolPrefixes(config));
+    const nothing = policyOf('filters: []');
+    const silent = () => {};
+    const closure = new Closure(
+      {
+        config,
+        realmId: (realm) => (realm === 'one' ? 1 : 2),
+        gate,
+        base,
+        directory: { bound: bindings(), attributesOf: (device) => deviceOf(device)?.attributes ?? {} },
+        links,
+        missingBlackholes,
+        setBlackholes,
+        wrongSysctls,
+        log: { info: silent, warn: silent, error: silent } as never,
+        gapFound: silent,
+      },
+      site,
+      nothing,
+    );
+    await closure.switchPolicy(nothing);
+    await network.run('gateway', ['nft', '-f', '-'], { input: WATCHING });
+    return new Gateway({ network, config, setup, gate, base, closure, leave });
+  }
+
+  /** Puts a policy's filters in force, as the daemon does. */
+  switchPolicy(policy: Policy): Promise<void> {
+    return this.#closure.switchPolicy(policy);
+  }
+
+  /** Flows of before are not known any more. */
+  async forgetFlows(): Promise<void> {
+    await this.#network.run('gateway', ['conntrack', '-F']);
+    this.look();
+  }
+
+  /** What the filters have met, by id. */
+  async filterPackets(): Promise<Map<string, number>> {
+    const counted = await this.#base.counted();
+    return new Map([...counted].map(([id, { packets }]) => [id, Number(packets)]));
+  }
+
+  /** How many packets the base's own rules have dropped without a copy. */
+  async silentlyDropped(): Promise<number> {
+    const { stdout } = await this.#network.run('gateway', ['nft', 'list', 'table', 'inet', 'mtgate']);
+    return [
+      ...stdout.matchAll(/ counter packets (\d+) bytes \d+ drop$/gm),
+      ...stdout.matchAll(/^\t*counter packets (\d+) bytes \d+ drop$/gm),
+    ].reduce((total, [, packets]) => total + Number(packets), 0);
+  }
+
+  send(from: Place, packet: Uint8Array): void {
+    const frame = ethernet(packet);
+    frame.set(this.#macs[from]);
+    this.#wires[from].send(frame);
+  }
+
+  /** All that was seen since this was asked last. */
+  look(): Seen {
+    const counted = counts(this.gate);
+    const before = this.#counted;
+    this.#counted = counted;
+    const gate = [...counted].flatMap(([name, count]) =>
+      Array<string>(Number(count - (before.get(name) ?? 0n))).fill(name),
+    );
+    const log = this.#log.logged().map(({ prefix: word }) => word);
+    const all = PLACES.flatMap((at) =>
+      this.#wires[at].received().map((frame): Arrival => ({ at, bytes: frame.subarray(14) })),
+    ).filter(({ bytes }) => (bytes[0] ?? 0) >> 4 === 4 || (bytes[0] ?? 0) >> 4 === 6);
+    return {
+      gate,
+      log,
+      arrived: all.filter(({ bytes }) => !isOwn(read(bytes).source)),
+      said: all.filter(({ bytes }) => isOwn(read(bytes).source) && !isLateComplaint(read(bytes))),
+    };
+  }
+
+  async close(): Promise<void> {
+    this.#log.close();
+    for (const wire of Object.values(this.#wires)) wire.close();
+    this.gate.detach();
+    this.gate.close();
+    this.#leave();
+    await this.#network.close();
+  }
+}
+
+/** Of pieces that waited too long for the rest: it is of no packet of now. */
+function isLateComplaint({ family, icmp }: Packet): boolean {
+  return icmp?.code === 1 && icmp.type === (family === 'ipv4' ? 11 : 3);
+}
+
+const LINK_LOCAL = prefix('fe80::/10');
+const OWN_ADDRESSES: ReadonlySet<string> = new Set([...Object.values(OWN).flat(), '127.0.0.1']);
+export function isOwn(host: Address): boolean {
+  return OWN_ADDRESSES.has(host.text) || contains(LINK_LOCAL, host) || host.text === '::';
+}
+
+function deviceOf(name: string) {
+  return DEVICES.find((one) => one.name === name);
+}
+
+function bindings() {
+  return DEVICES.flatMap(({ name, place, ipv4, ipv6 }) =>
+    name === undefined
+      ? []
+      : [ipv4, ipv6].map((text) => ({
+          device: name as unknown as ExternalId,
+          inner: { realm: place as unknown as RealmName, address: address(text) },
+        })),
+  );
+}
+
+function counts(gate: Gate): Map<string, bigint> {
+  const { denied, ...others } = gate.counters();
+  return new Map(
+    [...Object.entries(others), ...Object.entries(denied)].map(([name, { packets }]) => [name, packets] as const),
+  );
+}
+
+function buildNetwork(): Network {
+  const width = (text: string, four: number, six: number) => `${text}/${text.includes(':') ? six : four}`;
+  const end = (place: Place) => ({
+    namespace: 'gateway',
+    interface: INTERFACES[place],
+    addresses: OWN[place].map((text) => (place === 'outside' ? width(text, 30, 64) : width(text, 16, 48))),
+  });
+  const wire = (place: Place) => ({ namespace: 'neighbours', interface: WIRES[place], addresses: [] });
+  return Network.create({
+    namespaces: {
+      gateway: { forwards: true, routes: UPSTREAM.map((hop) => `default via ${hop}`) },
+      neighbours: {},
+    },
+    links: PLACES.map((place) => [end(place), wire(place)] as const),
+  });
+}
+
+/** The neighbours are known without being asked, and have no IPv6 of their own to speak. */
+async function bareNeighbours(network: Network): Promise<void> {
+  const hosts: readonly (readonly [string, Place])[] = [
+    ...UPSTREAM.map((hop) => [hop, 'outside'] as const),
+    ...DEVICES.flatMap(({ ipv4, ipv6, place }) => [ipv4, ipv6].map((host) => [host, place] as const)),
+  ];
+  const lines = hosts.map(([host, place]) => {
+    const { mac } = network.link('neighbours', WIRES[place]);
+    return `neighbour replace ${host} lladdr ${mac} nud permanent dev ${INTERFACES[place]}`;
+  });
+  await network.run('neighbours', ['sh', '-c', 'echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6']);
+  await network.run('gateway', ['ip', '-batch', '-'], { input: lines.join('\n') });
+}
