@@ -90,6 +90,8 @@ export interface AgentOptions {
   readonly devices?: string;
   readonly attach?: 'auto' | 'tcx' | 'clsact';
   readonly ports?: string;
+  /** The interface of the realm, and further keys of it as agent.yaml has them. */
+  readonly inside?: string;
   /** Where the records lie; `store` in the agent's folder. */
   readonly store?: string;
   /** More sections of agent.yaml. */
@@ -129,7 +131,7 @@ pools:
   grants: { prefixes: [${GRANTS_POOL.ipv4}, "${GRANTS_POOL.ipv6}"], ports: ${options.ports ?? '20000-29999'} }
   egress: { prefixes: [${EGRESS_POOL.ipv4}, "${EGRESS_POOL.ipv6}"] }
 inside:
-  - { realm: iot, interface: ${INSIDE}, prefixes: [${REALM_PREFIX.ipv4}, "${REALM_PREFIX.ipv6}"] }
+  - { realm: iot, interface: ${options.inside ?? INSIDE}, prefixes: [${REALM_PREFIX.ipv4}, "${REALM_PREFIX.ipv6}"] }
 api:
   listen: ${GATEWAY.ipv4}:${API_PORT}
   certificate: ${api.certificateFile}
