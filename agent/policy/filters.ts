@@ -170,8 +170,8 @@ function beginsFlow({ protocol, type }: FilteredPacket): boolean {
   return (protocol !== 'icmp' && protocol !== 'icmpv6') || BEGINNING_TYPES[protocol].some((one) => one === type);
 }
 
-/** Whether a filter, staged or not, speaks of a packet. */
-function matchesPacket<End extends PacketEnd>(
+/** Whether a filter, staged or not, speaks of a packet: also where an allow opens nothing by that. */
+export function matchesPacket<End extends PacketEnd>(
   filter: Filter,
   packet: FilteredPacket & { readonly from: End; readonly to: End },
   site: FilterSite<End>,

@@ -17,6 +17,7 @@ import {
   type FilterSite,
   type GivenGrant,
   judgePacket,
+  matchesPacket,
   type WalkEnd,
   type WalkedPacket,
 } from './filters.ts';
@@ -46,8 +47,14 @@ export interface Walk {
   readonly lines: readonly { readonly step: Step; readonly seen: string; readonly passed: boolean }[];
 }
 
-/** No packet of a network is from there, or forwarded there: the stack drops it before the filters. */
-const NOWHERE = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32', '::/127', 'ff00::/8'].map(prefix);
+/** The stack forwards nothing there, and drops it before the filters. (It does forward to `::`.) */
+const NO_DESTINATIONS = ['0.0.0.0/32', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32', '::1/128', 'ff00::/8'].map(
+  prefix,
+);
+/** Nor from there. */
+const NO_SOURCES = [...NO_DESTINATIONS, ...['::/128', 'fe80::/10'].map(prefix)];
+/** What the gate lets nobody outside be: of 0.0.0.0/8 all, which the stack forwards since Linux 5.3. */
+const IMPOSSIBLE = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32', '::/127', 'ff00::/8'].map(prefix);
 
 export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite): Walk {
   const lines: Walk['lines'][number][] = [];
@@ -81,23 +88,22 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
   const isInner = (address: Address | undefined) =>
     address !== undefined && (site?.realms.some((realm) => contains(realm, address)) ?? false);
 
-  const isNowhere = (address: Address | undefined) =>
-    address !== undefined && NOWHERE.some((one) => contains(one, address));
+  const isOf = (prefixes: readonly Prefix[], address: Address | undefined) =>
+    address !== undefined && prefixes.some((one) => contains(one, address));
 
   if (from.side === 'inside' && to.side === 'inside')
     return denied('guards', 'deviceToDevice', 'devices are kept apart');
   if (from.side === 'outside') {
     if (to.device && !to.address) return towardGrant(to.device);
-    if (from.address && (isNowhere(from.address) || isInner(from.address)))
+    if (from.address && (isOf(IMPOSSIBLE, from.address) || isInner(from.address)))
       return denied('guards', 'spoofedSource', `${from.address.text} is no source of the outside`);
-    const lets = judgePacket(
-      policy.filters.filter(({ action }) => action === 'allow'),
-      filtered,
-      groups,
+    // The gate admits what an allow names; whether a flow begins so is the base's to say.
+    const lets = policy.filters.find(
+      (one) => one.action === 'allow' && !one.staged && matchesPacket(one, filtered, groups),
     );
-    if (lets.verdict === 'none')
-      return denied('guards', 'realmDestination', 'addressed to the inside, and no allow lets it begin there');
-    went('guards', `admitted for allow ${lets.filter.id}`);
+    if (!lets) return denied('guards', 'realmDestination', 'addressed to the inside, and no allow lets it begin there');
+    went('guards', `admitted for allow ${lets.id}`);
+    if (isOf(NO_SOURCES, from.address)) return nowhere(from.address);
     return byFilter() ?? denied('base', 'base', 'what the outside begins is closed');
   }
 
@@ -105,8 +111,8 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
   if (answered) return carried(answered, from.device as DeviceFacts, 'answers a grant');
   went('guards', 'not to the gateway, nor to a device');
   went('grant', given.length > 0 ? 'answers none of those given' : 'none is given');
-  const stray = [from.address, to.address].find(isNowhere);
-  if (stray) return denied('base', 'base', `${stray.text} is nowhere: the host drops it before any filter`);
+  if (isOf(NO_SOURCES, from.address)) return nowhere(from.address);
+  if (isOf(NO_DESTINATIONS, to.address)) return nowhere(to.address);
   if (to.address && site?.pools.some((one) => contains(one, to.address as Address)))
     return denied('base', 'base', `${to.address.text} is of a pool: nothing begins toward it`);
   const drop = judged();
@@ -125,19 +131,27 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
     return denied('base', 'base', 'devices begin TCP, UDP and pings, and nothing else');
   return ends('base', 'a device may begin it', { verdict: 'pass', by: 'base' });
 
+  function nowhere(address: Address | undefined): Walk {
+    return denied('base', 'base', `${address?.text} is nowhere: the host drops it before any filter`);
+  }
+
   /** To the endpoint that stands for a device. */
   function towardGrant(device: DeviceFacts): Walk {
     const { protocol, port } = packet;
     if (protocol !== 'tcp' && protocol !== 'udp')
       return denied('grant', 'protocolNotCarried', 'grants carry TCP and UDP');
-    const toward = given.find(
+    const toward = given.filter(
       (one) => one.device === device.externalId && one.protocol === protocol && one.port === port,
     );
-    if (!toward)
+    if (toward.length === 0)
       return denied('grant', 'noGrant', `no grant on ${device.externalId}, ${protocol} port ${port}, is given`);
-    if (!isSource(toward.server, from.address))
-      return denied('grant', 'wrongSource', `${from.address?.text} is no source of ${toward.server}`);
-    return carried(toward, device, 'has a grant');
+    // Each server has an endpoint of its own for the device: what it sends goes to that one.
+    const own = toward.find(({ server }) => isSource(server, from.address));
+    if (!own) {
+      const servers = toward.map(({ server }) => server).join(' or ');
+      return denied('grant', 'wrongSource', `${from.address?.text} is no source of ${servers}`);
+    }
+    return carried(own, device, 'has a grant');
   }
 
   function grantOf(device: DeviceFacts, port: number | undefined, remote: Address | undefined) {

@@ -123,7 +123,8 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
       ...allowRules(setup, 'outside'),
       ...FAMILIES.map(({ family, word }) => `${word} daddr @denied_${family} counter drop`),
       `ct state established ct direction original ${OPENED} counter accept`,
-      'ct state related meta l4proto { icmp, icmpv6 } counter accept',
+      // About what answers a device. Errors about what was let in are the allow's, above, and end with it.
+      'ct state related ct direction original meta l4proto { icmp, icmpv6 } counter accept',
       'ct state new tcp flags & (fin | syn | rst | ack) == syn counter accept',
       'ct state new meta l4proto udp counter accept',
       ...FAMILIES.map(

@@ -7,15 +7,15 @@ import { compiled, policyOf } from '../rules.ts';
 
 const RULES = `servers:
   acme: { certificates: [{ uri: "urn:mtc:acme" }], sources: [198.51.100.0/25, "2001:db8:51::/48"] }
-mtcUsers:
-  acme: { devices: ["*@acme.example"], authorises: [acme] }
+  other: { certificates: [{ uri: "urn:mtc:other" }], sources: [198.51.101.0/24] }
+mtcUsers: { acme: { devices: ["*@acme.example"], authorises: [acme] } }
 deviceGroups: { m2: { devices: ["m2@*"] }, old: { attributes: { model: [M1] } } }
 filters:
   - { id: bogons, drop: { from: inside, to: [100.64.0.0/10] } }
   - { id: m2, drop: { from: "group:m2", protocol: tcp } }
   - { id: old, drop: { from: "group:old", to: outside, protocol: udp, ports: [9] } }
   - { id: noc, allow: { from: [192.0.2.0/28, "2001:db8:c::/48"], to: inside, protocol: udp, ports: [161] }, standing: true }
-  - { id: noc-ping, allow: { from: [192.0.2.0/28], to: 10.20.0.0/24, protocol: icmp, types: [echo-request] } }
+  - { id: noc-ping, allow: { from: [192.0.2.0/28], to: 10.20.0.0/24, protocol: icmp, types: [echo-request, destination-unreachable] } }
   - { id: there, allow: { from: inside, to: 10.99.0.0/16 } }
   - { id: later, drop: { to: 203.0.113.99 }, stage: true }
 `;
@@ -50,6 +50,10 @@ test.each([
   ['from: 192.0.2.1, to: "inside:10.20.0.2", protocol: icmp, type: echo-request', 'allow noc-ping'],
   ['from: 192.0.2.1, to: "inside:10.20.1.2", protocol: icmp, type: echo-request', 'drop realmDestination'],
   ['from: 127.0.0.1, to: "inside:10.20.0.2", protocol: udp, port: 161', 'drop spoofedSource'],
+  ['from: 0.0.0.5, to: "inside:10.20.0.2", protocol: udp, port: 161', 'drop spoofedSource'],
+  ['from: 192.0.2.1, to: "inside:10.20.0.2", protocol: icmp, type: destination-unreachable', 'drop base'],
+  ['from: "inside:10.20.0.2", to: 0.0.0.5, protocol: udp, port: 1', 'pass base'],
+  ['from: "inside:10.20.0.2", to: 0.0.0.0, protocol: udp, port: 1', 'drop base'],
   ['from: "inside:10.20.0.2", to: 100.64.0.1, protocol: udp, port: 1', 'drop bogons'],
   ['from: "inside:10.20.0.2", to: m1@acme.example, protocol: udp, port: 1', 'drop deviceToDevice'],
   ['from: m2@acme.example, to: 198.51.100.7, protocol: tcp, port: 1', 'drop m2'],
@@ -59,6 +63,13 @@ test.each([
   ['from: m1@acme.example, to: 198.51.100.7, protocol: icmp, type: timestamp-request', 'drop base'],
   ['from: m1@acme.example, to: "2001:db8::1", protocol: icmpv6, type: packet-too-big', 'drop base'],
 ])('{ %s }: %s', (packet, outcome) => expect(found(packet)).toBe(outcome));
+
+test('each server has a grant of its own for the same device and port', () => {
+  const one = (server: string) => `{ server: ${server}, device: m1@acme.example, protocol: udp, port: 5683 }`;
+  const packet = 'from: 198.51.100.7, to: m1@acme.example, protocol: udp, port: 5683';
+  expect(found(`${packet}, given: [${one('other')}, ${one('acme')}]`)).toBe('pass grant');
+  expect(found(`${packet}, given: [${one('other')}]`)).toBe('drop wrongSource');
+});
 
 test('a drop that meets what a grant would carry refuses it', () => {
   const packet = 'from: 198.51.100.7, to: m1@acme.example, protocol: udp, port: 5683, sourcePort: 9';

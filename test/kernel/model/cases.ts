@@ -10,7 +10,7 @@ import type { Protocol } from '../../../agent/core/words.ts';
 import { uncontained } from '../../../agent/policy/admissions.ts';
 import { ICMP_TYPES } from '../../../agent/policy/filters.ts';
 import { compiled } from '../../rules.ts';
-import { DEVICES, REALMS } from './gateway.ts';
+import { DEVICES, LINK_LOCAL_NEIGHBOUR, REALMS } from './neighbourhood.ts';
 
 export const REMOTES = {
   // Two of one server, one of another, and two whom devices may not reach by themselves.
@@ -23,24 +23,28 @@ export const SOURCES = {
   other: ['198.51.101.0/24', '2001:db8:52::/48'],
 } as const;
 
-/** Addresses that a packet may claim, or be for, which are nobody's there. */
+/** Addresses that a packet may claim, or be for, which are nobody's there; and what the stack takes for no host's. */
 export const ODD_SOURCES = {
   ipv4: [
-    '10.66.0.1',
-    '10.30.0.2',
-    '10.20.0.2',
-    '198.51.100.10',
-    '240.0.0.1',
-    '127.0.0.1',
-    '0.0.0.5',
-    '224.0.0.1',
-    '10.20.0.1',
+    ...['10.66.0.1', '10.30.0.2', '10.20.0.2', '198.51.100.10', '10.20.0.1', '203.0.113.1', '203.0.113.9'],
+    ...['240.0.0.1', '127.0.0.1', '0.0.0.0', '0.0.0.5', '224.0.0.1', '255.255.255.255', '10.20.255.255', '192.0.2.3'],
   ],
-  ipv6: ['fd00:66::1', 'fd00:30::2', 'fd00:20::2', '2001:db8:51::10', '::1', 'ff02::1', 'fd00:20::1'],
+  ipv6: [
+    ...['fd00:66::1', 'fd00:30::2', 'fd00:20::2', '2001:db8:51::10', 'fd00:20::1', '2001:db8:a::1', '2001:db8:e::9'],
+    ...['::', '::1', '::5', 'ff02::1', LINK_LOCAL_NEIGHBOUR],
+  ],
 } as const;
+/** Routed back to the outside, if they are from there: not this firewall's. */
+export const BEYOND: readonly string[] = ['0.0.0.5', '240.0.0.1', '::', '::5'];
 export const ODD_DESTINATIONS = {
-  ipv4: ['203.0.113.1', '203.0.113.9', '10.20.0.1', '192.0.2.2', '10.20.0.3', '10.30.0.2', '127.0.0.1'],
-  ipv6: ['2001:db8:a::1', '2001:db8:e::9', 'fd00:20::1', '2001:db8:0:1::2', 'fd00:20::3', 'fd00:30::2'],
+  ipv4: [
+    ...['203.0.113.1', '203.0.113.9', '10.20.0.1', '192.0.2.2', '10.20.0.3', '10.30.0.2', '10.20.255.255'],
+    ...['127.0.0.1', '0.0.0.0', '0.0.0.5', '224.0.0.1', '224.0.0.99', '240.0.0.1', '255.255.255.255', '192.0.2.3'],
+  ],
+  ipv6: [
+    ...['2001:db8:a::1', '2001:db8:e::9', 'fd00:20::1', '2001:db8:0:1::2', 'fd00:20::3', 'fd00:30::2'],
+    ...['::', '::1', '::5', 'ff01::1', 'ff02::1', 'ff02::99', 'ff0e::99'],
+  ],
 } as const;
 
 export type Shape = 'plain' | 'options' | 'routingZero' | 'firstPiece' | 'laterPiece' | 'pieces' | 'piecesTurned';
@@ -157,7 +161,7 @@ const content = {
   shape,
   hops,
 };
-const odd = (weight: number) => fc.oneof({ weight, arbitrary: fc.constant(-1) }, { weight: 1, arbitrary: fc.nat(8) });
+const odd = (weight: number) => fc.oneof({ weight, arbitrary: fc.constant(-1) }, { weight: 1, arbitrary: fc.nat(14) });
 const ends = { device: fc.nat(3), remote: fc.nat(4) };
 
 const action: fc.Arbitrary<Action> = fc.oneof(

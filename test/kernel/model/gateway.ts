@@ -1,11 +1,6 @@
 /**
  * A whole gateway on wires: gate, base, blackholes and policy as the daemon
- * puts them there, in a namespace of its own. Its neighbours are bare ends of
- * wires, without addresses: nothing is on them but what the test sends, and
- * nobody answers but the test.
- *
- *   wan ─(outside) gateway (inside1)─ realm one
- *                          (inside2)─ realm two
+ * puts them there, in a namespace of its own (neighbourhood.ts).
  *
  * A second table watches: at each hook it logs what gets there, and decides
  * nothing. So of a packet that is not seen again it is known how far it came.
@@ -13,8 +8,6 @@
 import { join } from 'node:path';
 import { Closure } from '../../../agent/closure.ts';
 import { type Config, readConfig } from '../../../agent/config.ts';
-import { type Address, address, contains, prefix } from '../../../agent/core/net.ts';
-import type { ExternalId, RealmName } from '../../../agent/core/words.ts';
 import type { GateSetup } from '../../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../../agent/dataplane/gate.ts';
 import { links, missingBlackholes, setBlackholes } from '../../../agent/dataplane/iproute.ts';
@@ -24,37 +17,27 @@ import { gatePlaces, gateSetup, poolPrefixes, siteOf } from '../../../agent/site
 import { wrongSysctls } from '../../../agent/sysctls.ts';
 import { enter } from '../../enter.ts';
 import { ethernet } from '../../frames.ts';
-import { Network } from '../../network.ts';
+import type { Network } from '../../network.ts';
 import { policyOf } from '../../rules.ts';
 import { GATE_OBJECT } from '../gate-stand.ts';
+import {
+  bareNeighbours,
+  bindings,
+  buildNetwork,
+  deviceOf,
+  INTERFACES,
+  isOwn,
+  PLACES,
+  type Place,
+  WIRES,
+} from './neighbourhood.ts';
 import { type Packet, read } from './packet.ts';
 import { Log, Wire } from './wire.ts';
 
-export type Place = 'outside' | 'one' | 'two';
-const PLACES: readonly Place[] = ['outside', 'one', 'two'];
-const INTERFACES: Readonly<Record<Place, string>> = { outside: 'outside', one: 'inside1', two: 'inside2' };
-const WIRES: Readonly<Record<Place, string>> = { outside: 'wan', one: 'device1', two: 'device2' };
-
-const UPSTREAM = ['192.0.2.1', '2001:db8:0:1::1'] as const;
-const OWN = {
-  outside: ['192.0.2.2', '2001:db8:0:1::2'],
-  one: ['10.20.0.1', 'fd00:20::1'],
-  two: ['10.30.0.1', 'fd00:30::1'],
-} as const;
-
-/** Who holds which address; of the last, nobody knows the holder. */
-export const DEVICES = [
-  { name: 'a@m1.example', place: 'one', ipv4: '10.20.0.2', ipv6: 'fd00:20::2', attributes: { model: 'M1' } },
-  { name: 'b@m2.example', place: 'one', ipv4: '10.20.0.3', ipv6: 'fd00:20::3', attributes: { model: 'M2' } },
-  { name: 'c@m2.example', place: 'two', ipv4: '10.30.0.2', ipv6: 'fd00:30::2', attributes: { model: 'M1' } },
-  { name: undefined, place: 'one', ipv4: '10.20.0.9', ipv6: 'fd00:20::9', attributes: {} },
-] as const;
-
-/** The prefixes of the realms. */
-export const REALMS = ['10.20.0.0/16', 'fd00:20::/48', '10.30.0.0/16', 'fd00:30::/48'].map(prefix);
-
 const NFLOG = 100;
 const WATCH = 101;
+/** Longer than a gateway of these tests stands: of a piece that has waited in vain it would complain at any moment. */
+const PIECES_WAIT_SECONDS = 7200;
 const CONFIG = `
 gateway: model
 outside: { interface: outside }
@@ -76,8 +59,10 @@ base: { nflogGroup: ${NFLOG}, deniedDestinations: [192.0.2.64/26, 100.64.0.0/10,
 
 const FROM_WIRES = `iifname { ${Object.values(INTERFACES).join(', ')} }`;
 const logged = (word: string) => `${FROM_WIRES} log prefix "${word}" group ${WATCH} snaplen 160 queue-threshold 1`;
-const watched = (word: string, hook: string, priority: number) =>
-  `chain ${word} { type filter hook ${hook} priority ${priority}; ${logged(word)}\n}`;
+const watched = (word: string, hook: string, priority: number, but = '') =>
+  `chain ${word} { type filter hook ${hook} priority ${priority}; ${but}${logged(word)}\n}`;
+/** The host's own upkeep of a link (RFC 3810, 4861), at any moment. */
+const UPKEEP = 'ip6 saddr { ::, fe80::/10 } accept; ';
 /** Defragmentation is at -400, the base from -300 on; the source is translated at 100. */
 const WATCHING = `table inet watch {
 ${watched('met', 'prerouting', -350)}
@@ -85,7 +70,7 @@ ${watched('tracked', 'prerouting', 300)}
 ${watched('forward', 'forward', -500)}
 ${watched('input', 'input', -500)}
 ${watched('heard', 'input', 500)}
-${watched('leaves', 'postrouting', 300)}
+${watched('leaves', 'postrouting', 300, UPKEEP)}
 }
 `;
 
@@ -184,6 +169,8 @@ export class Gateway {
     );
     await closure.switchPolicy(nothing);
     await network.run('gateway', ['nft', '-f', '-'], { input: WATCHING });
+    for (const timeout of ['ipv4/ipfrag_time', 'netfilter/nf_conntrack_frag6_timeout'])
+      await network.run('gateway', ['sh', '-c', `echo ${PIECES_WAIT_SECONDS} >/proc/sys/net/${timeout}`]);
     return new Gateway({ network, config, setup, gate, base, closure, leave });
   }
 
@@ -235,7 +222,7 @@ export class Gateway {
       gate,
       log,
       arrived: all.filter(({ bytes }) => !isOwn(read(bytes).source)),
-      said: all.filter(({ bytes }) => isOwn(read(bytes).source) && !isLateComplaint(read(bytes))),
+      said: all.filter(({ bytes }) => isOwn(read(bytes).source) && !isUpkeep(read(bytes))),
     };
   }
 
@@ -249,30 +236,8 @@ export class Gateway {
   }
 }
 
-/** Of pieces that waited too long for the rest: it is of no packet of now. */
-function isLateComplaint({ family, icmp }: Packet): boolean {
-  return icmp?.code === 1 && icmp.type === (family === 'ipv4' ? 11 : 3);
-}
-
-const LINK_LOCAL = prefix('fe80::/10');
-const OWN_ADDRESSES: ReadonlySet<string> = new Set([...Object.values(OWN).flat(), '127.0.0.1']);
-export function isOwn(host: Address): boolean {
-  return OWN_ADDRESSES.has(host.text) || contains(LINK_LOCAL, host) || host.text === '::';
-}
-
-function deviceOf(name: string) {
-  return DEVICES.find((one) => one.name === name);
-}
-
-function bindings() {
-  return DEVICES.flatMap(({ name, place, ipv4, ipv6 }) =>
-    name === undefined
-      ? []
-      : [ipv4, ipv6].map((text) => ({
-          device: name as unknown as ExternalId,
-          inner: { realm: place as unknown as RealmName, address: address(text) },
-        })),
-  );
+function isUpkeep({ destination }: Packet): boolean {
+  return destination.text.startsWith('ff02:');
 }
 
 function counts(gate: Gate): Map<string, bigint> {
@@ -280,35 +245,4 @@ function counts(gate: Gate): Map<string, bigint> {
   return new Map(
     [...Object.entries(others), ...Object.entries(denied)].map(([name, { packets }]) => [name, packets] as const),
   );
-}
-
-function buildNetwork(): Network {
-  const width = (text: string, four: number, six: number) => `${text}/${text.includes(':') ? six : four}`;
-  const end = (place: Place) => ({
-    namespace: 'gateway',
-    interface: INTERFACES[place],
-    addresses: OWN[place].map((text) => (place === 'outside' ? width(text, 30, 64) : width(text, 16, 48))),
-  });
-  const wire = (place: Place) => ({ namespace: 'neighbours', interface: WIRES[place], addresses: [] });
-  return Network.create({
-    namespaces: {
-      gateway: { forwards: true, routes: UPSTREAM.map((hop) => `default via ${hop}`) },
-      neighbours: {},
-    },
-    links: PLACES.map((place) => [end(place), wire(place)] as const),
-  });
-}
-
-/** The neighbours are known without being asked, and have no IPv6 of their own to speak. */
-async function bareNeighbours(network: Network): Promise<void> {
-  const hosts: readonly (readonly [string, Place])[] = [
-    ...UPSTREAM.map((hop) => [hop, 'outside'] as const),
-    ...DEVICES.flatMap(({ ipv4, ipv6, place }) => [ipv4, ipv6].map((host) => [host, place] as const)),
-  ];
-  const lines = hosts.map(([host, place]) => {
-    const { mac } = network.link('neighbours', WIRES[place]);
-    return `neighbour replace ${host} lladdr ${mac} nud permanent dev ${INTERFACES[place]}`;
-  });
-  await network.run('neighbours', ['sh', '-c', 'echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6']);
-  await network.run('gateway', ['ip', '-batch', '-'], { input: lines.join('\n') });
 }

@@ -153,7 +153,7 @@ function putUpperSum({ family, protocol, upperAt }: Packet, bytes: Uint8Array, v
 export function assembled(pieces: readonly Uint8Array[]): Uint8Array | undefined {
   const parts = pieces.map(read).sort((a, b) => (a.fragment?.offset ?? 0) - (b.fragment?.offset ?? 0));
   const [first] = parts;
-  if (!first?.fragment || first.fragment.offset !== 0) return undefined;
+  if (first?.fragment?.offset !== 0) return undefined;
   let end = 0;
   for (const { fragment, bytes, upperAt } of parts) {
     if (fragment?.offset !== end) return undefined;
