@@ -20,7 +20,7 @@ import { ethernet } from '../frames.ts';
 import { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
 import { NO_FILTERS } from '../rules.ts';
-import { addClasses, nowNs, setupOf } from '../suites/fixture.ts';
+import { addClasses, bindDevices, nowNs, setupOf } from '../suites/fixture.ts';
 import { answers } from '../suites/packets/answers.ts';
 import { fromDevices } from '../suites/packets/from-devices.ts';
 import type { Row } from '../suites/packets/table.ts';
@@ -89,6 +89,7 @@ describe('a TUN inside', () => {
           gate.forget(mapping);
         }
         addClasses(gate);
+        bindDevices(gate);
         openGrants(gate, who, protocol);
         gate.attach('auto', {
           outside: { name: 'outside', ifindex: interfaces.outside },
