@@ -6,7 +6,10 @@ import { ApiFixture, BASE, GOOD, GRANTS } from './api-fixture.ts';
 const api = new ApiFixture();
 beforeAll(() => api.start());
 afterAll(() => api.stop());
-beforeEach(() => void api.lines.splice(0));
+beforeEach(() => {
+  api.aheadMs += 1_000; // so that no test has spent the next one's log lines of a second
+  api.lines.splice(0);
+});
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 const post = (body: unknown, more = {}) => api.ask({ method: 'POST', body, ...more });

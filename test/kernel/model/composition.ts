@@ -184,6 +184,9 @@ export class Composer {
       id: 0,
       device: 0,
     });
+    // Of a connection that is there, too, and not begun this way, it would be a segment at an odd moment.
+    const [plain] = shaped(device.address.text, peer, made(content('plain')), 'plain', hops);
+    if (protocol === 'tcp' && plain && this.#flows.of(read(plain))) return undefined;
     return {
       from: grant.mapping.realm === 1 ? ('one' as const) : ('two' as const),
       packets: shaped(device.address.text, peer, made(data), shape, hops),
