@@ -16,6 +16,7 @@ import { registerGrants } from './cli/grants.ts';
 import { EXIT, EXIT_CODES } from './cli/help.ts';
 import { registerOffline } from './cli/offline.ts';
 import { printFault } from './cli/print.ts';
+import { registerRadius } from './cli/radius.ts';
 import { registerStatus } from './cli/status.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 
@@ -34,6 +35,7 @@ const program = new Command('mtgate')
 registerStatus(program);
 registerGrants(program);
 registerDevice(program);
+registerRadius(program);
 registerDenials(program);
 registerEditions(program);
 registerDoctor(program);

@@ -16,6 +16,7 @@ import {
   contains,
   type Endpoint,
   type Family,
+  formatEndpoint,
   type NextHops,
   type Prefix,
   parseAddress,
@@ -24,7 +25,8 @@ import {
 } from './core/net.ts';
 import type { Owned } from './core/overlaps.ts';
 import type { Pool } from './core/pool.ts';
-import type { RealmName, Service } from './core/words.ts';
+import { apnWarnings, clientPoolIssues, withPools } from './core/radius-plan.ts';
+import { type Apn, parseApn, type RealmName, type Service } from './core/words.ts';
 
 /** What devices may not reach by themselves unless the operator says otherwise: addresses that are not public (RFC 6890). */
 const NOT_PUBLIC = [
@@ -47,6 +49,19 @@ interface Realm {
   readonly interface: string;
   readonly prefixes: readonly Prefix[];
   readonly nextHops: NextHops;
+  /** What a NAS calls it; matching: directory/apns.ts. */
+  readonly apns: readonly Apn[];
+}
+
+/** A NAS that tells by RADIUS who holds which address. */
+interface RadiusClientEntry {
+  readonly name: string;
+  /** Where its requests come from. */
+  readonly addresses: readonly Prefix[];
+  /** A path, or credential:NAME. */
+  readonly secret: string;
+  /** What it may bind; it lies within the realms. */
+  readonly pools: readonly Prefix[];
 }
 
 interface ClientCa {
@@ -72,6 +87,13 @@ export interface Config {
     readonly clientCAs: readonly ClientCa[];
     readonly minimumTls: '1.2' | '1.3';
   };
+  /** Without, bindings come from the devices file and the management socket alone. */
+  readonly radius?: {
+    readonly listen: readonly Endpoint[];
+    readonly clients: readonly RadiusClientEntry[];
+    /** A session of which nothing is heard for so long is over; absent: it may go on for ever. */
+    readonly staleMinutes?: number;
+  };
   readonly management: { readonly socket: string };
   readonly metrics: { readonly listen: Endpoint };
   readonly store: { readonly directory: string };
@@ -87,6 +109,8 @@ export interface Config {
     readonly sampledDenialsPerSecond: number;
     readonly orphanGraceSeconds: number;
     readonly udpTombstoneSeconds: number;
+    /** Devices speak only from addresses that are bound. */
+    readonly onlyBound: boolean;
   };
   readonly base: { readonly nflogGroup: number; readonly deniedDestinations: readonly Prefix[] };
 }
@@ -95,6 +119,8 @@ const networkInterface = f.field('the name of a network interface', (text) =>
   /^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$/.test(text) ? text : undefined,
 );
 const listen = f.field('one address of this host and a port, such as 192.0.2.10:8443', listenable);
+const apn = f.field('an APN or DNN such as iot.example or iot.example.mnc001.mcc262.gprs', parseApn);
+const heard = f.field('one address of this host and a port, such as 192.0.2.10:1813', listenable);
 const loopback = f.field('a loopback address and a port, such as 127.0.0.1:9464', (text) => {
   const endpoint = listenable(text);
   return endpoint && LOOPBACK.some((prefix) => contains(prefix, endpoint.address)) ? endpoint : undefined;
@@ -105,6 +131,12 @@ const service = f.field('tcp/PORT, udp/PORT, icmp or icmpv6', (text): Service | 
   const [read, number] = [f.protocol.safeParse(protocol).data, f.port.safeParse(port).data];
   return read && number ? { protocol: read, port: number } : undefined;
 });
+
+const yesOrNo = (otherwise: 'true' | 'false') =>
+  f
+    .choice('true', 'false')
+    .default(otherwise)
+    .transform((word) => word === 'true');
 
 /** The file, key by key; paths are read from the folder it lies in. */
 function agentFile(folder: string) {
@@ -129,7 +161,13 @@ function agentFile(folder: string) {
       egress: f.mapping({ prefixes }),
     }),
     inside: f.list(
-      f.mapping({ realm: f.name<RealmName>(), interface: networkInterface, prefixes, nextHops }),
+      f.mapping({
+        realm: f.name<RealmName>(),
+        interface: networkInterface,
+        prefixes,
+        nextHops,
+        apns: f.list(apn, 'APNs').default([]),
+      }),
       'realms',
     ),
     services: f
@@ -143,6 +181,16 @@ function agentFile(folder: string) {
       clientCAs: f.list(f.mapping({ name: f.name(), file: path, crl: path.exactOptional() }), 'client CAs'),
       minimumTls: f.choice('1.2', '1.3').default('1.3'),
     }),
+    radius: f
+      .mapping({
+        listen: f.list(heard, 'addresses and ports'),
+        staleMinutes: f.integer(1, 10_080).exactOptional(),
+        clients: f.list(
+          f.mapping({ name: f.name(), addresses: prefixes, secret, pools: prefixes.exactOptional() }),
+          'clients',
+        ),
+      })
+      .exactOptional(),
     management: f.mapping({ socket: path.default('/run/mtgate/mtgate.sock') }).prefault({}),
     metrics: f.mapping({ listen: loopback.prefault('127.0.0.1:9464') }).prefault({}),
     store: f.mapping({ directory: path.default('/var/lib/mtgate') }).prefault({}),
@@ -151,10 +199,7 @@ function agentFile(folder: string) {
         'folder',
         f.mapping({
           folder: path.default(inFolder('rules')),
-          autoApply: f
-            .choice('true', 'false')
-            .default('false')
-            .transform((word) => word === 'true'),
+          autoApply: yesOrNo('false'),
         }),
       )
       .prefault({}),
@@ -167,6 +212,7 @@ function agentFile(folder: string) {
         sampledDenialsPerSecond: f.integer(0, 100_000).default(500),
         orphanGraceSeconds: f.integer(10, 86_400).default(300),
         udpTombstoneSeconds: f.integer(1, 120).default(30),
+        onlyBound: yesOrNo('true'),
       })
       .prefault({}),
     base: f
@@ -188,10 +234,14 @@ export function readConfig(
   if ('issues' in reading) return reading;
   const { document } = reading;
   const { value } = document;
-  const issues = [...planIssues(document), ...clashesAmong(claimsOf(document))].sort(byPlace);
+  const issues = [...planIssues(document), ...clashesAmong(claimsOf(document)), ...clientPoolIssues(document)].sort(
+    byPlace,
+  );
   if (issues.length > 0) return { issues };
   const pools = { grants: poolOf(value), egress: value.pools.egress.prefixes };
-  return { config: frozen({ ...value, pools }), warnings: planWarnings(document) };
+  const { radius, ...rest } = value;
+  const config = { ...rest, pools, ...(radius && { radius: { ...radius, clients: withPools(value) } }) };
+  return { config: frozen(config), warnings: [...planWarnings(document), ...apnWarnings(document)].sort(byPlace) };
 }
 
 /** The address spaces that are the gateway's own: no server's packets come from there. */
@@ -211,10 +261,15 @@ type AgentFile = Document<Written>;
 function* claimsOf({ value, locate }: AgentFile): Generator<Claim> {
   const claim = (what: string, path: Path): Claim => ({ key: what, what, place: () => locate(path) });
   yield claim(`interface "${value.outside.interface}"`, ['outside', 'interface']);
-  for (const [i, { realm, interface: link }] of value.inside.entries()) {
+  for (const [i, { realm, interface: link, apns }] of value.inside.entries()) {
     yield claim(`realm "${realm}"`, ['inside', i, 'realm']);
     yield claim(`interface "${link}"`, ['inside', i, 'interface']);
+    for (const [j, apn] of apns.entries()) yield claim(`APN "${apn}"`, ['inside', i, 'apns', j]);
   }
+  for (const [i, endpoint] of value.radius?.listen.entries() ?? [])
+    yield claim(`address ${formatEndpoint(endpoint)}`, ['radius', 'listen', i]);
+  for (const [i, { name }] of value.radius?.clients.entries() ?? [])
+    yield claim(`RADIUS client "${name}"`, ['radius', 'clients', i, 'name']);
   for (const [i, { name }] of value.api.clientCAs.entries())
     yield claim(`client CA "${name}"`, ['api', 'clientCAs', i, 'name']);
   for (const [i, { protocol, port }] of value.services.entries()) {

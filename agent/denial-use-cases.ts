@@ -64,7 +64,7 @@ const ADVICE: Readonly<Record<Step, string>> = {
   admission:
     'The server asks for more at once than its part; if it is another that must wait, look at the load of this host.',
   request: 'The server must correct its request; the API contract says how.',
-  device: 'See whether the devices file has the device, by the identifier that was used.',
+  device: 'See whether the device is registered (`mtgate device show`), by the identifier that was used.',
   mtcUser: 'If the MTC user wants this server, add it to its `authorises`.',
   rule: '`mtgate explain --live` shows every rule and why it did not allow this.',
   applicationServer: 'The server must name an address within its `sources`.',

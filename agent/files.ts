@@ -16,7 +16,8 @@ import type { TlsMaterial } from './api/tls.ts';
 import { type Config, CREDENTIAL, ownSpaces, readConfig } from './config.ts';
 import { decodeText, formatIssue, type Issue } from './core/document.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
-import { type ListedDevice, readDevices } from './directory/devices.ts';
+import type { RadiusClient } from './directory/clients.ts';
+import { type FileSurroundings, type ListedDevice, readDevices } from './directory/devices.ts';
 import type { Checked } from './editions/beginning.ts';
 import { compilePolicy } from './policy/compile.ts';
 import type { WalkSite } from './policy/packet-walk.ts';
@@ -109,9 +110,10 @@ function policyIn(compiled: Compiled, warn: (warning: string) => void): Policy {
 }
 
 /** The devices of the devices file; none where agent.yaml names no file. @throws AgentError devicesInvalid */
-export function loadDevices(config: Config): readonly ListedDevice[] {
+export function loadDevices(config: Config, surroundings: FileSurroundings = {}): readonly ListedDevice[] {
   if (!config.devices) return [];
-  const reading = readDevices(readText(config.devices, 'devicesInvalid'), config.devices, config.inside);
+  const text = readText(config.devices, 'devicesInvalid');
+  const reading = readDevices(text, config.devices, config.inside, surroundings);
   if ('issues' in reading) throw invalid('devicesInvalid', reading.issues);
   return reading.devices;
 }
@@ -129,6 +131,27 @@ export function loadTls({ api }: Config): TlsMaterial {
     })),
     minimumVersion: `TLSv${api.minimumTls}`,
   };
+}
+
+/** What RFC 2865 3 calls the least of a good secret, in octets. */
+const GOOD_SECRET = 16;
+
+/** The RADIUS clients of agent.yaml with their secrets; weak ones are told to `warn`. @throws AgentError secretInvalid */
+export function loadRadiusClients({ radius }: Config, warn: (warning: string) => void): readonly RadiusClient[] {
+  return (radius?.clients ?? []).map(({ name, addresses, secret: file }) => {
+    const secret = firstLineOf(readSecret(file, 'secretInvalid').bytes);
+    if (secret.length === 0) throw new AgentError('secretInvalid', `${file}: the first line is empty`);
+    if (secret.length < GOOD_SECRET)
+      warn(`${file}: the secret of RADIUS client ${name} has ${secret.length} octets; expected ${GOOD_SECRET} or more`);
+    return { name, addresses, secret };
+  });
+}
+
+/** The octets before the first line end, blanks and all. */
+function firstLineOf(bytes: Buffer): Buffer {
+  const at = bytes.indexOf(0x0a);
+  const line = at < 0 ? bytes : bytes.subarray(0, at);
+  return line.at(-1) === 0x0d ? line.subarray(0, -1) : line;
 }
 
 function readCrlFile(file: string): ReadFile | { readonly file: string; readonly unreadable: string } {

@@ -28,16 +28,23 @@ import { Gate } from './dataplane/gate.ts';
 import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
 import { denialUseCases } from './denial-use-cases.ts';
+import { DeviceImports } from './device-imports.ts';
+import { deviceUseCases } from './device-use-cases.ts';
+import { type Binding, rangeOf } from './directory/binding.ts';
 import { Directory } from './directory/directory.ts';
+import { FindingTally } from './directory/findings.ts';
+import { AccountingListener } from './directory/listener.ts';
+import { openRegistry } from './directory/registry-store.ts';
+import { Sessions } from './directory/sessions.ts';
 import { editionUseCases } from './edition-use-cases.ts';
 import { openEditions } from './editions/edition-store.ts';
 import { PolicySwitch } from './editions/policy-switch.ts';
-import { compileRulesApart, loadConfig, loadDevices, loadTls } from './files.ts';
+import { compileRulesApart, loadConfig, loadDevices, loadRadiusClients, loadTls } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
 import type { Ground } from './grants/ground.ts';
-import { Heartbeat, recover, rememberBindings } from './grants/recovery.ts';
+import { Heartbeat, recover, rememberBindings, rememberSessions } from './grants/recovery.ts';
 import { ANSWERS_KEPT_MS } from './grants/retries.ts';
 import { openStore } from './grants/store.ts';
 import {
@@ -64,11 +71,21 @@ import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { keepingLast } from './policy-compiler.ts';
+import { radiusUseCases } from './radius-use-cases.ts';
 import { RecentDenials } from './recent-denials.ts';
 import { readAgain } from './reload.ts';
 import { remediesOf } from './remedies.ts';
 import { FolderWatch, readRuleFolder } from './rule-folder.ts';
-import { admissions, baseSetup, gatePlaces, gateSetup, poolPrefixes, type Site, siteOf } from './site.ts';
+import {
+  accountingPlaces,
+  admissions,
+  baseSetup,
+  gatePlaces,
+  gateSetup,
+  poolPrefixes,
+  type Site,
+  siteOf,
+} from './site.ts';
 import { attachmentText, heartbeatAgeSeconds, runningStatus } from './status.ts';
 import { wrongSysctls } from './sysctls.ts';
 import { asAgentError, every, logFault, type Stop } from './upkeep.ts';
@@ -87,7 +104,7 @@ const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
 const FILES_INVALID = 78;
 const INVALID_FILES: readonly FaultCode[] = [
   ...(['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'] as const),
-  ...(['editionsInvalid', 'editionUnfit'] as const),
+  ...(['editionsInvalid', 'editionUnfit', 'registryInvalid'] as const),
 ];
 
 /** Starts everything; how to stop what has been started is put into `stops` as it goes. */
@@ -99,13 +116,17 @@ async function start(
 ): Promise<void> {
   const warn = (warning: string) => log.warn({ warning }, 'configurationWarning');
   const config = loadConfig(configFile, warn);
-  const devices = loadDevices(config);
   let trust = readTrust(loadTls(config));
   const alarms = new ExpiryAlarms(log, systemClock);
   alarms.look(trust);
 
   mkdirSync(config.store.directory, { recursive: true, mode: 0o750 });
   lockFolder(config.store.directory);
+  const registry = openRegistry(join(config.store.directory, 'registry.db'));
+  stops.push(() => registry.close());
+  const devices = loadDevices(config, { registry });
+  const importWorker = new URL('device-import-worker.js', import.meta.url);
+  const imports = new DeviceImports(registry, config.store.directory, importWorker);
   const editions = openEditions(join(config.store.directory, 'editions.db'));
   stops.push(() => editions.close());
   const policyWorker = new URL('policy-worker.js', import.meta.url);
@@ -133,13 +154,19 @@ async function start(
   if (unsuitable) throw new AgentError(unsuitable.code, unsuitable.why);
   await setBlackholes(poolPrefixes(config));
   const base = new Base();
-  const directory = new Directory();
-  directory.setDevices(devices.map(({ device }) => device));
+  await registry.replaceFile(devices.map(({ device }) => device));
+  const directory = new Directory(registry);
   // Until it is known who holds what, the groups of filters hold all that may.
   const listed = devices.flatMap(({ device, bindings }) =>
-    bindings.map((inner) => ({ device: device.externalId, inner })),
+    bindings.map(({ realm, address }) => ({ holder: device.externalId, ...rangeOf(realm, address) })),
   );
-  const mayBeBound = { policy, bound: [...store.bindings(), ...listed], attributesOf: directory.attributesOf };
+  const mayBeBound = {
+    policy,
+    get bound() {
+      return [...store.bindings(), ...listed];
+    },
+    attributesOf: directory.attributesOf,
+  };
   await base.apply(baseRuleset(baseSetup(config, site, mayBeBound), await base.counted()));
   Gate.prepare(config.gate.bpffs);
   lockFolder(config.gate.bpffs);
@@ -186,10 +213,23 @@ async function start(
 
   /** The operator wants no new grants; not remembered over a restart. */
   let draining = false;
+  const sessions = new Sessions();
+  const accounted = new FindingTally();
+  /** The accounting server, from when it may be heard. */
+  let radius: AccountingListener | undefined;
+  const ofRadius = radiusUseCases({
+    ...{ config, sessions },
+    listener: () => radius,
+    tally: accounted,
+    clock: systemClock,
+  });
   const metrics = openMetrics({
+    radius: ofRadius.radius,
     gate: () => gate.counters(),
     filterPackets: () => closure.filterPackets(),
     liveGrants: () => grants.live.size,
+    waitingGrants: () => grants.waiting.size,
+    registeredDevices: () => registry.size,
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
     heartbeatAgeSeconds: heartbeatAge,
@@ -216,6 +256,7 @@ async function start(
     dataplane: gate,
     store,
     directory,
+    registry,
     clock: systemClock,
     random: systemRandom,
     log,
@@ -237,13 +278,19 @@ async function start(
     await closure.switchPolicy(next); // a base that nft does not take: nothing of the policy is in force
     await grants.switchPolicy(next);
   });
-  const bindings = new Bindings(ground, grants, forgetFlows, {
-    follow: (verb, bound) => closure.followBindings(verb, bound),
+  const groups = {
+    follow: (verb: 'add' | 'delete', bound: readonly Binding[]) => closure.followBindings(verb, bound),
     refill: () => closure.refillGroups(),
+  };
+  const bindings = new Bindings(ground, grants, forgetFlows, groups, {
+    sessions,
+    places: accountingPlaces(config),
+    tally: accounted,
   });
   const { orphanGraceSeconds } = config.gate;
 
   await rememberBindings(ground);
+  await rememberSessions(ground, sessions);
   await grants.sources.withdraw(policy);
   const recovery = await recover(ground, grants, orphanGraceSeconds);
   await bindings.replaceFile(devices);
@@ -253,6 +300,7 @@ async function start(
 
   const heartbeat = new Heartbeat(ground, grants, orphanGraceSeconds);
   await heartbeat.beat();
+  await grants.waiting.resume();
   inspector.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(
@@ -274,6 +322,24 @@ async function start(
     every(TICK_MS, log, () => alarms.look(trust)),
     every(TICK_MS, log, () => policies.keep()),
     every(TICK_MS, log, () => recent.note(systemClock.monotonicNs(), denied())),
+  );
+
+  radius =
+    config.radius &&
+    (await AccountingListener.open({
+      listen: config.radius.listen,
+      clients: loadRadiusClients(config, warn),
+      handle: (event) => bindings.account(event),
+      log,
+      clock: systemClock,
+    }));
+  const staleMs = (config.radius?.staleMinutes ?? 0) * 60_000;
+  stops.push(
+    () => radius?.close(),
+    every(TICK_MS, log, () => radius?.look()),
+    every(60_000, log, async () => {
+      if (staleMs > 0) await bindings.endStale(systemClock.nowMs() - staleMs);
+    }),
   );
 
   const openApi = () =>
@@ -312,7 +378,12 @@ async function start(
   const reload = async () => {
     notifyService('reloading');
     try {
-      return await readAgain({ config, policies, folder, grants, bindings, trusted, clock: systemClock, log });
+      return await readAgain({
+        ...{ config, policies, folder, grants, bindings, registry, trusted, warn },
+        radius,
+        clock: systemClock,
+        log,
+      });
     } finally {
       notifyService('ready');
     }
@@ -325,17 +396,18 @@ async function start(
     streamCut: metrics.streamCut,
     remedies: remediesOf(grants, ledger, (record) => operatorDetail(record, ground)),
   });
+  const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log });
   const ofEditions = editionUseCases({ policies, grants, store, ledger, clock: systemClock, userName });
   const management = await startManagement(
     config.management.socket,
-    managementUseCases(ground, grants, bindings, { ...denials, ...ofEditions }, config, {
+    managementUseCases(ground, grants, bindings, { ...denials, ...ofDevices, ...ofEditions, ...ofRadius }, config, {
       reload,
       drain: (wanted) => {
         draining = wanted;
       },
       status: () =>
         runningStatus(
-          { config, closure, gate, inspector, recent, trust, draining, policies, folder, fault: log.last },
+          { config, closure, gate, inspector, recent, trust, draining, registry, policies, folder, fault: log.last },
           systemClock,
         ),
     }),

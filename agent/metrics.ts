@@ -3,7 +3,9 @@
  * Values are read where they are kept, when they are asked for: nothing is
  * counted twice.
  */
+
 import { Counter, Gauge, Registry } from 'prom-client';
+import type { RadiusStatus } from './api/radius-routes.ts';
 import type { GapKind } from './closure.ts';
 import type { ShedReason, TlsReason } from './core/handshakes.ts';
 import { DENIAL_REASONS } from './core/reasons.ts';
@@ -21,6 +23,10 @@ export interface Readings {
   /** Packets that each filter met; it may be some seconds old. */
   filterPackets(): Promise<readonly { readonly filter: string; readonly staged: boolean; readonly packets: number }[]>;
   liveGrants(): number;
+  waitingGrants(): number;
+  registeredDevices(): number;
+  /** Undefined where there is no accounting server. */
+  radius(): RadiusStatus | undefined;
   restingEndpoints(): number;
   freeEndpoints(family: 'ipv4' | 'ipv6', protocol: 'tcp' | 'udp'): number;
   heartbeatAgeSeconds(): number;
@@ -121,6 +127,31 @@ export function openMetrics(readings: Readings): Metrics {
     ['filter', 'staged'],
   );
   read(Gauge, 'mtgate_live_grants', 'Grants that are live', () => [[readings.liveGrants()]]);
+  read(Gauge, 'mtgate_waiting_grants', 'Requests for grants that wait for their device', () => [
+    [readings.waitingGrants()],
+  ]);
+  read(Gauge, 'mtgate_accounting_sessions', 'Sessions of RADIUS accounting that live', () => [
+    [readings.radius()?.sessions ?? 0],
+  ]);
+  read(
+    Counter,
+    'mtgate_accounting_events_total',
+    'What NASes told by RADIUS accounting, by what became of it',
+    () => (readings.radius()?.findings ?? []).map(({ client, finding, count }) => [count, { client, finding }]),
+    ['client', 'finding'],
+  );
+  read(
+    Counter,
+    'mtgate_radius_dropped_total',
+    'RADIUS datagrams that came to nothing, and were not answered',
+    () =>
+      (readings.radius()?.dropped ?? []).map(({ client = 'strangers', reason, count }) => [count, { client, reason }]),
+    ['client', 'reason'],
+  );
+  read(Counter, 'mtgate_radius_lost_total', 'RADIUS datagrams that the kernel had no room for', () => [
+    [readings.radius()?.lostInKernel ?? 0],
+  ]);
+  read(Gauge, 'mtgate_registered_devices', 'Devices that are registered', () => [[readings.registeredDevices()]]);
   read(Gauge, 'mtgate_resting_endpoints', 'External endpoints at rest', () => [[readings.restingEndpoints()]]);
   read(
     Gauge,

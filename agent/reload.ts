@@ -12,10 +12,14 @@ import { certificateStatus } from './api/expiry.ts';
 import { readTrust, type Trust } from './api/tls.ts';
 import type { Config } from './config.ts';
 import type { Clock, Log } from './core/ports.ts';
+import type { AccountingListener } from './directory/listener.ts';
+import type { OwnerOf } from './directory/registry.ts';
+import type { RegistryStore } from './directory/registry-store.ts';
 import type { PolicySwitch } from './editions/policy-switch.ts';
-import { loadDevices, loadTls } from './files.ts';
+import { loadDevices, loadRadiusClients, loadTls } from './files.ts';
 import type { Bindings } from './grants/bindings.ts';
 import type { Grants } from './grants/grants.ts';
+import { mtcUserOf } from './policy/rule-index.ts';
 import type { FolderWatch } from './rule-folder.ts';
 import { folderText } from './status.ts';
 
@@ -25,8 +29,12 @@ export interface ReloadParts {
   readonly folder: FolderWatch;
   readonly grants: Grants;
   readonly bindings: Bindings;
+  readonly registry: RegistryStore;
   /** Puts certificates, CAs and revocation lists in force. */
+  /** The accounting server, where there is one. */
+  readonly radius: AccountingListener | undefined;
   readonly trusted: (trust: Trust) => void;
+  readonly warn: (warning: string) => void;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -36,13 +44,20 @@ export interface ReloadParts {
  * @throws AgentError rulesInvalid, devicesInvalid, certificateInvalid; then nothing has changed
  */
 export async function readAgain(parts: ReloadParts): Promise<object> {
-  const { config, policies, folder, grants, bindings, trusted, clock, log } = parts;
+  const { config, policies, folder, grants, bindings, registry, radius, trusted, warn, clock, log } = parts;
   if (config.rules.autoApply) await policies.propose();
-  const next = { devices: loadDevices(config), trust: readTrust(loadTls(config)) };
+  const ownerOf: OwnerOf = (externalId) => mtcUserOf(grants.policy, externalId)?.name;
+  const next = {
+    devices: loadDevices(config, { registry, ownerOf }),
+    trust: readTrust(loadTls(config)),
+    clients: loadRadiusClients(config, warn),
+  };
 
   trusted(next.trust);
+  radius?.reload(next.clients);
   await grants.review();
   await bindings.replaceFile(next.devices);
+  if (grants.policy.readsAttributes) await grants.review(); // by what is said of devices now
   const applied = config.rules.autoApply ? await policies.autoApply() : undefined;
   folder.lookAgain();
 

@@ -6,11 +6,14 @@
 import type { Config } from './config.ts';
 import { sharedRealms } from './core/address-plan.ts';
 import type { Admission } from './core/admissions.ts';
-import type { Prefix } from './core/net.ts';
-import type { Attributes, ExternalId, InnerAddress, RealmName } from './core/words.ts';
+import { contains, type Prefix } from './core/net.ts';
+import type { Attributes, ExternalId, RealmName } from './core/words.ts';
 import type { Interfaces } from './dataplane/attachment.ts';
 import type { GateSetup } from './dataplane/dataplane.ts';
 import type { Link } from './dataplane/rtnetlink.ts';
+import { Apns } from './directory/apns.ts';
+import { type Binding, deviceOf } from './directory/binding.ts';
+import type { Places } from './directory/claimed-ranges.ts';
 import { admissionsOf } from './policy/admissions.ts';
 import { type GroupMember, groupsIn } from './policy/filter-ruleset.ts';
 import { isInGroup } from './policy/groups.ts';
@@ -82,13 +85,14 @@ export function gateSetup(config: Config, site: Site, realmId: (name: RealmName)
     services: config.services,
     orphanGraceSeconds: config.gate.orphanGraceSeconds,
     udpTombstoneSeconds: config.gate.udpTombstoneSeconds,
+    onlyBound: config.gate.onlyBound,
   };
 }
 
 /** What the base is written from, beside the filters of the policy: who is in their groups. */
 export interface FilterGround {
   readonly policy: Policy;
-  readonly bound: Iterable<{ readonly device: ExternalId; readonly inner: InnerAddress }>;
+  readonly bound: Iterable<Pick<Binding, 'holder' | 'realm' | 'prefix'>>;
   readonly attributesOf: (device: ExternalId) => Attributes;
 }
 
@@ -102,6 +106,7 @@ export function baseSetup(config: Config, { outside, inside }: Site, ground: Fil
     grants: grantsOf(config),
     egress: config.pools.egress,
     services: config.services,
+    management: config.radius?.listen ?? [],
     filters: ground.policy.filters,
     filterCopiesPerSecond: config.gate.sampledDenialsPerSecond,
     groups: groupMembers(config, ground),
@@ -118,22 +123,42 @@ export function admissions(config: Config, { filters }: Policy): readonly Admiss
 }
 
 /** Who is in the device groups that filters name, by the interface of the realm. */
-export function groupMembers(
-  config: Config,
-  { policy, bound, attributesOf }: FilterGround,
-): Map<string, readonly GroupMember[]> {
+export function groupMembers(config: Config, ground: FilterGround): Map<string, readonly GroupMember[]> {
+  const { policy, attributesOf } = ground;
   const used = groupsIn(policy.filters).flatMap((name) => policy.deviceGroups.get(name) ?? []);
   if (used.length === 0) return new Map();
   const interfaces = new Map<string, string>(config.inside.map((one) => [one.realm, one.interface]));
   const members = new Map<string, GroupMember[]>(used.map(({ group }) => [group, []]));
-  for (const { device, inner } of bound) {
-    const name = interfaces.get(inner.realm);
-    const facts = { externalId: device, attributes: attributesOf(device) };
-    for (const group of name === undefined ? [] : used)
-      if (isInGroup(group, facts))
-        members.get(group.group)?.push({ interface: name as string, address: inner.address });
+  for (const { holder, realm, prefix } of ground.bound) {
+    const name = interfaces.get(realm);
+    const device = deviceOf(holder);
+    if (name === undefined || !device) continue;
+    let attributes: Attributes | undefined; // looked up where a group asks for them
+    const facts = {
+      externalId: device,
+      get attributes() {
+        attributes ??= attributesOf(device);
+        return attributes;
+      },
+    };
+    for (const group of used) if (isInGroup(group, facts)) members.get(group.group)?.push({ interface: name, prefix });
   }
   return members;
+}
+
+/** Where accounting may bind: the realms, and in them the pools of each client. */
+export function accountingPlaces({ inside, radius }: Config): Places {
+  const apns = new Apns(inside);
+  const pools = new Map(radius?.clients.map(({ name, pools: own }) => [name, own]));
+  const isWithin = (outer: readonly Prefix[], prefix: Prefix) =>
+    outer.some((one) => one.length <= prefix.length && contains(one, prefix.address));
+  return {
+    realmOfApn: (apn) => apns.realmOf(apn),
+    realmsFor: (client, prefix) =>
+      isWithin(pools.get(client) ?? [], prefix)
+        ? inside.flatMap(({ realm, prefixes }) => (isWithin(prefixes, prefix) ? realm : []))
+        : [],
+  };
 }
 
 /** Both pools: nothing on this host answers for them. */

@@ -21,6 +21,7 @@ import type { FolderWatch } from './rule-folder.ts';
 export interface RunningStatus {
   /** Whether gate and base are in place; what is missing, if not. */
   readonly closed: boolean;
+  readonly registeredDevices: number;
   readonly gap?: string;
   /** The operator wants no new grants. */
   readonly draining: boolean;
@@ -60,6 +61,7 @@ export interface Status extends RunningStatus {
   readonly gateway: string;
   readonly policy: string;
   readonly liveGrants: number;
+  readonly waitingGrants: number;
   readonly restingEndpoints: number;
   readonly freeEndpoints: { readonly ipv4Tcp: number; readonly ipv4Udp: number; readonly ipv6: number };
   readonly bindings: number;
@@ -74,19 +76,21 @@ interface Parts {
   readonly recent: RecentDenials;
   readonly trust: Trust;
   readonly draining: boolean;
+  readonly registry: { readonly size: number };
   readonly policies: PolicySwitch;
   readonly folder: FolderWatch;
   readonly fault: LastFault | undefined;
 }
 
 export function runningStatus(parts: Parts, clock: Clock): RunningStatus {
-  const { config, closure, gate, inspector, recent, trust, draining, policies, folder, fault } = parts;
+  const { config, closure, gate, inspector, recent, trust, draining, registry, policies, folder, fault } = parts;
   const counters = gate.counters();
   const gap = closure.objection();
   return {
     closed: gap === undefined,
     ...(gap !== undefined && { gap }),
     draining,
+    registeredDevices: registry.size,
     interfaces: {
       outside: config.outside.interface,
       inside: config.inside.map(({ realm, interface: link }) => ({ realm, interface: link })),

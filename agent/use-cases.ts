@@ -4,11 +4,13 @@
  * (all of it). Between the words of the API and those of the domain.
  */
 import type { DenialUseCases } from './api/denial-routes.ts';
+import type { DeviceUseCases } from './api/device-routes.ts';
 import type { EditionUseCases } from './api/edition-routes.ts';
 import type { IdentityPolicy } from './api/identity.ts';
 import type { ManagementUseCases } from './api/management.ts';
-import type { OperatorGrant, OperatorGrantDetail } from './api/operator-rows.ts';
-import type { Grant, GrantsUseCases, ServerLimits } from './api/routes.ts';
+import type { OperatorGrant, OperatorGrantDetail, OperatorWait, OperatorWaitDetail } from './api/operator-rows.ts';
+import type { RadiusUseCases } from './api/radius-routes.ts';
+import type { Grant, GrantsUseCases, ServerLimits, Wait } from './api/routes.ts';
 import type { Config } from './config.ts';
 import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
@@ -18,11 +20,13 @@ import type { Bindings } from './grants/bindings.ts';
 import type { Extensions } from './grants/extensions.ts';
 import type { Grants } from './grants/grants.ts';
 import { type Ground, orNotRecorded } from './grants/ground.ts';
-import { END_CAUSES } from './grants/lifecycle.ts';
+import { END_CAUSES, waitEndText } from './grants/lifecycle.ts';
 import type { Mark } from './grants/live.ts';
 import type { GrantRecord } from './grants/record.ts';
+import type { WaitingRequest } from './grants/waiting-request.ts';
 import { explain } from './policy/explain.ts';
 import { type AllowRule, identify, type Limits, type Policy } from './policy/policy.ts';
+import { mtcUserOf } from './policy/rule-index.ts';
 import type { RunningStatus, Status } from './status.ts';
 
 /** Whose a certificate is and where it may ask from, by the policy in force when it is asked. */
@@ -42,27 +46,29 @@ export function serverUseCases(ground: Ground, grants: Grants, extensions: Exten
   const unknown = ({ name: server, correlator }: Asker, id: string): Refusal =>
     ground.refuse('grantNotFound', { why: 'no grant of this server has this id', server, correlator, grant: id });
   return {
-    async request(who, ask) {
-      const answer = await grants.request(who, ask);
+    async request(who, ask, waitSeconds) {
+      const answer = await (waitSeconds === undefined
+        ? grants.request(who, ask)
+        : grants.requestOrWait(who, ask, waitSeconds));
       return 'reason' in answer ? answer : serverView(answer);
     },
     show(who, id) {
-      const record = grants.show(who, id);
-      return record ? serverView(record) : unknown(who, id);
+      const found = grants.show(who, id) ?? grants.waiting.show(who, id);
+      return found ? serverView(found) : unknown(who, id);
     },
     async extend(who, id, durationSeconds) {
       const answer = await extensions.extend(who, id, durationSeconds);
-      return 'reason' in answer ? answer : serverView(answer);
+      return 'reason' in answer ? answer : grantView(answer);
     },
     async end(who, id) {
-      const record = grants.show(who, id);
-      if (!record) return unknown(who, id);
+      const found = grants.show(who, id) ?? grants.waiting.show(who, id);
+      if (!found) return unknown(who, id);
       ground.log.info({ grant: id, server: who.name, correlator: who.correlator }, 'endAsked');
       const refuse: Refuse = (reason, facts) =>
         ground.refuse(reason, { server: who.name, correlator: who.correlator, grant: id, ...facts });
       const end = async () => {
-        await grants.end(record, 'endedByServer');
-        return serverView(grants.show(who, id) ?? record);
+        await grants.giveUp(found, 'endedByServer');
+        return {};
       };
       return orNotRecorded(
         refuse,
@@ -76,6 +82,7 @@ export function serverUseCases(ground: Ground, grants: Grants, extensions: Exten
     limits: (who) => ({
       ...limitsOf(grants.policy, who.name),
       liveGrants: grants.live.countOfServer(who.name),
+      waitingGrants: grants.waiting.countOfServer(who.name),
       requestsInLastMinute: grants.judge.usageOf(who.name, undefined).requestsInLastMinute,
       generation: `${startedAs}-${grants.policy.version}`,
     }),
@@ -93,7 +100,7 @@ export function managementUseCases(
   ground: Ground,
   grants: Grants,
   bindings: Bindings,
-  others: DenialUseCases & EditionUseCases,
+  others: DenialUseCases & EditionUseCases & DeviceUseCases & RadiusUseCases,
   config: Config,
   running: Running,
 ): ManagementUseCases {
@@ -112,6 +119,7 @@ export function managementUseCases(
       gateway: ground.gateway,
       policy: grants.policy.version,
       liveGrants: grants.live.size,
+      waitingGrants: grants.waiting.size,
       restingEndpoints: grants.rest.size,
       freeEndpoints: {
         ipv4Tcp: grants.endpoints.available('ipv4', 'tcp'),
@@ -123,8 +131,7 @@ export function managementUseCases(
     }),
     grants({ device: name, server }, limit, after) {
       const device = name === undefined ? undefined : directory.find(referenceOf(name));
-      if (name !== undefined && !device)
-        return { refused: 'deviceUnknown', why: `no device ${name} in the devices file` };
+      if (name !== undefined && !device) return { refused: 'deviceUnknown', why: `no device ${name} is registered` };
       if (server !== undefined && !grants.policy.servers.has(server as ServerName))
         return { refused: 'serverUnknown', why: `no server ${server} in the rule files` };
       const of = {
@@ -138,13 +145,15 @@ export function managementUseCases(
     },
     grant(id) {
       const record = grants.find(id);
-      return record && operatorDetail(record, ground);
+      if (record) return operatorDetail(record, ground);
+      const wait = grants.waiting.find(id);
+      return wait && operatorWaitDetail(wait, ground);
     },
     async revoke(id, byUid) {
-      const record = grants.live.get(id);
+      const record = grants.live.get(id) ?? grants.waiting.get(id);
       if (!record) return false;
       log.info({ grant: id, byUid }, 'revokeAsked');
-      await grants.end(record, 'revokedByOperator').catch((cause: Error) => {
+      await grants.giveUp(record, 'revokedByOperator').catch((cause: Error) => {
         const message = `its packets have stopped, and that it ended is not on record yet (${cause.message})`;
         throw new AgentError('storeFailed', message, { cause });
       });
@@ -155,11 +164,18 @@ export function managementUseCases(
       running.drain(draining);
     },
     device(name) {
-      const device = directory.find(referenceOf(name));
+      const device = directory.named(name);
       if (!device) return undefined;
       const { externalId } = device;
-      const { records, total } = grants.list({ device: referenceOf(name) }, undefined, SHOWN_OF_DEVICE);
-      return { device, bindings: directory.bindingsOf(externalId), grants: records.map(operatorView), total };
+      const of = { device: { networkAccessIdentifier: externalId } };
+      const listed = pages.read(of, SHOWN_OF_DEVICE, undefined, operatorView);
+      const mtcUser = mtcUserOf(grants.policy, externalId)?.name;
+      const before = ground.store.endedBindings(externalId, HELD_BEFORE).map((one) => ({ ...one, holder: externalId }));
+      const held = { bindings: directory.bindingsOf(externalId), before };
+      const shown = listed === 'seekUnknown' ? [] : listed.grants;
+      const liveGrants = grants.list(of, undefined, 1).total;
+      const waitingGrants = grants.listWaiting(of, 0, 0).total;
+      return { device, mtcUser, ...held, grants: shown, liveGrants, waitingGrants };
     },
     servers: () => [...grants.policy.servers.keys()],
     bindings: () => directory.bindings(),
@@ -169,7 +185,7 @@ export function managementUseCases(
     },
     async unbind(device, realm, address, byUid) {
       log.info({ device, realm, address: address.text, byUid }, 'unbindAsked');
-      const holder = directory.holderOf({ realm, address })?.device;
+      const holder = directory.holderOf({ realm, address })?.holder;
       if (holder && holder !== device) return { refused: 'notBound', why: `${address.text} is held by ${holder}` };
       return bindings.unbind({ realm, address });
     },
@@ -189,12 +205,16 @@ export function managementUseCases(
   };
 }
 
+/** How many bindings that are over a look at one device shows. */
+const HELD_BEFORE = 20;
 /** How many grants a look at one device shows; `mtgate grants list --device` lists all. */
 const SHOWN_OF_DEVICE = 100;
 
 /**
- * Lists by pages. A key names a place in the order of the grants, and this
- * start of the agent, since that order begins anew with each.
+ * Lists by pages: what waits, then what is live. So one that is granted while
+ * the list is read may be in it twice, first waiting, but is not missed. A key
+ * names a place in the order of the grants, and this start of the agent, since
+ * that order begins anew with each; among those that wait, by the last one.
  */
 class Pages {
   readonly #grants: Grants;
@@ -210,51 +230,88 @@ class Pages {
     of: Parameters<Grants['list']>[0],
     limit: number,
     key: string | undefined,
-    view: (record: GrantRecord) => View,
+    view: (record: GrantRecord | WaitingRequest) => View,
   ): { grants: View[]; total: number; lastKey?: string } | 'seekUnknown' {
-    const after = key === undefined ? undefined : this.#markOf(key);
-    if (after === 'seekUnknown') return after;
-    const { records, next, total } = this.#grants.list(of, after, limit);
-    return { grants: records.map(view), total, ...(next && { lastKey: this.#keyOf(next) }) };
+    const from = key === undefined ? { waited: 0 } : this.#markOf(key);
+    if (from === 'seekUnknown') return from;
+    const waited = this.#grants.listWaiting(of, 'waited' in from ? from.waited : Number.POSITIVE_INFINITY, limit);
+    const left = limit - waited.requests.length;
+    const live = this.#grants.list(of, 'waited' in from ? undefined : from, Math.max(1, left));
+    const total = waited.total + live.total;
+    if (left === 0) {
+      const more = waited.more || live.records.length > 0;
+      return {
+        grants: waited.requests.map(view),
+        total,
+        ...(more && { lastKey: this.#keyOf({ waited: waited.last }) }),
+      };
+    }
+    const grants = [...waited.requests, ...live.records].map(view);
+    return { grants, total, ...(live.next && { lastKey: this.#keyOf(live.next) }) };
   }
 
-  #keyOf({ server, sequence }: Mark): string {
-    return [this.#start, server.toString(36), sequence.toString(36)].join('-');
+  #keyOf(mark: Mark | Waited): string {
+    if ('waited' in mark) return [this.#start, mark.waited.toString(36)].join('-');
+    return [this.#start, mark.server.toString(36), mark.sequence.toString(36)].join('-');
   }
 
-  #markOf(key: string): Mark | 'seekUnknown' {
-    const [, start, server, sequence] = /^(.+)-([0-9a-z]{1,11})-([0-9a-z]{1,11})$/.exec(key) ?? [];
-    if (start !== this.#start || server === undefined || sequence === undefined) return 'seekUnknown';
-    return { server: Number.parseInt(server, 36), sequence: Number.parseInt(sequence, 36) };
+  #markOf(key: string): Mark | Waited | 'seekUnknown' {
+    const start = `${this.#start}-`;
+    const [, first, second] = /^([0-9a-z]{1,11})(?:-([0-9a-z]{1,11}))?$/.exec(key.slice(start.length)) ?? [];
+    if (!key.startsWith(start) || first === undefined) return 'seekUnknown';
+    const number = Number.parseInt(first, 36);
+    return second === undefined ? { waited: number } : { server: number, sequence: Number.parseInt(second, 36) };
   }
 }
 
-function serverView(record: GrantRecord): Grant {
+/** A place among those that wait. */
+interface Waited {
+  readonly waited: number;
+}
+
+function serverView(record: GrantRecord | WaitingRequest): Grant | Wait {
+  return 'waitsUntilMs' in record ? waitView(record) : grantView(record);
+}
+
+function grantView(record: GrantRecord): Grant {
   return {
-    id: record.id,
+    ...viewOfBoth(record),
     device: record.reference,
     externalEndpoint: record.external,
     applicationServer: { address: record.remote, ...(record.remotePort > 0 && { port: record.remotePort }) },
-    protocol: record.protocol,
-    devicePort: record.devicePort,
     status: record.state === 'live' ? 'LIVE' : 'ENDED',
     startedAtMs: record.startedAtMs,
     expiresAtMs: record.expiresAtMs,
     limits: record.limits,
-    ...(record.endedAtMs !== undefined && { endedAtMs: record.endedAtMs }),
-    ...(record.endCause !== undefined && { endCause: record.endCause }),
   };
 }
 
-function operatorView(record: GrantRecord): OperatorGrant {
+function waitView(request: WaitingRequest): Wait {
+  const { ask, remote, family, requestedAtMs, waitsUntilMs } = request;
+  const port = ask.applicationServer?.port;
   return {
-    ...serverView(record),
-    server: record.server,
-    externalId: record.device,
-    inner: record.inner,
-    rule: record.rule,
-    correlator: record.correlator,
+    ...viewOfBoth(request),
+    device: ask.device,
+    applicationServer: { address: remote, ...(port !== undefined && { port }) },
+    status: request.state === 'waiting' ? 'WAITING' : 'ENDED',
+    ...{ family, requestedAtMs, waitsUntilMs },
   };
+}
+
+function viewOfBoth({ id, protocol, devicePort, endedAtMs, endCause }: GrantRecord | WaitingRequest) {
+  return {
+    ...{ id, protocol, devicePort },
+    ...(endedAtMs !== undefined && { endedAtMs }),
+    ...(endCause !== undefined && { endCause }),
+  };
+}
+
+function operatorView(record: GrantRecord | WaitingRequest): OperatorGrant | OperatorWait {
+  const { server, device: externalId, rule, correlator } = record;
+  const owned = { server, externalId, rule, correlator };
+  return 'waitsUntilMs' in record
+    ? { ...waitView(record), ...owned }
+    : { ...grantView(record), ...owned, inner: record.inner };
 }
 
 export function operatorDetail(record: GrantRecord, { dataplane, clock }: Ground): OperatorGrantDetail {
@@ -262,11 +319,22 @@ export function operatorDetail(record: GrantRecord, { dataplane, clock }: Ground
   const held = dataplane.entry(index)?.mapping.number === number;
   const remainingNs = record.state === 'live' ? record.expiresAtNs - clock.boottimeNs() : 0n;
   return {
-    ...operatorView(record),
+    ...(operatorView(record) as OperatorGrant),
     ...{ gateway, mtcUser, policyVersion, family, grantedSeconds, entry: index, number },
     remainingSeconds: Math.max(0, Number(remainingNs) / 1e9),
     ...(endCause && { endText: END_CAUSES[endCause] }),
     ...(held && { carried: dataplane.carried(index) }),
+  };
+}
+
+function operatorWaitDetail(request: WaitingRequest, { clock }: Ground): OperatorWaitDetail {
+  const { gateway, mtcUser, policyVersion, family, ask, endCause } = request;
+  const remainingNs = request.state === 'waiting' ? request.waitsUntilNs - clock.boottimeNs() : 0n;
+  return {
+    ...(operatorView(request) as OperatorWait),
+    ...{ gateway, mtcUser, policyVersion, family, askedSeconds: ask.durationSeconds },
+    remainingSeconds: Math.max(0, Number(remainingNs) / 1e9),
+    ...(endCause && { endText: waitEndText(endCause) }),
   };
 }
 
@@ -281,7 +349,7 @@ const QUOTAS = ['grantsPerDevice', 'grantsPerServer', 'requestsPerMinute', 'pack
 function limitsOf(
   policy: Policy,
   server: ServerName,
-): Omit<ServerLimits, 'liveGrants' | 'requestsInLastMinute' | 'generation'> {
+): Omit<ServerLimits, 'liveGrants' | 'waitingGrants' | 'requestsInLastMinute' | 'generation'> {
   const own = policy.allows.filter(({ match }: AllowRule) => match.servers?.includes(server) ?? true);
   const widest = (bound: keyof Limits) =>
     Math.max(0, ...own.map(({ limits }) => limits[bound] ?? Number.POSITIVE_INFINITY));

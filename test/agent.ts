@@ -90,8 +90,12 @@ export interface AgentOptions {
   readonly devices?: string;
   readonly attach?: 'auto' | 'tcx' | 'clsact';
   readonly ports?: string;
+  /** The interface of the realm, and further keys of it as agent.yaml has them. */
+  readonly inside?: string;
   /** Where the records lie; `store` in the agent's folder. */
   readonly store?: string;
+  /** More sections of agent.yaml. */
+  readonly more?: string;
 }
 
 export class TestAgent {
@@ -127,7 +131,7 @@ pools:
   grants: { prefixes: [${GRANTS_POOL.ipv4}, "${GRANTS_POOL.ipv6}"], ports: ${options.ports ?? '20000-29999'} }
   egress: { prefixes: [${EGRESS_POOL.ipv4}, "${EGRESS_POOL.ipv6}"] }
 inside:
-  - { realm: iot, interface: ${INSIDE}, prefixes: [${REALM_PREFIX.ipv4}, "${REALM_PREFIX.ipv6}"] }
+  - { realm: iot, interface: ${options.inside ?? INSIDE}, prefixes: [${REALM_PREFIX.ipv4}, "${REALM_PREFIX.ipv6}"] }
 api:
   listen: ${GATEWAY.ipv4}:${API_PORT}
   certificate: ${api.certificateFile}
@@ -138,7 +142,7 @@ store: { directory: ${options.store ?? 'store'} }
 rules: { autoApply: ${options.autoApply ?? false} }
 devices: devices.yaml
 gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
-`,
+${options.more ?? ''}`,
     );
   }
 
@@ -151,8 +155,8 @@ gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
   }
 
   /** Writes one of the operator's files. */
-  write(file: string, text: string): void {
-    writeFileSync(join(this.folder, file), text);
+  write(file: string, text: string, mode = 0o644): void {
+    writeFileSync(join(this.folder, file), text, { mode });
   }
 
   /** Starts the daemon; resolves when it is ready. @throws Error with all it said where it is not */

@@ -3,9 +3,10 @@
  * (in memory), the twin as its data plane, and a clock that the test holds.
  * It can be stopped and started, in the same boot or after a reboot.
  */
+
 import { createHash } from 'node:crypto';
 import { refusalRecorder } from '../agent/api/problem.ts';
-import { address, type Prefix, prefix } from '../agent/core/net.ts';
+import { address, overlaps, type Prefix, prefix } from '../agent/core/net.ts';
 import type { Pool } from '../agent/core/pool.ts';
 import type {
   Asker,
@@ -19,13 +20,17 @@ import type {
 } from '../agent/core/words.ts';
 import type { GateSetup } from '../agent/dataplane/dataplane.ts';
 import { Memory } from '../agent/dataplane/memory.ts';
+import type { Places } from '../agent/directory/claimed-ranges.ts';
 import type { ListedDevice } from '../agent/directory/devices.ts';
 import { Directory } from '../agent/directory/directory.ts';
+import { FindingTally } from '../agent/directory/findings.ts';
+import { openRegistry, type RegistryStore } from '../agent/directory/registry-store.ts';
+import { Sessions } from '../agent/directory/sessions.ts';
 import { Bindings } from '../agent/grants/bindings.ts';
 import { Extensions } from '../agent/grants/extensions.ts';
 import { Grants } from '../agent/grants/grants.ts';
 import type { Ground, NotReady } from '../agent/grants/ground.ts';
-import { Heartbeat, recover, rememberBindings } from '../agent/grants/recovery.ts';
+import { Heartbeat, recover, rememberBindings, rememberSessions } from '../agent/grants/recovery.ts';
 import { type GrantStore, openStore } from '../agent/grants/store.ts';
 import { compilePolicy } from '../agent/policy/compile.ts';
 import type { Policy } from '../agent/policy/policy.ts';
@@ -99,13 +104,22 @@ export function ask(changes: Partial<GrantRequest> = {}): GrantRequest {
   };
 }
 
+/** One client may bind in all of one realm. */
+const PLACES: Places = {
+  realmOfApn: (apn) => (apn === 'iot.example' ? ('iot' as RealmName) : undefined),
+  realmsFor: (_, of) =>
+    ['10.20.0.0/16', 'fd00:20::/48'].some((pool) => overlaps(prefix(pool), of)) ? ['iot' as RealmName] : [],
+};
+
 export class TestGateway {
+  sessions!: Sessions;
   readonly clock = new HandClock();
   readonly log = new KeptLog();
   readonly forgotten: string[] = [];
   /** What staged rules would have done. */
   readonly staged: string[] = [];
   readonly store: GrantStore;
+  readonly registry: RegistryStore;
   /** Set: no grant can be opened. */
   notReady: string | undefined;
   /** Client certificates that are revoked. */
@@ -122,8 +136,9 @@ export class TestGateway {
   #boot = 1;
   #ids = 0;
 
-  constructor(store = openStore(':memory:')) {
+  constructor(store = openStore(':memory:'), registry = openRegistry(':memory:')) {
     this.store = store;
+    this.registry = registry;
     this.memory = this.#bareMetal();
   }
 
@@ -136,7 +151,8 @@ export class TestGateway {
   /** What a start of the agent does, in its order; record and gate stay as they are. */
   async start(rules = RULES, devices = DEVICES): Promise<void> {
     const policy = policyOf(rules);
-    this.directory = new Directory();
+    this.directory = new Directory(this.registry);
+    this.sessions = new Sessions();
     const ground: Ground = {
       gateway: 'gw-1',
       bootId: `boot-${this.#boot}`,
@@ -144,6 +160,7 @@ export class TestGateway {
       dataplane: this.memory,
       store: this.store,
       directory: this.directory,
+      registry: this.registry,
       clock: this.clock,
       random: seededRandom(this.#boot * 1000 + this.#ids),
       log: this.log,
@@ -166,15 +183,18 @@ export class TestGateway {
       this.grants,
       async (freed) => void this.forgotten.push(...freed.map(({ text }) => text)),
       { follow: async () => {}, refill: async () => {} },
+      { sessions: this.sessions, places: PLACES, tally: new FindingTally() },
     );
     this.heartbeat = new Heartbeat(ground, this.grants, GRACE_SECONDS);
-    this.directory.setDevices(devices.map(({ device }) => device));
+    await this.registry.replaceFile(devices.map(({ device }) => device));
     await rememberBindings(ground);
+    await rememberSessions(ground, this.sessions);
     await this.grants.sources.withdraw(this.grants.policy);
     await recover(ground, this.grants, GRACE_SECONDS);
     await this.bindings.replaceFile(devices);
     await this.grants.sources.admit(this.grants.policy);
     await this.heartbeat.beat();
+    await this.grants.waiting.resume();
   }
 
   /** The machine boots anew: the gate is empty, the clocks begin again. */
@@ -193,6 +213,7 @@ export class TestGateway {
       services: [],
       orphanGraceSeconds: GRACE_SECONDS,
       udpTombstoneSeconds: 30,
+      onlyBound: true,
     };
     return new Memory(this.clock, setup);
   }

@@ -13,7 +13,7 @@
  * gateway, as a UE does.
  */
 import { fileURLToPath } from 'node:url';
-import { Network } from './network.ts';
+import { Network, type Plan } from './network.ts';
 
 export const SERVER = { ipv4: '198.51.100.10', ipv6: '2001:db8:51::10' } as const;
 export const SERVER_SECOND = { ipv4: '198.51.100.11', ipv6: '2001:db8:51::11' } as const;
@@ -36,8 +36,31 @@ export const INSIDE = 'inside';
 /** The interface of every other namespace; of `wan`, the one toward the gateway. */
 export const UPLINK = 'eth0';
 
-/** Namespaces `server`, `rogue`, `wan`, `gateway`, `device`, joined as drawn above. */
-export function standardNetwork(): Network {
+const ONE_DEVICE: Plan = {
+  namespaces: {
+    device: {
+      routes: [
+        `${INNER_GATEWAY.ipv4} dev ${UPLINK} scope link`,
+        `default via ${INNER_GATEWAY.ipv4} dev ${UPLINK}`,
+        `${INNER_GATEWAY.ipv6} dev ${UPLINK}`,
+        `default via ${INNER_GATEWAY.ipv6} dev ${UPLINK}`,
+      ],
+    },
+  },
+  links: [
+    [
+      {
+        namespace: 'gateway',
+        interface: INSIDE,
+        addresses: [`${INNER_GATEWAY.ipv4}/16`, `${INNER_GATEWAY.ipv6}/48`],
+      },
+      { namespace: 'device', interface: UPLINK, addresses: [`${DEVICE.ipv4}/32`, `${DEVICE.ipv6}/128`] },
+    ],
+  ],
+};
+
+/** Namespaces `server`, `rogue`, `wan`, `gateway` and what is inside, joined as drawn above. */
+export function standardNetwork(inside: Plan = ONE_DEVICE): Network {
   return Network.create({
     namespaces: {
       server: { routes: ['default via 198.51.100.1', 'default via 2001:db8:51::1'] },
@@ -50,14 +73,7 @@ export function standardNetwork(): Network {
         ],
       },
       gateway: { forwards: true, routes: [`default via ${UPSTREAM.ipv4}`, `default via ${UPSTREAM.ipv6}`] },
-      device: {
-        routes: [
-          `${INNER_GATEWAY.ipv4} dev ${UPLINK} scope link`,
-          `default via ${INNER_GATEWAY.ipv4} dev ${UPLINK}`,
-          `${INNER_GATEWAY.ipv6} dev ${UPLINK}`,
-          `default via ${INNER_GATEWAY.ipv6} dev ${UPLINK}`,
-        ],
-      },
+      ...inside.namespaces,
     },
     links: [
       [
@@ -81,14 +97,7 @@ export function standardNetwork(): Network {
         { namespace: 'wan', interface: UPLINK, addresses: [`${UPSTREAM.ipv4}/30`, `${UPSTREAM.ipv6}/64`] },
         { namespace: 'gateway', interface: OUTSIDE, addresses: [`${GATEWAY.ipv4}/30`, `${GATEWAY.ipv6}/64`] },
       ],
-      [
-        {
-          namespace: 'gateway',
-          interface: INSIDE,
-          addresses: [`${INNER_GATEWAY.ipv4}/16`, `${INNER_GATEWAY.ipv6}/48`],
-        },
-        { namespace: 'device', interface: UPLINK, addresses: [`${DEVICE.ipv4}/32`, `${DEVICE.ipv6}/128`] },
-      ],
+      ...inside.links,
     ],
   });
 }

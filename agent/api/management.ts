@@ -28,6 +28,7 @@ import {
   type ServerName,
 } from '../core/words.ts';
 import { addDenialRoutes, type DenialUseCases } from './denial-routes.ts';
+import { addDeviceRoutes, type DeviceUseCases } from './device-routes.ts';
 import { addEditionRoutes, type EditionUseCases } from './edition-routes.ts';
 import {
   bindingRow,
@@ -38,7 +39,9 @@ import {
   type OperatorDevice,
   type OperatorGrantDetail,
   type OperatorGrants,
+  type OperatorWaitDetail,
 } from './operator-rows.ts';
+import { addRadiusRoutes, type RadiusUseCases } from './radius-routes.ts';
 
 /** The operator asked for what cannot be done: a name, and a sentence for a person. */
 interface Declined {
@@ -64,12 +67,12 @@ export interface GrantFilter {
 }
 
 /** What the socket serves; `byUid` is who asked. Faults (rulesInvalid, storeFailed) are thrown as AgentError. */
-export interface ManagementUseCases extends DenialUseCases, EditionUseCases {
+export interface ManagementUseCases extends DenialUseCases, EditionUseCases, DeviceUseCases, RadiusUseCases {
   status(): object;
   /** A page of the live grants behind a key; those on a device (external identifier or MSISDN) or of a server, if it is named. */
   grants(filter: GrantFilter, limit: number, after?: string): OperatorGrants | Declined;
   /** A grant, live or ended. */
-  grant(grantId: string): OperatorGrantDetail | undefined;
+  grant(grantId: string): OperatorGrantDetail | OperatorWaitDetail | undefined;
   /** False: no live grant has this id. */
   revoke(grantId: string, byUid: number): Promise<boolean>;
   /** Whether grants are begun and extended at all; live ones go on. Until it is said otherwise, or the agent starts anew. */
@@ -204,7 +207,7 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
     const found = useCases.device(name);
     return found
       ? deviceDetail(found)
-      : reply.code(404).send(errorBody('deviceUnknown', `no device ${name} in the devices file`));
+      : reply.code(404).send(errorBody('deviceUnknown', `no device ${name} is registered`));
   });
   app.get('/servers', () => useCases.servers());
   app.get('/bindings', () => useCases.bindings().map(bindingRow));
@@ -227,6 +230,8 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
   });
 
   addDenialRoutes(app, useCases);
+  addRadiusRoutes(app, useCases);
+  addDeviceRoutes(app, useCases, (request) => uidOf(request.raw.socket));
   addEditionRoutes(app, useCases, (request) => uidOf(request.raw.socket));
 }
 

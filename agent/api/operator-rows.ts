@@ -4,9 +4,11 @@
  * management socket, which the `mtgate` command reads.
  */
 import { formatEndpoint } from '../core/net.ts';
-import type { Device, ExternalId, InnerAddress, PacketLimits, Protocol, ServerName } from '../core/words.ts';
+import type { ExternalId, InnerAddress, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import type { PacketCount } from '../dataplane/dataplane.ts';
-import type { Grant } from './routes.ts';
+import type { Binding } from '../directory/binding.ts';
+import type { RegisteredDevice, Source } from '../directory/registry.ts';
+import type { Grant, Wait } from './routes.ts';
 
 /** A grant as the operator sees it. */
 export interface OperatorGrant extends Grant {
@@ -17,6 +19,21 @@ export interface OperatorGrant extends Grant {
   readonly rule: string;
   /** The mark of the request that opened it. */
   readonly correlator: string;
+}
+
+/** A request that waits for its device, as the operator sees it. */
+export type OperatorWait = Wait & Omit<OperatorGrant, keyof Grant | 'inner'>;
+
+/** All that is known of one. */
+export interface OperatorWaitDetail extends OperatorWait {
+  readonly gateway: string;
+  readonly mtcUser: string;
+  readonly policyVersion: string;
+  /** For how long it was asked for. */
+  readonly askedSeconds: number;
+  /** Until it waits no more; 0 where it has ended. */
+  readonly remainingSeconds: number;
+  readonly endText?: string;
 }
 
 /** All that is known of one grant. */
@@ -36,24 +53,29 @@ export interface OperatorGrantDetail extends OperatorGrant {
   readonly carried?: { readonly in: PacketCount; readonly out: PacketCount };
 }
 
-export interface OperatorBinding {
-  readonly device: ExternalId;
-  readonly inner: InnerAddress;
-  readonly source: string;
-  readonly sinceMs: number;
-}
+/** A binding; one that is over has `untilMs` and a cause. */
+export type OperatorBinding = Omit<Binding, 'holder'> & {
+  readonly holder: string;
+  readonly untilMs?: number;
+  readonly cause?: string;
+};
 
 export interface OperatorDevice {
-  readonly device: Device;
+  readonly device: RegisteredDevice;
+  /** By the rule files in force. */
+  readonly mtcUser: string | undefined;
   readonly bindings: readonly OperatorBinding[];
-  /** The first of its live grants, and how many it has in all. */
-  readonly grants: readonly OperatorGrant[];
-  readonly total: number;
+  /** What it held before, the last first. */
+  readonly before: readonly OperatorBinding[];
+  /** The first of what waits for it and of its live grants, and how many there are in all. */
+  readonly grants: readonly (OperatorGrant | OperatorWait)[];
+  readonly liveGrants: number;
+  readonly waitingGrants: number;
 }
 
-/** Some live grants. `lastKey` stands for the last of them, and is absent where no more follow. */
+/** Some that wait or live. `lastKey` stands for the last of them, and is absent where no more follow. */
 export interface OperatorGrants {
-  readonly grants: readonly OperatorGrant[];
+  readonly grants: readonly (OperatorGrant | OperatorWait)[];
   readonly total: number;
   readonly lastKey?: string;
 }
@@ -65,25 +87,28 @@ export interface GrantRows {
   readonly next?: string;
 }
 
-/** A grant in the answer to GET /grants. */
+/** A grant in the answer to GET /grants, or a request that waits. */
 export interface GrantRow {
   readonly grantId: string;
+  readonly status: 'waiting' | 'live' | 'ended';
   readonly server: string;
   readonly device: string;
-  readonly realm: string;
-  readonly inner: string;
-  readonly external: string;
+  /** One that waits has none, nor the two that follow. */
+  readonly realm?: string;
+  readonly inner?: string;
+  readonly external?: string;
   readonly applicationServer: string;
   readonly protocol: Protocol;
   readonly rule: string;
   readonly correlator: string;
+  /** When it began to live, or to wait. */
   readonly startedAt: string;
+  /** Until when it lives, or waits. */
   readonly expiresAt: string;
 }
 
 /** The answer to GET /grants/{id}. */
 export interface GrantDetail extends GrantRow {
-  readonly status: 'live' | 'ended';
   readonly endedAt?: string;
   readonly endCause?: string;
   readonly endText?: string;
@@ -93,21 +118,29 @@ export interface GrantDetail extends GrantRow {
   readonly reference: string;
   readonly family: string;
   readonly policyVersion: string;
+  /** Of one that waits: asked for. */
   readonly grantedSeconds: number;
   readonly remainingSeconds: number;
-  readonly limits: PacketLimits;
-  readonly entry: number;
-  readonly number: number;
+  /** One that was never live has none, nor the three that follow. */
+  readonly limits?: PacketLimits;
+  readonly entry?: number;
+  readonly number?: number;
   readonly carried?: Readonly<Record<'in' | 'out', { readonly packets: number; readonly bytes: number }>>;
 }
 
 /** A binding in the answer to GET /bindings. */
 export interface BindingRow {
+  /** A device, or a subscriber that is not registered: `imsi:…`, `msisdn:…`, `session:…`. */
   readonly device: string;
   readonly realm: string;
+  /** Or a prefix. */
   readonly address: string;
+  /** Where grants lead in a prefix, if that is known. */
+  readonly target?: string;
   readonly source: string;
   readonly since: string;
+  readonly until?: string;
+  readonly cause?: string;
 }
 
 /** The answer to GET /devices/{name}. */
@@ -115,63 +148,103 @@ export interface DeviceDetail {
   readonly device: string;
   readonly msisdn?: string;
   readonly imsi?: string;
+  readonly interfaceId?: string;
+  readonly mtcUser?: string;
+  /** Who registered it. */
+  readonly source: Source;
   readonly attributes?: Readonly<Record<string, string>>;
   readonly bindings: readonly BindingRow[];
-  /** The first of them; `liveGrants` is how many there are. */
+  /** What it held before, the last first. */
+  readonly before: readonly BindingRow[];
+  /** The first of what waits for it and of its live grants; the two that follow are how many there are. */
   readonly grants: readonly GrantRow[];
   readonly liveGrants: number;
+  readonly waitingGrants: number;
 }
 
-function grantRow(grant: OperatorGrant): GrantRow {
+function grantRow(grant: OperatorGrant | OperatorWait): GrantRow {
   const { address, port } = grant.applicationServer;
   const server = address === 'all' ? 'all' : address.text;
+  const waits = 'waitsUntilMs' in grant;
   return {
     grantId: grant.id,
+    status: STATUS[grant.status],
     server: grant.server,
     device: grant.externalId,
-    realm: grant.inner.realm,
-    inner: formatEndpoint({ address: grant.inner.address, port: grant.devicePort }),
-    external: formatEndpoint(grant.externalEndpoint),
+    ...(!waits && {
+      realm: grant.inner.realm,
+      inner: formatEndpoint({ address: grant.inner.address, port: grant.devicePort }),
+      external: formatEndpoint(grant.externalEndpoint),
+    }),
     applicationServer: address !== 'all' && port ? formatEndpoint({ address, port }) : server,
     protocol: grant.protocol,
     rule: grant.rule,
     correlator: grant.correlator,
-    startedAt: iso(grant.startedAtMs),
-    expiresAt: iso(grant.expiresAtMs),
+    startedAt: iso(waits ? grant.requestedAtMs : grant.startedAtMs),
+    expiresAt: iso(waits ? grant.waitsUntilMs : grant.expiresAtMs),
   };
 }
 
-export function grantDetail(grant: OperatorGrantDetail): GrantDetail {
-  const { gateway, mtcUser, family, policyVersion, grantedSeconds, remainingSeconds, entry, number } = grant;
+const STATUS = { WAITING: 'waiting', LIVE: 'live', ENDED: 'ended' } as const;
+
+export function grantDetail(grant: OperatorGrantDetail | OperatorWaitDetail): GrantDetail {
+  const { gateway, mtcUser, policyVersion, remainingSeconds } = grant;
   return {
     ...grantRow(grant),
-    status: grant.status === 'LIVE' ? 'live' : 'ended',
     ...(grant.endedAtMs !== undefined && { endedAt: iso(grant.endedAtMs) }),
     ...(grant.endCause !== undefined && { endCause: grant.endCause }),
     ...(grant.endText !== undefined && { endText: grant.endText }),
     reference: Object.values(grant.device).join(),
-    limits: grant.limits,
-    ...{ gateway, mtcUser, family, policyVersion, grantedSeconds, remainingSeconds, entry, number },
-    ...(grant.carried && { carried: { in: counted(grant.carried.in), out: counted(grant.carried.out) } }),
+    ...{ gateway, mtcUser, family: grant.family, policyVersion, remainingSeconds },
+    ...('waitsUntilMs' in grant ? { grantedSeconds: grant.askedSeconds } : carriedOf(grant)),
   };
 }
 
-export function bindingRow({ device, inner, source, sinceMs }: OperatorBinding): BindingRow {
-  return { device, realm: inner.realm, address: inner.address.text, source, since: iso(sinceMs) };
+function carriedOf({ limits, grantedSeconds, entry, number, carried }: OperatorGrantDetail) {
+  return {
+    ...{ limits, grantedSeconds, entry, number },
+    ...(carried && { carried: { in: counted(carried.in), out: counted(carried.out) } }),
+  };
+}
+
+export function bindingRow({
+  holder,
+  realm,
+  prefix,
+  target,
+  source,
+  sinceMs,
+  untilMs,
+  cause,
+}: OperatorBinding): BindingRow {
+  const isHost = prefix.length === (prefix.family === 'ipv4' ? 32 : 128);
+  return {
+    device: holder,
+    realm,
+    address: isHost ? prefix.address.text : prefix.text,
+    ...(target && !isHost && { target: target.text }),
+    source,
+    since: iso(sinceMs),
+    ...(untilMs !== undefined && { until: iso(untilMs) }),
+    ...(cause !== undefined && { cause }),
+  };
 }
 
 export function grantRows({ grants, total, lastKey }: OperatorGrants): GrantRows {
   return { grants: grants.map(grantRow), total, ...(lastKey !== undefined && { next: lastKey }) };
 }
 
-export function deviceDetail({ device, bindings, grants, total }: OperatorDevice): DeviceDetail {
+export function deviceDetail(found: OperatorDevice): DeviceDetail {
+  const { device, mtcUser, bindings, before, grants, liveGrants, waitingGrants } = found;
   const { externalId, ...more } = device;
   return {
     device: externalId,
     ...more,
+    ...(mtcUser !== undefined && { mtcUser }),
     bindings: bindings.map(bindingRow),
+    before: before.map(bindingRow),
     grants: grants.map(grantRow),
-    liveGrants: total,
+    ...{ liveGrants, waitingGrants },
   };
 }
 

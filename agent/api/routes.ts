@@ -14,7 +14,7 @@
 import type { Address, Endpoint, Family, Prefix } from '../core/net.ts';
 import { parseAddress } from '../core/net.ts';
 import type { Clock } from '../core/ports.ts';
-import type { Refusal, Refuse } from '../core/refusals.ts';
+import { REFUSALS, type Refusal, type RefusalReason, type Refuse } from '../core/refusals.ts';
 import {
   type Asker,
   type DeviceReference,
@@ -43,6 +43,14 @@ export interface Grant {
   readonly endCause?: string;
 }
 
+/** A request that waits for its device, or waited in vain, as its server may see it. */
+export interface Wait extends Omit<Grant, 'externalEndpoint' | 'startedAtMs' | 'expiresAtMs' | 'limits' | 'status'> {
+  readonly family: Family;
+  readonly status: 'WAITING' | 'ENDED';
+  readonly requestedAtMs: number;
+  readonly waitsUntilMs: number;
+}
+
 /** What a server may ask for, at the most; an absent bound does not bind. */
 export interface ServerLimits {
   /** Prefixes its packets may come from. */
@@ -57,6 +65,7 @@ export interface ServerLimits {
   readonly packetsPerSecond?: number;
   readonly bytes?: number;
   readonly liveGrants: number;
+  readonly waitingGrants: number;
   readonly requestsInLastMinute: number;
   /** Changes when grants or policy may have changed without the server's doing (restart, reload). */
   readonly generation: string;
@@ -71,21 +80,22 @@ interface ListRequest {
 
 /** Some grants of a list. `lastKey` stands for the last of them, and is absent where no more follow. */
 export interface Grants {
-  readonly grants: readonly Grant[];
+  readonly grants: readonly (Grant | Wait)[];
   readonly total: number;
   readonly lastKey?: string;
 }
 
 /** What the API is given. A refusal returned here has been recorded already. */
 export interface GrantsUseCases {
-  request(who: Asker, ask: GrantRequest): Promise<Grant | Refusal>;
-  /** A grant of this server, live or ended. Another server's is `grantNotFound`, as is one that never was. */
-  show(who: Asker, grantId: string): Grant | Refusal;
+  /** `waitSeconds`: for how long it waits where the device cannot be reached; absent: that refuses it. */
+  request(who: Asker, ask: GrantRequest, waitSeconds?: number): Promise<Grant | Wait | Refusal>;
+  /** A grant of this server, live or ended, or one that waits. Another server's is `grantNotFound`, as is one that never was. */
+  show(who: Asker, grantId: string): Grant | Wait | Refusal;
   /** Moves a grant's end, never to an earlier time. */
   extend(who: Asker, grantId: string, durationSeconds: number): Promise<Grant | Refusal>;
   /** Ends a grant. To end one that has ended is no fault. */
-  end(who: Asker, grantId: string): Promise<Grant | Refusal>;
-  /** A page of this server's live grants, on one device or on all. */
+  end(who: Asker, grantId: string): Promise<object | Refusal>;
+  /** A page of what waits for this server, then of its live grants, on one device or on all. */
   list(who: Asker, ask: ListRequest): Grants | 'seekUnknown';
   limits(who: Asker): ServerLimits;
 }
@@ -116,9 +126,11 @@ export function operations(grants: GrantsUseCases, refuse: Refuse, clock: Clock)
     createGrant: async (call) => {
       const ask = readGrantRequest(call.body as GrantRequestBody);
       if ('reason' in ask) return refused(call, ask);
-      const granted = await grants.request(call.who, ask);
+      const { waitSeconds, ...request } = ask;
+      const granted = await grants.request(call.who, request, waitSeconds);
       if ('reason' in granted) return granted;
-      return { status: 201, body: grantBody(granted), headers: { location: `${BASE_PATH}/grants/${granted.id}` } };
+      const status = 'waitsUntilMs' in granted ? 202 : 201;
+      return { status, body: grantBody(granted), headers: { location: `${BASE_PATH}/grants/${granted.id}` } };
     },
 
     getGrant: ({ who, params }) => {
@@ -180,7 +192,8 @@ interface GrantRequestBody {
   readonly devicePort: number;
   readonly durationSeconds: number;
   readonly ipFamily?: 'IPV4' | 'IPV6';
-  readonly whenUnreachable?: 'INDICATE_ERROR' | 'WAIT' | 'SEND_TRIGGER';
+  readonly whenUnreachable: 'INDICATE_ERROR' | 'WAIT' | 'SEND_TRIGGER';
+  readonly waitSeconds?: number;
   readonly sink?: string;
 }
 
@@ -192,12 +205,12 @@ interface Unreadable {
 }
 
 /** From the words of the contract to those of the domain, or why that cannot be. */
-function readGrantRequest(body: GrantRequestBody): GrantRequest | Unreadable {
+function readGrantRequest(body: GrantRequestBody): (GrantRequest & { readonly waitSeconds?: number }) | Unreadable {
   // Not yet supported is said first: a request that needs it is not served in part.
   if (body.sink !== undefined) return notSupported('sink');
-  if (body.whenUnreachable === 'WAIT' || body.whenUnreachable === 'SEND_TRIGGER') {
-    return notSupported(`whenUnreachable ${body.whenUnreachable}`);
-  }
+  if (body.whenUnreachable === 'SEND_TRIGGER') return notSupported('whenUnreachable SEND_TRIGGER');
+  const waits = body.whenUnreachable === 'WAIT';
+  if (body.waitSeconds !== undefined && !waits) return invalid('waitSeconds is only for whenUnreachable WAIT');
   const device = readDevice(body.device);
   if ('reason' in device) return device;
   const applicationServer = body.applicationServer && readApplicationServer(body.applicationServer);
@@ -209,8 +222,12 @@ function readGrantRequest(body: GrantRequestBody): GrantRequest | Unreadable {
     devicePort: body.devicePort,
     durationSeconds: body.durationSeconds,
     ...(body.ipFamily ? { ipFamily: FAMILY_OF[body.ipFamily] } : {}),
+    ...(waits && { waitSeconds: body.waitSeconds ?? WAIT_SECONDS }),
   };
 }
+
+/** How long it waits that does not say. */
+const WAIT_SECONDS = 3600;
 
 const PROTOCOL_OF = { TCP: 'tcp', UDP: 'udp' } as const satisfies Record<string, Protocol>;
 const FAMILY_OF = { IPV4: 'ipv4', IPV6: 'ipv6' } as const satisfies Record<string, Family>;
@@ -240,25 +257,47 @@ function notSupported(what: string): Unreadable {
   return { reason: 'notSupported', why: what, detail: `${what} is not supported yet` };
 }
 
-function grantBody(grant: Grant): object {
-  const { applicationServer, externalEndpoint, limits } = grant;
+function grantBody(grant: Grant | Wait): object {
+  const { applicationServer } = grant;
   const server = applicationServer.address;
   return {
     grantId: grant.id,
     device: grant.device,
-    externalEndpoint: { address: externalEndpoint.address.text, port: externalEndpoint.port },
+    ...('waitsUntilMs' in grant
+      ? {
+          ipFamily: grant.family.toUpperCase(),
+          requestedAt: iso(grant.requestedAtMs),
+          waitsUntil: iso(grant.waitsUntilMs),
+        }
+      : liveBody(grant)),
     applicationServer: {
       address: server === 'all' ? server : server.text,
       ...(applicationServer.port === undefined ? {} : { port: applicationServer.port }),
     },
     protocol: grant.protocol.toUpperCase(),
     devicePort: grant.devicePort,
-    ipFamily: externalEndpoint.address.family.toUpperCase(),
     status: grant.status,
-    startedAt: new Date(grant.startedAtMs).toISOString(),
-    expiresAt: new Date(grant.expiresAtMs).toISOString(),
-    ...(limits.packetsPerSecond === undefined && limits.bytes === undefined ? {} : { limits }),
-    ...(grant.endedAtMs === undefined ? {} : { endedAt: new Date(grant.endedAtMs).toISOString() }),
-    ...(grant.endCause === undefined ? {} : { endCause: upperSnake(grant.endCause) }),
+    ...(grant.endedAtMs === undefined ? {} : { endedAt: iso(grant.endedAtMs) }),
+    ...(grant.endCause === undefined ? {} : { endCause: endCauseText(grant.endCause) }),
   };
+}
+
+/** What only a grant has that is or was live. */
+function liveBody({ externalEndpoint: { address, port }, limits, startedAtMs, expiresAtMs }: Grant): object {
+  return {
+    externalEndpoint: { address: address.text, port },
+    ipFamily: address.family.toUpperCase(),
+    startedAt: iso(startedAtMs),
+    expiresAt: iso(expiresAtMs),
+    ...(limits.packetsPerSecond === undefined && limits.bytes === undefined ? {} : { limits }),
+  };
+}
+
+/** What it was refused for has the code that the refusal would have had: the outside learns no more by waiting. */
+function endCauseText(cause: string): string {
+  return cause in REFUSALS ? REFUSALS[cause as RefusalReason].code : upperSnake(cause);
+}
+
+function iso(atMs: number): string {
+  return new Date(atMs).toISOString();
 }

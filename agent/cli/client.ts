@@ -5,6 +5,7 @@
 import { once } from 'node:events';
 import { type IncomingMessage, request } from 'node:http';
 import { createInterface } from 'node:readline';
+import { pipeline } from 'node:stream/promises';
 import { Option } from 'commander';
 import type { ErrorBody } from '../api/management.ts';
 import { AgentError } from '../core/errors.ts';
@@ -50,6 +51,60 @@ export async function call<Answer>(
     const said: unknown = chunks.length > 0 ? JSON.parse(Buffer.concat(chunks).toString()) : undefined;
     return { status: answer.statusCode ?? 500, said };
   }
+}
+
+/**
+ * The same with a body that is sent as it is read, no faster than the agent
+ * takes it: it may be long, and so may the answer take. @throws AgentError notRunning or socketDenied, or Declined
+ */
+export async function send<Answer>(
+  { socket: socketPath }: Pick<Ask, 'socket'>,
+  path: string,
+  contentType: string,
+  body: AsyncIterable<Uint8Array>,
+): Promise<Answer> {
+  const asked = request({ socketPath, method: 'POST', path, headers: { 'content-type': contentType } });
+  const answered = once(asked, 'response') as Promise<[IncomingMessage]>;
+  answered.catch(() => {}); // who reads the body may have failed before
+  try {
+    await pipeline(body, asked);
+    const [answer] = await answered;
+    return await answerIn<Answer>(answer);
+  } catch (fault) {
+    throw brokenOff(fault, socketPath);
+  }
+}
+
+/** The body of an answer as it comes. @throws AgentError notRunning or socketDenied, or Declined */
+export async function* receive({ socket: socketPath }: Pick<Ask, 'socket'>, path: string): AsyncGenerator<Uint8Array> {
+  try {
+    const asked = request({ socketPath, path, agent: false });
+    asked.end();
+    const [answer] = (await once(asked, 'response')) as [IncomingMessage];
+    if (answer.statusCode !== 200) await answerIn(answer);
+    else yield* answer;
+  } catch (fault) {
+    throw brokenOff(fault, socketPath);
+  }
+}
+
+async function answerIn<Answer>(answer: IncomingMessage): Promise<Answer> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of answer) chunks.push(chunk as Buffer);
+  const said: unknown = JSON.parse(Buffer.concat(chunks).toString());
+  if ((answer.statusCode ?? 500) >= 300) throw new Declined(said as ErrorBody);
+  return said as Answer;
+}
+
+/** What befell a connection to the agent; anything else is as it was. */
+function brokenOff(fault: unknown, socketPath: string): unknown {
+  const { code, syscall } = fault as NodeJS.ErrnoException;
+  if (code === 'EACCES' && syscall === 'connect')
+    return new AgentError('socketDenied', `you may not use ${socketPath}`, { cause: fault });
+  if (syscall === 'connect') return new AgentError('notRunning', `no agent answers on ${socketPath}`, { cause: fault });
+  if (code === 'ECONNRESET' || code === 'EPIPE' || code === 'ERR_STREAM_PREMATURE_CLOSE')
+    return new AgentError('notRunning', `the agent on ${socketPath} broke off`, { cause: fault });
+  return fault;
 }
 
 /** The agent's own words of why it did not. */

@@ -2,12 +2,13 @@
 import type { Command } from 'commander';
 import type { BindingRow, DeviceDetail } from '../api/operator-rows.ts';
 import { type Ask, call, json, socket } from './client.ts';
+import { registerDeviceRows } from './device-rows.ts';
 import { GRANT_COLUMNS } from './grants.ts';
 import { explainUse } from './help.ts';
 import { print, printJson, printPairs, printRows } from './print.ts';
 
 export function registerDevice(program: Command): void {
-  const device = program.command('device').description('devices: which holds which inner address');
+  const device = program.command('device').description('devices: which there are, and which holds which inner address');
   explainUse(
     device
       .command('list', { isDefault: true })
@@ -16,7 +17,7 @@ export function registerDevice(program: Command): void {
       .addOption(json())
       .action(async (ask: Ask) => {
         const rows = await call<BindingRow[]>(ask, 'GET', '/bindings');
-        printRows(ask, rows, ['device', 'realm', 'address', 'source', 'since'], 'no device holds an address');
+        printRows(ask, rows, ['device', 'realm', 'address', 'target', 'source', 'since'], 'no device holds an address');
       }),
     { examples: ['mtgate device list', 'mtgate device list --json'] },
   );
@@ -24,7 +25,7 @@ export function registerDevice(program: Command): void {
   explainUse(
     device
       .command('show <device>')
-      .description('one device: identifiers, bindings, live grants')
+      .description('one device: identifiers, bindings now and before, live grants')
       .addOption(socket())
       .addOption(json())
       .action(async (name: string, ask: Ask) => {
@@ -34,17 +35,29 @@ export function registerDevice(program: Command): void {
           ['device', found.device],
           ['MSISDN', found.msisdn && `+${found.msisdn}`],
           ['IMSI', found.imsi],
+          ['interface identifier', found.interfaceId],
+          ['MTC user', found.mtcUser ?? 'none'],
+          ['registered by', found.source === 'file' ? 'the devices file' : 'an import'],
           ...Object.entries(found.attributes ?? {}),
         ]);
         print('');
-        printRows({}, found.bindings, ['realm', 'address', 'source', 'since'], 'holds no address');
+        printRows({}, found.bindings, ['realm', 'address', 'target', 'source', 'since'], 'holds no address');
         print('');
+        if (found.before.length > 0) {
+          print('held before');
+          printRows({}, found.before, ['realm', 'address', 'source', 'since', 'until', 'cause'], '');
+          print('');
+        }
         printRows({}, found.grants, GRANT_COLUMNS, 'no live grants');
-        const more = found.liveGrants - found.grants.length;
+        const more = found.liveGrants + found.waitingGrants - found.grants.length;
         if (more > 0) print(`and ${more} more: mtgate grants list --device ${found.device}`);
       }),
-    { examples: ['mtgate device show m1@meters.acme.example', 'mtgate device show +491715550100'] },
+    {
+      more: 'By external identifier, MSISDN or IMSI; digits that are both are the MSISDN.',
+      examples: ['mtgate device show m1@meters.acme.example', 'mtgate device show +491715550100'],
+    },
   );
+  registerDeviceRows(device);
 
   explainUse(
     changing(device.command('bind <device> <realm> <address>'), 'POST', 'bound').description(

@@ -1,6 +1,7 @@
 /** `grants`: list, show, revoke. */
 import { type Command, CommanderError } from 'commander';
 import type { GrantDetail, GrantRow, GrantRows } from '../api/operator-rows.ts';
+import type { PacketLimits } from '../core/words.ts';
 import { agreedTo } from './agreement.ts';
 import { type Ask, call, Declined, json, socket } from './client.ts';
 import { EXIT, explainUse } from './help.ts';
@@ -14,6 +15,7 @@ interface Filter extends Ask {
 
 export const GRANT_COLUMNS = [
   'grantId',
+  'status',
   'server',
   'device',
   'protocol',
@@ -24,14 +26,19 @@ export const GRANT_COLUMNS = [
 ] as const satisfies readonly (keyof GrantRow)[];
 
 export function registerGrants(program: Command): void {
-  const grants = program.command('grants').description('grants: list the live ones, show one, end them');
+  const grants = program.command('grants').description('grants: list those that live or wait, show one, end them');
   explainUse(
     filtered(grants.command('list', { isDefault: true }))
-      .description('list the live grants, with what the outside never learns')
+      .description('list the live grants and those that wait for their device, with what the outside never learns')
       .option('--limit <number>', 'no more than so many', readLimit)
       .action(async (ask: Filter & { limit?: number }) => {
         const { limit = Number.POSITIVE_INFINITY } = ask;
-        const left = await printRowsAsTheyCome(ask, pagesOf(ask, limit), GRANT_COLUMNS, 'no live grants');
+        const left = await printRowsAsTheyCome(
+          ask,
+          pagesOf(ask, limit),
+          GRANT_COLUMNS,
+          'no live grants, and none that wait',
+        );
         if (left > 0) process.stderr.write(`and ${left} more\n`);
       }),
     {
@@ -156,7 +163,7 @@ async function agreed(number: number): Promise<boolean> {
 }
 
 /** Both directions together, and of the bytes how many are used. */
-function limitsText({ packetsPerSecond, bytes }: GrantDetail['limits'], carried: GrantDetail['carried']): string {
+function limitsText({ packetsPerSecond, bytes }: PacketLimits, carried: GrantDetail['carried']): string {
   const used = carried && bytes !== undefined ? `, ${carried.in.bytes + carried.out.bytes} used` : '';
   const texts = [
     ...(packetsPerSecond === undefined ? [] : [`${packetsPerSecond} packets a second`]),
@@ -166,7 +173,9 @@ function limitsText({ packetsPerSecond, bytes }: GrantDetail['limits'], carried:
 }
 
 function pageOf(grant: GrantDetail): readonly (readonly [string, string | undefined])[] {
-  const { carried, endCause, endText, endedAt, status, remainingSeconds } = grant;
+  const { carried, endCause, endText, endedAt, status, remainingSeconds, limits } = grant;
+  const wasLive = grant.external !== undefined;
+  const until = localTime(grant.expiresAt);
   const traffic = ({ packets, bytes }: { packets: number; bytes: number }) => `${packets} packets, ${bytes} bytes`;
   return [
     ['grant', grant.grantId],
@@ -178,19 +187,16 @@ function pageOf(grant: GrantDetail): readonly (readonly [string, string | undefi
     ['MTC user', grant.mtcUser],
     ['protocol', `${grant.protocol} over ${grant.family}`],
     ['external', grant.external],
-    ['inner', `${grant.inner} in ${grant.realm}`],
+    ['inner', wasLive ? `${grant.inner} in ${grant.realm}` : undefined],
     ['rule', `${grant.rule} of policy ${grant.policyVersion}`],
-    ['started', localTime(grant.startedAt)],
-    ['granted for', span(grant.grantedSeconds)],
-    [
-      'expires',
-      status === 'live' ? `${localTime(grant.expiresAt)}, in ${span(remainingSeconds)}` : localTime(grant.expiresAt),
-    ],
+    [wasLive ? 'started' : 'waits since', localTime(grant.startedAt)],
+    [wasLive ? 'granted for' : 'asked for', span(grant.grantedSeconds)],
+    [wasLive ? 'expires' : 'waits until', status === 'ended' ? until : `${until}, in ${span(remainingSeconds)}`],
     ['ended', endedAt && localTime(endedAt)],
-    ['to the device', carried ? traffic(carried.in) : 'counted no more'],
-    ['from the device', carried ? traffic(carried.out) : 'counted no more'],
-    ['may carry', limitsText(grant.limits, carried)],
-    ['in the gate', `entry ${grant.entry}, number ${grant.number}`],
+    ['to the device', wasLive ? (carried ? traffic(carried.in) : 'counted no more') : undefined],
+    ['from the device', wasLive ? (carried ? traffic(carried.out) : 'counted no more') : undefined],
+    ['may carry', limits && limitsText(limits, carried)],
+    ['in the gate', wasLive ? `entry ${grant.entry}, number ${grant.number}` : undefined],
     ['gateway', grant.gateway],
   ];
 }

@@ -90,9 +90,11 @@ function statusPage(status: Status): string[] {
   const rows: (readonly [string, string])[] = [
     ['new grants', newGrants(closed, draining)],
     ['live grants', String(status.liveGrants)],
+    ['waiting', `${count(status.waitingGrants, 'request')} for a device that has no address`],
     ['endpoints', `${status.restingEndpoints} at rest; free: ${freeText(freeEndpoints)}`],
     ['policy', `${status.policy}, ${editionText(status.edition)}`],
     ...editionAlarms(status.edition).map((text) => ['', text] as const),
+    ['devices', `${status.registeredDevices} registered`],
     ['bindings', String(status.bindings)],
     ['interfaces', `outside ${interfaces.outside}; inside ${realms}`],
     ...status.missingInterfaces.map((why) => ['', `MISSING: ${why}`] as const),

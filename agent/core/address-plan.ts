@@ -22,6 +22,10 @@ export interface AddressPlan {
   };
   readonly inside: readonly Inside[];
   readonly api: { readonly listen: Endpoint };
+  readonly radius?: {
+    readonly listen: readonly Endpoint[];
+    readonly clients: readonly { readonly name: string; readonly addresses: readonly Prefix[] }[];
+  };
   readonly gate: { readonly memoryMebibytes: number };
 }
 
@@ -80,13 +84,38 @@ const isRealm = ({ path: [top] }: Space) => top === 'inside';
 
 /** Every overlap, and whether it is of two realms and nothing else. */
 function overlapsOf({ value, locate }: Document<AddressPlan>): { readonly issue: Issue; readonly ofRealms: boolean }[] {
-  const { api } = value;
-  const listener = space(hostPrefix(api.listen.address), 'the API listens there', ['api', 'listen']);
-  return overlapsAmong([...spacesOf(value), listener]).map(({ inner, outer }) => {
+  const spaces = spacesOf(value);
+  const overlaps = overlapsAmong(spaces);
+  // API and RADIUS may have one address, and a client may be this host: each kind is held against the spaces by itself
+  for (const kind of managementOf(value)) {
+    const own = new Set<Space>(kind);
+    const isOwn = ({ inner, outer }: { inner: Space; outer: Space }) => own.has(inner) || own.has(outer);
+    overlaps.push(...overlapsAmong([...spaces, ...kind]).filter(isOwn));
+  }
+  return overlaps.map(({ inner, outer }) => {
     const there = `${outer.prefix.text} (${outer.what}) in line ${locate(outer.path).line}`;
     const issue = { ...locate(inner.path), message: `${inner.prefix.text} (${inner.what}) overlaps ${there}` };
     return { issue, ofRealms: isRealm(inner) && isRealm(outer) && inner.what !== outer.what };
   });
+}
+
+/** What lies on the management side, and so in no pool and no realm: where the agent listens, and RADIUS clients. */
+function managementOf({ api, radius }: AddressPlan): Space[][] {
+  const listeners = radius?.listen.map(({ address }, i) => ({
+    ...space(hostPrefix(address), 'RADIUS is heard there', ['radius', 'listen', i]),
+    owner: 'radius', // two ports of one address are no overlap
+  }));
+  const clients = radius?.clients.flatMap(({ name, addresses }, i) =>
+    addresses.map((prefix, j) => ({
+      ...space(prefix, `RADIUS client ${name}`, ['radius', 'clients', i, 'addresses', j]),
+      owner: `radius client ${i}`,
+    })),
+  );
+  return [
+    [space(hostPrefix(api.listen.address), 'the API listens there', ['api', 'listen'])],
+    listeners ?? [],
+    clients ?? [],
+  ];
 }
 
 function specialIssues({ value, locate }: Document<AddressPlan>): Issue[] {

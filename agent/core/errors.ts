@@ -8,7 +8,7 @@ export const FAULTS = {
   rulesInvalid: 'Correct the rule files at the places named; the policy in force was not changed.',
   policyNotCompiled:
     'Cut the rule files down, or look at the memory and load of this host; the policy in force was not changed.',
-  devicesInvalid: 'Correct the devices file at the places named; the bindings in force were not changed.',
+  devicesInvalid: 'Correct the devices file at the places named; devices and bindings in force were not changed.',
   interfaceMissing: 'Create the interface, or name another in agent.yaml.',
   interfaceUnsuitable: 'Name an Ethernet-like interface in agent.yaml; inside, a TUN will do.',
   kernelTooOld: 'mtgate needs Linux 6.1 or newer.',
@@ -31,9 +31,14 @@ export const FAULTS = {
   editionsFailed: 'Look at the disk of store.directory: space, rights, faults. The policy in force was not changed.',
   editionUnfit:
     'Take back what was changed in agent.yaml; or correct the rule folder, then `mtgate apply --offline`, and start again.',
+  registryInvalid:
+    'Restore registry.db from a copy; or move it away, start, and import the devices anew (mtgate device import).',
+  registryFailed:
+    'Look at the disk of store.directory: space, rights, faults. What was registered before an import still is.',
   denialsNotKept:
     'Look at the disk: space, rights, faults. Grants go on; the list of denials is in memory until it works.',
   certificateInvalid: 'Correct the file: PEM, readable by the agent, key and certificate of one pair.',
+  secretInvalid: 'Write the shared secret of the RADIUS client into its file, in the first line.',
   listenFailed: 'Is the address on this host and the port free?',
   contractBroken: 'The OpenAPI file and its handlers do not match: this is a defect of mtgate.',
   socketDenied: 'Become root, or join the group that owns it: usermod -aG mtgate USER, then log in again.',

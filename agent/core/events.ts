@@ -35,6 +35,9 @@ export const EVENTS = {
   tickFailed: 'Something that is done every second or hour failed; it is tried again. `message` says why.',
   wouldHave:
     'Staged rules would have decided otherwise: `would` (allow, refuse, otherwise, or end, of live grants), `rule`, and what was decided. Nothing of it is enforced.',
+  waitBegun: 'A request waits for its device: server, device, rule; `until` is when it waits no more.',
+  waitEnded: 'A request waits no more, and was not granted; `cause` says why.',
+  waitFailed: 'A request that waits could not be granted when its device was bound: `message` says what failed.',
   grantOpened: 'A grant is live: server, device, rule, end.',
   grantExtended: 'A grant lives longer; `until` is its new end, `requestCorrelator` the request that asked.',
   answeredAgain: 'A request came again under its Idempotency-Key and got the answer of the first.',
@@ -56,13 +59,26 @@ export const EVENTS = {
     'A staged filter met a packet and, being staged, did nothing. `leftOut` counts copies since its last line.',
   connectionShed:
     'A connection was closed: `reason` says whose share or time was used up. `leftOut` counts the others.',
+  accounted: 'What a NAS told by RADIUS, and what became of it (`finding`). At level debug.',
+  accountingAlarm:
+    'What a NAS told by RADIUS should not be: `finding` says what, `why` what was seen. `mtgate radius status` counts them.',
+  accountingFailed: 'What a NAS told could not be carried out; it is not answered, so that the NAS repeats it.',
   bindingBegun: 'A device holds an inner address from now on.',
   bindingEnded: 'A device holds an inner address no more; the grants that rested on it have ended.',
+  radiusDropped:
+    'A datagram of RADIUS accounting was dropped; `reason` and `why`. One line a minute for each client and reason; `leftOut` counts the others.',
+  radiusLost: 'The kernel had no room for so many datagrams of RADIUS accounting; their clients send them again.',
+  radiusBufferSmall:
+    'The receive buffer for RADIUS accounting is smaller than wanted: raise net.core.rmem_max, then restart.',
+  radiusFault: 'A socket of RADIUS accounting failed to receive or to send; `message` says why.',
   endAsked: 'A server gives a grant back.',
   drainAsked: 'An operator (`byUid`) wants no new grants, or wants them again.',
   revokeAsked: 'An operator (`byUid`) revokes a grant.',
   bindAsked: 'An operator (`byUid`) binds a device to an inner address.',
   unbindAsked: 'An operator (`byUid`) takes an inner address from a device.',
+  importAsked: 'An operator (`byUid`) registers devices by a file: how, and whether only to see what it would change.',
+  devicesImported: 'An import is registered: how many devices it added, changed, removed; how many there are now.',
+  exportAsked: 'An operator (`byUid`) has all registered devices written out.',
   reloadAsked: 'An operator (`byUid`) asks to read the files again.',
   managementFailed: 'A request on the management socket met a fault; its asker was told the same.',
 } as const satisfies Record<string, string>;

@@ -9,7 +9,7 @@
  */
 import { z } from 'zod';
 import { type Family, parseAddress, parsePrefix } from './net.ts';
-import { PROTOCOLS, parseExternalId } from './words.ts';
+import { PROTOCOLS, parseExternalId, parseImsi, parseInterfaceId, parseMsisdn } from './words.ts';
 
 /** A scalar, read by a function that answers undefined where the text is none of the kind. */
 export function field<Value>(
@@ -130,7 +130,7 @@ export function attributes<Value extends z.ZodType>(value: Value) {
 const MOST_ATTRIBUTES = 32;
 const ATTRIBUTE = /^[A-Za-z][A-Za-z0-9_]{0,62}$/;
 const ATTRIBUTE_EXPECTED = 'an attribute name (letters, digits, underscore; a letter first; at most 63)';
-const attributeName = z
+export const attributeName = z
   .string()
   .regex(ATTRIBUTE, { error: (issue) => `expected ${ATTRIBUTE_EXPECTED}, found ${describe(issue.input)}` });
 
@@ -158,6 +158,9 @@ export const protocol = choice(...PROTOCOLS);
 export const family = choice<Family>('ipv4', 'ipv6');
 export const address = field('an IP address', parseAddress);
 export const externalId = field('an external identifier such as meter-1@meters.example', parseExternalId);
+export const msisdn = field('an MSISDN: 5 to 15 digits of E.164, such as +491715550100', parseMsisdn);
+export const imsi = field('an IMSI: 6 to 15 digits', parseImsi);
+export const interfaceId = field('an interface identifier such as 0:0:0:1, not all zeros', parseInterfaceId);
 export const prefix = field(
   'a prefix such as 198.51.100.0/24 or 2001:db8::/32',
   (value) => {
@@ -222,9 +225,12 @@ function wanted(expected: string) {
       : `expected ${expected}, found ${describe(input)}`;
 }
 
-function describe(input: unknown): string {
+/** What was found, in a message. */
+export function describe(input: unknown): string {
   if (typeof input === 'string')
     return input === '' ? 'nothing' : `"${input.length > 80 ? `${input.slice(0, 80)}…` : input}"`;
   if (input === null) return 'nothing';
+  // Of JSON: a number has lost its leading zeros, and more, before it is looked at.
+  if (typeof input === 'number' || typeof input === 'boolean') return `${input} without quotation marks`;
   return Array.isArray(input) ? 'a list' : 'a mapping';
 }

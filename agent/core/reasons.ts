@@ -106,6 +106,12 @@ export const DENIALS = {
     text: 'a live grant, but its bytes are used up',
     advice: 'The grant ends within a second (quotaUsed). If the application needs more, raise bytes of the rule.',
   },
+  addressUnbound: {
+    number: 20,
+    text: 'from an inner address that no device holds',
+    advice:
+      'A device that is not bound (yet): see `mtgate device`. If devices may speak unbound, set gate.onlyBound to false.',
+  },
 } as const satisfies Record<string, { number: number; text: string; advice: string }>;
 
 export type DenialReason = keyof typeof DENIALS;

@@ -259,7 +259,18 @@ export const REFUSALS = {
     title: 'Too many requests in this minute',
     sheds: true,
   },
-  alreadyExists: { step: 'existing', status: 409, code: 'ALREADY_EXISTS', title: 'Such a grant is live already' },
+  alreadyExists: {
+    step: 'existing',
+    status: 409,
+    code: 'ALREADY_EXISTS',
+    title: 'Such a grant is live, or waits for its device, already',
+  },
+  grantWaits: {
+    step: 'existing',
+    status: 409,
+    code: 'GRANT_WAITING',
+    title: 'The grant has not begun: it waits for its device',
+  },
   grantEnded: { step: 'existing', status: 409, code: 'GRANT_ENDED', title: 'The grant has ended; ask for a new one' },
   lifetimeExhausted: {
     step: 'existing',
@@ -287,6 +298,19 @@ export const REFUSALS = {
     code: 'DEVICE_UNREACHABLE',
     cause: 'UE_TEMPORARILY_NOT_REACHABLE',
     title: 'The device has no address of this family at the moment',
+  },
+  addressUnknown: {
+    step: 'binding',
+    status: 409,
+    code: 'DEVICE_UNREACHABLE',
+    cause: 'UE_TEMPORARILY_NOT_REACHABLE',
+    title: 'The device has a prefix, and it is not known which address in it to reach',
+  },
+  waitingExhausted: {
+    step: 'binding',
+    status: 503,
+    code: 'UNAVAILABLE',
+    title: 'As many requests wait for their devices as may',
   },
   endpointsExhausted: {
     step: 'endpoint',

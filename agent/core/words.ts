@@ -18,10 +18,14 @@ export type ExternalId = Branded<'ExternalId'>;
 export type Msisdn = Branded<'Msisdn'>;
 /** 6 to 15 digits (TS 23.003 2.2). */
 export type Imsi = Branded<'Imsi'>;
+/** The interface identifier of a device's IPv6 addresses (RFC 4291 2.5.1): four groups of lower-case hex, `0:0:0:1`. */
+export type InterfaceId = Branded<'InterfaceId'>;
 /** ULID of a grant. */
 export type GrantId = Branded<'GrantId'>;
 /** A client certificate by its issuer's key (SHA-256 of the SubjectPublicKeyInfo) and serial number, both hex: `…:…`. */
 export type CertificateId = Branded<'CertificateId'>;
+/** An APN or DNN in lower case, with or without its operator identifier (TS 23.003 9.1). */
+export type Apn = Branded<'Apn'>;
 /** Name of a private address space (APN or DNN). */
 export type RealmName = Branded<'RealmName'>;
 
@@ -52,11 +56,6 @@ export interface InnerAddress {
   readonly address: Address;
 }
 
-/** One text an inner address, for maps. */
-export function innerKey(inner: InnerAddress): string {
-  return `${inner.realm} ${inner.address.text}`;
-}
-
 /** What a grant may carry, both directions together; absent: as much as comes. */
 export interface PacketLimits {
   readonly packetsPerSecond?: number | undefined;
@@ -77,6 +76,8 @@ export interface Device {
   readonly externalId: ExternalId;
   readonly msisdn?: Msisdn;
   readonly imsi?: Imsi;
+  /** Where accounting says no more than a prefix, the address is this in it. */
+  readonly interfaceId?: InterfaceId;
   /** What the operator says of it, by name: `model`, `region`. */
   readonly attributes?: Attributes;
 }
@@ -132,4 +133,35 @@ export function parseMsisdn(text: string): Msisdn | undefined {
 /** An IMSI, or undefined. */
 export function parseImsi(text: string): Imsi | undefined {
   return /^\d{6,15}$/.test(text) ? (text as Imsi) : undefined;
+}
+
+/**
+ * An interface identifier as RADIUS writes it (RFC 3162 2.2: four groups of
+ * hex), or undefined. All zeros is no interface, but the routers' anycast
+ * address (RFC 4291 2.6.1).
+ */
+export function parseInterfaceId(text: string): InterfaceId | undefined {
+  if (!/^[\da-f]{1,4}(:[\da-f]{1,4}){3}$/i.test(text)) return undefined;
+  const groups = text.split(':').map((group) => Number.parseInt(group, 16));
+  if (groups.every((group) => group === 0)) return undefined;
+  return groups.map((group) => group.toString(16)).join(':') as InterfaceId;
+}
+
+/** An interface identifier as its 64 bits. */
+export function interfaceIdBits(interfaceId: InterfaceId): bigint {
+  return interfaceId.split(':').reduce((bits, group) => (bits << 16n) | BigInt(`0x${group}`), 0n);
+}
+
+const APN = /^([a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*?)(\.mnc\d{3}\.mcc\d{3}\.gprs)?$/;
+
+/** The APN that a text means, or undefined. Its network identifier is at most 62 characters, and ends in `.gprs` never. */
+export function parseApn(text: string): Apn | undefined {
+  const apn = text.toLowerCase();
+  const [, network = ''] = APN.exec(apn) ?? [];
+  return network !== '' && network.length <= 62 && !/(^|\.)gprs$/.test(network) ? (apn as Apn) : undefined;
+}
+
+/** An APN without its operator identifier; one that has none as it is. */
+export function networkIdentifier(apn: string): string {
+  return apn.replace(/\.mnc\d{3}\.mcc\d{3}\.gprs$/, '');
 }

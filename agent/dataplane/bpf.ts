@@ -28,6 +28,8 @@ export class BpfError extends AgentError {
 }
 
 const ENOENT = 2;
+/** So many keys a call: a few milliseconds of it. */
+const BATCH = 4096;
 const MAP_FAILED = 0xffff_ffff_ffff_ffffn;
 
 type Pointer = bigint;
@@ -212,6 +214,18 @@ export class BpfMap {
   /** Whether it was there. */
   remove(key: Uint8Array): boolean {
     return present('bpf_map_delete_elem', calls().remove(this.#fd, key));
+  }
+
+  /** All keys of a hash, some thousands a call. */
+  *keysInBatches(): Generator<Uint8Array> {
+    const values = Buffer.alloc(BATCH * this.#valueSize);
+    const last = Buffer.alloc(this.#keySize);
+    for (let from: Uint8Array | null = null, more = true; more; from = last) {
+      const keys = Buffer.alloc(BATCH * this.#keySize);
+      const found = Uint32Array.of(BATCH);
+      more = present('bpf_map_lookup_batch', calls().lookupBatch(this.#fd, from, last, keys, values, found, null));
+      for (let i = 0; i < (found[0] ?? 0); i++) yield keys.subarray(i * this.#keySize, (i + 1) * this.#keySize);
+    }
   }
 
   /** All keys at this moment. */

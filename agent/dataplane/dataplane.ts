@@ -57,6 +57,12 @@ export interface GateCounters {
   readonly denied: Readonly<Record<DenialReason, PacketCount>>;
 }
 
+/** A prefix of a realm: of full length, one inner address. */
+export interface InnerPrefix {
+  readonly realm: number;
+  readonly prefix: Prefix;
+}
+
 export interface Dataplane {
   /** Fills the dead entry, its keys, and makes it alive until `endNs`. Throws where it is alive, and then changes nothing. */
   open(mapping: Mapping, endNs: bigint): void;
@@ -91,8 +97,20 @@ export interface Dataplane {
   classes(): ReadonlyMap<string, number>;
   removeClass(prefix: Prefix): void;
   addClass(prefix: Prefix, classId: number): void;
-  /** While an inner address changes hands its device is not heard. */
-  setChanging(realm: number, address: Address, changing: boolean): void;
+  /**
+   * From here on somebody holds this prefix. Where only bound devices speak
+   * (GateSetup), what answers no grant passes from held addresses alone, but
+   * for what the link needs: neighbour discovery with the gateway, reports of
+   * multicast listeners. Throws where there is no room: for so many, or for
+   * prefixes of a family of more than eight lengths.
+   */
+  bind(realm: number, prefix: Prefix): void;
+  /** Nobody holds it any more: what its addresses send stops at once. */
+  unbind(realm: number, prefix: Prefix): void;
+  /** All that is bound; what is bound or unbound before all of it is read may be missing or not. */
+  bindings(): Iterable<InnerPrefix>;
+  /** While a prefix changes hands nothing is heard of its addresses, answers included. */
+  setChanging(realm: number, prefix: Prefix, changing: boolean): void;
   /**
    * What may pass to the inside without a grant, all of it, in the place of
    * what was said before: meanwhile nothing passes that neither list admits.
@@ -119,6 +137,8 @@ export interface GateSetup {
   readonly services: readonly Service[];
   readonly orphanGraceSeconds: number;
   readonly udpTombstoneSeconds: number;
+  /** Only from addresses that are bound do devices speak. */
+  readonly onlyBound: boolean;
 }
 
 /** The three places the gate looks at packets. */

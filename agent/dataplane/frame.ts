@@ -20,6 +20,7 @@ const UDP = 8;
 const TCP = 20;
 const ICMP = 8;
 
+const HOP_BY_HOP = 0;
 const IPV6_FRAGMENT = 44;
 const AUTHENTICATION = 51;
 /** Hop-by-hop, routing, authentication, destination options, mobility, HIP, shim6 (RFC 7045, 4). */
@@ -33,6 +34,9 @@ const ICMP_OF = {
 } as const;
 /** Router solicitation, neighbour solicitation, neighbour advertisement: what a device may say to its router. */
 const NEIGHBOUR_DISCOVERY: readonly number[] = [133, 135, 136];
+/** Report and done of version 1, report of version 2. */
+const LISTENER_REPORTS: readonly number[] = [131, 132, 143];
+const MULTICAST = prefix('ff00::/8');
 
 const IMPOSSIBLE_SOURCES = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32', '::1/128', 'ff00::/8'].map(
   prefix,
@@ -156,6 +160,15 @@ export function icmpMeaning(frame: Uint8Array, packet: Packet): 'neighbourDiscov
   // From beyond the link it could not have 255 hops left (RFC 4861, 3.1).
   const isDiscovery = packet.family === 'ipv6' && packet.hops === 255 && NEIGHBOUR_DISCOVERY.includes(type);
   return isDiscovery ? 'neighbourDiscovery' : 'other';
+}
+
+/** A report of a multicast listener, behind the router alert and for one hop (RFC 2710, 3; RFC 3810, 5). */
+export function isListenerReport(frame: Uint8Array, packet: Packet): boolean {
+  const { destination, protocol, hops, contentAt, contentEnd } = packet;
+  if (protocol !== HOP_BY_HOP || hops !== 1 || !contains(MULTICAST, destination)) return false;
+  if (contentAt + 8 >= contentEnd) return false;
+  const [next, units] = frame.subarray(contentAt);
+  return next === ICMP_OF.ipv6.protocol && units === 0 && LISTENER_REPORTS.includes(frame[contentAt + 8] ?? 0);
 }
 
 /**

@@ -162,14 +162,13 @@ int gate_outside_ingress(struct __sk_buff *skb)
 }
 
 static __always_inline bool is_changing_hands(const struct gate_state *now_state, const struct packet *packet,
-					      __u16 realm)
+					      __u32 realm)
 {
-	struct gate_inner key = {};
+	struct gate_inner key;
 
 	if (!now_state->changing)
 		return false;
-	key.address = packet->source;
-	key.realm = realm;
+	key = inner_host(realm, &packet->source);
 	return bpf_map_lookup_elem(&changing, &key);
 }
 
@@ -196,19 +195,19 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 	/* What grants never carry in is never an answer to one; the base drops
 	 * it all the same, since connection tracking knows no flow for it. */
 	if (packet.unfit)
-		return guard_inside(skb, &packet);
+		return guard_inside(skb, &packet, here->realm);
 	if (!read_transport(skb, &packet, network))
 		return deny(skb, REASON_MALFORMED);
 
 	entry = entry_of_answer(&packet, here->realm, &index);
 	if (!entry)
-		return guard_inside(skb, &packet);
+		return guard_inside(skb, &packet, here->realm);
 	now = bpf_ktime_get_coarse_ns();
 	if (entry->end <= now) {
 		if (packet.protocol == IPPROTO_UDP && now < entry->end + now_state->tombstone &&
 		    is_remote(entry, &packet.destination, packet.destination_port))
 			return deny(skb, REASON_TOMBSTONE);
-		return guard_inside(skb, &packet);
+		return guard_inside(skb, &packet, here->realm);
 	}
 	if (agent_lost(now_state, now))
 		return deny(skb, REASON_AGENT_LOST);

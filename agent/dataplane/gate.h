@@ -13,7 +13,7 @@
 
 #include <linux/types.h>
 
-#define GATE_SCHEMA 2
+#define GATE_SCHEMA 3
 
 #define GATE_POOLS_MAX 8     /* prefixes of one family in the grants pool */
 #define GATE_SERVICES_MAX 16 /* what devices may reach on the gateway */
@@ -50,7 +50,8 @@ enum reason {
 	REASON_ADDRESS_CHANGING_HANDS = 17,
 	REASON_PACKET_RATE_EXCEEDED = 18,
 	REASON_BYTE_QUOTA_EXCEEDED = 19,
-	REASON_MAX = 20,
+	REASON_ADDRESS_UNBOUND = 20,
+	REASON_MAX = 21,
 };
 
 /* Slots of the `counters` map (per CPU, each a struct gate_count). The
@@ -187,23 +188,28 @@ struct gate_route {
 	__u32 next_hop6[4];
 };
 
-/* Key of `changing` (-> __u8 1): an inner address between two owners. */
+/* Key of the hash `bound` and the trie `changing` (-> __u8 1): an inner address,
+ * or a prefix whose addresses have one holder. `length`: the bits that count,
+ * those of the realm and then those of the mapped form; the others are 0. */
 struct gate_inner {
-	struct gate_address address;
+	__u32 length;
 	__u32 realm;
-	__u32 pad;
+	__u8 address[16];
 };
 
-/* The one element of the mmapable array `state`; the agent writes the first
- * five words by atomic stores, the gate the last. */
+#define GATE_LENGTHS_MAX 8 /* bound prefixes of a family have no more different lengths */
+
+/* The one element of the mmapable array `state`; the agent writes all of it by
+ * atomic stores but sample_next, which is the gate's. */
 struct gate_state {
 	__u64 heartbeat;           /* 0  when the agent was last heard */
 	__u64 orphan_grace;        /* 8  ns; past heartbeat + this every grant is refused */
 	__u64 tombstone;           /* 16 ns after an end in which UDP leftovers are dropped */
 	__u64 sample_interval;     /* 24 ns between two sampled denials; 0: none */
-	__u64 changing;            /* 32 how many addresses are in `changing` */
+	__u64 changing;            /* 32 how many prefixes are in `changing` */
 	__u64 sample_next;         /* 40 the gate's: when the next may be sampled (GCRA) */
-	__u64 reserved[2];
+	__u64 lengths_ipv4;        /* 48 of the prefixes in `bound`: a byte for each, bits of the mapped form; 0: no more */
+	__u64 lengths_ipv6;        /* 56 */
 };
 
 struct gate_pool4 {
@@ -231,6 +237,8 @@ struct gate_config {
 	struct gate_pool4 pools4[GATE_POOLS_MAX];
 	struct gate_pool6 pools6[GATE_POOLS_MAX];
 	struct gate_service services[GATE_SERVICES_MAX];
+	__u32 only_bound; /* 0: whoever is not in `bound` may speak, too */
+	__u32 pad;
 };
 
 #endif

@@ -11,7 +11,7 @@
  */
 import { ADMISSIONS_MAX, type Admission, admissionTables, crowdedSource } from '../core/admissions.ts';
 import { AgentError } from '../core/errors.ts';
-import type { Address, Prefix } from '../core/net.ts';
+import { mappedLength, type Prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import { DENIAL_REASONS, DENIALS, type DenialReason, denialOfNumber } from '../core/reasons.ts';
 import type { PacketLimits } from '../core/words.ts';
@@ -23,12 +23,22 @@ import type {
   GateCounters,
   GateSetup,
   Hook,
+  InnerPrefix,
   JudgingDataplane,
   Mapping,
   PacketCount,
   Verdict,
 } from './dataplane.ts';
-import { COUNTER_MAX, COUNTERS, ENTRY, GATE_ANSWER_MARK, GATE_MARK, GATE_USED_UP_MAX, LAYOUT } from './layout.ts';
+import {
+  COUNTER_MAX,
+  COUNTERS,
+  ENTRY,
+  GATE_ANSWER_MARK,
+  GATE_LENGTHS_MAX,
+  GATE_MARK,
+  GATE_USED_UP_MAX,
+  LAYOUT,
+} from './layout.ts';
 import { ALL_IPV4, hearAll, type Loaded, load, NONE, prepare, removeOtherFolders, STATE } from './loader.ts';
 import * as values from './map-values.ts';
 
@@ -36,6 +46,8 @@ import * as values from './map-values.ts';
 const NUMBER = ENTRY.number / 8;
 const LIMITS = ENTRY.limits / 8;
 const SECOND_NS = 1_000_000_000n;
+/** What stands in a map that is a set. */
+const HELD = Uint8Array.of(1);
 const TC_ACT = { ok: 0, shot: 2, redirect: 7, unspec: -1 } as const;
 
 export class Gate implements JudgingDataplane {
@@ -238,11 +250,24 @@ export class Gate implements JudgingDataplane {
     this.#gate.maps.classes.update(values.prefixKey(of), values.u32(classId));
   }
 
-  setChanging(realm: number, address: Address, changing: boolean): void {
-    const key = values.innerKey(realm, address);
-    const name = `${realm} ${address.text}`;
+  bind(realm: number, prefix: Prefix): void {
+    this.#lookFor(prefix);
+    this.#gate.maps.bound.update(values.innerKey(realm, prefix), HELD);
+  }
+
+  unbind(realm: number, prefix: Prefix): void {
+    this.#gate.maps.bound.remove(values.innerKey(realm, prefix));
+  }
+
+  *bindings(): Iterable<InnerPrefix> {
+    for (const key of this.#gate.maps.bound.keysInBatches()) yield values.readInner(key);
+  }
+
+  setChanging(realm: number, prefix: Prefix, changing: boolean): void {
+    const key = values.innerKey(realm, prefix);
+    const name = `${realm} ${prefix.text}`;
     if (changing) {
-      this.#gate.maps.changing.update(key, Uint8Array.of(1));
+      this.#gate.maps.changing.update(key, HELD);
       this.#changing.add(name);
     } else {
       this.#gate.maps.changing.remove(key);
@@ -298,6 +323,24 @@ export class Gate implements JudgingDataplane {
     const reason = denialOfNumber(mark - GATE_MARK);
     if (!reason) throw new AgentError('gateFault', `${hook} answered ${verdict} with mark ${mark}`);
     return { verdict: 'drop', reason, sampled: verdict === TC_ACT.ok };
+  }
+
+  /** The gate looks for each length that bound prefixes have: it must know of this one's. */
+  #lookFor(of: Prefix): void {
+    const { state } = this.#gate;
+    const { family, text } = of;
+    const at = family === 'ipv4' ? STATE.lengths_ipv4 : STATE.lengths_ipv6;
+    const bits = mappedLength(of);
+    let lengths = values.readLengths(Atomics.load(state, at));
+    if (lengths.includes(bits)) return;
+    if (lengths.length === GATE_LENGTHS_MAX) {
+      // Some may be of prefixes that are bound no more.
+      const bound = [...this.bindings()].filter(({ prefix }) => prefix.family === family);
+      lengths = [...new Set(bound.map(({ prefix }) => mappedLength(prefix)))];
+    }
+    if (bits === 0 || lengths.length === GATE_LENGTHS_MAX)
+      throw new AgentError('gateFault', `${text}: no room for another length of bound prefixes`);
+    Atomics.store(state, at, values.lengthsWord([...lengths, bits]));
   }
 
   /** What was loaded; touched after close(), its memory would take the process down. */

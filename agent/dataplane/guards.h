@@ -4,7 +4,8 @@
  * base behind the gate. From outside nothing reaches the inside by its own
  * addresses, or claims to be from there; no inner address is seen outside;
  * from inside nothing reaches the gateway itself, or another device, but what
- * makes a link work and the services that the operator lists.
+ * makes a link work and the services that the operator lists; and who holds no
+ * address says nothing but what makes the link work.
  */
 #ifndef MTGATE_GUARDS_H
 #define MTGATE_GUARDS_H
@@ -23,9 +24,12 @@
 #define ICMP_PARAMETER 12
 #define ICMP6_INFORMATIONAL 128 /* and above; below: errors (RFC 4443, 2.1) */
 #define ICMP6_ECHO_REQUEST 128
+#define ICMP6_LISTENER_REPORT 131
+#define ICMP6_LISTENER_DONE 132
 #define ICMP6_ROUTER_SOLICITATION 133
 #define ICMP6_NEIGHBOUR_SOLICITATION 135
 #define ICMP6_NEIGHBOUR_ADVERTISEMENT 136
+#define ICMP6_LISTENER_REPORT_2 143
 #define ICMP_HEADER 8
 #define EXTENSIONS_MAX 4
 
@@ -136,6 +140,14 @@ static __always_inline bool is_service(__u8 protocol, __be16 port)
 	return false;
 }
 
+/* The type of a plain ICMP message of the packet's family. */
+static __always_inline bool read_icmp_type(const struct __sk_buff *skb, const struct packet *packet, __u8 *type)
+{
+	return packet->unfit == REASON_PROTOCOL_NOT_CARRIED &&
+	       packet->protocol == (packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) && packet->transport < packet->end &&
+	       !bpf_skb_load_bytes(skb, packet->transport, type, sizeof(*type));
+}
+
 /* Whether a device may say this to the gateway itself. A fragment or a packet
  * with options shows too little to be let in. */
 static __always_inline bool is_welcome(const struct __sk_buff *skb, const struct packet *packet)
@@ -145,26 +157,58 @@ static __always_inline bool is_welcome(const struct __sk_buff *skb, const struct
 
 	if (!packet->unfit)
 		return is_service(packet->protocol, packet->destination_port);
-	if (packet->unfit != REASON_PROTOCOL_NOT_CARRIED ||
-	    packet->protocol != (packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
-		return false;
-	if (packet->transport >= packet->end || bpf_skb_load_bytes(skb, packet->transport, &type, sizeof(type)))
-		return false;
-	return is_neighbour_discovery(packet, type) || (type == echo && is_service(packet->protocol, 0));
+	return read_icmp_type(skb, packet, &type) &&
+	       (is_neighbour_discovery(packet, type) || (type == echo && is_service(packet->protocol, 0)));
 }
 
-/* From a device, and no answer: not to the gateway, not to other devices.
- * A link-local destination is the gateway's: there is no other neighbour. */
-static __always_inline int guard_inside(struct __sk_buff *skb, const struct packet *packet)
+static __always_inline bool is_link_local(const struct gate_address *address)
+{
+	return ((__u32)address->high & LINK_LOCAL_MASK) == LINK_LOCAL;
+}
+
+/*
+ * What says nothing beyond the link, and honest hosts say before they hold an
+ * address: neighbour discovery with the gateway, and reports of multicast
+ * listeners (RFC 2710, 3; RFC 3810, 5: one hop, a router alert of 8 bytes
+ * before it, from the link's own addresses or none).
+ */
+static __noinline bool is_link_upkeep(struct __sk_buff *skb, const struct packet *packet, __u32 owner)
+{
+	const struct gate_address *source = &packet->source;
+	__u8 header[9], type;
+
+	if (!packet->ipv6)
+		return false;
+	if (read_icmp_type(skb, packet, &type))
+		return is_neighbour_discovery(packet, type) &&
+		       (owner || (__u16)packet->destination.high == bpf_htons(0xff02));
+	if (packet->protocol != NEXT_HOP_BY_HOP || packet->hops != 1 || (__u8)packet->destination.high != 0xff)
+		return false;
+	if (!is_link_local(source) && (source->high || source->low))
+		return false;
+	if (packet->transport + sizeof(header) > packet->end ||
+	    bpf_skb_load_bytes(skb, packet->transport, header, sizeof(header)))
+		return false;
+	type = header[8];
+	return header[0] == IPPROTO_ICMPV6 && !header[1] &&
+	       (type == ICMP6_LISTENER_REPORT || type == ICMP6_LISTENER_DONE || type == ICMP6_LISTENER_REPORT_2);
+}
+
+/* From a device, and no answer: not to the gateway, not to other devices, and
+ * nothing from an address that nobody holds. A link-local destination is the
+ * gateway's: there is no other neighbour. */
+static __always_inline int guard_inside(struct __sk_buff *skb, const struct packet *packet, __u32 realm)
 {
 	__u32 owner = owner_of(&packet->destination);
 
-	if (packet->ipv6 && ((__u32)packet->destination.high & LINK_LOCAL_MASK) == LINK_LOCAL)
+	if (packet->ipv6 && is_link_local(&packet->destination))
 		owner = OWNER_GATEWAY;
 	if ((owner == OWNER_GATEWAY || owner == OWNER_HOST) && !is_welcome(skb, packet))
 		return deny(skb, REASON_GATEWAY_SERVICE);
 	if (owner == OWNER_REALM)
 		return deny(skb, REASON_DEVICE_TO_DEVICE);
+	if (config.only_bound && !is_bound(realm, &packet->source, packet->ipv6) && !is_link_upkeep(skb, packet, owner))
+		return deny(skb, REASON_ADDRESS_UNBOUND);
 	return pass(skb);
 }
 

@@ -6,7 +6,7 @@
 import { ADMISSIONS_MAX } from '../core/admissions.ts';
 import { ANSWER_MARK, DENIAL_MARK } from '../core/reasons.ts';
 
-export const GATE_SCHEMA = 2;
+export const GATE_SCHEMA = 3;
 export const GATE_POOLS_MAX = 8;
 export const GATE_SERVICES_MAX = 16;
 export const GATE_MARK = DENIAL_MARK;
@@ -14,14 +14,15 @@ export const GATE_ANSWER_MARK = ANSWER_MARK;
 export const ENTRY_ANY_REMOTE = 1;
 export const LIMIT_BYTES_SHIFT = 24;
 export const GATE_USED_UP_MAX = 4096;
+export const GATE_LENGTHS_MAX = 8;
 export const NEXT_HOP4 = 1;
 export const NEXT_HOP6 = 2;
 
 /** enum owner. */
 export const OWNERS = { realm: 1, gateway: 2, host: 3 } as const;
 /** enum counter; below these, the denials by their numbers. */
-export const COUNTERS = { grantedIn: 20, grantedOut: 21, passed: 22, sampled: 23 } as const;
-export const COUNTER_MAX = 24;
+export const COUNTERS = { grantedIn: 21, grantedOut: 22, passed: 23, sampled: 24 } as const;
+export const COUNTER_MAX = 25;
 
 /** Offsets of the fields, and the size, of every struct of gate.h. */
 export const LAYOUT = {
@@ -61,7 +62,7 @@ export const LAYOUT = {
   gate_admissions: { size: 72 * ADMISSIONS_MAX, fields: { list: 0 } },
   gate_inside: { size: 4, fields: { realm: 0, pad: 2 } },
   gate_route: { size: 28, fields: { ifindex: 0, next_hops: 4, next_hop4: 8, next_hop6: 12 } },
-  gate_inner: { size: 24, fields: { address: 0, realm: 16, pad: 20 } },
+  gate_inner: { size: 24, fields: { length: 0, realm: 4, address: 8 } },
   gate_state: {
     size: 64,
     fields: {
@@ -71,15 +72,25 @@ export const LAYOUT = {
       sample_interval: 24,
       changing: 32,
       sample_next: 40,
-      reserved: 48,
+      lengths_ipv4: 48,
+      lengths_ipv6: 56,
     },
   },
   gate_pool4: { size: 12, fields: { address: 0, mask: 4, slot: 8 } },
   gate_pool6: { size: 32, fields: { address: 0, mask: 16 } },
   gate_service: { size: 4, fields: { protocol: 0, pad: 1, port: 2 } },
   gate_config: {
-    size: 456,
-    fields: { outside: 0, port_low: 28, port_count: 32, pools4: 36, pools6: 136, services: 392 },
+    size: 464,
+    fields: {
+      outside: 0,
+      port_low: 28,
+      port_count: 32,
+      pools4: 36,
+      pools6: 136,
+      services: 392,
+      only_bound: 456,
+      pad: 460,
+    },
   },
 } as const;
 

@@ -40,6 +40,7 @@ const PINNED = [
   'admissions',
   'inside',
   'realms',
+  'bound',
   'changing',
   'counters',
   'used_up',
@@ -104,6 +105,7 @@ function mapsOf(object: BpfObject) {
     admissions: object.map('admissions', LAYOUT.gate_prefix.size, LAYOUT.gate_admissions.size),
     inside: object.map('inside', 4, LAYOUT.gate_inside.size),
     realms: object.map('realms', 4, LAYOUT.gate_route.size),
+    bound: object.map('bound', LAYOUT.gate_inner.size, 1),
     changing: object.map('changing', LAYOUT.gate_inner.size, 1),
     counters: object.map('counters', 4, LAYOUT.gate_count.size * possibleCpus()),
     usedUp: object.map('used_up', 0, target),
@@ -112,8 +114,8 @@ function mapsOf(object: BpfObject) {
 
 /**
  * Brings the maps up to date with the configuration, while another gate may
- * be at work on them: it adds before it removes, and leaves the heartbeat and
- * the addresses that are changing hands alone.
+ * be at work on them: it adds before it removes, and leaves the heartbeat,
+ * who is bound and what is changing hands alone.
  */
 function settle({ maps, state }: Loaded, setup: GateSetup): void {
   Atomics.store(state, STATE.orphan_grace, BigInt(setup.orphanGraceSeconds) * SECOND_NS);

@@ -8,7 +8,7 @@
 import type { Admission } from '../core/admissions.ts';
 import { type Address, addressFromBytes, mappedLength, type NextHops, type Prefix, sizeOf } from '../core/net.ts';
 import { type PacketLimits, PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
-import type { Entry, EntryState, GateSetup, Mapping, PacketCount } from './dataplane.ts';
+import type { Entry, EntryState, GateSetup, InnerPrefix, Mapping, PacketCount } from './dataplane.ts';
 import {
   ENTRY,
   ENTRY_ANY_REMOTE,
@@ -161,9 +161,14 @@ export function prefixKey(prefix: Prefix): Uint8Array {
 /** The text of the prefix that a key of a trie is. */
 export function prefixText(key: Uint8Array): string {
   const { fields } = LAYOUT.gate_prefix;
-  const address = addressFromBytes(key.subarray(fields.address, fields.address + 16));
-  const length = readU32(key) - (address.family === 'ipv4' ? 96 : 0);
-  return `${address.text}/${length}`;
+  return prefixOf(key.subarray(fields.address, fields.address + 16), readU32(key)).text;
+}
+
+/** `bits`: those that count of the mapped form. */
+function prefixOf(bytes: Uint8Array, bits: number): Prefix {
+  const address = addressFromBytes(bytes);
+  const length = bits - (address.family === 'ipv4' ? 96 : 0);
+  return { family: address.family, address, length, text: `${address.text}/${length}` };
 }
 
 export function admissionsBytes(admissions: readonly Admission[]): Uint8Array {
@@ -200,20 +205,49 @@ export function routeBytes(ifindex: number | undefined, { ipv4, ipv6 }: NextHops
   return route.bytes;
 }
 
-export function innerKey(realm: number, address: Address): Uint8Array {
+/** Before the bits of the address, those of its realm. */
+const REALM_BITS = 32;
+
+export function innerKey(realm: number, prefix: Prefix): Uint8Array {
   const { fields, size } = LAYOUT.gate_inner;
-  return new Value(size).address(fields.address, address).u32(fields.realm, realm).bytes;
+  return new Value(size)
+    .u32(fields.length, REALM_BITS + mappedLength(prefix))
+    .u32(fields.realm, realm)
+    .address(fields.address, prefix.address).bytes;
+}
+
+/** The lengths of bound prefixes, one a byte, and back. */
+export function lengthsWord(lengths: readonly number[]): bigint {
+  return lengths.reduce((word, length, i) => word | (BigInt(length) << BigInt(8 * i)), 0n);
+}
+
+export function readLengths(word: bigint): number[] {
+  const bytes = new Value(8).u64(0, word).bytes;
+  return [...bytes].filter((length) => length > 0);
+}
+
+export function readInner(key: Uint8Array): InnerPrefix {
+  const { fields } = LAYOUT.gate_inner;
+  const view = viewOf(key);
+  const bits = view.getUint32(fields.length, true) - REALM_BITS;
+  return {
+    realm: view.getUint32(fields.realm, true),
+    prefix: prefixOf(key.subarray(fields.address, fields.address + 16), bits),
+  };
 }
 
 /** The gate's constants. @throws RangeError where the pool or the services are more than the gate has room for */
 export function configBytes(setup: GateSetup): Uint8Array {
   const { fields, size } = LAYOUT.gate_config;
-  const { pool, outside, services } = setup;
+  const { pool, outside, services, onlyBound } = setup;
   if (pool.ipv4.length > GATE_POOLS_MAX || pool.ipv6.length > GATE_POOLS_MAX)
     throw new RangeError(`the gate has room for ${GATE_POOLS_MAX} pool prefixes of a family`);
   if (services.length > GATE_SERVICES_MAX) throw new RangeError(`the gate has room for ${GATE_SERVICES_MAX} services`);
 
-  const config = new Value(size).u32(fields.port_low, pool.portLow).u32(fields.port_count, pool.portCount);
+  const config = new Value(size)
+    .u32(fields.port_low, pool.portLow)
+    .u32(fields.port_count, pool.portCount)
+    .u32(fields.only_bound, onlyBound ? 1 : 0);
   config.bytes.set(routeBytes(outside.ifindex, outside.nextHops), fields.outside);
   let slot = 0;
   for (const [i, prefix] of pool.ipv4.entries()) {

@@ -93,10 +93,21 @@ struct {
 	__type(value, struct gate_route);
 } realms SEC(".maps");
 
+/* Who holds what: room for two prefixes of a million devices, taken as they are
+ * bound. No trie: of a million that takes twenty steps through cold memory. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 17);
+	__uint(max_entries, 1 << 21);
+	__type(key, struct gate_inner);
+	__type(value, __u8);
+} bound SEC(".maps");
+
+/* What is being given from one holder to another: a first devices file, all at once. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 22);
 	__type(key, struct gate_inner);
 	__type(value, __u8);
 } changing SEC(".maps");
@@ -150,6 +161,47 @@ static __always_inline struct gate_prefix host_prefix(const struct gate_address 
 
 	__builtin_memcpy(key.address, address, sizeof(key.address));
 	return key;
+}
+
+static __always_inline struct gate_inner inner_host(__u32 realm, const struct gate_address *address)
+{
+	struct gate_inner key = { .length = 32 + 128, .realm = realm };
+
+	__builtin_memcpy(key.address, address, sizeof(key.address));
+	return key;
+}
+
+/* The first bits of eight bytes in network order; the others 0. */
+static __always_inline __u64 first_bits(__u64 bytes, __u32 bits)
+{
+	return bits ? bytes & bpf_cpu_to_be64(~0ULL << (64 - bits)) : 0;
+}
+
+/* Whether anybody holds this inner address: a look for each length there is. */
+static __noinline bool is_bound(__u32 realm, const struct gate_address *address, bool ipv6)
+{
+	struct gate_state *now_state = gate_state();
+	__u64 lengths;
+
+	if (!now_state)
+		return false;
+	lengths = ipv6 ? now_state->lengths_ipv6 : now_state->lengths_ipv4;
+	for (int i = 0; i < GATE_LENGTHS_MAX; i++) {
+		struct gate_inner key = { .realm = realm };
+		struct gate_address held;
+		__u32 bits = lengths & 0xff;
+
+		if (!bits)
+			return false;
+		lengths >>= 8;
+		held.high = bits < 64 ? first_bits(address->high, bits) : address->high;
+		held.low = bits > 64 ? first_bits(address->low, (bits - 64) & 127) : 0;
+		key.length = 32 + bits;
+		__builtin_memcpy(key.address, &held, sizeof(key.address));
+		if (bpf_map_lookup_elem(&bound, &key))
+			return true;
+	}
+	return false;
 }
 
 /* The server class an address belongs to; 0: none. */

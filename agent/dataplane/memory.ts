@@ -15,7 +15,7 @@
  */
 import { ADMISSIONS_MAX, type Admission, admissionTables, crowdedSource } from '../core/admissions.ts';
 import { AgentError } from '../core/errors.ts';
-import { type Address, contains, type Endpoint, type Prefix, prefix } from '../core/net.ts';
+import { type Address, contains, type Endpoint, hostPrefix, mappedLength, type Prefix, prefix } from '../core/net.ts';
 import { indexOfIpv4 } from '../core/pool.ts';
 import type { Clock } from '../core/ports.ts';
 import { ANSWER_MARK, type DenialReason } from '../core/reasons.ts';
@@ -27,13 +27,15 @@ import type {
   GateCounters,
   GateSetup,
   Hook,
+  InnerPrefix,
   JudgingDataplane,
   Mapping,
   PacketCount,
   Verdict,
 } from './dataplane.ts';
 import { hasImpossibleSource, type Packet, quotedAddresses, readFrame, rewrite } from './frame.ts';
-import { inGrantsPool, isAdmitted, isHost, isInner, isWelcome, ownerOf } from './owners.ts';
+import { GATE_LENGTHS_MAX } from './layout.ts';
+import { inGrantsPool, isAdmitted, isHost, isInner, isLinkUpkeep, isWelcome, ownerOf } from './owners.ts';
 import { NOTHING, plus, Tally } from './tally.ts';
 
 const SECOND_NS = 1_000_000_000n;
@@ -52,6 +54,8 @@ interface Target {
   readonly number: number;
 }
 
+type Prefixes = Map<string, InnerPrefix>;
+
 export class Memory implements JudgingDataplane {
   readonly #clock: Clock;
   readonly #setup: GateSetup;
@@ -59,7 +63,8 @@ export class Memory implements JudgingDataplane {
   readonly #ipv6Endpoints = new Map<string, Target>();
   readonly #answers = new Map<string, Target>();
   readonly #classes = new Map<string, number>();
-  readonly #changing = new Set<string>();
+  readonly #bound: Prefixes = new Map();
+  readonly #changing: Prefixes = new Map();
   /** Entries of which a packet was refused for the byte quota, until somebody asks. */
   #usedUp: Target[] = [];
   #admissions: readonly Admission[] = [];
@@ -168,9 +173,25 @@ export class Memory implements JudgingDataplane {
     this.#classes.set(of.text, classId);
   }
 
-  setChanging(realm: number, address: Address, changing: boolean): void {
-    if (changing) this.#changing.add(`${realm} ${address.text}`);
-    else this.#changing.delete(`${realm} ${address.text}`);
+  bind(realm: number, prefix: Prefix): void {
+    const others = [...this.#bound.values()].filter(({ prefix: { family } }) => family === prefix.family);
+    const lengths = new Set(others.map(({ prefix: { length } }) => length)).add(prefix.length);
+    if (lengths.size > GATE_LENGTHS_MAX || mappedLength(prefix) === 0)
+      throw new AgentError('gateFault', `${prefix.text}: no room for another length of bound prefixes`);
+    this.#bound.set(`${realm} ${prefix.text}`, { realm, prefix });
+  }
+
+  unbind(realm: number, prefix: Prefix): void {
+    this.#bound.delete(`${realm} ${prefix.text}`);
+  }
+
+  bindings(): Iterable<InnerPrefix> {
+    return this.#bound.values();
+  }
+
+  setChanging(realm: number, prefix: Prefix, changing: boolean): void {
+    if (changing) this.#changing.set(`${realm} ${prefix.text}`, { realm, prefix });
+    else this.#changing.delete(`${realm} ${prefix.text}`);
   }
 
   admissions(list: readonly Admission[]): void {
@@ -229,16 +250,16 @@ export class Memory implements JudgingDataplane {
     if (packet === 'malformed') return this.#deny('malformed', frame);
     const { realm } = inside;
     const { source, destination, ports, hops } = packet;
-    if (this.#changing.has(`${realm} ${source.text}`)) return this.#deny('addressChangingHands', frame);
+    if (holds(this.#changing, realm, source)) return this.#deny('addressChangingHands', frame);
     if (ports === 'malformed') return this.#deny('malformed', frame);
-    if (typeof ports === 'string') return this.#guardFromInside(packet, frame);
+    if (typeof ports === 'string') return this.#guardFromInside(realm, packet, frame);
 
     const row = this.#byAnswer(realm, ports.protocol, { address: source, port: ports.source }, destination);
-    if (!row) return this.#guardFromInside(packet, frame);
+    if (!row) return this.#guardFromInside(realm, packet, frame);
     const isGranted = isRemote(row.mapping, destination, ports.destination);
     if (!this.#alive(row)) {
       if (ports.protocol === 'udp' && isGranted && this.#rests(row)) return this.#deny('tombstone', frame);
-      return this.#guardFromInside(packet, frame);
+      return this.#guardFromInside(realm, packet, frame);
     }
     if (this.#agentLost()) return this.#deny('agentLost', frame);
     if (!isGranted) return this.#deny('wrongRemote', frame);
@@ -248,12 +269,14 @@ export class Memory implements JudgingDataplane {
     return this.#carry(row, 'out', frame, rewrite(frame, packet, 'source', row.mapping.external));
   }
 
-  /** From a device, and no answer: to the host only what it serves, to other devices nothing. */
-  #guardFromInside(packet: Packet, frame: Uint8Array): Verdict {
-    const { destination } = packet;
+  /** From a device, and no answer: to the host only what it serves, to other devices nothing; from an address that nobody holds only what the link needs. */
+  #guardFromInside(realm: number, packet: Packet, frame: Uint8Array): Verdict {
+    const { source, destination } = packet;
     if (isHost(this.#setup, destination)) {
       if (!isWelcome(this.#setup, packet, frame)) return this.#deny('gatewayService', frame);
     } else if (ownerOf(this.#setup, destination) === 'device') return this.#deny('deviceToDevice', frame);
+    const maySpeak = !this.#setup.onlyBound || holds(this.#bound, realm, source);
+    if (!maySpeak && !isLinkUpkeep(this.#setup, packet, frame)) return this.#deny('addressUnbound', frame);
     return this.#pass(frame);
   }
 
@@ -348,6 +371,12 @@ export class Memory implements JudgingDataplane {
 
 function isRemote({ remote, remotePort }: Mapping, address: Address, port: number): boolean {
   return (remote === 'all' || remote.text === address.text) && (remotePort === 0 || remotePort === port);
+}
+
+/** Whether one of them holds the address. That of full length is looked at first: there may be many. */
+function holds(prefixes: Prefixes, realm: number, address: Address): boolean {
+  if (prefixes.has(`${realm} ${hostPrefix(address).text}`)) return true;
+  return [...prefixes.values()].some((one) => one.realm === realm && contains(one.prefix, address));
 }
 
 function endpointKey({ protocol, external }: Pick<Mapping, 'protocol' | 'external'>): string {

@@ -17,7 +17,8 @@ import { attributeIn, type Question, textIn } from './netlink-message.ts';
 const TABLE = ['inet', 'mtgate'] as const;
 
 /** The sets that follow who is in which device group, and the counters of filters (policy/filter-ruleset.ts). */
-const GROUP_SET = /\n\tset (group_\S+) \{\n\t\ttype [^\n]*\n(?:\t\telements = \{([^}]*)\}\n)?\t\}\n/g;
+const GROUP_SET =
+  /\n\tset (group_\S+) \{\n\t\ttype [^\n]*\n(?:\t\tflags interval\n)?(?:\t\telements = \{([^}]*)\}\n)?\t\}\n/g;
 const COUNTER_PREFIX = 'filter_';
 
 /** NFNL_SUBSYS_NFTABLES, in the upper byte of a message's type. */

@@ -6,9 +6,11 @@
 import type { Admission } from '../core/admissions.ts';
 import { type Address, contains, prefix } from '../core/net.ts';
 import type { GateSetup } from './dataplane.ts';
-import { icmpMeaning, icmpType, type Packet } from './frame.ts';
+import { icmpMeaning, icmpType, isListenerReport, type Packet } from './frame.ts';
 
 const LINK_LOCAL = prefix('fe80::/10');
+const LINK_LOCAL_MULTICAST = prefix('ff02::/16');
+const UNSPECIFIED = prefix('::/128');
 
 export type Owner = 'device' | 'hostInside' | 'hostElsewhere' | 'nobodyHere';
 
@@ -65,4 +67,13 @@ export function isWelcome(setup: GateSetup, packet: Packet, frame: Uint8Array): 
     case 'other':
       return false;
   }
+}
+
+/** What says nothing beyond the link: neighbour discovery with the host, reports of multicast listeners to it. */
+export function isLinkUpkeep(setup: GateSetup, packet: Packet, frame: Uint8Array): boolean {
+  const { source, destination } = packet;
+  if (icmpMeaning(frame, packet) === 'neighbourDiscovery')
+    return isHost(setup, destination) || contains(LINK_LOCAL_MULTICAST, destination);
+  const isOfLink = contains(LINK_LOCAL, source) || contains(UNSPECIFIED, source);
+  return isOfLink && isListenerReport(frame, packet);
 }

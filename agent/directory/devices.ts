@@ -9,19 +9,10 @@
 import type { z } from 'zod';
 import { type Claim, clashesAmong } from '../core/claims.ts';
 import { byPlace, type Document, type Issue, type Path, readDocument } from '../core/document.ts';
-import {
-  address,
-  attributes,
-  attributeValue,
-  externalId,
-  field,
-  list,
-  mapping,
-  name,
-  unknownWord,
-} from '../core/fields.ts';
+import { address, list, mapping, name, unknownWord } from '../core/fields.ts';
 import { contains, type Prefix } from '../core/net.ts';
-import { type Device, type InnerAddress, parseImsi, parseMsisdn, type RealmName } from '../core/words.ts';
+import type { Device, InnerAddress, RealmName } from '../core/words.ts';
+import { deviceKeys, type OwnerOf, type Registry, wrongClaim } from './registry.ts';
 
 /** A device of the file with what it holds. */
 export interface ListedDevice {
@@ -35,19 +26,18 @@ export interface Realm {
   readonly prefixes: readonly Prefix[];
 }
 
-/** In characters: some fifty thousand devices, which take seconds to read. More are learnt otherwise than by a file. */
+/** What the running agent holds the file against. */
+export interface FileSurroundings {
+  /** What imports have registered. */
+  readonly registry?: Registry;
+  readonly ownerOf?: OwnerOf;
+}
+
+/** In characters: some fifty thousand devices, which take seconds to read. More are imported. */
 const MAX_LENGTH = 8 * 2 ** 20;
 
-const msisdn = field('an MSISDN: 5 to 15 digits of E.164, such as +491715550100', parseMsisdn);
-const imsi = field('an IMSI: 6 to 15 digits', parseImsi);
 const binding = mapping({ realm: name<RealmName>(), address });
-const listed = mapping({
-  externalId,
-  msisdn: msisdn.exactOptional(),
-  imsi: imsi.exactOptional(),
-  attributes: attributes(attributeValue).exactOptional(),
-  bindings: list(binding, 'bindings', 0).exactOptional(),
-});
+const listed = mapping({ ...deviceKeys, bindings: list(binding, 'bindings', 0).exactOptional() });
 
 const devicesFile = mapping({ devices: list(listed, 'devices', 0) });
 
@@ -56,13 +46,18 @@ export function readDevices(
   text: string,
   file: string,
   realms: readonly Realm[],
+  surroundings: FileSurroundings = {},
 ): { readonly devices: readonly ListedDevice[] } | { readonly issues: readonly Issue[] } {
   const reading = readDocument(text, file, devicesFile, MAX_LENGTH);
   if ('issues' in reading) return reading;
   const { document } = reading;
-  const issues = [...clashesAmong(claimsOf(document)), ...strayBindings(document, realms)].sort(byPlace);
+  const issues = [
+    ...clashesAmong(claimsOf(document)),
+    ...strayBindings(document, realms),
+    ...contradictions(document, surroundings),
+  ].sort(byPlace);
   if (issues.length > 0) return { issues };
-  const devices = document.value.devices.map(({ bindings = [], ...device }) => ({ device, bindings }));
+  const devices = document.value.devices.map(({ bindings = [], mtcUser: _, ...device }) => ({ device, bindings }));
   return { devices };
 }
 
@@ -96,4 +91,27 @@ function strayBindings({ value, locate }: Document<Devices>, realms: readonly Re
       return { ...locate(['devices', i, 'bindings', j, 'address']), message };
     }),
   );
+}
+
+/** What imports or rule files say otherwise. */
+function* contradictions(
+  { value, locate }: Document<Devices>,
+  { registry, ownerOf }: FileSurroundings,
+): Generator<Issue> {
+  for (const [i, listed] of value.devices.entries()) {
+    const { externalId, msisdn, imsi } = listed;
+    const wrong = ownerOf && wrongClaim(listed, ownerOf);
+    if (wrong !== undefined) yield { ...locate(['devices', i, 'mtcUser']), message: wrong };
+    const holders = registry && [
+      ['externalId', `external identifier ${externalId}`, registry.byExternalId(externalId)] as const,
+      ['msisdn', `MSISDN ${msisdn}`, msisdn && registry.byMsisdn(msisdn)] as const,
+      ['imsi', `IMSI ${imsi}`, imsi && registry.byImsi(imsi)] as const,
+    ];
+    for (const [key, what, holder] of holders ?? []) {
+      if (!holder || holder.source === 'file') continue;
+      const whose = holder.externalId === externalId ? '' : ` for ${holder.externalId}`;
+      const message = `${what} was imported${whose}; leave it out here, or out of an import with --replace`;
+      yield { ...locate(['devices', i, key]), message };
+    }
+  }
 }

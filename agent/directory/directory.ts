@@ -1,40 +1,26 @@
 /**
  * Which device holds which inner address, and what follows when that changes.
  *
- * A device holds at most one address of each family; an address is held by at
- * most one device. Devices and bindings come from the devices file, which is
- * read at start and at reload, and bindings also from the management socket.
- * What the file binds, the file alone unbinds: so that a restart, which reads
- * the file again, never silently takes back what an operator did.
+ * No two bindings of a realm overlap. They come from the devices file, which is
+ * read at start and at reload, from the management socket, and from accounting
+ * (sessions.ts); which devices there are, the registry says (registry.ts). What
+ * the file binds, the file alone unbinds: so that a restart, which reads the
+ * file again, never silently takes back what an operator did. By file or socket
+ * a device has one address of each family; by accounting it may have several,
+ * and then grants lead to the one that it got last.
  *
- * No I/O: `planBind` and its kin say which holders would lose which address
- * and change nothing. A plan is carried out in two steps: from `begin` on the
- * addresses it touches are nobody's, so that no grant is decided on them while
- * those that rest on them are ended; `apply` then gives them to the new holder.
+ * No I/O: `planBind` and its kin say which holders would lose what, and change
+ * nothing. A plan is carried out in two steps: from `begin` on what it touches
+ * is nobody's, so that no grant is decided on it while those that rest on it
+ * are ended; `apply` then gives it to the new holder.
  */
-import type { Family } from '../core/net.ts';
-import type { Attributes, Device, DeviceReference, ExternalId, InnerAddress } from '../core/words.ts';
-import { innerKey, parseExternalId, parseMsisdn } from '../core/words.ts';
-
-export interface Binding {
-  readonly device: ExternalId;
-  readonly inner: InnerAddress;
-  readonly source: 'file' | 'management';
-  readonly sinceMs: number;
-}
-
-/** A device loses an inner address, and why. */
-export interface Loss {
-  readonly device: ExternalId;
-  readonly inner: InnerAddress;
-  readonly cause: 'deviceUnbound' | 'addressReassigned';
-}
-
-/** What a change takes away and what it then gives. */
-export interface Change {
-  readonly losses: readonly Loss[];
-  readonly gains: readonly Binding[];
-}
+import { type Family, hostPrefix, type Prefix } from '../core/net.ts';
+import type { Attributes, Device, DeviceReference, ExternalId, InnerAddress, RealmName } from '../core/words.ts';
+import { interfaceIdBits, parseExternalId, parseImsi, parseMsisdn } from '../core/words.ts';
+import { type Binding, type Change, deviceOf, type Loss, NO_CHANGE, type Range, rangeKey } from './binding.ts';
+import { PrefixTrie } from './prefix-trie.ts';
+import type { RegisteredDevice, Registry } from './registry.ts';
+import type { Subscriber } from './subscriber.ts';
 
 /** Why a bind or unbind was not done, for the operator. */
 export type DirectoryRefusal = {
@@ -42,147 +28,222 @@ export type DirectoryRefusal = {
   readonly why: string;
 };
 
+/** A binding to which grants lead. */
+export type ReachableBinding = Binding & { readonly target: NonNullable<Binding['target']> };
+
 export class Directory {
-  #devices = new Map<ExternalId, Device>();
-  #byMsisdn = new Map<string, Device>();
-  readonly #byInner = new Map<string, Binding>();
-  readonly #byDevice = new Map<ExternalId, Map<Family, Binding>>();
-  /** Inner addresses between `begin` and `apply`. */
+  readonly #registry: Registry;
+  /** By realm and family. */
+  readonly #spaces = new Map<string, PrefixTrie<Binding>>();
+  /** In the order in which they were bound. */
+  readonly #byDevice = new Map<ExternalId, readonly Binding[]>();
+  /** What is between `begin` and `apply`. */
   readonly #changing = new Set<string>();
 
-  /** Replaces the known devices; bindings are not touched (see `planFile`). */
-  setDevices(devices: readonly Device[]): void {
-    this.#devices = new Map(devices.map((device) => [device.externalId, device]));
-    this.#byMsisdn = new Map(devices.flatMap((device) => (device.msisdn ? [[device.msisdn as string, device]] : [])));
+  constructor(registry: Registry) {
+    this.#registry = registry;
   }
 
   find(reference: DeviceReference): Device | undefined {
     if ('networkAccessIdentifier' in reference) {
       const id = parseExternalId(reference.networkAccessIdentifier);
-      return id && this.#devices.get(id);
+      return id && this.#registry.byExternalId(id);
     }
     const msisdn = parseMsisdn(reference.phoneNumber);
-    return msisdn && this.#byMsisdn.get(msisdn);
+    return msisdn && this.#registry.byMsisdn(msisdn);
+  }
+
+  /** The device that an operator means: by external identifier, MSISDN, or IMSI. Digits that are both are the MSISDN. */
+  named(name: string): RegisteredDevice | undefined {
+    const id = parseExternalId(name);
+    if (id) return this.#registry.byExternalId(id);
+    const [msisdn, imsi] = [parseMsisdn(name), parseImsi(name)];
+    return (msisdn && this.#registry.byMsisdn(msisdn)) ?? (imsi && this.#registry.byImsi(imsi));
+  }
+
+  isKnown(device: ExternalId): boolean {
+    return this.#registry.has(device);
   }
 
   /** Of a device that is not known: none. */
-  readonly attributesOf = (device: ExternalId): Attributes => this.#devices.get(device)?.attributes ?? {};
+  readonly attributesOf = (device: ExternalId): Attributes => this.#registry.byExternalId(device)?.attributes ?? {};
+
+  /** The device that a subscriber is. Names of one that lead to two devices contradict each other. */
+  deviceOf({ imsi, msisdn, externalId }: Subscriber): ExternalId | 'contradiction' | undefined {
+    const found = [
+      imsi && this.#registry.byImsi(imsi),
+      msisdn && this.#registry.byMsisdn(msisdn),
+      externalId && this.#registry.byExternalId(externalId),
+    ].flatMap((device) => (device ? device.externalId : []));
+    return new Set(found).size > 1 ? 'contradiction' : found[0];
+  }
+
+  interfaceIdOf(device: ExternalId): bigint | undefined {
+    const { interfaceId } = this.#registry.byExternalId(device) ?? {};
+    return interfaceId === undefined ? undefined : interfaceIdBits(interfaceId);
+  }
 
   bindings(): Binding[] {
-    return [...this.#byInner.values()];
+    return [...this.#spaces.values()].flatMap((space) => space.all());
   }
 
   /** All that a device holds. */
-  bindingsOf(device: ExternalId): Binding[] {
-    return [...(this.#byDevice.get(device)?.values() ?? [])];
+  bindingsOf(device: ExternalId): readonly Binding[] {
+    return this.#byDevice.get(device) ?? [];
   }
 
-  /** What a device holds in a family; nothing while the address changes hands. */
-  bindingOf(device: ExternalId, family: Family): Binding | undefined {
-    const binding = this.#byDevice.get(device)?.get(family);
-    if (binding && this.#changing.size > 0 && this.#changing.has(innerKey(binding.inner))) return undefined;
-    return binding;
+  /** Where a grant leads in a family; nowhere while that changes hands. */
+  bindingOf(device: ExternalId, family: Family): ReachableBinding | undefined {
+    const own = this.#settledOf(device, family);
+    return own.findLast((binding): binding is ReachableBinding => binding.target !== undefined);
   }
 
-  /** The families in which a device is bound. */
+  /** The families in which a device is bound, be it known or not where grants lead there. */
   familiesOf(device: ExternalId): Family[] {
-    return (['ipv4', 'ipv6'] as const).filter((family) => this.bindingOf(device, family));
+    return (['ipv4', 'ipv6'] as const).filter((family) => this.#settledOf(device, family).length > 0);
   }
 
-  holderOf(inner: InnerAddress): Binding | undefined {
-    return this.#byInner.get(innerKey(inner));
+  /** Whether grants lead to this address of a device, as one did that lives. */
+  holds(device: ExternalId, { realm, address }: InnerAddress): boolean {
+    return this.#settledOf(device, address.family).some(
+      (binding) => binding.realm === realm && binding.target?.text === address.text,
+    );
   }
 
-  /** What binding an address to a device changes: its former holder and the device's former address lose. */
+  /** Whose an address is. */
+  holderOf({ realm, address }: InnerAddress): Binding | undefined {
+    return this.overlapping({ realm, prefix: hostPrefix(address) })[0];
+  }
+
+  /** All that shares an address with a range. */
+  overlapping({ realm, prefix }: Range): readonly Binding[] {
+    return this.#spaces.get(spaceOf(realm, prefix))?.overlapping(prefix) ?? [];
+  }
+
+  /** What binding an address to a device changes: whoever holds it loses it, and the device what was bound so before. */
   planBind(binding: Binding): Change | DirectoryRefusal {
-    if (!this.#devices.has(binding.device)) {
-      return { refused: 'deviceUnknown', why: `no device ${binding.device} in the devices file` };
+    const device = deviceOf(binding.holder);
+    if (!device || !this.isKnown(device)) {
+      return { refused: 'deviceUnknown', why: `no device ${binding.holder} is registered` };
     }
-    const holder = this.holderOf(binding.inner);
-    if (holder?.device === binding.device) return { losses: [], gains: [] };
-    const former = this.#byDevice.get(binding.device)?.get(binding.inner.address.family);
-    if (holder?.source === 'file')
-      return { refused: 'addressBoundByFile', why: `the devices file binds it to ${holder.device}` };
-    if (former?.source === 'file')
-      return {
-        refused: 'deviceBoundByFile',
-        why: `the devices file binds ${former.device} to ${former.inner.address.text}`,
-      };
-    return {
-      losses: [
-        ...(holder ? [{ device: holder.device, inner: holder.inner, cause: 'addressReassigned' as const }] : []),
-        ...(former ? [{ device: former.device, inner: former.inner, cause: 'deviceUnbound' as const }] : []),
-      ],
-      gains: [binding],
-    };
+    const there = this.overlapping(binding);
+    if (there.some(({ holder, target }) => holder === device && target?.text === binding.target?.text))
+      return NO_CHANGE;
+    const byFile = there.find(({ source }) => source === 'file');
+    if (byFile) return { refused: 'addressBoundByFile', why: `the devices file binds it to ${byFile.holder}` };
+    const { family } = binding.prefix;
+    const former = this.bindingsOf(device).filter((one) => one.prefix.family === family && one.source !== 'accounting');
+    const fixed = former.find(({ source }) => source === 'file');
+    if (fixed) return { refused: 'deviceBoundByFile', why: `the devices file binds ${device} to ${textOf(fixed)}` };
+    return { losses: lossesOf([...there, ...former], device), gains: [binding] };
   }
 
   planUnbind(inner: InnerAddress): Change | DirectoryRefusal {
     const holder = this.holderOf(inner);
     if (!holder) return { refused: 'notBound', why: `no device holds ${inner.address.text} in ${inner.realm}` };
     if (holder.source === 'file')
-      return { refused: 'addressBoundByFile', why: `the devices file binds it to ${holder.device}` };
-    return { losses: [{ device: holder.device, inner, cause: 'deviceUnbound' }], gains: [] };
+      return { refused: 'addressBoundByFile', why: `the devices file binds it to ${holder.holder}` };
+    return { losses: [{ binding: holder, cause: 'deviceUnbound' }], gains: [] };
   }
 
   /**
-   * What a newly read devices file changes. The file wins over the management
-   * socket; a binding by management stays where the file says nothing of its
-   * device's family or its address, and its device is still known.
+   * What a newly read devices file changes. The file wins over all others; a
+   * binding by management stays where the file says nothing of its device's
+   * family or its address, and its device is not among those `gone`.
    */
-  planFile(devices: readonly Device[], wanted: readonly Binding[]): Change {
-    const known = new Set(devices.map((device) => device.externalId));
-    const wantedAt = new Map(wanted.map((binding) => [innerKey(binding.inner), binding]));
-    const wantedFor = new Set(wanted.map((binding) => `${binding.device} ${binding.inner.address.family}`));
-    const losses: Loss[] = [];
-    for (const held of this.#byInner.values()) {
-      const next = wantedAt.get(innerKey(held.inner));
-      if (next?.device === held.device) continue;
-      if (next) losses.push({ device: held.device, inner: held.inner, cause: 'addressReassigned' });
-      else if (
-        held.source === 'file' ||
-        !known.has(held.device) ||
-        wantedFor.has(`${held.device} ${held.inner.address.family}`)
-      ) {
-        losses.push({ device: held.device, inner: held.inner, cause: 'deviceUnbound' });
+  planFile(gone: ReadonlySet<ExternalId>, wanted: readonly Binding[]): Change {
+    const wantedAt = new Map(wanted.map((binding) => [rangeKey(binding), binding]));
+    const wantedFor = new Set(wanted.map((binding) => `${binding.holder} ${binding.prefix.family}`));
+    const losses = new Map<string, Loss>();
+    const loses = (binding: Binding, cause: Loss['cause']) => losses.set(rangeKey(binding), { binding, cause });
+    for (const held of this.bindings()) {
+      if (held.source === 'accounting' || wantedAt.get(rangeKey(held))?.holder === held.holder) continue;
+      const isGone = gone.has(held.holder as ExternalId);
+      if (held.source === 'file' || isGone || wantedFor.has(`${held.holder} ${held.prefix.family}`))
+        loses(held, 'deviceUnbound');
+    }
+    const isAsItIs = (binding: Binding) =>
+      this.overlapping(binding).some((held) => held.source === 'file' && isSameBinding(held, binding));
+    const gains = wanted.filter((binding) => !isAsItIs(binding));
+    for (const binding of gains) {
+      for (const held of this.overlapping(binding)) {
+        if (held.holder !== binding.holder) loses(held, 'addressReassigned');
+        else if (!isSameBinding(held, binding)) loses(held, 'deviceUnbound');
       }
     }
-    const gains = wanted.filter((binding) => {
-      const held = this.holderOf(binding.inner);
-      return held?.device !== binding.device || held.source !== 'file';
-    });
-    return { losses, gains };
+    return { losses: [...losses.values()], gains };
   }
 
-  /** From here on the addresses a plan touches are nobody's. */
+  /** What it changes that devices are registered no more; what accounting binds, their sessions go on holding. */
+  planGone(gone: ReadonlySet<ExternalId>): Change {
+    const held = [...gone].flatMap((device) => this.bindingsOf(device));
+    const losses = held.filter(({ source }) => source !== 'accounting');
+    return { losses: losses.map((binding) => ({ binding, cause: 'deviceUnbound' })), gains: [] };
+  }
+
+  /** From here on what a plan touches is nobody's. */
   begin(change: Change): void {
-    for (const { inner } of touched(change)) this.#changing.add(innerKey(inner));
+    for (const range of touched(change)) this.#changing.add(rangeKey(range));
   }
 
   /** Gives a plan up: everything stays as it was. */
   cancel(change: Change): void {
-    for (const { inner } of touched(change)) this.#changing.delete(innerKey(inner));
+    for (const range of touched(change)) this.#changing.delete(rangeKey(range));
   }
 
   /** Carries a plan out. */
   apply(change: Change): void {
     this.cancel(change);
-    for (const { inner, device } of change.losses) {
-      this.#byInner.delete(innerKey(inner));
-      const own = this.#byDevice.get(device);
-      own?.delete(inner.address.family);
-      if (own?.size === 0) this.#byDevice.delete(device);
-    }
+    for (const { binding } of change.losses) this.#remove(binding);
     for (const binding of change.gains) {
-      this.#byInner.set(innerKey(binding.inner), binding);
-      const own = this.#byDevice.get(binding.device) ?? new Map<Family, Binding>();
-      own.set(binding.inner.address.family, binding);
-      this.#byDevice.set(binding.device, own);
+      for (const former of this.overlapping(binding)) this.#remove(former); // the same, of another source
+      const key = spaceOf(binding.realm, binding.prefix);
+      const space = this.#spaces.get(key) ?? new PrefixTrie<Binding>();
+      this.#spaces.set(key, space);
+      space.put(binding.prefix, binding);
+      const device = deviceOf(binding.holder);
+      if (device) this.#byDevice.set(device, [...this.bindingsOf(device), binding]);
     }
+  }
+
+  #remove({ realm, prefix, holder }: Binding): void {
+    this.#spaces.get(spaceOf(realm, prefix))?.remove(prefix);
+    const device = deviceOf(holder);
+    if (!device) return;
+    const left = this.bindingsOf(device).filter((one) => one.realm !== realm || one.prefix.text !== prefix.text);
+    if (left.length > 0) this.#byDevice.set(device, left);
+    else this.#byDevice.delete(device);
+  }
+
+  /** What a device holds in a family and does not change hands. */
+  #settledOf(device: ExternalId, family: Family): readonly Binding[] {
+    return this.bindingsOf(device).filter(
+      (binding) =>
+        binding.prefix.family === family && !(this.#changing.size > 0 && this.#changing.has(rangeKey(binding))),
+    );
   }
 }
 
 /** Everything that a plan takes or gives. */
-export function touched(change: Change): readonly { readonly inner: InnerAddress }[] {
-  return [...change.losses, ...change.gains];
+export function touched(change: Change): readonly Range[] {
+  return [...change.losses.map(({ binding }) => binding), ...change.gains];
+}
+
+function lossesOf(bindings: readonly Binding[], device: ExternalId): Loss[] {
+  return [...new Set(bindings)].map((binding) => ({
+    binding,
+    cause: binding.holder === device ? 'deviceUnbound' : 'addressReassigned',
+  }));
+}
+
+function isSameBinding(a: Binding, b: Binding): boolean {
+  return a.holder === b.holder && a.prefix.text === b.prefix.text && a.target?.text === b.target?.text;
+}
+
+function spaceOf(realm: RealmName, { family }: Prefix): string {
+  return `${realm} ${family}`;
+}
+
+function textOf({ prefix, target }: Binding): string {
+  return target?.text ?? prefix.text;
 }

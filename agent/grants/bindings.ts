@@ -1,107 +1,329 @@
 /**
- * An inner address changes hands, in the order of design law 9: its device is
- * no longer heard (marked in the gate), the grants toward it end, it leaves
- * the groups of filters, its tracked flows are deleted, it enters the groups of
- * its new holder, who is recorded, and only then is anybody answered. One
- * change at a time.
+ * Bindings begin and end, in the order of design law 9: whoever spoke from an
+ * address is no longer heard (marked in the gate, and bound there no more), the
+ * grants toward it end, it leaves the groups of filters, its tracked flows are
+ * deleted, it enters the groups of its new holder, who is recorded, then bound
+ * in the gate, what waited for it is granted, and only then is anybody answered.
+ *
+ * Accounting tells of hundreds a second, most of which have nothing to do with
+ * each other: those are carried out together, with one write, one look through
+ * connection tracking and one change of groups for all. Each is planned by what
+ * the directory says before the batch, so a batch ends before the first that
+ * concerns anything that the batch concerns already.
  */
 import { hostPrefix, type Prefix } from '../core/net.ts';
-import { type Device, type InnerAddress, innerKey } from '../core/words.ts';
+import type { ExternalId, InnerAddress } from '../core/words.ts';
+import type { AccountingEvent, Outcome, SessionEvent } from '../directory/accounting.ts';
+import { type Binding, type Change, deviceOf, NO_CHANGE, type Range, rangeKey, rangeOf } from '../directory/binding.ts';
+import type { Places } from '../directory/claimed-ranges.ts';
 import type { ListedDevice } from '../directory/devices.ts';
-import type { Binding, Change, DirectoryRefusal } from '../directory/directory.ts';
-import { touched } from '../directory/directory.ts';
+import { type DirectoryRefusal, touched } from '../directory/directory.ts';
+import { type FindingTally, isAlarmed, isRefused } from '../directory/findings.ts';
+import type { Plan, Sessions, Surroundings } from '../directory/sessions.ts';
+import { nasKey, sessionKey } from '../directory/subscriber.ts';
 import type { Grants } from './grants.ts';
 import type { Ground } from './ground.ts';
+import { slicesOf } from './slices.ts';
 
-/** Deletes the entries of addresses in these prefixes from connection tracking, both directions. */
+/** Deletes prefixes' entries from connection tracking, both directions. */
 export type ForgetFlows = (prefixes: readonly Prefix[]) => Promise<void>;
 
 /** The sets in which the base has the addresses of device groups. */
 export interface GroupSets {
-  follow(verb: 'add' | 'delete', bound: readonly Pick<Binding, 'device' | 'inner'>[]): Promise<void>;
+  follow(verb: 'add' | 'delete', bound: readonly Binding[]): Promise<void>;
   /** Fills them by the directory as it is. */
   refill(): Promise<void>;
 }
+
+/** What follows of accounting: the sessions, and where their addresses may be. */
+export interface Accounting {
+  readonly sessions: Sessions;
+  readonly places: Places;
+  /** What became of what NASes told. */
+  readonly tally: FindingTally;
+}
+
+/** What is to be done, and for whom. */
+interface Job {
+  /** What it concerns. Undefined: it may be anything, so it is done alone. */
+  readonly concerns: readonly string[] | undefined;
+  readonly plan: () => Planned | Promise<Planned>;
+  readonly done: () => void;
+  readonly failed: (fault: unknown) => void;
+}
+
+interface Planned {
+  readonly change: Change;
+  readonly sessions?: Plan;
+}
+
+/** So many at once: one commit that nobody minds. */
+const BATCH_MOST = 256;
 
 export class Bindings {
   readonly #ground: Ground;
   readonly #grants: Grants;
   readonly #forgetFlows: ForgetFlows;
   readonly #groups: GroupSets;
-  /** The change under way; the next one waits for it. */
-  #turn: Promise<unknown> = Promise.resolve();
+  readonly #accounting: Accounting;
+  readonly #around: Surroundings;
+  readonly #waiting: Job[] = [];
+  #isWorking = false;
 
-  constructor(ground: Ground, grants: Grants, forgetFlows: ForgetFlows, groups: GroupSets) {
+  constructor(ground: Ground, grants: Grants, forgetFlows: ForgetFlows, groups: GroupSets, accounting: Accounting) {
     this.#ground = ground;
     this.#grants = grants;
     this.#forgetFlows = forgetFlows;
     this.#groups = groups;
+    this.#accounting = accounting;
+    const { directory } = ground;
+    this.#around = {
+      overlapping: (range) => directory.overlapping(range),
+      deviceOf: (subscriber) => directory.deviceOf(subscriber),
+      interfaceIdOf: (device) => directory.interfaceIdOf(device),
+      ...accounting.places,
+    };
   }
 
   /** Binds a device to an inner address. Resolves when all that rested on the former state has ended. */
-  bind(device: Device['externalId'], inner: InnerAddress): Promise<DirectoryRefusal | undefined> {
+  bind(device: ExternalId, { realm, address }: InnerAddress): Promise<DirectoryRefusal | undefined> {
     const { directory, clock } = this.#ground;
-    return this.#inTurn(() =>
-      this.#carryOut(directory.planBind({ device, inner, source: 'management', sinceMs: clock.nowMs() })),
+    return this.#unlessRefused(() =>
+      directory.planBind({
+        ...rangeOf(realm, address),
+        holder: device,
+        target: address,
+        source: 'management',
+        sinceMs: clock.nowMs(),
+      }),
     );
   }
 
   /** Takes an inner address from whoever holds it. */
   unbind(inner: InnerAddress): Promise<DirectoryRefusal | undefined> {
-    return this.#inTurn(() => this.#carryOut(this.#ground.directory.planUnbind(inner)));
+    return this.#unlessRefused(() => this.#ground.directory.planUnbind(inner));
   }
 
-  /** Puts a newly read devices file in force. */
-  replaceFile(listed: readonly ListedDevice[]): Promise<void> {
-    const { directory, clock } = this.#ground;
-    const devices = listed.map(({ device }) => device);
+  /** Puts a newly read devices file in force. @throws AgentError devicesInvalid, with nothing changed */
+  async replaceFile(listed: readonly ListedDevice[]): Promise<void> {
+    const { directory, registry, clock } = this.#ground;
+    const sinceMs = clock.nowMs();
     const wanted = listed.flatMap(({ device, bindings }) =>
-      bindings.map((inner): Binding => ({ device: device.externalId, inner, source: 'file', sinceMs: clock.nowMs() })),
+      bindings.map(
+        ({ realm, address }): Binding => ({
+          ...rangeOf(realm, address),
+          holder: device.externalId,
+          target: address,
+          source: 'file',
+          sinceMs,
+        }),
+      ),
     );
-    return this.#inTurn(async () => {
-      await this.#carryOut(directory.planFile(devices, wanted));
-      directory.setDevices(devices);
-      await this.#groups.refill(); // attributes may have changed where bindings have not
+    await this.#alone(async () => {
+      await registry.replaceFile(listed.map(({ device }) => device));
+      return { change: directory.planFile(await this.#gone(), wanted) };
     });
+    await this.#followNames();
   }
 
-  async #carryOut(change: Change | DirectoryRefusal): Promise<DirectoryRefusal | undefined> {
-    if ('refused' in change) return change;
-    const { directory, dataplane, store, log } = this.#ground;
-    const inners = new Map(touched(change).map(({ inner }) => [innerKey(inner), inner]));
-    const mark = (changing: boolean) => {
-      for (const inner of inners.values())
-        dataplane.setChanging(store.idOf('realm', inner.realm), inner.address, changing);
+  /** Does what follows where devices were registered otherwise than by the file: of those that are gone nothing is bound. */
+  async followRegistry(): Promise<void> {
+    await this.#alone(async () => ({ change: this.#ground.directory.planGone(await this.#gone()) }));
+    await this.#followNames();
+  }
+
+  /** Carries out what a NAS tells. */
+  async account(event: AccountingEvent): Promise<Outcome> {
+    const { clock, log } = this.#ground;
+    let plan: Plan | undefined;
+    try {
+      await this.#do({
+        concerns: 'session' in event ? concernsOf(event) : undefined,
+        plan: () => {
+          plan = this.#accounting.sessions.plan(event, clock.nowMs(), this.#around);
+          return { change: plan.change, sessions: plan };
+        },
+      });
+    } catch (fault) {
+      log.error({ nas: nasKey(event.nas), kind: event.kind, message: (fault as Error).message }, 'accountingFailed');
+      return 'later';
+    }
+    const { finding, why } = plan as unknown as Plan;
+    this.#accounting.tally.add(event.nas.client, finding, clock.nowMs());
+    const session = 'session' in event ? { session: event.session } : {};
+    const about = { nas: nasKey(event.nas), kind: event.kind, ...session, finding, ...(why !== undefined && { why }) };
+    if (isAlarmed(finding)) log.warn(about, 'accountingAlarm');
+    else log.debug(about, 'accounted');
+    return isRefused(finding) ? 'refused' : 'done';
+  }
+
+  /** Ends what nothing was heard of since then (UTC ms). */
+  endStale(heardBeforeMs: number): Promise<void> {
+    return this.#alone(() => planned(this.#accounting.sessions.planStale(heardBeforeMs, this.#around)));
+  }
+
+  /** What is registered has changed: sessions are whose they are by now, groups hold who is in them. */
+  async #followNames(): Promise<void> {
+    await this.#alone(() => planned(this.#accounting.sessions.planReowned(this.#around)));
+    await this.#groups.refill(); // attributes may have changed where bindings have not
+  }
+
+  /** The devices that hold an address and are registered no more. */
+  async #gone(): Promise<ReadonlySet<ExternalId>> {
+    const { directory } = this.#ground;
+    const gone = new Set<ExternalId>();
+    for await (const bindings of slicesOf(directory.bindings())) {
+      for (const { holder } of bindings) {
+        const device = deviceOf(holder);
+        if (device && !directory.isKnown(device)) gone.add(device);
+      }
+    }
+    return gone;
+  }
+
+  async #unlessRefused(plan: () => Change | DirectoryRefusal): Promise<DirectoryRefusal | undefined> {
+    let refusal: DirectoryRefusal | undefined;
+    await this.#alone(() => {
+      const change = plan();
+      if ('refused' in change) refusal = change;
+      return { change: 'refused' in change ? NO_CHANGE : change };
+    });
+    return refusal;
+  }
+
+  #alone(plan: Job['plan']): Promise<void> {
+    return this.#do({ concerns: undefined, plan });
+  }
+
+  #do(job: Pick<Job, 'concerns' | 'plan'>): Promise<void> {
+    const waits = new Promise<void>((done, failed) => this.#waiting.push({ ...job, done, failed }));
+    if (!this.#isWorking) void this.#work();
+    return waits;
+  }
+
+  async #work(): Promise<void> {
+    this.#isWorking = true;
+    for (let first = this.#waiting[0]; first; first = this.#waiting[0]) {
+      const batch: (Job & { readonly planned: Planned })[] = [];
+      const concerned = new Set<string>();
+      for (let job: Job | undefined = first; job && batch.length < BATCH_MOST; job = this.#waiting[0]) {
+        if (batch.length > 0 && (!job.concerns || job.concerns.some((name) => concerned.has(name)))) break;
+        try {
+          const found = await job.plan();
+          const names = [...(job.concerns ?? []), ...namesIn(found)];
+          if (batch.length > 0 && names.some((name) => concerned.has(name))) break;
+          for (const name of names) concerned.add(name);
+          batch.push({ ...job, planned: found });
+        } catch (fault) {
+          job.failed(fault);
+        }
+        this.#waiting.shift();
+        if (!job.concerns) break;
+      }
+      try {
+        await this.#carryOut(batch.map(({ planned: one }) => one));
+        for (const { done } of batch) done();
+      } catch (fault) {
+        for (const { failed } of batch) failed(fault);
+      }
+    }
+    this.#isWorking = false;
+  }
+
+  async #carryOut(plans: readonly Planned[]): Promise<void> {
+    const { directory, dataplane, store, log, clock } = this.#ground;
+    const change: Change = {
+      losses: plans.flatMap((one) => one.change.losses),
+      gains: plans.flatMap((one) => one.change.gains),
     };
+    const sessions = plans.flatMap((one) => one.sessions ?? []);
+    const told = sessions.filter(({ put, over, restarted }) => put.length > 0 || over.length > 0 || restarted);
+    const ranges = [...new Map(touched(change).map((range) => [rangeKey(range), range])).values()];
+    if (ranges.length === 0 && told.length === 0) return;
+    const record = async () => {
+      const nowMs = clock.nowMs();
+      await store.rebind(change, told, nowMs);
+      for (const one of told) this.#accounting.sessions.apply(one, nowMs);
+    };
+    if (ranges.length === 0) return record();
+
+    const atGate = (act: (realm: number, range: Range) => void) => {
+      for (const range of ranges) act(store.idOf('realm', range.realm), range);
+    };
+    const mark = (changing: boolean) => atGate((realm, { prefix }) => dataplane.setChanging(realm, prefix, changing));
+    const bindAsHeld = () =>
+      atGate((realm, range) => {
+        const isHeld = directory.overlapping(range).some(({ prefix }) => prefix.text === range.prefix.text);
+        if (isHeld) dataplane.bind(realm, range.prefix);
+        else dataplane.unbind(realm, range.prefix);
+      });
     directory.begin(change);
     mark(true);
     try {
-      for (const loss of change.losses) await this.#grants.endAt(loss.inner, loss.cause);
-      await this.#groups.follow('delete', change.losses);
-      await this.#forgetFlows([...inners.values()].map((inner) => hostPrefix(inner.address)));
+      atGate((realm, { prefix }) => dataplane.unbind(realm, prefix));
+      for (const { binding, cause } of change.losses)
+        if (binding.target) await this.#grants.endAt({ realm: binding.realm, address: binding.target }, cause);
+      const lost = change.losses.map(({ binding }) => binding);
+      await this.#groups.follow('delete', lost);
+      await this.#forgetFlows(ranges.map(({ prefix }) => prefix));
       await this.#groups.follow('add', change.gains);
-      await store.rebind(change);
+      await record();
       directory.apply(change);
       // Once more, for a base that was written anew meanwhile; most often it is so already.
-      await this.#groups.follow('delete', change.losses);
+      await this.#groups.follow('delete', lost);
       await this.#groups.follow('add', change.gains);
+      bindAsHeld();
     } catch (fault) {
       directory.cancel(change);
+      bindAsHeld();
       await this.#groups.refill();
       throw fault;
     } finally {
       mark(false);
+      // Before anybody is answered, so that it cannot pile up; whose binding failed to end is reached as before.
+      await this.#grants.waiting.bound(devicesIn(change));
     }
-    for (const { device, inner, cause } of change.losses)
-      log.info({ device, realm: inner.realm, address: inner.address.text, cause }, 'bindingEnded');
-    for (const { device, inner, source } of change.gains)
-      log.info({ device, realm: inner.realm, address: inner.address.text, source }, 'bindingBegun');
-    return undefined;
+    for (const { binding, cause } of change.losses) log.info({ ...namesOf(binding), cause }, 'bindingEnded');
+    for (const binding of change.gains) log.info({ ...namesOf(binding), source: binding.source }, 'bindingBegun');
   }
+}
 
-  #inTurn<Result>(change: () => Promise<Result>): Promise<Result> {
-    const result = this.#turn.then(change);
-    this.#turn = result.catch(() => {}); // its caller has the fault; the next change goes on
-    return result;
-  }
+function planned(plan: Plan | undefined): Planned {
+  return plan ? { change: plan.change, sessions: plan } : { change: NO_CHANGE };
+}
+
+/** The devices that a change is about. */
+function devicesIn({ losses, gains }: Change): ExternalId[] {
+  return [...losses.map(({ binding }) => binding), ...gains].flatMap(({ holder }) => deviceOf(holder) ?? []);
+}
+
+/** A binding in the log. */
+function namesOf({ holder, realm, prefix, target }: Binding): Record<string, string> {
+  return { device: holder, realm, address: target?.text ?? prefix.text };
+}
+
+/** What a plan takes or gives, and the sessions and holders that it is about. */
+function namesIn({ change, sessions }: Planned): string[] {
+  const over = sessions?.over.map(({ nas, id }) => sessionKey(nas, id)) ?? [];
+  const put = sessions?.put.flatMap(({ nas, id, holder }) => [sessionKey(nas, id), holder]) ?? [];
+  return [...touched(change).map(nameOfRange), ...over, ...put];
+}
+
+/** Ranges that share an address have one name, whatever their realm; but for prefixes shorter than 64 bits, which have their own. */
+function nameOfRange({ prefix }: Pick<Range, 'prefix'>): string {
+  const { family, length, address, text } = prefix;
+  if (family === 'ipv4') return address.text;
+  return length < 64 ? text : Buffer.from(address.bytes.subarray(0, 8)).toString('hex');
+}
+
+/** What an event is about; nothing is known of what is in a prefix shorter than 64 bits. */
+function concernsOf({ nas, session, ipv4, ipv6Prefix, ipv6Address, delegatedPrefix }: SessionEvent) {
+  const prefixes = [
+    ...(ipv4 ? [hostPrefix(ipv4)] : []),
+    ...(ipv6Prefix ? [ipv6Prefix] : []),
+    ...(ipv6Address ? [hostPrefix(ipv6Address)] : []),
+    ...(delegatedPrefix ? [delegatedPrefix] : []),
+  ];
+  if (prefixes.some(({ family, length }) => family === 'ipv6' && length < 64)) return undefined;
+  return [sessionKey(nas, session), ...prefixes.map((prefix) => nameOfRange({ prefix }))];
 }

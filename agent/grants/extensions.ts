@@ -56,6 +56,8 @@ export class Extensions {
     const { clock, dataplane, store, log, metrics } = this.#ground;
     const grants = this.#grants;
 
+    if (grants.waiting.show(who, id)?.state === 'waiting')
+      return refuse('grantWaits', { why: 'it waits for its device' });
     const record = grants.show(who, id);
     if (!record) return refuse('grantNotFound', { why: 'no grant of this server has this id' });
     if (record.expiresAtNs <= clock.boottimeNs()) await grants.end(record, 'expired');

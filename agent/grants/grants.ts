@@ -1,8 +1,9 @@
 /**
- * Grants: asked for, decided, recorded, opened, ended. `request` is the one
- * way in; everything that ends a grant comes through `end`. How one lives
- * longer: extensions.ts; whether one may stay: judge.ts; what of an end is not
- * on record yet: unrecorded.ts.
+ * Grants: asked for, decided, recorded, opened, ended. The one way in is that
+ * of requests.ts, and everything that ends a grant comes through `end`. What
+ * waits for its device: waiting.ts; how one lives longer: extensions.ts;
+ * whether one may stay: judge.ts; what of an end is not on record yet:
+ * unrecorded.ts.
  *
  * Invariants (design, "What always holds"):
  * - Record first, then gate; to end: gate first, then record. What is
@@ -16,7 +17,7 @@
  */
 import { AgentError } from '../core/errors.ts';
 import type { Endpoint } from '../core/net.ts';
-import type { Refusal, Refuse } from '../core/refusals.ts';
+import type { Refusal } from '../core/refusals.ts';
 import type {
   Asker,
   DeviceReference,
@@ -28,31 +29,23 @@ import type {
   ServerName,
 } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
+import { innerOf } from '../directory/binding.ts';
 import type { Policy } from '../policy/policy.ts';
 import { Endpoints } from './endpoints.ts';
-import { CLOCK_LAG_NS, type Ground, orNotRecorded } from './ground.ts';
+import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import { Judge } from './judge.ts';
-import type { EndCause } from './lifecycle.ts';
+import type { EndCause, WaitEndCause } from './lifecycle.ts';
 import { LiveGrants, type Mark, type Page } from './live.ts';
 import { Opening } from './opening.ts';
-import {
-  type EndedRecord,
-  type GrantRecord,
-  namesOf,
-  newRecord,
-  ownerOf,
-  type Retry,
-  suspendedNs,
-  withEnd,
-} from './record.ts';
+import { type EndedRecord, type GrantKey, type GrantRecord, namesOf, ownerOf, suspendedNs, withEnd } from './record.ts';
+import { Requests } from './requests.ts';
 import { Rest } from './rest.ts';
-import { Retries, textOf } from './retries.ts';
+import { Retries } from './retries.ts';
 import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
 import { Sources } from './sources.ts';
 import { Unrecorded } from './unrecorded.ts';
-
-/** With so many ends that the store has not taken no grant is begun: a disk that stays full must not fill the memory. */
-const UNRECORDED_MOST = 1_000;
+import { NO_WAITING, Waiting, type WaitingPage } from './waiting.ts';
+import type { WaitingRequest } from './waiting-request.ts';
 
 export class Grants {
   readonly live = new LiveGrants();
@@ -62,115 +55,44 @@ export class Grants {
   readonly retries: Retries;
   readonly sources: Sources;
   readonly unrecorded: Unrecorded;
+  /** Requests that wait for their device. */
+  readonly waiting: Waiting;
   readonly #ground: Ground;
   /** Grants whose record is being written: they count, but are not there yet. */
-  readonly #opening = new Opening();
+  readonly opening = new Opening();
+  readonly #requests: Requests;
   /** The switch of policies that is under way, or was last. */
   #switching: Promise<void> = Promise.resolve();
 
   constructor(ground: Ground, policy: Policy) {
     this.#ground = ground;
-    this.judge = new Judge(ground, this.live, this.#opening, policy);
+    this.waiting = new Waiting(ground, (waited) => this.#requests.grantWaited(waited));
+    this.judge = new Judge(ground, this.live, this.opening, this.waiting, policy);
     this.endpoints = new Endpoints(ground.pool, ground.random);
     this.rest = new Rest(this.endpoints, ground.dataplane);
     this.retries = new Retries(ground);
     this.sources = new Sources(ground);
     this.unrecorded = new Unrecorded(ground);
+    this.#requests = new Requests(ground, this);
   }
 
   get policy(): Policy {
     return this.judge.policy;
   }
 
-  /**
-   * The request path. Returns the live grant, or the refusal with the step
-   * that stopped it. @throws AgentError where the gate fails; then nothing is
-   * open.
-   */
+  /** The request path (requests.ts). */
   request(who: Asker, ask: GrantRequest): Promise<GrantRecord | Refusal> {
-    const refuse: Refuse = (reason, facts) =>
-      this.#ground.refuse(reason, { ...asked(who, ask), policy: this.policy.version, ...facts });
-    return orNotRecorded(refuse, () =>
-      this.retries.once(
-        who,
-        () => textOf(ask),
-        refuse,
-        (retry) => this.#open(who, ask, refuse, retry),
-      ),
-    );
+    return this.#requests.request(who, ask);
   }
 
-  async #open(who: Asker, ask: GrantRequest, refuse: Refuse, retry?: Retry): Promise<GrantRecord | Refusal> {
-    const { clock, directory, store, dataplane, log, metrics } = this.#ground;
-    const notReady = this.#ground.notReady();
-    if (notReady) return refuse(notReady.reason, { why: notReady.why });
-    const waiting = this.unrecorded.size;
-    if (waiting >= UNRECORDED_MOST) return refuse('recordNotWritten', { why: `${waiting} ends wait to be written` });
+  /** The same for a request that may wait for its device. */
+  requestOrWait(who: Asker, ask: GrantRequest, waitSeconds: number): Promise<GrantRecord | WaitingRequest | Refusal> {
+    return this.#requests.requestOrWait(who, ask, waitSeconds);
+  }
 
-    const { policy } = this;
-    const { question, decision } = this.judge.decide(who, ask);
-    const tooMany = this.judge.tooManyMisses(who, decision);
-    if (tooMany) return refuse('tooManyUnknownDevices', tooMany);
-    this.judge.count(who, decision);
-    this.judge.tellStaged(question, decision, asked(who, ask));
-    const { device } = question;
-    if (device && decision.family && (decision.verdict === 'allow' || decision.step === 'quota')) {
-      const { protocol, port: devicePort, server } = question;
-      const key = { server, device: device.externalId, family: decision.family, protocol, devicePort };
-      const twin = this.#unlessOver(this.live.withKey(key)) ?? this.#opening.withKey(key);
-      if (twin) return refuse('alreadyExists', { why: `grant ${twin.id} is live`, members: { grantId: twin.id } });
-    }
-    if (decision.verdict === 'refuse') return refuse(decision.reason, this.judge.factsOf(who, decision));
-    const { family } = decision;
-    const binding = device && directory.bindingOf(device.externalId, family);
-    if (!binding) return refuse('deviceUnreachable', { why: `not bound in ${family}`, rule: decision.rule });
-    const { realm } = binding.inner;
-    const noWay = this.#ground.notReady(realm);
-    if (noWay) return refuse(noWay.reason, { why: noWay.why, rule: decision.rule });
-
-    const place = this.endpoints.allocate(family, ask.protocol);
-    if (!place)
-      return refuse('endpointsExhausted', {
-        why: `no ${family} ${ask.protocol} endpoint is free`,
-        rule: decision.rule,
-        retryAfterSeconds: this.rest.secondsUntilFree(family, ask.protocol, clock.monotonicNs()),
-      });
-
-    const { gateway, bootId, random } = this.#ground;
-    const id = this.#ground.newId();
-    const policyVersion = policy.version;
-    const record = newRecord({ id, gateway, bootId, who, ask, policyVersion, decision, binding, place }, clock, random);
-    this.#opening.put(record);
-    try {
-      await store.insert(record, retry);
-    } catch (fault) {
-      // It may be on record all the same: then it ends there, now or with a later sweep.
-      await this.#neverOpened(record, 'storeFault').catch(() => {});
-      throw fault;
-    } finally {
-      this.#opening.remove(record);
-    }
-
-    // The commit took its time: look again, and open in this same turn.
-    const standing = this.judge.standing(record);
-    const closesSooner = standing.closesAtMs !== undefined && standing.closesAtMs < record.expiresAtMs;
-    const objection = standing.objection ?? (closesSooner ? 'ruleChanged' : undefined);
-    const closedNow = this.#ground.notReady(realm);
-    if (objection || closedNow) {
-      const draining = closedNow?.reason === 'gatewayDraining';
-      await this.#neverOpened(record, objection ?? (draining ? 'gatewayDraining' : 'gateFault'));
-      return refuse('changedWhileDeciding', { why: objection ?? closedNow?.why ?? '', rule: record.rule });
-    }
-    try {
-      dataplane.open(this.mapping(standing.record), record.expiresAtNs - suspendedNs(clock));
-    } catch (fault) {
-      await this.#neverOpened(record, 'gateFault');
-      throw fault;
-    }
-    this.live.put(standing.record);
-    metrics.granted();
-    log.info({ ...namesOf(record), rule: record.rule, until: record.expiresAtMs }, 'grantOpened');
-    return standing.record;
+  /** The live grant with a key whose time is not over. */
+  liveWithKey(key: GrantKey): GrantRecord | undefined {
+    return this.#unlessOver(this.live.withKey(key));
   }
 
   /** A grant, live or ended, whoever's it is. */
@@ -197,8 +119,20 @@ export class Grants {
     const { clock, directory } = this.#ground;
     this.live.pass(clock.boottimeNs());
     const device = of.device && directory.find(of.device);
-    const inners = of.device && (device ? directory.bindingsOf(device.externalId) : []).map(({ inner }) => inner);
+    const inners =
+      of.device && (device ? directory.bindingsOf(device.externalId) : []).flatMap((one) => innerOf(one) ?? []);
     return this.live.page({ server: of.server, inners }, after, limit);
+  }
+
+  /** A page of those that wait for their device, behind a place among them. A device that is not known has none. */
+  listWaiting(
+    { server, device: named }: { readonly server?: ServerName; readonly device?: DeviceReference },
+    after: number,
+    limit: number,
+  ): WaitingPage {
+    const device = named && this.#ground.directory.find(named)?.externalId;
+    if (named && device === undefined) return NO_WAITING;
+    return this.waiting.page({ server, device }, after, limit);
   }
 
   /** Whose an external endpoint is: that of a live grant, or at rest after one. */
@@ -215,6 +149,11 @@ export class Grants {
     const record = this.live.get(id); // as it is now, not as it was when somebody found it
     const ended = record ? this.#close(record, cause) : this.unrecorded.get(id);
     if (ended) await this.unrecorded.write(ended);
+  }
+
+  /** Gives up a grant, be it live or one that waits for its device; one that is being granted is waited for. */
+  async giveUp(of: Pick<GrantRecord, 'id'>, cause: EndCause & WaitEndCause): Promise<void> {
+    if (!(await this.waiting.end(of, cause))) await this.end(of, cause);
   }
 
   /** Ends a grant in the gate and in memory; what is returned is still to be written. */
@@ -343,6 +282,7 @@ export class Grants {
     while (this.rest.release(clock.monotonicNs(), SLICE)) await breathe();
     const faults = await faultsOf([this.unrecorded.writeAll()]);
     faults.push(...(await faultsOf([inSlices(this.#usedUp(), (record) => this.end(record, 'quotaUsed'))])));
+    faults.push(...(await faultsOf([this.waiting.sweep()])));
     this.live.pass(clock.boottimeNs());
     for (let due = this.live.due(SLICE); due.length > 0; due = this.live.due(SLICE)) {
       faults.push(...(await faultsOf(due.map((record) => this.end(record, 'expired')))));
@@ -361,31 +301,9 @@ export class Grants {
       return record?.number === number ? [record] : [];
     });
   }
-
-  /** The record of a grant that was written and then not opened: it ends as it began, and its endpoint is as free as before. */
-  async #neverOpened(record: GrantRecord, cause: EndCause): Promise<void> {
-    this.endpoints.free(record.protocol, record);
-    await this.unrecorded.write(this.unrecorded.ended({ ...record, expiresAtMs: record.startedAtMs }, cause));
-  }
 }
 
 /** A grant that is to end, by what is needed for that. */
 interface Ending extends Pick<GrantRecord, 'id' | 'index' | 'number'> {
   readonly cause: EndCause;
-}
-
-/** All that a request asked, so that it can be put to another policy later (inspector/refusals.ts keeps it). */
-function asked(who: Asker, ask: GrantRequest): Record<string, unknown> {
-  const { durationSeconds, applicationServer, ipFamily } = ask;
-  const remote = applicationServer?.address;
-  return {
-    server: who.name,
-    correlator: who.correlator,
-    from: who.requestAddress.text,
-    device: Object.values(ask.device).join(),
-    to: `${ask.protocol}/${ask.devicePort}`,
-    durationSeconds,
-    ...(remote && { applicationServer: remote === 'all' ? remote : remote.text }),
-    ...(ipFamily && { ipFamily }),
-  };
 }

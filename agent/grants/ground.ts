@@ -9,6 +9,7 @@ import type { Refusal, Refuse } from '../core/refusals.ts';
 import type { CertificateId, GrantId, RealmName } from '../core/words.ts';
 import type { Dataplane } from '../dataplane/dataplane.ts';
 import type { Directory } from '../directory/directory.ts';
+import type { RegistryStore } from '../directory/registry-store.ts';
 import type { Would } from '../policy/staged.ts';
 import type { EndCause } from './lifecycle.ts';
 import type { GrantStore } from './store.ts';
@@ -21,6 +22,7 @@ export interface Ground {
   readonly dataplane: Dataplane;
   readonly store: GrantStore;
   readonly directory: Directory;
+  readonly registry: Pick<RegistryStore, 'replaceFile'>;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;

@@ -15,7 +15,6 @@ import { wouldHave } from '../policy/staged.ts';
 import type { Ground } from './ground.ts';
 import type { EndCause } from './lifecycle.ts';
 import type { LiveGrants } from './live.ts';
-import type { Opening } from './opening.ts';
 import { RequestRates } from './rates.ts';
 import { type GrantRecord, limitsOf, sameLimits } from './record.ts';
 import { slicesOf } from './slices.ts';
@@ -31,6 +30,12 @@ const MISSES_PER_MINUTE = 60;
 /** So many steps are kept with a refusal, the last: of many rules each took its own. */
 const STEPS_MOST = 24;
 
+/** What counts against the quotas of a server. */
+interface Counted {
+  countOfServer(server: ServerName): number;
+  countOnDevice(server: ServerName, device: ExternalId): number;
+}
+
 export class Judge {
   policy: Policy;
   readonly #ground: Ground;
@@ -39,12 +44,15 @@ export class Judge {
   readonly #misses = new RequestRates();
   readonly #live: LiveGrants;
   /** Grants whose record is being written: they count, too. */
-  readonly #opening: Opening;
+  readonly #opening: Counted;
+  /** And requests that wait for their device. */
+  readonly #waiting: Counted;
 
-  constructor(ground: Ground, live: LiveGrants, opening: Opening, policy: Policy) {
+  constructor(ground: Ground, live: LiveGrants, opening: Counted, waiting: Counted, policy: Policy) {
     this.#ground = ground;
     this.#live = live;
     this.#opening = opening;
+    this.#waiting = waiting;
     this.policy = policy;
   }
 
@@ -52,8 +60,9 @@ export class Judge {
   decide(
     who: Pick<Asker, 'name' | 'requestAddress'>,
     ask: GrantRequest,
+    usageOf = (device: ExternalId | undefined) => this.usageOf(who.name, device),
   ): { readonly question: Question; readonly decision: Decision } {
-    const question = this.#question(who, ask, (device) => this.usageOf(who.name, device));
+    const question = this.#question(who, ask, usageOf);
     return { question, decision: decide(this.policy, question) };
   }
 
@@ -112,10 +121,7 @@ export class Judge {
   standing(record: GrantRecord): Standing {
     const { directory, revoked } = this.#ground;
     if (revoked(record.certificate)) return { objection: 'certificateRevoked', record };
-    const binding = directory.bindingOf(record.device, record.family);
-    if (binding?.inner.realm !== record.inner.realm || binding.inner.address.text !== record.inner.address.text) {
-      return { objection: 'deviceUnbound', record };
-    }
+    if (!directory.holds(record.device, record.inner)) return { objection: 'deviceUnbound', record };
     // What is said of a device changes without the rules; they alone are judged once.
     if (this.policy.version === record.policyVersion && !this.policy.readsAttributes) return { record };
     const { decision } = this.again(record, record.grantedSeconds, NO_USAGE);
@@ -171,17 +177,22 @@ export class Judge {
   /** A device as the directory has it; an address that changes hands is nobody's. */
   #factsOf({ externalId, attributes = {} }: Device) {
     const { directory } = this.#ground;
-    const inner = directory.bindingsOf(externalId).map((binding) => binding.inner);
-    return { externalId, attributes, boundFamilies: directory.familiesOf(externalId), inner };
+    const boundFamilies = directory.familiesOf(externalId);
+    const inner = boundFamilies.flatMap((family) => {
+      const binding = directory.bindingOf(externalId, family);
+      return binding ? { realm: binding.realm, address: binding.target } : [];
+    });
+    return { externalId, attributes, boundFamilies, inner };
   }
 
   /** What a server holds, in all and on a device, and how much it has asked for. */
   usageOf(server: ServerName, device: ExternalId | undefined): Usage {
     this.#live.pass(this.#ground.clock.boottimeNs());
-    const onDevice = (of: LiveGrants | Opening) => (device ? of.countOnDevice(server, device) : 0);
+    const holders = [this.#live, this.#opening, this.#waiting];
+    const sum = (count: (of: Counted) => number) => holders.reduce((all, of) => all + count(of), 0);
     return {
-      grantsOnDevice: onDevice(this.#live) + onDevice(this.#opening),
-      grantsOfServer: this.#live.countOfServer(server) + this.#opening.countOfServer(server),
+      grantsOnDevice: device ? sum((of) => of.countOnDevice(server, device)) : 0,
+      grantsOfServer: sum((of) => of.countOfServer(server)),
       requestsInLastMinute: this.#rates.inLastMinute(server, this.#ground.clock.monotonicNs()),
     };
   }

@@ -3,14 +3,20 @@
  *
  *            granted            expired, endedByServer, revokedByOperator, …
  *     none ───────────▶ live ─────────────────────────────────────────▶ ended
- *                       │  ▲
- *                       └──┘ extended, reopened (after a reboot), lowered (to
- *                            the gate's end, where that is the earlier one)
+ *      │                │  ▲                                              ▲
+ *      │                └──┘ extended, reopened (after a reboot), lowered │
+ *      │                  ▲  (to the gate's end, where that is sooner)    │
+ *      │ accepted         │ granted                                       │
+ *      └───────────▶ waiting ─────────────────────────────────────────────┘
+ *                     │  ▲      waitedTooLong, endedByServer, …, and what it
+ *                     └──┘      was refused for when its device was bound
+ *                     reopened
  *
  * Nothing leaves `ended`. The store carries the same table and refers to it
  * by foreign key, so that no statement can write a step that is not here; a
  * test holds the two equal.
  */
+import { REFUSALS, type RefusalReason, type Step } from '../core/refusals.ts';
 
 export type GrantState = 'live' | 'ended';
 
@@ -39,14 +45,45 @@ export const END_CAUSES = {
 
 export type EndCause = keyof typeof END_CAUSES;
 
+/** Why a request waits no more, beside what it was refused for when its device was bound. */
+const OWN_WAIT_END_CAUSES = {
+  waitedTooLong: 'the device had no address before its time was over',
+  endedByServer: END_CAUSES.endedByServer,
+  revokedByOperator: END_CAUSES.revokedByOperator,
+  certificateRevoked: END_CAUSES.certificateRevoked,
+  recordOutdated: END_CAUSES.recordOutdated,
+  clockUncertain: END_CAUSES.clockUncertain,
+} as const;
+
+export type WaitEndCause = keyof typeof OWN_WAIT_END_CAUSES | RefusalReason;
+
+/** What a person reads of it. */
+export function waitEndText(cause: WaitEndCause): string {
+  return cause in REFUSALS
+    ? `refused when the device was bound: ${REFUSALS[cause as RefusalReason].title}`
+    : OWN_WAIT_END_CAUSES[cause as keyof typeof OWN_WAIT_END_CAUSES];
+}
+
+/** Where a request is stopped before it is judged; one that waits is beyond. */
+const BEFORE_JUDGEMENT: readonly Step[] = ['authentication', 'admission', 'request'];
+
+const WAIT_END_CAUSES = [
+  ...(Object.keys(OWN_WAIT_END_CAUSES) as WaitEndCause[]),
+  ...(Object.keys(REFUSALS) as RefusalReason[]).filter((reason) => !BEFORE_JUDGEMENT.includes(REFUSALS[reason].step)),
+];
+
 export interface Transition {
-  readonly from: GrantState | 'none';
-  readonly to: GrantState;
-  readonly cause: EndCause | 'granted' | 'extended' | 'reopened' | 'lowered';
+  readonly from: GrantState | 'none' | 'waiting';
+  readonly to: GrantState | 'waiting';
+  readonly cause: EndCause | WaitEndCause | 'accepted' | 'granted' | 'extended' | 'reopened' | 'lowered';
 }
 
 export const TRANSITIONS: readonly Transition[] = [
   { from: 'none', to: 'live', cause: 'granted' },
+  { from: 'none', to: 'waiting', cause: 'accepted' },
+  { from: 'waiting', to: 'live', cause: 'granted' },
+  { from: 'waiting', to: 'waiting', cause: 'reopened' },
+  ...WAIT_END_CAUSES.map((cause): Transition => ({ from: 'waiting', to: 'ended', cause })),
   { from: 'live', to: 'live', cause: 'extended' },
   { from: 'live', to: 'live', cause: 'reopened' },
   { from: 'live', to: 'live', cause: 'lowered' },

@@ -20,7 +20,7 @@ import {
   type Protocol,
   type ServerName,
 } from '../core/words.ts';
-import type { Binding } from '../directory/directory.ts';
+import type { ReachableBinding } from '../directory/directory.ts';
 import type { Allowed } from '../policy/decide.ts';
 import type { Place } from './endpoints.ts';
 import type { EndCause, GrantState } from './lifecycle.ts';
@@ -140,7 +140,8 @@ interface Decided {
   readonly ask: GrantRequest;
   readonly policyVersion: string;
   readonly decision: Allowed;
-  readonly binding: Pick<Binding, 'device' | 'inner'>;
+  readonly device: ExternalId;
+  readonly binding: Pick<ReachableBinding, 'realm' | 'target'>;
   readonly place: Place;
 }
 
@@ -157,13 +158,13 @@ export function newRecord(decided: Decided, clock: Clock, random: Random): Grant
     server: who.name,
     certificate: who.certificate,
     mtcUser: decision.mtcUser,
-    device: binding.device,
+    device: decided.device,
     reference: ask.device,
     rule: decision.rule,
     policyVersion: decided.policyVersion,
     family: decision.family,
     protocol: ask.protocol,
-    inner: binding.inner,
+    inner: { realm: binding.realm, address: binding.target },
     devicePort: ask.devicePort,
     remote: decision.remote,
     remotePort: ask.applicationServer?.port ?? 0,

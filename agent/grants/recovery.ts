@@ -3,9 +3,10 @@
  * allocation one again (reconcile.ts says what must change), and what each
  * heartbeat does before it is written.
  */
-import type { Family } from '../core/net.ts';
 import { entryCount } from '../core/pool.ts';
-import type { EntryState } from '../dataplane/dataplane.ts';
+import type { EntryState, InnerPrefix } from '../dataplane/dataplane.ts';
+import { NO_CHANGE } from '../directory/binding.ts';
+import { type Sessions, STOPPED_KEPT_MS } from '../directory/sessions.ts';
 import type { Grants } from './grants.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import type { EndCause } from './lifecycle.ts';
@@ -24,21 +25,55 @@ export interface Recovery {
 }
 
 /**
- * Bindings as they were recorded. What an older copy of the database says is
- * not believed: the address may be another's by now. The devices file is read
- * anew anyway; what the operator bound is to be bound again.
+ * Bindings as they were recorded, for the directory and for the gate. What an
+ * older copy of the database says is not believed: the address may be
+ * another's by now. The devices file is read anew anyway; what the operator
+ * bound is to be bound again.
  */
-export async function rememberBindings({ store, directory, log }: Ground): Promise<void> {
+export async function rememberBindings(ground: Ground): Promise<void> {
+  const { store, directory, log } = ground;
   const kept = store.bindings();
   const doubtful = store.isOlder ? kept.filter(({ source }) => source !== 'file') : [];
   directory.apply({ losses: [], gains: kept.filter((binding) => !doubtful.includes(binding)) });
+  await bindInGate(ground);
   const liveOnRecord = store.isOlder ? countOf(store.live()) : 0;
   if (doubtful.length + liveOnRecord === 0) return;
   log.error({ liveOnRecord, bindingsForgotten: doubtful.length }, 'storeOlder');
-  const losses = doubtful.map(({ device, inner }) => ({ device, inner, cause: 'deviceUnbound' as const }));
-  await store.rebind({ losses, gains: [] });
+  const losses = doubtful.map((binding) => ({ binding, cause: 'deviceUnbound' as const }));
+  await store.rebind({ losses, gains: [] }, [], ground.clock.nowMs());
 }
 
+/** Sessions as they were recorded; of an older copy of the database none, as of what they bound. */
+export async function rememberSessions({ store, clock }: Ground, sessions: Sessions): Promise<void> {
+  const nowMs = clock.nowMs();
+  if (store.isOlder) {
+    const over = [...store.sessions()].map(({ nas, id }) => ({ nas, id, stopped: false }));
+    return store.rebind(NO_CHANGE, [{ finding: 'applied', change: NO_CHANGE, put: [], over }], nowMs);
+  }
+  for await (const put of slicesOf(store.sessions(), BINDINGS)) sessions.apply({ put, over: [] }, nowMs);
+  for (const restarted of store.restarts()) sessions.apply({ put: [], over: [], restarted }, nowMs);
+  for (const { nas, id, atMs } of store.stopped(nowMs - STOPPED_KEPT_MS)) sessions.rememberStopped(nas, id, atMs);
+}
+
+/** Makes the gate's bindings those of the directory; what an earlier agent left goes first. */
+async function bindInGate({ dataplane, directory, store }: Ground): Promise<void> {
+  const nameOf = ({ realm, prefix }: InnerPrefix) => `${realm} ${prefix.text}`;
+  const missing = new Map<string, InnerPrefix>();
+  for (const { realm, prefix } of directory.bindings()) {
+    const held = { realm: store.idOf('realm', realm), prefix };
+    missing.set(nameOf(held), held);
+  }
+  const stale: InnerPrefix[] = [];
+  for await (const found of slicesOf(dataplane.bindings(), BINDINGS))
+    stale.push(...found.filter((one) => !missing.delete(nameOf(one))));
+  for await (const some of slicesOf(stale, BINDINGS))
+    for (const { realm, prefix } of some) dataplane.unbind(realm, prefix);
+  for await (const some of slicesOf(missing.values(), BINDINGS))
+    for (const { realm, prefix } of some) dataplane.bind(realm, prefix);
+}
+
+/** So many bindings are looked at in one turn of the loop. */
+const BINDINGS = 4096;
 /** So many records are judged, and put right in one commit. */
 const RECORDS = 512;
 /** So many entries of the gate are looked at in one turn of the loop. */
@@ -177,8 +212,8 @@ function heartbeatLost({ dataplane, clock }: Ground, orphanGraceSeconds: number)
 }
 
 /** Bindings of the devices file hold as long as the file says so; others were only heard. */
-function bindingConfirmed({ directory }: Ground, record: { device: GrantRecord['device']; family: Family }): boolean {
-  return directory.bindingOf(record.device, record.family)?.source === 'file';
+function bindingConfirmed({ directory }: Ground, { inner }: Pick<GrantRecord, 'inner'>): boolean {
+  return directory.holderOf(inner)?.source === 'file';
 }
 
 /**

@@ -6,16 +6,17 @@
  * Invariants:
  * - what answers a key is durable with the grant it is about, in one
  *   transaction: after a crash there is either both or neither;
- * - only what opened or extended a grant is kept. A refusal changed nothing,
+ * - only what opened or extended a grant, or waits for one, is kept. A refusal changed nothing,
  *   so a retry is judged anew;
  * - an answer given again is the one given then. It decides nothing, opens
  *   nothing and counts against no rate; what became of the grant since, `show`
  *   tells.
  */
 import type { Refusal, Refuse } from '../core/refusals.ts';
-import type { Asker, GrantRequest } from '../core/words.ts';
+import type { Asker, GrantId, GrantRequest } from '../core/words.ts';
 import type { Ground } from './ground.ts';
 import type { GrantRecord, Retry } from './record.ts';
+import type { WaitingRequest } from './waiting-request.ts';
 
 /** How long a key answers. */
 export const ANSWERS_KEPT_MS = 24 * 3_600_000;
@@ -30,12 +31,13 @@ export class Retries {
   }
 
   /** Acts, unless this server's key has been answered or is being acted on. What is acted on is to be kept with `retry`. */
-  async once(
+  async once<Answer extends GrantRecord | WaitingRequest = GrantRecord>(
     who: Asker,
     requestText: () => string,
     refuse: Refuse,
-    act: (retry?: Retry) => Promise<GrantRecord | Refusal>,
-  ): Promise<GrantRecord | Refusal> {
+    act: (retry?: Retry) => Promise<Answer | Refusal>,
+    waited: (id: GrantId) => Answer | undefined = () => undefined,
+  ): Promise<Answer | Refusal | GrantRecord> {
     const { idempotencyKey: key, name: server, correlator } = who;
     if (key === undefined) return act();
     const request = requestText();
@@ -56,6 +58,12 @@ export class Retries {
       return { ...granted, state: 'live', expiresAtMs: answer.expiresAtMs };
     }
 
+    const asWaited = answer && waited(answer.grant);
+    if (asWaited) {
+      log.info({ grant: asWaited.id, server, correlator }, 'answeredAgain');
+      return asWaited;
+    }
+
     this.#underWay.set(name, request);
     try {
       return await act({ key, request, atMs });
@@ -66,15 +74,12 @@ export class Retries {
 }
 
 /** The same text for the same request, and for no other. */
-export function textOf({
-  device,
-  applicationServer,
-  protocol,
-  devicePort,
-  durationSeconds,
-  ipFamily,
-}: GrantRequest): string {
+export function textOf(
+  { device, applicationServer, protocol, devicePort, durationSeconds, ipFamily }: GrantRequest,
+  waitSeconds?: number,
+): string {
   const { address, port } = applicationServer ?? {};
   const remote = address && address !== 'all' ? address.text : address;
-  return JSON.stringify(['grant', device, remote, port, protocol, devicePort, durationSeconds, ipFamily]);
+  const asked = ['grant', device, remote, port, protocol, devicePort, durationSeconds, ipFamily];
+  return JSON.stringify(waitSeconds === undefined ? asked : [...asked, 'waits', waitSeconds]);
 }

@@ -1,18 +1,10 @@
 /**
- * Records and bindings as rows of the database, and back. A row is plain
+ * Records as rows of the database, and back. A row is plain
  * values only, so that it can also be handed to another thread.
  */
 import { type Address, address } from '../core/net.ts';
-import type {
-  CertificateId,
-  DeviceReference,
-  ExternalId,
-  GrantId,
-  InnerAddress,
-  PacketLimits,
-  RealmName,
-} from '../core/words.ts';
-import type { Binding } from '../directory/directory.ts';
+import type { CertificateId, DeviceReference, ExternalId, GrantId, PacketLimits, RealmName } from '../core/words.ts';
+import type { Binding } from '../directory/binding.ts';
 import type { EndCause } from './lifecycle.ts';
 import { type GrantRecord, limitsOf } from './record.ts';
 
@@ -40,8 +32,8 @@ export class Familiar {
   /** What stood last in each column: most often it stands there again, and is told by a look. */
   readonly #last: string[] = [];
 
-  constructor(bindings: Iterable<Pick<Binding, 'inner'>> = []) {
-    for (const { inner } of bindings) this.#addresses.set(inner.address.text, inner.address);
+  constructor(bindings: Iterable<Pick<Binding, 'target'>> = []) {
+    for (const { target } of bindings) if (target) this.#addresses.set(target.text, target);
   }
 
   address(text: string): Address {
@@ -96,19 +88,6 @@ export interface ChangedRow
   readonly byteQuota: number | null;
   readonly endCause: EndCause | null;
   readonly endedAtMs: number | null;
-}
-
-export interface BindingRow extends Omit<Binding, 'inner'> {
-  readonly realm: RealmName;
-  readonly address: string;
-}
-
-export function bindingOf({ realm, address: text, ...rest }: BindingRow): Binding {
-  return { ...rest, inner: { realm, address: address(text) } };
-}
-
-export function bindingKey(inner: InnerAddress) {
-  return { realm: inner.realm, address: inner.address.text };
 }
 
 export function newRow(record: GrantRecord): NewRow {

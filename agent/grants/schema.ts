@@ -10,7 +10,7 @@ import Database from 'better-sqlite3';
 import { AgentError } from '../core/errors.ts';
 import { TRANSITIONS } from './lifecycle.ts';
 
-const SCHEMA_VERSION = 4;
+const SCHEMA_VERSION = 5;
 
 const SCHEMA = `
 CREATE TABLE transitions (
@@ -36,10 +36,25 @@ CREATE TABLE grants (
 CREATE UNIQUE INDEX grants_entry ON grants (entry) WHERE state = 'live';
 CREATE INDEX grants_ended ON grants (ended_at_ms) WHERE state = 'ended';
 
--- What requests with an Idempotency-Key were answered: a grant, and its end at that time.
+-- Requests that wait for their device. One that is granted is gone from here, and a grant of the same id.
+CREATE TABLE waits (
+  id TEXT PRIMARY KEY, gateway TEXT NOT NULL,
+  server TEXT NOT NULL, certificate TEXT NOT NULL, correlator TEXT NOT NULL, request_address TEXT NOT NULL,
+  device TEXT NOT NULL, mtc_user TEXT NOT NULL, rule TEXT NOT NULL, policy_version TEXT NOT NULL,
+  remote TEXT NOT NULL, family TEXT NOT NULL, protocol TEXT NOT NULL, device_port INTEGER NOT NULL, ask TEXT NOT NULL,
+  wait_seconds INTEGER NOT NULL, requested_at_ms INTEGER NOT NULL, waits_until_ms INTEGER NOT NULL,
+  boot_id TEXT NOT NULL, waits_until_ns INTEGER NOT NULL,
+  previous_state TEXT NOT NULL, state TEXT NOT NULL, cause TEXT NOT NULL, ended_at_ms INTEGER,
+  CHECK ((state = 'ended') = (ended_at_ms IS NOT NULL)),
+  FOREIGN KEY (previous_state, state, cause) REFERENCES transitions (from_state, to_state, cause)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX waits_waiting ON waits (requested_at_ms, id) WHERE state = 'waiting';
+CREATE INDEX waits_ended ON waits (ended_at_ms) WHERE state = 'ended';
+
+-- What requests with an Idempotency-Key were answered: a grant, or a request that waits, and its end at that time.
 CREATE TABLE answers (
   server TEXT NOT NULL, key TEXT NOT NULL, request TEXT NOT NULL,
-  grant_id TEXT NOT NULL REFERENCES grants (id) ON DELETE CASCADE,
+  grant_id TEXT NOT NULL,
   expires_at_ms INTEGER NOT NULL, answered_at_ms INTEGER NOT NULL,
   PRIMARY KEY (server, key)
 ) STRICT, WITHOUT ROWID;
@@ -51,9 +66,32 @@ CREATE TABLE ids (
   PRIMARY KEY (kind, name), UNIQUE (kind, id)
 ) STRICT, WITHOUT ROWID;
 
+-- A holder is a device, or a subscriber that is none (directory/binding.ts).
 CREATE TABLE bindings (
-  realm TEXT NOT NULL, address TEXT NOT NULL, device TEXT NOT NULL, source TEXT NOT NULL, since_ms INTEGER NOT NULL,
-  PRIMARY KEY (realm, address)
+  realm TEXT NOT NULL, prefix TEXT NOT NULL, target TEXT, holder TEXT NOT NULL, source TEXT NOT NULL,
+  since_ms INTEGER NOT NULL,
+  PRIMARY KEY (realm, prefix)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE ended_bindings (
+  realm TEXT NOT NULL, prefix TEXT NOT NULL, target TEXT, holder TEXT NOT NULL, source TEXT NOT NULL,
+  since_ms INTEGER NOT NULL, until_ms INTEGER NOT NULL, cause TEXT NOT NULL
+) STRICT;
+CREATE INDEX ended_bindings_holder ON ended_bindings (holder, until_ms);
+CREATE INDEX ended_bindings_time ON ended_bindings (until_ms);
+
+-- Of accounting. A session that has stopped is remembered for a day, so that it never binds again.
+CREATE TABLE sessions (
+  client TEXT NOT NULL, nas TEXT NOT NULL, session TEXT NOT NULL,
+  imsi TEXT, msisdn TEXT, external_id TEXT, holder TEXT, ranges TEXT, last_at_ms INTEGER, heard_ms INTEGER,
+  stopped_at_ms INTEGER,
+  CHECK ((stopped_at_ms IS NULL) = (ranges IS NOT NULL)),
+  PRIMARY KEY (client, nas, session)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_stopped ON sessions (stopped_at_ms) WHERE stopped_at_ms IS NOT NULL;
+
+CREATE TABLE nas_restarts (
+  client TEXT NOT NULL, nas TEXT NOT NULL, at_ms INTEGER NOT NULL, PRIMARY KEY (client, nas)
 ) STRICT, WITHOUT ROWID;
 `;
 

@@ -12,22 +12,27 @@ import { dirname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { AgentError } from '../core/errors.ts';
 import type { ServerName } from '../core/words.ts';
-import { type Binding, type Change, touched } from '../directory/directory.ts';
+import type { Nas } from '../directory/accounting.ts';
+import type { Binding, Change, Holder } from '../directory/binding.ts';
+import type { Plan, Session } from '../directory/sessions.ts';
+import {
+  type BindingRow,
+  bindingOf,
+  type EndedBinding,
+  endedBindingOf,
+  type RestartRow,
+  rebindRows,
+  type SessionRow,
+  sessionOf,
+  type UnboundRow,
+} from './binding-rows.ts';
 import { type Commit, Commits } from './commits.ts';
 import { type LastUsed, readLastUsed, writeLastUsed } from './last-used.ts';
 import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
-import {
-  type BindingRow,
-  bindingKey,
-  bindingOf,
-  COLUMNS,
-  changedRow,
-  type Familiar,
-  newRow,
-  type Row,
-  recordOf,
-} from './rows.ts';
+import { COLUMNS, changedRow, type Familiar, newRow, type Row, recordOf } from './rows.ts';
 import { openDatabase } from './schema.ts';
+import type { EndedWait, WaitingRequest } from './waiting-request.ts';
+import { type KeptWaitRow, waitEndRow, waitOf, waitRow } from './waiting-rows.ts';
 import { type AnswerRow, type Write, type Written, writerOn } from './writes.ts';
 
 export interface GrantStore {
@@ -37,6 +42,18 @@ export interface GrantStore {
   note(): Promise<void>;
   /** Writes a new, live grant, and in the same transaction what answers its request if that is sent again. */
   insert(record: GrantRecord, retry?: Retry): Promise<void>;
+  /** Writes a request that waits, and in the same transaction what answers it if it is sent again. */
+  wait(request: WaitingRequest, retry?: Retry): Promise<void>;
+  /** Writes that one that waits is a live grant, which from then on answers for it. Returns whether it still waited. */
+  grantWait(record: GrantRecord): Promise<boolean>;
+  /** Writes that one ended without a grant. Ending one that does not wait changes nothing. */
+  endWait(request: EndedWait): Promise<void>;
+  /** Writes until when many wait on the clock of a new boot: all or none. */
+  rewait(bootId: string, requests: readonly WaitingRequest[]): Promise<void>;
+  /** One that waits, or has ended without a grant. */
+  findWait(id: string): WaitingRequest | undefined;
+  /** Those that wait, in the order in which they came; read as they are asked for. */
+  waits(): Iterable<WaitingRequest>;
   /** Writes a later end, and what decided it, if the grant lives and its end on record still is `fromNs`. Returns whether so. */
   extend(record: GrantRecord, fromNs: bigint, retry?: Retry): Promise<boolean>;
   /** Writes that it ended, and its end as the gate had it. Ending an ended grant changes nothing. */
@@ -61,13 +78,27 @@ export interface GrantStore {
   /** The same for many names; those that are new are written as one. */
   idsOf(kind: 'class' | 'realm', names: readonly string[]): number[];
   bindings(): Binding[];
-  /** Writes a change of bindings, whole or not at all. */
-  rebind(change: Change): Promise<void>;
-  /** Forgets grants that ended, and answers that were kept, before a time each (UTC ms). */
-  purge(endedBeforeMs: number, answeredBeforeMs: number): Promise<void>;
+  /** The sessions of accounting that live; read as they are asked for. */
+  sessions(): Iterable<Session>;
+  /** Those that stopped at or after a time (UTC ms), in that order. */
+  stopped(sinceMs: number): readonly { readonly nas: Nas; readonly id: string; readonly atMs: number }[];
+  /** When each NAS began anew. */
+  restarts(): readonly { readonly nas: Nas; readonly atMs: number }[];
+  /** What a holder held, the last first. */
+  endedBindings(holder: Holder, limit: number): readonly EndedBinding[];
+  /** Writes a change of bindings with what accounting told, whole or not at all. */
+  rebind(change: Change, told: readonly Plan[], nowMs: number): Promise<void>;
+  /** Forgets grants and bindings that ended, then answers that were kept and sessions that stopped, before a time each (UTC ms). */
+  purge(endedBeforeMs: number, forgottenBeforeMs: number): Promise<void>;
   /** Resolves when all that was to be written is, and the file is closed. */
   close(): Promise<void>;
 }
+
+/** Named as a row is. */
+const WAIT_COLUMNS = `id, gateway, server, certificate, correlator, request_address AS requestAddress, device,
+  mtc_user AS mtcUser, rule, policy_version AS policyVersion, remote, family, protocol, device_port AS devicePort, ask,
+  wait_seconds AS waitSeconds, requested_at_ms AS requestedAtMs, waits_until_ms AS waitsUntilMs, boot_id AS bootId,
+  CAST(waits_until_ns AS TEXT) AS waitsUntilNs, state, cause, ended_at_ms AS endedAtMs`;
 
 /** Of how many records some are read at once: some milliseconds. */
 const PAGE = 512;
@@ -84,6 +115,9 @@ export function openStore(file: string, worker?: URL): GrantStore {
       WHERE server = ? AND key = ? AND answered_at_ms > ?`),
     find: db.prepare(`SELECT ${COLUMNS} FROM grants WHERE id = ?`).raw(),
     // Their places alone are an index of their own, however many have ended; read in this order they share pages.
+    findWait: db.prepare(`SELECT ${WAIT_COLUMNS} FROM waits WHERE id = ?`),
+    waits: db.prepare(`SELECT ${WAIT_COLUMNS} FROM waits INDEXED BY waits_waiting
+      WHERE state = 'waiting' AND (requested_at_ms, id) > (?, ?) ORDER BY requested_at_ms, id LIMIT ${PAGE}`),
     livePlaces: db.prepare(`SELECT rowid FROM grants INDEXED BY grants_entry WHERE state = 'live'`).pluck(),
     live: db
       .prepare(`SELECT ${COLUMNS} FROM grants WHERE rowid BETWEEN ? AND ? AND state = 'live' ORDER BY rowid`)
@@ -96,7 +130,9 @@ export function openStore(file: string, worker?: URL): GrantStore {
     latest: db
       .prepare(`SELECT max(coalesce((SELECT max(ended_at_ms) FROM grants WHERE state = 'ended'), 0),
       coalesce((SELECT max(max(started_at_ms, expires_at_ms - granted_seconds * 1000)) FROM grants
-        INDEXED BY grants_entry WHERE state = 'live'), 0))`)
+        INDEXED BY grants_entry WHERE state = 'live'), 0),
+      coalesce((SELECT max(ended_at_ms) FROM waits WHERE state = 'ended'), 0),
+      coalesce((SELECT max(requested_at_ms) FROM waits WHERE state = 'waiting'), 0))`)
       .pluck(),
     idOf: db.prepare('SELECT id FROM ids WHERE kind = ? AND name = ?').pluck(),
     newId: db
@@ -104,7 +140,14 @@ export function openStore(file: string, worker?: URL): GrantStore {
       .pluck(),
     used: db.prepare(`SELECT count AS batches, coalesce((SELECT max(id) FROM ids WHERE kind = 'class'), 0) AS class,
       coalesce((SELECT max(id) FROM ids WHERE kind = 'realm'), 0) AS realm FROM batches`),
-    bindings: db.prepare('SELECT device, realm, address, source, since_ms AS sinceMs FROM bindings'),
+    bindings: db.prepare('SELECT realm, prefix, target, holder, source, since_ms AS sinceMs FROM bindings'),
+    sessions: db.prepare(`SELECT client, nas, session, imsi, msisdn, external_id AS externalId, holder, ranges,
+      last_at_ms AS lastAtMs, heard_ms AS heardMs FROM sessions WHERE stopped_at_ms IS NULL`),
+    stopped: db.prepare(`SELECT client, nas, session, stopped_at_ms AS atMs FROM sessions
+      WHERE stopped_at_ms >= ? ORDER BY stopped_at_ms`),
+    restarts: db.prepare('SELECT client, nas, at_ms AS atMs FROM nas_restarts'),
+    endedBindings: db.prepare(`SELECT realm, prefix, target, holder, source, since_ms AS sinceMs,
+      until_ms AS untilMs, cause FROM ended_bindings WHERE holder = ? ORDER BY until_ms DESC LIMIT ?`),
   };
   /** Asked for with every grant, and for ever the same. */
   const ids = new Map<string, number>();
@@ -148,6 +191,28 @@ export function openStore(file: string, worker?: URL): GrantStore {
     },
     note,
     insert: (record, retry) => written({ kind: 'insert', row: newRow(record), answer: answerRow(record, retry) }),
+    wait: (request, retry) => {
+      const { server, id, waitsUntilMs: expiresAtMs } = request;
+      return written({ kind: 'wait', row: waitRow(request), answer: answerRow({ server, id, expiresAtMs }, retry) });
+    },
+    grantWait: (record) =>
+      write({ kind: 'grantWait', id: record.id, expiresAtMs: record.expiresAtMs, row: newRow(record) }),
+    endWait: (request) => written({ kind: 'endWait', row: waitEndRow(request) }),
+    rewait: (bootId, requests) =>
+      written({ kind: 'rewait', bootId, ends: requests.map(({ id, waitsUntilNs }) => ({ id, waitsUntilNs })) }),
+    findWait: (id) => {
+      const row = statement.findWait.get(id) as KeptWaitRow | undefined;
+      return row && waitOf(row);
+    },
+    *waits() {
+      for (let after: [number, string] = [-1, '']; ; ) {
+        const rows = statement.waits.all(...after) as KeptWaitRow[];
+        for (const row of rows) yield waitOf(row);
+        const last = rows.at(-1);
+        if (!last || rows.length < PAGE) return;
+        after = [last.requestedAtMs, last.id];
+      }
+    },
     extend: (record, fromNs, retry) =>
       write({ kind: 'extend', row: changedRow(record), fromNs, answer: answerRow(record, retry) }),
     end: (record) => written({ kind: 'end', row: changedRow(record) }),
@@ -195,18 +260,18 @@ export function openStore(file: string, worker?: URL): GrantStore {
     idOf: (kind, name) => idsOf(kind, [name])[0] as number,
     idsOf,
     bindings: () => (statement.bindings.all() as BindingRow[]).map(bindingOf),
-    rebind: (change) =>
-      written({
-        kind: 'rebind',
-        unbound: touched(change).map(({ inner }) => bindingKey(inner)),
-        bound: change.gains.map(({ device, inner, source, sinceMs }) => ({
-          device,
-          source,
-          sinceMs,
-          ...bindingKey(inner),
-        })),
-      }),
-    purge: (endedBeforeMs, answeredBeforeMs) => written({ kind: 'purge', endedBeforeMs, answeredBeforeMs }),
+    *sessions() {
+      for (const row of statement.sessions.all() as SessionRow[]) yield sessionOf(row);
+    },
+    stopped: (sinceMs) =>
+      (statement.stopped.all(sinceMs) as { client: string; nas: string; session: string; atMs: number }[]).map(
+        ({ client, nas, session, atMs }) => ({ nas: { client, id: nas }, id: session, atMs }),
+      ),
+    restarts: () =>
+      (statement.restarts.all() as RestartRow[]).map(({ client, nas, atMs }) => ({ nas: { client, id: nas }, atMs })),
+    endedBindings: (holder, limit) => (statement.endedBindings.all(holder, limit) as UnboundRow[]).map(endedBindingOf),
+    rebind: (change, told, nowMs) => written({ kind: 'rebind', ...rebindRows(change, told, nowMs) }),
+    purge: (endedBeforeMs, forgottenBeforeMs) => written({ kind: 'purge', endedBeforeMs, forgottenBeforeMs }),
     async close() {
       isClosed = true;
       await commits.settled();
@@ -217,7 +282,10 @@ export function openStore(file: string, worker?: URL): GrantStore {
   };
 }
 
-function answerRow({ server, id, expiresAtMs }: GrantRecord, retry: Retry | undefined): AnswerRow | undefined {
+function answerRow(
+  { server, id, expiresAtMs }: Pick<GrantRecord, 'server' | 'id' | 'expiresAtMs'>,
+  retry: Retry | undefined,
+): AnswerRow | undefined {
   return retry && { ...retry, server, id, expiresAtMs };
 }
 

@@ -5,11 +5,10 @@
  * written must not take the others with it: then each is written alone.
  */
 import type Database from 'better-sqlite3';
+import type { RebindRows } from './binding-rows.ts';
 import type { Retry } from './record.ts';
 import { type ChangedRow, NEW_COLUMNS, type NewRow } from './rows.ts';
-
-type BindingKey = Readonly<Record<'realm' | 'address', string>>;
-type BoundRow = BindingKey & { readonly device: string; readonly source: string; readonly sinceMs: number };
+import type { WaitEndRow, WaitRow } from './waiting-rows.ts';
 
 /** The new end of a grant, on the clock of the boot. */
 type ReopenedEnd = Pick<ChangedRow, 'id' | 'expiresAtNs'>;
@@ -23,6 +22,11 @@ export interface AnswerRow extends Retry {
 
 export type Write =
   | { readonly kind: 'insert'; readonly row: NewRow; readonly answer?: AnswerRow | undefined }
+  | { readonly kind: 'wait'; readonly row: WaitRow; readonly answer?: AnswerRow | undefined }
+  /** One that waits becomes a live grant; changes nothing where it waits no more. */
+  | { readonly kind: 'grantWait'; readonly id: string; readonly expiresAtMs: number; readonly row: NewRow }
+  | { readonly kind: 'endWait'; readonly row: WaitEndRow }
+  | { readonly kind: 'rewait'; readonly bootId: string; readonly ends: readonly Pick<WaitRow, 'id' | 'waitsUntilNs'>[] }
   | {
       readonly kind: 'extend';
       readonly row: ChangedRow;
@@ -31,8 +35,8 @@ export type Write =
     }
   | { readonly kind: 'end' | 'lower'; readonly row: ChangedRow }
   | { readonly kind: 'reopen'; readonly bootId: string; readonly ends: readonly ReopenedEnd[] }
-  | { readonly kind: 'rebind'; readonly unbound: readonly BindingKey[]; readonly bound: readonly BoundRow[] }
-  | { readonly kind: 'purge'; readonly endedBeforeMs: number; readonly answeredBeforeMs: number }
+  | ({ readonly kind: 'rebind' } & RebindRows)
+  | { readonly kind: 'purge'; readonly endedBeforeMs: number; readonly forgottenBeforeMs: number }
   | { readonly kind: 'overtake'; readonly batches: number };
 
 /** What became of one: whether it changed anything, or why it could not be written. */
@@ -47,7 +51,16 @@ const AS_IN_RECORD = `certificate = @certificate, rule = @rule, policy_version =
 export function writerOn(db: Database.Database): (batch: readonly Write[]) => readonly Written[] {
   const statement = {
     insert: db.prepare(`INSERT INTO grants (${NEW_COLUMNS}, previous_state, state, cause)
-      VALUES (${NEW_COLUMNS.replace(/\w+/g, '?')}, 'none', 'live', 'granted')`),
+      VALUES (${NEW_COLUMNS.replace(/\w+/g, '?')}, ?, 'live', 'granted')`),
+    wait: db.prepare(`INSERT INTO waits VALUES (@id, @gateway, @server, @certificate, @correlator, @requestAddress,
+      @device, @mtcUser, @rule, @policyVersion, @remote, @family, @protocol, @devicePort, @ask,
+      @waitSeconds, @requestedAtMs, @waitsUntilMs, @bootId, @waitsUntilNs, 'none', 'waiting', 'accepted', NULL)`),
+    takeWait: db.prepare(`DELETE FROM waits WHERE id = ? AND state = 'waiting'`),
+    grantAnswer: db.prepare('UPDATE answers SET expires_at_ms = ? WHERE grant_id = ?'),
+    endWait: db.prepare(`UPDATE waits SET previous_state = state, state = 'ended', cause = @endCause,
+      ended_at_ms = @endedAtMs WHERE id = @id AND state = 'waiting'`),
+    rewait: db.prepare(`UPDATE waits SET previous_state = state, cause = 'reopened', boot_id = ?, waits_until_ns = ?
+      WHERE id = ? AND state = 'waiting'`),
     extend: db.prepare(`UPDATE grants SET previous_state = state, cause = 'extended', ${AS_IN_RECORD}
       WHERE id = @id AND state = 'live' AND expires_at_ns = @fromNs`),
     end: db.prepare(`UPDATE grants SET previous_state = state, state = 'ended', cause = @endCause,
@@ -60,8 +73,23 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
     // An end that comes down takes back what promised more. A grant that the gate never had was promised to nobody.
     withdrawAnswers: db.prepare(`DELETE FROM answers
       WHERE grant_id = @id AND (expires_at_ms > @expiresAtMs OR @endCause = 'lostInGate')`),
-    bind: db.prepare('INSERT INTO bindings VALUES (@realm, @address, @device, @source, @sinceMs)'),
-    unbind: db.prepare('DELETE FROM bindings WHERE realm = @realm AND address = @address'),
+    bind: db.prepare('INSERT OR REPLACE INTO bindings VALUES (@realm, @prefix, @target, @holder, @source, @sinceMs)'),
+    unbind: db.prepare('DELETE FROM bindings WHERE realm = @realm AND prefix = @prefix'),
+    keepUnbound: db.prepare(
+      'INSERT INTO ended_bindings VALUES (@realm, @prefix, @target, @holder, @source, @sinceMs, @untilMs, @cause)',
+    ),
+    putSession: db.prepare(`INSERT OR REPLACE INTO sessions VALUES (@client, @nas, @session,
+      @imsi, @msisdn, @externalId, @holder, @ranges, @lastAtMs, @heardMs, NULL)`),
+    stopSession: db.prepare(`INSERT OR REPLACE INTO sessions (client, nas, session, stopped_at_ms)
+      VALUES (@client, @nas, @session, @stoppedAtMs)`),
+    forgetSession: db.prepare('DELETE FROM sessions WHERE client = @client AND nas = @nas AND session = @session'),
+    restart: db.prepare('INSERT OR REPLACE INTO nas_restarts VALUES (@client, @nas, @atMs)'),
+    purgeUnbound: db.prepare('DELETE FROM ended_bindings WHERE until_ms < ?'),
+    purgeStopped: db.prepare('DELETE FROM sessions WHERE stopped_at_ms < ?'),
+    purgeWaits: db.prepare(`DELETE FROM waits WHERE state = 'ended' AND ended_at_ms < ?`),
+    purgeAnswersOf: db.prepare(`DELETE FROM answers WHERE grant_id IN
+      (SELECT id FROM grants WHERE state = 'ended' AND ended_at_ms < @before
+       UNION ALL SELECT id FROM waits WHERE state = 'ended' AND ended_at_ms < @before)`),
     purge: db.prepare(`DELETE FROM grants WHERE state = 'ended' AND ended_at_ms < ?`),
     count: db.prepare('UPDATE batches SET count = count + 1'),
     overtake: db.prepare('UPDATE batches SET count = max(count, ?)'),
@@ -74,8 +102,22 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
   const write = (one: Write): boolean => {
     switch (one.kind) {
       case 'insert':
-        statement.insert.run(one.row);
+        statement.insert.run(...one.row, 'none');
         keepAnswer(one.answer);
+        return true;
+      case 'wait':
+        statement.wait.run(one.row);
+        keepAnswer(one.answer);
+        return true;
+      case 'grantWait':
+        if (statement.takeWait.run(one.id).changes === 0) return false;
+        statement.insert.run(...one.row, 'waiting');
+        statement.grantAnswer.run(one.expiresAtMs, one.id);
+        return true;
+      case 'endWait':
+        return statement.endWait.run(one.row).changes > 0;
+      case 'rewait':
+        for (const { id, waitsUntilNs } of one.ends) statement.rewait.run(one.bootId, waitsUntilNs, id);
         return true;
       case 'extend': {
         const isExtended = statement.extend.run({ ...one.row, fromNs: one.fromNs }).changes > 0;
@@ -92,11 +134,21 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
         for (const { id, expiresAtNs } of one.ends) statement.reopen.run(one.bootId, expiresAtNs, id);
         return true;
       case 'rebind':
-        for (const key of one.unbound) statement.unbind.run(key);
+        for (const row of one.unbound) {
+          statement.unbind.run(row);
+          statement.keepUnbound.run(row);
+        }
         for (const row of one.bound) statement.bind.run(row);
+        for (const row of one.over) statement[row.stoppedAtMs === null ? 'forgetSession' : 'stopSession'].run(row);
+        for (const row of one.sessions) statement.putSession.run(row);
+        for (const row of one.restarts) statement.restart.run(row);
         return true;
       case 'purge':
-        statement.purgeAnswers.run(one.answeredBeforeMs);
+        statement.purgeAnswers.run(one.forgottenBeforeMs);
+        statement.purgeStopped.run(one.forgottenBeforeMs);
+        statement.purgeUnbound.run(one.endedBeforeMs);
+        statement.purgeAnswersOf.run({ before: one.endedBeforeMs });
+        statement.purgeWaits.run(one.endedBeforeMs);
         return statement.purge.run(one.endedBeforeMs).changes > 0;
       case 'overtake':
         return statement.overtake.run(one.batches).changes > 0;

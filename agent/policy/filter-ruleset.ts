@@ -14,10 +14,10 @@ import { overlaps } from '../core/net.ts';
 import { ANSWER_MARK, DENIAL_PREFIX, type FilterCopy } from '../core/reasons.ts';
 import { type Ends, type Filter, familiesOf, type Side } from './filters.ts';
 
-/** A device of a group, by the interface of its realm. */
+/** What a device of a group is bound to, by the interface of its realm. */
 export interface GroupMember {
   readonly interface: string;
-  readonly address: { readonly family: Family; readonly text: string };
+  readonly prefix: Prefix;
 }
 
 export interface FilterSetup {
@@ -60,12 +60,16 @@ export function filterParts(setup: FilterSetup, counted: Counted): Part[] {
       : []),
     ...used.flatMap((group) =>
       FAMILIES.map(({ family, type }): Part => {
-        const members = (groups.get(group) ?? []).filter(({ address }) => address.family === family);
-        const elements = members.map((one) => `${quote(one.interface)} . ${one.address.text}`).sort();
+        const members = (groups.get(group) ?? []).filter(({ prefix }) => prefix.family === family);
+        const elements = members.map((one) => groupElement(group, one)[1]).sort();
         return [
           'set',
           groupSet(group, family),
-          [`type ifname . ${type}`, ...(elements.length > 0 ? [`elements = { ${elements.join(', ')} }`] : [])],
+          [
+            `type ifname . ${type}`,
+            ...(family === 'ipv6' ? ['flags interval'] : []), // a device has a prefix, or a part of one
+            ...(elements.length > 0 ? [`elements = { ${elements.join(', ')} }`] : []),
+          ],
         ];
       }),
     ),
@@ -148,9 +152,10 @@ export function answerRules(setup: FilterSetup, side: Side): string[] {
 /** The sets' changes when an address leaves, or enters, groups. */
 export function groupElement(
   group: string,
-  { interface: name, address }: GroupMember,
+  { interface: name, prefix: { family, length, address, text } }: GroupMember,
 ): readonly [set: string, element: string] {
-  return [groupSet(group, address.family), `${quote(name)} . ${address.text}`];
+  const isHost = length === (family === 'ipv4' ? 32 : 128); // as nft shows it
+  return [groupSet(group, family), `${quote(name)} . ${isHost ? address.text : text}`];
 }
 
 function allowsToward({ filters }: FilterSetup, side: Side): readonly Filter[] {

@@ -148,7 +148,7 @@ export interface Policy {
   readonly filters: readonly Filter[];
   readonly tests: readonly PolicyTest[];
   readonly packetTests: readonly PacketTest[];
-  /** Whether a rule looks at more of a device than its name: its grants are then judged again when the devices file is read. */
+  /** Whether a rule looks at more of a device than its name: its grants are then judged again when devices are registered anew. */
   readonly readsAttributes: boolean;
   /** Only where something is staged: the same policy with all of it enforced. */
   readonly staged?: Policy;

@@ -22,7 +22,7 @@ export function whatWouldPass(policy: Policy, question: Question, decision: Deci
   const rule = [...policy.denies, ...policy.allows].find(({ id }) => id === decision.rule);
   switch (decision.reason) {
     case 'deviceUnknown':
-      return ['the device must be in the devices file, by the identifier that was used'];
+      return ['the device must be registered (devices file or import), by the identifier that was used'];
     case 'notAuthorisedByMtcUser':
       return unauthorised(policy, question);
     case 'noRuleAllows':

@@ -36,7 +36,7 @@ interface Candidates {
 interface PolicyIndex {
   readonly denies: Node;
   readonly allows: Node;
-  readonly users: PatternIndex<{ readonly pattern: DevicePattern; readonly user: MtcUser }[]>;
+  readonly ownerOf: (externalId: ExternalId) => MtcUser | undefined;
   readonly authorised: ReadonlyMap<MtcUser, ReadonlySet<ServerName>>;
   /** A device that would be somebody's. */
   readonly standIn: ExternalId;
@@ -58,12 +58,25 @@ export function candidatesOf(policy: Policy, asked: Asked): Candidates {
   return { denies: rulesAt(policy.denies, denies, asked), allows: rulesAt(policy.allows, allows, asked) };
 }
 
-/** The MTC user that owns a device. Patterns of two users never overlap, so there is at most one. */
+/** The MTC user that owns a device. */
 export function mtcUserOf(policy: Policy, externalId: ExternalId): MtcUser | undefined {
-  for (const slot of indexOf(policy).users.matching(externalId)) {
-    for (const { pattern, user } of slot) if (matchesDevice(pattern, externalId)) return user;
+  return indexOf(policy).ownerOf(externalId);
+}
+
+/** Which of the users owns a device. Patterns of two users never overlap, so there is at most one. */
+export function ownerAmong<User extends Pick<MtcUser, 'devices'>>(
+  users: Iterable<User>,
+): (externalId: ExternalId) => User | undefined {
+  const owned = new PatternIndex<{ readonly pattern: DevicePattern; readonly user: User }[]>(() => []);
+  for (const user of users) {
+    for (const pattern of user.devices) owned.at(pattern).push({ pattern, user });
   }
-  return undefined;
+  return (externalId) => {
+    for (const slot of owned.matching(externalId)) {
+      for (const { pattern, user } of slot) if (matchesDevice(pattern, externalId)) return user;
+    }
+    return undefined;
+  };
 }
 
 export function authorises(policy: Policy, user: MtcUser, server: ServerName): boolean {
@@ -89,16 +102,13 @@ function indexOf(policy: Policy): PolicyIndex {
 }
 
 function* build({ denies, allows, mtcUsers }: Policy): Generator<undefined, PolicyIndex> {
-  const users: PolicyIndex['users'] = new PatternIndex(() => []);
-  for (const user of mtcUsers.values()) {
-    for (const pattern of user.devices) users.at(pattern).push({ pattern, user });
-  }
+  const ownerOf = ownerAmong(mtcUsers.values());
   yield;
   const [first] = [...mtcUsers.values()].flatMap(({ devices }) => devices.slice(0, 1));
   return {
     denies: yield* treeOf(denies),
     allows: yield* treeOf(allows),
-    users,
+    ownerOf,
     authorised: new Map([...mtcUsers.values()].map((user) => [user, new Set(user.authorises)])),
     standIn: (first ? oneOf(first) : 'nobody@nowhere.invalid') as ExternalId,
   };

@@ -13,7 +13,7 @@
  *
  * Pure: the same setup gives the same text, byte by byte.
  */
-import { addressAt, type Family, type Prefix, sizeOf } from '../core/net.ts';
+import { addressAt, type Endpoint, type Family, type Prefix, sizeOf } from '../core/net.ts';
 import { DENIAL_MARK, DENIAL_PREFIX, DENIAL_REASONS, DENIALS, SELF_TEST } from '../core/reasons.ts';
 import type { Service } from '../core/words.ts';
 import { allowRules, answerRules, type Counted, type FilterSetup, filterParts, type Part } from './filter-ruleset.ts';
@@ -35,6 +35,8 @@ export interface BaseSetup extends FilterSetup {
   /** What devices may reach on the gateway itself, beside neighbour discovery. */
   readonly services: readonly Service[];
   readonly nflogGroup: number;
+  /** Where the host itself listens for its management alone, over UDP: not reachable from outside. */
+  readonly management?: readonly Endpoint[];
 }
 
 /** How much of a denied packet is copied: headers, and nothing of its content to speak of. */
@@ -137,6 +139,10 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
     chain('input', [
       'type filter hook input priority filter; policy accept;',
       `iifname { ${inside.join(', ')} } goto from_device`,
+      ...(setup.management ?? []).map(
+        ({ address, port }) =>
+          `iifname ${outside} ${address.family === 'ipv4' ? 'ip' : 'ip6'} daddr ${address.text} udp dport ${port} counter drop`,
+      ),
     ]),
     chain('from_device', [
       'icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept',

@@ -3,6 +3,7 @@
  *
  *   --packets, --grants, --promptness   only these parts (default: all)
  *   --policy              decisions over 10 and 10,000 rules, and what it takes to apply so many; left out otherwise
+ *   --registry            a million registered devices: import, export, start; left out otherwise
  *   --peers               beside fwknop-server and miniupnpd, as Debian packages them (installed if they are not)
  *   --scale               what many live grants cost; takes some minutes, and is left out otherwise
  *   --seconds N           of each measurement (default 1)
@@ -22,6 +23,7 @@ import { measurePackets, showPackets } from './packets.ts';
 import { measurePeers, missingPeers, showPeers } from './peers.ts';
 import { measurePolicy, showPolicy } from './policy.ts';
 import { measurePromptness, showPromptness } from './promptness.ts';
+import { measureRegistry, showRegistry } from './registry.ts';
 import { measureScale, showScale } from './scale.ts';
 
 const { values } = parseArgs({
@@ -31,6 +33,7 @@ const { values } = parseArgs({
     promptness: { type: 'boolean', default: false },
     policy: { type: 'boolean', default: false },
     peers: { type: 'boolean', default: false },
+    registry: { type: 'boolean', default: false },
     scale: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '5' },
@@ -38,7 +41,9 @@ const { values } = parseArgs({
   },
 });
 
-const all = !(['packets', 'grants', 'promptness', 'policy', 'peers', 'scale'] as const).some((part) => values[part]);
+const all = !(['packets', 'grants', 'promptness', 'policy', 'peers', 'registry', 'scale'] as const).some(
+  (part) => values[part],
+);
 const seconds = positive('seconds', values.seconds);
 const rounds = positive('rounds', values.rounds);
 const progress = (what: string) => process.stderr.write(`${what}\n`);
@@ -61,11 +66,12 @@ if (values.peers && missingPeers().length > 0) {
 }
 const policy = values.policy ? await measurePolicy(rounds, progress) : undefined;
 const scale = values.scale ? await measureScale(rounds, seconds, progress) : undefined;
+const registry = values.registry ? await measureRegistry(progress) : undefined;
 const peers = values.peers ? await measurePeers(rounds, progress) : undefined;
 
 if (values.json) {
   process.stdout.write(
-    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, policy, scale, peers }, null, 2)}\n`,
+    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, policy, scale, registry, peers }, null, 2)}\n`,
   );
 } else {
   process.stdout.write(
@@ -77,6 +83,7 @@ if (values.json) {
       ...(peers ? ['', showPeers(peers, grants?.rows.at(-1)?.perSecond.median)] : []),
       ...(promptness ? ['', showPromptness(promptness)] : []),
       ...(policy ? ['', showPolicy(policy)] : []),
+      ...(registry ? ['', showRegistry(registry)] : []),
       ...(scale ? ['', showScale(scale)] : []),
       '',
     ].join('\n'),

@@ -13,7 +13,7 @@
  * External endpoints lie at random places of the pool, as the agent draws
  * them; device number i has endpoint number i.
  */
-import { address, addressAt, prefix } from '../../agent/core/net.ts';
+import { address, addressAt, hostPrefix, prefix } from '../../agent/core/net.ts';
 import { indexOfIpv4, type Pool } from '../../agent/core/pool.ts';
 import type { PacketLimits } from '../../agent/core/words.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
@@ -236,6 +236,7 @@ function openGate(network: Network, grants: number): Gate {
       services: [],
       orphanGraceSeconds: 300,
       udpTombstoneSeconds: 30,
+      onlyBound: true,
     },
   });
   gate.attach('auto', { outside, inside: [toDevices] });
@@ -247,6 +248,7 @@ function openGate(network: Network, grants: number): Gate {
     const index = indexOf(external);
     const remote = { remote: address(SERVER.address), remotePort: 0, classId: SERVER_CLASS, limits: {} };
     gate.open({ index, number: i + 1, protocol: 'udp', realm: 1, device: device(i), external, ...remote }, endNs);
+    gate.bind(1, hostPrefix(device(i).address));
   }
   return gate;
 }

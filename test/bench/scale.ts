@@ -65,6 +65,8 @@ interface StartRow {
   readonly residentMebibytes: number;
 }
 
+export type StartReading = Omit<StartRow, 'live' | 'found'>;
+
 export interface ScaleResults {
   readonly starts: readonly StartRow[];
   readonly fewPerSecond: Figure;
@@ -184,7 +186,8 @@ function startedAtMs({ pid }: Child): number {
   return statSync(`/proc/${pid}`).ctimeMs;
 }
 
-async function reading(daemon: Child): Promise<Omit<StartRow, 'live' | 'found'>> {
+/** What a start took, and holds now. */
+export async function reading(daemon: Child): Promise<StartReading> {
   const event = async <Fields>(name: string) =>
     JSON.parse(await daemon.line(new RegExp(`"event":"${name}"`))) as Fields;
   const { tookMs, time } = await event<{ tookMs: number; time: string }>('recovered');

@@ -1,14 +1,15 @@
 /**
  * `npm run demo`: the main job on real packets, step by step, each with what
  * was seen and a mark. Exit code 1 if any step fails. `--keep` leaves it
- * running and says what to play with.
+ * running and says what to play with; `--ggsn` tells another story instead,
+ * beside a real user plane (ggsn.ts).
  */
 import { join } from 'node:path';
 import { address, contains, formatEndpoint, prefix } from '../../agent/core/net.ts';
-import { API_PORT, DEVICE_NAME, DEVICE_PORT, type Reply, TestAgent } from '../agent.ts';
+import { API_PORT, DEVICE_NAME, DEVICE_PORT, TestAgent } from '../agent.ts';
 import { Capture } from '../capture.ts';
 import { program, ROOT, until } from '../child.ts';
-import { type Outcome, Probe } from '../probe.ts';
+import { Probe } from '../probe.ts';
 import { Session } from '../session.ts';
 import {
   DEVICE,
@@ -20,6 +21,8 @@ import {
   standardNetwork,
   UPLINK,
 } from '../standard-network.ts';
+import { ggsnDemo } from './ggsn.ts';
+import { answer, must, Steps, say, silence, status } from './steps.ts';
 
 const PICTURE = `
   MTC server ${SERVER.ipv4} ─┐             ┌──────────────────────┐
@@ -33,44 +36,9 @@ const PICTURE = `
 /** How long silence is listened to. */
 const SILENCE_MS = 700;
 
-const say = (text: string) => process.stdout.write(`${text}\n`);
-let failed = 0;
-let number = 0;
+if (process.argv.includes('--ggsn')) process.exit(await ggsnDemo());
 
-/** One step: `act` says what it saw, or throws what it should not have seen. */
-async function step(title: string, act: () => Promise<string>): Promise<void> {
-  number += 1;
-  const head = `${String(number).padStart(2)}. ${title}`;
-  try {
-    say(`${head}\n      ✓ ${await act()}`);
-  } catch (fault) {
-    failed += 1;
-    say(`${head}\n      ✗ ${(fault as Error).message}`);
-  }
-}
-
-function must(holds: boolean, otherwise: string): void {
-  if (!holds) throw new Error(otherwise);
-}
-
-function seen(outcome: Outcome): string {
-  if (outcome.outcome === 'answer') return `an answer: "${outcome.text}"`;
-  return outcome.outcome === 'refused' ? `refused: ${outcome.error}` : 'silence';
-}
-
-async function silence(outcome: Promise<Outcome>): Promise<void> {
-  const was = await outcome;
-  must(was.outcome === 'silence', `expected silence, saw ${seen(was)}`);
-}
-
-async function answer(outcome: Promise<Outcome>, text: string): Promise<void> {
-  const was = await outcome;
-  must(was.outcome === 'answer' && was.text === text, `expected the answer "${text}", saw ${seen(was)}`);
-}
-
-function status({ status: was, body, complaint }: Reply, wanted: number): void {
-  must(was === wanted, `expected HTTP ${wanted}, saw ${was} ${JSON.stringify(body)} ${complaint}`);
-}
+const steps = new Steps();
 
 say(PICTURE);
 const network = standardNetwork();
@@ -96,27 +64,27 @@ const ask = async (changes = {}) => {
   to = reply.body.externalEndpoint;
 };
 
-await step('Direct contact with the device is blocked', async () => {
+await steps.take('Direct contact with the device is blocked', async () => {
   await silence(server.udp({ to: direct, text: 'direct', waitMs: SILENCE_MS }));
   await silence(server.tcp({ to: direct, text: 'direct', waitMs: SILENCE_MS }));
   must(!device.lines.some((line) => line.includes('direct')), 'the device saw it');
   return `UDP and TCP to ${DEVICE.ipv4}:${DEVICE_PORT}: silence, although a route leads there; the device saw nothing`;
 });
 
-await step('A scanner of the grants pool gets silence', async () => {
+await steps.take('A scanner of the grants pool gets silence', async () => {
   const ports = [22, 80, 443, 20_000, 20_001, 25_000];
   for (const port of ports) await silence(rogue.tcp({ to: { address: '203.0.113.1', port }, waitMs: 150 }));
   await silence(rogue.udp({ to: { address: '203.0.113.2', port: 20_000 }, waitMs: SILENCE_MS }));
   return `${ports.length} TCP ports and a UDP port: no SYN-ACK, no reset, no ICMP`;
 });
 
-await step('Without a certificate, TLS refuses', async () => {
+await steps.take('Without a certificate, TLS refuses', async () => {
   const { status: was, complaint } = await agent.grant({}, { as: null });
   must(was === 0 && complaint.includes('certificate required'), `saw HTTP ${was} ${complaint}`);
   return complaint;
 });
 
-await step('A server that is known, but authorised by nobody, is refused', async () => {
+await steps.take('A server that is known, but authorised by nobody, is refused', async () => {
   const reply = await agent.grant({}, { as: agent.stranger, from: 'rogue' });
   status(reply, 404);
   const line = await agent.refusal(reply.body);
@@ -124,19 +92,19 @@ await step('A server that is known, but authorised by nobody, is refused', async
   return `outside: "${reply.body.title}"; in the agent's log: ${line['reason']} (${line['why']})`;
 });
 
-await step('The authorised server asks, and the device answers through the external endpoint', async () => {
+await steps.take('The authorised server asks, and the device answers through the external endpoint', async () => {
   await ask();
   await answer(server.udp({ to, text: 'hello, meter' }), 'hello, meter');
   return `201, and the first packet after it: ${shown()} → ${DEVICE.ipv4}:${DEVICE_PORT} → "hello, meter"`;
 });
 
-await step('The same endpoint from the rogue address: silence', async () => {
+await steps.take('The same endpoint from the rogue address: silence', async () => {
   await silence(rogue.udp({ to, text: 'rogue', waitMs: SILENCE_MS }));
   must(!device.lines.some((line) => line.includes('rogue')), 'the device saw it');
   return 'nothing came back, and nothing reached the device';
 });
 
-await step('Also after a knock before the grant, the first packet passes', async () => {
+await steps.take('Also after a knock before the grant, the first packet passes', async () => {
   const from = { address: SERVER.ipv4, port: 40_404 };
   await agent.curl('DELETE', `/grants/${id}`);
   await silence(server.udp({ to, from, waitMs: SILENCE_MS }));
@@ -145,7 +113,7 @@ await step('Also after a knock before the grant, the first packet passes', async
   return `knocked from port ${from.port}, refused; granted; from the same port: an answer at once`;
 });
 
-await step('The device reaches out by itself, hidden behind the egress pool', async () => {
+await steps.take('The device reaches out by itself, hidden behind the egress pool', async () => {
   const service = await network.spawn('server', program('test/device.ts', '7100', SERVER.ipv4), { line: /^ready$/ });
   const onDevice = await Probe.start(network, 'device');
   await answer(onDevice.tcp({ to: { address: SERVER.ipv4, port: 7100 }, text: 'reading 42' }), 'reading 42');
@@ -155,7 +123,7 @@ await step('The device reaches out by itself, hidden behind the egress pool', as
   return `the server saw ${from}, of the egress pool`;
 });
 
-await step('Its inner address is nowhere on the outside wire', async () => {
+await steps.take('Its inner address is nowhere on the outside wire', async () => {
   await server.udp({ to: { address: GATEWAY.ipv4, port: 9 }, text: 'end of capture', waitMs: SILENCE_MS });
   const frames = await wire.through(new TextEncoder().encode('end of capture'));
   // Frames that the outside itself sent there (the first step) carry it; none may come from the gateway.
@@ -168,7 +136,7 @@ await step('Its inner address is nowhere on the outside wire', async () => {
   return `${ours.length} frames of the gateway captured and searched, headers and content`;
 });
 
-await step('Given back: a running TCP transfer and a running UDP exchange stop', async () => {
+await steps.take('Given back: a running TCP transfer and a running UDP exchange stop', async () => {
   const udp = { id, to };
   await ask({ protocol: 'TCP' });
   const sessions = [
@@ -184,7 +152,7 @@ await step('Given back: a running TCP transfer and a running UDP exchange stop',
   return `both were streaming (${counts.join(' and ')} messages), both fell silent with the 204`;
 });
 
-await step('Its time is over, with the agent killed (kill -9): they stop all the same', async () => {
+await steps.take('Its time is over, with the agent killed (kill -9): they stop all the same', async () => {
   await ask({ durationSeconds: 5 });
   const udp = to;
   await ask({ durationSeconds: 5, protocol: 'TCP' });
@@ -201,7 +169,7 @@ await step('Its time is over, with the agent killed (kill -9): they stop all the
   return `they ran on without an agent, and stopped by themselves ${((performance.now() - begun) / 1000).toFixed(1)} s later`;
 });
 
-await step('Restarted: live grants are still live, ended ones stay ended', async () => {
+await steps.take('Restarted: live grants are still live, ended ones stay ended', async () => {
   await agent.start();
   await ask();
   const kept = to;
@@ -219,7 +187,7 @@ await step('Restarted: live grants are still live, ended ones stay ended', async
   return `the agent says: ${recovered?.['live']} live, ${recovered?.['ended']} ended while it was away; the ended one: ${body.endCause}`;
 });
 
-await step('nft flush ruleset: still closed', async () => {
+await steps.take('nft flush ruleset: still closed', async () => {
   await network.run('gateway', ['nft', 'flush', 'ruleset']);
   await silence(server.udp({ to: direct, text: 'flushed', waitMs: SILENCE_MS }));
   await silence(rogue.udp({ to, text: 'flushed', waitMs: SILENCE_MS }));
@@ -234,7 +202,7 @@ await step('nft flush ruleset: still closed', async () => {
   return 'nothing got in, the live grant went on, and the agent put its base back';
 });
 
-say(failed === 0 ? `\nAll ${number} steps passed.` : `\n${failed} of ${number} steps failed.`);
+const exitCode = steps.end();
 
 if (process.argv.includes('--keep')) {
   // Given back, so that the command below is not told that such a grant is live already.
@@ -262,4 +230,4 @@ It stays up until Ctrl-C. To play with it, as root:
   await new Promise((resolve) => process.once('SIGINT', resolve));
 }
 await network.close();
-process.exit(failed === 0 ? 0 : 1);
+process.exit(exitCode);

@@ -6,7 +6,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { DenialList, DenialRow } from '../../agent/api/denial-routes.ts';
 import { call } from '../../agent/cli/client.ts';
-import { DEVICE_NAME, DEVICE_PORT, RULES, TestAgent } from '../agent.ts';
+import { DEVICE_NAME, DEVICE_PORT, DEVICES, RULES, TestAgent } from '../agent.ts';
 import { program, until } from '../child.ts';
 import type { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
@@ -127,5 +127,7 @@ describe.each(FAMILIES)('over %s', (family) => {
     expect(await agent.mtgate('reload')).toMatchObject({ status: 0 });
     expect(await device.udp({ to })).toMatchObject({ outcome: 'answer' });
     expect(agent.logged('gapFound')).toEqual([]); // its elements changed on purpose
+    agent.write('devices.yaml', DEVICES); // with its addresses of both families
+    expect(await agent.mtgate('reload')).toMatchObject({ status: 0 });
   });
 });

@@ -4,7 +4,7 @@ import { type Body, DEVICE_PORT, TestAgent } from '../agent.ts';
 import { program } from '../child.ts';
 import type { Network } from '../network.ts';
 import { Session } from '../session.ts';
-import { DEVICE, standardNetwork } from '../standard-network.ts';
+import { DEVICE, standardNetwork, UPLINK } from '../standard-network.ts';
 
 const QUIET_MS = 300;
 
@@ -88,4 +88,54 @@ test('a request sent again after kill -9 has the same answer, and one mark goes 
   expect(await said('grantEnded', first.body)).toMatchObject({ correlator: 'one-id' });
   expect(await agent.grant({}, { headers })).toEqual(first);
   expect(await agent.grants()).toEqual([]);
+});
+
+test('a request waits for its device over kill -9, and is granted the moment it is bound', async () => {
+  const m2 = { networkAccessIdentifier: 'm2@meters.example' };
+  const at = '10.20.0.9';
+  await network.run('device', ['ip', 'address', 'add', `${at}/32`, 'dev', UPLINK]);
+  const listener = await network.spawn('device', program('test/device.ts', String(DEVICE_PORT), at), {
+    line: /^ready$/,
+  });
+  const headers = { 'Idempotency-Key': '"waits"' };
+  const wait = { device: m2, whenUnreachable: 'WAIT', waitSeconds: 600 };
+
+  expect(await agent.grant({ device: m2 })).toMatchObject({ status: 409, body: { code: 'DEVICE_UNREACHABLE' } });
+  const accepted = await agent.grant(wait, { headers });
+  expect(accepted).toMatchObject({ status: 202, body: { device: m2, status: 'WAITING', devicePort: DEVICE_PORT } });
+  expect(accepted.body).not.toHaveProperty('externalEndpoint');
+  const { grantId } = accepted.body;
+  expect(await agent.grant(wait)).toMatchObject({ status: 409, body: { code: 'ALREADY_EXISTS', grantId } });
+
+  await agent.daemon.stop('SIGKILL');
+  await agent.start();
+  expect(await agent.grant(wait, { headers })).toEqual(accepted);
+  expect((await agent.curl('GET', `/grants/${grantId}`)).body).toEqual(accepted.body);
+  expect(await agent.grants()).toEqual([accepted.body]);
+  const [row] = JSON.parse((await agent.mtgate('grants', 'list', '--json')).stdout);
+  expect(row).toMatchObject({ grantId, status: 'waiting', device: m2.networkAccessIdentifier });
+  expect((await agent.mtgate('grants', 'show', grantId)).stdout).toMatch(/^status +waiting$/m);
+  const extend = await agent.curl('POST', `/grants/${grantId}/extend`, { body: { durationSeconds: 5 } });
+  expect(extend).toMatchObject({ status: 409, body: { code: 'GRANT_WAITING' } });
+
+  await agent.mtgate('device', 'bind', m2.networkAccessIdentifier, 'iot', at);
+  const { body } = await agent.curl('GET', `/grants/${grantId}`);
+  expect(body).toMatchObject({ grantId, status: 'LIVE', device: m2 });
+  const session = await Session.open(network, 'server', 'udp', body.externalEndpoint);
+  session.say('stream');
+  await session.next();
+  expect(await agent.grant(wait, { headers })).toMatchObject({ status: 201, body });
+
+  await agent.mtgate('device', 'unbind', m2.networkAccessIdentifier, 'iot', at);
+  await session.quiet(QUIET_MS);
+  await session.stop();
+
+  const second = await agent.grant(wait);
+  expect(second.status).toBe(202);
+  expect((await agent.mtgate('grants', 'revoke', second.body.grantId)).stdout).toBe('ended 1 grant\n');
+  expect((await agent.curl('GET', `/grants/${second.body.grantId}`)).body).toMatchObject({
+    status: 'ENDED',
+    endCause: 'REVOKED_BY_OPERATOR',
+  });
+  await listener.stop();
 });

@@ -88,6 +88,11 @@ const ELSEWHERE = [
   /, or a list of these$/,
   /^a node is missing/,
   /^the policy has no server/,
+  /^… without quotation marks$/,
+  // Of the devices file, and of imports.
+  /^an MSISDN: /,
+  /^an IMSI: /,
+  /^an interface identifier /,
 ];
 
 test('every message of the language stands in a case', () => {

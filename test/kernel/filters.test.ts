@@ -210,14 +210,17 @@ describe.each(FAMILIES)('over %s', (family) => {
     await copies.through(Buffer.from('mtgate staged perhaps\0'));
   });
 
-  test('a group is the addresses of its devices', async () => {
+  test('a group is what its devices are bound to', async () => {
     const filters = `
 deviceGroups: { m2: { devices: ["*@m2.example"] } }
 filters: [{ id: m2, drop: { from: "group:m2", to: outside } }]
 `;
-    await inForce(filters, [{ interface: INSIDE, address: address(family === 'ipv4' ? '10.20.0.9' : 'fd00:20::9') }]);
+    await inForce(filters, [
+      { interface: INSIDE, prefix: prefix(family === 'ipv4' ? '10.20.0.9/32' : 'fd00:20:9::/64') },
+    ]);
     expect(await device.udp({ to })).toMatchObject({ outcome: 'answer' });
-    await inForce(filters, [{ interface: INSIDE, address: address(DEVICE[family]) }]);
+    const own = prefix(family === 'ipv4' ? `${DEVICE.ipv4}/32` : 'fd00:20::/64');
+    await inForce(filters, [{ interface: INSIDE, prefix: own }]);
     expect(await device.udp({ to, waitMs: 300 })).toEqual({ outcome: 'silence' });
     expect(await packets('m2')).toBeGreaterThan(0);
   });

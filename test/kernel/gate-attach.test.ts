@@ -74,6 +74,7 @@ function setupOf({ outside, inside }: Interfaces, other: Partial<GateSetup> & { 
     services: [],
     orphanGraceSeconds: 300,
     udpTombstoneSeconds: 30,
+    onlyBound: true,
     ...rest,
   };
 }

@@ -47,6 +47,7 @@ function load(pool = POOL, object = GATE_OBJECT): Gate {
       services: [],
       orphanGraceSeconds: 300,
       udpTombstoneSeconds: 30,
+      onlyBound: true,
     },
   });
   gates.push(gate);

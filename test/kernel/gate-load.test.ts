@@ -77,6 +77,7 @@ function load(setup: Partial<GateSetup> = {}): Gate {
       services: [],
       orphanGraceSeconds: 300,
       udpTombstoneSeconds: 30,
+      onlyBound: true,
       ...setup,
     },
   });
@@ -119,16 +120,25 @@ describe('the next agent', () => {
   test('brings up to date what follows from the configuration', () => {
     const first = load();
     expect([verdictOn(first, '10.20.0.2'), verdictOn(first, '10.30.0.2')]).toEqual(['realmDestination', 'pass']);
-    first.setChanging(1, address('10.20.0.2'), true);
+    first.bind(1, prefix('10.20.0.2/32'));
+    first.bind(1, prefix('fd00:20::/64'));
+    first.setChanging(1, prefix('10.20.0.2/32'), true);
     const second = load({
       inside: [{ ifindex: at('spare').ifindex, realm: 2, prefixes: [prefix('10.30.0.0/16')], nextHops: {} }],
     });
     expect([verdictOn(second, '10.20.0.2'), verdictOn(second, '10.30.0.2')]).toEqual(['pass', 'realmDestination']);
     const fromDevice = ethernet(ip('10.20.0.2', '198.51.100.10', udp(1, 2)));
     const third = load();
-    expect(inside(() => third.judge('insideIngress', interfaces.inside[0]?.ifindex ?? 0, fromDevice))).toEqual({
-      verdict: 'pass',
-    });
+    const speak = (gate: Gate) =>
+      inside(() => gate.judge('insideIngress', interfaces.inside[0]?.ifindex ?? 0, fromDevice));
+    expect(speak(third)).toEqual({ verdict: 'pass' });
+    expect([...third.bindings()].map(({ realm, prefix: { text } }) => [realm, text]).sort()).toEqual([
+      [1, '10.20.0.2/32'],
+      [1, 'fd00:20::/64'],
+    ]);
+    third.unbind(1, prefix('10.20.0.2/32'));
+    expect(speak(third)).toEqual({ verdict: 'drop', reason: 'addressUnbound', sampled: false });
+    expect(speak(load({ onlyBound: false }))).toEqual({ verdict: 'pass' });
   });
 
   test('begins on fresh maps with another pool, and removes the old ones once it hangs in their place', () => {

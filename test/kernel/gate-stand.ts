@@ -6,7 +6,7 @@
  */
 import { mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
-import { address, prefix } from '../../agent/core/net.ts';
+import { address, hostPrefix, prefix } from '../../agent/core/net.ts';
 import type { Pool } from '../../agent/core/pool.ts';
 import type { GateSetup, Mapping } from '../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
@@ -40,7 +40,7 @@ export interface Stand {
   close(): Promise<void>;
 }
 
-/** The gate at the gateway of the standard network, with the servers as class 7, heard until orphanGraceSeconds from now. */
+/** The gate at the gateway of the standard network, with the servers as class 7, the device bound, heard until orphanGraceSeconds from now. */
 export function gateOnWires(network: Network, pool: Pool): Gate {
   const at = (name: string) => ({ name, ifindex: network.link('gateway', name).ifindex });
   const [outside, inside] = [at(OUTSIDE), at(INSIDE)];
@@ -61,12 +61,16 @@ export function gateOnWires(network: Network, pool: Pool): Gate {
       services: [],
       orphanGraceSeconds: 300,
       udpTombstoneSeconds: 30,
+      onlyBound: true,
     };
     const loaded = Gate.load({ object: GATE_OBJECT, bpffs: `${network.bpffs()}/mtgate`, setup });
     loaded.attach('auto', { outside, inside: [inside] });
     return loaded;
   });
-  for (const family of families) gate.addClass(prefix(SERVER_PREFIX[family]), 7);
+  for (const family of families) {
+    gate.addClass(prefix(SERVER_PREFIX[family]), 7);
+    gate.bind(1, hostPrefix(address(DEVICE[family])));
+  }
   gate.heartbeat(process.hrtime.bigint());
   return gate;
 }

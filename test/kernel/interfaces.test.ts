@@ -8,7 +8,7 @@
  * gate counts and what comes out of the TAP is what the table says.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { address, prefix } from '../../agent/core/net.ts';
+import { address, hostPrefix, prefix } from '../../agent/core/net.ts';
 import { indexOfIpv4, type Pool } from '../../agent/core/pool.ts';
 import type { GateCounters, Mapping } from '../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
@@ -20,7 +20,7 @@ import { ethernet } from '../frames.ts';
 import { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
 import { NO_FILTERS } from '../rules.ts';
-import { addClasses, nowNs, setupOf } from '../suites/fixture.ts';
+import { addClasses, bindDevices, nowNs, setupOf } from '../suites/fixture.ts';
 import { answers } from '../suites/packets/answers.ts';
 import { fromDevices } from '../suites/packets/from-devices.ts';
 import type { Row } from '../suites/packets/table.ts';
@@ -89,6 +89,7 @@ describe('a TUN inside', () => {
           gate.forget(mapping);
         }
         addClasses(gate);
+        bindDevices(gate);
         openGrants(gate, who, protocol);
         gate.attach('auto', {
           outside: { name: 'outside', ifindex: interfaces.outside },
@@ -219,13 +220,19 @@ describe('a VLAN and a bridge inside, realms of the same addresses', () => {
         services: [{ protocol: 'udp' as const, port: 53 }],
         orphanGraceSeconds: 300,
         udpTombstoneSeconds: 30,
+        onlyBound: true,
       };
       gate = Gate.load({ object: GATE_OBJECT, bpffs: `${network.bpffs()}/gate`, setup });
       for (const source of ['198.51.100.0/24', '2001:db8:51::/48']) gate.addClass(prefix(source), 7);
       gate.heartbeat(nowNs());
       gate.attach('auto', { outside: at('outside'), inside });
     });
-    for (const { realm } of REALMS) for (const family of FAMILY_NAMES) gate.open(grant(family, realm), nowNs() + HOUR);
+    for (const { realm } of REALMS) {
+      for (const family of FAMILY_NAMES) {
+        gate.open(grant(family, realm), nowNs() + HOUR);
+        gate.bind(realm, hostPrefix(address(DEVICE[family])));
+      }
+    }
     for (const { device } of REALMS) {
       const echo = program('test/device.ts', '7000', ...Object.values(DEVICE));
       echoes.set(device, await network.spawn(device, echo, { line: /^ready$/ }));

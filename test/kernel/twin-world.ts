@@ -29,7 +29,7 @@ export type Command =
   | { readonly do: 'usedUp' }
   | { readonly do: 'admit'; readonly list: readonly AdmissionText[] }
   | { readonly do: 'class'; readonly prefix: string; readonly classId: number }
-  | { readonly do: 'changing'; readonly realm: number; readonly address: string; readonly on: boolean }
+  | { readonly do: 'changing' | 'bound'; readonly realm: number; readonly prefix: string; readonly on: boolean }
   | { readonly do: 'heartbeat'; readonly lost: boolean }
   | { readonly do: 'packet'; readonly hook: Hook; readonly at: Place; readonly hex: string; readonly mark: number };
 
@@ -264,6 +264,14 @@ const admissions: fc.Arbitrary<Command> = fc.record({
   list: fc.array(admission, { minLength: 1, maxLength: 8 }),
 });
 
+/** What may be bound, or change hands: addresses, and prefixes that hold both devices, one or none. */
+const inner = fc.constantFrom(
+  ...FAMILIES.ipv4.devices.map((host) => `${host}/32`),
+  ...FAMILIES.ipv6.devices.map((host) => `${host}/128`),
+  ...['10.20.0.2/31', '10.20.0.0/31', '10.20.0.0/16', '10.30.0.0/16', '203.0.113.0/24', '127.0.0.1/32', '0.0.0.0/0'],
+  ...['fd00:20::/127', 'fd00:20::2/127', 'fd00:20::/64', 'fd00:20:0:1::/64', '2001:db8:51::/48', 'fe80::/64'],
+);
+
 const change: fc.Arbitrary<Command> = fc.oneof(
   { weight: 2, arbitrary: fc.record({ do: fc.constantFrom('end' as const, 'forget' as const), which: fc.nat(30) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('limit' as const), which: fc.nat(30), limits }) },
@@ -288,7 +296,16 @@ const change: fc.Arbitrary<Command> = fc.oneof(
     arbitrary: fc.record({
       do: fc.constant('changing' as const),
       realm: fc.constantFrom(REALM, REALM, SECOND_REALM),
-      address: fc.constantFrom(...FAMILIES.ipv4.devices, ...FAMILIES.ipv6.devices),
+      prefix: inner,
+      on: fc.boolean(),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('bound' as const),
+      realm: fc.constantFrom(REALM, REALM, SECOND_REALM),
+      prefix: inner,
       on: fc.boolean(),
     }),
   },
@@ -298,12 +315,23 @@ const change: fc.Arbitrary<Command> = fc.oneof(
   },
 );
 
+/** Of these, some hold their address from the beginning. */
+const BOUND = [...FAMILIES.ipv4.devices, ...FAMILIES.ipv6.devices].map(
+  (host): Command => ({
+    do: 'bound',
+    realm: REALM,
+    prefix: `${host}/${host.includes(':') ? 128 : 32}`,
+    on: true,
+  }),
+);
+
 /** A life of the world: grants, some of them open from the beginning, and then anything. */
 export const life: fc.Arbitrary<readonly Command[]> = fc
   .array(grant, { minLength: 4, maxLength: 10 })
   .chain((grants) =>
     fc.tuple(
       admissions.map((one) => [one]),
+      fc.subarray(BOUND),
       fc.array(openOne(grants), { minLength: 6, maxLength: 12 }),
       fc.array(
         fc.oneof(

@@ -7,7 +7,7 @@
  */
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { address, prefix } from '../../agent/core/net.ts';
+import { prefix } from '../../agent/core/net.ts';
 import type { JudgingDataplane, Mapping, Verdict } from '../../agent/dataplane/dataplane.ts';
 import { Memory } from '../../agent/dataplane/memory.ts';
 import { entriesOf } from '../entries.ts';
@@ -29,7 +29,7 @@ beforeAll(() => {
 afterAll(() => stand.close());
 
 test(`gate and twin agree (seed ${seed})`, { timeout: 120_000 }, async () => {
-  const seen = { carried: 0, passed: 0, dropped: 0, limited: 0 };
+  const seen = { carried: 0, passed: 0, dropped: 0, limited: 0, unbound: 0 };
   await fc.assert(
     fc.asyncProperty(life, async (commands) => {
       const rig = await stand.make(setupOf);
@@ -46,6 +46,7 @@ test(`gate and twin agree (seed ${seed})`, { timeout: 120_000 }, async () => {
   expect(seen.passed).toBeGreaterThan(LIVES);
   expect(seen.dropped).toBeGreaterThan(LIVES);
   expect(seen.limited).toBeGreaterThan(LIVES / 2);
+  expect(seen.unbound).toBeGreaterThan(LIVES);
 });
 
 function liveThrough(commands: readonly Command[], { plane: gate, interfaces }: Rig, seen: Seen): void {
@@ -67,11 +68,16 @@ function liveThrough(commands: readonly Command[], { plane: gate, interfaces }: 
   }
   expect(entriesOf(gate)).toEqual(entriesOf(twin));
   expect(new Map(gate.classes())).toEqual(new Map(twin.classes()));
+  expect(boundIn(gate)).toEqual(boundIn(twin));
   expect(gate.counters()).toEqual(twin.counters());
 }
 
+function boundIn(plane: JudgingDataplane): readonly string[] {
+  return [...plane.bindings()].map(({ realm, prefix: { text } }) => `${realm} ${text}`).sort();
+}
+
 type Both = readonly [gate: JudgingDataplane, twin: JudgingDataplane];
-type Seen = { carried: number; passed: number; dropped: number; limited: number };
+type Seen = Record<'carried' | 'passed' | 'dropped' | 'limited' | 'unbound', number>;
 
 function change(command: Exclude<Command, { do: 'packet' }>, both: Both, opened: Mapping[], number: number): void {
   const now = nowNs();
@@ -124,7 +130,13 @@ function change(command: Exclude<Command, { do: 'packet' }>, both: Both, opened:
       }
       return;
     case 'changing':
-      for (const plane of both) plane.setChanging(command.realm, address(command.address), command.on);
+      for (const plane of both) plane.setChanging(command.realm, prefix(command.prefix), command.on);
+      return;
+    case 'bound':
+      for (const plane of both) {
+        if (command.on) plane.bind(command.realm, prefix(command.prefix));
+        else plane.unbind(command.realm, prefix(command.prefix));
+      }
       return;
     case 'heartbeat':
       for (const plane of both) plane.heartbeat(command.lost ? now - 31n * SECOND : now);
@@ -145,6 +157,7 @@ function expectAgreement(
   else if (atGate?.verdict === 'pass') seen.passed += 1;
   else seen.dropped += 1;
   if (atGate?.verdict === 'drop' && BEYOND_LIMITS.includes(atGate.reason)) seen.limited += 1;
+  if (atGate?.verdict === 'drop' && atGate.reason === 'addressUnbound') seen.unbound += 1;
 }
 
 /**

@@ -1,12 +1,14 @@
 /**
  * What must hold of grants, whatever is done with them in whatever order, two
  * things at a time and with a store that takes its time: record, memory and
- * gate say the same, and nothing lives for longer than its rule gives.
+ * gate say the same, nothing lives for longer than its rule gives, and none
+ * waits for a device that can be reached.
  */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { type GrantStore, openStore } from '../../agent/grants/store.ts';
+import type { WaitingRequest } from '../../agent/grants/waiting-request.ts';
 import { entriesOf } from '../entries.ts';
 import { ask, DEVICES, HEAD_END, inner, M1, M2, policyOf, RULES, TestGateway } from '../gateway.ts';
 
@@ -32,6 +34,15 @@ const step = fc.oneof(
   { weight: 1, arbitrary: fc.record({ do: fc.constant('end' as const), port: fc.constantFrom(...PORTS) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('rebind' as const), device: fc.constantFrom(M1, M2) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('policy' as const), policy: fc.constantFrom(...POLICIES) }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      do: fc.constant('wait' as const),
+      port: fc.constantFrom(...PORTS),
+      seconds,
+      waits: seconds,
+    }),
+  },
   {
     weight: 1,
     arbitrary: fc.record({ do: fc.constant('suspend' as const), seconds: fc.integer({ min: 1, max: 200 }) }),
@@ -66,6 +77,9 @@ function unhurried(store: GrantStore): GrantStore {
     extend: slow(store.extend),
     end: slow(store.end),
     lower: slow(store.lower),
+    wait: slow(store.wait),
+    grantWait: slow(store.grantWait),
+    endWait: slow(store.endWait),
   };
 }
 
@@ -95,14 +109,19 @@ class World {
         return this.#within(
           await grants.request(HEAD_END, ask({ devicePort: doing.port, durationSeconds: doing.seconds })),
         );
+      case 'wait': {
+        const asking = ask({ devicePort: doing.port, durationSeconds: doing.seconds });
+        const answer = await grants.requestOrWait(HEAD_END, asking, doing.waits);
+        return 'waitsUntilMs' in answer ? undefined : this.#within(answer);
+      }
       case 'extend': {
         const record = this.#onPort(doing.port);
         if (!record) return;
         return this.#within(await gateway.extensions.extend(HEAD_END, record.id, doing.seconds), record);
       }
       case 'end': {
-        const record = this.#onPort(doing.port);
-        return record && grants.end(record, 'endedByServer');
+        const record = this.#onPort(doing.port) ?? this.#waiting().find(({ devicePort }) => devicePort === doing.port);
+        return record && grants.giveUp(record, 'endedByServer');
       }
       case 'rebind':
         return void (await gateway.bindings.bind(doing.device, inner('10.20.0.2')));
@@ -128,6 +147,10 @@ class World {
     expect(answer.expiresAtMs - answer.startedAtMs).toBeLessThanOrEqual(limits.totalSeconds * 1000);
   }
 
+  #waiting(): readonly WaitingRequest[] {
+    return this.gateway.grants.listWaiting({}, 0, 1000).requests;
+  }
+
   #onPort(port: number): GrantRecord | undefined {
     return this.gateway.grants
       .list({ server: HEAD_END.name }, undefined, 100)
@@ -136,7 +159,13 @@ class World {
 
   /** Record, memory and gate say the same. */
   check(): void {
-    const { grants, store, memory, clock } = this.gateway;
+    const { grants, store, memory, clock, directory } = this.gateway;
+    const waiting = this.#waiting();
+    const onRecord = [...store.waits()].filter(({ waitsUntilNs }) => waitsUntilNs > clock.boottimeNs());
+    expect(new Map(onRecord.map((one) => [one.id, one]))).toEqual(new Map(waiting.map((one) => [one.id, one])));
+    // None waits for what is there, nor for what it has.
+    expect(waiting.filter(({ device, family }) => directory.bindingOf(device, family))).toEqual([]);
+    expect(waiting.filter((one) => grants.live.get(one.id) ?? grants.live.withKey(one))).toEqual([]);
     const live = [...grants.live.all()];
     expect(new Map([...store.live()].map((record) => [record.id, record]))).toEqual(
       new Map(live.map((record) => [record.id, record])),

@@ -67,6 +67,7 @@ describe('gate.h and layout.ts', () => {
       ENTRY_ANY_REMOTE: layout.ENTRY_ANY_REMOTE,
       LIMIT_BYTES_SHIFT: layout.LIMIT_BYTES_SHIFT,
       GATE_USED_UP_MAX: layout.GATE_USED_UP_MAX,
+      GATE_LENGTHS_MAX: layout.GATE_LENGTHS_MAX,
       NEXT_HOP4: layout.NEXT_HOP4,
       NEXT_HOP6: layout.NEXT_HOP6,
       REASON_MAX: DENIAL_REASONS.length + 1,

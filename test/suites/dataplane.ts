@@ -5,7 +5,7 @@
  */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { AgentError } from '../../agent/core/errors.ts';
-import { prefix } from '../../agent/core/net.ts';
+import { hostPrefix, prefix } from '../../agent/core/net.ts';
 import { DENIAL_REASONS } from '../../agent/core/reasons.ts';
 import type { Hook, JudgingDataplane, Mapping, Verdict } from '../../agent/dataplane/dataplane.ts';
 import { until } from '../child.ts';
@@ -13,7 +13,9 @@ import { entriesOf } from '../entries.ts';
 import { ethernet, ip, tcp, udp } from '../frames.ts';
 import {
   addClasses,
+  bindDevices,
   CLASS,
+  HELD,
   HOUR,
   type MakeRig,
   mapping,
@@ -58,6 +60,7 @@ export function describeDataplane(name: string, make: MakeRig): void {
       word(judge('insideIngress', ip(on.device.address.text, to, udp(on.device.port, 5000, 'answer'))));
     const ready = () => {
       addClasses(plane);
+      bindDevices(plane);
       plane.heartbeat(nowNs());
     };
 
@@ -309,15 +312,37 @@ export function describeDataplane(name: string, make: MakeRig): void {
       });
 
       test("is not heard of while its device's address changes hands", () => {
+        const own = hostPrefix(grant.device.address);
         plane.open(grant, nowNs() + HOUR);
-        plane.setChanging(REALM, grant.device.address, true);
-        plane.setChanging(REALM, grant.device.address, true);
+        plane.setChanging(REALM, own, true);
+        plane.setChanging(REALM, own, true);
         expect(answer(grant)).toBe('addressChangingHands');
-        plane.setChanging(REALM, grant.device.address, false);
+        plane.setChanging(REALM, own, false);
         expect(answer(grant)).toBe('redirect');
         // The same address of another realm is another device's.
-        plane.setChanging(SECOND_REALM, grant.device.address, true);
+        plane.setChanging(SECOND_REALM, own, true);
         expect(answer(grant)).toBe('redirect');
+      });
+
+      test('is not heard of while a prefix changes hands that holds the address', () => {
+        const wide = prefix(grant === V4 ? '10.20.0.0/28' : 'fd00:20::/64');
+        const beside = prefix(grant === V4 ? '10.20.0.16/28' : 'fd00:20:0:1::/64');
+        plane.open(grant, nowNs() + HOUR);
+        plane.setChanging(REALM, beside, true);
+        expect(answer(grant)).toBe('redirect');
+        plane.setChanging(REALM, wide, true);
+        plane.setChanging(REALM, beside, false);
+        expect(answer(grant)).toBe('addressChangingHands');
+        plane.setChanging(REALM, wide, false);
+        expect(answer(grant)).toBe('redirect');
+      });
+
+      test('is carried whether its device is bound or not: bindings are for what answers no grant', () => {
+        plane.open(grant, nowNs() + HOUR);
+        plane.unbind(REALM, hostPrefix(grant.device.address));
+        expect([knock(grant), answer(grant)]).toEqual(['redirect', 'redirect']);
+        plane.end(grant.index, grant.number, nowNs() - 40n * SECOND);
+        expect(answer(grant)).toBe('addressUnbound');
       });
     });
 
@@ -372,13 +397,12 @@ export function describeDataplane(name: string, make: MakeRig): void {
           .map(({ mapping: { number } }) => number)
           .sort(),
       ).toEqual([1, 2, 3]);
-      // Realm 2's device, from realm 1's interface, is nobody's answer.
-      expect(answer(elsewhere)).toBe('pass');
+      // Realm 2's device, from realm 1's interface, is nobody's answer, and nobody there.
+      expect(answer(elsewhere)).toBe('addressUnbound');
     });
 
     test('classes: the longest prefix stands, removed ones stand no more', () => {
-      plane.heartbeat(nowNs());
-      addClasses(plane);
+      ready();
       expect(new Map(plane.classes())).toEqual(new Map(SERVER_PREFIXES));
       const all = { ...V4, remote: 'all' } as const;
       plane.open(all, nowNs() + HOUR);
@@ -395,6 +419,72 @@ export function describeDataplane(name: string, make: MakeRig): void {
       expect(knock(all)).toBe('wrongSource');
       plane.addClass(prefix('198.51.100.0/24'), CLASS);
       expect(knock(all)).toBe('redirect');
+    });
+
+    describe('bindings', () => {
+      const speak = (from: string) =>
+        word(judge('insideIngress', ip(from, from.includes(':') ? '2001:db8:66::66' : '192.0.2.66', udp(5000, 53))));
+      const bound = () => [...plane.bindings()].map(({ realm, prefix: { text } }) => `${realm} ${text}`).sort();
+
+      test('are those that were made, each once, until they are undone', () => {
+        expect(bound()).toEqual([]);
+        bindDevices(plane);
+        bindDevices(plane);
+        expect(bound()).toEqual(HELD.map(([realm, text]) => `${realm} ${text}`).sort());
+        plane.unbind(REALM, prefix('fd00:20:0:7::/64'));
+        plane.unbind(REALM, prefix('10.20.0.2/32'));
+        plane.unbind(REALM, prefix('10.20.0.2/32'));
+        plane.unbind(REALM, prefix('10.99.0.0/24')); // of nobody
+        plane.unbind(SECOND_REALM, prefix('10.20.0.3/32')); // of the other realm
+        expect(bound()).toEqual(
+          HELD.filter(([, text]) => !['fd00:20:0:7::/64', '10.20.0.2/32'].includes(text))
+            .map(([realm, text]) => `${realm} ${text}`)
+            .sort(),
+        );
+        expect([...plane.bindings()].find(({ prefix: { text } }) => text === '10.20.7.0/24')).toEqual({
+          realm: REALM,
+          prefix: prefix('10.20.7.0/24'),
+        });
+      });
+
+      test('who holds an address speaks from it, and no longer', () => {
+        expect([speak('10.20.0.2'), speak('fd00:20::2')]).toEqual(['addressUnbound', 'addressUnbound']);
+        plane.bind(SECOND_REALM, prefix('10.20.0.2/32'));
+        expect(speak('10.20.0.2')).toBe('addressUnbound');
+        plane.bind(REALM, prefix('10.20.0.2/32'));
+        plane.bind(REALM, prefix('fd00:20:0:7::/64'));
+        expect([speak('10.20.0.2'), speak('10.20.0.3')]).toEqual(['pass', 'addressUnbound']);
+        expect([speak('fd00:20:0:7::2'), speak('fd00:20:0:7:ffff::2')]).toEqual(['pass', 'pass']);
+        expect([speak('fd00:20:0:6::2'), speak('fd00:20::2')]).toEqual(['addressUnbound', 'addressUnbound']);
+        plane.unbind(REALM, prefix('10.20.0.2/32'));
+        plane.unbind(REALM, prefix('fd00:20:0:7::/64'));
+        expect([speak('10.20.0.2'), speak('fd00:20:0:7::2')]).toEqual(['addressUnbound', 'addressUnbound']);
+      });
+
+      test('have eight lengths of a family at once; one more changes nothing', () => {
+        const lengths = [9, 16, 20, 24, 28, 29, 31, 32];
+        for (const length of lengths) plane.bind(REALM, prefix(`10.0.0.0/${length}`));
+        for (const length of [1, 47, 48, 63, 64, 65, 127, 128]) plane.bind(REALM, prefix(`8000::/${length}`));
+        const all = bound();
+        expect(all).toHaveLength(16);
+        expect(() => plane.bind(REALM, prefix('10.20.0.0/30'))).toThrow(AgentError);
+        expect(() => plane.bind(REALM, prefix('fd00:20::/56'))).toThrow(AgentError);
+        expect(bound()).toEqual(all);
+        expect([speak('10.20.0.2'), speak('10.128.0.1'), speak('fd00::1')]).toEqual(['pass', 'addressUnbound', 'pass']);
+        plane.unbind(REALM, prefix('10.0.0.0/9'));
+        plane.unbind(REALM, prefix('8000::/1'));
+        expect([speak('10.20.0.2'), speak('fd00:20::2')]).toEqual(['addressUnbound', 'addressUnbound']);
+        plane.bind(REALM, prefix('10.20.0.0/30'));
+        plane.bind(REALM, prefix('fd00:20::/56'));
+        expect([speak('10.20.0.2'), speak('10.20.0.4')]).toEqual(['pass', 'addressUnbound']);
+        expect([speak('fd00:20::2'), speak('fd00:20:0:100::2')]).toEqual(['pass', 'addressUnbound']);
+      });
+
+      test('more than one call to the kernel brings are all found', () => {
+        const many = Array.from({ length: 5000 }, (_, i) => `10.20.${i >> 8}.${i & 255}/32`);
+        for (const text of many) plane.bind(REALM, prefix(text));
+        expect(bound()).toEqual(many.map((text) => `${REALM} ${text}`).sort());
+      });
     });
 
     describe('admissions', () => {

@@ -80,6 +80,7 @@ export function setupOf(interfaces: Interfaces): GateSetup {
     ],
     orphanGraceSeconds: 30,
     udpTombstoneSeconds: 30,
+    onlyBound: true,
   };
 }
 
@@ -125,6 +126,17 @@ export function mapping(text: MappingText): Mapping {
     classId: text.classId ?? CLASS,
     limits: text.limits ?? {},
   };
+}
+
+/** Who holds what: a device of a full address and one beside it in each family and realm, and each family's device of a prefix. */
+export const HELD: readonly (readonly [realm: number, prefix: string])[] = [
+  ...['10.20.0.2/32', '10.20.0.3/32', '10.20.7.0/24'].map((text) => [REALM, text] as const),
+  ...['fd00:20::2/128', 'fd00:20::3/128', 'fd00:20:0:7::/64'].map((text) => [REALM, text] as const),
+  ...['10.30.0.2/32', 'fd00:30::2/128'].map((text) => [SECOND_REALM, text] as const),
+];
+
+export function bindDevices(plane: JudgingDataplane): void {
+  for (const [realm, text] of HELD) plane.bind(realm, prefix(text));
 }
 
 export function addClasses(plane: JudgingDataplane): void {

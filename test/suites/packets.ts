@@ -9,14 +9,14 @@
  * cut within the IP header) is in test/kernel, on wires.
  */
 import { afterEach, beforeEach, describe, test } from 'vitest';
-import { address } from '../../agent/core/net.ts';
+import { address, hostPrefix } from '../../agent/core/net.ts';
 import { ANSWER_MARK } from '../../agent/core/reasons.ts';
 import type { Protocol } from '../../agent/core/words.ts';
 import { HOOKS, type JudgingDataplane } from '../../agent/dataplane/dataplane.ts';
 import { ethernet, filler, ip, spoil, udp } from '../frames.ts';
 import { type MakeRig, nowNs, REALM, SECOND, setupOf } from './fixture.ts';
 import { admissionsOf, admitted, admittedWhole, answersWithMark, anyOf } from './packets/admitted.ts';
-import { answers, answersOfSecondRealm, changingHands, unheard } from './packets/answers.ts';
+import { answers, answersOfSecondRealm, changingHands, unbound, unheard } from './packets/answers.ts';
 import { fromDevices, toNoService } from './packets/from-devices.ts';
 import { fromOutside, toPool } from './packets/from-outside.ts';
 import * as ipv6Only from './packets/ipv6-only.ts';
@@ -47,10 +47,16 @@ function describeGrants(make: MakeRig, who: Who, protocol: Protocol): void {
     table(rig, 'insideIngress', answersOfSecondRealm(who, protocol), 'secondInside');
   });
   describe('while an address changes hands', () => {
-    const set = (changing: boolean) => rig().plane.setChanging(REALM, address(who.device), changing);
+    const set = (changing: boolean) => rig().plane.setChanging(REALM, hostPrefix(address(who.device)), changing);
     beforeEach(() => set(true));
     afterEach(() => set(false));
     table(rig, 'insideIngress', changingHands(who, protocol));
+  });
+  describe('while nobody holds an address', () => {
+    const own = hostPrefix(address(who.device));
+    beforeEach(() => rig().plane.unbind(REALM, own));
+    afterEach(() => rig().plane.bind(REALM, own));
+    table(rig, 'insideIngress', unbound(who, protocol));
   });
   describe.each([
     ['never, whatever the grace', () => 0n, 1_000_000_000],
@@ -98,9 +104,21 @@ function describeGuards(make: MakeRig, who: Who): void {
     table(rig, 'outsideIngress', [...toPool(who), ...fromOutside(who), ...(isIpv6 ? ipv6Only.FROM_OUTSIDE : [])]);
   });
   describe('from a device', () => {
-    const { NEIGHBOURS_FROM_DEVICES, FROM_DEVICES } = ipv6Only;
-    const also = isIpv6 ? [...NEIGHBOURS_FROM_DEVICES, ...FROM_DEVICES] : [];
+    const { NEIGHBOURS_FROM_DEVICES, FROM_UNBOUND } = ipv6Only;
+    const also = isIpv6 ? [...NEIGHBOURS_FROM_DEVICES, ...FROM_UNBOUND] : [];
     table(rig, 'insideIngress', [...fromDevices(who), ...also]);
+  });
+  describe('from a device that is not bound, where such may speak', () => {
+    const open = standing(
+      make,
+      (plane) => {
+        for (const { realm, prefix } of [...plane.bindings()]) plane.unbind(realm, prefix);
+      },
+      (interfaces) => ({ ...setupOf(interfaces), onlyBound: false }),
+    );
+    const { NEIGHBOURS_FROM_DEVICES, FROM_ANYBODY } = ipv6Only;
+    const also = isIpv6 ? [...NEIGHBOURS_FROM_DEVICES, ...FROM_ANYBODY] : [];
+    table(open, 'insideIngress', [...fromDevices(who), ...also]);
   });
   describe('toward the outside', () => {
     table(rig, 'outsideEgress', [...toOutside(who), ...(isIpv6 ? ipv6Only.TO_OUTSIDE : [])]);

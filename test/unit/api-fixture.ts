@@ -7,7 +7,7 @@ import https from 'node:https';
 import type { IdentityPolicy } from '../../agent/api/identity.ts';
 import type { ApiLimits } from '../../agent/api/limits.ts';
 import { refusalRecorder } from '../../agent/api/problem.ts';
-import type { Grant, GrantsUseCases, Operation } from '../../agent/api/routes.ts';
+import type { Grant, GrantsUseCases, Operation, Wait } from '../../agent/api/routes.ts';
 import { type ApiServer, startApi } from '../../agent/api/server.ts';
 import type { ServerSources } from '../../agent/api/sources.ts';
 import { readTrust, type Trust } from '../../agent/api/tls.ts';
@@ -152,9 +152,10 @@ export const identity: IdentityPolicy = {
   servers: () => SOURCES,
 };
 
-/** Grants in memory: device m1 is acme's, m2 is another tenant's. No policy, no endpoints, no end. */
+/** Grants in memory: device m1 is acme's, m2 is another tenant's, m3 is not bound. No policy, no endpoints, no end. */
 function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCases {
   const grants = new Map<string, Grant & { server: ServerName }>();
+  const waits = new Map<string, Wait>();
   const nameOf = (device: DeviceReference) =>
     'phoneNumber' in device ? device.phoneNumber : device.networkAccessIdentifier;
   const own = (server: ServerName, id: string): (Grant & { server: ServerName }) | Refusal => {
@@ -162,9 +163,23 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
     return grant?.server === server ? grant : refuse('grantNotFound', { why: grant ? 'of another' : 'never was' });
   };
   return {
-    async request(who, ask) {
+    async request(who, ask, waitSeconds) {
       asked.push(who);
       const device = nameOf(ask.device);
+      if (device === 'm3@meters.acme.example') {
+        if (waitSeconds === undefined) return refuse('deviceUnreachable', { why: 'not bound' });
+        const id = `01JZ8Q4X9T5E2V7M3K6B0N1W${String(waits.size).padStart(2, '0')}`;
+        const requestedAtMs = clock.nowMs();
+        const wait: Wait = {
+          id,
+          device: ask.device,
+          applicationServer: ask.applicationServer ?? { address: who.requestAddress },
+          ...{ protocol: ask.protocol, devicePort: ask.devicePort, family: 'ipv4', status: 'WAITING' },
+          ...{ requestedAtMs, waitsUntilMs: requestedAtMs + waitSeconds * 1000 },
+        };
+        waits.set(id, wait);
+        return wait;
+      }
       if (device === 'm2@meters.acme.example') return refuse('notAuthorisedByMtcUser', { why: 'not authorised' });
       if (device !== 'm1@meters.acme.example' && device !== '+12025550142') {
         return refuse('deviceUnknown', { why: 'no such device' });
@@ -191,7 +206,7 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
       grants.set(id, grant);
       return grant;
     },
-    show: (who, id) => own(who.name, id),
+    show: (who, id) => waits.get(id) ?? own(who.name, id),
     async extend(who, id, durationSeconds) {
       const grant = own(who.name, id);
       if ('reason' in grant) return grant;
@@ -203,6 +218,11 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
       return extended;
     },
     async end(who, id) {
+      const wait = waits.get(id);
+      if (wait) {
+        waits.set(id, { ...wait, status: 'ENDED', endedAtMs: clock.nowMs(), endCause: 'outsideHours' });
+        return {};
+      }
       const grant = own(who.name, id);
       if ('reason' in grant) return grant;
       const ended = { ...grant, status: 'ENDED' as const, endedAtMs: clock.nowMs(), endCause: 'endedByServer' };
@@ -212,9 +232,14 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
     list(who, { device, perPage, seek = '0' }) {
       const from = Number(seek);
       if (!Number.isInteger(from)) return 'seekUnknown';
-      const own = [...grants.values()].filter(
-        (grant) =>
-          grant.server === who.name && grant.status === 'LIVE' && (!device || nameOf(device) === nameOf(grant.device)),
+      const own: (Grant | Wait)[] = [...waits.values()].filter(({ status }) => status === 'WAITING');
+      own.push(
+        ...[...grants.values()].filter(
+          (grant) =>
+            grant.server === who.name &&
+            grant.status === 'LIVE' &&
+            (!device || nameOf(device) === nameOf(grant.device)),
+        ),
       );
       const end = from + perPage;
       return { grants: own.slice(from, end), total: own.length, ...(end < own.length && { lastKey: String(end) }) };
@@ -225,6 +250,7 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
       maxTotalSeconds: 3600,
       grantsPerDevice: 2,
       liveGrants: grants.size,
+      waitingGrants: 0,
       requestsInLastMinute: 1,
       generation: 'g1',
     }),

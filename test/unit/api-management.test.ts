@@ -9,11 +9,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type Management, type ManagementUseCases, startManagement } from '../../agent/api/management.ts';
-import type { OperatorGrant } from '../../agent/api/operator-rows.ts';
+import type { OperatorBinding, OperatorGrant } from '../../agent/api/operator-rows.ts';
 import { AgentError } from '../../agent/core/errors.ts';
 import { address } from '../../agent/core/net.ts';
 import type { Log } from '../../agent/core/ports.ts';
 import type { ExternalId, Msisdn, MtcUserName, RealmName, ServerName } from '../../agent/core/words.ts';
+import { rangeOf } from '../../agent/directory/binding.ts';
 import type { EditionHead } from '../../agent/editions/edition.ts';
 import type { Denial } from '../../agent/inspector/denials.ts';
 import type { KeptRefusal } from '../../agent/inspector/refusals.ts';
@@ -78,6 +79,7 @@ const grant: OperatorGrant = {
 };
 const row = {
   grantId: '01JZ8Q4X9T5E2V7M3K6B0N1RWC',
+  status: 'live',
   server: 'acme-head-end',
   device: 'm1@meters.acme.example',
   realm: 'meters',
@@ -90,7 +92,13 @@ const row = {
   startedAt: '1970-01-01T00:00:00.000Z',
   expiresAt: '1970-01-01T00:10:00.000Z',
 };
-const binding = { device: 'm1@meters.acme.example' as ExternalId, inner, source: 'file', sinceMs: 0 };
+const binding: OperatorBinding = {
+  ...rangeOf(inner.realm, inner.address),
+  holder: 'm1@meters.acme.example',
+  target: inner.address,
+  source: 'file',
+  sinceMs: 0,
+};
 const bindingRow = {
   device: 'm1@meters.acme.example',
   realm: 'meters',
@@ -173,12 +181,29 @@ const useCases: ManagementUseCases = {
   drain: (draining, byUid) => void calls.push(['drain', draining, byUid]),
   device(name) {
     const device = { externalId: 'm1@meters.acme.example' as ExternalId, msisdn: '12025550142' as Msisdn };
-    return name === 'm1@meters.acme.example' ? { device, bindings: [binding], grants: [grant], total: 1 } : undefined;
+    if (name !== device.externalId) return undefined;
+    const registered = { ...device, source: 'import' } as const;
+    const counts = { liveGrants: 1, waitingGrants: 0 };
+    return { device: registered, mtcUser: 'acme', bindings: [binding], before: [], grants: [grant], ...counts };
+  },
+  async importDevices(wanted, bytes, _isLeft, byUid) {
+    let text = '';
+    if (wanted.replace) return { refused: 'importUnderWay', why: 'another import is under way' };
+    for await (const chunk of bytes) text += Buffer.from(chunk).toString();
+    calls.push(['import', wanted, text, byUid]);
+    if (text === 'no rows') return { refused: 'devicesNotImported', why: 'nothing was imported\n1: no' };
+    return { rows: 1, added: 1, changed: 0, removed: 0, dryRun: wanted.dryRun, registered: 2 };
+  },
+  async *exportDevices(format, byUid) {
+    calls.push(['export', format, byUid]);
+    yield '{"externalId":"m1@a.example"}\n';
+    yield '{"externalId":"m2@a.example"}\n';
   },
   async revoke(id, byUid) {
     calls.push(['revoke', id, byUid]);
     return id === 'live';
   },
+  radius: () => undefined,
   servers: () => [grant.server],
   bindings: () => [binding],
   async bind(device, realm, at, byUid) {
@@ -212,19 +237,33 @@ beforeEach(() => {
 });
 
 // biome-ignore lint/suspicious/noExplicitAny: answers are looked into freely
-function ask(method: string, at: string, body?: unknown): Promise<{ status: number; body: any }> {
+type Answer = { status: number; body: any };
+
+function ask(method: string, at: string, body?: unknown, more: http.OutgoingHttpHeaders = {}): Promise<Answer> {
   const payload = typeof body === 'string' ? body : JSON.stringify(body);
   return new Promise((resolve, reject) => {
     const headers =
       payload === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) };
-    const request = http.request({ socketPath: path, method, path: at, headers, agent: false }, async (response) => {
-      let text = '';
-      for await (const chunk of response) text += chunk;
-      resolve({ status: response.statusCode ?? 0, body: text ? JSON.parse(text) : undefined });
-    });
+    const request = http.request(
+      { socketPath: path, method, path: at, headers: { ...headers, ...more }, agent: false },
+      async (response) => {
+        let text = '';
+        for await (const chunk of response) text += chunk;
+        resolve({ status: response.statusCode ?? 0, body: text ? JSON.parse(text) : undefined });
+      },
+    );
     request.on('error', reject);
     request.end(payload);
   });
+}
+
+async function fetchText(at: string): Promise<string> {
+  const [response] = (await once(http.get({ socketPath: path, path: at, agent: false }), 'response')) as [
+    http.IncomingMessage,
+  ];
+  let text = '';
+  for await (const chunk of response) text += chunk;
+  return text;
 }
 
 describe('the socket', () => {
@@ -300,10 +339,42 @@ describe('an operator', () => {
     expect((await ask('GET', '/devices/m1%40meters.acme.example')).body).toEqual({
       device: 'm1@meters.acme.example',
       msisdn: '12025550142',
+      source: 'import',
+      mtcUser: 'acme',
       bindings: [bindingRow],
+      before: [],
       grants: [row],
       liveGrants: 1,
+      waitingGrants: 0,
     });
+  });
+
+  it('imports rows as they come and exports them; reads why they were not taken when all have come', async () => {
+    const importing = (query: string, type: string, text: string) =>
+      ask('POST', `/devices/import${query}`, text, { 'content-type': type });
+    expect(await importing('?dryRun=true', 'text/csv; charset=utf-8', 'externalId\n')).toEqual({
+      status: 200,
+      body: { rows: 1, added: 1, changed: 0, removed: 0, dryRun: true, registered: 2 },
+    });
+    expect(await importing('', 'application/x-ndjson', 'no rows')).toEqual({
+      status: 422,
+      body: { error: { code: 'devicesNotImported', message: 'nothing was imported\n1: no' } },
+    });
+    const long = 'x'.repeat(1 << 20);
+    expect(await importing('?replace=true', 'text/csv', long)).toMatchObject({
+      status: 409,
+      body: { error: { code: 'importUnderWay' } },
+    });
+    expect(await importing('?replace=yes', 'text/csv', 'x')).toMatchObject({ status: 400 });
+    expect(await importing('', 'text/html', 'x')).toMatchObject({ status: 415 });
+    expect(await importing('', 'application/json', '{}')).toMatchObject({ status: 415 });
+    expect((await ask('GET', '/devices/export?format=xml')).status).toBe(400);
+    expect(calls).toEqual([
+      ['import', { format: 'csv', replace: false, dryRun: true }, 'externalId\n', 1234],
+      ['import', { format: 'jsonl', replace: false, dryRun: false }, 'no rows', 1234],
+    ]);
+    const exported = await fetchText('/devices/export?format=jsonl');
+    expect(exported).toBe('{"externalId":"m1@a.example"}\n{"externalId":"m2@a.example"}\n');
   });
 
   it('drains, and ends that', async () => {

@@ -43,6 +43,35 @@ describe('a grant from asking to giving back', () => {
     expect((await api.ask({ path })).body).toMatchObject({ status: 'ENDED', endCause: 'ENDED_BY_SERVER' });
   });
 
+  it('that waits is accepted, shown and listed as such, and has no external endpoint', async () => {
+    const device = { networkAccessIdentifier: 'm3@meters.acme.example' };
+    expect(await post(fresh({ device }))).toMatchObject({ status: 409, body: { code: 'DEVICE_UNREACHABLE' } });
+    const accepted = await post(fresh({ device, whenUnreachable: 'WAIT', waitSeconds: 60 }));
+    expect(accepted.status).toBe(202);
+    const { grantId, requestedAt, waitsUntil, devicePort, ...rest } = accepted.body;
+    expect(accepted.headers['location']).toBe(`${GRANTS}/${grantId}`);
+    expect(Date.parse(waitsUntil) - Date.parse(requestedAt)).toBe(60_000);
+    expect(devicePort).toBe(port - 1);
+    const applicationServer = { address: '127.0.0.1' };
+    expect(rest).toEqual({ device, applicationServer, protocol: 'UDP', ipFamily: 'IPV4', status: 'WAITING' });
+    const path = `${GRANTS}/${grantId}`;
+    expect((await api.ask({ path })).body).toEqual(accepted.body);
+    const list = { path: `${BASE}/retrieve-grants` };
+    expect((await post({}, list)).body).toContainEqual(accepted.body);
+    const unbounded = await post(fresh({ device, whenUnreachable: 'WAIT' }));
+    expect(Date.parse(unbounded.body.waitsUntil) - Date.parse(unbounded.body.requestedAt)).toBe(3_600_000);
+
+    for (const id of [grantId, unbounded.body.grantId])
+      expect((await api.ask({ method: 'DELETE', path: `${GRANTS}/${id}` })).status).toBe(204);
+    // Refused for its hours, it is told no more than whoever asks is.
+    expect((await api.ask({ path })).body).toMatchObject({
+      status: 'ENDED',
+      endCause: 'PERMISSION_DENIED',
+      waitsUntil,
+    });
+    expect((await post({}, list)).body).not.toContainEqual(accepted.body);
+  });
+
   it('lists by pages: 206 and a key while more follow, 200 at the end', async () => {
     for (let i = 0; i < 3; i++) await post(fresh());
     const list = (body: object) => post(body, { path: `${BASE}/retrieve-grants` });
@@ -135,7 +164,9 @@ describe('bad input', () => {
     ['an octal address', json({ applicationServer: { address: '192.0.2.010' } }), 'invalidArgument'],
     ['an unknown family', json({ ipFamily: 'IPV5' }), 'invalidArgument'],
     ['sink', json({ sink: 'https://as.example/' }), 'notSupported'],
-    ['WAIT', json({ whenUnreachable: 'WAIT' }), 'notSupported'],
+    ['waitSeconds without WAIT', json({ waitSeconds: 60 }), 'invalidArgument'],
+    ['waiting for no time', json({ whenUnreachable: 'WAIT', waitSeconds: 0 }), 'invalidArgument'],
+    ['waiting for more than a day', json({ whenUnreachable: 'WAIT', waitSeconds: 86_401 }), 'invalidArgument'],
     ['SEND_TRIGGER', json({ whenUnreachable: 'SEND_TRIGGER' }), 'notSupported'],
     ['a body too large', json({ sink: 'x'.repeat(20_000) }), 'bodyTooLarge'],
     ['an unknown device', json({ device: { networkAccessIdentifier: 'm9@meters.acme.example' } }), 'deviceUnknown'],

@@ -11,6 +11,9 @@ import { type Management, startManagement } from '../../agent/api/management.ts'
 import { readConfig } from '../../agent/config.ts';
 import type { RefusalFacts, Refuse } from '../../agent/core/refusals.ts';
 import { denialUseCases } from '../../agent/denial-use-cases.ts';
+import { DeviceImports } from '../../agent/device-imports.ts';
+import { deviceUseCases } from '../../agent/device-use-cases.ts';
+import { openRegistry } from '../../agent/directory/registry-store.ts';
 import { editionUseCases } from '../../agent/edition-use-cases.ts';
 import { type EditionStore, openEditions } from '../../agent/editions/edition-store.ts';
 import { PolicySwitch } from '../../agent/editions/policy-switch.ts';
@@ -41,7 +44,8 @@ beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'mtgate-cli-agent-'));
   const [m1, ...others] = DEVICES;
   if (!m1) throw new Error('no device');
-  gateway = new TestGateway();
+  const registry = openRegistry(join(folder, 'registry.db'));
+  gateway = new TestGateway(undefined, registry);
   await gateway.start(undefined, [{ ...m1, device: { ...m1.device, msisdn: '491715550100' as never } }, ...others]);
   const reading = readConfig(readFileSync(join(ROOT, 'systemd/agent.yaml.example'), 'utf8'), 'agent.yaml');
   if ('issues' in reading) throw new Error('the example agent.yaml is wrong');
@@ -74,7 +78,10 @@ beforeAll(async () => {
     ...{ policies, grants, store: gateway.store, ledger, clock: gateway.clock },
     userName: async (uid) => (uid === 0 ? 'root' : `uid ${uid}`),
   });
-  const useCases = managementUseCases(ground, grants, bindings, { ...denials, ...ofEditions }, reading.config, {
+  const imports = new DeviceImports(registry, folder, new URL(`file://${ROOT}dist/device-import-worker.js`));
+  const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log: gateway.log });
+  const operators = { ...denials, ...ofDevices, ...ofEditions, radius: () => undefined };
+  const useCases = managementUseCases(ground, grants, bindings, operators, reading.config, {
     reload: async () => ({ policy: grants.policy.version, devices: 2, liveGrants: grants.live.size, unusable: [] }),
     drain: (draining) => {
       gateway.draining = draining ? { reason: 'gatewayDraining', why: 'asked for' } : undefined;
@@ -87,6 +94,7 @@ afterAll(async () => {
   await management.close();
   store.close();
   editions.close();
+  gateway.registry.close();
   rmSync(folder, { recursive: true });
 });
 afterEach(async () => {
@@ -109,6 +117,7 @@ const SEES: InspectorReading = {
 const STANDING: RunningStatus = {
   closed: true,
   draining: false,
+  registeredDevices: 2,
   interfaces: { outside: 'eth0', inside: [{ realm: 'iot', interface: 'pgw0' }] },
   missingInterfaces: [],
   wrongSysctls: [],
@@ -292,7 +301,7 @@ describe('grants', () => {
   test('list: a table; by device, MSISDN and server; JSON; none', async () => {
     const { id, external } = await granted();
     const [head, row, ...more] = (await operator('grants')).stdout.trimEnd().split('\n');
-    expect(head).toMatch(/^grantId +server +device +protocol +inner +external +applicationServer +expiresAt$/);
+    expect(head).toMatch(/^grantId +status +server +device +protocol +inner +external +applicationServer +expiresAt$/);
     expect(row).toContain(`${id}`);
     expect(row).toContain(`10.20.0.2:5683  ${external.address.text}:${external.port}`);
     expect(more).toEqual([]);
@@ -304,7 +313,7 @@ describe('grants', () => {
       const { stdout } = await operator('grants', 'list', ...filter, '--json');
       expect(JSON.parse(stdout)).toEqual([expect.objectContaining({ grantId: id, rule: 'meters' })]);
     }
-    expect((await operator('grants', 'list', '--server', 'other')).stdout).toBe('no live grants\n');
+    expect((await operator('grants', 'list', '--server', 'other')).stdout).toBe('no live grants, and none that wait\n');
     expect(JSON.parse((await operator('grants', 'list', '--device', 'm2@meters.example', '--json')).stdout)).toEqual(
       [],
     );
@@ -322,7 +331,7 @@ describe('grants', () => {
   });
 
   test.each([
-    [['--device', 'm7@meters.example'], 'deviceUnknown: no device m7@meters.example in the devices file'],
+    [['--device', 'm7@meters.example'], 'deviceUnknown: no device m7@meters.example is registered'],
     [['--server', 'nobody'], 'serverUnknown: no server nobody in the rule files'],
   ])('list %j: who is not there is said; status 1', async (filter, says) => {
     const { status, stderr } = await operator('grants', 'list', ...filter);
@@ -385,7 +394,9 @@ describe('grants', () => {
 test('device show: identifiers, bindings, grants', async () => {
   const { id } = await granted();
   const { stdout } = await operator('device', 'show', '+491715550100');
-  expect(stdout).toMatch(/^device +m1@meters\.example\nMSISDN +\+491715550100\n\n/);
+  expect(stdout).toMatch(
+    /^device +m1@meters\.example\nMSISDN +\+491715550100\nMTC user +acme\nregistered by +the devices file\n\n/,
+  );
   expect(stdout).toMatch(/^iot +10\.20\.0\.2 +file/m);
   expect(stdout).toContain(id);
   expect(JSON.parse((await operator('device', 'show', M1, '--json')).stdout)).toMatchObject({
@@ -562,7 +573,7 @@ test('what others wrote cannot move the cursor, nor turn the direction of readin
   const completed = await mtgate('complete-words', '--', '--socket', path, 'device', 'show', '');
   server.close();
   const shown = 'm1\\u{1b}[2J\\u{202e}\\u{200b}\\u{9b}@x.example';
-  expect(table.stdout.split('\n')[1]).toBe(`${shown}  iot\\u{a}  10.20.0.2  file    now`);
+  expect(table.stdout.split('\n')[1]).toBe(`${shown}  iot\\u{a}  10.20.0.2          file    now`);
   expect(json.stdout).not.toMatch(/[^\n\x20-\x7e]/);
   expect(JSON.parse(json.stdout)).toEqual([odd]);
   expect(fault.stderr).toBe(`odd: ${shown}\n`);

@@ -4,7 +4,7 @@ import { Commits } from '../../agent/grants/commits.ts';
 import type { Write, Written } from '../../agent/grants/writes.ts';
 
 /** Told apart by their number; nothing here looks into a write. */
-const write = (endedBeforeMs: number): Write => ({ kind: 'purge', endedBeforeMs, answeredBeforeMs: 0 });
+const write = (endedBeforeMs: number): Write => ({ kind: 'purge', endedBeforeMs, forgottenBeforeMs: 0 });
 
 /** What was to be written in this turn of the loop is on its way. */
 const turn = () => new Promise(setImmediate);

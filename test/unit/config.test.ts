@@ -53,6 +53,7 @@ test('the least that must be said, and every default', () => {
       sampledDenialsPerSecond: 500,
       orphanGraceSeconds: 300,
       udpTombstoneSeconds: 30,
+      onlyBound: true,
     },
     base: { nflogGroup: 100 },
   });
@@ -66,6 +67,7 @@ test('the example that is installed has neither issues nor warnings, and its com
   const { config, warnings } = configOf(readConfig(text, FILE));
   expect(warnings).toEqual([]);
   const spoken = text
+    .replace(/^#radius:.*\n(?:#.*\n)+/m, '') // a section that has no default: radius-config.test.ts
     .replace(/^# (?=management|metrics|store|rules|services|gate|base| )/gm, '')
     .replace(/ {2}(# )(?=ipv6Grants|minimumTls)/g, '  ');
   expect(spoken).not.toBe(text);
@@ -93,6 +95,13 @@ test('paths are read from the folder of the file, services and next hops as they
     { protocol: 'icmpv6', port: 0 },
     { protocol: 'tcp', port: 8080 },
   ]);
+});
+
+test("whether only bound devices speak is the operator's to say", () => {
+  const gateOf = (written: string) => reading(['gateway: gw-1', `gateway: gw-1\ngate: ${written}`]);
+  expect(configOf(gateOf('{}')).config.gate.onlyBound).toBe(true);
+  expect(configOf(gateOf('{ onlyBound: false }')).config.gate.onlyBound).toBe(false);
+  expect(issuesOf(gateOf('{ onlyBound: no }'))).toEqual([`${FILE}:2:20: expected one of true, false, found "no"`]);
 });
 
 test('rules are a folder, or a mapping that says whether it is applied by itself', () => {

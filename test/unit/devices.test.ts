@@ -1,7 +1,8 @@
 import { expect, test } from 'vitest';
 import { prefix } from '../../agent/core/net.ts';
-import type { RealmName } from '../../agent/core/words.ts';
+import type { ExternalId, MtcUserName, RealmName } from '../../agent/core/words.ts';
 import { readDevices } from '../../agent/directory/devices.ts';
+import type { Registry } from '../../agent/directory/registry.ts';
 import { issuesOf } from '../issues.ts';
 
 const REALMS = [
@@ -105,6 +106,35 @@ test('wrong values', () => {
     'devices.yaml:2:59: expected an IMSI: 6 to 15 digits, found "12345"',
     'devices.yaml:2:100: expected an IP address, found "10.20.0.1/32"',
     'devices.yaml:3:5: "externalId" is missing: expected an external identifier such as meter-1@meters.example',
-    'devices.yaml:3:7: unknown key "name"; known here: externalId, msisdn, imsi, attributes, bindings',
+    'devices.yaml:3:7: unknown key "name"; known here: externalId, msisdn, imsi, mtcUser, interfaceId, attributes, bindings',
   ]);
+});
+
+test('what imports or the rule files say otherwise is told at its place', () => {
+  const registered = (device: string, source: 'file' | 'import') => ({ externalId: device as ExternalId, source });
+  const registry: Registry = {
+    has: () => true,
+    byExternalId: (id) => (id === 'm1@a.example' ? registered(id, 'import') : registered(id, 'file')),
+    byMsisdn: (msisdn) => (msisdn === '4922222' ? registered('m9@a.example', 'import') : undefined),
+    byImsi: (imsi) => (imsi === '001011' ? registered('m1@a.example', 'import') : undefined),
+  };
+  const ownerOf = (device: ExternalId) => (device.startsWith('m') ? ('acme' as MtcUserName) : undefined);
+  const text = `devices:
+  - { externalId: m1@a.example, imsi: 001011 }
+  - { externalId: m2@a.example, msisdn: 4922222, mtcUser: acme }
+  - { externalId: x3@a.example, mtcUser: acme, interfaceId: 0:0:0:A }
+`;
+  expect(issuesOf(readDevices(text, 'devices.yaml', REALMS, { registry, ownerOf }))).toEqual([
+    'devices.yaml:2:19: external identifier m1@a.example was imported; leave it out here, or out of an import with --replace',
+    'devices.yaml:2:39: IMSI 001011 was imported; leave it out here, or out of an import with --replace',
+    'devices.yaml:3:41: MSISDN 4922222 was imported for m9@a.example; leave it out here, or out of an import with --replace',
+    'devices.yaml:4:42: x3@a.example is of no MTC user by the rule files, not of acme',
+  ]);
+  expect(readDevices(text, 'devices.yaml', REALMS)).toMatchObject({
+    devices: [
+      {},
+      { device: { msisdn: '4922222' } },
+      { device: { externalId: 'x3@a.example', interfaceId: '0:0:0:a' } },
+    ],
+  });
 });

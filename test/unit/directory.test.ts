@@ -1,26 +1,32 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { address } from '../../agent/core/net.ts';
+import { address, prefix } from '../../agent/core/net.ts';
 import type { Device, ExternalId, InnerAddress, RealmName } from '../../agent/core/words.ts';
-import { type Binding, type Change, Directory, type DirectoryRefusal } from '../../agent/directory/directory.ts';
+import { type Binding, type Change, rangeOf } from '../../agent/directory/binding.ts';
+import { Directory, type DirectoryRefusal } from '../../agent/directory/directory.ts';
+import { openRegistry } from '../../agent/directory/registry-store.ts';
 
 const id = (name: string) => `${name}@meters.example` as ExternalId;
 const at = (text: string, realm = 'iot'): InnerAddress => ({ realm: realm as RealmName, address: address(text) });
 const held = (device: string, text: string, source: Binding['source'] = 'management'): Binding => ({
-  device: id(device),
-  inner: at(text),
+  ...rangeOf('iot' as RealmName, address(text)),
+  holder: id(device),
+  target: address(text),
   source,
   sinceMs: 1,
 });
 const DEVICES: Device[] = [
-  { externalId: id('m1'), msisdn: '491700000001' as never },
+  { externalId: id('m1'), msisdn: '491700000001' as never, imsi: '001010000000001' as never },
   { externalId: id('m2') },
   { externalId: id('m3') },
 ];
 
+const registry = openRegistry(':memory:');
+await registry.replaceFile(DEVICES);
+const none = new Set<ExternalId>();
+
 function directory(...bindings: Binding[]): Directory {
-  const made = new Directory();
-  made.setDevices(DEVICES);
+  const made = new Directory(registry);
   for (const binding of bindings) made.apply({ losses: [], gains: [binding] });
   return made;
 }
@@ -39,6 +45,14 @@ describe('finding a device', () => {
     expect(own.find({ phoneNumber: '+491700000002' })).toBeUndefined();
     expect(own.find({ networkAccessIdentifier: 'no identifier' })).toBeUndefined();
   });
+
+  test('an operator also by IMSI', () => {
+    const own = directory();
+    for (const name of ['m1@meters.example', '+491700000001', '491700000001', '001010000000001'])
+      expect(own.named(name)?.externalId).toBe('m1@meters.example');
+    for (const name of ['m4@meters.example', '+001010000000001', '001010000000002', 'm1'])
+      expect(own.named(name)).toBeUndefined();
+  });
 });
 
 describe('an address changes hands', () => {
@@ -47,26 +61,26 @@ describe('an address changes hands', () => {
     const plan = change(own.planBind(held('m1', '10.20.0.2')));
     expect(plan.losses).toEqual([]);
     own.apply(plan);
-    expect(own.bindingOf(id('m1'), 'ipv4')?.inner.address.text).toBe('10.20.0.2');
+    expect(own.bindingOf(id('m1'), 'ipv4')?.target.text).toBe('10.20.0.2');
     expect(own.familiesOf(id('m1'))).toEqual(['ipv4']);
   });
 
   test('taken from another device, which had it; the taker gives its former one up', () => {
     const own = directory(held('m1', '10.20.0.2'), held('m2', '10.20.0.3'));
     const plan = change(own.planBind(held('m2', '10.20.0.2')));
-    expect(plan.losses.map(({ device, inner, cause }) => [device, inner.address.text, cause])).toEqual([
+    expect(plan.losses.map(({ binding, cause }) => [binding.holder, binding.target?.text, cause])).toEqual([
       [id('m1'), '10.20.0.2', 'addressReassigned'],
       [id('m2'), '10.20.0.3', 'deviceUnbound'],
     ]);
     own.apply(plan);
     expect(own.bindingOf(id('m1'), 'ipv4')).toBeUndefined();
-    expect(own.holderOf(at('10.20.0.2'))?.device).toBe(id('m2'));
+    expect(own.holderOf(at('10.20.0.2'))?.holder).toBe(id('m2'));
     expect(own.holderOf(at('10.20.0.3'))).toBeUndefined();
   });
 
   test('the same address in another realm is another address', () => {
     const own = directory(held('m1', '10.20.0.2'));
-    expect(change(own.planBind({ ...held('m2', '10.20.0.2'), inner: at('10.20.0.2', 'cars') })).losses).toEqual([]);
+    expect(change(own.planBind({ ...held('m2', '10.20.0.2'), realm: 'cars' as RealmName })).losses).toEqual([]);
   });
 
   test('one family does not touch the other', () => {
@@ -82,7 +96,7 @@ describe('an address changes hands', () => {
     expect(own.bindingOf(id('m1'), 'ipv4')).toBeUndefined();
     expect(own.familiesOf(id('m1'))).toEqual([]);
     own.cancel(plan);
-    expect(own.bindingOf(id('m1'), 'ipv4')?.inner.address.text).toBe('10.20.0.2');
+    expect(own.bindingOf(id('m1'), 'ipv4')?.target.text).toBe('10.20.0.2');
   });
 
   test('binding it to who has it already changes nothing', () => {
@@ -110,22 +124,86 @@ describe('what is not done', () => {
   });
 });
 
+describe('what accounting binds', () => {
+  const prefixOf = (device: string, text: string, target?: string): Binding => ({
+    realm: 'iot' as RealmName,
+    prefix: prefix(text),
+    holder: id(device),
+    ...(target && { target: address(target) }),
+    source: 'accounting',
+    sinceMs: 1,
+  });
+
+  test('may be several addresses of a device: grants lead to the one that was bound last', () => {
+    const own = directory(held('m1', '10.20.0.2', 'accounting'), held('m1', '10.20.0.3', 'accounting'));
+    expect(own.bindingOf(id('m1'), 'ipv4')?.target.text).toBe('10.20.0.3');
+    for (const text of ['10.20.0.2', '10.20.0.3']) expect(own.holds(id('m1'), at(text))).toBe(true);
+    own.apply(change(own.planUnbind(at('10.20.0.3'))));
+    expect(own.bindingOf(id('m1'), 'ipv4')?.target.text).toBe('10.20.0.2');
+    expect(own.holds(id('m1'), at('10.20.0.3'))).toBe(false);
+  });
+
+  test('a prefix without a target is bound, and grants lead nowhere', () => {
+    const own = directory(prefixOf('m1', 'fd00:20:0:1::/64'));
+    expect(own.familiesOf(id('m1'))).toEqual(['ipv6']);
+    expect(own.bindingOf(id('m1'), 'ipv6')).toBeUndefined();
+    expect(own.holderOf(at('fd00:20:0:1::5'))?.holder).toBe(id('m1'));
+    expect(own.holds(id('m1'), at('fd00:20:0:1::5'))).toBe(false);
+  });
+
+  test("an operator takes: the address that is another device's, and the prefix that it lies in", () => {
+    const own = directory(prefixOf('m1', 'fd00:20:0:1::/64', 'fd00:20:0:1::5'));
+    const plan = change(own.planBind(held('m2', 'fd00:20:0:1::9')));
+    expect(plan.losses.map(({ binding, cause }) => [binding.prefix.text, cause])).toEqual([
+      ['fd00:20:0:1::/64', 'addressReassigned'],
+    ]);
+  });
+
+  test('a devices file takes it where it says otherwise, and leaves it where it says nothing', () => {
+    const own = directory(held('m1', '10.20.0.2', 'accounting'), held('m2', '10.20.0.3', 'accounting'));
+    const plan = own.planFile(none, [held('m3', '10.20.0.2', 'file'), held('m2', '10.20.0.3', 'file')]);
+    expect(plan.losses.map(({ binding, cause }) => [binding.holder, cause])).toEqual([[id('m1'), 'addressReassigned']]);
+    own.apply(plan);
+    expect(own.bindings().map(({ holder, source }) => [holder, source])).toEqual([
+      [id('m3'), 'file'],
+      [id('m2'), 'file'],
+    ]);
+  });
+
+  test('goes on where its device is registered no more: its session goes on', () => {
+    const own = directory(held('m1', '10.20.0.2', 'accounting'), held('m2', '10.20.0.3'));
+    const gone = new Set([id('m1'), id('m2')]);
+    expect(own.planGone(gone).losses.map(({ binding }) => binding.holder)).toEqual([id('m2')]);
+  });
+});
+
+describe('the device that a subscriber is', () => {
+  const told = (names: Partial<Record<'imsi' | 'msisdn' | 'externalId', string>>) =>
+    directory().deviceOf({ imsi: undefined, msisdn: undefined, externalId: undefined, ...names } as never);
+  test('by any of its names; of two devices it is neither', () => {
+    expect(told({ imsi: '001010000000001' })).toBe(id('m1'));
+    expect(told({ imsi: '001010000000009', msisdn: '491700000001' })).toBe(id('m1'));
+    expect(told({ imsi: '001010000000001', externalId: id('m2') })).toBe('contradiction');
+    expect(told({ imsi: '001010000000009' })).toBeUndefined();
+  });
+});
+
 describe('a new devices file', () => {
   test('unbinds what it no longer binds, and leaves what management bound', () => {
     const own = directory(held('m1', '10.20.0.2', 'file'), held('m2', '10.20.0.3'));
-    const plan = own.planFile(DEVICES, []);
-    expect(plan.losses.map(({ device, cause }) => [device, cause])).toEqual([[id('m1'), 'deviceUnbound']]);
+    const plan = own.planFile(none, []);
+    expect(plan.losses.map(({ binding, cause }) => [binding.holder, cause])).toEqual([[id('m1'), 'deviceUnbound']]);
   });
 
   test('wins over management: for the address, and for the device', () => {
     const own = directory(held('m1', '10.20.0.2'), held('m2', '10.20.0.3'));
-    const plan = own.planFile(DEVICES, [held('m3', '10.20.0.2', 'file'), held('m2', '10.20.0.4', 'file')]);
-    expect(plan.losses.map(({ device, inner, cause }) => [device, inner.address.text, cause])).toEqual([
-      [id('m1'), '10.20.0.2', 'addressReassigned'],
+    const plan = own.planFile(none, [held('m3', '10.20.0.2', 'file'), held('m2', '10.20.0.4', 'file')]);
+    expect(plan.losses.map(({ binding, cause }) => [binding.holder, binding.target?.text, cause])).toEqual([
       [id('m2'), '10.20.0.3', 'deviceUnbound'],
+      [id('m1'), '10.20.0.2', 'addressReassigned'],
     ]);
     own.apply(plan);
-    expect(own.bindings().map(({ device, inner, source }) => [device, inner.address.text, source])).toEqual([
+    expect(own.bindings().map(({ holder, target, source }) => [holder, target?.text, source])).toEqual([
       [id('m3'), '10.20.0.2', 'file'],
       [id('m2'), '10.20.0.4', 'file'],
     ]);
@@ -133,12 +211,12 @@ describe('a new devices file', () => {
 
   test('unbinds devices that it no longer knows', () => {
     const own = directory(held('m1', '10.20.0.2'));
-    expect(own.planFile([], []).losses).toHaveLength(1);
+    expect(own.planFile(new Set([id('m1')]), []).losses).toHaveLength(1);
   });
 
   test('the same file again changes nothing', () => {
     const file = [held('m1', '10.20.0.2', 'file'), held('m1', 'fd00:20::2', 'file')];
-    expect(directory(...file).planFile(DEVICES, file)).toEqual({ losses: [], gains: [] });
+    expect(directory(...file).planFile(none, file)).toEqual({ losses: [], gains: [] });
   });
 });
 
@@ -159,21 +237,13 @@ test('whatever is bound and unbound: one holder an address, one address a device
         if ('refused' in plan) continue;
         own.apply(plan);
         const after = own.bindings();
-        const holders = after.map(({ inner }) => inner.address.text);
-        const kept = after.map((binding) => `${binding.device} ${binding.inner.address.family}`);
-        expect(new Set(holders).size).toBe(holders.length);
+        const addresses = after.map(({ target }) => target?.text);
+        const kept = after.map(({ holder, prefix }) => `${holder} ${prefix.family}`);
+        expect(new Set(addresses).size).toBe(addresses.length);
         expect(new Set(kept).size).toBe(kept.length);
-        const lost = before.filter((one) => !after.some((two) => two.device === one.device && two.inner === one.inner));
-        const replaced = lost.filter(
-          (one) =>
-            !after.includes(one) &&
-            !plan.gains.some(
-              (gain) => gain.device === one.device && gain.inner.address.text === one.inner.address.text,
-            ),
-        );
-        expect(plan.losses.map(({ device, inner }) => `${device} ${inner.address.text}`).sort()).toEqual(
-          replaced.map(({ device, inner }) => `${device} ${inner.address.text}`).sort(),
-        );
+        const named = (binding: Binding) => `${binding.holder} ${binding.target?.text}`;
+        const lost = before.filter((one) => !after.some((two) => named(two) === named(one)));
+        expect(plan.losses.map(({ binding }) => named(binding)).sort()).toEqual(lost.map(named).sort());
       }
     }),
   );

@@ -1,6 +1,8 @@
 /** How a grant lives longer, and every way in which something else comes between. */
+
 import { describe, expect, test } from 'vitest';
 import type { Refusal } from '../../agent/core/refusals.ts';
+import type { Binding } from '../../agent/directory/binding.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { ask, DEVICES, HEAD_END, inner, M1, M2, OTHER, policyOf, RULES, TestGateway } from '../gateway.ts';
 
@@ -190,7 +192,8 @@ describe('an extension is refused', () => {
   test("while the device's address is changing hands", async () => {
     const gateway = await TestGateway.started();
     const record = await granted(gateway);
-    const plan = { losses: [{ device: M1, inner: inner('10.20.0.2'), cause: 'deviceUnbound' as const }], gains: [] };
+    const [binding] = gateway.directory.bindingsOf(M1);
+    const plan = { losses: [{ binding: binding as Binding, cause: 'deviceUnbound' as const }], gains: [] };
     gateway.directory.begin(plan);
     expect(await extend(gateway, record, 900)).toMatchObject({ reason: 'deviceUnreachable', why: 'deviceUnbound' });
     gateway.directory.cancel(plan);

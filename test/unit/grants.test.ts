@@ -4,7 +4,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { AgentError } from '../../agent/core/errors.ts';
-import { address } from '../../agent/core/net.ts';
+import { address, prefix } from '../../agent/core/net.ts';
 import type { Refusal } from '../../agent/core/refusals.ts';
 import type { CertificateId, GrantRequest } from '../../agent/core/words.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
@@ -25,6 +25,7 @@ import {
   RULES,
   TestGateway,
 } from '../gateway.ts';
+import { word } from '../suites/fixture.ts';
 
 async function granted(gateway: TestGateway, changes: Partial<GrantRequest> = {}): Promise<GrantRecord> {
   const answer = await gateway.grants.request(HEAD_END, ask(changes));
@@ -41,19 +42,14 @@ async function refused(gateway: TestGateway, changes: Partial<GrantRequest> = {}
 /** What becomes of a packet to a grant's external endpoint. */
 function knock(gateway: TestGateway, { external, protocol }: GrantRecord, from = '198.51.100.10'): string {
   const upper = protocol === 'udp' ? udp(40_000, external.port, 'knock') : tcp(40_000, external.port);
-  const verdict = gateway.memory.judge(
-    'outsideIngress',
-    OUTSIDE_IFINDEX,
-    ethernet(ip(from, external.address.text, upper)),
-  );
-  return verdict.verdict === 'drop' ? verdict.reason : verdict.verdict;
+  const frame = ethernet(ip(from, external.address.text, upper));
+  return word(gateway.memory.judge('outsideIngress', OUTSIDE_IFINDEX, frame));
 }
 
 /** What becomes of the device's answer. */
 function answer(gateway: TestGateway, { inner: from, devicePort }: GrantRecord, to = '198.51.100.10'): string {
   const frame = ethernet(ip(from.address.text, to, udp(devicePort, 40_000, 'answer')));
-  const verdict = gateway.memory.judge('insideIngress', INSIDE_IFINDEX, frame);
-  return verdict.verdict === 'drop' ? verdict.reason : verdict.verdict;
+  return word(gateway.memory.judge('insideIngress', INSIDE_IFINDEX, frame));
 }
 
 describe('a grant', () => {
@@ -434,11 +430,63 @@ describe('an address changes hands', () => {
       throw new Error('no conntrack');
     };
     await expect(gateway.bindings.bind(M2, inner('10.20.0.2'))).rejects.toThrow('no conntrack');
-    expect(gateway.directory.holderOf(inner('10.20.0.2'))?.device).toBe(M1);
+    expect(gateway.directory.holderOf(inner('10.20.0.2'))?.holder).toBe(M1);
     expect(knock(gateway, record)).toBe('grantEnded');
     gateway.forgotten.push = () => 0;
     expect(await gateway.bindings.bind(M2, inner('10.20.0.2'))).toBeUndefined();
-    expect(gateway.directory.holderOf(inner('10.20.0.2'))?.device).toBe(M2);
+    expect(gateway.directory.holderOf(inner('10.20.0.2'))?.holder).toBe(M2);
+  });
+});
+
+describe('who is bound', () => {
+  const unbound = DEVICES.map(({ device }) => ({ device, bindings: [] }));
+  const boundAt = (gateway: TestGateway) => [...gateway.memory.bindings()].map(({ prefix: { text } }) => text).sort();
+  /** What becomes of a flow that the device begins. */
+  const begin = (gateway: TestGateway, from = '10.20.0.2') =>
+    word(gateway.memory.judge('insideIngress', INSIDE_IFINDEX, ethernet(ip(from, '192.0.2.66', udp(1, 2)))));
+
+  test('speaks, from the end of a change on, and not from its beginning', async () => {
+    const gateway = await TestGateway.started(RULES, unbound);
+    const during: (readonly string[])[] = [];
+    gateway.forgotten.push = () => during.push(boundAt(gateway));
+    expect(begin(gateway)).toBe('addressUnbound');
+    await gateway.bindings.bind(M1, inner('10.20.0.2'));
+    expect([boundAt(gateway), begin(gateway)]).toEqual([['10.20.0.2/32'], 'pass']);
+    await gateway.bindings.bind(M2, inner('10.20.0.3'));
+    await gateway.bindings.bind(M2, inner('10.20.0.2')); // from M1, and its own former one goes
+    expect(boundAt(gateway)).toEqual(['10.20.0.2/32']);
+    await gateway.bindings.unbind(inner('10.20.0.2'));
+    expect([boundAt(gateway), begin(gateway)]).toEqual([[], 'addressUnbound']);
+    expect(during).toEqual([[], ['10.20.0.2/32'], [], []]);
+  });
+
+  test('speaks on where a change could not be carried out', async () => {
+    const gateway = await TestGateway.started(RULES, unbound);
+    await gateway.bindings.bind(M1, inner('10.20.0.2'));
+    gateway.forgotten.push = () => {
+      throw new Error('no conntrack');
+    };
+    await expect(gateway.bindings.bind(M2, inner('10.20.0.2'))).rejects.toThrow('no conntrack');
+    await expect(gateway.bindings.bind(M2, inner('10.20.0.3'))).rejects.toThrow('no conntrack');
+    expect([boundAt(gateway), begin(gateway)]).toEqual([['10.20.0.2/32'], 'pass']);
+  });
+
+  test('is, after a start, whom the records and the devices file name, whatever the gate had', async () => {
+    const gateway = await TestGateway.started();
+    await gateway.bindings.bind(M2, inner('10.20.0.3'));
+    const all = ['10.20.0.2/32', '10.20.0.3/32', 'fd00:20::2/128'];
+    expect(boundAt(gateway)).toEqual(all);
+    const realm = gateway.store.idOf('realm', 'iot');
+    gateway.memory.bind(realm, prefix('10.20.9.0/24'));
+    gateway.memory.unbind(realm, prefix('10.20.0.3/32'));
+    await gateway.start();
+    expect(boundAt(gateway)).toEqual(all);
+    gateway.reboot();
+    expect(boundAt(gateway)).toEqual([]);
+    await gateway.start();
+    expect(boundAt(gateway)).toEqual(all);
+    await gateway.start(RULES, unbound);
+    expect(boundAt(gateway)).toEqual(['10.20.0.3/32']);
   });
 });
 

@@ -1,4 +1,5 @@
 import fc from 'fast-check';
+import { Address6 } from 'ip-address';
 import { describe, expect, test } from 'vitest';
 import {
   address,
@@ -14,6 +15,7 @@ import {
   parseEndpoint,
   parsePrefix,
   prefix,
+  prefixOf,
   sizeOf,
 } from '../../agent/core/net.ts';
 import { overlapsAmong } from '../../agent/core/overlaps.ts';
@@ -28,6 +30,18 @@ describe('an address', () => {
     ['::', 'ipv6', '::'],
   ])('%s has one spelling (RFC 5952)', (text, family, canonical) => {
     expect(parseAddress(text)).toMatchObject({ family, text: canonical });
+  });
+
+  test('of IPv6 is spelt as the library that reads it would', () => {
+    const byte = fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, { weight: 1, arbitrary: fc.nat(255) });
+    const isMapped = (bytes: readonly number[]) => bytes.slice(0, 12).join() === '0,0,0,0,0,0,0,0,0,0,255,255';
+    fc.assert(
+      fc.property(fc.array(byte, { minLength: 16, maxLength: 16 }), (bytes) => {
+        fc.pre(!isMapped(bytes));
+        expect(addressFromBytes(Uint8Array.from(bytes)).text).toBe(Address6.fromByteArray(bytes).correctForm());
+      }),
+      { numRuns: 1000 },
+    );
   });
 
   test.each([
@@ -140,6 +154,22 @@ const anyPrefix = fc
           : `${(kept << 12).toString(16)}::/${length}`,
     );
   });
+
+test('a prefix of an address and a length is the one of their text, or neither is one', () => {
+  const host = fc.oneof(
+    fc.uint8Array({ minLength: 4, maxLength: 4 }).map((octets) => octets.join('.')),
+    anyPrefix.map(({ address: { text } }) => text),
+    fc.uint8Array({ minLength: 16, maxLength: 16 }).map((bytes) => addressFromBytes(bytes).text),
+  );
+  fc.assert(
+    fc.property(host, fc.nat(140), (text, length) => {
+      const parsed = parsePrefix(`${text}/${length}`);
+      expect(prefixOf(address(text), length)).toEqual(typeof parsed === 'string' ? undefined : parsed);
+    }),
+  );
+  for (const text of ['128.0.0.0/1', '0.0.0.0/0', '10.0.0.1/32', '::/0', '8000::/1', '2001:db8::1/128'])
+    expect(prefixOf(prefix(text).address, prefix(text).length)).toEqual(prefix(text));
+});
 
 test('overlaps of many owners are those that comparing each with each finds', () => {
   const owned = fc.record({ prefix: anyPrefix, owner: fc.constantFrom('a', 'b', 'c') });

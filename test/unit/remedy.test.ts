@@ -49,7 +49,7 @@ describe('what would have to change', () => {
     [
       'an unknown device',
       { device: undefined },
-      ['the device must be in the devices file, by the identifier that was used'],
+      ['the device must be registered (devices file or import), by the identifier that was used'],
     ],
     [
       "nobody's device",

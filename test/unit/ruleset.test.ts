@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { address, prefix } from '../../agent/core/net.ts';
+import { prefix } from '../../agent/core/net.ts';
 import { type BaseSetup, baseRuleset } from '../../agent/policy/ruleset.ts';
 import { NO_FILTERS, policyOf } from '../rules.ts';
 
@@ -40,7 +40,7 @@ filters:
 `);
 
 test('the base with filters reads as it was meant, and goes on counting', async () => {
-  const member = { interface: 'pgw0', address: address('10.20.0.2') };
+  const member = { interface: 'pgw0', prefix: prefix('10.20.0.2/32') };
   const text = baseRuleset(
     { ...SETUP, filters: FILTERED.filters, filterCopiesPerSecond: 500, groups: new Map([['m2', [member]]]) },
     new Map([['smtp', { packets: 7n, bytes: 420n }]]),

@@ -112,8 +112,8 @@ test('what the operator bound is forgotten with an older copy, and what the devi
   await putBack();
   const gateway = await restarted(before, true);
   expect(gateway.log.of('storeOlder')).toMatchObject([{ bindingsForgotten: 1 }]);
-  expect(gateway.directory.bindings().map(({ device }) => device)).toEqual([M1, M1]);
-  expect(store.bindings().map(({ device }) => device)).toEqual([M1, M1]);
+  expect(gateway.directory.bindings().map(({ holder }) => holder)).toEqual([M1, M1]);
+  expect(store.bindings().map(({ holder }) => holder)).toEqual([M1, M1]);
 });
 
 test('it is an older copy until a start has come to its end, and from then on the one last used', async () => {

@@ -5,16 +5,19 @@
  * frames, with nothing, with rubbish or with the frames of an earlier round of
  * the log behind the cut, and opened again.
  */
+
 import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { ExternalId, GrantId } from '../../agent/core/words.ts';
+import { address } from '../../agent/core/net.ts';
+import type { ExternalId, GrantId, RealmName } from '../../agent/core/words.ts';
+import { rangeOf } from '../../agent/directory/binding.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { type GrantStore, openStore } from '../../agent/grants/store.ts';
 import { seededRandom } from '../clock.ts';
 import { entriesOf } from '../entries.ts';
-import { ask, HEAD_END, inner, RULES, TestGateway } from '../gateway.ts';
+import { ask, HEAD_END, RULES, TestGateway } from '../gateway.ts';
 import { grantRecord } from '../records.ts';
 
 const WORKER = new URL('../../dist/grants/store-worker.js', import.meta.url);
@@ -246,8 +249,9 @@ function groupsOf(random: ReturnType<typeof seededRandom>) {
     if (dice < 9)
       return (store) => store.end({ ...record, state: 'ended', endCause: 'endedByServer', endedAtMs: serial });
     const device = `d${serial}@meters.example` as ExternalId;
-    const gain = { device, inner: inner(`10.20.1.${serial % 250}`), source: 'management', sinceMs: 1 } as const;
-    return (store) => store.rebind({ losses: [], gains: [gain] });
+    const range = rangeOf('iot' as RealmName, address(`10.20.1.${serial % 250}`));
+    const gain = { ...range, holder: device, target: range.prefix.address, source: 'management', sinceMs: 1 } as const;
+    return (store) => store.rebind({ losses: [], gains: [gain] }, [], serial);
   };
   return (_: unknown, group: number): Act[] => {
     if (group % 8 === 7) return [async (store) => store.idOf('class', `server-${group}`)];

@@ -5,7 +5,9 @@ import Database from 'better-sqlite3';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { AgentError } from '../../agent/core/errors.ts';
 import { address } from '../../agent/core/net.ts';
-import type { GrantId } from '../../agent/core/words.ts';
+import type { GrantId, Imsi } from '../../agent/core/words.ts';
+import { type Binding, NO_CHANGE, rangeOf } from '../../agent/directory/binding.ts';
+import type { Plan, Session } from '../../agent/directory/sessions.ts';
 import { type EndCause, TRANSITIONS } from '../../agent/grants/lifecycle.ts';
 import type { EndedRecord, GrantRecord } from '../../agent/grants/record.ts';
 import { type GrantStore, openStore } from '../../agent/grants/store.ts';
@@ -213,20 +215,39 @@ describe.each([
   });
 
   test('a change of bindings is written whole or not at all', async () => {
-    const inner = { realm: 'iot', address: address('10.20.0.2') } as GrantRecord['inner'];
-    const binding = {
-      device: 'm1@meters.example' as GrantRecord['device'],
-      inner,
-      source: 'management',
+    const holder = 'm1@meters.example' as GrantRecord['device'];
+    const binding: Binding = {
+      ...rangeOf('iot' as GrantRecord['inner']['realm'], address('10.20.0.2')),
+      holder,
+      target: address('10.20.0.2'),
+      source: 'accounting',
       sinceMs: 1,
-    } as const;
-    await store.rebind({ losses: [], gains: [binding] });
-    expect(store.bindings()).toEqual([binding]);
-    const broken = { ...binding, device: null as never };
-    await expect(store.rebind({ losses: [{ ...binding, cause: 'deviceUnbound' }], gains: [broken] })).rejects.toThrow(
-      'NOT NULL',
-    );
-    expect(store.bindings()).toEqual([binding]);
+    };
+    const nas = { client: 'pgw-1', id: 'ggsn' };
+    const subscriber = { imsi: '262010000000001' as Imsi, msisdn: undefined, externalId: undefined };
+    const session: Session = {
+      ...{ nas, id: 's1', subscriber, holder },
+      ranges: [{ realm: binding.realm, prefix: binding.prefix, target: address('10.20.0.2') }],
+      ...{ lastAtMs: 5, heardMs: 6 },
+    };
+    const plan = (more: Partial<Plan>): Plan => ({ finding: 'applied', change: NO_CHANGE, put: [], over: [], ...more });
+    await store.rebind({ losses: [], gains: [binding] }, [plan({ put: [session] })], 10);
+    expect([store.bindings(), [...store.sessions()]]).toEqual([[binding], [session]]);
+    const losses = [{ binding, cause: 'deviceUnbound' as const }];
+    const over = [{ nas, id: 's1', stopped: true }];
+    const broken = { ...binding, holder: null as never };
+    await expect(store.rebind({ losses, gains: [broken] }, [plan({ over })], 11)).rejects.toThrow('NOT NULL');
+    expect([store.bindings(), [...store.sessions()], store.stopped(0)]).toEqual([[binding], [session], []]);
+
+    await store.rebind({ losses, gains: [] }, [plan({ over, restarted: { nas, atMs: 9 } })], 12);
+    expect([store.bindings(), [...store.sessions()]]).toEqual([[], []]);
+    expect(store.stopped(12)).toEqual([{ nas, id: 's1', atMs: 12 }]);
+    expect(store.stopped(13)).toEqual([]);
+    expect(store.restarts()).toEqual([{ nas, atMs: 9 }]);
+    const { holder: _, ...held } = binding;
+    expect(store.endedBindings(holder, 5)).toEqual([{ ...held, untilMs: 12, cause: 'deviceUnbound' }]);
+    await store.purge(13, 13);
+    expect([store.stopped(0), store.endedBindings(holder, 5)]).toEqual([[], []]);
   });
 
   test('holds the same transitions as the life cycle, and no other can be written', () => {
@@ -321,7 +342,7 @@ describe('a file that is not ours', () => {
     const newer = new Database(join(folder, 'newer'));
     newer.pragma('user_version = 99');
     newer.close();
-    expect(opening(join(folder, 'newer'))).toEqual(refusal('its version is 99, and this mtgate reads 4'));
+    expect(opening(join(folder, 'newer'))).toEqual(refusal('its version is 99, and this mtgate reads 5'));
   });
 
   test('a folder that is not there', () => {

@@ -11,8 +11,9 @@ import { calls, check } from '../../../agent/dataplane/bpf.ts';
 import type { Entry } from '../../../agent/dataplane/dataplane.ts';
 import { ENTRY, LAYOUT } from '../../../agent/dataplane/layout.ts';
 import { readEntry } from '../../../agent/dataplane/map-values.ts';
+import type { BindingRow } from '../../../agent/grants/binding-rows.ts';
 import type { GrantRecord } from '../../../agent/grants/record.ts';
-import { type BindingRow, COLUMNS, type Row, recordOf } from '../../../agent/grants/rows.ts';
+import { COLUMNS, type Row, recordOf } from '../../../agent/grants/rows.ts';
 
 const READ_ONLY = 1;
 const SHARED = 1;
@@ -54,8 +55,8 @@ export function kept(folder: string): Kept {
   const db = new Database(join(folder, 'mtgate.db'), { readonly: true });
   try {
     const records = (db.prepare(`SELECT ${COLUMNS} FROM grants`).raw().all() as Row[]).map((row) => recordOf(row));
-    const bindings = db.prepare('SELECT device, address FROM bindings').all() as BindingRow[];
-    return { records, holders: new Map(bindings.map(({ device, address }) => [address, device])) };
+    const bindings = db.prepare('SELECT holder, target FROM bindings').all() as BindingRow[];
+    return { records, holders: new Map(bindings.map(({ holder, target }) => [target ?? '', holder])) };
   } finally {
     db.close();
   }

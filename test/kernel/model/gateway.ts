@@ -29,6 +29,7 @@ import {
   isOwn,
   PLACES,
   type Place,
+  realmId,
   WIRES,
 } from './neighbourhood.ts';
 import { type Packet, read } from './packet.ts';
@@ -142,9 +143,10 @@ export class Gateway {
     await bareNeighbours(network);
     const leave = enter(network.name('gateway'));
     const site = siteOf(config, await links());
-    const setup = gateSetup(config, site, (realm) => (realm === 'one' ? 1 : 2));
+    const setup = gateSetup(config, site, realmId);
     const gate = Gate.load({ object: GATE_OBJECT, bpffs: join(network.bpffs(), 'mtgate'), setup });
     gate.attach(config.gate.attach, gatePlaces(site));
+    for (const { realm, prefix } of bindings()) gate.bind(realmId(realm), prefix);
     gate.sample(config.gate.sampledDenialsPerSecond);
     const base = new Base();
     await setBlackholes(poolPrefixes(config));
@@ -153,7 +155,7 @@ export class Gateway {
     const closure = new Closure(
       {
         config,
-        realmId: (realm) => (realm === 'one' ? 1 : 2),
+        realmId,
         gate,
         base,
         directory: { bound: bindings(), attributesOf: (device) => deviceOf(device)?.attributes ?? {} },

@@ -13,7 +13,7 @@ import { ethernet } from '../../frames.ts';
 import { BaseModel, ECHO } from './base.ts';
 import { begun, type Flow, Flows, type State, type Tracked } from './flows.ts';
 import { ifindexIn } from './gateway.ts';
-import { isOwn, type Place, placeOf } from './neighbourhood.ts';
+import { bindings, isOwn, type Place, placeOf, realmId } from './neighbourhood.ts';
 import { type Changes, type Packet, read, translated } from './packet.ts';
 import {
   GROUPS,
@@ -59,6 +59,7 @@ export class Model {
   ) {
     const now = () => process.hrtime.bigint();
     this.memory = new Memory({ nowMs: Date.now, monotonicNs: now, boottimeNs: now }, setup);
+    for (const { realm, prefix } of bindings()) this.memory.bind(realmId(realm), prefix);
     this.base = new BaseModel({ denied, policy });
     this.#setup = setup;
     this.#egress = egress;

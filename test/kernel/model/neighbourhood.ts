@@ -6,8 +6,10 @@
  *   wan ─(outside) gateway (inside1)─ realm one
  *                          (inside2)─ realm two
  */
+
 import { type Address, address, contains, prefix } from '../../../agent/core/net.ts';
-import type { ExternalId, RealmName } from '../../../agent/core/words.ts';
+import type { RealmName } from '../../../agent/core/words.ts';
+import { type Binding, type Holder, rangeOf } from '../../../agent/directory/binding.ts';
 import { Network } from '../../network.ts';
 
 export type Place = 'outside' | 'one' | 'two';
@@ -51,18 +53,25 @@ export function isOwn(host: Address): boolean {
   return OWN_ADDRESSES.has(host.text) || contains(LINK_LOCAL, host) || host.text === '::';
 }
 
+/** The number of a realm in the gate. */
+export function realmId(realm: string): number {
+  return realm === 'one' ? 1 : 2;
+}
+
 export function deviceOf(name: string) {
   return DEVICES.find((one) => one.name === name);
 }
 
-export function bindings() {
+/** Whom no registry knows holds addresses, too. */
+export function bindings(): Binding[] {
   return DEVICES.flatMap(({ name, place, ipv4, ipv6 }) =>
-    name === undefined
-      ? []
-      : [ipv4, ipv6].map((text) => ({
-          device: name as unknown as ExternalId,
-          inner: { realm: place as unknown as RealmName, address: address(text) },
-        })),
+    [ipv4, ipv6].map((text) => ({
+      ...rangeOf(place as unknown as RealmName, address(text)),
+      holder: (name ?? 'imsi:262010000000009') as Holder,
+      target: address(text),
+      source: 'accounting' as const,
+      sinceMs: 0,
+    })),
   );
 }
 

@@ -11,7 +11,7 @@ import { outcomeText, walkPacket } from '../../../agent/policy/packet-walk.ts';
 import type { Policy } from '../../../agent/policy/policy.ts';
 import type { Gateway } from './gateway.ts';
 import type { Grants } from './grants.ts';
-import { DEVICES, isOwn, type Place, placeOf, REALMS } from './neighbourhood.ts';
+import { bindings, DEVICES, isOwn, type Place, placeOf, REALMS } from './neighbourhood.ts';
 import type { Packet } from './packet.ts';
 
 /** The outcome that operators are told; undefined where the walk does not speak of such a packet. */
@@ -56,6 +56,8 @@ export function told(
   // It knows no addresses of the host, and of an inner address not where it came in.
   if (isHost(destination) || isHost(source)) return undefined;
   if (from !== 'outside' && REALMS.some((one) => contains(one, source)) && placeOf(source) !== from) return undefined;
+  // It takes a source of the inside for one that is bound.
+  if (from !== 'outside' && !bindings().some((one) => contains(one.prefix, source))) return undefined;
   const walked: WalkedPacket = {
     from: from === 'outside' ? { side: 'outside', address: source } : inside(from, source.text),
     to: holder

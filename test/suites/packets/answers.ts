@@ -42,7 +42,7 @@ export function answers(who: Who, protocol: Protocol): readonly Row[] {
     ['to an external endpoint', answer(PORT.one, { peer: external, peerPort: PORT.one }), 'pass'],
     ['from a port without a grant', answer(PORT.none), 'pass'],
     ['from a granted port over the other transport', ip(device, server, overOther), 'pass'],
-    ['from a device of the other realm', answer(PORT.far, { device: who.farDevice }), 'pass'],
+    ['from a device of the other realm', answer(PORT.far, { device: who.farDevice }), 'addressUnbound'],
     ['after the grant was forgotten', answer(PORT.forgotten), 'pass'],
     ['of a grant whose index a later one has', answer(PORT.leftover), 'pass'],
     ['just after the end', answer(PORT.resting), isUdp ? 'tombstone' : 'pass'],
@@ -74,7 +74,37 @@ export function answersOfSecondRealm(who: Who, protocol: Protocol): readonly Row
   const { answer, sent } = trafficOf(who, protocol);
   return [
     ['from its device', answer(PORT.far, { device: who.farDevice }), sent(PORT.far)],
-    ['from a device of the first realm', answer(PORT.one), 'pass'],
+    ['from a device of the first realm', answer(PORT.one), 'addressUnbound'],
+  ];
+}
+
+/** While nobody holds the address of `device`, in the order of the gate's checks: what a grant carries is its grant's. */
+export function unbound(who: Who, protocol: Protocol): readonly Row[] {
+  const { answer, sent, piece } = trafficOf(who, protocol);
+  const { device, otherDevice, farDevice, gateway, host, server, stranger, prefixEnds, besidePrefix } = who;
+  const service = protocol === 'udp' ? 53 : 853;
+  const isUdp = protocol === 'udp';
+  return [
+    ['an answer', answer(PORT.one), sent(PORT.one)],
+    ['an answer to another address', answer(PORT.one, { peer: who.serverSecond }), 'wrongRemote'],
+    ['just after the end', answer(PORT.resting), isUdp ? 'tombstone' : 'addressUnbound'],
+    ['long after the end', answer(PORT.ended), 'addressUnbound'],
+    ['a flow of its own', answer(PORT.none), 'addressUnbound'],
+    ['a flow of its own, to a stranger', answer(PORT.one, { peer: stranger }), 'addressUnbound'],
+    ['a fragment', ip(device, server, piece, LATER_FRAGMENT), 'addressUnbound'],
+    ['an echo', ip(device, stranger, echo(who)), 'addressUnbound'],
+    ...optional(who).map(([what, fields]): Row => [`with ${what}`, answer(PORT.one, { fields }), 'addressUnbound']),
+    ...badTransport(protocol, device, devicePort(PORT.one), server, 5000),
+    ['to a device', answer(PORT.one, { peer: otherDevice }), 'deviceToDevice'],
+    ['to the gateway', answer(PORT.one, { peer: gateway }), 'gatewayService'],
+    ['to a service of the gateway', answer(PORT.one, { peer: gateway, peerPort: service }), 'addressUnbound'],
+    ["to a service at the host's outer address", answer(PORT.one, { peer: host, peerPort: service }), 'addressUnbound'],
+    ['an echo to the gateway', ip(device, gateway, echo(who)), 'addressUnbound'],
+    ['another device', ip(otherDevice, stranger, udp(1, 2)), 'pass'],
+    ['a device of another realm', ip(farDevice, stranger, udp(1, 2)), 'addressUnbound'],
+    ['the gateway, as it says', ip(gateway, stranger, udp(1, 2)), 'addressUnbound'],
+    ...prefixEnds.map((end): Row => [`${end}, of a prefix that is held`, ip(end, stranger, udp(1, 2)), 'pass']),
+    ...besidePrefix.map((end): Row => [`${end}, beside it`, ip(end, stranger, udp(1, 2)), 'addressUnbound']),
   ];
 }
 

@@ -5,9 +5,10 @@
 import { address } from '../../../agent/core/net.ts';
 import { type IpFields, icmp, ip, raw, tcp, udp } from '../../frames.ts';
 import type { Row } from './table.ts';
-import { IPV6, icmpNumber, unreachable } from './world.ts';
+import { echo, IPV6, icmpNumber, unreachable } from './world.ts';
 
 const { server, device, gateway, host, stranger } = IPV6;
+const [, nobody = ''] = IPV6.besidePrefix;
 const ON_LINK: IpFields = { hops: 255 };
 const NEIGHBOUR = icmp('icmpv6', 135, 0, 24);
 const ADVERTISEMENT = icmp('icmpv6', 136, 0, 24);
@@ -16,6 +17,9 @@ const ROUTER_ADVERTISEMENT = icmp('icmpv6', 134, 0, 8);
 const REDIRECT = icmp('icmpv6', 137, 0, 32);
 const IN_A_FRAGMENT: IpFields = { extensions: [0, 60], fragment: { offset: 0, more: true } };
 const REPORT = icmp('icmpv6', 143, 0, 20);
+/** Behind a router alert. */
+const ONE_HOP: IpFields = { extensions: [0], hops: 1 };
+const ICMPV6 = icmpNumber(IPV6);
 
 export const FROM_OUTSIDE: readonly Row[] = [
   ['neighbour solicitation', ip('fe80::1', 'ff02::1:ff00:2', NEIGHBOUR, ON_LINK), 'pass'],
@@ -44,12 +48,44 @@ export const NEIGHBOURS_FROM_DEVICES: readonly Row[] = [
   ['the address behind the last of them', ip(device, 'fec0::1', tcp(5000, 22)), 'pass'],
 ];
 
-export const FROM_DEVICES: readonly Row[] = [
+/** From addresses that nobody holds, as those of the link are, but for what the link needs. */
+export const FROM_UNBOUND: readonly Row[] = [
+  ['neighbour solicitation', ip(nobody, gateway, NEIGHBOUR, ON_LINK), 'pass'],
+  ['neighbour advertisement', ip(nobody, gateway, ADVERTISEMENT, ON_LINK), 'pass'],
+  ['neighbour advertisement to all', ip(nobody, 'ff02::1', ADVERTISEMENT, ON_LINK), 'pass'],
+  ['duplicate address detection', ip('::', 'ff02::1:ff00:2', NEIGHBOUR, ON_LINK), 'pass'],
+  ['router solicitation from nowhere', ip('::', 'ff02::2', ROUTER_SOLICITATION, ON_LINK), 'pass'],
+  ["neighbour solicitation to the host's outer address", ip(nobody, host, NEIGHBOUR, ON_LINK), 'pass'],
+  ['neighbour solicitation beyond the link', ip(nobody, stranger, NEIGHBOUR, ON_LINK), 'addressUnbound'],
+  ['neighbour solicitation to a wider scope', ip('fe80::2', 'ff05::1', NEIGHBOUR, ON_LINK), 'addressUnbound'],
+  ['solicitation with a hop fewer', ip('fe80::2', 'ff02::2', ROUTER_SOLICITATION, { hops: 254 }), 'addressUnbound'],
+  ['router advertisement', ip('fe80::2', 'ff02::1', ROUTER_ADVERTISEMENT, ON_LINK), 'addressUnbound'],
+  ['a multicast report', ip('fe80::2', 'ff02::16', REPORT, ONE_HOP), 'pass'],
+  ['a multicast report from nowhere', ip('::', 'ff02::16', REPORT, ONE_HOP), 'pass'],
+  ['a multicast report of version 1', ip('fe80::2', 'ff05::1:3', icmp('icmpv6', 131, 0, 20), ONE_HOP), 'pass'],
+  ['a multicast listener is done', ip('fe80::2', 'ff02::2', icmp('icmpv6', 132, 0, 20), ONE_HOP), 'pass'],
+  ['a multicast query', ip('fe80::2', 'ff02::1', icmp('icmpv6', 130, 0, 20), ONE_HOP), 'addressUnbound'],
+  ['an echo dressed as a report', ip('fe80::2', 'ff02::1', icmp('icmpv6', 128, 0, 20), ONE_HOP), 'addressUnbound'],
+  ['UDP dressed as a report', ip('fe80::2', 'ff02::1', udp(5000, 53), ONE_HOP), 'addressUnbound'],
+  ['a report without its type', ip('fe80::2', 'ff02::16', raw(ICMPV6), ONE_HOP), 'addressUnbound'],
+  ['a report for more hops', ip('fe80::2', 'ff02::16', REPORT, { extensions: [0], hops: 2 }), 'addressUnbound'],
+  ['a report behind two headers', ip('fe80::2', 'ff02::16', REPORT, { extensions: [0, 0], hops: 1 }), 'addressUnbound'],
+  ['a report without a router alert', ip('fe80::2', 'ff02::16', REPORT, { hops: 1 }), 'addressUnbound'],
+  ['a report to one address', ip('fe80::2', stranger, REPORT, ONE_HOP), 'addressUnbound'],
+  ['a report from an address of the realm', ip(nobody, 'ff02::16', REPORT, ONE_HOP), 'addressUnbound'],
+  ['a service at a link-local address', ip('fe80::2', 'fe80::1', udp(5000, 53)), 'addressUnbound'],
+  ['a service, to all on the link', ip('fe80::2', 'ff02::1', udp(5000, 53)), 'addressUnbound'],
+  ['an echo at a link-local address', ip('fe80::2', 'fe80::1', echo(IPV6)), 'addressUnbound'],
+];
+
+/** Where unbound addresses may speak, too. */
+export const FROM_ANYBODY: readonly Row[] = [
   ['a service at a link-local address', ip('fe80::2', 'fe80::1', udp(5000, 53)), 'pass'],
+  ['a service, to all on the link', ip('fe80::2', 'ff02::1', udp(5000, 53)), 'pass'],
+  ['a multicast query', ip('fe80::2', 'ff02::1', icmp('icmpv6', 130, 0, 20), ONE_HOP), 'pass'],
 ];
 
 const inner = unreachable(IPV6, ip(server, device, udp(5000, 5683)));
-const ICMPV6 = icmpNumber(IPV6);
 
 /** The error behind one extension header of a length of its own, in the units of its kind. */
 function behind(header: number, units: number, bytes: number): Uint8Array {

@@ -8,17 +8,18 @@ import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import type { DenialReason } from '../../../agent/core/reasons.ts';
 import type { GateCounters, Hook, JudgingDataplane } from '../../../agent/dataplane/dataplane.ts';
 import { ethernet } from '../../frames.ts';
-import { addClasses, type Interfaces, type MakeRig, nowNs, type Rig, setupOf } from '../fixture.ts';
+import { addClasses, bindDevices, type Interfaces, type MakeRig, nowNs, type Rig, setupOf } from '../fixture.ts';
 
 export type Outcome = DenialReason | 'pass' | Uint8Array;
 export type Row = readonly [what: string, packet: Uint8Array, outcome: Outcome];
 
-/** A data plane for the describe it is called in, with the classes, a heartbeat and what `prepare` opens. */
+/** A data plane for the describe it is called in, with classes, bound devices, a heartbeat and what `prepare` opens. */
 export function standing(make: MakeRig, prepare?: (plane: JudgingDataplane) => void, setup = setupOf): () => Rig {
   let rig: Rig;
   beforeAll(async () => {
     rig = await make(setup);
     addClasses(rig.plane);
+    bindDevices(rig.plane);
     prepare?.(rig.plane);
   });
   beforeEach(() => rig.plane.heartbeat(nowNs()));

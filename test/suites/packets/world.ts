@@ -26,6 +26,9 @@ export const IPV4 = {
   otherDevice: '10.20.0.3',
   /** Of the second realm. */
   farDevice: '10.30.0.2',
+  /** The ends of a prefix that a device holds, and their neighbours, which nobody does. */
+  prefixEnds: ['10.20.7.0', '10.20.7.255'],
+  besidePrefix: ['10.20.6.255', '10.20.8.0'],
   gateway: '10.20.0.1',
   /** The host's outer address. */
   host: '192.0.2.2',
@@ -59,6 +62,8 @@ export const IPV6: Who = {
   device: 'fd00:20::2',
   otherDevice: 'fd00:20::3',
   farDevice: 'fd00:30::2',
+  prefixEnds: ['fd00:20:0:7::', 'fd00:20:0:7:ffff:ffff:ffff:ffff'],
+  besidePrefix: ['fd00:20:0:6:ffff:ffff:ffff:ffff', 'fd00:20:0:8::'],
   gateway: 'fd00:20::1',
   host: '2001:db8:0:1::2',
 };

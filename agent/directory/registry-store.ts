@@ -1,0 +1,162 @@
+/**
+ * The registry in SQLite, in a file of its own (`registry.db`): a million
+ * devices lie there and not in the agent's memory, and one is found by index
+ * in some microseconds, whether it is there or not.
+ *
+ * What the devices file says is written here, in one transaction; imports come
+ * by a connection of their own, in another thread. Those that write take turns
+ * (`writing`), so that nobody waits for a lock with the loop in hand.
+ *
+ * A file that cannot be used fails the start: without it nobody knows which
+ * devices were imported, and each would be unknown.
+ */
+import Database from 'better-sqlite3';
+import { AgentError } from '../core/errors.ts';
+import type { Device } from '../core/words.ts';
+import type { RegisteredDevice, Registry, Source } from './registry.ts';
+import { deviceOf, type Row, rowOf, SCHEMA, SCHEMA_VERSION } from './registry-rows.ts';
+
+export interface RegistryStore extends Registry {
+  /** How many devices are registered. */
+  readonly size: number;
+  /** Registers the devices of the devices file; those that are there no more go. @throws AgentError devicesInvalid, registryFailed */
+  replaceFile(devices: readonly Device[]): Promise<void>;
+  /** Nobody else writes meanwhile. */
+  writing<Result>(write: () => Promise<Result>): Promise<Result>;
+  /** Another connection has added so many devices, or removed them. */
+  grewBy(devices: number): void;
+  /** All devices as they are now, by external identifier, whatever is written while they are read. To be closed. */
+  snapshot(): Snapshot;
+  close(): void;
+}
+
+export interface Snapshot {
+  devices(): Iterable<RegisteredDevice>;
+  close(): void;
+}
+
+type FullRow = Row & { readonly source: Source };
+
+/** Opens the file, or makes it. @throws AgentError registryInvalid */
+export function openRegistry(file: string): RegistryStore {
+  const db = openDatabase(file);
+  const statement = {
+    has: db.prepare('SELECT 1 FROM devices WHERE external_id = ?').pluck(),
+    byExternalId: db.prepare('SELECT * FROM devices WHERE external_id = ?'),
+    byMsisdn: db.prepare('SELECT * FROM devices WHERE msisdn = ?'),
+    byImsi: db.prepare('SELECT * FROM devices WHERE imsi = ?'),
+    ofFile: db.prepare(`SELECT * FROM devices WHERE source = 'file'`),
+    remove: db.prepare(`DELETE FROM devices WHERE external_id = ? AND source = 'file'`),
+    put: db.prepare(`INSERT INTO devices
+      VALUES (@external_id, @msisdn, @imsi, @interface_id, @attributes, 'file')`),
+  };
+  const guarded = <Result>(act: () => Result): Result => {
+    try {
+      return act();
+    } catch (cause) {
+      throw faultOf(file, cause);
+    }
+  };
+  const find = (by: Database.Statement, value: string): RegisteredDevice | undefined =>
+    guarded(() => {
+      const row = by.get(value) as FullRow | undefined;
+      return row && deviceOf(row);
+    });
+  const replaceFile = db.transaction((devices: readonly Device[]) => {
+    let removed = 0;
+    const wanted = new Map(devices.map((device) => [device.externalId as string, rowOf(device)]));
+    for (const { source: _, ...row } of statement.ofFile.all() as FullRow[]) {
+      // Those that change go first: two of them may have changed places.
+      if (isSame(row, wanted.get(row.external_id))) wanted.delete(row.external_id);
+      else removed += statement.remove.run(row.external_id).changes;
+    }
+    for (const row of wanted.values()) statement.put.run(row);
+    return wanted.size - removed;
+  });
+  let size = guarded(() => db.prepare('SELECT count(*) FROM devices').pluck().get() as number);
+  let turn: Promise<unknown> = Promise.resolve();
+  const writing = <Result>(write: () => Promise<Result>): Promise<Result> => {
+    const result = turn.then(write);
+    turn = result.catch(() => {}); // its caller has the fault; the next one goes on
+    return result;
+  };
+  return {
+    get size() {
+      return size;
+    },
+    has: (externalId) => guarded(() => statement.has.get(externalId) !== undefined),
+    byExternalId: (externalId) => find(statement.byExternalId, externalId),
+    byMsisdn: (msisdn) => find(statement.byMsisdn, msisdn),
+    byImsi: (imsi) => find(statement.byImsi, imsi),
+    replaceFile: (devices) =>
+      writing(async () => {
+        size += guarded(() => replaceFile.immediate(devices));
+      }),
+    writing,
+    grewBy(added) {
+      size += added;
+    },
+    snapshot: () =>
+      guarded(() => {
+        const reader = file === ':memory:' ? new Database(db.serialize()) : new Database(file, { readonly: true });
+        reader.exec('BEGIN');
+        const all = reader.prepare('SELECT * FROM devices ORDER BY external_id');
+        return {
+          *devices() {
+            for (const row of all.iterate() as IterableIterator<FullRow>) yield deviceOf(row);
+          },
+          close: () => void reader.close(),
+        };
+      }),
+    close: () => void db.close(),
+  };
+}
+
+/** One more connection to a registry that is open already, to write by. */
+export function connectRegistry(file: string): Database.Database {
+  const db = new Database(file);
+  db.pragma('journal_mode = WAL');
+  db.pragma('synchronous = FULL');
+  return db;
+}
+
+function faultOf(file: string, cause: unknown): AgentError {
+  const { code, message } = cause as Error & { code?: string };
+  // What was imported while the devices file was read: looked at once more, it says where.
+  if (code?.startsWith('SQLITE_CONSTRAINT'))
+    return new AgentError('devicesInvalid', `${file}: a device of the devices file has been imported meanwhile`);
+  return new AgentError('registryFailed', `${file}: ${message}`, { cause });
+}
+
+function isSame(one: Row, other: Row | undefined): boolean {
+  return (
+    one.msisdn === other?.msisdn &&
+    one.imsi === other.imsi &&
+    one.interface_id === other.interface_id &&
+    one.attributes === other.attributes
+  );
+}
+
+function openDatabase(file: string): Database.Database {
+  let db: Database.Database | undefined;
+  try {
+    db = connectRegistry(file);
+    const version = db.pragma('user_version', { simple: true }) as number;
+    if (version === 0) create(db);
+    else if (version !== SCHEMA_VERSION)
+      throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
+    if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
+    return db;
+  } catch (cause) {
+    db?.close();
+    throw new AgentError('registryInvalid', `${file} cannot be used: ${(cause as Error).message}`, { cause });
+  }
+}
+
+function create(db: Database.Database): void {
+  if (db.prepare('SELECT 1 FROM sqlite_master').get()) throw new Error('it is a database of another program');
+  db.transaction(() => {
+    db.exec(SCHEMA);
+    db.pragma(`user_version = ${SCHEMA_VERSION}`);
+  })();
+}

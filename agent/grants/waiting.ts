@@ -1,0 +1,314 @@
+/**
+ * Requests that wait for their device: accepted, on record, and without an
+ * external endpoint until the device has an address of the family that they are
+ * for. They wait for that alone. The moment it has one they are judged again,
+ * whole, and granted, or end with what they were refused for.
+ *
+ * Invariants:
+ * - durable before it is accepted; its end is on record before whoever asked
+ *   for it is answered, as with grants;
+ * - it waits to the end that it was accepted for, on the clock of the boot, and
+ *   over a reboot by UTC where that can be believed;
+ * - it counts as a grant of its server and on its device, and holds its key;
+ * - what a binding costs does not grow with those that wait for other devices.
+ */
+import type { Refusal } from '../core/refusals.ts';
+import type { ExternalId, GrantId, ServerName } from '../core/words.ts';
+import type { Ground } from './ground.ts';
+import type { WaitEndCause } from './lifecycle.ts';
+import type { GrantKey, GrantRecord, Retry } from './record.ts';
+import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
+import { type EndedWait, namesOfWait, type WaitingRequest } from './waiting-request.ts';
+
+/** So many in all: some 70 MB, and as many as a gateway judges in half a minute when a network comes back at once. */
+const WAITING_MOST = 65_536;
+/** Of one server: none can take from the others all that there is. */
+const WAITING_MOST_OF_SERVER = WAITING_MOST / 4;
+
+/** Judges a request again, and grants it if it may be; what still waits is undefined. */
+type Grant = (request: WaitingRequest) => Promise<GrantRecord | Refusal | undefined>;
+
+/** Which: of a server, or for a device, or both; all, where neither is named. */
+interface Selection {
+  readonly server?: ServerName | undefined;
+  readonly device?: ExternalId | undefined;
+}
+
+/** Some of a list, the place of the last of them, whether more wait, and how many there are in all. */
+export interface WaitingPage {
+  readonly requests: readonly WaitingRequest[];
+  readonly last: number;
+  readonly more: boolean;
+  readonly total: number;
+}
+
+export const NO_WAITING: WaitingPage = { requests: [], last: 0, more: false, total: 0 };
+
+export class Waiting {
+  readonly #ground: Ground;
+  readonly #grant: Grant;
+  /** In the order in which they came. */
+  readonly #byId = new Map<GrantId, WaitingRequest>();
+  readonly #ofServer = new Map<ServerName, Set<WaitingRequest>>();
+  readonly #onDevice = new Map<ExternalId, Set<WaitingRequest>>();
+  /** Where each stands in a list. */
+  readonly #places = new WeakMap<WaitingRequest, number>();
+  #last = 0;
+  /** By the second of the boot's clock in which they end. */
+  readonly #ending = new Map<number, Set<WaitingRequest>>();
+  /** The first second whose requests may not have ended. */
+  #second: number;
+  /** Those whose record is being written, or that are being granted. */
+  readonly #busy = new Map<GrantId, Promise<unknown>>();
+  /** Ended, and the store has not taken it yet. */
+  readonly #unrecorded = new Map<GrantId, EndedWait>();
+
+  constructor(ground: Ground, grant: Grant) {
+    this.#ground = ground;
+    this.#grant = grant;
+    this.#second = secondOf(ground.clock.boottimeNs());
+  }
+
+  get size(): number {
+    return this.#byId.size;
+  }
+
+  /** Why no more may wait of a server; undefined where one may. */
+  fullFor(server: ServerName): string | undefined {
+    if (this.size >= WAITING_MOST) return `${this.size} requests wait`;
+    const own = this.countOfServer(server);
+    return own >= WAITING_MOST_OF_SERVER ? `${own} requests of this server wait` : undefined;
+  }
+
+  get(id: string): WaitingRequest | undefined {
+    return this.#byId.get(id as GrantId);
+  }
+
+  /** One that waits, or has ended without a grant. */
+  find(id: string): WaitingRequest | undefined {
+    const found = this.get(id);
+    // On record with a later sweep.
+    if (found && this.#isOver(found) && !this.#busy.has(found.id))
+      void this.#end(found, 'waitedTooLong').catch(() => {});
+    return this.get(id) ?? this.#unrecorded.get(id as GrantId) ?? this.#ground.store.findWait(id);
+  }
+
+  /** A server's own. */
+  show({ name }: { readonly name: ServerName }, id: string): WaitingRequest | undefined {
+    const found = this.find(id);
+    return found?.server === name ? found : undefined;
+  }
+
+  withKey(key: GrantKey): WaitingRequest | undefined {
+    for (const one of this.#onDevice.get(key.device) ?? []) {
+      const isSame = one.server === key.server && one.family === key.family && one.protocol === key.protocol;
+      if (isSame && one.devicePort === key.devicePort && !this.#isOver(one)) return one;
+    }
+    return undefined;
+  }
+
+  countOfServer(server: ServerName): number {
+    return this.#ofServer.get(server)?.size ?? 0;
+  }
+
+  countOnDevice(server: ServerName, device: ExternalId): number {
+    let count = 0;
+    for (const one of this.#onDevice.get(device) ?? []) if (one.server === server) count += 1;
+    return count;
+  }
+
+  /** Those of a server, or for a device, or both, in the order in which they came, behind a place. */
+  page(of: Selection, after: number, limit: number): WaitingPage {
+    const requests: WaitingRequest[] = [];
+    let [total, last, more] = [0, after, false];
+    for (const one of this.#select(of)) {
+      if (this.#isOver(one)) continue;
+      total += 1;
+      const place = this.#places.get(one) as number;
+      if (place <= after) continue;
+      more = requests.length === limit;
+      if (more) continue;
+      requests.push(one);
+      last = place;
+    }
+    return { requests, last, more, total };
+  }
+
+  #select({ server, device }: Selection): Iterable<WaitingRequest> {
+    if (device === undefined) return server === undefined ? this.#byId.values() : (this.#ofServer.get(server) ?? []);
+    const onDevice = [...(this.#onDevice.get(device) ?? [])];
+    return server === undefined ? onDevice : onDevice.filter((one) => one.server === server);
+  }
+
+  /**
+   * Accepts a request. Resolves when it is on record; with the grant, where the
+   * device has been bound meanwhile. What it is refused for then is its end, as
+   * it would be later. @throws AgentError storeFailed
+   */
+  async accept(request: WaitingRequest, retry?: Retry): Promise<WaitingRequest | GrantRecord> {
+    const { store, log } = this.#ground;
+    this.#put(request);
+    const writes = store.wait(request, retry);
+    this.#busy.set(
+      request.id,
+      writes.catch(() => {}),
+    );
+    try {
+      await writes;
+    } catch (fault) {
+      await this.#end(request, 'recordNotWritten').catch(() => {}); // it may be on record all the same
+      throw fault;
+    } finally {
+      this.#busy.delete(request.id);
+    }
+    log.info({ ...namesOfWait(request), rule: request.rule, until: request.waitsUntilMs }, 'waitBegun');
+    const answer = await this.#try(request);
+    return answer && !('reason' in answer) ? answer : request;
+  }
+
+  /** Devices may have got an address: what waits for it is granted, or ends. Fails never: it is told. */
+  async bound(devices: Iterable<ExternalId>): Promise<void> {
+    const waiting = [...new Set(devices)].flatMap((device) => [...(this.#onDevice.get(device) ?? [])]);
+    await inSlices(waiting, async (one) => {
+      await this.#try(one).catch((fault: Error) => {
+        this.#ground.log.error({ ...namesOfWait(one), message: fault.message }, 'waitFailed');
+      });
+    });
+  }
+
+  /** Grants one if its device can be reached; undefined where it goes on waiting, or is granted already. */
+  async #try(request: WaitingRequest): Promise<GrantRecord | Refusal | undefined> {
+    const { directory, revoked } = this.#ground;
+    const { id, device, family, certificate } = request;
+    if (this.get(id) !== request || this.#busy.has(id)) return undefined;
+    if (!directory.bindingOf(device, family)) return undefined;
+    if (this.#isOver(request)) await this.#end(request, 'waitedTooLong');
+    else if (revoked(certificate)) await this.#end(request, 'certificateRevoked');
+    else {
+      const grants = this.#grant(request);
+      this.#busy.set(
+        id,
+        grants.catch(() => {}),
+      );
+      const answer = await grants.finally(() => this.#busy.delete(id));
+      if (answer && 'reason' in answer && this.get(id)) await this.#end(request, answer.reason);
+      return answer;
+    }
+    return undefined;
+  }
+
+  /** It waits no more, since there is a grant of its id on record by now. */
+  leave(request: WaitingRequest): void {
+    this.#byId.delete(request.id);
+    removeFrom(this.#ofServer, request.server, request);
+    removeFrom(this.#onDevice, request.device, request);
+    removeFrom(this.#ending, secondOf(request.waitsUntilNs), request);
+  }
+
+  /**
+   * Ends one, durably; what is being granted is waited for. Returns false where
+   * it does not wait: it may have been granted. @throws AgentError storeFailed;
+   * it has ended all the same
+   */
+  async end({ id }: Pick<WaitingRequest, 'id'>, cause: WaitEndCause): Promise<boolean> {
+    await this.#busy.get(id);
+    const request = this.get(id);
+    if (request) await this.#end(request, cause);
+    else {
+      const ended = this.#unrecorded.get(id);
+      if (!ended) return false;
+      await this.#write(ended);
+    }
+    return true;
+  }
+
+  async #end(request: WaitingRequest, endCause: WaitEndCause): Promise<void> {
+    const ended: EndedWait = { ...request, state: 'ended', endCause, endedAtMs: this.#ground.clock.nowMs() };
+    this.leave(request);
+    this.#unrecorded.set(request.id, ended);
+    this.#ground.log.info({ ...namesOfWait(request), cause: endCause }, 'waitEnded');
+    await this.#write(ended);
+  }
+
+  async #write(ended: EndedWait): Promise<void> {
+    await this.#ground.store.endWait(ended);
+    this.#unrecorded.delete(ended.id);
+  }
+
+  /** Ends those whose time is over, and writes what the store did not take. One that fails holds up no other. */
+  async sweep(): Promise<void> {
+    const faults = await faultsOf([inSlices([...this.#unrecorded.values()], (one) => this.#write(one))]);
+    const now = secondOf(this.#ground.clock.boottimeNs());
+    const over: WaitingRequest[] = [];
+    // The present second may have more; none that was put into one before.
+    for (; this.#second < now; this.#second += 1) over.push(...(this.#ending.get(this.#second) ?? []));
+    faults.push(
+      ...(await faultsOf([
+        inSlices(over, async (one) => {
+          await this.end(one, 'waitedTooLong');
+        }),
+      ])),
+    );
+    if (faults.length > 0) throw faults[0];
+  }
+
+  /**
+   * At a start, when grants can be opened: what waited on record waits again, to
+   * the same end, and what has been bound since is granted.
+   */
+  async resume(): Promise<void> {
+    const { store, clock, bootId } = this.#ground;
+    const nowMs = clock.nowMs();
+    const doubt = store.isOlder ? 'recordOutdated' : nowMs < store.latestMs() ? 'clockUncertain' : undefined;
+    const moved: WaitingRequest[] = [];
+    const ended: [WaitingRequest, WaitEndCause][] = [];
+    let looked = 0;
+    for (const kept of store.waits()) {
+      const isOfBoot = kept.bootId === bootId;
+      const request = isOfBoot ? kept : onThisBoot(kept, bootId, nowMs, clock.boottimeNs());
+      this.#put(request);
+      if (doubt && (!isOfBoot || store.isOlder)) ended.push([request, doubt]);
+      else if (this.#isOver(request)) ended.push([request, 'waitedTooLong']);
+      else if (!isOfBoot) moved.push(request);
+      looked += 1;
+      if (looked % SLICE === 0) await breathe();
+    }
+    if (moved.length > 0) await store.rewait(bootId, moved);
+    await inSlices(ended, ([request, cause]) => this.#end(request, cause));
+    await this.bound([...this.#onDevice.keys()]);
+  }
+
+  #put(request: WaitingRequest): void {
+    this.#last += 1;
+    this.#places.set(request, this.#last);
+    this.#byId.set(request.id, request);
+    addTo(this.#ofServer, request.server, request);
+    addTo(this.#onDevice, request.device, request);
+    addTo(this.#ending, secondOf(request.waitsUntilNs), request);
+  }
+
+  #isOver({ waitsUntilNs }: WaitingRequest): boolean {
+    return waitsUntilNs <= this.#ground.clock.boottimeNs();
+  }
+}
+
+/** Over a reboot UTC counts, and what is left is never more than what it was accepted for. */
+function onThisBoot(request: WaitingRequest, bootId: string, nowMs: number, nowNs: bigint): WaitingRequest {
+  const leftMs = Math.min(request.waitsUntilMs - nowMs, request.waitSeconds * 1000);
+  return { ...request, bootId, waitsUntilNs: nowNs + BigInt(Math.max(0, Math.floor(leftMs))) * 1_000_000n };
+}
+
+function secondOf(ns: bigint): number {
+  return Number(ns / 1_000_000_000n);
+}
+
+function addTo<Key, Item>(sets: Map<Key, Set<Item>>, key: Key, item: Item): void {
+  const set = sets.get(key) ?? new Set();
+  sets.set(key, set.add(item));
+}
+
+function removeFrom<Key, Item>(sets: Map<Key, Set<Item>>, key: Key, item: Item): void {
+  const set = sets.get(key);
+  set?.delete(item);
+  if (set?.size === 0) sets.delete(key);
+}
