@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { prefix } from '../../agent/core/net.ts';
+import { parseEndpoint, prefix } from '../../agent/core/net.ts';
 import { type BaseSetup, baseRuleset } from '../../agent/policy/ruleset.ts';
 import { NO_FILTERS, policyOf } from '../rules.ts';
 
@@ -46,6 +46,13 @@ test('the base with filters reads as it was meant, and goes on counting', async 
     new Map([['smtp', { packets: 7n, bytes: 420n }]]),
   );
   await expect(text).toMatchFileSnapshot('../golden/base-with-filters.nft');
+});
+
+test('where the host listens for its management, nothing comes from outside', () => {
+  const management = ['192.0.2.10:1813', '[2001:db8::10]:1813'].flatMap((text) => parseEndpoint(text) ?? []);
+  const [, input = ''] = baseRuleset({ ...SETUP, management }).split('chain input {');
+  expect(input).toContain('iifname "eth0" ip daddr 192.0.2.10 udp dport 1813 counter drop\n');
+  expect(input).toContain('iifname "eth0" ip6 daddr 2001:db8::10 udp dport 1813 counter drop\n');
 });
 
 test('without sampling nothing is copied, and all is dropped as before', () => {
