@@ -14,7 +14,16 @@
 import { hostPrefix, type Prefix } from '../core/net.ts';
 import type { ExternalId, InnerAddress } from '../core/words.ts';
 import type { AccountingEvent, Outcome, SessionEvent } from '../directory/accounting.ts';
-import { type Binding, type Change, deviceOf, NO_CHANGE, type Range, rangeKey, rangeOf } from '../directory/binding.ts';
+import {
+  type Binding,
+  type Change,
+  deviceOf,
+  innerOf,
+  NO_CHANGE,
+  type Range,
+  rangeKey,
+  rangeOf,
+} from '../directory/binding.ts';
 import type { Places } from '../directory/claimed-ranges.ts';
 import type { ListedDevice } from '../directory/devices.ts';
 import { type DirectoryRefusal, touched } from '../directory/directory.ts';
@@ -23,7 +32,7 @@ import type { Plan, Sessions, Surroundings } from '../directory/sessions.ts';
 import { nasKey, sessionKey } from '../directory/subscriber.ts';
 import type { Grants } from './grants.ts';
 import type { Ground } from './ground.ts';
-import { slicesOf } from './slices.ts';
+import { inSlices, slicesOf } from './slices.ts';
 
 /** Deletes prefixes' entries from connection tracking, both directions. */
 export type ForgetFlows = (prefixes: readonly Prefix[]) => Promise<void>;
@@ -59,6 +68,8 @@ interface Planned {
 
 /** So many at once: one commit that nobody minds. */
 const BATCH_MOST = 256;
+/** So many ranges are marked in one turn of the loop: some milliseconds. */
+const AT_GATE = 1_024;
 
 export class Bindings {
   readonly #ground: Ground;
@@ -247,8 +258,10 @@ export class Bindings {
     };
     if (ranges.length === 0) return record();
 
-    const atGate = (act: (realm: number, range: Range) => void) => {
-      for (const range of ranges) act(store.idOf('realm', range.realm), range);
+    // A NAS that is switched off ends a hundred thousand: others are answered in between.
+    const atGate = async (act: (realm: number, range: Range) => void) => {
+      for await (const slice of slicesOf(ranges, AT_GATE))
+        for (const range of slice) act(store.idOf('realm', range.realm), range);
     };
     const mark = (changing: boolean) => atGate((realm, { prefix }) => dataplane.setChanging(realm, prefix, changing));
     const bindAsHeld = () =>
@@ -258,11 +271,13 @@ export class Bindings {
         else dataplane.unbind(realm, range.prefix);
       });
     directory.begin(change);
-    mark(true);
     try {
-      atGate((realm, { prefix }) => dataplane.unbind(realm, prefix));
-      for (const { binding, cause } of change.losses)
-        if (binding.target) await this.#grants.endAt({ realm: binding.realm, address: binding.target }, cause);
+      await mark(true);
+      await atGate((realm, { prefix }) => dataplane.unbind(realm, prefix));
+      await inSlices(change.losses, async ({ binding, cause }) => {
+        const inner = innerOf(binding);
+        if (inner) await this.#grants.endAt(inner, cause);
+      });
       const lost = change.losses.map(({ binding }) => binding);
       await this.#groups.follow('delete', lost);
       await this.#forgetFlows(ranges.map(({ prefix }) => prefix));
@@ -272,14 +287,14 @@ export class Bindings {
       // Once more, for a base that was written anew meanwhile; most often it is so already.
       await this.#groups.follow('delete', lost);
       await this.#groups.follow('add', change.gains);
-      bindAsHeld();
+      await bindAsHeld();
     } catch (fault) {
       directory.cancel(change);
-      bindAsHeld();
+      await bindAsHeld();
       await this.#groups.refill();
       throw fault;
     } finally {
-      mark(false);
+      await mark(false);
       // Before anybody is answered, so that it cannot pile up; whose binding failed to end is reached as before.
       await this.#grants.waiting.bound(devicesIn(change));
     }
