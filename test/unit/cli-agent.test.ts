@@ -200,7 +200,8 @@ describe('status', () => {
 });
 
 describe('who was turned away', () => {
-  test('one list, each refusal alone, and why; for people and for programs', async () => {
+  // Some thirty commands, each a process.
+  test('one list, each refusal alone, and why; for people and for programs', { timeout: 60_000 }, async () => {
     const packet = {
       kind: 'packet',
       reason: 'wrongSource',
