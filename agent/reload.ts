@@ -1,7 +1,7 @@
 /**
  * A reload: what may change without a restart is read again. That is the
- * devices, the certificates and revocation lists, and with autoApply the rule
- * files.
+ * devices, the certificates and revocation lists, the secrets of accounting, and
+ * with autoApply the rule files.
  *
  * The order is that of safety. All is read and checked before any of it is put
  * in force, so that a file with an issue changes nothing. Then whom to trust
@@ -30,9 +30,9 @@ export interface ReloadParts {
   readonly grants: Grants;
   readonly bindings: Bindings;
   readonly registry: RegistryStore;
-  /** Puts certificates, CAs and revocation lists in force. */
   /** The accounting server, where there is one. */
   readonly radius: AccountingListener | undefined;
+  /** Puts certificates, CAs and revocation lists in force. */
   readonly trusted: (trust: Trust) => void;
   readonly warn: (warning: string) => void;
   readonly clock: Clock;
@@ -41,7 +41,7 @@ export interface ReloadParts {
 
 /**
  * Reads again, and says what is in force then and what of it is of no use.
- * @throws AgentError rulesInvalid, devicesInvalid, certificateInvalid; then nothing has changed
+ * @throws AgentError rulesInvalid, devicesInvalid, certificateInvalid, secretInvalid; then nothing has changed
  */
 export async function readAgain(parts: ReloadParts): Promise<object> {
   const { config, policies, folder, grants, bindings, registry, radius, trusted, warn, clock, log } = parts;

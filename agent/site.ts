@@ -6,7 +6,7 @@
 import type { Config } from './config.ts';
 import { sharedRealms } from './core/address-plan.ts';
 import type { Admission } from './core/admissions.ts';
-import { contains, type Prefix } from './core/net.ts';
+import { encloses, type Prefix } from './core/net.ts';
 import type { Attributes, ExternalId, RealmName } from './core/words.ts';
 import type { Interfaces } from './dataplane/attachment.ts';
 import type { GateSetup } from './dataplane/dataplane.ts';
@@ -150,8 +150,7 @@ export function groupMembers(config: Config, ground: FilterGround): Map<string, 
 export function accountingPlaces({ inside, radius }: Config): Places {
   const apns = new Apns(inside);
   const pools = new Map(radius?.clients.map(({ name, pools: own }) => [name, own]));
-  const isWithin = (outer: readonly Prefix[], prefix: Prefix) =>
-    outer.some((one) => one.length <= prefix.length && contains(one, prefix.address));
+  const isWithin = (outer: readonly Prefix[], prefix: Prefix) => outer.some((one) => encloses(one, prefix));
   return {
     realmOfApn: (apn) => apns.realmOf(apn),
     realmsFor: (client, prefix) =>

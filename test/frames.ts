@@ -222,13 +222,14 @@ function transportSum(protocol: number, source: Address, destination: Address, p
   return fold(addresses + protocol + part.length + sum(part));
 }
 
-function sum(bytes: Uint8Array): number {
+/** The 16-bit words of a sum of one's complement (RFC 1071), and what of them stands in a header. */
+export function sum(bytes: Uint8Array): number {
   let total = 0;
   for (let i = 0; i < bytes.length; i += 2) total += ((bytes[i] ?? 0) << 8) | (bytes[i + 1] ?? 0);
   return total;
 }
 
-function fold(total: number): number {
+export function fold(total: number): number {
   let rest = total;
   while (rest > 0xffff) rest = (rest & 0xffff) + Math.floor(rest / 0x10000);
   return ~rest & 0xffff;

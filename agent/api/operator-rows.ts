@@ -3,7 +3,7 @@
  * outside never learns; and how it is written in the answers of the
  * management socket, which the `mtgate` command reads.
  */
-import { formatEndpoint } from '../core/net.ts';
+import { formatEndpoint, isHost } from '../core/net.ts';
 import type { ExternalId, InnerAddress, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import type { PacketCount } from '../dataplane/dataplane.ts';
 import type { Binding } from '../directory/binding.ts';
@@ -217,12 +217,11 @@ export function bindingRow({
   untilMs,
   cause,
 }: OperatorBinding): BindingRow {
-  const isHost = prefix.length === (prefix.family === 'ipv4' ? 32 : 128);
   return {
     device: holder,
     realm,
-    address: isHost ? prefix.address.text : prefix.text,
-    ...(target && !isHost && { target: target.text }),
+    address: isHost(prefix) ? prefix.address.text : prefix.text,
+    ...(target && !isHost(prefix) && { target: target.text }),
     source,
     since: iso(sinceMs),
     ...(untilMs !== undefined && { until: iso(untilMs) }),

@@ -143,6 +143,16 @@ export function overlaps(a: Prefix, b: Prefix): boolean {
   return a.length <= b.length ? contains(a, b.address) : contains(b, a.address);
 }
 
+/** Whether the whole of a prefix lies in another; never across families. */
+export function encloses(outer: Prefix, inner: Prefix): boolean {
+  return outer.length <= inner.length && contains(outer, inner.address);
+}
+
+/** Whether a prefix is one address. */
+export function isHost({ family, length }: Prefix): boolean {
+  return length === (family === 'ipv4' ? 32 : 128);
+}
+
 /** How many addresses a prefix holds. */
 export function sizeOf(of: Prefix): bigint {
   return of.family === 'ipv4' ? BigInt(new Netmask(of.text).size) : 1n << BigInt(128 - of.length);

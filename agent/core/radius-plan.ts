@@ -3,7 +3,7 @@
  * bind lies inside, and what they tell must lead to a realm.
  */
 import type { Document, Issue } from './document.ts';
-import { contains, type Prefix } from './net.ts';
+import { encloses, type Prefix } from './net.ts';
 import type { Apn } from './words.ts';
 
 interface Client {
@@ -25,7 +25,7 @@ export function withPools<Written extends Client>({ radius, inside }: RadiusPlan
 /** The pools of clients that are not inside. */
 export function clientPoolIssues({ value: { radius, inside }, locate }: Document<RadiusPlan<Client>>): Issue[] {
   const realms = inside.flatMap(({ prefixes }) => prefixes);
-  const holds = (pool: Prefix) => realms.some((realm) => realm.length <= pool.length && contains(realm, pool.address));
+  const holds = (pool: Prefix) => realms.some((realm) => encloses(realm, pool));
   return (radius?.clients ?? []).flatMap(({ pools = [] }, i) =>
     pools.flatMap((pool, j) => {
       const message = `${pool.text} lies in no realm: expected what is inside, or a part of it`;

@@ -67,6 +67,8 @@ const known = <Meaning extends keyof Told>(
   read: Read<Told[Meaning]>,
 ): readonly [number, Known] => [type, { name, meaning, read }];
 
+const asTold = text((told) => told);
+
 const STANDARD = new Map([
   known(4, 'NAS-IP-Address', 'nasIpv4', ipv4),
   known(8, 'Framed-IP-Address', 'ipv4', ipv4),
@@ -77,20 +79,10 @@ const STANDARD = new Map([
     text((called) => called.toLowerCase()),
   ),
   known(31, 'Calling-Station-Id', 'msisdn', msisdn),
-  known(
-    32,
-    'NAS-Identifier',
-    'nasIdentifier',
-    text((identifier) => identifier),
-  ),
+  known(32, 'NAS-Identifier', 'nasIdentifier', asTold),
   known(40, 'Acct-Status-Type', 'status', integer),
   known(41, 'Acct-Delay-Time', 'delaySeconds', integer),
-  known(
-    44,
-    'Acct-Session-Id',
-    'session',
-    text((session) => session),
-  ),
+  known(44, 'Acct-Session-Id', 'session', asTold),
   known(55, 'Event-Timestamp', 'timestampSeconds', integer),
   known(95, 'NAS-IPv6-Address', 'nasIpv6', ipv6),
   known(96, 'Framed-Interface-Id', 'interfaceId', interfaceId),

@@ -56,6 +56,11 @@ export function innerOf({ realm, target }: Binding): InnerAddress | undefined {
   return target && { realm, address: target };
 }
 
+/** Where grants lead, or else the range, in the words of an operator. */
+export function addressText({ prefix, target }: Pick<Binding, 'prefix' | 'target'>): string {
+  return target?.text ?? prefix.text;
+}
+
 /** One text a range, for maps. */
 export function rangeKey({ realm, prefix }: Range): string {
   return `${realm} ${prefix.text}`;

@@ -33,7 +33,7 @@ export function claimedRanges(event: SessionEvent, places: Places): readonly Cla
   const byApn = apn === undefined ? undefined : places.realmOfApn(apn);
   if (apn !== undefined && byApn === undefined) return { finding: 'realmUnknown', why: `APN ${apn}` };
   const ranges: ClaimedRange[] = [];
-  for (const part of partsOf(event)) {
+  for (const part of claimsOf(event)) {
     const { family, length, text } = part.prefix;
     if (family === 'ipv6' && !IPV6_LENGTHS.includes(length)) return { finding: 'prefixLength', why: text };
     const realms = places.realmsFor(nas.client, part.prefix);
@@ -52,7 +52,8 @@ export function claimedRanges(event: SessionEvent, places: Places): readonly Cla
   return ranges;
 }
 
-function partsOf(event: SessionEvent): Omit<ClaimedRange, 'realm'>[] {
+/** What an event claims, in whatever realm. */
+export function claimsOf(event: SessionEvent): Omit<ClaimedRange, 'realm'>[] {
   const { ipv4, ipv6Prefix, ipv6Address, interfaceId, delegatedPrefix } = event;
   const isWithin = ipv6Prefix !== undefined && ipv6Address !== undefined && contains(ipv6Prefix, ipv6Address);
   const inPrefix = ipv6Prefix && interfaceId !== undefined ? addressIn(ipv6Prefix, interfaceId) : undefined;

@@ -3,7 +3,7 @@
  * its addresses and its secret, so no address may be two clients'
  * (agent.yaml is refused then).
  */
-import { type Address, contains, type Prefix, parseAddress } from '../core/net.ts';
+import { type Address, contains, isHost, type Prefix, parseAddress } from '../core/net.ts';
 
 export interface RadiusClient {
   /** As agent.yaml calls it. */
@@ -19,7 +19,7 @@ export class RadiusClients {
   constructor(clients: readonly RadiusClient[]) {
     for (const client of clients)
       for (const prefix of client.addresses) {
-        if (prefix.length === (prefix.family === 'ipv4' ? 32 : 128)) this.#hosts.set(prefix.address.text, client);
+        if (isHost(prefix)) this.#hosts.set(prefix.address.text, client);
         else this.#prefixes.push({ prefix, client });
       }
   }

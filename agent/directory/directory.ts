@@ -17,7 +17,16 @@
 import { type Family, hostPrefix, type Prefix } from '../core/net.ts';
 import type { Attributes, Device, DeviceReference, ExternalId, InnerAddress, RealmName } from '../core/words.ts';
 import { interfaceIdBits, parseExternalId, parseImsi, parseMsisdn } from '../core/words.ts';
-import { type Binding, type Change, deviceOf, type Loss, NO_CHANGE, type Range, rangeKey } from './binding.ts';
+import {
+  addressText,
+  type Binding,
+  type Change,
+  deviceOf,
+  type Loss,
+  NO_CHANGE,
+  type Range,
+  rangeKey,
+} from './binding.ts';
 import { PrefixTrie } from './prefix-trie.ts';
 import type { RegisteredDevice, Registry } from './registry.ts';
 import type { Subscriber } from './subscriber.ts';
@@ -134,7 +143,8 @@ export class Directory {
     const { family } = binding.prefix;
     const former = this.bindingsOf(device).filter((one) => one.prefix.family === family && one.source !== 'accounting');
     const fixed = former.find(({ source }) => source === 'file');
-    if (fixed) return { refused: 'deviceBoundByFile', why: `the devices file binds ${device} to ${textOf(fixed)}` };
+    if (fixed)
+      return { refused: 'deviceBoundByFile', why: `the devices file binds ${device} to ${addressText(fixed)}` };
     return { losses: lossesOf([...there, ...former], device), gains: [binding] };
   }
 
@@ -242,8 +252,4 @@ function isSameBinding(a: Binding, b: Binding): boolean {
 
 function spaceOf(realm: RealmName, { family }: Prefix): string {
   return `${realm} ${family}`;
-}
-
-function textOf({ prefix, target }: Binding): string {
-  return target?.text ?? prefix.text;
 }

@@ -22,7 +22,7 @@
  * Pure: `plan` says what an event changes, and changes nothing; `apply` is for
  * when that is done. The clock is the caller's, in UTC ms.
  */
-import { contains } from '../core/net.ts';
+import { encloses } from '../core/net.ts';
 import type { ExternalId } from '../core/words.ts';
 import type { AccountingEvent, Nas, NasEvent, SessionEvent } from './accounting.ts';
 import {
@@ -190,10 +190,9 @@ export class Sessions {
 
   #planRestart({ nas, ...event }: NasEvent, nowMs: number, around: Surroundings): Plan {
     const atMs = timeOf(event, nowMs);
-    if (atMs < (this.#restarted.get(nasKey(nas)) ?? 0)) return nothing('older');
-    const own = [...this.#live.values()].filter(
-      (session) => nasKey(session.nas) === nasKey(nas) && session.lastAtMs <= atMs,
-    );
+    const key = nasKey(nas);
+    if (atMs < (this.#restarted.get(key) ?? 0)) return nothing('older');
+    const own = [...this.#live.values()].filter((one) => one.lastAtMs <= atMs && nasKey(one.nas) === key);
     return { ...this.#ending(own, false, around), restarted: { nas, atMs } };
   }
 
@@ -350,11 +349,7 @@ function movedTo(session: Session, holder: Holder, from: Range, to: ClaimedRange
 
 /** Whether the whole of a range lies in another. */
 function holds(outer: Range, inner: Range): boolean {
-  return (
-    outer.realm === inner.realm &&
-    outer.prefix.length <= inner.prefix.length &&
-    contains(outer.prefix, inner.prefix.address)
-  );
+  return outer.realm === inner.realm && encloses(outer.prefix, inner.prefix);
 }
 
 function isOfNas(event: AccountingEvent): event is NasEvent {

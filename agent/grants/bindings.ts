@@ -11,10 +11,11 @@
  * the directory says before the batch, so a batch ends before the first that
  * concerns anything that the batch concerns already.
  */
-import { hostPrefix, type Prefix } from '../core/net.ts';
+import type { Prefix } from '../core/net.ts';
 import type { ExternalId, InnerAddress } from '../core/words.ts';
 import type { AccountingEvent, Outcome, SessionEvent } from '../directory/accounting.ts';
 import {
+  addressText,
   type Binding,
   type Change,
   deviceOf,
@@ -24,7 +25,7 @@ import {
   rangeKey,
   rangeOf,
 } from '../directory/binding.ts';
-import type { Places } from '../directory/claimed-ranges.ts';
+import { claimsOf, type Places } from '../directory/claimed-ranges.ts';
 import type { ListedDevice } from '../directory/devices.ts';
 import { type DirectoryRefusal, touched } from '../directory/directory.ts';
 import { type FindingTally, isAlarmed, isRefused } from '../directory/findings.ts';
@@ -152,7 +153,7 @@ export class Bindings {
         concerns: 'session' in event ? concernsOf(event) : undefined,
         plan: () => {
           plan = this.#accounting.sessions.plan(event, clock.nowMs(), this.#around);
-          return { change: plan.change, sessions: plan };
+          return planned(plan);
         },
       });
     } catch (fault) {
@@ -313,8 +314,8 @@ function devicesIn({ losses, gains }: Change): ExternalId[] {
 }
 
 /** A binding in the log. */
-function namesOf({ holder, realm, prefix, target }: Binding): Record<string, string> {
-  return { device: holder, realm, address: target?.text ?? prefix.text };
+function namesOf(binding: Binding): Record<string, string> {
+  return { device: binding.holder, realm: binding.realm, address: addressText(binding) };
 }
 
 /** What a plan takes or gives, and the sessions and holders that it is about. */
@@ -332,13 +333,8 @@ function nameOfRange({ prefix }: Pick<Range, 'prefix'>): string {
 }
 
 /** What an event is about; nothing is known of what is in a prefix shorter than 64 bits. */
-function concernsOf({ nas, session, ipv4, ipv6Prefix, ipv6Address, delegatedPrefix }: SessionEvent) {
-  const prefixes = [
-    ...(ipv4 ? [hostPrefix(ipv4)] : []),
-    ...(ipv6Prefix ? [ipv6Prefix] : []),
-    ...(ipv6Address ? [hostPrefix(ipv6Address)] : []),
-    ...(delegatedPrefix ? [delegatedPrefix] : []),
-  ];
-  if (prefixes.some(({ family, length }) => family === 'ipv6' && length < 64)) return undefined;
-  return [sessionKey(nas, session), ...prefixes.map((prefix) => nameOfRange({ prefix }))];
+function concernsOf(event: SessionEvent) {
+  const claims = claimsOf(event);
+  if (claims.some(({ prefix: { family, length } }) => family === 'ipv6' && length < 64)) return undefined;
+  return [sessionKey(event.nas, event.session), ...claims.map(nameOfRange)];
 }

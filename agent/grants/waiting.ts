@@ -20,7 +20,7 @@ import type { GrantKey, GrantRecord, Retry } from './record.ts';
 import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
 import { type EndedWait, namesOfWait, type WaitingRequest } from './waiting-request.ts';
 
-/** So many in all: some 70 MB, and as many as a gateway judges in half a minute when a network comes back at once. */
+/** So many in all, each judged anew when a network comes back at once. */
 const WAITING_MOST = 65_536;
 /** Of one server: none can take from the others all that there is. */
 const WAITING_MOST_OF_SERVER = WAITING_MOST / 4;

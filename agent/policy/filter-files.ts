@@ -5,7 +5,7 @@
 import type { z } from 'zod';
 import type { Issue, Path, Place } from '../core/document.ts';
 import * as f from '../core/fields.ts';
-import { contains, type Prefix, parsePrefix } from '../core/net.ts';
+import { encloses, type Prefix, parsePrefix } from '../core/net.ts';
 import {
   BEGINNING_TYPES,
   type Ends,
@@ -255,8 +255,6 @@ function coversEnds(outer: Ends | undefined, inner: Ends | undefined): boolean {
   return (
     inner.sides.every((side) => sides.includes(side)) &&
     inner.groups.every((group) => groups.includes(group) || sides.includes('inside')) &&
-    inner.prefixes.every((one) =>
-      prefixes.some((prefix) => prefix.length <= one.length && contains(prefix, one.address)),
-    )
+    inner.prefixes.every((one) => prefixes.some((prefix) => encloses(prefix, one)))
   );
 }

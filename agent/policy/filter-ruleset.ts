@@ -10,7 +10,7 @@
  * filter is as many rules as pairs of its ends.
  */
 import type { Family, Prefix } from '../core/net.ts';
-import { overlaps } from '../core/net.ts';
+import { isHost, overlaps } from '../core/net.ts';
 import { ANSWER_MARK, DENIAL_PREFIX, type FilterCopy } from '../core/reasons.ts';
 import { type Ends, type Filter, familiesOf, type Side } from './filters.ts';
 
@@ -152,10 +152,10 @@ export function answerRules(setup: FilterSetup, side: Side): string[] {
 /** The sets' changes when an address leaves, or enters, groups. */
 export function groupElement(
   group: string,
-  { interface: name, prefix: { family, length, address, text } }: GroupMember,
+  { interface: name, prefix }: GroupMember,
 ): readonly [set: string, element: string] {
-  const isHost = length === (family === 'ipv4' ? 32 : 128); // as nft shows it
-  return [groupSet(group, family), `${quote(name)} . ${isHost ? address.text : text}`];
+  const shown = isHost(prefix) ? prefix.address.text : prefix.text; // by nft
+  return [groupSet(group, prefix.family), `${quote(name)} . ${shown}`];
 }
 
 function allowsToward({ filters }: FilterSetup, side: Side): readonly Filter[] {

@@ -1,8 +1,10 @@
 /** Many tell of many addresses at once: what has nothing to do with each other is carried out together, all else in its order. */
+
 import { describe, expect, test } from 'vitest';
 import { address, prefix } from '../../agent/core/net.ts';
 import type { ExternalId, Imsi } from '../../agent/core/words.ts';
 import type { AccountingEvent, SessionEvent } from '../../agent/directory/accounting.ts';
+import { NOTHING_TOLD } from '../accounting.ts';
 import { ask, HEAD_END, M1, RULES, TestGateway } from '../gateway.ts';
 
 const imsi = (i: number) => `26201${String(i).padStart(10, '0')}` as Imsi;
@@ -13,21 +15,15 @@ const DEVICES = Array.from({ length: 300 }, (_, i) => ({
 
 function event(kind: SessionEvent['kind'], i: number, more: Partial<SessionEvent> = {}): SessionEvent {
   return {
+    ...NOTHING_TOLD,
     kind,
     nas: { client: 'pgw-1', id: 'ggsn' },
     time: { nasMs: undefined, hereMs: Date.UTC(2026, 0, 1) },
     session: `s${i}`,
-    subscriber: { imsi: imsi(i), msisdn: undefined, externalId: undefined },
+    subscriber: { ...NOTHING_TOLD.subscriber, imsi: imsi(i) },
     apn: 'iot.example',
     ipv4: address(`10.20.${i >> 8}.${i & 255}`),
-    ipv6Prefix: undefined,
-    interfaceId: undefined,
-    ipv6Address: undefined,
-    delegatedPrefix: undefined,
     stopsAll: false,
-    chargingId: undefined,
-    ggsn: undefined,
-    imeisv: undefined,
     ...more,
   };
 }

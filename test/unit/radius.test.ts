@@ -1,10 +1,12 @@
 /** RADIUS accounting on the wire: each attribute by octets from its RFC or TS, and each way to be wrong. */
+
 import { describe, expect, test } from 'vitest';
 import { address, prefix } from '../../agent/core/net.ts';
 import type { AccountingEvent, SessionEvent } from '../../agent/directory/accounting.ts';
 import { eventOf } from '../../agent/directory/attributes.ts';
 import { type Drop, DropAccount } from '../../agent/directory/drops.ts';
 import { readRequest, responseTo } from '../../agent/directory/radius.ts';
+import { NOTHING_TOLD } from '../accounting.ts';
 import {
   accountingRequest,
   accountingResponse,
@@ -35,18 +37,6 @@ function sessionOf(...attributes: readonly Buffer[]): SessionEvent {
 
 const dropOf = (attributes: readonly Buffer[], written: Written = {}) => read(accountingRequest(attributes, written));
 
-const NOTHING_TOLD = {
-  subscriber: { imsi: undefined, msisdn: undefined, externalId: undefined },
-  apn: undefined,
-  ipv4: undefined,
-  ipv6Prefix: undefined,
-  interfaceId: undefined,
-  ipv6Address: undefined,
-  delegatedPrefix: undefined,
-  chargingId: undefined,
-  ggsn: undefined,
-  imeisv: undefined,
-};
 const HERE = { nasMs: undefined, hereMs: ARRIVED_MS };
 
 test('a packet whose every octet was computed elsewhere', () => {

@@ -1,4 +1,5 @@
 /** Each rule by which accounting sessions make and end bindings; and that no order of events breaks what always holds. */
+
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { address, contains, overlaps, type Prefix, prefix } from '../../agent/core/net.ts';
@@ -7,6 +8,7 @@ import type { AccountingEvent, SessionEvent } from '../../agent/directory/accoun
 import { type Binding, type Change, rangeKey } from '../../agent/directory/binding.ts';
 import { type Finding, isAlarmed } from '../../agent/directory/findings.ts';
 import { type Plan, Sessions, type Surroundings } from '../../agent/directory/sessions.ts';
+import { NOTHING_TOLD } from '../accounting.ts';
 
 const HOUR = 3_600_000;
 const NOW = Date.UTC(2026, 4, 1);
@@ -60,25 +62,17 @@ type Telling = Partial<Omit<SessionEvent, 'subscriber'>> & { readonly of?: Exter
 
 function event(kind: SessionEvent['kind'], session: string, { of = m1, atMs, ...more }: Telling = {}): SessionEvent {
   return {
+    ...NOTHING_TOLD,
     kind,
     nas: { client: 'pgw-1', id: 'ggsn' },
     time: { nasMs: atMs, hereMs: NOW },
     session,
     subscriber: {
+      ...NOTHING_TOLD.subscriber,
       imsi: of === null ? undefined : (IMSI[of as keyof typeof IMSI] ?? (of as Imsi)),
-      msisdn: undefined,
-      externalId: undefined,
     },
     apn: 'iot.example',
-    ipv4: undefined,
-    ipv6Prefix: undefined,
-    interfaceId: undefined,
-    ipv6Address: undefined,
-    delegatedPrefix: undefined,
     stopsAll: false,
-    chargingId: undefined,
-    ggsn: undefined,
-    imeisv: undefined,
     ...more,
   };
 }

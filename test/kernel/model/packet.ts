@@ -5,6 +5,7 @@
  * the twin of the gate (memory.ts) is held against it.
  */
 import { type Address, addressFromBytes, type Family } from '../../../agent/core/net.ts';
+import { fold, sum } from '../../frames.ts';
 
 const HEADER = { ipv4: 20, ipv6: 40 } as const;
 const FRAGMENT = 44;
@@ -181,18 +182,6 @@ function ipv4At(bytes: Uint8Array, at: number): Address {
   return addressFromBytes(Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ...bytes.subarray(at, at + 4)));
 }
 
-function sum(bytes: Uint8Array): number {
-  let total = 0;
-  for (let i = 0; i < bytes.length; i += 2) total += ((bytes[i] ?? 0) << 8) | (bytes[i + 1] ?? 0);
-  return total;
-}
-
-function fold(total: number): number {
-  let rest = total;
-  while (rest > 0xffff) rest = (rest & 0xffff) + Math.floor(rest / 0x10000);
-  return ~rest & 0xffff;
-}
-
-function viewOf(bytes: Uint8Array): DataView {
+export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }

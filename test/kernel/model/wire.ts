@@ -9,11 +9,13 @@
  * was lost is a fault of the test, and never taken for silence.
  * man 7 packet; linux/netfilter/nfnetlink_log.h.
  */
+
 import { closeSync } from 'node:fs';
 import koffi from 'koffi';
 import { type NflogMessage, readNflog } from '../../../agent/inspector/nflog-message.ts';
 import { within } from '../../enter.ts';
 import type { Network } from '../../network.ts';
+import { viewOf } from './packet.ts';
 
 const libc = koffi.load('libc.so.6');
 const socket = libc.func('int socket(int domain, int type, int protocol)');
@@ -192,8 +194,4 @@ function* all<T>(next: () => T | undefined): Generator<T> {
 function must(call: string, result: number): number {
   if (result < 0) throw new Error(`${call}: errno ${koffi.errno()}`);
   return result;
-}
-
-function viewOf(bytes: Uint8Array): DataView {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
