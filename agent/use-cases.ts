@@ -252,7 +252,7 @@ class Pages {
 
   #keyOf(mark: Mark | Waited): string {
     if ('waited' in mark) return [this.#start, mark.waited.toString(36)].join('-');
-    return [this.#start, mark.server.toString(36), mark.sequence.toString(36)].join('-');
+    return [this.#start, mark.line.toString(36), mark.sequence.toString(36)].join('-');
   }
 
   #markOf(key: string): Mark | Waited | 'seekUnknown' {
@@ -260,7 +260,7 @@ class Pages {
     const [, first, second] = /^([0-9a-z]{1,11})(?:-([0-9a-z]{1,11}))?$/.exec(key.slice(start.length)) ?? [];
     if (!key.startsWith(start) || first === undefined) return 'seekUnknown';
     const number = Number.parseInt(first, 36);
-    return second === undefined ? { waited: number } : { server: number, sequence: Number.parseInt(second, 36) };
+    return second === undefined ? { waited: number } : { line: number, sequence: Number.parseInt(second, 36) };
   }
 }
 

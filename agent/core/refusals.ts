@@ -22,6 +22,7 @@ export type Step =
   | 'device'
   | 'mtcUser'
   | 'rule'
+  | 'preference'
   | 'applicationServer'
   | 'filter'
   | 'rate'
@@ -226,6 +227,13 @@ export const REFUSALS = {
     code: 'PERMISSION_DENIED',
     cause: 'OPERATION_PROHIBITED',
     title: "The operator's rules do not allow this grant",
+  },
+  unwanted: {
+    step: 'preference',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'OPERATION_PROHIBITED',
+    title: 'The owner of the device does not want this now',
   },
   applicationServerRequired: {
     step: 'applicationServer',
