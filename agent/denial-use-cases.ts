@@ -76,6 +76,7 @@ const ADVICE: Readonly<Record<Step, string>> = {
   binding: 'See `mtgate device list`: the device has no address at the moment.',
   endpoint: 'The grants pool is used up: `mtgate grants list` shows by whom.',
   commit: 'Nothing: the server asks again.',
+  desk: 'The MTC user must correct its request; what it may authorise, and which devices are its own, the rule files say.',
   record:
     'Look at the disk of store.directory: space, rights, faults. It goes on by itself once records can be written.',
 };

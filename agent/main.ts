@@ -16,6 +16,7 @@ import { isRevoked } from './api/authorities.ts';
 import { ExpiryAlarms, timesLeft } from './api/expiry.ts';
 import { servePages } from './api/loopback.ts';
 import { startManagement } from './api/management.ts';
+import { mtcUserApi } from './api/mtc-user-routes.ts';
 import { refusalRecorder } from './api/problem.ts';
 import { grantsApi } from './api/routes.ts';
 import { startApi } from './api/server.ts';
@@ -73,6 +74,7 @@ import { packetDenial } from './inspector/packet-denial.ts';
 import { WouldHave } from './inspector/would-have.ts';
 import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
+import { DeskClerk, mtcUserUseCases } from './mtc-user-use-cases.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { keepingLast } from './policy-compiler.ts';
 import { radiusUseCases } from './radius-use-cases.ts';
@@ -352,7 +354,9 @@ async function start(
   );
 
   const forServers = serverUseCases(ground, grants, new Extensions(ground, grants));
-  const apis = [grantsApi(forServers, ground.refuse, systemClock)];
+  const clerk = new DeskClerk(desk, ground, digest);
+  const forMtcUsers = mtcUserUseCases(ground, grants, registry, clerk);
+  const apis = [grantsApi(forServers, ground.refuse, systemClock), mtcUserApi(forMtcUsers, ground.refuse)];
   const apiParts = {
     identity: identityPolicy(grants),
     refuse: ground.refuse,

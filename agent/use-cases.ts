@@ -46,6 +46,8 @@ export function identityPolicy(grants: Grants): IdentityPolicy {
 const SOURCES = new WeakMap<Policy, PartySources>();
 
 function sourcesOf(policy: Policy): PartySources {
+  const { desk } = policy; // it says nothing of addresses: who shares goes on as it did
+  if (desk) return sourcesOf(desk.over);
   const known = SOURCES.get(policy);
   if (known) return known;
   const users = [...policy.mtcUsers.values()].filter(({ certificates }) => certificates.length > 0);
@@ -238,7 +240,7 @@ const SHOWN_OF_DEVICE = 100;
  * names a place in the order of the grants, and this start of the agent, since
  * that order begins anew with each; among those that wait, by the last one.
  */
-class Pages {
+export class Pages {
   readonly #grants: Grants;
   readonly #start: string;
 

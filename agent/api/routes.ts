@@ -286,7 +286,7 @@ function liveBody({ externalEndpoint: { address, port }, limits, startedAtMs, ex
 }
 
 /** What it was refused for has the code that the refusal would have had: the outside learns no more by waiting. */
-function endCauseText(cause: string): string {
+export function endCauseText(cause: string): string {
   return cause in REFUSALS ? REFUSALS[cause as RefusalReason].code : upperSnake(cause);
 }
 

@@ -45,7 +45,7 @@ export function withoutDesk(policy: Policy): Policy {
 }
 
 /** Whether an MTC user may authorise a server, be it there or not. */
-function mayAuthorise({ mayAuthorise: patterns }: MtcUser, server: string): boolean {
+export function mayAuthorise({ mayAuthorise: patterns }: MtcUser, server: string): boolean {
   return patterns.some((pattern) => matchesName(pattern, server));
 }
 

@@ -67,8 +67,8 @@ export function waitEndText(cause: WaitEndCause): string {
     : OWN_WAIT_END_CAUSES[cause as keyof typeof OWN_WAIT_END_CAUSES];
 }
 
-/** Where a request is stopped before it is judged; one that waits is beyond. */
-const BEFORE_JUDGEMENT: readonly Step[] = ['authentication', 'admission', 'request'];
+/** Where a request is stopped before it is judged, or that is for no grant; one that waits is beyond. */
+const BEFORE_JUDGEMENT: readonly Step[] = ['authentication', 'admission', 'request', 'desk'];
 
 const WAIT_END_CAUSES = [
   ...(Object.keys(OWN_WAIT_END_CAUSES) as WaitEndCause[]),
