@@ -21,7 +21,7 @@ import type { WaitingRequest } from './grants/waiting-request.ts';
 import { encloses, fixedStart, matchesDevice } from './policy/patterns.ts';
 import type { MtcUser } from './policy/policy.ts';
 import { mtcUserOf } from './policy/rule-index.ts';
-import { Pages } from './use-cases.ts';
+import { Pages, STATUS } from './use-cases.ts';
 
 /** So many preferences an MTC user may have. */
 const PREFERENCES_MOST = 1_000;
@@ -302,5 +302,5 @@ function grantOnDevice(record: GrantRecord | WaitingRequest): GrantOnDevice {
     return { ...both, status: state === 'waiting' ? 'WAITING' : 'ENDED', requestedAtMs, waitsUntilMs };
   }
   const { startedAtMs, expiresAtMs, state } = record;
-  return { ...both, status: state === 'live' ? 'LIVE' : 'ENDED', startedAtMs, expiresAtMs };
+  return { ...both, status: STATUS[state], startedAtMs, expiresAtMs };
 }

@@ -43,7 +43,7 @@ export interface GrantOnDevice {
   readonly device: ExternalId;
   readonly protocol: Protocol;
   readonly devicePort: number;
-  readonly status: 'WAITING' | 'LIVE' | 'ENDED';
+  readonly status: 'WAITING' | 'LIVE' | 'HELD' | 'ENDED';
   readonly startedAtMs?: number;
   readonly expiresAtMs?: number;
   readonly requestedAtMs?: number;
