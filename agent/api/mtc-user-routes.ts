@@ -215,7 +215,7 @@ function grantBody(grant: GrantOnDevice): object {
   return {
     ...{ grantId: id, server, device, protocol: protocol.toUpperCase(), devicePort, status },
     ...Object.fromEntries(told),
-    ...(endCause !== undefined && { endCause: endCauseText(endCause) }),
+    ...(endCause !== undefined && { endCause: endCauseText(endCause, grant.waitsUntilMs !== undefined) }),
   };
 }
 
