@@ -67,6 +67,7 @@ const ADVICE: Readonly<Record<Step, string>> = {
   device: 'See whether the device is registered (`mtgate device show`), by the identifier that was used.',
   mtcUser: 'If the MTC user wants this server, add it to its `authorises`.',
   rule: '`mtgate explain --live` shows every rule and why it did not allow this.',
+  trigger: 'The server must ask for less, or the `limits` of the trigger rule are too low.',
   applicationServer: 'The server must name an address within its `sources`.',
   filter: 'A drop of the `filters` takes the packets of this grant: narrow it, or have the server name its port.',
   rate: 'The server asks too often; its `limits` are in the rule that allows it.',

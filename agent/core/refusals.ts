@@ -22,6 +22,7 @@ export type Step =
   | 'device'
   | 'mtcUser'
   | 'rule'
+  | 'trigger'
   | 'applicationServer'
   | 'filter'
   | 'rate'
@@ -204,28 +205,42 @@ export const REFUSALS = {
     status: 403,
     code: 'PERMISSION_DENIED',
     cause: 'OPERATION_PROHIBITED',
-    title: "The operator's rules do not allow this grant",
+    title: "The operator's rules do not allow this",
   },
   noRuleAllows: {
     step: 'rule',
     status: 403,
     code: 'PERMISSION_DENIED',
     cause: 'OPERATION_PROHIBITED',
-    title: "The operator's rules do not allow this grant",
+    title: "The operator's rules do not allow this",
   },
   conditionFailed: {
     step: 'rule',
     status: 403,
     code: 'PERMISSION_DENIED',
     cause: 'OPERATION_PROHIBITED',
-    title: "The operator's rules do not allow this grant",
+    title: "The operator's rules do not allow this",
   },
   outsideHours: {
     step: 'rule',
     status: 403,
     code: 'PERMISSION_DENIED',
     cause: 'OPERATION_PROHIBITED',
-    title: "The operator's rules do not allow this grant",
+    title: "The operator's rules do not allow this",
+  },
+  triggerPayloadTooLarge: {
+    step: 'trigger',
+    status: 400,
+    code: 'OUT_OF_RANGE',
+    cause: 'INVPAYLOAD',
+    title: 'The payload is larger than your triggers may be',
+  },
+  triggerValidityTooLong: {
+    step: 'trigger',
+    status: 400,
+    code: 'OUT_OF_RANGE',
+    cause: 'INVPERIOD',
+    title: 'The validity period is longer than your triggers may wait',
   },
   applicationServerRequired: {
     step: 'applicationServer',
@@ -244,7 +259,7 @@ export const REFUSALS = {
     status: 403,
     code: 'PERMISSION_DENIED',
     cause: 'OPERATION_PROHIBITED',
-    title: "The operator's rules do not allow this grant",
+    title: "The operator's rules do not allow this",
   },
   familyMismatch: {
     step: 'applicationServer',
@@ -257,6 +272,14 @@ export const REFUSALS = {
     status: 429,
     code: 'TOO_MANY_REQUESTS',
     title: 'Too many requests in this minute',
+    sheds: true,
+  },
+  triggerRateExceeded: {
+    step: 'rate',
+    status: 429,
+    code: 'TOO_MANY_REQUESTS',
+    cause: 'RATEEXCEEDED',
+    title: 'Too many triggers in this minute',
     sheds: true,
   },
   alreadyExists: {
@@ -291,6 +314,27 @@ export const REFUSALS = {
     code: 'QUOTA_EXCEEDED',
     cause: 'QUOTA_EXCEEDED',
     title: 'You hold as many grants as you may',
+  },
+  triggersPerDeviceExceeded: {
+    step: 'quota',
+    status: 429,
+    code: 'QUOTA_EXCEEDED',
+    cause: 'QUOTAEXCEEDED',
+    title: 'This device had as many of your triggers in the last hour as it may',
+  },
+  pendingPerDeviceExceeded: {
+    step: 'quota',
+    status: 429,
+    code: 'QUOTA_EXCEEDED',
+    cause: 'QUOTAEXCEEDED',
+    title: 'As many of your triggers are pending for this device as may',
+  },
+  pendingPerServerExceeded: {
+    step: 'quota',
+    status: 429,
+    code: 'QUOTA_EXCEEDED',
+    cause: 'QUOTAEXCEEDED',
+    title: 'As many of your triggers are pending as may',
   },
   deviceUnreachable: {
     step: 'binding',

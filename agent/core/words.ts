@@ -39,6 +39,9 @@ export interface PortRange {
   readonly high: number;
 }
 
+/** The payload of a trigger goes in one datagram, as CoAP has it where no path is known (RFC 7252 4.6). In bytes. */
+export const TRIGGER_PAYLOAD_MOST = 1024;
+
 /** What devices may reach on the gateway itself; `port` is 0 for ICMP, of which echo is meant. */
 export interface Service {
   readonly protocol: Protocol | 'icmp' | 'icmpv6';
