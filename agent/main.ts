@@ -17,10 +17,12 @@ import { ExpiryAlarms, timesLeft } from './api/expiry.ts';
 import { servePages } from './api/loopback.ts';
 import { startManagement } from './api/management.ts';
 import { refusalRecorder } from './api/problem.ts';
+import { grantsApi } from './api/routes.ts';
 import { startApi } from './api/server.ts';
 import { readTrust, type Trust } from './api/tls.ts';
 import { Closure, type GapKind } from './closure.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
+import type { ShedReason, TlsReason } from './core/handshakes.ts';
 import { SELF_TEST } from './core/reasons.ts';
 import type { GrantId, RealmName } from './core/words.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
@@ -342,23 +344,24 @@ async function start(
     }),
   );
 
-  const openApi = () =>
-    startApi(config.api.listen, trust, {
-      grants: serverUseCases(ground, grants, new Extensions(ground, grants)),
-      identity: identityPolicy(grants),
-      refuse: ground.refuse,
-      refusedHandshake: (reason, remote) => {
-        metrics.handshakeRefused(reason);
-        ledger.refusedHandshake(reason, remote, config.api.listen);
-      },
-      shedConnection: (reason, remote, logged) => {
-        metrics.connectionShed(reason);
-        if (logged) ledger.refusedHandshake('tlsShed', remote, config.api.listen);
-      },
-      clock: systemClock,
-      random: systemRandom,
-      log,
-    });
+  const forServers = serverUseCases(ground, grants, new Extensions(ground, grants));
+  const apis = [grantsApi(forServers, ground.refuse, systemClock)];
+  const apiParts = {
+    identity: identityPolicy(grants),
+    refuse: ground.refuse,
+    refusedHandshake: (reason: TlsReason, remote: string | undefined) => {
+      metrics.handshakeRefused(reason);
+      ledger.refusedHandshake(reason, remote, config.api.listen);
+    },
+    shedConnection: (reason: ShedReason, remote: string, logged: boolean) => {
+      metrics.connectionShed(reason);
+      if (logged) ledger.refusedHandshake('tlsShed', remote, config.api.listen);
+    },
+    clock: systemClock,
+    random: systemRandom,
+    log,
+  };
+  const openApi = () => startApi(config.api.listen, trust, apiParts, apis);
   // Where the outside interface comes later than the agent, so may the address that the API listens on.
   const hasAddress = ({ links }: Site) =>
     links.some(({ addresses }) => addresses.some(({ text }) => text === config.api.listen.address.text));

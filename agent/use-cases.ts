@@ -6,11 +6,12 @@
 import type { DenialUseCases } from './api/denial-routes.ts';
 import type { DeviceUseCases } from './api/device-routes.ts';
 import type { EditionUseCases } from './api/edition-routes.ts';
-import type { IdentityPolicy } from './api/identity.ts';
+import { type IdentityPolicy, partyOf } from './api/identity.ts';
 import type { ManagementUseCases } from './api/management.ts';
 import type { OperatorGrant, OperatorGrantDetail, OperatorWait, OperatorWaitDetail } from './api/operator-rows.ts';
 import type { RadiusUseCases } from './api/radius-routes.ts';
 import type { Grant, GrantsUseCases, ServerLimits, Wait } from './api/routes.ts';
+import type { PartySources } from './api/sources.ts';
 import type { Config } from './config.ts';
 import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
@@ -33,10 +34,31 @@ import type { RunningStatus, Status } from './status.ts';
 export function identityPolicy(grants: Grants): IdentityPolicy {
   return {
     identify: (facts) => identify(grants.policy, facts),
-    sourceAllowed: (server, from) =>
-      grants.policy.servers.get(server)?.apiSources.some((source) => contains(source, from)) ?? false,
-    servers: () => grants.policy.servers,
+    sourceAllowed(who, from) {
+      const sources = sourcesOf(grants.policy).get(partyOf(who))?.apiSources;
+      return sources?.some((source) => contains(source, from)) ?? who.role === 'mtcUser'; // of a user that names none: from anywhere
+    },
+    parties: () => sourcesOf(grants.policy),
   };
+}
+
+/** By policy, so that whoever shares by it sees at once that it is another. */
+const SOURCES = new WeakMap<Policy, PartySources>();
+
+function sourcesOf(policy: Policy): PartySources {
+  const known = SOURCES.get(policy);
+  if (known) return known;
+  const users = [...policy.mtcUsers.values()].filter(({ certificates }) => certificates.length > 0);
+  const sources = new Map([
+    ...[...policy.servers].map(
+      ([name, { apiSources }]) => [partyOf({ role: 'server', name }), { apiSources }] as const,
+    ),
+    ...users.flatMap(({ name, apiSources }) =>
+      apiSources ? ([[partyOf({ role: 'mtcUser', name }), { apiSources }]] as const) : [],
+    ),
+  ]);
+  SOURCES.set(policy, sources);
+  return sources;
 }
 
 export function serverUseCases(ground: Ground, grants: Grants, extensions: Extensions): GrantsUseCases {

@@ -65,13 +65,13 @@ export const REFUSALS = {
     step: 'authentication',
     status: 403,
     code: 'PERMISSION_DENIED',
-    title: 'The client certificate belongs to no known MTC server',
+    title: 'The client certificate belongs to nobody who is known here',
   },
   certificateAmbiguous: {
     step: 'authentication',
     status: 403,
     code: 'PERMISSION_DENIED',
-    title: 'The client certificate matches more than one MTC server',
+    title: 'The client certificate matches more than one holder',
   },
   certificateExpired: {
     step: 'authentication',
@@ -101,7 +101,13 @@ export const REFUSALS = {
     step: 'authentication',
     status: 403,
     code: 'PERMISSION_DENIED',
-    title: 'Requests of this MTC server do not come from this address',
+    title: 'Requests of this client do not come from this address',
+  },
+  wrongRole: {
+    step: 'authentication',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    title: 'This API is not for this client',
   },
   serverBusy: {
     step: 'admission',
@@ -150,7 +156,7 @@ export const REFUSALS = {
     step: 'request',
     status: 415,
     code: 'UNSUPPORTED_MEDIA_TYPE',
-    title: 'The request body must be application/json',
+    title: 'The request body is of another media type than this operation takes',
   },
   methodNotAllowed: {
     step: 'request',

@@ -39,6 +39,8 @@ export interface Server {
 export interface MtcUser {
   readonly name: MtcUserName;
   readonly certificates: readonly Certificate[];
+  /** Where its requests come from; absent: from anywhere. */
+  readonly apiSources?: readonly Prefix[];
   readonly devices: readonly DevicePattern[];
   readonly authorises: readonly ServerName[];
   readonly mayAuthorise: readonly NamePattern[];
