@@ -22,7 +22,7 @@ module.exports = {
     only(
       'core-is-pure',
       'Decisions must run without a machine around them.',
-      { path: '^agent/(core|policy|directory)/|^agent/grants/(lifecycle|endpoints|reconcile|live|opening|slots|line|chains|calendar|column|hash-index|interned|packed-text|packed-grants|slices|grants|extensions|retries|judge|rest|rates|unrecorded)\\.ts$|^agent/dataplane/(dataplane|layout|map-values|memory|netlink-message|rtnetlink|conntrack-message|prefix-set)\\.ts$|^agent/inspector/(packet|nflog-message|packet-denial|denials|account|refusals|ledger)\\.ts$|^agent/doctor/(finding|.*-judgements)\\.ts$|^agent/cli/candidates\\.ts$|^agent/editions/(edition|beginning|policy-switch|forecast)\\.ts$', pathNot: '^agent/directory/(listener|radius)\\.ts$' },
+      { path: '^agent/(core|policy|directory)/|^agent/grants/(lifecycle|endpoints|reconcile|live|opening|slots|line|chains|calendar|column|hash-index|interned|packed-text|packed-grants|grants|extensions|retries|judge|rest|unrecorded)\\.ts$|^agent/dataplane/(dataplane|layout|map-values|memory|netlink-message|rtnetlink|conntrack-message|prefix-set)\\.ts$|^agent/inspector/(packet|nflog-message|packet-denial|denials|account|refusals|ledger)\\.ts$|^agent/doctor/(finding|.*-judgements)\\.ts$|^agent/cli/candidates\\.ts$|^agent/editions/(edition|beginning|policy-switch|forecast)\\.ts$', pathNot: '^agent/directory/(listener|radius)\\.ts$' },
       { dependencyTypes: ['core'] },
     ),
     only('policy-knows-core', 'Policy is read, not run: it needs the words and nothing else.', { path: '^agent/policy/' }, { path: own, pathNot: '^agent/(core|policy)/' }),
@@ -44,7 +44,7 @@ module.exports = {
       'grants-know-their-ports',
       'Grants are decided against interfaces.',
       { path: '^agent/grants/' },
-      { path: own, pathNot: '^agent/(core|grants|policy|directory)/|^agent/dataplane/dataplane\\.ts$' },
+      { path: own, pathNot: '^agent/(core|grants|policy|directory)/|^agent/(dataplane/dataplane|commit-thread)\\.ts$' },
     ),
     only(
       'dataplane-knows-core',

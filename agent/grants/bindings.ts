@@ -12,6 +12,7 @@
  * concerns anything that the batch concerns already.
  */
 import type { Prefix } from '../core/net.ts';
+import { inSlices, slicesOf } from '../core/slices.ts';
 import type { ExternalId, InnerAddress } from '../core/words.ts';
 import type { AccountingEvent, Outcome, SessionEvent } from '../directory/accounting.ts';
 import {
@@ -33,7 +34,6 @@ import type { Plan, Sessions, Surroundings } from '../directory/sessions.ts';
 import { nasKey, sessionKey } from '../directory/subscriber.ts';
 import type { Grants } from './grants.ts';
 import type { Ground } from './ground.ts';
-import { inSlices, slicesOf } from './slices.ts';
 
 /** Deletes prefixes' entries from connection tracking, both directions. */
 export type ForgetFlows = (prefixes: readonly Prefix[]) => Promise<void>;

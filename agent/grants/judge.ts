@@ -5,7 +5,10 @@
  * nothing itself (policy/decide.ts), and changes nothing but the count of
  * requests.
  */
+
+import { RequestRates } from '../core/rates.ts';
 import type { RefusalFacts } from '../core/refusals.ts';
+import { slicesOf } from '../core/slices.ts';
 import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
 import { type Decision, decide } from '../policy/decide.ts';
 import { step } from '../policy/explain.ts';
@@ -15,9 +18,7 @@ import { wouldHave } from '../policy/staged.ts';
 import type { Ground } from './ground.ts';
 import type { EndCause } from './lifecycle.ts';
 import type { LiveGrants } from './live.ts';
-import { RequestRates } from './rates.ts';
 import { type GrantRecord, limitsOf, sameLimits } from './record.ts';
-import { slicesOf } from './slices.ts';
 
 /**
  * A server whose list of devices is out of date asks once a second for one
