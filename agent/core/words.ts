@@ -20,6 +20,8 @@ export type Msisdn = Branded<'Msisdn'>;
 export type Imsi = Branded<'Imsi'>;
 /** The interface identifier of a device's IPv6 addresses (RFC 4291 2.5.1): four groups of lower-case hex, `0:0:0:1`. */
 export type InterfaceId = Branded<'InterfaceId'>;
+/** ULID of a trigger, and of its transaction (TS 29.122). */
+export type TriggerId = Branded<'TriggerId'>;
 /** ULID of a grant. */
 export type GrantId = Branded<'GrantId'>;
 /** A client certificate by its issuer's key (SHA-256 of the SubjectPublicKeyInfo) and serial number, both hex: `…:…`. */

@@ -45,6 +45,14 @@ export interface GroupSets {
   refill(): Promise<void>;
 }
 
+/** Who else sends to devices, beside the gate (triggers). */
+export interface Followers {
+  /** These lose an address, in this turn of the loop: nothing more goes there. */
+  lost(devices: Iterable<ExternalId>): void;
+  /** These may have got one. */
+  bound(devices: Iterable<ExternalId>): void;
+}
+
 /** What follows of accounting: the sessions, and where their addresses may be. */
 export interface Accounting {
   readonly sessions: Sessions;
@@ -78,16 +86,25 @@ export class Bindings {
   readonly #forgetFlows: ForgetFlows;
   readonly #groups: GroupSets;
   readonly #accounting: Accounting;
+  readonly #followers: Followers;
   readonly #around: Surroundings;
   readonly #waiting: Job[] = [];
   #isWorking = false;
 
-  constructor(ground: Ground, grants: Grants, forgetFlows: ForgetFlows, groups: GroupSets, accounting: Accounting) {
+  constructor(
+    ground: Ground,
+    grants: Grants,
+    forgetFlows: ForgetFlows,
+    groups: GroupSets,
+    accounting: Accounting,
+    followers: Followers,
+  ) {
     this.#ground = ground;
     this.#grants = grants;
     this.#forgetFlows = forgetFlows;
     this.#groups = groups;
     this.#accounting = accounting;
+    this.#followers = followers;
     const { directory } = ground;
     this.#around = {
       overlapping: (range) => directory.overlapping(range),
@@ -272,6 +289,7 @@ export class Bindings {
         else dataplane.unbind(realm, range.prefix);
       });
     directory.begin(change);
+    this.#followers.lost(devicesIn(change));
     try {
       await mark(true);
       await atGate((realm, { prefix }) => dataplane.unbind(realm, prefix));
@@ -298,6 +316,7 @@ export class Bindings {
       await mark(false);
       // Before anybody is answered, so that it cannot pile up; whose binding failed to end is reached as before.
       await this.#grants.waiting.bound(devicesIn(change));
+      this.#followers.bound(devicesIn(change));
     }
     for (const { binding, cause } of change.losses) log.info({ ...namesOf(binding), cause }, 'bindingEnded');
     for (const binding of change.gains) log.info({ ...namesOf(binding), source: binding.source }, 'bindingBegun');

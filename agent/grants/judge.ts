@@ -9,8 +9,9 @@
 import { RequestRates } from '../core/rates.ts';
 import type { RefusalFacts } from '../core/refusals.ts';
 import { slicesOf } from '../core/slices.ts';
-import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
+import type { Asker, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
 import { type Decision, decide } from '../policy/decide.ts';
+import type { TriggerDecision } from '../policy/decide-trigger.ts';
 import { step } from '../policy/explain.ts';
 import { NO_USAGE, type Policy, type Usage } from '../policy/policy.ts';
 import type { Question } from '../policy/question.ts';
@@ -76,7 +77,7 @@ export class Judge {
     const device = directory.find(ask.device);
     return {
       server: who.name,
-      device: device && this.#factsOf(device),
+      device: device && directory.factsOf(device),
       protocol: ask.protocol,
       port: ask.devicePort,
       durationSeconds: ask.durationSeconds,
@@ -100,7 +101,7 @@ export class Judge {
     const device = directory.find({ networkAccessIdentifier: record.device }) ?? { externalId: record.device };
     const question: Question = {
       server: record.server,
-      device: this.#factsOf(device),
+      device: directory.factsOf(device),
       protocol: record.protocol,
       port: record.devicePort,
       durationSeconds,
@@ -175,17 +176,6 @@ export class Judge {
     );
   }
 
-  /** A device as the directory has it; an address that changes hands is nobody's. */
-  #factsOf({ externalId, attributes = {} }: Device) {
-    const { directory } = this.#ground;
-    const boundFamilies = directory.familiesOf(externalId);
-    const inner = boundFamilies.flatMap((family) => {
-      const binding = directory.bindingOf(externalId, family);
-      return binding ? { realm: binding.realm, address: binding.target } : [];
-    });
-    return { externalId, attributes, boundFamilies, inner };
-  }
-
   /** What a server holds, in all and on a device, and how much it has asked for. */
   usageOf(server: ServerName, device: ExternalId | undefined): Usage {
     this.#live.pass(this.#ground.clock.boottimeNs());
@@ -212,7 +202,7 @@ export class Judge {
    * learns no more from the bound than from the answers within it. For the
    * devices that are its own it goes on being heard.
    */
-  tooManyMisses(who: Asker, decision: Decision): RefusalFacts | undefined {
+  tooManyMisses(who: Asker, decision: Decision | TriggerDecision): RefusalFacts | undefined {
     if (decision.verdict === 'allow') return undefined;
     if (decision.reason !== 'deviceUnknown' && decision.reason !== 'notAuthorisedByMtcUser') return undefined;
     const nowNs = this.#ground.clock.monotonicNs();
