@@ -230,6 +230,7 @@ async function start(
     gate: () => gate.counters(),
     filterPackets: () => closure.filterPackets(),
     liveGrants: () => grants.live.size,
+    heldGrants: () => grants.live.held,
     waitingGrants: () => grants.waiting.size,
     registeredDevices: () => registry.size,
     restingEndpoints: () => grants.rest.size,
@@ -289,10 +290,10 @@ async function start(
   const bindings = new Bindings(ground, grants, forgetFlows, groups, accounting, followers);
   const { orphanGraceSeconds } = config.gate;
 
-  await rememberBindings(ground);
+  await rememberBindings(ground, orphanGraceSeconds);
   await rememberSessions(ground, sessions);
   await grants.sources.withdraw(policy);
-  const recovery = await recover(ground, grants, orphanGraceSeconds);
+  const recovery = await recover(ground, grants);
   await bindings.replaceFile(devices);
   await grants.sources.admit(policy); // each grant has been judged by this policy
   collectGarbage();

@@ -141,6 +141,7 @@ export function managementUseCases(
       gateway: ground.gateway,
       policy: grants.policy.version,
       liveGrants: grants.live.size,
+      heldGrants: grants.live.held,
       waitingGrants: grants.waiting.size,
       restingEndpoints: grants.rest.size,
       freeEndpoints: {
@@ -295,13 +296,15 @@ function serverView(record: GrantRecord | WaitingRequest): Grant | Wait {
   return 'waitsUntilMs' in record ? waitView(record) : grantView(record);
 }
 
+const STATUS = { live: 'LIVE', held: 'HELD', ended: 'ENDED' } as const;
+
 function grantView(record: GrantRecord): Grant {
   return {
     ...viewOfBoth(record),
     device: record.reference,
     externalEndpoint: record.external,
     applicationServer: { address: record.remote, ...(record.remotePort > 0 && { port: record.remotePort }) },
-    status: record.state === 'live' ? 'LIVE' : 'ENDED',
+    status: STATUS[record.state],
     startedAtMs: record.startedAtMs,
     expiresAtMs: record.expiresAtMs,
     limits: record.limits,
@@ -339,7 +342,7 @@ function operatorView(record: GrantRecord | WaitingRequest): OperatorGrant | Ope
 export function operatorDetail(record: GrantRecord, { dataplane, clock }: Ground): OperatorGrantDetail {
   const { gateway, mtcUser, policyVersion, family, grantedSeconds, index, number, endCause } = record;
   const held = dataplane.entry(index)?.mapping.number === number;
-  const remainingNs = record.state === 'live' ? record.expiresAtNs - clock.boottimeNs() : 0n;
+  const remainingNs = record.state !== 'ended' ? record.expiresAtNs - clock.boottimeNs() : 0n;
   return {
     ...(operatorView(record) as OperatorGrant),
     ...{ gateway, mtcUser, policyVersion, family, grantedSeconds, entry: index, number },

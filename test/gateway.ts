@@ -190,10 +190,10 @@ export class TestGateway {
     );
     this.heartbeat = new Heartbeat(ground, this.grants, GRACE_SECONDS);
     await this.registry.replaceFile(devices.map(({ device }) => device));
-    await rememberBindings(ground);
+    await rememberBindings(ground, GRACE_SECONDS);
     await rememberSessions(ground, this.sessions);
     await this.grants.sources.withdraw(this.grants.policy);
-    await recover(ground, this.grants, GRACE_SECONDS);
+    await recover(ground, this.grants);
     await this.bindings.replaceFile(devices);
     await this.grants.sources.admit(this.grants.policy);
     await this.heartbeat.beat();

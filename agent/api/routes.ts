@@ -35,7 +35,7 @@ export interface Grant {
   readonly applicationServer: { readonly address: Address | 'all'; readonly port?: number };
   readonly protocol: Protocol;
   readonly devicePort: number;
-  readonly status: 'LIVE' | 'ENDED';
+  readonly status: 'LIVE' | 'HELD' | 'ENDED';
   readonly startedAtMs: number;
   readonly expiresAtMs: number;
   readonly limits: PacketLimits;

@@ -336,6 +336,12 @@ export const REFUSALS = {
     code: 'GRANT_WAITING',
     title: 'The grant has not begun: it waits for its device',
   },
+  grantHeld: {
+    step: 'existing',
+    status: 409,
+    code: 'GRANT_HELD',
+    title: 'The grant is held until it is confirmed where the device is',
+  },
   grantEnded: { step: 'existing', status: 409, code: 'GRANT_ENDED', title: 'The grant has ended; ask for a new one' },
   lifetimeExhausted: {
     step: 'existing',

@@ -71,9 +71,11 @@ export interface Dataplane {
   /**
    * Raises the end of a live entry from the end that was read. Returns false,
    * and changes nothing, where the entry is another grant's, is dead, or has
-   * another end by now. Nothing else raises an end.
+   * another end by now. Nothing else raises an end, but `resume`.
    */
   extend(index: number, number: number, fromNs: bigint, toNs: bigint): boolean;
+  /** Makes a dead entry alive again that still has this number, with what it has used of its limits. Returns whether it had. */
+  resume(index: number, number: number, endNs: bigint): boolean;
   /** Gives a live entry other limits, at once; what was used already counts toward them. Returns whether it still has this number. */
   limit(index: number, number: number, limits: PacketLimits): boolean;
   /** The grants of which a packet was refused for the byte quota since this was asked last: each is named once, and may have ended meanwhile. */

@@ -103,6 +103,13 @@ export class Memory implements JudgingDataplane {
     return true;
   }
 
+  resume(index: number, number: number, endNs: bigint): boolean {
+    const row = this.#entries.get(index);
+    if (row?.mapping.number !== number) return false;
+    row.endNs = endNs;
+    return true;
+  }
+
   limit(index: number, number: number, limits: PacketLimits): boolean {
     const row = this.#entries.get(index);
     if (row?.mapping.number !== number) return false;

@@ -66,6 +66,7 @@ export class Extensions {
       return refuse('grantEnded', { why: endCause, members: { endCause: upperSnake(endCause) } });
     };
     if (!grants.live.get(id)) return hasEnded();
+    if (record.state === 'held') return refuse('grantHeld', { why: 'its binding is to be confirmed' });
 
     const notReady = this.#ground.notReady(record.inner.realm);
     if (notReady) return refuse(notReady.reason, { why: notReady.why });

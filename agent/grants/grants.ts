@@ -18,7 +18,7 @@
 import { AgentError } from '../core/errors.ts';
 import type { Endpoint } from '../core/net.ts';
 import type { Refusal } from '../core/refusals.ts';
-import { breathe, faultsOf, inSlices, SLICE } from '../core/slices.ts';
+import { breathe, faultsOf, inSlices, SLICE, slicesOf } from '../core/slices.ts';
 import type {
   Asker,
   DeviceReference,
@@ -147,7 +147,8 @@ export class Grants {
    */
   async end({ id }: Pick<GrantRecord, 'id'>, cause: EndCause): Promise<void> {
     const record = this.live.get(id); // as it is now, not as it was when somebody found it
-    const ended = record ? this.#close(record, cause) : this.unrecorded.get(id);
+    const why = record?.state === 'held' && cause === 'expired' ? 'bindingUnconfirmed' : cause;
+    const ended = record ? this.#close(record, why) : this.unrecorded.get(id);
     if (ended) await this.unrecorded.write(ended);
   }
 
@@ -172,6 +173,60 @@ export class Grants {
     if (!record || record.expiresAtNs > this.#ground.clock.boottimeNs()) return record;
     void this.end(record, 'expired').catch(() => {}); // it ends on record with a later sweep
     return undefined;
+  }
+
+  /**
+   * Holds every grant that leads to an address which is to be confirmed; all
+   * are on record when it resolves (design, law 1).
+   */
+  async hold(): Promise<void> {
+    const { dataplane, clock, directory, store, log } = this.#ground;
+    for await (const records of slicesOf(this.live.all())) {
+      // Written in the turn in which it is closed: what confirms it may be written next.
+      await inSlices(records, async (record) => {
+        const holder = directory.holderOf(record.inner);
+        if (record.state === 'held' || (holder && directory.isConfirmed(holder))) return;
+        dataplane.end(record.index, record.number, clock.monotonicNs() - CLOCK_LAG_NS);
+        const held: GrantRecord = { ...record, state: 'held' };
+        this.live.put(held);
+        await store.hold(held);
+      });
+    }
+    if (this.live.held > 0) log.warn({ grants: this.live.held }, 'grantsHeld');
+  }
+
+  /** Of an address that is confirmed: what was held goes on, to the end that it had. */
+  async resumeAt(inner: InnerAddress): Promise<void> {
+    const held = this.live.atInner(inner).filter(({ state }) => state === 'held');
+    await inSlices(held, (record) => this.#resume(record));
+  }
+
+  async #resume({ id }: GrantRecord): Promise<void> {
+    const { store, log } = this.#ground;
+    const held = this.#unlessOver(this.live.get(id));
+    if (!held) return;
+    const before = this.judge.standing(held);
+    if (before.objection) return this.end(held, before.objection);
+    if (!(await store.resume({ ...before.record, state: 'live' }))) return; // whoever ended it writes its end
+
+    // The commit took its time: look again, and open in this same turn.
+    const now = this.#unlessOver(this.live.get(id));
+    if (now?.state !== 'held') return;
+    const { directory } = this.#ground;
+    const holder = directory.holderOf(now.inner);
+    const { objection, record } = this.judge.standing(now);
+    const cause = objection ?? (holder && directory.isConfirmed(holder) ? undefined : 'bindingUnconfirmed');
+    if (cause) return this.end(now, cause);
+    const resumed: GrantRecord = { ...record, state: 'live' };
+    this.reopen(resumed);
+    log.info({ ...namesOf(resumed), until: resumed.expiresAtMs }, 'grantResumed');
+  }
+
+  /** Opens in the gate what is on record: the entry that it still has there, or, after a reboot, one anew. */
+  reopen(record: GrantRecord, endNs = record.expiresAtNs - suspendedNs(this.#ground.clock)): void {
+    const { dataplane } = this.#ground;
+    if (!dataplane.resume(record.index, record.number, endNs)) dataplane.open(this.mapping(record), endNs);
+    this.live.put(record);
   }
 
   /** Ends every live grant toward an inner address. All are closed before one is waited for. */

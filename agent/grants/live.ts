@@ -1,5 +1,5 @@
 /**
- * The live grants in memory, found by what requests, events and packets know:
+ * The live grants in memory, and those that are held, found by what requests, events and packets know:
  * id, key, inner address, external endpoint, server, end. Every look-up and
  * change costs the same however many grants are live, and none stops to move
  * all of them: some 250 bytes a grant, and no object.
@@ -57,9 +57,15 @@ export class LiveGrants {
   readonly #dueOfServer = new Map<number, number>();
   readonly #dueOfPair = new Map<number, number>();
   #size = 0;
+  #held = 0;
 
   get size(): number {
     return this.#size;
+  }
+
+  /** How many of them are held. */
+  get held(): number {
+    return this.#held;
   }
 
   /** Every grant once, whatever is put in or taken out meanwhile; one that is taken out before its turn is left out. */
@@ -233,6 +239,7 @@ export class LiveGrants {
     this.#byKey.add(slot);
     this.#byExternal.add(slot);
     this.#atInner.add(this.#slots.word(slot, WORD.inner), slot);
+    if (this.#packed.termsOf(slot).state === 'held') this.#held += 1;
     this.#calendar.add(slot, this.#slots.long(slot, LONG.expiresAtNs));
     if (this.#calendar.isDue(slot)) this.#countDue(slot, 1);
   }
@@ -242,6 +249,7 @@ export class LiveGrants {
     this.#byKey.remove(slot);
     this.#byExternal.remove(slot);
     this.#atInner.remove(this.#slots.word(slot, WORD.inner), slot);
+    if (this.#packed.termsOf(slot).state === 'held') this.#held -= 1;
     if (this.#calendar.isDue(slot)) this.#countDue(slot, -1);
     this.#calendar.remove(slot);
   }

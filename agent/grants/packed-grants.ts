@@ -19,6 +19,7 @@ type Terms = Pick<
   | 'rule'
   | 'policyVersion'
   | 'bootId'
+  | 'state'
   | 'family'
   | 'protocol'
   | 'remote'
@@ -48,11 +49,26 @@ const terms = {
     a.mtcUser === b.mtcUser &&
     a.family === b.family &&
     a.bootId === b.bootId &&
+    a.state === b.state &&
     a.gateway === b.gateway &&
     sameLimits(a.limits, b.limits),
   keep: (of: Terms) => {
-    const { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote, limits } = of;
-    return { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote, limits };
+    const { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, state, family, protocol } = of;
+    const { remote, limits } = of;
+    return {
+      gateway,
+      server,
+      certificate,
+      mtcUser,
+      rule,
+      policyVersion,
+      bootId,
+      state,
+      family,
+      protocol,
+      remote,
+      limits,
+    };
   },
 };
 const inner = {
@@ -130,8 +146,20 @@ export class PackedGrants {
 
   record(slot: number): GrantRecord {
     const { slots } = this;
-    const { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote, limits } =
-      this.termsOf(slot);
+    const {
+      gateway,
+      server,
+      certificate,
+      mtcUser,
+      rule,
+      policyVersion,
+      bootId,
+      state,
+      family,
+      protocol,
+      remote,
+      limits,
+    } = this.termsOf(slot);
     // Written out, and not spread: a tenth of the time.
     return {
       gateway,
@@ -158,7 +186,7 @@ export class PackedGrants {
       startedAtMs: slots.double(slot, LONG.startedAtMs),
       expiresAtMs: slots.double(slot, LONG.expiresAtMs),
       expiresAtNs: slots.long(slot, LONG.expiresAtNs),
-      state: 'live',
+      state,
       correlator: slots.text(slot, 'correlator'),
     };
   }

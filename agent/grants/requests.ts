@@ -9,6 +9,7 @@
  *   commit is known, what the decision rested on is looked at again;
  * - nothing is evicted: full means refuse.
  */
+import type { Family } from '../core/net.ts';
 import type { Refusal, Refuse } from '../core/refusals.ts';
 import type { Asker, ExternalId, GrantRequest } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
@@ -170,11 +171,20 @@ export class Requests {
       device: externalId,
       policyVersion: this.#held.judge.policy.version,
       binding: directory.bindingOf(externalId, family),
-      unreachable: () =>
-        directory.familiesOf(externalId).includes(family)
+      unreachable: () => {
+        const why = 'the agent was away, and nothing has told since that the device is still there';
+        if (!this.#isConfirmed(externalId, family)) return refuse('deviceUnreachable', { why, rule });
+        return directory.familiesOf(externalId).includes(family)
           ? refuse('addressUnknown', { why: 'bound to a prefix, and no interface identifier is known', rule })
-          : refuse('deviceUnreachable', { why: `not bound in ${family}`, rule }),
+          : refuse('deviceUnreachable', { why: `not bound in ${family}`, rule });
+      },
     };
+  }
+
+  /** Whether nothing that the device holds in a family is still to be confirmed. */
+  #isConfirmed(device: ExternalId, family: Family): boolean {
+    const { directory } = this.#ground;
+    return directory.bindingsOf(device).every((one) => one.prefix.family !== family || directory.isConfirmed(one));
   }
 
   /** Allocates, records, opens. */
