@@ -1,6 +1,7 @@
 /** Triggers without a network: the real policy, directory and store, and a deliverer in the test's hand. */
 import type { InnerAddress, TriggerId } from '../agent/core/words.ts';
 import type { Delivery, DeliveryOutcome } from '../agent/triggers/delivery.ts';
+import type { Notifications } from '../agent/triggers/ground.ts';
 import type { TriggerEndCause } from '../agent/triggers/lifecycle.ts';
 import { openTriggerStore, type TriggerStore } from '../agent/triggers/store.ts';
 import type { Trigger, TriggerAsk } from '../agent/triggers/trigger.ts';
@@ -72,6 +73,10 @@ export class TestTriggers {
   readonly gateway: TestGateway;
   readonly store: TriggerStore;
   readonly told: { server: string; destination: string; body: object }[] = [];
+  readonly notifications: Notifications = {
+    allowed: (_, url) => url.startsWith('https://head-end.example/'),
+    notify: async (server, destination, body) => void this.told.push({ server, destination, body }),
+  };
   readonly ended: TriggerEndCause[] = [];
   /** Realms into which nothing can be sent. */
   readonly notReady = new Set<string>();
@@ -101,10 +106,7 @@ export class TestTriggers {
       store: this.store,
       delivery: this.delivery,
       isServed: (port) => port !== 5684,
-      notifications: {
-        allowed: (_, url) => url.startsWith('https://head-end.example/'),
-        notify: async (server, destination, body) => void this.told.push({ server, destination, body }),
-      },
+      notifications: this.notifications,
       policy: () => grants.policy,
       tooManyMisses: (who, decision) => grants.judge.tooManyMisses(who, decision),
       notReady: (realm) => (this.notReady.has(realm) ? 'its interface is missing' : undefined),

@@ -22,8 +22,9 @@ export interface TriggerRow {
   readonly sourcePort: number | null;
   readonly priority: number;
   readonly payload: Uint8Array;
+  readonly features: string | null;
   readonly destination: string | null;
-  readonly transactionUri: string | null;
+  readonly collection: string | null;
   readonly validitySeconds: number;
   readonly acceptedAtMs: number;
   readonly validUntilMs: number;
@@ -44,7 +45,7 @@ export type KeptTriggerRow = Omit<TriggerRow, 'validUntilNs'> & {
 /** Named as a row is. */
 export const TRIGGER_COLUMNS = `id, gateway, server, certificate, correlator, request_address AS requestAddress,
   reference, device, mtc_user AS mtcUser, rule, policy_version AS policyVersion, port, source_port AS sourcePort,
-  priority, payload, destination, transaction_uri AS transactionUri, validity_seconds AS validitySeconds,
+  priority, payload, features, destination, collection, validity_seconds AS validitySeconds,
   accepted_at_ms AS acceptedAtMs, valid_until_ms AS validUntilMs, boot_id AS bootId,
   CAST(valid_until_ns AS TEXT) AS validUntilNs, replaced, forgotten, state, cause, ended_at_ms AS endedAtMs`;
 
@@ -60,12 +61,13 @@ export function triggerRow(trigger: Trigger): TriggerRow {
     sourcePort: trigger.sourcePort ?? null,
     priority: Number(trigger.isPriority),
     destination: trigger.notification?.destination ?? null,
-    transactionUri: trigger.notification?.transaction ?? null,
+    collection: trigger.notification?.collection ?? null,
+    features: trigger.features ?? null,
   };
 }
 
 export function triggerOf(row: KeptTriggerRow): Trigger {
-  const { requestAddress, reference, device, sourcePort, priority, destination, transactionUri, ...more } = row;
+  const { requestAddress, reference, device, sourcePort, priority, features, destination, collection, ...more } = row;
   const { replaced, forgotten, cause, endedAtMs, payload, validUntilNs, ...plain } = more;
   const trigger = {
     ...plain,
@@ -75,7 +77,8 @@ export function triggerOf(row: KeptTriggerRow): Trigger {
     ...(sourcePort !== null && { sourcePort }),
     isPriority: priority === 1,
     payload: new Uint8Array(payload),
-    ...(destination !== null && { notification: { destination, transaction: transactionUri ?? '' } }),
+    ...(features !== null && { features }),
+    ...(destination !== null && { notification: { destination, collection: collection ?? '' } }),
     validUntilNs: BigInt(validUntilNs),
     isReplaced: replaced === 1,
     isForgotten: forgotten === 1,

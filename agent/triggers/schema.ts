@@ -25,7 +25,7 @@ CREATE TABLE triggers (
   reference TEXT NOT NULL, device TEXT NOT NULL, mtc_user TEXT NOT NULL, rule TEXT NOT NULL,
   policy_version TEXT NOT NULL,
   port INTEGER NOT NULL, source_port INTEGER, priority INTEGER NOT NULL, payload BLOB NOT NULL,
-  destination TEXT, transaction_uri TEXT,
+  features TEXT, destination TEXT, collection TEXT,
   validity_seconds INTEGER NOT NULL, accepted_at_ms INTEGER NOT NULL, valid_until_ms INTEGER NOT NULL,
   boot_id TEXT NOT NULL, valid_until_ns INTEGER NOT NULL,
   replaced INTEGER NOT NULL, forgotten INTEGER NOT NULL,

@@ -25,14 +25,16 @@ export interface TriggerAsk {
   readonly payload: Uint8Array;
   /** 0: it is tried once, now. */
   readonly validitySeconds: number;
+  /** Of the API, negotiated. */
+  readonly features?: string;
   readonly notification?: Notification;
 }
 
 /** Where its server is told what became of it. */
 export interface Notification {
   readonly destination: string;
-  /** The transaction as its server knows it. */
-  readonly transaction: string;
+  /** The URI of its server's transactions, as the server calls it; its own is that and its id. */
+  readonly collection: string;
 }
 
 export interface Trigger extends TriggerAsk {
@@ -106,6 +108,11 @@ function validity(seconds: number, clock: Clock): Pick<Trigger, 'validUntilMs' |
     validUntilMs: clock.nowMs() + seconds * 1000,
     validUntilNs: clock.boottimeNs() + BigInt(seconds) * 1_000_000_000n,
   };
+}
+
+/** The URI of a transaction, as its server knows it. */
+export function transactionOf(id: TriggerId, { collection }: Notification): string {
+  return `${collection}/${id}`;
 }
 
 /** TS 29.122 5.7.2.2.3. */

@@ -21,7 +21,7 @@ import { type Pending, TriggerQueue } from './queue.ts';
 import { Sending } from './sending.ts';
 import type { PendingRow } from './store.ts';
 import { Timetable } from './timetable.ts';
-import { namesOfTrigger, newTrigger, replaced, type Trigger, type TriggerAsk } from './trigger.ts';
+import { namesOfTrigger, newTrigger, replaced, type Trigger, type TriggerAsk, transactionOf } from './trigger.ts';
 import { causeOf, TriggerJudge } from './trigger-judge.ts';
 
 /** So many in all; of one server a quarter of them, of one device very few. */
@@ -359,7 +359,7 @@ export class Triggers {
     const { pending, cause, endedAtMs, isForgotten } = ended;
     const { notification } = ended.isTold ? {} : (store.find(pending.id) ?? {});
     if (notification) {
-      const body = { transaction: notification.transaction, result: resultOf(cause) };
+      const body = { transaction: transactionOf(pending.id, notification), result: resultOf(cause) };
       await notifications.notify(pending.server, notification.destination, body);
       ended.isTold = true;
     }

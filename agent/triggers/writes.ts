@@ -26,13 +26,14 @@ export type TriggerWrite =
 export function triggerWriterOn(db: Database.Database): (batch: readonly TriggerWrite[]) => readonly Written[] {
   const statement = {
     insert: db.prepare(`INSERT INTO triggers VALUES (@id, @gateway, @server, @certificate, @correlator, @requestAddress,
-      @reference, @device, @mtcUser, @rule, @policyVersion, @port, @sourcePort, @priority, @payload, @destination,
-      @transactionUri, @validitySeconds, @acceptedAtMs, @validUntilMs, @bootId, @validUntilNs, 0, 0,
+      @reference, @device, @mtcUser, @rule, @policyVersion, @port, @sourcePort, @priority, @payload, @features,
+      @destination, @collection, @validitySeconds, @acceptedAtMs, @validUntilMs, @bootId, @validUntilNs, 0, 0,
       'none', 'pending', 'accepted', NULL)`),
     replace: db.prepare(`UPDATE triggers SET previous_state = state, cause = 'replaced', replaced = 1,
       certificate = @certificate, correlator = @correlator, request_address = @requestAddress, reference = @reference,
       mtc_user = @mtcUser, rule = @rule, policy_version = @policyVersion, port = @port, source_port = @sourcePort,
-      priority = @priority, payload = @payload, destination = @destination, transaction_uri = @transactionUri,
+      priority = @priority, payload = @payload, features = @features, destination = @destination,
+      collection = @collection,
       validity_seconds = @validitySeconds, valid_until_ms = @validUntilMs, boot_id = @bootId,
       valid_until_ns = @validUntilNs
       WHERE id = @id AND state = 'pending'`),

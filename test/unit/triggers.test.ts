@@ -46,15 +46,19 @@ describe('a trigger', () => {
     ['rejected', 'rejectedByDevice', 'FAILURE'],
   ] as const)('%s: ends as %s, which its server reads as %s and is told', async (outcome, cause, result) => {
     const fixture = await TestTriggers.started();
-    const transaction = 'https://gateway.example/t';
-    const notification = { destination: 'https://head-end.example/told', transaction };
+    const collection = 'https://gateway.example/t';
+    const notification = { destination: 'https://head-end.example/told', collection };
     const accepted = await fixture.accepted({ notification });
     expect(fixture.told).toEqual([]);
     await fixture.delivery.only.done(outcome);
     expect(fixture.store.find(accepted.id)).toMatchObject({ state: 'ended', endCause: cause });
     expect(resultOf(fixture, accepted)).toBe(result);
     expect(fixture.told).toEqual([
-      { server: 'head-end', destination: notification.destination, body: { transaction, result } },
+      {
+        server: 'head-end',
+        destination: notification.destination,
+        body: { transaction: `${collection}/${accepted.id}`, result },
+      },
     ]);
     expect(fixture.triggers.queue.size).toBe(0);
     expect(fixture.ended).toEqual([cause]);
@@ -96,7 +100,7 @@ describe('a trigger', () => {
 
   test('expires at the end of its validity, in the middle of an attempt too', async () => {
     const fixture = await TestTriggers.started();
-    const notification = { destination: 'https://head-end.example/told', transaction: 'https://gateway.example/t' };
+    const notification = { destination: 'https://head-end.example/told', collection: 'https://gateway.example/t' };
     const waiting = await fixture.accepted({ ...TO_M2, validitySeconds: 10, notification });
     const tried = await fixture.accepted({ validitySeconds: 20 });
     await fixture.pass(9);
@@ -104,7 +108,7 @@ describe('a trigger', () => {
     await fixture.pass(2);
     expect(resultOf(fixture, waiting)).toBe('EXPIRED');
     expect(fixture.told.map(({ body }) => body)).toEqual([
-      { transaction: notification.transaction, result: 'EXPIRED' },
+      { transaction: `${notification.collection}/${waiting.id}`, result: 'EXPIRED' },
     ]);
     const { signal } = fixture.delivery.only;
     await fixture.pass(10);
@@ -233,7 +237,7 @@ describe('refused', () => {
     [{ device: { networkAccessIdentifier: 'nobody@meters.example' } }, 'deviceUnknown'],
     [{ text: 'x'.repeat(65) }, 'triggerPayloadTooLarge'],
     [{ validitySeconds: 86_401 }, 'triggerValidityTooLong'],
-    [{ notification: { destination: 'https://elsewhere.example/', transaction: '' } }, 'notificationNotAllowed'],
+    [{ notification: { destination: 'https://elsewhere.example/', collection: '' } }, 'notificationNotAllowed'],
   ] as const)('%o: %s', async (changes, reason) => {
     const fixture = await TestTriggers.started();
     expect(await fixture.refused(changes)).toBe(reason);
@@ -307,11 +311,11 @@ describe('recalled', () => {
 
   test('by an operator: its server is told', async () => {
     const fixture = await TestTriggers.started();
-    const notification = { destination: 'https://head-end.example/told', transaction: 'https://gateway.example/t' };
+    const notification = { destination: 'https://head-end.example/told', collection: 'https://gateway.example/t' };
     const accepted = await fixture.accepted({ ...TO_M2, notification });
     expect(await fixture.triggers.recall(accepted.id, 'recalledByOperator')).toMatchObject({ state: 'ended' });
     expect(fixture.told.map(({ body }) => body)).toEqual([
-      { transaction: notification.transaction, result: 'TERMINATE' },
+      { transaction: `${notification.collection}/${accepted.id}`, result: 'TERMINATE' },
     ]);
     expect(resultOf(fixture, accepted)).toBe('TERMINATE');
     expect(await fixture.triggers.recall(accepted.id, 'recalledByOperator')).toBeUndefined();
@@ -461,7 +465,7 @@ describe('over a restart', () => {
         await store.end(...args);
       },
     });
-    const notification = { destination: 'https://head-end.example/told', transaction: 'https://gateway.example/t' };
+    const notification = { destination: 'https://head-end.example/told', collection: 'https://gateway.example/t' };
     const accepted = await fixture.accepted({ notification });
     await fixture.delivery.only.done('acknowledged');
     expect(store.find(accepted.id)).toMatchObject({ state: 'pending' });
