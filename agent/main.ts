@@ -17,12 +17,14 @@ import { ExpiryAlarms, timesLeft } from './api/expiry.ts';
 import { servePages } from './api/loopback.ts';
 import { startManagement } from './api/management.ts';
 import { refusalRecorder } from './api/problem.ts';
+import { reportBody, reportsApi } from './api/report-routes.ts';
 import { grantsApi } from './api/routes.ts';
 import { startApi } from './api/server.ts';
 import { readTrust, type Trust } from './api/tls.ts';
 import { Closure, type GapKind } from './closure.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import type { ShedReason, TlsReason } from './core/handshakes.ts';
+import { type Address, contains } from './core/net.ts';
 import { SELF_TEST } from './core/reasons.ts';
 import type { GrantId, RealmName } from './core/words.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
@@ -41,7 +43,7 @@ import { Sessions } from './directory/sessions.ts';
 import { editionUseCases } from './edition-use-cases.ts';
 import { openEditions } from './editions/edition-store.ts';
 import { PolicySwitch } from './editions/policy-switch.ts';
-import { compileRulesApart, loadConfig, loadDevices, loadRadiusClients, loadTls } from './files.ts';
+import { compileRulesApart, loadConfig, loadDevices, loadPushMaterial, loadRadiusClients, loadTls } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
@@ -71,12 +73,17 @@ import { packetDenial } from './inspector/packet-denial.ts';
 import { WouldHave } from './inspector/would-have.ts';
 import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
+import { mtcUserOf } from './policy/rule-index.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { keepingLast } from './policy-compiler.ts';
+import { guardedSpaces, Pushes } from './pushes.ts';
 import { radiusUseCases } from './radius-use-cases.ts';
 import { RecentDenials } from './recent-denials.ts';
 import { readAgain } from './reload.ts';
 import { remediesOf } from './remedies.ts';
+import { reportUseCases } from './report-use-cases.ts';
+import { openOutboxStore } from './reports/outbox-store.ts';
+import { openPoster } from './reports/post.ts';
 import { FolderWatch, readRuleFolder } from './rule-folder.ts';
 import {
   accountingPlaces,
@@ -119,6 +126,7 @@ async function start(
   const warn = (warning: string) => log.warn({ warning }, 'configurationWarning');
   const config = loadConfig(configFile, warn);
   let trust = readTrust(loadTls(config));
+  const pushMaterial = loadPushMaterial(config);
   const alarms = new ExpiryAlarms(log, systemClock);
   alarms.look(trust);
 
@@ -195,7 +203,12 @@ async function start(
   const heartbeatAge = () => heartbeatAgeSeconds(gate, systemClock);
   const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log);
   stops.push(() => denialStore.close());
-  const ledger = new Ledger(denialStore, systemClock, systemRandom, log);
+  const deviceOf = (named: string) => {
+    const device = directory.find(named.includes('@') ? { networkAccessIdentifier: named } : { phoneNumber: named });
+    const mtcUser = device && mtcUserOf(grants.policy, device.externalId)?.name;
+    return device && mtcUser && { mtcUser, externalId: device.externalId };
+  };
+  const ledger = new Ledger(denialStore, systemClock, systemRandom, log, deviceOf);
   const wouldHave = new WouldHave(systemClock, log);
   const inspector = new Inspector({
     nflogGroup: config.base.nflogGroup,
@@ -208,6 +221,7 @@ async function start(
     sendTest: () => sendMarked(SELF_TEST.mark),
     log,
   });
+  const startedAtMs = systemClock.nowMs();
   const account = openAccount(
     () => gate.counters(),
     () => inspector.reading().received,
@@ -277,9 +291,16 @@ async function start(
     metrics,
   };
   const grants = new Grants(ground, policy);
+  const spaces = {
+    isInner: (address: Address) => config.inside.some(({ prefixes }) => prefixes.some((one) => contains(one, address))),
+    isExternal: (address: Address) =>
+      [...config.pools.grants.ipv4, ...config.pools.grants.ipv6].some((one) => contains(one, address)),
+  };
+  let pushes: Pushes | undefined;
   policies.enforceBy(async (next) => {
     await closure.switchPolicy(next); // a base that nft does not take: nothing of the policy is in force
     await grants.switchPolicy(next);
+    pushes?.switchPolicy(next);
   });
   const groups = {
     follow: (verb: 'add' | 'delete', bound: readonly Binding[]) => closure.followBindings(verb, bound),
@@ -304,6 +325,32 @@ async function start(
   const heartbeat = new Heartbeat(ground, grants, orphanGraceSeconds);
   await heartbeat.beat();
   await grants.waiting.resume();
+  if (pushMaterial.key) {
+    const outboxStore = openOutboxStore(join(config.store.directory, 'outbox.db'), log);
+    const poster = openPoster({
+      own: () => guardedSpaces(config, closure.site.links),
+      cas: pushMaterial.cas,
+      ...(config.reports.resolvers && { resolvers: config.reports.resolvers }),
+      nowMs: () => Number(systemClock.monotonicNs() / 1_000_000n),
+    });
+    const parts = { config, store: outboxStore, key: pushMaterial.key, post: poster.post, pushed: metrics.pushed };
+    const begun = new Pushes(
+      {
+        ...{ ...parts, denials: ledger.denials, spaces, reportBody, newId: newUlid },
+        clock: systemClock,
+        random: systemRandom,
+        log,
+      },
+      grants.policy,
+    );
+    pushes = begun;
+    stops.push(
+      () => outboxStore.close(),
+      () => begun.close(),
+      () => poster.close(),
+      every(TICK_MS, log, () => begun.tick()),
+    );
+  }
   inspector.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(
@@ -346,7 +393,12 @@ async function start(
   );
 
   const forServers = serverUseCases(ground, grants, new Extensions(ground, grants));
-  const apis = [grantsApi(forServers, ground.refuse, systemClock)];
+  const ofReports = reportUseCases({
+    ...{ denials: ledger.denials, account, spaces },
+    sinceMs: startedAtMs,
+    signingKey: pushMaterial.key?.jwk,
+  });
+  const apis = [grantsApi(forServers, ground.refuse, systemClock), reportsApi(ofReports, ground.refuse)];
   const apiParts = {
     identity: identityPolicy(grants),
     refuse: ground.refuse,
@@ -358,6 +410,7 @@ async function start(
       metrics.connectionShed(reason);
       if (logged) ledger.refusedHandshake('tlsShed', remote, config.api.listen);
     },
+    streamCut: metrics.streamCut,
     clock: systemClock,
     random: systemRandom,
     log,

@@ -94,6 +94,9 @@ export interface Asker {
   readonly requestAddress: Address;
   /** The certificate it showed. */
   readonly certificate: CertificateId;
+  /** Of that certificate, SHA-256 in lower-case hex, and the port its request came from: for reports of who asked. */
+  readonly fingerprint?: string;
+  readonly requestPort?: number;
   /** Names the request in the log, and whatever comes of it. */
   readonly correlator: string;
   /** Given by a server that would send the request again. */

@@ -291,6 +291,8 @@ function asked(who: Asker, ask: GrantRequest): Record<string, unknown> {
     server: who.name,
     correlator: who.correlator,
     from: who.requestAddress.text,
+    ...(who.requestPort !== undefined && { fromPort: who.requestPort }),
+    ...(who.fingerprint !== undefined && { certificate: who.fingerprint }),
     device: Object.values(ask.device).join(),
     to: `${ask.protocol}/${ask.devicePort}`,
     durationSeconds,

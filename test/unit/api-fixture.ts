@@ -317,7 +317,8 @@ export class ApiFixture {
     const listen = { address: address('127.0.0.1'), port: 0 };
     const refusedHandshake = (reason: TlsReason, remote?: string) => this.handshakes.push({ reason, remote });
     const shedConnection = (reason: ShedReason) => this.shed.push(reason);
-    const parts = { identity, refuse, refusedHandshake, shedConnection, clock, random, log };
+    const streamCut = () => {};
+    const parts = { identity, refuse, refusedHandshake, shedConnection, streamCut, clock, random, log };
     const apis: Api[] = [{ contract: 'openapi.yaml', basePath: BASE_PATH, role: 'server', operations: table }, ...more];
     this.server = await startApi(listen, this.trust(over), parts, apis, limits);
     return this.server;
