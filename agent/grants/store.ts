@@ -271,7 +271,7 @@ export function openStore(file: string, worker?: URL): GrantStore {
     latestMs: () => statement.latest.get() as number,
     idOf: (kind, name) => idsOf(kind, [name])[0] as number,
     idsOf,
-    bindings: () => (statement.bindings.all() as BindingRow[]).map(bindingOf),
+    bindings: () => Array.from(statement.bindings.iterate() as Iterable<BindingRow>, bindingOf), // all rows at once would double what it takes
     unconfirm: () => written({ kind: 'unconfirm' }),
     unconfirmed: () => (statement.unconfirmed.all() as BindingRow[]).map(rangeOfRow),
     *sessions() {
