@@ -44,6 +44,7 @@ import { editionUseCases } from './edition-use-cases.ts';
 import { openEditions } from './editions/edition-store.ts';
 import { PolicySwitch } from './editions/policy-switch.ts';
 import { compileRulesApart, loadConfig, loadDevices, loadPushMaterial, loadRadiusClients, loadTls } from './files.ts';
+import { GrantEvents } from './grant-events.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
@@ -98,7 +99,7 @@ import {
 import { attachmentText, heartbeatAgeSeconds, runningStatus } from './status.ts';
 import { wrongSysctls } from './sysctls.ts';
 import { asAgentError, every, logFault, type Stop } from './upkeep.ts';
-import { identityPolicy, managementUseCases, operatorDetail, serverUseCases } from './use-cases.ts';
+import { identityPolicy, managementUseCases, operatorDetail, serverUseCases, serverView } from './use-cases.ts';
 
 /** How often what is due is done, and the closure is looked at. */
 const TICK_MS = 1_000;
@@ -266,6 +267,39 @@ async function start(
     },
     loopDelay,
   });
+  const spaces = {
+    isInner: (address: Address) => config.inside.some(({ prefixes }) => prefixes.some((one) => contains(one, address))),
+    isExternal: (address: Address) =>
+      [...config.pools.grants.ipv4, ...config.pools.grants.ipv6].some((one) => contains(one, address)),
+  };
+  const outboxStore = pushMaterial.key && openOutboxStore(join(config.store.directory, 'outbox.db'), log);
+  const poster = openPoster({
+    own: () => guardedSpaces(config, closure.site.links),
+    cas: pushMaterial.cas,
+    ...(config.reports.resolvers && { resolvers: config.reports.resolvers }),
+    nowMs: () => Number(systemClock.monotonicNs() / 1_000_000n),
+  });
+  const pushes =
+    outboxStore &&
+    new Pushes(
+      {
+        ...{ config, store: outboxStore, key: pushMaterial.key, post: poster.post, pushed: metrics.pushed },
+        ...{ denials: ledger.denials, spaces, reportBody, newId: newUlid },
+        clock: systemClock,
+        random: systemRandom,
+        log,
+      },
+      policy,
+    );
+  stops.push(
+    () => outboxStore?.close(),
+    () => pushes?.close(),
+    () => poster.close(),
+  );
+  const grantEvents = new GrantEvents({
+    ...{ pushes, sinks: outboxStore?.grantSinks, view: serverView, clock: systemClock, log },
+    warnSeconds: config.reports.endWarningSeconds,
+  });
   const ground: Ground = {
     gateway: config.gateway,
     bootId: bootId(),
@@ -289,14 +323,9 @@ async function start(
       return draining ? { reason: 'gatewayDraining', why: 'the operator wants no new grants' } : undefined;
     },
     metrics,
+    watcher: grantEvents,
   };
   const grants = new Grants(ground, policy);
-  const spaces = {
-    isInner: (address: Address) => config.inside.some(({ prefixes }) => prefixes.some((one) => contains(one, address))),
-    isExternal: (address: Address) =>
-      [...config.pools.grants.ipv4, ...config.pools.grants.ipv6].some((one) => contains(one, address)),
-  };
-  let pushes: Pushes | undefined;
   policies.enforceBy(async (next) => {
     await closure.switchPolicy(next); // a base that nft does not take: nothing of the policy is in force
     await grants.switchPolicy(next);
@@ -325,32 +354,7 @@ async function start(
   const heartbeat = new Heartbeat(ground, grants, orphanGraceSeconds);
   await heartbeat.beat();
   await grants.waiting.resume();
-  if (pushMaterial.key) {
-    const outboxStore = openOutboxStore(join(config.store.directory, 'outbox.db'), log);
-    const poster = openPoster({
-      own: () => guardedSpaces(config, closure.site.links),
-      cas: pushMaterial.cas,
-      ...(config.reports.resolvers && { resolvers: config.reports.resolvers }),
-      nowMs: () => Number(systemClock.monotonicNs() / 1_000_000n),
-    });
-    const parts = { config, store: outboxStore, key: pushMaterial.key, post: poster.post, pushed: metrics.pushed };
-    const begun = new Pushes(
-      {
-        ...{ ...parts, denials: ledger.denials, spaces, reportBody, newId: newUlid },
-        clock: systemClock,
-        random: systemRandom,
-        log,
-      },
-      grants.policy,
-    );
-    pushes = begun;
-    stops.push(
-      () => outboxStore.close(),
-      () => begun.close(),
-      () => poster.close(),
-      every(TICK_MS, log, () => begun.tick()),
-    );
-  }
+  grantEvents.begin((id) => grants.find(id) ?? grants.waiting.find(id));
   inspector.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(
@@ -371,6 +375,8 @@ async function start(
     }),
     every(TICK_MS, log, () => alarms.look(trust)),
     every(TICK_MS, log, () => policies.keep()),
+    every(TICK_MS, log, () => pushes?.tick()),
+    every(TICK_MS, log, () => grantEvents.tick(grants.live)),
     every(TICK_MS, log, () => recent.note(systemClock.monotonicNs(), denied())),
   );
 
@@ -392,7 +398,7 @@ async function start(
     }),
   );
 
-  const forServers = serverUseCases(ground, grants, new Extensions(ground, grants));
+  const forServers = serverUseCases(ground, grants, new Extensions(ground, grants), grantEvents, pushMaterial.key?.jwk);
   const ofReports = reportUseCases({
     ...{ denials: ledger.denials, account, spaces },
     sinceMs: startedAtMs,

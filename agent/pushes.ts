@@ -85,6 +85,13 @@ export class Pushes {
     if (found) this.#courier.send(sinkId('server', server, found.sink.name), { ...event, url: found.url });
   }
 
+  /** Whether a server, or any, has a sink that is told of grants. */
+  listens(server?: ServerName): boolean {
+    const told = (sinks: readonly Sink[] = []) => sinks.some(({ events }) => events.includes('grants'));
+    if (server !== undefined) return told(this.#policy.servers.get(server)?.sinks);
+    return [...sinksOf(this.#policy).values()].some(({ sink }) => told([sink]));
+  }
+
   /** Tells all sinks of a server that are told of grants. */
   tellServer(server: ServerName, event: NewEvent): void {
     for (const { name, events } of this.#policy.servers.get(server)?.sinks ?? [])

@@ -117,6 +117,8 @@ export interface GrantRequest {
   readonly devicePort: number;
   readonly durationSeconds: number;
   readonly ipFamily?: Family;
+  /** Where the server wants to be told of this grant; decides nothing. */
+  readonly sink?: string;
 }
 
 /** Names go out in CAMARA's style for enumerations: endedByServer is ENDED_BY_SERVER. */

@@ -246,6 +246,7 @@ export class Requests {
     this.#held.live.put(standing.record);
     metrics.granted();
     log.info({ ...namesOf(record), rule: record.rule, until: record.expiresAtMs }, 'grantOpened');
+    if (waited) this.#ground.watcher?.granted(standing.record);
     return standing.record;
   }
 

@@ -47,7 +47,7 @@ function storeOn(db: Database.Database, file: string): OutboxStore {
       FROM events WHERE sink = ? AND number >= ? ORDER BY number LIMIT 1`),
     dropQueue: db.prepare('DELETE FROM queues WHERE sink = ?'),
     dropEvents: db.prepare('DELETE FROM events WHERE sink = ?'),
-    grantSink: db.prepare('SELECT url FROM grant_sinks WHERE grant_id = ?').pluck(),
+    grantSinks: db.prepare('SELECT grant_id, url FROM grant_sinks').raw(),
     keepGrantSink: db.prepare('INSERT OR REPLACE INTO grant_sinks VALUES (?, ?)'),
     forgetGrantSink: db.prepare('DELETE FROM grant_sinks WHERE grant_id = ?'),
   };
@@ -81,9 +81,11 @@ function storeOn(db: Database.Database, file: string): OutboxStore {
         const row = statement.oldest.get(sink, from) as Row | undefined;
         return row && (present(row) as unknown as QueuedEvent);
       }),
-    keepGrantSink: (grant, url) => void guarded(() => statement.keepGrantSink.run(grant, url)),
-    grantSink: (grant) => guarded(() => statement.grantSink.get(grant) as string | undefined),
-    forgetGrantSink: (grant) => void guarded(() => statement.forgetGrantSink.run(grant)),
+    grantSinks: {
+      all: () => new Map(statement.grantSinks.all() as [string, string][]),
+      keep: (grant, url) => void guarded(() => statement.keepGrantSink.run(grant, url)),
+      forget: (grant) => void guarded(() => statement.forgetGrantSink.run(grant)),
+    },
     close: () => db.close(),
   };
 }

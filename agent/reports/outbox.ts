@@ -84,10 +84,12 @@ export interface OutboxStore {
   write(changes: OutboxChanges): void;
   /** The oldest event of a sink from a number on. @throws AgentError denialsNotKept */
   oldest(sink: SinkId, from: number): QueuedEvent | undefined;
-  /** Where a grant's server wants to be told of it, from its request to its end. @throws AgentError denialsNotKept */
-  keepGrantSink(grant: string, url: string): void;
-  grantSink(grant: string): string | undefined;
-  forgetGrantSink(grant: string): void;
+  /** Where servers want to be told of grants, from the request to the end. @throws AgentError denialsNotKept */
+  readonly grantSinks: {
+    all(): ReadonlyMap<string, string>;
+    keep(grant: string, url: string): void;
+    forget(grant: string): void;
+  };
   close(): void;
 }
 

@@ -28,7 +28,10 @@ const SINKS = [
   `      mapped: ${sink('/mapped', 'mapped.acme.example')}`,
   `      changing: ${sink('/changing', 'changing.acme.example')}`,
 ].join('\n');
-const WITH_SINKS = RULES.replace('    mayAuthorise: ["*"]', `    mayAuthorise: ["*"]\n    sinks:\n${SINKS}`);
+const WITH_SINKS = RULES.replace('    mayAuthorise: ["*"]', `    mayAuthorise: ["*"]\n    sinks:\n${SINKS}`).replace(
+  '  stranger:',
+  `    sinks: { events: ${sink('/head-end')} }\n  stranger:`,
+);
 
 let network: Network;
 let agent: TestAgent;
@@ -203,6 +206,34 @@ test('a packet to a live endpoint from elsewhere is told without proof, and with
     grantId: body.grantId,
   });
   expect(JSON.stringify(told)).not.toContain(DEVICE.ipv4);
+});
+
+describe('a server', () => {
+  test('is told of the end of its grants at its sink, or where the request said, and while it listens', async () => {
+    const stream = network.launch('server', [
+      ...['curl', '--silent', '--no-buffer', '--cacert', agent.ca.certificateFile],
+      ...['--cert', agent.headEnd.certificateFile, '--key', agent.headEnd.keyFile],
+      `https://${GATEWAY.ipv4}:${API_PORT}/mobile-terminated-access/v1/events`,
+    ]);
+    await stream.line(/^retry: /);
+    const named = `https://${NAME}:${RECEIVER_PORT}/head-end/7`;
+    const { body: first } = await agent.grant({ devicePort: 7201 });
+    const { body: second } = await agent.grant({ devicePort: 7202, sink: named });
+    for (const { grantId } of [first, second]) await agent.curl('DELETE', `/grants/${grantId}`);
+    await stream.line(new RegExp(`^data: .*${second.grantId}.*ENDED_BY_SERVER`));
+    await stream.stop();
+    const event = (path: string) => until(`an event at ${path}`, () => receiver.received(path)[0]);
+    expect(JSON.parse((await event('/head-end')).body)).toMatchObject({
+      id: `${first.grantId}.ended`,
+      type: 'mtgate.grant.ended.v1',
+      data: { grantId: first.grantId, status: 'ENDED', endCause: 'ENDED_BY_SERVER' },
+    });
+    expect(JSON.parse((await event('/head-end/7')).body)).toMatchObject({ id: `${second.grantId}.ended` });
+    expect(receiver.received('/head-end')).toHaveLength(1);
+
+    const refused = await agent.grant({ devicePort: 7203, sink: `https://${NAME}:${RECEIVER_PORT}/siem` });
+    expect([refused.status, refused.body.code]).toEqual([422, 'INVALID_SINK']);
+  });
 });
 
 describe('a sink', () => {

@@ -182,6 +182,7 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
         waits.set(id, wait);
         return wait;
       }
+      if (ask.sink !== undefined) return refuse('sinkNotAllowed', { why: 'no sinks' });
       if (device === 'm2@meters.acme.example') return refuse('notAuthorisedByMtcUser', { why: 'not authorised' });
       if (device !== 'm1@meters.acme.example' && device !== '+12025550142') {
         return refuse('deviceUnknown', { why: 'no such device' });
@@ -256,6 +257,8 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
       requestsInLastMinute: 1,
       generation: 'g1',
     }),
+    follow: () => () => () => {},
+    signingKey: undefined,
   };
 }
 
