@@ -59,6 +59,12 @@ export const EVENTS = {
   denialStoreUnusable:
     'The file of denials cannot be used and was put aside, or is done without. Grants do not rest on it.',
   denialsNotKept: 'Denials and refusals could not be written; they stay in memory as long as there is room.',
+  outboxUnusable:
+    'The file of what is to be pushed cannot be used and was put aside, or is done without. What waited in it is not pushed.',
+  outboxNotKept: 'What is to be pushed could not be written; it stays in memory as long as there is room.',
+  pushed: 'An event was taken by its sink. At level debug.',
+  pushFailed:
+    'An event could not be pushed to its `sink`, and is tried again: `fault` and `why`. `mtgate reports` counts.',
   filterWouldHave:
     'A staged filter met a packet and, being staged, did nothing. `leftOut` counts copies since its last line.',
   connectionShed:

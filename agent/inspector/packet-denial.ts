@@ -27,6 +27,7 @@ export function packetDenial(reason: PacketReason, bytes: Uint8Array, ownerOf: O
     source: packet.source?.text ?? 'unknown',
     target: protocol && to ? endpointKey(protocol, to) : targetOf(packet),
     ...owner,
+    ...(packet.ports && { sourcePort: packet.ports.source }),
     ...(rule !== undefined && { rule }),
   };
 }
