@@ -299,11 +299,9 @@ async function start(
     follow: (verb: 'add' | 'delete', bound: readonly Binding[]) => closure.followBindings(verb, bound),
     refill: () => closure.refillGroups(),
   };
-  const bindings = new Bindings(ground, grants, forgetFlows, groups, {
-    sessions,
-    places: accountingPlaces(config),
-    tally: accounted,
-  });
+  const accounting = { sessions, places: accountingPlaces(config), tally: accounted };
+  const followers = { lost: () => {}, bound: () => {} };
+  const bindings = new Bindings(ground, grants, forgetFlows, groups, accounting, followers);
   const { orphanGraceSeconds } = config.gate;
 
   await rememberBindings(ground, orphanGraceSeconds);

@@ -28,7 +28,7 @@ import { Directory } from '../agent/directory/directory.ts';
 import { FindingTally } from '../agent/directory/findings.ts';
 import { openRegistry, type RegistryStore } from '../agent/directory/registry-store.ts';
 import { Sessions } from '../agent/directory/sessions.ts';
-import { Bindings } from '../agent/grants/bindings.ts';
+import { Bindings, type Followers } from '../agent/grants/bindings.ts';
 import { Extensions } from '../agent/grants/extensions.ts';
 import { Grants } from '../agent/grants/grants.ts';
 import type { Ground, NotReady } from '../agent/grants/ground.ts';
@@ -129,6 +129,8 @@ export class TestGateway {
   notReady: string | undefined;
   /** Client certificates that are revoked. */
   readonly revoked = new Set<CertificateId>();
+  /** Who else is told where devices are. */
+  followers: Followers = { lost: () => {}, bound: () => {} };
   /** Set: the operator wants no new grants. */
   draining: NotReady | undefined;
   memory: Memory;
@@ -191,6 +193,7 @@ export class TestGateway {
       async (freed) => void this.forgotten.push(...freed.map(({ text }) => text)),
       { follow: async () => {}, refill: async () => {} },
       { sessions: this.sessions, places: PLACES, tally: new FindingTally() },
+      { lost: (devices) => this.followers.lost(devices), bound: (devices) => this.followers.bound(devices) },
     );
     this.heartbeat = new Heartbeat(ground, this.grants, GRACE_SECONDS);
     await this.registry.replaceFile(devices.map(({ device }) => device));

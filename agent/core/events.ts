@@ -77,6 +77,13 @@ export const EVENTS = {
   radiusFault: 'A socket of RADIUS accounting failed to receive or to send; `message` says why.',
   deskChanged:
     'An MTC user (`mtcUser`) said whom it authorises or what it wants, with a certificate, or an operator (`byUid`) for it: `what`. What that ends has ended.',
+  triggerAccepted: 'A trigger is on record: server, device, port, rule; `until` is how long it is valid.',
+  triggerReplaced: 'Another trigger is in the transaction of one that was pending; `until` is how long it is valid.',
+  triggerTried:
+    'A trigger was sent, or tried to be; `outcome` says what became of it. At level debug where it is tried again.',
+  triggerEnded: 'A trigger is pending no more; `cause` says why.',
+  triggerFailed: 'What is due with a trigger could not be done, and is tried again; `message` says what failed.',
+  recallAsked: 'A server, or an operator (`byUid`), recalls a trigger.',
   endAsked: 'A server gives a grant back.',
   drainAsked: 'An operator (`byUid`) wants no new grants, or wants them again.',
   revokeAsked: 'An operator (`byUid`) revokes a grant.',

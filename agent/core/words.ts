@@ -20,6 +20,8 @@ export type Msisdn = Branded<'Msisdn'>;
 export type Imsi = Branded<'Imsi'>;
 /** The interface identifier of a device's IPv6 addresses (RFC 4291 2.5.1): four groups of lower-case hex, `0:0:0:1`. */
 export type InterfaceId = Branded<'InterfaceId'>;
+/** ULID of a trigger, and of its transaction (TS 29.122). */
+export type TriggerId = Branded<'TriggerId'>;
 /** ULID of a grant. */
 export type GrantId = Branded<'GrantId'>;
 /** A client certificate by its issuer's key (SHA-256 of the SubjectPublicKeyInfo) and serial number, both hex: `…:…`. */
@@ -38,6 +40,9 @@ export interface PortRange {
   readonly low: number;
   readonly high: number;
 }
+
+/** The payload of a trigger goes in one datagram, as CoAP has it where no path is known (RFC 7252 4.6). In bytes. */
+export const TRIGGER_PAYLOAD_MOST = 1024;
 
 /** What devices may reach on the gateway itself; `port` is 0 for ICMP, of which echo is meant. */
 export interface Service {

@@ -109,11 +109,10 @@ export function endedBindingOf(row: UnboundRow): EndedBinding {
 }
 
 export function rangeOfRow({ realm, prefix: of, target }: Pick<BindingRow, 'realm' | 'prefix' | 'target'>) {
-  return {
-    realm: realm as RealmName,
-    prefix: prefix(of),
-    ...(target !== null && { target: address(target) }),
-  };
+  const range = { realm: realm as RealmName, prefix: prefix(of) };
+  if (target === null) return range;
+  const base = range.prefix.address;
+  return { ...range, target: base.text === target ? base : address(target) }; // most often the same, of which one is enough
 }
 
 function sessionRow({ nas, id, subscriber, holder, ranges, lastAtMs, heardMs }: Session): SessionRow {

@@ -10,7 +10,7 @@ import { type DeviceFacts, type DeviceSelector, isSelected, patternsOf, selector
 import { ALL_DAY, type Hours, hoursText, neverCloses } from './hours.ts';
 import { PatternIndex } from './pattern-index.ts';
 import { type DevicePattern, devicesOverlap } from './patterns.ts';
-import type { AllowRule, DenyRule, Match, MtcUser, Policy } from './policy.ts';
+import type { AllowRule, DenyRule, Match, MtcUser, Policy, TriggerAllow } from './policy.ts';
 import type { Written } from './rules.ts';
 
 /** So many ports are more than any service of a device needs. */
@@ -23,28 +23,46 @@ export function findWarnings(policy: Policy, written: Written, devices?: readonl
   const isAuthorised = authorisations(all);
   return [
     ...all.allows.flatMap((allow) =>
-      warned(allow, [...neverMatches(allow, all, isAuthorised), ...isWide(allow), ...oddHours(allow)]),
+      warned('', allow, [
+        ...neverMatches(allow, all.denies, isAuthorised),
+        ...isWide(allow),
+        ...oddHours(allow),
+        ...tooShortHours(allow),
+      ]),
     ),
-    ...all.denies.flatMap((deny) => warned(deny, [...unauthorised(deny, isAuthorised), ...oddHours(deny)])),
+    ...all.denies.flatMap((deny) => warned('', deny, [...unauthorised(deny, isAuthorised), ...oddHours(deny)])),
+    ...all.triggerAllows.flatMap((allow) =>
+      warned('trigger ', allow, [
+        ...neverMatches(allow, all.triggerDenies, isAuthorised),
+        ...namesNobody(allow),
+        ...oddHours(allow),
+      ]),
+    ),
+    ...all.triggerDenies.flatMap((deny) =>
+      warned('trigger ', deny, [...unauthorised(deny, isAuthorised), ...oddHours(deny)]),
+    ),
     ...emptyGroups(all, written),
     ...filterWarnings(policy.filters),
     ...(devices ? unmatched(all, written, devices) : []),
   ];
 }
 
-function warned({ action, id, place }: AllowRule | DenyRule, texts: readonly string[]): Issue[] {
-  return texts.map((text) => ({ ...place, message: `${action} "${id}" ${text}` }));
+/** A rule on grants, or on triggers. */
+type AnyAllow = AllowRule | TriggerAllow;
+
+function warned(kind: string, { action, id, place }: AnyAllow | DenyRule, texts: readonly string[]): Issue[] {
+  return texts.map((text) => ({ ...place, message: `${kind}${action} "${id}" ${text}` }));
 }
 
-function neverMatches(allow: AllowRule, policy: Policy, isAuthorised: IsAuthorised): string[] {
-  const deny = coveringDenies(allow, policy).find((one) => covers(one, allow));
+function neverMatches(allow: AnyAllow, denies: readonly DenyRule[], isAuthorised: IsAuthorised): string[] {
+  const deny = coveringDenies(allow, denies).find((one) => covers(one, allow));
   if (deny) return [`can never grant: deny "${deny.id}" covers all of it`];
   return unauthorised(allow, isAuthorised);
 }
 
 type IsAuthorised = (match: Match) => boolean;
 
-function unauthorised({ match }: AllowRule | DenyRule, isAuthorised: IsAuthorised): string[] {
+function unauthorised({ match }: AnyAllow | DenyRule, isAuthorised: IsAuthorised): string[] {
   return isAuthorised(match) ? [] : ['can never match: no MTC user authorises its servers for its devices'];
 }
 
@@ -77,24 +95,24 @@ function authorisations({ mtcUsers }: Policy): IsAuthorised {
 }
 
 /** Denies by a server that they name, and those that name none; made once for a policy, since it is asked for each allow. */
-const deniesByServer = new WeakMap<Policy, Map<string | undefined, DenyRule[]>>();
+const deniesByServer = new WeakMap<readonly DenyRule[], Map<string | undefined, DenyRule[]>>();
 
-function coveringDenies({ match }: AllowRule, policy: Policy): readonly DenyRule[] {
-  let byServer = deniesByServer.get(policy);
+function coveringDenies({ match }: AnyAllow, denies: readonly DenyRule[]): readonly DenyRule[] {
+  let byServer = deniesByServer.get(denies);
   if (!byServer) {
     byServer = new Map();
-    for (const deny of policy.denies) {
+    for (const deny of denies) {
       for (const server of deny.match.servers ?? [undefined])
         byServer.set(server, [...(byServer.get(server) ?? []), deny]);
     }
-    deniesByServer.set(policy, byServer);
+    deniesByServer.set(denies, byServer);
   }
   const [server] = match.servers ?? [];
   return [...(byServer.get(undefined) ?? []), ...((server && byServer.get(server)) ?? [])];
 }
 
 /** Whether all that an allow matches a deny does, at any time and whatever its condition. */
-function covers(deny: DenyRule, allow: AllowRule): boolean {
+function covers(deny: DenyRule, allow: AnyAllow): boolean {
   if (deny.hours && !(allow.hours && hoursText(deny.hours) === hoursText(allow.hours))) return false;
   if (deny.when && deny.when.text !== allow.when?.text) return false;
   return coversMatch(deny.match, allow.match);
@@ -131,19 +149,25 @@ function isWithin({ low, high }: PortRange, ranges: readonly PortRange[]): boole
   return from > high;
 }
 
-function isWide({ match: { servers, devices, ports = ALL_PORTS } }: AllowRule): string[] {
+function namesNobody({ match: { servers, devices } }: AnyAllow): string[] {
+  return servers || devices ? [] : ['is wide: it names neither servers nor devices'];
+}
+
+function isWide(allow: AllowRule): string[] {
+  const { ports = ALL_PORTS } = allow.match;
   const count = ports.reduce((sum, { low, high }) => sum + high - low + 1, 0);
   return [
-    ...(servers || devices ? [] : ['is wide: it names neither servers nor devices']),
+    ...namesNobody(allow),
     ...(count > MANY_PORTS ? [`is wide: it opens more than ${MANY_PORTS} ports; name those that are needed`] : []),
   ];
 }
 
-function oddHours(rule: AllowRule | DenyRule): string[] {
-  const { hours } = rule;
-  if (!hours) return [];
-  if (neverCloses(hours)) return ['has hours that are all hours; leave them out'];
-  const limit = rule.action === 'allow' ? rule.limits.durationSeconds : 0;
+function oddHours({ hours }: AnyAllow | DenyRule): string[] {
+  return hours && neverCloses(hours) ? ['has hours that are all hours; leave them out'] : [];
+}
+
+function tooShortHours({ hours, limits: { durationSeconds: limit } }: AllowRule): string[] {
+  if (!hours || neverCloses(hours)) return [];
   const longest = longestSeconds(hours);
   if (limit <= longest) return [];
   return [`never grants its durationSeconds of ${limit}: its hours close after ${longest} s`];
@@ -174,7 +198,7 @@ function unmatched({ deviceGroups }: Policy, written: Written, devices: readonly
     ...[...written.mtcUsers, ...written.deviceGroups].flatMap(({ value, locate }) =>
       (value.devices ?? []).map((pattern, i) => ({ pattern, place: () => locate('devices', i) })),
     ),
-    ...written.rules.flatMap(({ value, locate }) =>
+    ...[...written.rules, ...written.triggers].flatMap(({ value, locate }) =>
       (['allow', 'deny'] as const).flatMap((action) =>
         (value[action]?.devices ?? []).flatMap((pattern, i) =>
           'group' in pattern ? [] : { pattern, place: () => locate(action, 'devices', i) },
