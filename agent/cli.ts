@@ -18,6 +18,7 @@ import { registerOffline } from './cli/offline.ts';
 import { printFault } from './cli/print.ts';
 import { registerRadius } from './cli/radius.ts';
 import { registerStatus } from './cli/status.ts';
+import { registerUsers } from './cli/users.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 
 /** Faults that have an exit code of their own. */
@@ -36,6 +37,7 @@ registerStatus(program);
 registerGrants(program);
 registerDevice(program);
 registerRadius(program);
+registerUsers(program);
 registerDenials(program);
 registerEditions(program);
 registerDoctor(program);

@@ -112,6 +112,7 @@ import { attachmentText, heartbeatAgeSeconds, runningStatus } from './status.ts'
 import { wrongSysctls } from './sysctls.ts';
 import { asAgentError, every, logFault, type Stop } from './upkeep.ts';
 import { identityPolicy, managementUseCases, operatorDetail, serverUseCases, serverView } from './use-cases.ts';
+import { userUseCases } from './user-use-cases.ts';
 
 /** How often what is due is done, and the closure is looked at. */
 const TICK_MS = 1_000;
@@ -262,6 +263,11 @@ async function start(
     liveGrants: () => grants.live.size,
     heldGrants: () => grants.live.held,
     waitingGrants: () => grants.waiting.size,
+    desk: () => {
+      const said = [...deskStore.desk.values()];
+      const preferences = said.reduce((sum, one) => sum + one.preferences.length, 0);
+      return { authorised: said.filter(({ authorised }) => authorised).length, preferences };
+    },
     registeredDevices: () => registry.size,
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
@@ -484,17 +490,24 @@ async function start(
   const ofEditions = editionUseCases({ policies, desk, grants, store, ledger, clock: systemClock, userName });
   const management = await startManagement(
     config.management.socket,
-    managementUseCases(ground, grants, bindings, { ...denials, ...ofDevices, ...ofEditions, ...ofRadius }, config, {
-      reload,
-      drain: (wanted) => {
-        draining = wanted;
+    managementUseCases(
+      ground,
+      grants,
+      bindings,
+      { ...denials, ...ofDevices, ...ofEditions, ...ofRadius, ...userUseCases(grants, clerk) },
+      config,
+      {
+        reload,
+        drain: (wanted) => {
+          draining = wanted;
+        },
+        status: () =>
+          runningStatus(
+            { config, closure, gate, inspector, recent, trust, draining, registry, policies, folder, fault: log.last },
+            systemClock,
+          ),
       },
-      status: () =>
-        runningStatus(
-          { config, closure, gate, inspector, recent, trust, draining, registry, policies, folder, fault: log.last },
-          systemClock,
-        ),
-    }),
+    ),
     peerUid,
     log,
   );

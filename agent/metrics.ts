@@ -26,6 +26,8 @@ export interface Readings {
   liveGrants(): number;
   heldGrants(): number;
   waitingGrants(): number;
+  /** How many MTC users have set their servers themselves, and how many preferences there are. */
+  desk(): { readonly authorised: number; readonly preferences: number };
   registeredDevices(): number;
   /** Undefined where there is no accounting server. */
   radius(): RadiusStatus | undefined;
@@ -133,6 +135,10 @@ export function openMetrics(readings: Readings): Metrics {
   read(Gauge, 'mtgate_held_grants', 'Of the live ones, those held until their bindings are confirmed', () => [
     [readings.heldGrants()],
   ]);
+  read(Gauge, 'mtgate_desk_authorised_sets', 'MTC users that have set their authorised servers themselves', () => [
+    [readings.desk().authorised],
+  ]);
+  read(Gauge, 'mtgate_desk_preferences', 'Preferences of MTC users', () => [[readings.desk().preferences]]);
   read(Gauge, 'mtgate_waiting_grants', 'Requests for grants that wait for their device', () => [
     [readings.waitingGrants()],
   ]);
