@@ -81,6 +81,8 @@ export const EVENTS = {
   radiusBufferSmall:
     'The receive buffer for RADIUS accounting is smaller than wanted: raise net.core.rmem_max, then restart.',
   radiusFault: 'A socket of RADIUS accounting failed to receive or to send; `message` says why.',
+  deskChanged:
+    'An MTC user (`mtcUser`) said whom it authorises or what it wants, with a certificate, or an operator (`byUid`) for it: `what`. What that ends has ended.',
   endAsked: 'A server gives a grant back.',
   drainAsked: 'An operator (`byUid`) wants no new grants, or wants them again.',
   revokeAsked: 'An operator (`byUid`) revokes a grant.',
