@@ -18,7 +18,7 @@ import { servePages } from './api/loopback.ts';
 import { startManagement } from './api/management.ts';
 import { mtcUserApi } from './api/mtc-user-routes.ts';
 import { refusalRecorder } from './api/problem.ts';
-import { reportBody, reportsApi } from './api/report-routes.ts';
+import { reportBody, reportOperations } from './api/report-routes.ts';
 import { grantsApi } from './api/routes.ts';
 import { startApi } from './api/server.ts';
 import { readTrust, type Trust } from './api/tls.ts';
@@ -419,18 +419,14 @@ async function start(
     }),
   );
 
-  const forServers = serverUseCases(ground, grants, new Extensions(ground, grants), grantEvents, pushMaterial.key?.jwk);
-  const ofReports = reportUseCases({
-    ...{ denials: ledger.denials, account, spaces },
-    sinceMs: startedAtMs,
-    signingKey: pushMaterial.key?.jwk,
-  });
+  const { jwk: signingKey } = pushMaterial.key ?? {};
+  const forServers = serverUseCases(ground, grants, new Extensions(ground, grants), grantEvents, signingKey);
   const clerk = new DeskClerk(desk, ground, digest);
   const forMtcUsers = mtcUserUseCases(ground, grants, registry, clerk);
+  const ofReports = reportUseCases({ denials: ledger.denials, account, sinceMs: startedAtMs, spaces, signingKey });
   const apis = [
     grantsApi(forServers, ground.refuse, systemClock),
-    mtcUserApi(forMtcUsers, ground.refuse),
-    reportsApi(ofReports, ground.refuse),
+    mtcUserApi(forMtcUsers, ground.refuse, reportOperations(ofReports, ground.refuse)),
   ];
   const apiParts = {
     identity: identityPolicy(grants),

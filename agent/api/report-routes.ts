@@ -17,7 +17,7 @@ import {
   readPlace,
 } from '../reports/reports.ts';
 import type { PublicJwk } from '../reports/signature.ts';
-import type { Answer, Api, Call, Operation, StreamEvent } from './operation.ts';
+import type { Answer, Call, Operation, StreamEvent } from './operation.ts';
 
 export interface ReportUseCases {
   /** All that match, in no order. */
@@ -34,15 +34,8 @@ export interface ReportUseCases {
 
 const DAY_MS = 86_400_000;
 
-/** The operations by their operationId. */
-export function reportsApi(useCases: ReportUseCases, refuse: Refuse): Api {
-  return {
-    ...{ contract: 'mtc-user-reports.yaml', basePath: '/mtc-user/v1', role: 'mtcUser' },
-    operations: operations(useCases, refuse),
-  };
-}
-
-function operations(useCases: ReportUseCases, refuse: Refuse): Record<string, Operation<MtcUserAsker>> {
+/** The operations of reports in the MTC user's contract, by their operationId. */
+export function reportOperations(useCases: ReportUseCases, refuse: Refuse): Record<string, Operation<MtcUserAsker>> {
   const invalid = (call: Call<MtcUserAsker>, detail: string): Refusal =>
     refuse('invalidArgument', { ...call.asked(), why: detail, detail });
   return {
