@@ -46,6 +46,8 @@ export function identityPolicy(grants: Grants): IdentityPolicy {
 const SOURCES = new WeakMap<Policy, PartySources>();
 
 function sourcesOf(policy: Policy): PartySources {
+  const { desk } = policy; // it says nothing of addresses: who shares goes on as it did
+  if (desk) return sourcesOf(desk.over);
   const known = SOURCES.get(policy);
   if (known) return known;
   const users = [...policy.mtcUsers.values()].filter(({ certificates }) => certificates.length > 0);
@@ -239,7 +241,7 @@ const SHOWN_OF_DEVICE = 100;
  * names a place in the order of the grants, and this start of the agent, since
  * that order begins anew with each; among those that wait, by the last one.
  */
-class Pages {
+export class Pages {
   readonly #grants: Grants;
   readonly #start: string;
 
@@ -275,7 +277,7 @@ class Pages {
 
   #keyOf(mark: Mark | Waited): string {
     if ('waited' in mark) return [this.#start, mark.waited.toString(36)].join('-');
-    return [this.#start, mark.server.toString(36), mark.sequence.toString(36)].join('-');
+    return [this.#start, mark.line.toString(36), mark.sequence.toString(36)].join('-');
   }
 
   #markOf(key: string): Mark | Waited | 'seekUnknown' {
@@ -283,7 +285,7 @@ class Pages {
     const [, first, second] = /^([0-9a-z]{1,11})(?:-([0-9a-z]{1,11}))?$/.exec(key.slice(start.length)) ?? [];
     if (!key.startsWith(start) || first === undefined) return 'seekUnknown';
     const number = Number.parseInt(first, 36);
-    return second === undefined ? { waited: number } : { server: number, sequence: Number.parseInt(second, 36) };
+    return second === undefined ? { waited: number } : { line: number, sequence: Number.parseInt(second, 36) };
   }
 }
 
@@ -296,7 +298,7 @@ function serverView(record: GrantRecord | WaitingRequest): Grant | Wait {
   return 'waitsUntilMs' in record ? waitView(record) : grantView(record);
 }
 
-const STATUS = { live: 'LIVE', held: 'HELD', ended: 'ENDED' } as const;
+export const STATUS = { live: 'LIVE', held: 'HELD', ended: 'ENDED' } as const;
 
 function grantView(record: GrantRecord): Grant {
   return {

@@ -270,7 +270,7 @@ function grantBody(grant: Grant | Wait): object {
     devicePort: grant.devicePort,
     status: grant.status,
     ...(grant.endedAtMs === undefined ? {} : { endedAt: iso(grant.endedAtMs) }),
-    ...(grant.endCause === undefined ? {} : { endCause: endCauseText(grant.endCause) }),
+    ...(grant.endCause === undefined ? {} : { endCause: endCauseText(grant.endCause, 'waitsUntilMs' in grant) }),
   };
 }
 
@@ -285,9 +285,9 @@ function liveBody({ externalEndpoint: { address, port }, limits, startedAtMs, ex
   };
 }
 
-/** What it was refused for has the code that the refusal would have had: the outside learns no more by waiting. */
-function endCauseText(cause: string): string {
-  return cause in REFUSALS ? REFUSALS[cause as RefusalReason].code : upperSnake(cause);
+/** What waited and was refused has the code that the refusal would have had: the outside learns no more by waiting. */
+export function endCauseText(cause: string, waited: boolean): string {
+  return waited && cause in REFUSALS ? REFUSALS[cause as RefusalReason].code : upperSnake(cause);
 }
 
 function iso(atMs: number): string {

@@ -13,7 +13,7 @@
  * that second repeat it, `instance` included. All are counted.
  */
 
-/** The steps of a request's way, in order. Every refusal names the one that stopped it. */
+/** The steps of a request's way, in order; `desk` is what an MTC user says itself. Every refusal names the one that stopped it. */
 export type Step =
   | 'gateway'
   | 'authentication'
@@ -22,6 +22,7 @@ export type Step =
   | 'device'
   | 'mtcUser'
   | 'rule'
+  | 'preference'
   | 'trigger'
   | 'applicationServer'
   | 'filter'
@@ -31,7 +32,8 @@ export type Step =
   | 'binding'
   | 'endpoint'
   | 'commit'
-  | 'record';
+  | 'record'
+  | 'desk';
 
 export interface RefusalFace {
   readonly step: Step;
@@ -284,6 +286,13 @@ export const REFUSALS = {
     cause: 'INVPERIOD',
     title: 'The validity period is longer than your triggers may wait',
   },
+  unwanted: {
+    step: 'preference',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'OPERATION_PROHIBITED',
+    title: 'The owner of the device does not want this now',
+  },
   applicationServerRequired: {
     step: 'applicationServer',
     status: 422,
@@ -364,7 +373,7 @@ export const REFUSALS = {
     title: 'The trigger is no longer pending; ask for a new one',
   },
   triggersExhausted: {
-    step: 'quota',
+    step: 'binding',
     status: 503,
     code: 'UNAVAILABLE',
     cause: 'TEMPORARYERROR',
@@ -452,6 +461,32 @@ export const REFUSALS = {
     code: 'UNAVAILABLE',
     title: 'The gateway cannot keep its records at the moment',
     retryAfterSeconds: 5,
+  },
+  serverNotAuthorisable: {
+    step: 'desk',
+    status: 403,
+    code: 'SERVER_NOT_AUTHORISABLE',
+    title: 'This is no server that you may authorise',
+  },
+  devicesNotOwned: {
+    step: 'desk',
+    status: 403,
+    code: 'DEVICES_NOT_YOURS',
+    title: 'Not all of these devices would be yours',
+  },
+  serversChanged: {
+    step: 'desk',
+    status: 412,
+    code: 'PRECONDITION_FAILED',
+    title: 'The servers that you authorise are not those that you have seen',
+  },
+  preferenceNotFound: { step: 'desk', status: 404, code: 'NOT_FOUND', title: 'There is no such preference' },
+  preferencesExhausted: {
+    step: 'desk',
+    status: 429,
+    code: 'QUOTA_EXCEEDED',
+    cause: 'QUOTA_EXCEEDED',
+    title: 'You have as many preferences as you may',
   },
 } as const satisfies Record<string, RefusalFace>;
 

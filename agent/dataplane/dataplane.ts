@@ -111,7 +111,7 @@ export interface Dataplane {
   unbind(realm: number, prefix: Prefix): void;
   /** All that is bound; what is bound or unbound before all of it is read may be missing or not. */
   bindings(): Iterable<InnerPrefix>;
-  /** While a prefix changes hands nothing is heard of its addresses, answers included. */
+  /** While a prefix changes hands nothing is heard of its addresses, answers included, and nothing reaches them. */
   setChanging(realm: number, prefix: Prefix, changing: boolean): void;
   /**
    * What may pass to the inside without a grant, all of it, in the place of
@@ -143,9 +143,9 @@ export interface GateSetup {
   readonly onlyBound: boolean;
 }
 
-/** The three places the gate looks at packets. */
-export type Hook = 'outsideIngress' | 'outsideEgress' | 'insideIngress';
-export const HOOKS: readonly Hook[] = ['outsideIngress', 'outsideEgress', 'insideIngress'];
+/** The places where the gate looks at packets. */
+export const HOOKS = ['outsideIngress', 'outsideEgress', 'insideIngress', 'insideEgress'] as const;
+export type Hook = (typeof HOOKS)[number];
 
 /**
  * What became of one packet. `redirect`: carried, `bytes` is the packet as it

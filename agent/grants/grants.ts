@@ -25,6 +25,7 @@ import type {
   GrantId,
   GrantRequest,
   InnerAddress,
+  MtcUserName,
   Owner,
   Protocol,
   ServerName,
@@ -32,6 +33,9 @@ import type {
 import type { Mapping } from '../dataplane/dataplane.ts';
 import { innerOf } from '../directory/binding.ts';
 import type { Policy } from '../policy/policy.ts';
+import { wishFor } from '../policy/preferences.ts';
+import { authorises } from '../policy/rule-index.ts';
+import { BegunToday } from './begun.ts';
 import { Endpoints } from './endpoints.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import { Judge } from './judge.ts';
@@ -55,6 +59,8 @@ export class Grants {
   readonly retries: Retries;
   readonly sources: Sources;
   readonly unrecorded: Unrecorded;
+  /** What has begun today, where an owner counts. */
+  readonly begun: BegunToday;
   /** Requests that wait for their device. */
   readonly waiting: Waiting;
   readonly #ground: Ground;
@@ -67,7 +73,8 @@ export class Grants {
   constructor(ground: Ground, policy: Policy) {
     this.#ground = ground;
     this.waiting = new Waiting(ground, (waited) => this.#requests.grantWaited(waited));
-    this.judge = new Judge(ground, this.live, this.opening, this.waiting, policy);
+    this.begun = new BegunToday(ground.clock);
+    this.judge = new Judge(ground, this, policy);
     this.endpoints = new Endpoints(ground.pool, ground.random);
     this.rest = new Rest(this.endpoints, ground.dataplane);
     this.retries = new Retries(ground);
@@ -109,10 +116,10 @@ export class Grants {
 
   /**
    * A page of the live grants, from a mark on: of a server, or on a device, or
-   * both. A device that is not known has none.
+   * both; or on the devices of an MTC user. A device that is not known has none.
    */
   list(
-    of: { readonly server?: ServerName; readonly device?: DeviceReference },
+    of: { readonly mtcUser?: MtcUserName; readonly server?: ServerName; readonly device?: DeviceReference },
     after: Mark | undefined,
     limit: number,
   ): Page {
@@ -121,18 +128,22 @@ export class Grants {
     const device = of.device && directory.find(of.device);
     const inners =
       of.device && (device ? directory.bindingsOf(device.externalId) : []).flatMap((one) => innerOf(one) ?? []);
-    return this.live.page({ server: of.server, inners }, after, limit);
+    return this.live.page({ mtcUser: of.mtcUser, server: of.server, inners }, after, limit);
   }
 
   /** A page of those that wait for their device, behind a place among them. A device that is not known has none. */
   listWaiting(
-    { server, device: named }: { readonly server?: ServerName; readonly device?: DeviceReference },
+    {
+      mtcUser,
+      server,
+      device: named,
+    }: { readonly mtcUser?: MtcUserName; readonly server?: ServerName; readonly device?: DeviceReference },
     after: number,
     limit: number,
   ): WaitingPage {
     const device = named && this.#ground.directory.find(named)?.externalId;
     if (named && device === undefined) return NO_WAITING;
-    return this.waiting.page({ server, device }, after, limit);
+    return this.waiting.page({ mtcUser, server, device }, after, limit);
   }
 
   /** Whose an external endpoint is: that of a live grant, or at rest after one. */
@@ -240,16 +251,19 @@ export class Grants {
    * (design, law 9). Two switches never interleave. An end that is not on
    * record yet holds up nothing: its packets have stopped, and the sweep writes
    * it. Where the gate fails it is this policy by halves: switch again, to it
-   * or to the one before.
+   * or to the one before. Where it is a function it is asked in the turn in which
+   * what it makes comes into force.
    */
-  switchPolicy(policy: Policy): Promise<void> {
+  switchPolicy(made: Policy | (() => Policy)): Promise<void> {
     const turn = this.#switching.then(async () => {
+      const policy = typeof made === 'function' ? made() : made;
       this.judge.policy = policy;
       await this.sources.withdraw(policy);
       await this.review().catch((fault) => {
         if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
       });
       await this.sources.admit(policy);
+      await this.countBegun(policy); // devices may have another owner
       await this.judge.tellStagedEnds();
     });
     this.#switching = turn.catch(() => {});
@@ -283,6 +297,41 @@ export class Grants {
     const faults = await faultsOf([
       this.#endAll(objected),
       inSlices(lowered, (record) => this.unrecorded.lower(record)),
+    ]);
+    if (faults.length > 0) throw faults[0];
+  }
+
+  /** Counts from the records what has begun today, for one MTC user or all: at a start, and before a policy that wants to know is in force. */
+  countBegun(policy: Policy, mtcUser?: MtcUserName): Promise<void> {
+    const { store } = this.#ground;
+    return this.begun.recount(policy, mtcUser, (sinceMs) => store.newest(sinceMs), this.opening.all());
+  }
+
+  /**
+   * Puts in force what an MTC user has said, laid over the policy that is: no
+   * other's grants are looked at. Those that it does not authorise or want any
+   * more are closed in the gate in this turn, and their ends, like those of what
+   * waits, are on record when this resolves. `server`: nothing else has changed
+   * but what that one may. @throws AgentError storeFailed; they have ended all the same
+   */
+  async heed(mtcUser: MtcUserName, policy: Policy, server?: ServerName): Promise<void> {
+    const { clock } = this.#ground;
+    this.judge.policy = policy;
+    const nowMs = clock.nowMs();
+    const endings: Ending[] = [];
+    const closing: { readonly record: GrantRecord; readonly closesAtMs: number }[] = [];
+    for (const record of this.live.ofMtcUser(mtcUser, server)) {
+      const { id, index, number } = record;
+      const { objection: cause, closesAtMs } = wantedBy(policy, record, nowMs);
+      if (cause) endings.push({ id, index, number, cause });
+      else if (closesAtMs < record.expiresAtMs) closing.push({ record, closesAtMs });
+    }
+    const ended = this.#endAll(endings);
+    const lowered = closing.flatMap(({ record, closesAtMs }) => this.#closeAt(record, closesAtMs) ?? []);
+    const faults = await faultsOf([
+      ended,
+      inSlices(lowered, (record) => this.unrecorded.lower(record)),
+      this.waiting.heed(mtcUser, (request) => REFUSED_AS[wantedBy(policy, request, nowMs).objection ?? 'none']),
     ]);
     if (faults.length > 0) throw faults[0];
   }
@@ -356,6 +405,21 @@ export class Grants {
       return record?.number === number ? [record] : [];
     });
   }
+}
+
+/** What a request that waits ends with where a grant would with this. */
+const REFUSED_AS = { serverUnauthorised: 'notAuthorisedByMtcUser', unwanted: 'unwanted', none: undefined } as const;
+
+/** Whether an MTC user lets a server's grant on its device stay, and until when. */
+function wantedBy(
+  policy: Policy,
+  { mtcUser, server, device }: Pick<GrantRecord, 'mtcUser' | 'server' | 'device'>,
+  nowMs: number,
+): { readonly objection?: 'serverUnauthorised' | 'unwanted'; readonly closesAtMs: number } {
+  const user = policy.mtcUsers.get(mtcUser);
+  const { unwanted, untilMs: closesAtMs } = wishFor(policy, mtcUser, device, nowMs);
+  if (!user || !authorises(user, server)) return { objection: 'serverUnauthorised', closesAtMs };
+  return unwanted === undefined ? { closesAtMs } : { objection: 'unwanted', closesAtMs };
 }
 
 /** A grant that is to end, by what is needed for that. */

@@ -32,10 +32,12 @@ export const END_CAUSES = {
   expired: 'its time was over',
   endedByServer: 'the MTC server gave it back',
   revokedByOperator: 'an operator revoked it',
+  revokedByMtcUser: 'the MTC user revoked it',
   deviceUnbound: 'the device left its inner address',
   addressReassigned: 'the inner address was given to another device',
   certificateRevoked: 'the certificate that it was asked for with is revoked',
   serverUnauthorised: 'the MTC user no longer authorises the server',
+  unwanted: 'the MTC user does not want it any more',
   ruleChanged: "the operator's rules no longer allow it",
   quotaUsed: 'the bytes that its rule allows were used up',
   quotaUncertain: 'the host booted anew, and how much of its byte quota was used is not known',
@@ -57,6 +59,7 @@ const OWN_WAIT_END_CAUSES = {
   waitedTooLong: 'the device had no address before its time was over',
   endedByServer: END_CAUSES.endedByServer,
   revokedByOperator: END_CAUSES.revokedByOperator,
+  revokedByMtcUser: END_CAUSES.revokedByMtcUser,
   certificateRevoked: END_CAUSES.certificateRevoked,
   recordOutdated: END_CAUSES.recordOutdated,
   clockUncertain: END_CAUSES.clockUncertain,
@@ -71,8 +74,8 @@ export function waitEndText(cause: WaitEndCause): string {
     : OWN_WAIT_END_CAUSES[cause as keyof typeof OWN_WAIT_END_CAUSES];
 }
 
-/** Where a request is stopped before it is judged; one that waits is beyond. */
-const BEFORE_JUDGEMENT: readonly Step[] = ['authentication', 'admission', 'request'];
+/** Where a request is stopped before it is judged, or that is for no grant; one that waits is beyond. */
+const BEFORE_JUDGEMENT: readonly Step[] = ['authentication', 'admission', 'request', 'desk'];
 
 const WAIT_END_CAUSES = [
   ...(Object.keys(OWN_WAIT_END_CAUSES) as WaitEndCause[]),

@@ -4,6 +4,7 @@
  * TS 23.682 5.2.1 as far as a gateway takes them:
  *   device, mtcUser  is it known, does its owner authorise this server?
  *   rule             no deny of the trigger rules matches, and an allow does
+ *   preference       the owner wants it now (grants a day are of grants alone)
  *   trigger          payload and validity are within its limits
  *   rate, quota      how many it sends; how many the device gets, and are pending
  * Each allow goes its way alone, from `rule` on. Of those that arrive the one
@@ -15,6 +16,7 @@
 import type { MtcUserName } from '../core/words.ts';
 import { hoursText } from './hours.ts';
 import type { Policy, TriggerAllow } from './policy.ts';
+import { type Wish, wishFor } from './preferences.ts';
 import { contextOnce, type Held, heldBy, mismatchOf, secondsLeft, type TriggerQuestion, windowOf } from './question.ts';
 import { triggerCandidatesOf } from './rule-index.ts';
 import { denied, no, ownedBy, type Refused, reached, refused, type Stop, type TraceLine, yes } from './steps.ts';
@@ -46,9 +48,10 @@ export function decideTrigger(policy: Policy, question: TriggerQuestion): Trigge
   const context = contextOnce(question, device, user.name, undefined);
   const deny = denied(near.denies, question, context);
   if ('reason' in deny) return stop(deny);
+  const wish = wishFor(policy, user.name, device.externalId, question.nowMs);
   const ways = near.allows.flatMap((rule) => {
     const held = mismatchOf(rule.match, question) === undefined && heldBy(rule, context);
-    return held === false ? [] : goAlone(rule, held, question);
+    return held === false ? [] : goAlone(rule, held, wish, question);
   });
   if (ways.length === 0) return stop(no('noRuleAllows', 'no allow of the trigger rules matches'));
   trace.push(...ways.flatMap(({ lines }) => lines));
@@ -57,7 +60,7 @@ export function decideTrigger(policy: Policy, question: TriggerQuestion): Trigge
   return { verdict: 'allow', mtcUser: user.name, rule: best.rule.id, trace };
 }
 
-function goAlone(rule: TriggerAllow, held: Held, question: TriggerQuestion): Way {
+function goAlone(rule: TriggerAllow, held: Held, wish: Wish, question: TriggerQuestion): Way {
   const { id, limits, hours } = rule;
   const { payloadBytes, durationSeconds: validitySeconds, usage } = question;
   const window = windowOf(rule, question);
@@ -68,6 +71,9 @@ function goAlone(rule: TriggerAllow, held: Held, question: TriggerQuestion): Way
   if (hours && (!window.inside || secondsLeft(window.untilMs, question) < 1))
     return stop(no('outsideHours', `outside its hours, ${hoursText(hours)}`, id));
   lines.push(yes('rule', 'matches', id));
+
+  if (wish.unwanted !== undefined) return stop(no('unwanted', wish.unwanted, id));
+  if (wish.heard > 0) lines.push(yes('preference', `${wish.heard} preferences of the owner let it be`, id));
 
   if (payloadBytes > limits.payloadBytes)
     return stop(no('triggerPayloadTooLarge', `${payloadBytes} bytes, of ${limits.payloadBytes}`, id));

@@ -7,8 +7,9 @@ import type { Address, Family } from '../core/net.ts';
 import type { InnerAddress, MtcUserName, Protocol, ServerName } from '../core/words.ts';
 import { type Context, contextOf, holds } from './condition.ts';
 import { type DeviceFacts, isSelected } from './groups.ts';
-import { type Window, windowAt } from './hours.ts';
+import { ALWAYS, type Window, windowAt } from './hours.ts';
 import type { AllowRule, Match, TriggerUsage, Usage } from './policy.ts';
+import type { BegunToday } from './preferences.ts';
 
 /** What every question is about, be it asked for a grant or a trigger. */
 export interface Subject {
@@ -36,6 +37,8 @@ export interface Question extends Subject {
   readonly requestAddress: Address;
   readonly ipFamily?: Family | undefined;
   readonly usage: Usage;
+  /** Absent: nothing begins by it (a grant that is there), or nobody counts. */
+  readonly begunToday?: BegunToday | undefined;
 }
 
 /** May this server send the device a trigger? A trigger is UDP to its port; `durationSeconds` is its validity. */
@@ -89,8 +92,6 @@ export function contextOnce(
 export function windowOf({ hours }: Pick<AllowRule, 'hours'>, { nowMs }: Subject): Window {
   return hours && nowMs !== 'anyTime' ? windowAt(hours, nowMs) : ALWAYS;
 }
-
-const ALWAYS: Window = { inside: true, untilMs: Number.POSITIVE_INFINITY };
 
 /** Whole ones, until an instant. */
 export function secondsLeft(untilMs: number, { nowMs }: Subject): number {

@@ -43,7 +43,7 @@ type Owned<Asked extends Subject> =
 export function ownedBy<Asked extends Subject>(policy: Policy, { device, server }: Asked): Owned<Asked> {
   // Looked up whether there is a device or not: "no such device" must not answer sooner than "not yours".
   const user = mtcUserOf(policy, device?.externalId ?? standInDevice(policy));
-  const isAuthorised = user !== undefined && authorises(policy, user, server);
+  const isAuthorised = user !== undefined && authorises(user, server);
   if (!device) return { lines: [], stop: no('deviceUnknown', 'the directory knows no such device') };
   const known = yes('device', `${device.externalId}, bound in ${device.boundFamilies.join(' and ') || 'no family'}`);
 

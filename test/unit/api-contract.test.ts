@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
+import { MTC_USER_BASE_PATH, mtcUserOperations } from '../../agent/api/mtc-user-routes.ts';
 import { problemOf } from '../../agent/api/problem.ts';
 import { BASE_PATH, operations } from '../../agent/api/routes.ts';
 import { REFUSALS, type RefusalReason } from '../../agent/core/refusals.ts';
@@ -22,7 +23,11 @@ const problem = (reason: RefusalReason) =>
 
 describe('the contract', () => {
   it('is served where it says', () => {
-    expect(contract.servers[0].url).toBe(`{apiRoot}${BASE_PATH}`);
+    const served = contracts.map(({ name, contract: { servers } }) => [name, servers[0].url]);
+    expect(Object.fromEntries(served)).toMatchObject({
+      'openapi.yaml': `{apiRoot}${BASE_PATH}`,
+      'mtc-user.yaml': `{apiRoot}${MTC_USER_BASE_PATH}`,
+    });
   });
 
   it.each(reasons)('%s is told by a contract: its code, and its status where it is answered', (reason) => {
@@ -79,10 +84,14 @@ describe('the contract', () => {
     }
   });
 
-  it('has one handler for each operation', () => {
+  it.each([
+    ['openapi.yaml', operations],
+    ['mtc-user.yaml', mtcUserOperations],
+  ] as const)('has one handler for each operation: %s', (file, handlers) => {
+    const { text } = contracts.find(({ name }) => name === file) as { text: string };
     const named = [...text.matchAll(/operationId: (\w+)/g)].map(([, name]) => name);
     const none = {} as never;
-    expect(Object.keys(operations(none, none, none)).sort()).toEqual(named.sort());
+    expect(Object.keys((handlers as (...parts: never[]) => object)(none, none, none)).sort()).toEqual(named.sort());
   });
 });
 
