@@ -69,6 +69,7 @@ import { packetDenial } from './inspector/packet-denial.ts';
 import { WouldHave } from './inspector/would-have.ts';
 import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
+import { mtcUserOf } from './policy/rule-index.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { keepingLast } from './policy-compiler.ts';
 import { radiusUseCases } from './radius-use-cases.ts';
@@ -85,6 +86,7 @@ import {
   poolPrefixes,
   type Site,
   siteOf,
+  triggeredAt,
 } from './site.ts';
 import { attachmentText, heartbeatAgeSeconds, runningStatus } from './status.ts';
 import { wrongSysctls } from './sysctls.ts';
@@ -194,12 +196,16 @@ async function start(
   const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log);
   stops.push(() => denialStore.close());
   const ledger = new Ledger(denialStore, systemClock, systemRandom, log);
+  const trigger = triggeredAt(config, {
+    holderOf: (inner) => directory.holderOf(inner),
+    mtcUserOf: (device) => mtcUserOf(grants.policy, device)?.name,
+  });
   const wouldHave = new WouldHave(systemClock, log);
   const inspector = new Inspector({
     nflogGroup: config.base.nflogGroup,
     saw: (reason, bytes, filter) => {
       ledger.denials.add(
-        packetDenial(reason, bytes, (protocol, external) => grants.ownerOf(protocol, external), filter),
+        packetDenial(reason, bytes, (protocol, external) => grants.ownerOf(protocol, external), filter, trigger),
       );
     },
     wouldHave: (filter, bytes) => wouldHave.note(filter, bytes),

@@ -58,7 +58,7 @@ export const EVENTS = {
   filterWouldHave:
     'A staged filter met a packet and, being staged, did nothing. `leftOut` counts copies since its last line.',
   triggerSourceFault:
-    'Triggers cannot be sent from `source`; tried again with the next one. `message` says why: is the address there?',
+    'Triggers cannot be sent from `source`; `message` says why. The next one tries again once the address is there.',
   connectionShed:
     'A connection was closed: `reason` says whose share or time was used up. `leftOut` counts the others.',
   accounted: 'What a NAS told by RADIUS, and what became of it (`finding`). At level debug.',

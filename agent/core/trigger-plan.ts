@@ -29,6 +29,11 @@ export function portsText(ranges: readonly PortRange[]): string {
   return ranges.map(({ low, high }) => (low === high ? low : `${low}-${high}`)).join(', ');
 }
 
+/** Whether two lists of ports have one in common. */
+export function meet(some: readonly PortRange[], others: readonly PortRange[]): boolean {
+  return some.some((one) => others.some((other) => one.low <= other.high && other.low <= one.high));
+}
+
 /** The part of agent.yaml that this is about, as written. */
 interface Written {
   readonly triggers?: Omit<TriggerPlan, 'coapPorts'> & { readonly coapPorts?: readonly PortRange[] };

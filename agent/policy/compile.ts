@@ -92,16 +92,22 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
     tests: written.tests.map(testOf),
     packetTests: written.packetTests.map(packetTestOf),
   };
+  const triggerPorts = surroundings.site?.triggerPorts ?? [];
   const withRules = (rules: readonly Entry<WrittenRule>[], filters: readonly Filter[], staged?: Policy): Policy => {
     const allows = rules.flatMap((rule) => allowOf(rule, groups));
     const denies = rules.flatMap((rule) => denyOf(rule, groups));
-    const said = { servers, mtcUsers, ...groups, allows, denies, filters, ...(staged && { staged: staged.version }) };
+    const said = {
+      ...{ servers, mtcUsers, ...groups, allows, denies, filters },
+      ...(triggerPorts.length > 0 && { triggerPorts }), // else as if there were no agent.yaml
+      ...(staged && { staged: staged.version }),
+    };
     return frozen({
       version: surroundings.digest(canonical(said)).slice(0, VERSION_LENGTH),
       ...rest,
       allows,
       denies,
       filters,
+      triggerPorts,
       readsAttributes: [...allows, ...denies].some(readsAttributes) || filters.some(namesGroup),
       ...(staged && { staged }),
     });

@@ -10,6 +10,7 @@
  *   applicationServer  which address may use the grant, in which family
  *   filter             no drop filter meets its packets: they will pass no filter
  *   rate, quota        the limits of the allow
+ * A port that takes triggers takes no grant, whatever the rules say.
  * A rule with a condition counts where it holds. Where that cannot be said, a
  * deny denies, and an allow goes no further.
  * A rule with hours counts within them: a deny refuses, and what is granted
@@ -27,6 +28,7 @@
  */
 import { type Address, contains, type Family, hostPrefix, type Prefix } from '../core/net.ts';
 import { REFUSALS, type RefusalReason, type Step } from '../core/refusals.ts';
+import { covers } from '../core/trigger-plan.ts';
 import type { MtcUserName, PacketLimits } from '../core/words.ts';
 import type { Context } from './condition.ts';
 import { dropOfGrant, type Filter } from './filters.ts';
@@ -112,6 +114,8 @@ export function decide(policy: Policy, question: Question): Decision {
   if (!isAuthorised) return stop('notAuthorisedByMtcUser', `${user.name} does not authorise ${server}`);
   trace.push(yes('mtcUser', `${user.name} authorises ${server}`));
 
+  if (covers(policy.triggerPorts, question.port))
+    return stop('triggerPort', `port ${question.port} is one of triggers.ports in agent.yaml: it takes triggers alone`);
   const near = candidatesOf(policy, question);
   const sources = policy.servers.get(server)?.sources ?? [];
   const target = targetOf(sources, question);

@@ -146,6 +146,8 @@ export interface Policy {
   readonly allows: readonly AllowRule[];
   readonly denies: readonly DenyRule[];
   readonly filters: readonly Filter[];
+  /** Of agent.yaml: ports of devices that take triggers and nothing else. They decide, so they are in the version. */
+  readonly triggerPorts: readonly PortRange[];
   readonly tests: readonly PolicyTest[];
   readonly packetTests: readonly PacketTest[];
   /** Whether a rule looks at more of a device than its name: its grants are then judged again when devices are registered anew. */

@@ -4,6 +4,7 @@
  * stand for nothing. Nothing here stops a policy.
  */
 import type { Issue } from '../core/document.ts';
+import { meet, portsText } from '../core/trigger-plan.ts';
 import type { PortRange, ServerName } from '../core/words.ts';
 import { filterWarnings } from './filter-files.ts';
 import { type DeviceFacts, type DeviceSelector, isSelected, patternsOf, selectorText } from './groups.ts';
@@ -28,6 +29,7 @@ export function findWarnings(policy: Policy, written: Written, devices?: readonl
     ...all.denies.flatMap((deny) => warned(deny, [...unauthorised(deny, isAuthorised), ...oddHours(deny)])),
     ...emptyGroups(all, written),
     ...filterWarnings(policy.filters),
+    ...towardTriggerPorts(policy),
     ...(devices ? unmatched(all, written, devices) : []),
   ];
 }
@@ -39,6 +41,8 @@ function warned({ action, id, place }: AllowRule | DenyRule, texts: readonly str
 function neverMatches(allow: AllowRule, policy: Policy, isAuthorised: IsAuthorised): string[] {
   const deny = coveringDenies(allow, policy).find((one) => covers(one, allow));
   if (deny) return [`can never grant: deny "${deny.id}" covers all of it`];
+  if (allow.match.ports?.every((range) => isWithin(range, policy.triggerPorts)))
+    return ['can never grant: its ports take triggers and nothing else (triggers.ports of agent.yaml)'];
   return unauthorised(allow, isAuthorised);
 }
 
@@ -137,6 +141,27 @@ function isWide({ match: { servers, devices, ports = ALL_PORTS } }: AllowRule): 
     ...(servers || devices ? [] : ['is wide: it names neither servers nor devices']),
     ...(count > MANY_PORTS ? [`is wide: it opens more than ${MANY_PORTS} ports; name those that are needed`] : []),
   ];
+}
+
+/** What an allow opens beside is open; to a trigger port it never leads. */
+function towardTriggerPorts({ filters, triggerPorts }: Policy): Issue[] {
+  return filters.flatMap(({ id, action, staged, protocol, ports, to, place }) => {
+    const isInward = !to || to.sides.includes('inside') || to.groups.length > 0 || to.prefixes.length > 0;
+    if (
+      action !== 'allow' ||
+      staged ||
+      !isInward ||
+      !(protocol === undefined || protocol === 'tcp' || protocol === 'udp')
+    )
+      return [];
+    const met = triggerPorts.filter((range) => !ports || meet([range], ports));
+    if (met.length === 0) return [];
+    const what = ports?.every((range) => isWithin(range, triggerPorts)) ? 'opens nothing' : 'leads to no device there';
+    return {
+      ...place,
+      message: `allow "${id}" ${what}: ${portsText(met)} take triggers and nothing else (triggers.ports of agent.yaml)`,
+    };
+  });
 }
 
 function oddHours(rule: AllowRule | DenyRule): string[] {

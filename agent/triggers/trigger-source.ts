@@ -13,7 +13,8 @@
  * device of another realm.
  */
 import { createSocket, type Socket } from 'node:dgram';
-import type { Address, Endpoint, Family } from '../core/net.ts';
+import { sharedRealms } from '../core/address-plan.ts';
+import type { Address, Endpoint, Family, Prefix } from '../core/net.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
 import { covers, type TriggerPlan } from '../core/trigger-plan.ts';
 import type { RealmName } from '../core/words.ts';
@@ -27,17 +28,25 @@ const OUTSTANDING_MOST = 16_384;
 const BIND_AGAIN_MS = 1_000;
 const SOCKET_BUFFER_BYTES = 1024 * 1024;
 
-export interface TriggerSourceParts {
-  readonly plan: TriggerPlan;
-  /** Whether a device of this realm is reached by its address alone. */
-  readonly reaches: (realm: RealmName) => boolean;
+/** What agent.yaml says of triggers, and of the realms they go to. */
+interface TriggerConfig {
+  readonly triggers?: TriggerPlan;
+  readonly inside: readonly { readonly realm: RealmName; readonly prefixes: readonly Prefix[] }[];
+}
+
+interface Parts {
   readonly clock: Pick<Clock, 'monotonicNs'>;
   readonly random: Random;
   readonly log: Log;
 }
 
+/** The way of triggers to devices; undefined where agent.yaml has none. */
+export function openDelivery({ triggers, inside }: TriggerConfig, parts: Parts): TriggerSource | undefined {
+  return triggers && new TriggerSource(triggers, sharedRealms(inside), parts);
+}
+
 /** What came to the source port since the start. */
-export interface TriggerSourceReading {
+interface TriggerSourceReading {
   readonly outstanding: number;
   readonly received: number;
   /** Of these, what belonged to no trigger under way. */
@@ -49,8 +58,11 @@ interface Bound {
   readonly ready: Promise<boolean>;
 }
 
-export class TriggerSource implements Delivery {
-  readonly #parts: TriggerSourceParts;
+class TriggerSource implements Delivery {
+  readonly #plan: TriggerPlan;
+  /** Realms of which an address does not tell the device. */
+  readonly #shared: ReadonlySet<string>;
+  readonly #parts: Parts;
   readonly #sockets = new Map<Family, Bound>();
   readonly #faultedMs = new Map<Family, number>();
   readonly #coap: CoapExchanges;
@@ -59,8 +71,10 @@ export class TriggerSource implements Delivery {
   #stray = 0;
   #closed = false;
 
-  constructor(parts: TriggerSourceParts) {
-    const { clock, random, plan } = parts;
+  constructor(plan: TriggerPlan, shared: ReadonlySet<string>, parts: Parts) {
+    const { clock, random } = parts;
+    this.#plan = plan;
+    this.#shared = shared;
     this.#parts = parts;
     this.#coap = new CoapExchanges({
       ...{ clock, random, path: plan.coapPath, most: OUTSTANDING_MOST },
@@ -81,11 +95,11 @@ export class TriggerSource implements Delivery {
     payload: Uint8Array,
     signal: AbortSignal,
   ): Promise<DeliveryOutcome> {
-    const { plan, reaches } = this.#parts;
+    const plan = this.#plan;
     // What is no trigger port is not guarded; and from another port the device would have no reason to trust it.
     if (!covers(plan.ports, port) || (sourcePort !== undefined && sourcePort !== plan.sourcePort)) return 'rejected';
     if (payload.length > PAYLOAD_MOST) return 'rejected';
-    if (signal.aborted || !reaches(inner.realm)) return 'notSent';
+    if (signal.aborted || this.#shared.has(inner.realm)) return 'notSent';
     const to = { address: inner.address, port };
     if (!covers(plan.coapPorts, port)) return (await this.#send(to, Buffer.from(payload))) ? 'sent' : 'notSent';
     const outcome = this.#coap.begin(to, payload, signal);
@@ -130,7 +144,7 @@ export class TriggerSource implements Delivery {
   #socketFor(family: Family): Bound | undefined {
     const open = this.#sockets.get(family);
     if (open) return open;
-    const source = this.#parts.plan.sources.find((address) => address.family === family);
+    const source = this.#plan.sources.find((address) => address.family === family);
     const nowMs = Number(this.#parts.clock.monotonicNs() / 1_000_000n);
     const isEarly = nowMs - (this.#faultedMs.get(family) ?? Number.NEGATIVE_INFINITY) < BIND_AGAIN_MS;
     if (!source || isEarly || this.#closed) return undefined;
@@ -140,7 +154,8 @@ export class TriggerSource implements Delivery {
   }
 
   #open(source: Address, nowMs: number): Bound {
-    const { log, plan } = this.#parts;
+    const { log } = this.#parts;
+    const plan = this.#plan;
     const type = source.family === 'ipv4' ? 'udp4' : 'udp6';
     const socket = createSocket({
       ...{ type, ipv6Only: type === 'udp6' },

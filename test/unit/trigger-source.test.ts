@@ -7,19 +7,24 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type OutgoingMessage } from 'coap';
 import { generate, parse } from 'coap-packet';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { address } from '../../agent/core/net.ts';
+import { address, prefix } from '../../agent/core/net.ts';
 import type { TriggerPlan } from '../../agent/core/trigger-plan.ts';
 import type { RealmName } from '../../agent/core/words.ts';
 import { systemClock, systemRandom } from '../../agent/host.ts';
-import { TriggerSource } from '../../agent/triggers/trigger-source.ts';
+import { openDelivery } from '../../agent/triggers/trigger-source.ts';
 import { KeptLog } from '../clock.ts';
 
 const IOT = 'iot' as RealmName;
 const SHARED = 'shared' as RealmName;
+const REALMS = [
+  { realm: IOT, prefixes: [prefix('127.0.0.0/8'), prefix('::1/128')] },
+  { realm: SHARED, prefixes: [prefix('10.20.0.0/16')] },
+  { realm: 'other' as RealmName, prefixes: [prefix('10.20.4.0/24')] },
+];
 const never = new AbortController().signal;
 
 let log: KeptLog;
-let source: TriggerSource;
+let source: NonNullable<ReturnType<typeof openDelivery>>;
 let stops: (() => unknown)[];
 let sourcePort: number;
 
@@ -41,16 +46,13 @@ async function freePort(host: string): Promise<number> {
   return port;
 }
 
-function openSource(ports: readonly number[], more: Partial<TriggerPlan> = {}): TriggerSource {
+function openSource(ports: readonly number[], more: Partial<TriggerPlan> = {}): typeof source {
   const ranges = ports.map((port) => ({ low: port, high: port }));
   const plan = { sourcePort, ports: ranges, coapPorts: ranges, coapPath: ['trigger'] };
-  source = new TriggerSource({
-    plan: { ...plan, sources: [address('127.0.0.9'), address('::1')], ...more },
-    reaches: (realm) => realm !== SHARED,
-    clock: systemClock,
-    random: systemRandom,
-    log,
-  });
+  const triggers = { ...plan, sources: [address('127.0.0.9'), address('::1')], ...more };
+  const opened = openDelivery({ triggers, inside: REALMS }, { clock: systemClock, random: systemRandom, log });
+  if (!opened) throw new Error('there are triggers');
+  source = opened;
   stops.push(() => source.close());
   return source;
 }
@@ -138,7 +140,7 @@ test('nothing goes to a port that takes no triggers, from another port, or with 
     'rejected',
   );
   expect(await source.deliver(at('127.0.0.2', 5683), Buffer.alloc(1025), never)).toBe('rejected');
-  expect(await source.deliver(at('127.0.0.2', 5683, SHARED), payload, never)).toBe('notSent');
+  expect(await source.deliver(at('10.20.0.2', 5683, SHARED), payload, never)).toBe('notSent');
   expect(await source.deliver(at('127.0.0.2', 5683), payload, AbortSignal.abort())).toBe('notSent');
 });
 
@@ -168,6 +170,10 @@ test('a device that floods the source port holds up nothing: another one is stil
   for (let i = 0; i < 5_000; i += 1) hostile.send(junk[i % junk.length] as Buffer, sourcePort, '127.0.0.9');
   expect(await source.deliver(at('127.0.0.2', port), Buffer.from('two'), never)).toBe('acknowledged');
   expect(source.reading().stray).toBeGreaterThan(0);
+});
+
+test('without a section in agent.yaml there is no delivery', () => {
+  expect(openDelivery({ inside: REALMS }, { clock: systemClock, random: systemRandom, log })).toBeUndefined();
 });
 
 test('what is closed sends nothing more', async () => {
