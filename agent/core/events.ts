@@ -61,6 +61,8 @@ export const EVENTS = {
   denialsNotKept: 'Denials and refusals could not be written; they stay in memory as long as there is room.',
   filterWouldHave:
     'A staged filter met a packet and, being staged, did nothing. `leftOut` counts copies since its last line.',
+  triggerSourceFault:
+    'Triggers cannot be sent from `source`; `message` says why. The next one tries again once the address is there.',
   connectionShed:
     'A connection was closed: `reason` says whose share or time was used up. `leftOut` counts the others.',
   accounted: 'What a NAS told by RADIUS, and what became of it (`finding`). At level debug.',
