@@ -26,6 +26,7 @@ import {
 import type { Owned } from './core/overlaps.ts';
 import type { Pool } from './core/pool.ts';
 import { apnWarnings, clientPoolIssues, withPools } from './core/radius-plan.ts';
+import { type TriggerPlan, triggerIssues, triggerWarnings } from './core/trigger-plan.ts';
 import { type Apn, parseApn, type RealmName, type Service } from './core/words.ts';
 
 /** What devices may not reach by themselves unless the operator says otherwise: addresses that are not public (RFC 6890). */
@@ -112,6 +113,8 @@ export interface Config {
     /** A server is told so long before a grant ends; 0: it is not. */
     readonly endWarningSeconds: number;
   };
+  /** Without, no device is triggered, and no port of one is a trigger port. */
+  readonly triggers?: TriggerPlan;
   readonly management: { readonly socket: string };
   readonly metrics: { readonly listen: Endpoint };
   readonly store: { readonly directory: string };
@@ -150,6 +153,12 @@ const service = f.field('tcp/PORT, udp/PORT, icmp or icmpv6', (text): Service | 
   const [read, number] = [f.protocol.safeParse(protocol).data, f.port.safeParse(port).data];
   return read && number ? { protocol: read, port: number } : undefined;
 });
+
+/** So much room a trigger's message has for it (RFC 7252, 4.6: 1,152 bytes, of which 1,024 are payload). */
+const COAP_PATH_MOST = 64;
+const coapPath = f.field(`a path of at most ${COAP_PATH_MOST} letters such as trigger or mtc/trigger`, (text) =>
+  text.length <= COAP_PATH_MOST && /^[\w.~-]+(\/[\w.~-]+)*$/.test(text) ? text.split('/') : undefined,
+);
 
 const yesOrNo = (otherwise: 'true' | 'false') =>
   f
@@ -222,6 +231,15 @@ function agentFile(folder: string) {
         endWarningSeconds: f.integer(0, 86_400).default(60),
       })
       .prefault({}),
+    triggers: f
+      .mapping({
+        sources: f.list(f.address, 'addresses'),
+        sourcePort: f.port.default(5683),
+        ports: f.list(f.ports, 'ports'),
+        coapPorts: f.list(f.ports, 'ports', 0).exactOptional(),
+        coapPath: coapPath.prefault('trigger'),
+      })
+      .exactOptional(),
     management: f.mapping({ socket: path.default('/run/mtgate/mtgate.sock') }).prefault({}),
     metrics: f.mapping({ listen: loopback.prefault('127.0.0.1:9464') }).prefault({}),
     store: f.mapping({ directory: path.default('/var/lib/mtgate') }).prefault({}),
@@ -265,14 +283,22 @@ export function readConfig(
   if ('issues' in reading) return reading;
   const { document } = reading;
   const { value } = document;
-  const issues = [...planIssues(document), ...clashesAmong(claimsOf(document)), ...clientPoolIssues(document)].sort(
-    byPlace,
-  );
+  const issues = [
+    ...planIssues(document),
+    ...clashesAmong(claimsOf(document)),
+    ...clientPoolIssues(document),
+    ...triggerIssues(document, SERVICES),
+  ].sort(byPlace);
   if (issues.length > 0) return { issues };
   const pools = { grants: poolOf(value), egress: value.pools.egress.prefixes };
-  const { radius, ...rest } = value;
-  const config = { ...rest, pools, ...(radius && { radius: { ...radius, clients: withPools(value) } }) };
-  return { config: frozen(config), warnings: [...planWarnings(document), ...apnWarnings(document)].sort(byPlace) };
+  const { radius, triggers, ...rest } = value;
+  const config = {
+    ...{ ...rest, pools },
+    ...(radius && { radius: { ...radius, clients: withPools(value) } }),
+    ...(triggers && { triggers: { coapPorts: triggers.ports, ...triggers } }),
+  };
+  const warnings = [...planWarnings(document), ...apnWarnings(document), ...triggerWarnings(document)];
+  return { config: frozen(config), warnings: warnings.sort(byPlace) };
 }
 
 /** The address spaces that are the gateway's own: no server's packets come from there. */

@@ -94,6 +94,7 @@ export function walkSite(config: Config): WalkSite {
     denied: config.base.deniedDestinations,
     egress: [...new Set(config.pools.egress.map(({ family }) => family))],
     pools: poolPrefixes(config),
+    triggerPorts: config.triggers?.ports ?? [],
   };
 }
 

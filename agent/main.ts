@@ -21,13 +21,15 @@ import { refusalRecorder } from './api/problem.ts';
 import { reportBody, reportOperations } from './api/report-routes.ts';
 import { grantsApi } from './api/routes.ts';
 import { startApi } from './api/server.ts';
+import { t8Api } from './api/t8-routes.ts';
 import { readTrust, type Trust } from './api/tls.ts';
 import { Closure, type GapKind } from './closure.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import type { ShedReason, TlsReason } from './core/handshakes.ts';
 import { type Address, contains } from './core/net.ts';
 import { SELF_TEST } from './core/reasons.ts';
-import type { GrantId, RealmName } from './core/words.ts';
+import { covers } from './core/trigger-plan.ts';
+import type { ExternalId, GrantId, RealmName, TriggerId } from './core/words.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
 import { Gate } from './dataplane/gate.ts';
 import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts';
@@ -107,9 +109,15 @@ import {
   poolPrefixes,
   type Site,
   siteOf,
+  triggeredAt,
 } from './site.ts';
 import { attachmentText, heartbeatAgeSeconds, runningStatus } from './status.ts';
 import { wrongSysctls } from './sysctls.ts';
+import { triggerUseCases } from './trigger-use-cases.ts';
+import type { Notifications } from './triggers/ground.ts';
+import { openTriggerStore } from './triggers/store.ts';
+import { openDelivery } from './triggers/trigger-source.ts';
+import { Triggers } from './triggers/triggers.ts';
 import { asAgentError, every, logFault, type Stop } from './upkeep.ts';
 import { identityPolicy, managementUseCases, operatorDetail, serverUseCases, serverView } from './use-cases.ts';
 import { userUseCases } from './user-use-cases.ts';
@@ -122,6 +130,8 @@ const KEEP_MS = 2_000;
 const AILING_SECONDS = 10;
 /** Ended grants are kept this long, for whoever asks what became of one. */
 const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
+/** Ended triggers are kept so long: their servers have been told, or ask within days. */
+const RETAIN_TRIGGERS_MS = 7 * 24 * 3_600_000;
 
 /** The status of an end that a restart does not cure (EX_CONFIG of sysexits.h): the unit waits for a person. */
 const FILES_INVALID = 78;
@@ -226,12 +236,16 @@ async function start(
     return device && mtcUser && { mtcUser, externalId: device.externalId };
   };
   const ledger = new Ledger(denialStore, systemClock, systemRandom, log, deviceOf);
+  const trigger = triggeredAt(config, {
+    holderOf: (inner) => directory.holderOf(inner),
+    mtcUserOf: (device) => mtcUserOf(grants.policy, device)?.name,
+  });
   const wouldHave = new WouldHave(systemClock, log);
   const inspector = new Inspector({
     nflogGroup: config.base.nflogGroup,
     saw: (reason, bytes, filter) => {
       ledger.denials.add(
-        packetDenial(reason, bytes, (protocol, external) => grants.ownerOf(protocol, external), filter),
+        packetDenial(reason, bytes, (protocol, external) => grants.ownerOf(protocol, external), filter, trigger),
       );
     },
     wouldHave: (filter, bytes) => wouldHave.note(filter, bytes),
@@ -268,6 +282,8 @@ async function start(
       const preferences = said.reduce((sum, one) => sum + one.preferences.length, 0);
       return { authorised: said.filter(({ authorised }) => authorised).length, preferences };
     },
+    pendingTriggers: () => triggers?.queue.size ?? 0,
+    triggersUnderWay: () => triggers?.underWay ?? 0,
     registeredDevices: () => registry.size,
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
@@ -358,7 +374,32 @@ async function start(
     refill: () => closure.refillGroups(),
   };
   const accounting = { sessions, places: accountingPlaces(config), tally: accounted };
-  const followers = { lost: () => {}, bound: () => {} };
+  const delivery = openDelivery(config, { clock: systemClock, random: systemRandom, log });
+  const triggerWorker = new URL('triggers/store-worker.js', import.meta.url);
+  const triggerStore = delivery && openTriggerStore(join(config.store.directory, 'triggers.db'), triggerWorker);
+  // Sinks are not known yet: no destination is anybody's.
+  const notifications: Notifications = { allowed: () => false, notify: async () => {} };
+  const triggers =
+    delivery &&
+    triggerStore &&
+    new Triggers({
+      ...{ gateway: ground.gateway, bootId: ground.bootId, clock: systemClock, log, metrics, directory },
+      ...{ store: triggerStore, delivery, notifications, refuse: ground.refuse, revoked: ground.revoked },
+      isServed: (port) => covers(config.triggers?.ports ?? [], port),
+      policy: () => grants.policy,
+      tooManyMisses: (who, decision) => grants.judge.tooManyMisses(who, decision),
+      notReady: (realm) => closure.objection(realm),
+      newId: () => newUlid() as TriggerId,
+    });
+  stops.push(
+    () => triggerStore?.close(),
+    () => delivery?.close(),
+    () => triggers?.close(),
+  );
+  const followers = {
+    lost: (devices: Iterable<ExternalId>) => triggers?.lost(devices),
+    bound: (devices: Iterable<ExternalId>) => triggers?.bound(devices),
+  };
   const bindings = new Bindings(ground, grants, forgetFlows, groups, accounting, followers);
   const { orphanGraceSeconds } = config.gate;
 
@@ -376,6 +417,7 @@ async function start(
   await grants.countBegun(grants.policy);
   await grants.waiting.resume();
   grantEvents.begin((id) => grants.find(id) ?? grants.waiting.find(id));
+  await triggers?.resume();
   inspector.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(
@@ -388,12 +430,14 @@ async function start(
       notifyService('working'); // only behind a written heartbeat: a hung agent is to be restarted
     }),
     every(TICK_MS, log, () => grants.sweep()),
+    every(TICK_MS, log, () => triggers?.sweep()),
     every(TICK_MS, log, () => store.note()),
     every(TICK_MS, log, () => closure.keep()),
     every(3_600_000, log, () => {
       const nowMs = systemClock.nowMs();
       return store.purge(nowMs - RETAIN_ENDED_MS, nowMs - ANSWERS_KEPT_MS);
     }),
+    every(3_600_000, log, () => triggerStore?.purge(systemClock.nowMs() - RETAIN_TRIGGERS_MS)),
     every(TICK_MS, log, () => alarms.look(trust)),
     every(TICK_MS, log, () => policies.keep()),
     every(TICK_MS, log, () => pushes?.tick()),
@@ -424,8 +468,10 @@ async function start(
   const clerk = new DeskClerk(desk, ground, digest);
   const forMtcUsers = mtcUserUseCases(ground, grants, registry, clerk);
   const ofReports = reportUseCases({ denials: ledger.denials, account, sinceMs: startedAtMs, spaces, signingKey });
+  const ofTriggers = triggers && triggerUseCases(triggers, notifications, ground.refuse);
   const apis = [
     grantsApi(forServers, ground.refuse, systemClock),
+    t8Api(ofTriggers, ground.refuse),
     mtcUserApi(forMtcUsers, ground.refuse, reportOperations(ofReports, ground.refuse)),
   ];
   const apiParts = {

@@ -17,6 +17,8 @@ import type { Account } from './inspector/account.ts';
 import type { InspectorReading } from './inspector/inspector.ts';
 import type { Would } from './policy/staged.ts';
 import type { Outcome } from './reports/delivery.ts';
+import type { DeliveryOutcome } from './triggers/delivery.ts';
+import type { TriggerEndCause } from './triggers/lifecycle.ts';
 
 /** Where the values are kept. */
 export interface Readings {
@@ -28,6 +30,8 @@ export interface Readings {
   waitingGrants(): number;
   /** How many MTC users have set their servers themselves, and how many preferences there are. */
   desk(): { readonly authorised: number; readonly preferences: number };
+  pendingTriggers(): number;
+  triggersUnderWay(): number;
   registeredDevices(): number;
   /** Undefined where there is no accounting server. */
   radius(): RadiusStatus | undefined;
@@ -62,6 +66,9 @@ export interface Metrics {
   readonly granted: () => void;
   readonly extended: () => void;
   readonly ended: (cause: EndCause) => void;
+  readonly triggerAccepted: () => void;
+  readonly triggerTried: (outcome: DeliveryOutcome) => void;
+  readonly triggerEnded: (cause: TriggerEndCause) => void;
   readonly staged: (rule: string, would: Would | 'end', times: number) => void;
   readonly gapFound: (kind: GapKind) => void;
   readonly handshakeRefused: (reason: TlsReason) => void;
@@ -141,6 +148,10 @@ export function openMetrics(readings: Readings): Metrics {
   read(Gauge, 'mtgate_desk_preferences', 'Preferences of MTC users', () => [[readings.desk().preferences]]);
   read(Gauge, 'mtgate_waiting_grants', 'Requests for grants that wait for their device', () => [
     [readings.waitingGrants()],
+  ]);
+  read(Gauge, 'mtgate_pending_triggers', 'Triggers that are pending', () => [[readings.pendingTriggers()]]);
+  read(Gauge, 'mtgate_triggers_under_way', 'Triggers that were sent, and whose devices have not answered yet', () => [
+    [readings.triggersUnderWay()],
   ]);
   read(Gauge, 'mtgate_accounting_sessions', 'Sessions of RADIUS accounting that live', () => [
     [readings.radius()?.sessions ?? 0],
@@ -276,6 +287,9 @@ export function openMetrics(readings: Readings): Metrics {
   const granted = count('mtgate_grants_opened_total', 'Grants opened');
   const extended = count('mtgate_grants_extended_total', 'Grants extended');
   const ended = count('mtgate_grants_ended_total', 'Grants ended', ['cause']);
+  const triggersAccepted = count('mtgate_triggers_accepted_total', 'Triggers accepted');
+  const triggersTried = count('mtgate_trigger_attempts_total', 'Attempts to deliver a trigger', ['outcome']);
+  const triggersEnded = count('mtgate_triggers_ended_total', 'Triggers ended', ['cause']);
   const staged = count('mtgate_staged_decisions_total', 'What staged rules would have decided otherwise', [
     'rule',
     'would',
@@ -286,6 +300,9 @@ export function openMetrics(readings: Readings): Metrics {
     granted: () => granted.inc(),
     extended: () => extended.inc(),
     ended: (cause) => ended.inc({ cause }),
+    triggerAccepted: () => triggersAccepted.inc(),
+    triggerTried: (outcome) => triggersTried.inc({ outcome }),
+    triggerEnded: (cause) => triggersEnded.inc({ cause }),
     staged: (rule, would, times) => staged.inc({ rule, would }, times),
     gapFound: (kind) => gaps.inc({ kind }),
     handshakeRefused: (reason) => handshakes.inc({ reason }),

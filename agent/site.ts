@@ -6,14 +6,16 @@
 import type { Config } from './config.ts';
 import { sharedRealms } from './core/address-plan.ts';
 import type { Admission } from './core/admissions.ts';
-import { encloses, type Prefix } from './core/net.ts';
-import type { Attributes, ExternalId, RealmName } from './core/words.ts';
+import { contains, type Endpoint, encloses, type Prefix } from './core/net.ts';
+import { covers } from './core/trigger-plan.ts';
+import type { Attributes, ExternalId, InnerAddress, MtcUserName, RealmName, Service } from './core/words.ts';
 import type { Interfaces } from './dataplane/attachment.ts';
 import type { GateSetup } from './dataplane/dataplane.ts';
 import type { Link } from './dataplane/rtnetlink.ts';
 import { Apns } from './directory/apns.ts';
 import { type Binding, deviceOf } from './directory/binding.ts';
 import type { Places } from './directory/claimed-ranges.ts';
+import type { TriggeredAt } from './inspector/packet-denial.ts';
 import { admissionsOf } from './policy/admissions.ts';
 import { type GroupMember, groupsIn } from './policy/filter-ruleset.ts';
 import { isInGroup } from './policy/groups.ts';
@@ -82,7 +84,7 @@ export function gateSetup(config: Config, site: Site, realmId: (name: RealmName)
     own: links.flatMap(({ ifindex, addresses }) =>
       addresses.map((address) => ({ address, on: insideIndices.has(ifindex) ? 'inside' : 'elsewhere' }) as const),
     ),
-    services: config.services,
+    services: [...config.services, ...answersToTriggers(config)],
     orphanGraceSeconds: config.gate.orphanGraceSeconds,
     udpTombstoneSeconds: config.gate.udpTombstoneSeconds,
     onlyBound: config.gate.onlyBound,
@@ -107,10 +109,38 @@ export function baseSetup(config: Config, { outside, inside }: Site, ground: Fil
     egress: config.pools.egress,
     services: config.services,
     management: config.radius?.listen ?? [],
+    ...(config.triggers && { triggers: config.triggers }),
     filters: ground.policy.filters,
     filterCopiesPerSecond: config.gate.sampledDenialsPerSecond,
     groups: groupMembers(config, ground),
     ...config.base,
+  };
+}
+
+/** What devices may say to the gateway beside the services; that it answers a trigger is the base's to see. */
+function answersToTriggers({ triggers }: Config): readonly Service[] {
+  return triggers ? [{ protocol: 'udp', port: triggers.sourcePort }] : [];
+}
+
+/** Who holds addresses, and whose devices those are. */
+interface Holders {
+  readonly holderOf: (inner: InnerAddress) => Pick<Binding, 'holder'> | undefined;
+  readonly mtcUserOf: (device: ExternalId) => MtcUserName | undefined;
+}
+
+/** Whose trigger port an endpoint is, if it is one; where realms share the address, that is not said. */
+export function triggeredAt(config: Config, { holderOf, mtcUserOf }: Holders): TriggeredAt {
+  return ({ address, port }: Endpoint) => {
+    const { triggers } = config;
+    if (!triggers || !covers(triggers.ports, port)) return undefined;
+    const realms = config.inside.filter(({ prefixes }) => prefixes.some((one) => contains(one, address)));
+    const [realm, another] = realms;
+    if (!realm || triggers.sources.some(({ text }) => text === address.text)) return undefined;
+    const binding = another ? undefined : holderOf({ realm: realm.realm, address });
+    const device = binding && deviceOf(binding.holder);
+    if (device === undefined) return {};
+    const mtcUser = mtcUserOf(device);
+    return { device, ...(mtcUser !== undefined && { mtcUser }) };
   };
 }
 

@@ -13,7 +13,11 @@ export function compiled(texts: string | readonly string[], surroundings: Partia
 }
 
 export function policyOf(...texts: readonly string[]): Policy {
-  const compilation = compiled(texts);
+  return policyWithin({}, ...texts);
+}
+
+export function policyWithin(surroundings: Partial<Surroundings>, ...texts: readonly string[]): Policy {
+  const compilation = compiled(texts, surroundings);
   if ('issues' in compilation) throw new Error(issuesOf(compilation).join('\n'));
   return compilation.policy;
 }

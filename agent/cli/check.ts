@@ -2,7 +2,9 @@
 import { CommanderError } from 'commander';
 import type { Config } from '../config.ts';
 import { AgentError } from '../core/errors.ts';
+import { formatEndpoint } from '../core/net.ts';
 import { entryCount, poolMebibytes } from '../core/pool.ts';
+import { portsText } from '../core/trigger-plan.ts';
 import { loadConfig, loadDevices, loadPolicy } from '../files.ts';
 import { describeAuthorised, describeGroups } from '../policy/explain.ts';
 import { describeFilter } from '../policy/filters.ts';
@@ -26,7 +28,7 @@ export function check(folder: string | undefined, options: { config?: string; js
   const devices = config && orFault(faults, () => loadDevices(config));
   const policy = orFault(faults, () => loadPolicy(rules, config, warn, devices));
   const found = policy && describe(policy, say);
-  const site = config && describePool(config, say);
+  const site = config && { ...describePool(config, say), ...describeTriggers(config, say) };
   if (devices) say(`devices: ${devices.length}`);
   const [fault, another] = faults;
   if (fault && another) throw new AgentError(another.code, `${fault.message}\n${fault.advice}\n${another.message}`);
@@ -92,4 +94,15 @@ function describePool(config: Config, say: (line: string) => void) {
   const pool = { poolEntries: entryCount(grants), poolMebibytes: poolMebibytes(grants) };
   say(`grants pool: ${pool.poolEntries} entries, ${pool.poolMebibytes} MiB in the kernel`);
   return pool;
+}
+
+function describeTriggers({ triggers }: Config, say: (line: string) => void) {
+  if (!triggers) return {};
+  const { ports, coapPorts, coapPath } = triggers;
+  const sources = triggers.sources.map((address) => formatEndpoint({ address, port: triggers.sourcePort }));
+  const coap = coapPorts.length > 0 ? `CoAP on ${portsText(coapPorts)} at /${coapPath.join('/')}` : 'plain UDP';
+  say(`triggers: from ${sources.join(' and ')} alone, to ports ${portsText(ports)} (${coap})`);
+  return {
+    triggers: { sources, ports: portsText(ports), coapPorts: portsText(coapPorts), coapPath: coapPath.join('/') },
+  };
 }

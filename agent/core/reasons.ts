@@ -134,6 +134,10 @@ export const BASE_DENIALS = {
     text: "a drop of the operator's filters: `rule` says which",
     advice: 'Nothing, if it was meant; `mtgate explain packet` shows what would let it pass.',
   },
+  unauthorisedTrigger: {
+    text: 'to a trigger port of a device, and not from the gateway: a trigger that nobody authorised',
+    advice: 'Tell the MTC user of the device. If it is an application of yours, ask for triggers, or use another port.',
+  },
 } as const;
 
 /** Why a packet did not pass, whoever dropped it. */
@@ -156,14 +160,16 @@ export const SELF_TEST = { name: 'selfTest', mark: DENIAL_MARK + 0xff } as const
 /** What the base writes before a copied packet: this, with the reason's name, or a FilterCopy and the filter's id. */
 export const DENIAL_PREFIX = 'mtgate ';
 
+const UNAUTHORISED = 'unauthorisedTrigger' satisfies keyof typeof BASE_DENIALS;
+/** Why a packet was copied. */
+export type CopyReason = DenialReason | FilterCopy | typeof UNAUTHORISED | typeof SELF_TEST.name;
+
 /** What a copied packet's prefix says of it, or undefined where it is none of ours. */
-export function readPrefix(
-  prefix: string,
-): { readonly reason: DenialReason | FilterCopy | typeof SELF_TEST.name; readonly filter?: string } | undefined {
+export function readPrefix(prefix: string): { readonly reason: CopyReason; readonly filter?: string } | undefined {
   if (!prefix.startsWith(DENIAL_PREFIX)) return undefined;
   const [name = '', filter] = prefix.slice(DENIAL_PREFIX.length).split(' ');
   const copy = FILTER_COPIES.find((one) => one === name);
   if (copy) return filter ? { reason: copy, filter } : undefined;
-  const reason = name === SELF_TEST.name ? name : denialOfName(name);
+  const reason = name === SELF_TEST.name || name === UNAUTHORISED ? name : denialOfName(name);
   return reason && filter === undefined ? { reason } : undefined;
 }

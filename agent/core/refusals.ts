@@ -250,6 +250,13 @@ export const REFUSALS = {
     title: 'Too many requests in this minute for devices that are not there for this MTC server',
     sheds: true,
   },
+  triggerPort: {
+    step: 'rule',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'OPERATION_PROHIBITED',
+    title: 'This port of devices takes device triggers and nothing else',
+  },
   deniedByRule: {
     step: 'rule',
     status: 403,

@@ -20,6 +20,8 @@ const TABLE = ['inet', 'mtgate'] as const;
 const GROUP_SET =
   /\n\tset (group_\S+) \{\n\t\ttype [^\n]*\n(?:\t\tflags interval\n)?(?:\t\telements = \{([^}]*)\}\n)?\t\}\n/g;
 const COUNTER_PREFIX = 'filter_';
+/** What packets themselves put into sets (policy/ruleset.ts): how much each device answered of late. */
+const FILLED_BY_PACKETS = /(\n\tset trigger_answers_\S+ \{\n(?:\t\t(?!elements)[^\n]*\n)*)\t\telements = \{[^}]*\}\n/g;
 
 /** NFNL_SUBSYS_NFTABLES, in the upper byte of a message's type. */
 const NFTABLES = 10 << 8;
@@ -135,7 +137,7 @@ async function shown(): Promise<Shown | undefined> {
   const outcome = await nft(['--stateless', 'list', 'table', ...TABLE]);
   if (outcome.status !== 0) return undefined;
   const elements = new Map<string, Set<string>>();
-  const text = outcome.output.replace(GROUP_SET, (_, set: string, list?: string) => {
+  const text = outcome.output.replace(FILLED_BY_PACKETS, '$1').replace(GROUP_SET, (_, set: string, list?: string) => {
     elements.set(set, new Set(elementsOf(list)));
     return `\n\tset ${set}\n`;
   });

@@ -5,7 +5,6 @@
  * nothing itself (policy/decide.ts), and changes nothing but the count of
  * requests.
  */
-
 import { RequestRates } from '../core/rates.ts';
 import type { RefusalFacts, Step } from '../core/refusals.ts';
 import { slicesOf } from '../core/slices.ts';

@@ -1,8 +1,8 @@
 /** What the child (nflog.ts) says to the agent (inspector.ts), over their channel. */
-import type { DenialReason, FilterCopy, SELF_TEST } from '../core/reasons.ts';
+import type { CopyReason } from '../core/reasons.ts';
 
 export interface CopiedPacket {
-  readonly reason: DenialReason | FilterCopy | typeof SELF_TEST.name;
+  readonly reason: CopyReason;
   /** The filter that met it. */
   readonly filter?: string;
   /** From the IP header on, at most the base's snaplen. */

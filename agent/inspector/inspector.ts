@@ -40,7 +40,7 @@ export interface InspectorReading {
   readonly state: 'starting' | 'sees' | 'blind';
   /** Packets that the gate denied, received from all children so far. */
   readonly received: number;
-  /** Packets that filters met, or would have. */
+  /** Packets that the base met: its filters, or would have, and its guard of trigger ports. */
   readonly filtered: number;
   /** What came over the group and was not ours, or could not be read. */
   readonly notOurs: number;
@@ -113,8 +113,8 @@ export class Inspector {
     this.#counts.damaged += message.damaged;
     for (const { reason, filter, bytes } of message.packets) {
       if (reason === SELF_TEST.name) this.#passed();
-      else if (reason === 'staged' || reason === 'filtered') {
-        this.#counts.filtered += 1;
+      else if (reason === 'staged' || reason === 'filtered' || reason === 'unauthorisedTrigger') {
+        this.#counts.filtered += 1; // the base's copies: the gate has not counted them
         if (reason === 'staged') this.#parts.wouldHave(filter ?? '', bytes);
         else this.#parts.saw(reason, bytes, filter);
       } else {

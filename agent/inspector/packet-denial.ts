@@ -13,20 +13,35 @@ export type OwnerOf = (protocol: Protocol, external: Endpoint) => Owner | undefi
 
 const OTHER_NAMES: Readonly<Record<number, string>> = { 1: 'icmp', 47: 'gre', 50: 'esp', 58: 'icmpv6', 132: 'sctp' };
 
-export function packetDenial(reason: PacketReason, bytes: Uint8Array, ownerOf: OwnerOf, rule?: string): DenialFacts {
+/** Who holds a trigger port, as far as it is known; undefined: it is none. */
+export type TriggeredAt = (to: Endpoint) => Partial<Pick<Owner, 'mtcUser' | 'device'>> | undefined;
+
+const NO_TRIGGERS: TriggeredAt = () => undefined;
+
+/** Denials of packets to the inside: one of them to a trigger port was a trigger that nobody authorised (TR 23.888, 5.8.2). */
+const TOWARD_DEVICES: readonly PacketReason[] = ['realmDestination', 'deviceToDevice', 'unauthorisedTrigger'];
+
+export function packetDenial(
+  reason: PacketReason,
+  bytes: Uint8Array,
+  ownerOf: OwnerOf,
+  rule?: string,
+  triggeredAt = NO_TRIGGERS,
+): DenialFacts {
   const packet = readPacket(bytes);
   const protocol = PROTOCOLS.find((one) => PROTOCOL_NUMBERS[one] === packet.protocol);
   const to = protocol &&
     packet.ports &&
     packet.destination && { address: packet.destination, port: packet.ports.destination };
+  const triggered = to && TOWARD_DEVICES.includes(reason) ? triggeredAt(to) : undefined;
   // The gate said that nobody's grant was there; one opened since is not what this packet was for.
   const owner = protocol && to && reason !== 'noGrant' ? ownerOf(protocol, to) : undefined;
   return {
     kind: 'packet',
-    reason,
+    reason: triggered ? 'unauthorisedTrigger' : reason,
     source: packet.source?.text ?? 'unknown',
     target: protocol && to ? endpointKey(protocol, to) : targetOf(packet),
-    ...owner,
+    ...(triggered ?? owner),
     ...(packet.ports && { sourcePort: packet.ports.source }),
     ...(rule !== undefined && { rule }),
   };

@@ -107,6 +107,7 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
     triggerTests: written.triggerTests.map(triggerTestOf),
     packetTests: written.packetTests.map(packetTestOf),
   };
+  const triggerPorts = surroundings.site?.triggerPorts ?? [];
   const withRules = (
     rules: readonly Entry<WrittenRule>[],
     triggers: readonly Entry<WrittenTriggerRule>[],
@@ -118,11 +119,16 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
     const triggerAllows = triggers.flatMap((rule) => triggerAllowOf(rule, groups));
     const triggerDenies = triggers.flatMap((rule) => denyOf(rule, groups));
     const ruled = { allows, denies, triggerAllows, triggerDenies, filters };
-    const said = { servers, mtcUsers, ...groups, ...ruled, ...(staged && { staged: staged.version }) };
+    const said = {
+      ...{ servers, mtcUsers, ...groups, ...ruled },
+      ...(triggerPorts.length > 0 && { triggerPorts }), // else as if there were no agent.yaml
+      ...(staged && { staged: staged.version }),
+    };
     return frozen({
       version: surroundings.digest(canonical(said)).slice(0, VERSION_LENGTH),
       ...rest,
       ...ruled,
+      triggerPorts,
       readsAttributes: [...allows, ...denies].some(readsAttributes) || filters.some(namesGroup),
       ...(staged && { staged }),
     });

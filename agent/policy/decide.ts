@@ -11,6 +11,7 @@
  *   applicationServer  which address may use the grant, in which family
  *   filter             no drop filter meets its packets: they will pass no filter
  *   rate, quota        the limits of the allow
+ * A port that takes triggers takes no grant, whatever the rules say.
  * A rule with a condition counts where it holds. Where that cannot be said, a
  * deny denies, and an allow goes no further.
  * A rule with hours counts within them: a deny refuses, and what is granted
@@ -30,6 +31,7 @@
  */
 import { type Address, contains, type Family, hostPrefix, type Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/refusals.ts';
+import { covers } from '../core/trigger-plan.ts';
 import type { MtcUserName, PacketLimits } from '../core/words.ts';
 import type { Context } from './condition.ts';
 import { dropOfGrant, type Filter } from './filters.ts';
@@ -92,6 +94,10 @@ export function decide(policy: Policy, question: Question): Decision {
   if ('stop' in owned) return stop(owned.stop);
   const { device, user } = owned;
 
+  if (covers(policy.triggerPorts, question.port))
+    return stop(
+      no('triggerPort', `port ${question.port} is one of triggers.ports in agent.yaml: it takes triggers alone`),
+    );
   const near = candidatesOf(policy, question);
   const sources = policy.servers.get(question.server)?.sources ?? [];
   const target = targetOf(sources, question);

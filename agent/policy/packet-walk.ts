@@ -7,8 +7,9 @@
  * says so by its source port. A model: it decides nothing on the gateway.
  */
 import { type Address, contains, type Family, type Prefix, prefix } from '../core/net.ts';
-import type { DenialReason } from '../core/reasons.ts';
-import type { ServerName } from '../core/words.ts';
+import type { PacketReason } from '../core/reasons.ts';
+import { covers } from '../core/trigger-plan.ts';
+import type { PortRange, ServerName } from '../core/words.ts';
 import {
   BEGINNING_TYPES,
   describeFilter,
@@ -33,10 +34,12 @@ export interface WalkSite {
   readonly egress: readonly Family[];
   /** Both pools: what answers there are flows, and nothing begins toward them. */
   readonly pools: readonly Prefix[];
+  /** Ports of devices that take triggers and nothing else. */
+  readonly triggerPorts?: readonly PortRange[];
 }
 
 export type WalkOutcome =
-  | { readonly verdict: 'drop'; readonly by: DenialReason | 'base' | { readonly filter: string } }
+  | { readonly verdict: 'drop'; readonly by: PacketReason | 'base' | { readonly filter: string } }
   | { readonly verdict: 'allow'; readonly by: { readonly filter: string } }
   | { readonly verdict: 'pass'; readonly by: 'grant' | 'base' };
 
@@ -63,7 +66,7 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
     lines.push({ step, seen, passed: outcome.verdict !== 'drop' });
     return { outcome, lines };
   };
-  const denied = (step: Step, reason: DenialReason | 'base', seen: string) =>
+  const denied = (step: Step, reason: PacketReason | 'base', seen: string) =>
     ends(step, seen, { verdict: 'drop', by: reason });
 
   const { from, to, given } = packet;
@@ -91,6 +94,21 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
   const isOf = (prefixes: readonly Prefix[], address: Address | undefined) =>
     address !== undefined && prefixes.some((one) => contains(one, address));
 
+  const hasPorts = packet.protocol === 'tcp' || packet.protocol === 'udp';
+  const isTriggerPort = (port: number | undefined) =>
+    hasPorts && port !== undefined && covers(policy.triggerPorts, port);
+  const unauthorised = (step: Step) =>
+    denied(
+      step,
+      'unauthorisedTrigger',
+      `port ${packet.port} of devices takes triggers of the gateway and nothing else`,
+    );
+
+  if (to.side === 'inside' && (from.side === 'inside' || to.address) && isTriggerPort(packet.port)) {
+    const isSpoofed =
+      from.side === 'outside' && from.address && (isOf(IMPOSSIBLE, from.address) || isInner(from.address));
+    if (!isSpoofed) return unauthorised('guards');
+  }
   if (from.side === 'inside' && to.side === 'inside')
     return denied('guards', 'deviceToDevice', 'devices are kept apart');
   if (from.side === 'outside') {
@@ -107,7 +125,8 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
     return byFilter() ?? denied('base', 'base', 'what the outside begins is closed');
   }
 
-  const answered = from.device && grantOf(from.device, packet.sourcePort, to.address);
+  const isGrantable = from.device !== undefined && !isTriggerPort(packet.sourcePort);
+  const answered = isGrantable ? grantOf(from.device as DeviceFacts, packet.sourcePort, to.address) : undefined;
   if (answered) return carried(answered, from.device as DeviceFacts, 'answers a grant');
   went('guards', 'not to the gateway, nor to a device');
   went('grant', given.length > 0 ? 'answers none of those given' : 'none is given');
@@ -115,6 +134,8 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
   if (isOf(NO_DESTINATIONS, to.address)) return nowhere(to.address);
   if (to.address && site?.pools.some((one) => contains(one, to.address as Address)))
     return denied('base', 'base', `${to.address.text} is of a pool: nothing begins toward it`);
+  if (isTriggerPort(packet.sourcePort))
+    return denied('base', 'base', `a device begins nothing from its trigger port ${packet.sourcePort}`);
   const drop = judged();
   if (drop.verdict === 'drop') return byFilter() as Walk;
   if (site && from.address && !isInner(from.address))
@@ -140,6 +161,8 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
     const { protocol, port } = packet;
     if (protocol !== 'tcp' && protocol !== 'udp')
       return denied('grant', 'protocolNotCarried', 'grants carry TCP and UDP');
+    if (isTriggerPort(port))
+      return denied('grant', 'noGrant', `port ${port} takes triggers and nothing else: no grant is open there`);
     const toward = given.filter(
       (one) => one.device === device.externalId && one.protocol === protocol && one.port === port,
     );

@@ -204,6 +204,8 @@ export interface Policy {
   readonly triggerAllows: readonly TriggerAllow[];
   readonly triggerDenies: readonly DenyRule[];
   readonly filters: readonly Filter[];
+  /** Of agent.yaml: ports of devices that take triggers and nothing else. They decide, so they are in the version. */
+  readonly triggerPorts: readonly PortRange[];
   readonly tests: readonly PolicyTest[];
   readonly triggerTests: readonly TriggerTest[];
   readonly packetTests: readonly PacketTest[];

@@ -13,8 +13,9 @@
  *
  * Pure: the same setup gives the same text, byte by byte.
  */
-import { addressAt, type Endpoint, type Family, type Prefix, sizeOf } from '../core/net.ts';
+import { type Address, addressAt, type Endpoint, type Family, type Prefix, sizeOf } from '../core/net.ts';
 import { DENIAL_MARK, DENIAL_PREFIX, DENIAL_REASONS, DENIALS, SELF_TEST } from '../core/reasons.ts';
+import { portsText, type TriggerPlan } from '../core/trigger-plan.ts';
 import type { Service } from '../core/words.ts';
 import { allowRules, answerRules, type Counted, type FilterSetup, filterParts, type Part } from './filter-ruleset.ts';
 
@@ -37,6 +38,8 @@ export interface BaseSetup extends FilterSetup {
   readonly nflogGroup: number;
   /** Where the host itself listens for its management alone, over UDP: not reachable from outside. */
   readonly management?: readonly Endpoint[];
+  /** Where triggers come from, and the ports of devices that they alone reach. */
+  readonly triggers?: Pick<TriggerPlan, 'sources' | 'sourcePort' | 'ports'>;
 }
 
 /** How much of a denied packet is copied: headers, and nothing of its content to speak of. */
@@ -59,6 +62,14 @@ const NO_PIECES = 'exthdr frag exists counter drop';
 /** What devices begin without a filter, beside pings: the rest of a flow of anything else needs one, too. */
 const OPENED = 'meta l4proto { tcp, udp }';
 
+const UNAUTHORISED = 'unauthorised_trigger';
+/** Of sets that fill by themselves: how much each device has answered of late (nftables.ts does not compare them). */
+const ANSWERS_PREFIX = 'trigger_answers_';
+/** A trigger has an answer or two. */
+const ANSWER_RATE = 'limit rate over 10/second burst 50 packets';
+/** Devices that answered within two seconds; of more, the rest are not counted. */
+const ANSWERERS_MOST = 16_384;
+
 /** The table's definition, for `nft -f`; its filters go on counting from where they were. */
 export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): string {
   const outside = quote(setup.outside);
@@ -75,6 +86,7 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
     ...sampled(setup.present),
     ...DENIAL_REASONS.map((reason) => chain(chainOf(reason), [`counter ${copied(reason, setup)}`, 'drop'])),
     ...(isFiltering ? filterParts(setup, counted).map(part) : []),
+    ...triggerChains(setup),
     // The inspector's own packet goes no further than this.
     chain('self_test', [
       'type filter hook output priority raw; policy accept;',
@@ -93,6 +105,8 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
     chain('toward_inside', [
       NO_SOURCE_ROUTES,
       NO_PIECES,
+      // Whoever it is for, and whatever flow it is of: a trigger does not come by this way.
+      ...atTriggerPorts(setup, 'dport', `goto ${UNAUTHORISED}`),
       ...(isFiltering ? ['jump drops'] : []),
       `iifname ${outside} ct state related meta l4proto { icmp, icmpv6 } counter accept`,
       ...allowRules(setup, 'inside'),
@@ -109,6 +123,8 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
     chain('from_inside', [
       NO_SOURCE_ROUTES,
       NO_PIECES,
+      // What answered it would come to a trigger port.
+      ...atTriggerPorts(setup, 'sport', 'counter drop'),
       ...(isFiltering ? ['jump drops'] : []),
       `oifname != ${outside} counter drop`,
       ...noWayBack(shared),
@@ -141,17 +157,75 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
       `iifname { ${inside.join(', ')} } goto from_device`,
       ...(setup.management ?? []).map(
         ({ address, port }) =>
-          `iifname ${outside} ${address.family === 'ipv4' ? 'ip' : 'ip6'} daddr ${address.text} udp dport ${port} counter drop`,
+          `iifname ${outside} ${wordOf(address)} daddr ${address.text} udp dport ${port} counter drop`,
       ),
+      ...toTriggerSources(setup, () => 'counter drop'), // devices went another way
     ]),
     chain('from_device', [
       'icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept',
       ...noWayBack(shared),
       ...setup.services.map(serviceRule),
+      // Of what a device may answer, so much that it holds up no other's.
+      ...toTriggerSources(
+        setup,
+        ({ family }) =>
+          `ct state established ct direction reply update @${answerSet(family)} { ${wordOf({ family })} saddr ${ANSWER_RATE} } counter drop`,
+      ),
       'ct state established ct direction reply accept', // answers to what the gateway began
       'counter drop',
     ]),
   ]);
+}
+
+/** The ports of devices that take triggers; none where no device does. */
+function atTriggerPorts({ triggers }: BaseSetup, which: 'dport' | 'sport', verdict: string): string[] {
+  return triggers ? [`meta l4proto { tcp, udp } th ${which} { ${portsText(triggers.ports)} } ${verdict}`] : [];
+}
+
+/** What is for a source of triggers. */
+function toTriggerSources({ triggers }: BaseSetup, verdict: (source: Address) => string): string[] {
+  if (!triggers) return [];
+  const { sources, sourcePort } = triggers;
+  return sources.map((source) => `${wordOf(source)} daddr ${source.text} udp dport ${sourcePort} ${verdict(source)}`);
+}
+
+function answerSet(family: Family): string {
+  return `${ANSWERS_PREFIX}${family}`;
+}
+
+/**
+ * What a trigger port is guarded by beside the way of packets that are
+ * forwarded: nobody on the gateway itself triggers but from the sources, and
+ * from there nothing leaves but toward devices.
+ */
+function triggerChains(setup: BaseSetup): string[] {
+  const { triggers, filterCopiesPerSecond: copies } = setup;
+  if (!triggers) return [];
+  const { sources, sourcePort } = triggers;
+  const inside = `{ ${setup.inside.map((link) => quote(link.interface)).join(', ')} }`;
+  return [
+    ...sources.map(
+      ({ family }) =>
+        `set ${answerSet(family)} { type ${family}_addr; flags dynamic,timeout; timeout 2s; size ${ANSWERERS_MOST};\n}`,
+    ),
+    chain(UNAUTHORISED, [
+      'counter',
+      ...(copies > 0 ? [`limit rate ${copies}/second burst 20 packets ${copied('unauthorisedTrigger', setup)}`] : []),
+      'drop',
+    ]),
+    chain('from_gateway', [
+      'type filter hook output priority filter; policy accept;',
+      ...sources.flatMap((source) => {
+        const own = `${wordOf(source)} saddr ${source.text} udp sport ${sourcePort}`;
+        return [`oifname ${inside} ${own} accept`, `${own} counter drop`];
+      }),
+      ...atTriggerPorts(setup, 'dport', 'counter drop').map((rule) => `oifname ${inside} ${rule}`),
+    ]),
+  ];
+}
+
+function wordOf({ family }: Pick<Address, 'family'>): 'ip' | 'ip6' {
+  return family === 'ipv4' ? 'ip' : 'ip6';
 }
 
 function copied(name: string, { nflogGroup }: BaseSetup): string {

@@ -4,6 +4,7 @@
  * stand for nothing. Nothing here stops a policy.
  */
 import type { Issue } from '../core/document.ts';
+import { meet, portsText } from '../core/trigger-plan.ts';
 import type { PortRange, ServerName } from '../core/words.ts';
 import { type Pushes, sinksIn } from './checks.ts';
 import { filterWarnings } from './filter-files.ts';
@@ -31,6 +32,7 @@ export function findWarnings(
     ...all.allows.flatMap((allow) =>
       warned('', allow, [
         ...neverMatches(allow, all.denies, isAuthorised),
+        ...triggersOnly(allow, all),
         ...isWide(allow),
         ...oddHours(allow),
         ...tooShortHours(allow),
@@ -49,6 +51,7 @@ export function findWarnings(
     ),
     ...emptyGroups(all, written),
     ...filterWarnings(policy.filters),
+    ...towardTriggerPorts(policy),
     ...(devices ? unmatched(all, written, devices) : []),
     ...(pushes && !pushes.signed ? unsigned(written) : []),
   ];
@@ -70,6 +73,11 @@ function neverMatches(allow: AnyAllow, denies: readonly DenyRule[], isAuthorised
   const deny = coveringDenies(allow, denies).find((one) => covers(one, allow));
   if (deny) return [`can never grant: deny "${deny.id}" covers all of it`];
   return unauthorised(allow, isAuthorised);
+}
+
+function triggersOnly({ match }: AllowRule, { triggerPorts }: Policy): string[] {
+  const isSo = match.ports?.every((range) => isWithin(range, triggerPorts));
+  return isSo ? ['can never grant: its ports take triggers and nothing else (triggers.ports of agent.yaml)'] : [];
 }
 
 type IsAuthorised = (match: Match) => boolean;
@@ -172,6 +180,27 @@ function isWide(allow: AllowRule): string[] {
     ...namesNobody(allow),
     ...(count > MANY_PORTS ? [`is wide: it opens more than ${MANY_PORTS} ports; name those that are needed`] : []),
   ];
+}
+
+/** What an allow opens beside is open; to a trigger port it never leads. */
+function towardTriggerPorts({ filters, triggerPorts }: Policy): Issue[] {
+  return filters.flatMap(({ id, action, staged, protocol, ports, to, place }) => {
+    const isInward = !to || to.sides.includes('inside') || to.groups.length > 0 || to.prefixes.length > 0;
+    if (
+      action !== 'allow' ||
+      staged ||
+      !isInward ||
+      !(protocol === undefined || protocol === 'tcp' || protocol === 'udp')
+    )
+      return [];
+    const met = triggerPorts.filter((range) => !ports || meet([range], ports));
+    if (met.length === 0) return [];
+    const what = ports?.every((range) => isWithin(range, triggerPorts)) ? 'opens nothing' : 'leads to no device there';
+    return {
+      ...place,
+      message: `allow "${id}" ${what}: ${portsText(met)} take triggers and nothing else (triggers.ports of agent.yaml)`,
+    };
+  });
 }
 
 function oddHours({ hours }: AnyAllow | DenyRule): string[] {

@@ -19,8 +19,8 @@ const STEPS_MOST = 24;
 const HOUR_MS = 3_600_000;
 const NOBODY = 'nobody@nowhere.invalid' as ExternalId;
 
-/** Within hours that open again it is only not yet. */
-const NOT_YET: readonly RefusalReason[] = ['outsideHours'];
+/** It is only not yet: hours open again, and owners have quiet hours. */
+const NOT_YET: readonly RefusalReason[] = ['outsideHours', 'unwanted'];
 
 export interface Judged {
   readonly device: Device | undefined;

@@ -6,7 +6,7 @@
  * to the namespace that it was opened in.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type Prefix, parseAddress, prefix } from '../../agent/core/net.ts';
+import { address, type Prefix, parseAddress, prefix } from '../../agent/core/net.ts';
 import { links, missingBlackholes, setBlackholes } from '../../agent/dataplane/iproute.ts';
 import { ask } from '../../agent/dataplane/netlink.ts';
 import { Base } from '../../agent/dataplane/nftables.ts';
@@ -177,6 +177,7 @@ describe('the base', () => {
     deniedDestinations: [],
     services: [],
     nflogGroup: 100,
+    triggers: { sources: [address('10.20.0.1')], sourcePort: 5683, ports: [{ low: 5690, high: 5690 }] },
   });
   const nft = (...words: readonly string[]) => network.run('gateway', ['nft', ...words]);
 
@@ -206,6 +207,16 @@ describe('the base', () => {
     await network.run('other', ['nft', 'add table ip another']); // another namespace
     await batch('address add 198.51.100.2/24 dev br0');
     expect(await lookByItself()).toBe('stands');
+  });
+
+  test('stands while packets of devices fill the sets that are theirs', async () => {
+    const counted = 'limit rate over 10/second burst 50 packets timeout 1h';
+    await nft(`add element inet mtgate trigger_answers_ipv4 { 10.20.0.2 ${counted}, 10.20.0.3 ${counted} }`);
+    expect((await nft('list', 'set', 'inet', 'mtgate', 'trigger_answers_ipv4')).stdout).toContain('10.20.0.3');
+    expect(await lookByItself()).toBe('libraryMissing');
+    expect(await base.look()).toBe('stands');
+    await nft('flush', 'set', 'inet', 'mtgate', 'trigger_answers_ipv4');
+    expect(await base.look()).toBe('stands');
   });
 
   test('stands while others change what is theirs: listed once after each change', async () => {

@@ -58,7 +58,7 @@ beforeAll(async () => {
       (...args) => fixture.gateway.ground.refuse(...args),
     ),
   ]);
-});
+}, 60_000); // a PKI on a host with much to do
 afterAll(() => api.stop());
 beforeEach(async () => {
   fixture = await TestTriggers.started(RULES, DEVICES);

@@ -1,9 +1,10 @@
 /** Rules on triggers: who may send which, step by step. */
 import { describe, expect, test } from 'vitest';
-import type { ExternalId, ServerName } from '../../agent/core/words.ts';
+import type { ExternalId, MtcUserName, ServerName } from '../../agent/core/words.ts';
 import { changesBetween, inWords } from '../../agent/policy/changes.ts';
 import { decideTrigger } from '../../agent/policy/decide-trigger.ts';
-import { NO_TRIGGER_USAGE, type TriggerUsage } from '../../agent/policy/policy.ts';
+import { type DevicePattern, parseDevicePattern } from '../../agent/policy/patterns.ts';
+import { NO_TRIGGER_USAGE, type Policy, type TriggerUsage } from '../../agent/policy/policy.ts';
 import type { TriggerQuestion } from '../../agent/policy/question.ts';
 import { policyOf } from '../rules.ts';
 
@@ -106,6 +107,14 @@ describe('a trigger', () => {
     expect(word(more)).toBe('allow wake');
     expect(decided(more, { payloadBytes: 64 })).toMatchObject({ reason: 'triggerValidityTooLong', rule: 'big' });
     expect(decided(more, { usage: { pendingOnDevice: 2 } })).toMatchObject({ reason: 'pendingPerDeviceExceeded' });
+  });
+
+  test('that the owner does not want now is unwanted, which is not unauthorised', () => {
+    const policy = policyOf(PEOPLE, WAKE);
+    const devices = parseDevicePattern('*@meters.example') as DevicePattern;
+    const preferences = new Map([['acme' as MtcUserName, [{ id: 'p1', devices, block: true as const }]]]);
+    const laid: Policy = { ...policy, desk: { over: policy, preferences, versions: new Map() } };
+    expect(decideTrigger(laid, question())).toMatchObject({ step: 'preference', reason: 'unwanted', rule: 'wake' });
   });
 
   test('a condition reads validity and port as it reads those of a grant', () => {

@@ -3,7 +3,7 @@ import { prefix } from '../../agent/core/net.ts';
 import type { WalkSite } from '../../agent/policy/packet-walk.ts';
 import { runPolicyTests } from '../../agent/policy/policy-tests.ts';
 import { formatted, issuesOf } from '../issues.ts';
-import { compiled, policyOf } from '../rules.ts';
+import { compiled, policyOf, policyWithin } from '../rules.ts';
 
 const RULES = `servers:
   acme: { certificates: [{ uri: "urn:mtc:acme" }], sources: [198.51.100.0/25, "2001:db8:51::/48"] }
@@ -63,6 +63,30 @@ test.each([
   ['from: m1@acme.example, to: 198.51.100.7, protocol: icmp, type: timestamp-request', 'drop base'],
   ['from: m1@acme.example, to: "2001:db8::1", protocol: icmpv6, type: packet-too-big', 'drop base'],
 ])('{ %s }: %s', (packet, outcome) => expect(found(packet)).toBe(outcome));
+
+test.each([
+  ['from: 192.0.2.1, to: "inside:10.20.0.2", protocol: udp, port: 161', 'drop unauthorisedTrigger'],
+  ['from: 192.0.2.1, to: "inside:10.20.0.2", protocol: tcp, port: 161', 'drop unauthorisedTrigger'],
+  ['from: 203.0.113.200, to: "inside:10.20.0.2", protocol: udp, port: 161', 'drop unauthorisedTrigger'],
+  ['from: 127.0.0.1, to: "inside:10.20.0.2", protocol: udp, port: 161', 'drop spoofedSource'],
+  ['from: 10.20.0.9, to: "inside:10.20.0.2", protocol: udp, port: 161', 'drop spoofedSource'],
+  ['from: "inside:10.20.0.3", to: "inside:10.20.0.2", protocol: udp, port: 161', 'drop unauthorisedTrigger'],
+  [`from: 198.51.100.7, to: m1@acme.example, protocol: udp, port: 5683, ${GIVEN}`, 'drop noGrant'],
+  [`from: m1@acme.example, to: 198.51.100.7, protocol: udp, sourcePort: 5683, port: 9, ${GIVEN}`, 'drop base'],
+  ['from: "inside:10.20.0.2", to: 198.51.100.7, protocol: udp, sourcePort: 5684, port: 161', 'pass base'],
+  ['from: 192.0.2.1, to: "inside:10.20.0.2", protocol: icmp, type: echo-request', 'allow noc-ping'],
+])('where 161 and 5683 take triggers: %s: %s', (packet, outcome) => {
+  const site: WalkSite = {
+    ...SITE,
+    triggerPorts: [
+      { low: 161, high: 161 },
+      { low: 5683, high: 5683 },
+    ],
+  };
+  const text = `${RULES}tests: [{ name: t, packet: { ${packet} }, expect: { drop: innerLeak } }]\n`;
+  const [issue] = runPolicyTests(policyWithin({ site }, text), site);
+  expect(issue?.message).toContain(`found ${outcome} (`);
+});
 
 test('each server has a grant of its own for the same device and port', () => {
   const one = (server: string) => `{ server: ${server}, device: m1@acme.example, protocol: udp, port: 5683 }`;

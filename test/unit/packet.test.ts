@@ -1,6 +1,7 @@
 /** What is read of a packet that did not pass; what must hold of any bytes is in test/property/packet.test.ts. */
 import { describe, expect, test } from 'vitest';
 import { address } from '../../agent/core/net.ts';
+import type { PacketReason } from '../../agent/core/reasons.ts';
 import type { ExternalId, GrantId, MtcUserName, Owner } from '../../agent/core/words.ts';
 import { readNflog } from '../../agent/inspector/nflog-message.ts';
 import { readPacket } from '../../agent/inspector/packet.ts';
@@ -82,6 +83,32 @@ describe('a denied packet', () => {
     const row = packetDenial('wrongSource', ip(A6, B6, tcp(1, 443)), ownerOf);
     expect(row).toEqual({ kind: 'packet', reason: 'wrongSource', source: A6, target: `tcp [${B6}]:443`, ...owner });
     expect(asked.splice(0)).toEqual([`tcp ${B6} 443`]);
+  });
+
+  test('to a trigger port of a device is a trigger that nobody authorised, and is put down to whose device it is', () => {
+    const { mtcUser, device } = owner;
+    const triggeredAt = ({ address: to, port }: { address: { text: string }; port: number }) =>
+      port !== 5690 ? undefined : to.text === B4 ? { mtcUser, device } : {};
+    const row = (reason: PacketReason, bytes: Uint8Array) =>
+      packetDenial(reason, bytes, ownerOf, undefined, triggeredAt);
+    const whose = {
+      kind: 'packet',
+      reason: 'unauthorisedTrigger',
+      source: A4,
+      target: `udp ${B4}:5690`,
+      mtcUser,
+      device,
+    };
+    for (const reason of ['realmDestination', 'deviceToDevice', 'unauthorisedTrigger'] as const)
+      expect(row(reason, ip(A4, B4, udp(1, 5690)))).toEqual(whose);
+    expect(row('realmDestination', ip(A6, B6, tcp(1, 5690)))).toEqual({
+      ...{ kind: 'packet', reason: 'unauthorisedTrigger', source: A6, target: `tcp [${B6}]:5690` },
+    });
+    expect(row('realmDestination', ip(A4, B4, udp(1, 5691)))).toMatchObject({ reason: 'realmDestination' });
+    expect(row('realmDestination', ip(A4, B4, icmp('icmp', 8, 0)))).toMatchObject({ reason: 'realmDestination' });
+    // An external endpoint is no trigger port, whatever its number.
+    expect(row('wrongSource', ip(A4, B4, udp(1, 5690)))).toMatchObject({ reason: 'wrongSource' });
+    asked.splice(0);
   });
 
   test("is nobody's where the gate knew of no grant, whoever has the endpoint by now", () => {

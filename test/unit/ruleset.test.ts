@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { parseEndpoint, prefix } from '../../agent/core/net.ts';
+import { address, parseEndpoint, prefix } from '../../agent/core/net.ts';
 import { type BaseSetup, baseRuleset } from '../../agent/policy/ruleset.ts';
 import { NO_FILTERS, policyOf } from '../rules.ts';
 
@@ -46,6 +46,22 @@ test('the base with filters reads as it was meant, and goes on counting', async 
     new Map([['smtp', { packets: 7n, bytes: 420n }]]),
   );
   await expect(text).toMatchFileSnapshot('../golden/base-with-filters.nft');
+});
+
+test('the base with triggers reads as it was meant', async () => {
+  const triggers = {
+    sources: [address('10.20.0.1'), address('fd00:20::1')],
+    sourcePort: 5683,
+    ports: [
+      { low: 5690, high: 5690 },
+      { low: 61_616, high: 61_631 },
+    ],
+  };
+  const text = baseRuleset({ ...SETUP, triggers, filterCopiesPerSecond: 500 });
+  await expect(text).toMatchFileSnapshot('../golden/base-with-triggers.nft');
+  const silent = baseRuleset({ ...SETUP, triggers });
+  expect(silent).not.toContain('unauthorisedTrigger');
+  expect(silent).toContain('goto unauthorised_trigger');
 });
 
 test('where the host listens for its management, nothing comes from outside', () => {

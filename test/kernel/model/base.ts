@@ -4,14 +4,15 @@
  * answers with it; an ICMP error passes with the flow it is of.
  */
 import type { Address, Prefix } from '../../../agent/core/net.ts';
-import { DENIAL_PREFIX } from '../../../agent/core/reasons.ts';
+import { DENIAL_PREFIX, type DenialReason } from '../../../agent/core/reasons.ts';
+import { covers } from '../../../agent/core/trigger-plan.ts';
 import type { RealmName } from '../../../agent/core/words.ts';
 import { type Filter, type FilteredPacket, judgePacket, type PacketEnd } from '../../../agent/policy/filters.ts';
 import { isInGroup } from '../../../agent/policy/groups.ts';
 import type { Policy } from '../../../agent/policy/policy.ts';
 import { begins, type Flow, type State, type Tracked } from './flows.ts';
 import { DEVICES, isOwn, type Place, placeOf } from './neighbourhood.ts';
-import type { Packet } from './packet.ts';
+import { type Packet, read } from './packet.ts';
 import { inOneOf } from './stack.ts';
 
 export const ECHO: Readonly<Record<string, number>> = { ipv4: 8, ipv6: 128 };
@@ -49,6 +50,13 @@ export class BaseModel {
     const view = this.view(packet, 'outside', to);
     if (packet.hasRoutingZero) return closed('routing header 0', []);
     if (packet.fragment) return closed('a fragment that no whole is made of', []);
+    if (this.#isTriggerPort(packet, 'destination'))
+      return {
+        verdict: 'drop',
+        outcome: 'drop unauthorisedTrigger',
+        why: 'to a trigger port',
+        copies: [`${DENIAL_PREFIX}unauthorisedTrigger`],
+      };
     const drop = this.#drops(view);
     if (drop.said) return drop.said;
     if (state === 'related')
@@ -73,6 +81,7 @@ export class BaseModel {
     const view = this.view(packet, from, to);
     if (packet.hasRoutingZero) return closed('routing header 0', []);
     if (packet.fragment) return closed('a fragment that no whole is made of', []);
+    if (this.#isTriggerPort(packet, 'source')) return closed('from a trigger port', []);
     const { said, copies } = this.#drops(view);
     if (said) return said;
     if (to !== 'outside') return closed('devices are kept apart', copies);
@@ -100,6 +109,16 @@ export class BaseModel {
     return isOpen(packet.protocol, packet.icmp?.type, packet.family)
       ? pass('a device may begin it')
       : closed('devices begin TCP, UDP and pings', allow.copies);
+  }
+
+  /** As operators are told of a packet that the gate denied. */
+  named(reason: DenialReason, bytes: Uint8Array): string {
+    const isToward = reason === 'realmDestination' || reason === 'deviceToDevice';
+    return isToward && this.#isTriggerPort(read(bytes), 'destination') ? 'unauthorisedTrigger' : reason;
+  }
+
+  #isTriggerPort({ protocol, ports }: Packet, end: 'source' | 'destination'): boolean {
+    return (protocol === 6 || protocol === 17) && ports !== undefined && covers(this.#policy.triggerPorts, ports[end]);
   }
 
   /** The drop that meets it, or the copies of those that would. */

@@ -144,8 +144,10 @@ const shape = fc.oneof(
     ),
   },
 );
+/** Of devices, as in the model's agent.yaml; the last, since filters open ranges up to it. */
+export const TRIGGER_PORT = 7001;
 const hops = rarely(64, 1, 2, 255);
-const port = fc.constantFrom(53, 161, 5683, 7000);
+const port = fc.constantFrom(53, 161, 5683, 7000, TRIGGER_PORT);
 /** A lone SYN, or with what does no harm; then what is none, or cannot be. */
 const flags = fc.oneof(
   { weight: 4, arbitrary: fc.constant(2) },
@@ -154,7 +156,7 @@ const flags = fc.oneof(
 const content = {
   family,
   protocol: fc.constantFrom<Word>('udp', 'udp', 'udp', 'tcp', 'tcp', 'tcp', 'icmp', 'icmp', 'esp'),
-  sourcePort: fc.constantFrom(5000, 5001, 7000),
+  sourcePort: fc.constantFrom(5000, 5001, 7000, 7000, TRIGGER_PORT),
   port,
   type: rarely(0, 1, 1, 2, 3, 4, 5),
   flags,
@@ -263,7 +265,10 @@ const types = (protocol: 'icmp' | 'icmpv6') =>
     ),
     { minLength: 1, maxLength: 3 },
   );
-const ports = fc.subarray<number | string>([53, 161, '5000-5001', '5683-7000', 7000], { minLength: 1, maxLength: 3 });
+const ports = fc.subarray<number | string>([53, 161, '5000-5001', '5683-7000', 7000, 7001], {
+  minLength: 1,
+  maxLength: 3,
+});
 const about = fc.oneof(
   fc.constant({}),
   fc.constantFrom('udp', 'tcp', 'icmp', 'icmpv6').map((protocol) => ({ protocol })),

@@ -20,6 +20,7 @@ import { ethernet } from '../../frames.ts';
 import type { Network } from '../../network.ts';
 import { policyOf } from '../../rules.ts';
 import { GATE_OBJECT } from '../gate-stand.ts';
+import { TRIGGER_PORT } from './cases.ts';
 import {
   bareNeighbours,
   bindings,
@@ -49,6 +50,7 @@ inside:
   - { realm: one, interface: inside1, prefixes: [10.20.0.0/16, "fd00:20::/48"] }
   - { realm: two, interface: inside2, prefixes: [10.30.0.0/16, "fd00:30::/48"] }
 services: [udp/53, icmp, icmpv6]
+triggers: { sources: [10.20.0.1, "fd00:20::1"], sourcePort: 161, ports: [${TRIGGER_PORT}] }
 api:
   listen: 192.0.2.2:8443
   certificate: api.crt

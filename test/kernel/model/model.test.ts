@@ -20,7 +20,7 @@ const OUTCOMES = [
   ...['pass grant', 'pass base', 'allow filter', 'a flow begins', 'held', 'host', 'expired'],
   ...['drop base', 'drop filter', 'drop noGrant', 'drop grantEnded', 'drop wrongSource', 'drop wrongRemote'],
   ...['drop realmDestination', 'drop spoofedSource', 'drop deviceToDevice', 'drop gatewayService'],
-  ...['drop fragment', 'drop headerOptions', 'drop hopLimit', 'drop tombstone'],
+  ...['drop unauthorisedTrigger', 'drop fragment', 'drop headerOptions', 'drop hopLimit', 'drop tombstone'],
 ];
 
 let gateway: Gateway;

@@ -78,7 +78,7 @@ export class Model {
     if (verdict.verdict === 'drop')
       return {
         why: `the gate: ${verdict.reason}`,
-        outcome: `drop ${verdict.reason}`,
+        outcome: `drop ${this.base.named(verdict.reason, bytes)}`,
         gate: [verdict.reason, 'sampled'],
         log: [`${DENIAL_PREFIX}${verdict.reason}`],
       };

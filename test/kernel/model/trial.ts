@@ -6,10 +6,11 @@
  */
 import { setImmediate as turn } from 'node:timers/promises';
 import { prefix } from '../../../agent/core/net.ts';
+import { walkSite } from '../../../agent/files.ts';
 import { judgePacket } from '../../../agent/policy/filters.ts';
 import type { Policy } from '../../../agent/policy/policy.ts';
 import { admissions } from '../../../agent/site.ts';
-import { policyOf } from '../../rules.ts';
+import { policyWithin } from '../../rules.ts';
 import { type Action, type Case, policyText, SERVERS, SOURCES } from './cases.ts';
 import { describe, difference, shown } from './comparison.ts';
 import { Composer } from './composition.ts';
@@ -78,7 +79,7 @@ class Trial {
     this.#patienceMs = patienceMs;
     this.#gateway = gateway;
     this.#texts = policies.map(policyText);
-    this.#policies = this.#texts.map((text) => policyOf(text));
+    this.#policies = this.#texts.map((text) => policyWithin({ site: walkSite(gateway.config) }, text));
     this.#policy = this.#policies[0] as Policy;
     this.#summary = summary;
     const { config, setup } = gateway;
