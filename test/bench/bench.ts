@@ -1,7 +1,7 @@
 /**
  * `npm run bench`: how fast the gateway is, and beside what.
  *
- *   --packets, --grants, --promptness   only these parts (default: all)
+ *   --packets, --grants, --promptness, --triggers   only these parts (default: all)
  *   --policy              decisions over 10 and 10,000 rules, and what it takes to apply so many; left out otherwise
  *   --registry            a million registered devices: import, export, start; left out otherwise
  *   --peers               beside fwknop-server and miniupnpd, as Debian packages them (installed if they are not)
@@ -25,12 +25,14 @@ import { measurePolicy, showPolicy } from './policy.ts';
 import { measurePromptness, showPromptness } from './promptness.ts';
 import { measureRegistry, showRegistry } from './registry.ts';
 import { measureScale, showScale } from './scale.ts';
+import { measureTriggers, showTriggers } from './triggers.ts';
 
 const { values } = parseArgs({
   options: {
     packets: { type: 'boolean', default: false },
     grants: { type: 'boolean', default: false },
     promptness: { type: 'boolean', default: false },
+    triggers: { type: 'boolean', default: false },
     policy: { type: 'boolean', default: false },
     peers: { type: 'boolean', default: false },
     registry: { type: 'boolean', default: false },
@@ -41,7 +43,7 @@ const { values } = parseArgs({
   },
 });
 
-const all = !(['packets', 'grants', 'promptness', 'policy', 'peers', 'registry', 'scale'] as const).some(
+const all = !(['packets', 'grants', 'promptness', 'triggers', 'policy', 'peers', 'registry', 'scale'] as const).some(
   (part) => values[part],
 );
 const seconds = positive('seconds', values.seconds);
@@ -60,6 +62,7 @@ const machine = {
 const packets = all || values.packets ? await measurePackets(rounds, seconds, progress) : undefined;
 const grants = all || values.grants ? await measureGrants(rounds, seconds, progress) : undefined;
 const promptness = all || values.promptness ? await measurePromptness(progress) : undefined;
+const triggers = all || values.triggers ? await measureTriggers(rounds, seconds, progress) : undefined;
 if (values.peers && missingPeers().length > 0) {
   progress(`installing ${missingPeers().join(', ')}`);
   execFileSync('apt-get', ['-qq', 'install', '-y', '--no-install-recommends', ...missingPeers()], { stdio: 'ignore' });
@@ -71,7 +74,7 @@ const peers = values.peers ? await measurePeers(rounds, progress) : undefined;
 
 if (values.json) {
   process.stdout.write(
-    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, policy, scale, registry, peers }, null, 2)}\n`,
+    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, triggers, policy, scale, registry, peers }, null, 2)}\n`,
   );
 } else {
   process.stdout.write(
@@ -82,6 +85,7 @@ if (values.json) {
       ...(grants ? ['', showGrants(grants)] : []),
       ...(peers ? ['', showPeers(peers, grants?.rows.at(-1)?.perSecond.median)] : []),
       ...(promptness ? ['', showPromptness(promptness)] : []),
+      ...(triggers ? ['', showTriggers(triggers)] : []),
       ...(policy ? ['', showPolicy(policy)] : []),
       ...(registry ? ['', showRegistry(registry)] : []),
       ...(scale ? ['', showScale(scale)] : []),
