@@ -4,7 +4,7 @@ const only = (name, comment, from, to) => ({ name, comment, severity: 'error', f
 
 /** Adapters touch the operating system; whoever decides must not know them. */
 const adapters =
-  '^agent/(host|grants/store|editions/edition-store|inspector/(inspector|nflog|denial-store)|directory/listener|triggers/trigger-source|dataplane/(bpf|tc|loader|attachment|gate|netlink|nftables|iproute|conntrack)|api/(server|management|loopback))\\.ts$';
+  '^agent/(host|grants/store|desk/desk-store|editions/edition-store|inspector/(inspector|nflog|denial-store)|directory/listener|triggers/trigger-source|dataplane/(bpf|tc|loader|attachment|gate|netlink|nftables|iproute|conntrack)|api/(server|management|loopback))\\.ts$';
 
 /** A package has one home, so that replacing it is one file's work. */
 const home = (name, pkg, places) =>
@@ -22,7 +22,7 @@ module.exports = {
     only(
       'core-is-pure',
       'Decisions must run without a machine around them.',
-      { path: '^agent/(core|policy|directory)/|^agent/grants/(lifecycle|endpoints|reconcile|live|opening|slots|line|chains|calendar|column|hash-index|interned|packed-text|packed-grants|slices|grants|extensions|retries|judge|rest|rates|unrecorded)\\.ts$|^agent/dataplane/(dataplane|layout|map-values|memory|netlink-message|rtnetlink|conntrack-message|prefix-set)\\.ts$|^agent/inspector/(packet|nflog-message|packet-denial|denials|account|refusals|ledger)\\.ts$|^agent/triggers/(delivery|coap|coap-message)\\.ts$|^agent/doctor/(finding|.*-judgements)\\.ts$|^agent/cli/candidates\\.ts$|^agent/editions/(edition|beginning|policy-switch|forecast)\\.ts$', pathNot: '^agent/directory/(listener|radius)\\.ts$' },
+      { path: '^agent/(core|policy|directory)/|^agent/grants/(lifecycle|endpoints|reconcile|live|opening|slots|line|chains|calendar|column|hash-index|interned|packed-text|packed-grants|slices|grants|extensions|retries|judge|begun|rest|rates|unrecorded)\\.ts$|^agent/dataplane/(dataplane|layout|map-values|memory|netlink-message|rtnetlink|conntrack-message|prefix-set)\\.ts$|^agent/inspector/(packet|nflog-message|packet-denial|denials|account|refusals|ledger)\\.ts$|^agent/triggers/(delivery|coap|coap-message)\\.ts$|^agent/doctor/(finding|.*-judgements)\\.ts$|^agent/cli/candidates\\.ts$|^agent/desk/(desk|laid-policy|preference-form|desk-switch)\\.ts$|^agent/editions/(edition|beginning|policy-switch|forecast)\\.ts$', pathNot: '^agent/directory/(listener|radius)\\.ts$' },
       { dependencyTypes: ['core'] },
     ),
     only('policy-knows-core', 'Policy is read, not run: it needs the words and nothing else.', { path: '^agent/policy/' }, { path: own, pathNot: '^agent/(core|policy)/' }),
@@ -31,6 +31,12 @@ module.exports = {
       'How policies follow each other rests on what they say; what that does to grants is looked at through grants.',
       { path: '^agent/editions/' },
       { path: own, pathNot: '^agent/(core|policy|editions|grants|directory)/|^agent/inspector/refusals\\.ts$' },
+    ),
+    only(
+      'desk-knows-policy',
+      'What MTC users say is laid over the policy; what that does to grants is done by the grants.',
+      { path: '^agent/desk/' },
+      { path: own, pathNot: '^agent/(core|policy|desk|grants)/' },
     ),
     only('directory-knows-core', 'Who holds which address needs no policy.', { path: '^agent/directory/' }, { path: own, pathNot: '^agent/(core|directory)/' }),
     only(
@@ -60,7 +66,7 @@ module.exports = {
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),
     home('koffi', 'koffi', '^agent/(dataplane/(bpf|netlink)|host)\\.ts$'),
-    home('better-sqlite3', 'better-sqlite3', '^agent/(grants/(schema|writes)|inspector/denial-store|editions/edition-store|directory/registry-(store|import))\\.ts$'),
+    home('better-sqlite3', 'better-sqlite3', '^agent/(grants/(schema|writes)|inspector/denial-store|editions/edition-store|desk/desk-store|directory/registry-(store|import))\\.ts$'),
     home('papaparse', 'papaparse', '^agent/directory/device-rows\\.ts$'),
     home('cap', 'cap', '^agent/inspector/nflog\\.ts$'),
     home('coap-packet', 'coap-packet', '^agent/triggers/coap-message\\.ts$'),

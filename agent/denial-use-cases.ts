@@ -67,6 +67,7 @@ const ADVICE: Readonly<Record<Step, string>> = {
   device: 'See whether the device is registered (`mtgate device show`), by the identifier that was used.',
   mtcUser: 'If the MTC user wants this server, add it to its `authorises`.',
   rule: '`mtgate explain --live` shows every rule and why it did not allow this.',
+  preference: 'Nothing: the owner of the device does not want it now; `mtgate users show` has its preferences.',
   applicationServer: 'The server must name an address within its `sources`.',
   filter: 'A drop of the `filters` takes the packets of this grant: narrow it, or have the server name its port.',
   rate: 'The server asks too often; its `limits` are in the rule that allows it.',
@@ -75,6 +76,7 @@ const ADVICE: Readonly<Record<Step, string>> = {
   binding: 'See `mtgate device list`: the device has no address at the moment.',
   endpoint: 'The grants pool is used up: `mtgate grants list` shows by whom.',
   commit: 'Nothing: the server asks again.',
+  desk: 'The MTC user must correct its request; what it may authorise, and which devices are its own, the rule files say.',
   record:
     'Look at the disk of store.directory: space, rights, faults. It goes on by itself once records can be written.',
 };

@@ -4,6 +4,7 @@
  */
 import type { EditionUseCases } from './api/edition-routes.ts';
 import type { Clock } from './core/ports.ts';
+import type { DeskSwitch } from './desk/desk-switch.ts';
 import { bounded, type EditionHead, type Who } from './editions/edition.ts';
 import { forecast } from './editions/forecast.ts';
 import type { NotDone, PolicySwitch } from './editions/policy-switch.ts';
@@ -14,6 +15,8 @@ import { inWords } from './policy/changes.ts';
 
 interface Sources {
   readonly policies: PolicySwitch;
+  /** What MTC users have said would hold under another policy too. */
+  readonly desk: Pick<DeskSwitch, 'lay'>;
   readonly grants: Grants;
   readonly store: Pick<GrantStore, 'newest'>;
   readonly ledger: Pick<Ledger, 'newest'>;
@@ -24,7 +27,7 @@ interface Sources {
 /** More than are kept. */
 const ALL = 1_000;
 
-export function editionUseCases({ policies, grants, store, ledger, clock, userName }: Sources): EditionUseCases {
+export function editionUseCases({ policies, desk, grants, store, ledger, clock, userName }: Sources): EditionUseCases {
   const past = {
     grants: (sinceMs: number) => store.newest(sinceMs),
     refusals: (sinceMs: number) => ledger.newest(sinceMs),
@@ -44,7 +47,7 @@ export function editionUseCases({ policies, grants, store, ledger, clock, userNa
         isSame: digest === policies.inForce.edition.digest && policies.secondsLeft !== 0,
         warnings: bounded(warnings),
         changes: bounded(changes.map(inWords)),
-        ...(await forecast(policy, grants, past, clock)),
+        ...(await forecast(desk.lay(policy), grants, past, clock)),
       };
     },
     apply: async (wanted, byUid) => answer(await policies.apply(wanted, await whoIs(byUid))),

@@ -28,6 +28,9 @@ import { type Compiled, compileApart } from './policy-compiler.ts';
 import { readRuleFolder } from './rule-folder.ts';
 import { poolPrefixes } from './site.ts';
 
+/** SHA-256 of a text, in hex. */
+export const digest = (text: string) => createHash('sha256').update(text).digest('hex');
+
 /** agent.yaml, frozen; what is odd but no fault is told to `warn`. @throws AgentError configInvalid */
 export function loadConfig(file: string, warn: (warning: string) => void): Config {
   const path = resolve(file);
@@ -60,7 +63,6 @@ export function compileRules(
   warn: (warning: string) => void,
   devices?: readonly ListedDevice[],
 ): Policy {
-  const digest = (text: string) => createHash('sha256').update(text).digest('hex');
   const known = devices && { devices: devices.map(({ device }) => ({ attributes: {}, ...device })) };
   const compiled = compilePolicy(placed(files, where), { digest, ...known, ...surroundingsOf(config) });
   const failures = 'policy' in compiled ? runPolicyTests(compiled.policy, config && walkSite(config)) : [];

@@ -16,11 +16,14 @@ import { isRevoked } from './api/authorities.ts';
 import { ExpiryAlarms, timesLeft } from './api/expiry.ts';
 import { servePages } from './api/loopback.ts';
 import { startManagement } from './api/management.ts';
+import { mtcUserApi } from './api/mtc-user-routes.ts';
 import { refusalRecorder } from './api/problem.ts';
+import { grantsApi } from './api/routes.ts';
 import { startApi } from './api/server.ts';
 import { readTrust, type Trust } from './api/tls.ts';
 import { Closure, type GapKind } from './closure.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
+import type { ShedReason, TlsReason } from './core/handshakes.ts';
 import { SELF_TEST } from './core/reasons.ts';
 import type { GrantId, RealmName } from './core/words.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
@@ -28,6 +31,8 @@ import { Gate } from './dataplane/gate.ts';
 import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts';
 import { Base } from './dataplane/nftables.ts';
 import { denialUseCases } from './denial-use-cases.ts';
+import { openDesk } from './desk/desk-store.ts';
+import { DeskSwitch } from './desk/desk-switch.ts';
 import { DeviceImports } from './device-imports.ts';
 import { deviceUseCases } from './device-use-cases.ts';
 import { type Binding, rangeOf } from './directory/binding.ts';
@@ -39,7 +44,7 @@ import { Sessions } from './directory/sessions.ts';
 import { editionUseCases } from './edition-use-cases.ts';
 import { openEditions } from './editions/edition-store.ts';
 import { PolicySwitch } from './editions/policy-switch.ts';
-import { compileRulesApart, loadConfig, loadDevices, loadRadiusClients, loadTls } from './files.ts';
+import { compileRulesApart, digest, loadConfig, loadDevices, loadRadiusClients, loadTls } from './files.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
@@ -69,6 +74,7 @@ import { packetDenial } from './inspector/packet-denial.ts';
 import { WouldHave } from './inspector/would-have.ts';
 import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
+import { DeskClerk, mtcUserUseCases } from './mtc-user-use-cases.ts';
 import { mtcUserOf } from './policy/rule-index.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { keepingLast } from './policy-compiler.ts';
@@ -106,7 +112,7 @@ const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
 const FILES_INVALID = 78;
 const INVALID_FILES: readonly FaultCode[] = [
   ...(['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'] as const),
-  ...(['editionsInvalid', 'editionUnfit', 'registryInvalid'] as const),
+  ...(['editionsInvalid', 'editionUnfit', 'registryInvalid', 'deskInvalid'] as const),
 ];
 
 /** Starts everything; how to stop what has been started is put into `stops` as it goes. */
@@ -131,6 +137,9 @@ async function start(
   const imports = new DeviceImports(registry, config.store.directory, importWorker);
   const editions = openEditions(join(config.store.directory, 'editions.db'));
   stops.push(() => editions.close());
+  const deskStore = openDesk(join(config.store.directory, 'desk.db'));
+  stops.push(() => deskStore.close());
+  const desk = new DeskSwitch({ store: deskStore, digest, log });
   const policyWorker = new URL('policy-worker.js', import.meta.url);
   const compile = keepingLast(async (files, where) => {
     const checked = await compileRulesApart(files, where, config, policyWorker);
@@ -234,6 +243,7 @@ async function start(
     gate: () => gate.counters(),
     filterPackets: () => closure.filterPackets(),
     liveGrants: () => grants.live.size,
+    heldGrants: () => grants.live.held,
     waitingGrants: () => grants.waiting.size,
     registeredDevices: () => registry.size,
     restingEndpoints: () => grants.rest.size,
@@ -279,10 +289,11 @@ async function start(
     },
     metrics,
   };
-  const grants = new Grants(ground, policy);
+  const grants = new Grants(ground, desk.lay(policy));
+  desk.enforceOn(grants);
   policies.enforceBy(async (next) => {
     await closure.switchPolicy(next); // a base that nft does not take: nothing of the policy is in force
-    await grants.switchPolicy(next);
+    await grants.switchPolicy(() => desk.lay(next));
   });
   const groups = {
     follow: (verb: 'add' | 'delete', bound: readonly Binding[]) => closure.followBindings(verb, bound),
@@ -295,10 +306,10 @@ async function start(
   });
   const { orphanGraceSeconds } = config.gate;
 
-  await rememberBindings(ground);
+  await rememberBindings(ground, orphanGraceSeconds);
   await rememberSessions(ground, sessions);
   await grants.sources.withdraw(policy);
-  const recovery = await recover(ground, grants, orphanGraceSeconds);
+  const recovery = await recover(ground, grants);
   await bindings.replaceFile(devices);
   await grants.sources.admit(policy); // each grant has been judged by this policy
   collectGarbage();
@@ -306,6 +317,7 @@ async function start(
 
   const heartbeat = new Heartbeat(ground, grants, orphanGraceSeconds);
   await heartbeat.beat();
+  await grants.countBegun(grants.policy);
   await grants.waiting.resume();
   inspector.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
@@ -348,23 +360,26 @@ async function start(
     }),
   );
 
-  const openApi = () =>
-    startApi(config.api.listen, trust, {
-      grants: serverUseCases(ground, grants, new Extensions(ground, grants)),
-      identity: identityPolicy(grants),
-      refuse: ground.refuse,
-      refusedHandshake: (reason, remote) => {
-        metrics.handshakeRefused(reason);
-        ledger.refusedHandshake(reason, remote, config.api.listen);
-      },
-      shedConnection: (reason, remote, logged) => {
-        metrics.connectionShed(reason);
-        if (logged) ledger.refusedHandshake('tlsShed', remote, config.api.listen);
-      },
-      clock: systemClock,
-      random: systemRandom,
-      log,
-    });
+  const forServers = serverUseCases(ground, grants, new Extensions(ground, grants));
+  const clerk = new DeskClerk(desk, ground, digest);
+  const forMtcUsers = mtcUserUseCases(ground, grants, registry, clerk);
+  const apis = [grantsApi(forServers, ground.refuse, systemClock), mtcUserApi(forMtcUsers, ground.refuse)];
+  const apiParts = {
+    identity: identityPolicy(grants),
+    refuse: ground.refuse,
+    refusedHandshake: (reason: TlsReason, remote: string | undefined) => {
+      metrics.handshakeRefused(reason);
+      ledger.refusedHandshake(reason, remote, config.api.listen);
+    },
+    shedConnection: (reason: ShedReason, remote: string, logged: boolean) => {
+      metrics.connectionShed(reason);
+      if (logged) ledger.refusedHandshake('tlsShed', remote, config.api.listen);
+    },
+    clock: systemClock,
+    random: systemRandom,
+    log,
+  };
+  const openApi = () => startApi(config.api.listen, trust, apiParts, apis);
   // Where the outside interface comes later than the agent, so may the address that the API listens on.
   const hasAddress = ({ links }: Site) =>
     links.some(({ addresses }) => addresses.some(({ text }) => text === config.api.listen.address.text));
@@ -403,7 +418,7 @@ async function start(
     remedies: remediesOf(grants, ledger, (record) => operatorDetail(record, ground)),
   });
   const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log });
-  const ofEditions = editionUseCases({ policies, grants, store, ledger, clock: systemClock, userName });
+  const ofEditions = editionUseCases({ policies, desk, grants, store, ledger, clock: systemClock, userName });
   const management = await startManagement(
     config.management.socket,
     managementUseCases(ground, grants, bindings, { ...denials, ...ofDevices, ...ofEditions, ...ofRadius }, config, {

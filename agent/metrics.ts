@@ -23,6 +23,7 @@ export interface Readings {
   /** Packets that each filter met; it may be some seconds old. */
   filterPackets(): Promise<readonly { readonly filter: string; readonly staged: boolean; readonly packets: number }[]>;
   liveGrants(): number;
+  heldGrants(): number;
   waitingGrants(): number;
   registeredDevices(): number;
   /** Undefined where there is no accounting server. */
@@ -127,6 +128,9 @@ export function openMetrics(readings: Readings): Metrics {
     ['filter', 'staged'],
   );
   read(Gauge, 'mtgate_live_grants', 'Grants that are live', () => [[readings.liveGrants()]]);
+  read(Gauge, 'mtgate_held_grants', 'Of the live ones, those held until their bindings are confirmed', () => [
+    [readings.heldGrants()],
+  ]);
   read(Gauge, 'mtgate_waiting_grants', 'Requests for grants that wait for their device', () => [
     [readings.waitingGrants()],
   ]);

@@ -15,7 +15,7 @@ import type { Ledger } from './inspector/ledger.ts';
 import { type KeptRefusal, requestOf } from './inspector/refusals.ts';
 import type { Decision } from './policy/decide.ts';
 import { explain } from './policy/explain.ts';
-import { NO_USAGE } from './policy/policy.ts';
+import { NO_USAGE, versionFor } from './policy/policy.ts';
 import type { Question } from './policy/question.ts';
 import { sourcesText, whatWouldPass } from './policy/remedy.ts';
 
@@ -35,16 +35,21 @@ export interface Remedies {
 }
 
 /** The steps that policy decides: of the others it knows nothing. */
-const DECIDED = ['device', 'mtcUser', 'rule', 'applicationServer', 'filter', 'rate', 'quota'];
+const DECIDED = ['device', 'mtcUser', 'rule', 'preference', 'applicationServer', 'filter', 'rate', 'quota'];
 
 export function remediesOf(
   grants: Grants,
   ledger: Pick<Ledger, 'refusals'>,
   detailOf: (record: GrantRecord) => OperatorGrantDetail,
 ): Remedies {
-  const now = (question: Question, decision: Decision, policyThen: string | undefined): PolicyNow => ({
-    policy: grants.policy.version,
-    ...(policyThen !== undefined && { hasChanged: policyThen !== grants.policy.version }),
+  const now = (
+    question: Question,
+    decision: Decision,
+    policyThen: string | undefined,
+    policy = grants.policy.version,
+  ): PolicyNow => ({
+    policy,
+    ...(policyThen !== undefined && { hasChanged: policyThen !== policy }),
     verdict: decision.verdict,
     why: explain(grants.policy, question, decision)[0] ?? '',
   });
@@ -104,7 +109,7 @@ export function remediesOf(
         meaning,
         advice: hasEnded ? 'The server asks for a new one.' : 'Nothing: `mtgate grants revoke` ends it.',
         toPass: hasEnded ? [...again, ...whatWouldPass(grants.policy, question, decision)] : [],
-        now: now(question, decision, record.policyVersion),
+        now: now(question, decision, record.policyVersion, versionFor(grants.policy, record.mtcUser)),
       };
     },
   };

@@ -61,6 +61,8 @@ export interface Status extends RunningStatus {
   readonly gateway: string;
   readonly policy: string;
   readonly liveGrants: number;
+  /** Of those that live: how many are closed until it is confirmed who holds their addresses. */
+  readonly heldGrants: number;
   readonly waitingGrants: number;
   readonly restingEndpoints: number;
   readonly freeEndpoints: { readonly ipv4Tcp: number; readonly ipv4Udp: number; readonly ipv6: number };

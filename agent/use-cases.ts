@@ -6,11 +6,12 @@
 import type { DenialUseCases } from './api/denial-routes.ts';
 import type { DeviceUseCases } from './api/device-routes.ts';
 import type { EditionUseCases } from './api/edition-routes.ts';
-import type { IdentityPolicy } from './api/identity.ts';
+import { type IdentityPolicy, partyOf } from './api/identity.ts';
 import type { ManagementUseCases } from './api/management.ts';
 import type { OperatorGrant, OperatorGrantDetail, OperatorWait, OperatorWaitDetail } from './api/operator-rows.ts';
 import type { RadiusUseCases } from './api/radius-routes.ts';
 import type { Grant, GrantsUseCases, ServerLimits, Wait } from './api/routes.ts';
+import type { PartySources } from './api/sources.ts';
 import type { Config } from './config.ts';
 import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
@@ -33,10 +34,33 @@ import type { RunningStatus, Status } from './status.ts';
 export function identityPolicy(grants: Grants): IdentityPolicy {
   return {
     identify: (facts) => identify(grants.policy, facts),
-    sourceAllowed: (server, from) =>
-      grants.policy.servers.get(server)?.apiSources.some((source) => contains(source, from)) ?? false,
-    servers: () => grants.policy.servers,
+    sourceAllowed(who, from) {
+      const sources = sourcesOf(grants.policy).get(partyOf(who))?.apiSources;
+      return sources?.some((source) => contains(source, from)) ?? who.role === 'mtcUser'; // of a user that names none: from anywhere
+    },
+    parties: () => sourcesOf(grants.policy),
   };
+}
+
+/** By policy, so that whoever shares by it sees at once that it is another. */
+const SOURCES = new WeakMap<Policy, PartySources>();
+
+function sourcesOf(policy: Policy): PartySources {
+  const { desk } = policy; // it says nothing of addresses: who shares goes on as it did
+  if (desk) return sourcesOf(desk.over);
+  const known = SOURCES.get(policy);
+  if (known) return known;
+  const users = [...policy.mtcUsers.values()].filter(({ certificates }) => certificates.length > 0);
+  const sources = new Map([
+    ...[...policy.servers].map(
+      ([name, { apiSources }]) => [partyOf({ role: 'server', name }), { apiSources }] as const,
+    ),
+    ...users.flatMap(({ name, apiSources }) =>
+      apiSources ? ([[partyOf({ role: 'mtcUser', name }), { apiSources }]] as const) : [],
+    ),
+  ]);
+  SOURCES.set(policy, sources);
+  return sources;
 }
 
 export function serverUseCases(ground: Ground, grants: Grants, extensions: Extensions): GrantsUseCases {
@@ -119,6 +143,7 @@ export function managementUseCases(
       gateway: ground.gateway,
       policy: grants.policy.version,
       liveGrants: grants.live.size,
+      heldGrants: grants.live.held,
       waitingGrants: grants.waiting.size,
       restingEndpoints: grants.rest.size,
       freeEndpoints: {
@@ -216,7 +241,7 @@ const SHOWN_OF_DEVICE = 100;
  * names a place in the order of the grants, and this start of the agent, since
  * that order begins anew with each; among those that wait, by the last one.
  */
-class Pages {
+export class Pages {
   readonly #grants: Grants;
   readonly #start: string;
 
@@ -252,7 +277,7 @@ class Pages {
 
   #keyOf(mark: Mark | Waited): string {
     if ('waited' in mark) return [this.#start, mark.waited.toString(36)].join('-');
-    return [this.#start, mark.server.toString(36), mark.sequence.toString(36)].join('-');
+    return [this.#start, mark.line.toString(36), mark.sequence.toString(36)].join('-');
   }
 
   #markOf(key: string): Mark | Waited | 'seekUnknown' {
@@ -260,7 +285,7 @@ class Pages {
     const [, first, second] = /^([0-9a-z]{1,11})(?:-([0-9a-z]{1,11}))?$/.exec(key.slice(start.length)) ?? [];
     if (!key.startsWith(start) || first === undefined) return 'seekUnknown';
     const number = Number.parseInt(first, 36);
-    return second === undefined ? { waited: number } : { server: number, sequence: Number.parseInt(second, 36) };
+    return second === undefined ? { waited: number } : { line: number, sequence: Number.parseInt(second, 36) };
   }
 }
 
@@ -273,13 +298,15 @@ function serverView(record: GrantRecord | WaitingRequest): Grant | Wait {
   return 'waitsUntilMs' in record ? waitView(record) : grantView(record);
 }
 
+export const STATUS = { live: 'LIVE', held: 'HELD', ended: 'ENDED' } as const;
+
 function grantView(record: GrantRecord): Grant {
   return {
     ...viewOfBoth(record),
     device: record.reference,
     externalEndpoint: record.external,
     applicationServer: { address: record.remote, ...(record.remotePort > 0 && { port: record.remotePort }) },
-    status: record.state === 'live' ? 'LIVE' : 'ENDED',
+    status: STATUS[record.state],
     startedAtMs: record.startedAtMs,
     expiresAtMs: record.expiresAtMs,
     limits: record.limits,
@@ -317,7 +344,7 @@ function operatorView(record: GrantRecord | WaitingRequest): OperatorGrant | Ope
 export function operatorDetail(record: GrantRecord, { dataplane, clock }: Ground): OperatorGrantDetail {
   const { gateway, mtcUser, policyVersion, family, grantedSeconds, index, number, endCause } = record;
   const held = dataplane.entry(index)?.mapping.number === number;
-  const remainingNs = record.state === 'live' ? record.expiresAtNs - clock.boottimeNs() : 0n;
+  const remainingNs = record.state !== 'ended' ? record.expiresAtNs - clock.boottimeNs() : 0n;
   return {
     ...(operatorView(record) as OperatorGrant),
     ...{ gateway, mtcUser, policyVersion, family, grantedSeconds, entry: index, number },

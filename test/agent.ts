@@ -6,6 +6,8 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { MTC_USER_BASE_PATH } from '../agent/api/mtc-user-routes.ts';
+import { BASE_PATH } from '../agent/api/routes.ts';
 import { call } from '../agent/cli/client.ts';
 import type { Status } from '../agent/status.ts';
 import { type Child, PATIENCE_MS, ROOT } from './child.ts';
@@ -89,6 +91,8 @@ export interface AgentOptions {
   readonly autoApply?: boolean;
   readonly devices?: string;
   readonly attach?: 'auto' | 'tcx' | 'clsact';
+  /** Less than the 300 s of the default, for tests that await it. */
+  readonly orphanGraceSeconds?: number;
   readonly ports?: string;
   /** The interface of the realm, and further keys of it as agent.yaml has them. */
   readonly inside?: string;
@@ -105,6 +109,8 @@ export class TestAgent {
   readonly ca: TestCa;
   readonly headEnd: Issued;
   readonly stranger: Issued;
+  /** The MTC user that owns the devices. */
+  readonly mtcUser: Issued;
   #daemon: Child | undefined;
 
   constructor(network: Network, options: AgentOptions = {}) {
@@ -114,6 +120,7 @@ export class TestAgent {
     this.ca = createPki(join(this.folder, 'pki')).ca('mtc-ca');
     this.headEnd = this.#client('head-end');
     this.stranger = this.#client('stranger');
+    this.mtcUser = this.ca.issue({ name: 'acme', usage: ['clientAuth'], san: ['URI:urn:mtc-user:acme'] });
     const api = this.ca.issue({
       name: 'api',
       usage: ['serverAuth'],
@@ -141,7 +148,7 @@ management: { socket: mtgate.sock }
 store: { directory: ${options.store ?? 'store'} }
 rules: { autoApply: ${options.autoApply ?? false} }
 devices: devices.yaml
-gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
+gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'}, orphanGraceSeconds: ${options.orphanGraceSeconds ?? 300} }
 ${options.more ?? ''}`,
     );
   }
@@ -197,16 +204,18 @@ ${options.more ?? ''}`,
       readonly from?: string;
       readonly body?: unknown;
       readonly headers?: Readonly<Record<string, string>>;
+      /** Where the API's paths begin. */
+      readonly base?: string;
     } = {},
   ): Promise<Reply<Answer>> {
-    const { as = this.headEnd, from = 'server', body, headers = {} } = options;
+    const { as = this.headEnd, from = 'server', body, headers = {}, base = BASE_PATH } = options;
     const command = [
       ...['curl', '--silent', '--show-error', '--max-time', '10', '--request', method],
       ...['--cacert', this.ca.certificateFile, '--write-out', '\n%{http_code}'],
       ...(as ? ['--cert', as.certificateFile, '--key', as.keyFile] : []),
       ...Object.entries(headers).flatMap(([name, value]) => ['--header', `${name}: ${value}`]),
       ...(body === undefined ? [] : ['--json', JSON.stringify(body)]),
-      `https://${GATEWAY.ipv4}:${API_PORT}/mobile-terminated-access/v1${path}`,
+      `https://${GATEWAY.ipv4}:${API_PORT}${base}${path}`,
     ];
     const { stdout, stderr } = await this.network.run(from, command, { mayFail: true });
     const at = stdout.lastIndexOf('\n');
@@ -216,6 +225,11 @@ ${options.more ?? ''}`,
       body: text ? JSON.parse(text) : undefined,
       complaint: stderr.trim(),
     };
+  }
+
+  /** One request by curl, as the MTC user would make it, from anywhere. */
+  asMtcUser<Answer = Body>(method: string, path: string, body?: unknown): Promise<Reply<Answer>> {
+    return this.curl<Answer>(method, path, { as: this.mtcUser, from: 'rogue', base: MTC_USER_BASE_PATH, body });
   }
 
   /** Asks for a grant on the device. */

@@ -20,6 +20,8 @@ import type {
 } from '../agent/core/words.ts';
 import type { GateSetup } from '../agent/dataplane/dataplane.ts';
 import { Memory } from '../agent/dataplane/memory.ts';
+import { openDesk } from '../agent/desk/desk-store.ts';
+import { DeskSwitch } from '../agent/desk/desk-switch.ts';
 import type { Places } from '../agent/directory/claimed-ranges.ts';
 import type { ListedDevice } from '../agent/directory/devices.ts';
 import { Directory } from '../agent/directory/directory.ts';
@@ -85,8 +87,9 @@ export const DEVICES: readonly ListedDevice[] = [
   { device: { externalId: M2 }, bindings: [] },
 ];
 
+const digest = (what: string) => createHash('sha256').update(what).digest('hex');
+
 export function policyOf(text: string): Policy {
-  const digest = (what: string) => createHash('sha256').update(what).digest('hex');
   const compiled = compilePolicy([{ file: 'rules.yaml', text }], { digest });
   if ('issues' in compiled)
     throw new Error(compiled.issues.map(({ line, message }) => `${line}: ${message}`).join('\n'));
@@ -120,6 +123,8 @@ export class TestGateway {
   readonly staged: string[] = [];
   readonly store: GrantStore;
   readonly registry: RegistryStore;
+  readonly deskStore = openDesk(':memory:');
+  desk!: DeskSwitch;
   /** Set: no grant can be opened. */
   notReady: string | undefined;
   /** Client certificates that are revoked. */
@@ -176,7 +181,9 @@ export class TestGateway {
       notReady: () => this.draining ?? (this.notReady ? { reason: 'gatewayNotReady', why: this.notReady } : undefined),
     };
     this.ground = ground;
-    this.grants = new Grants(ground, policy);
+    this.desk = new DeskSwitch({ store: this.deskStore, digest, log: this.log });
+    this.grants = new Grants(ground, this.desk.lay(policy));
+    this.desk.enforceOn(this.grants);
     this.extensions = new Extensions(ground, this.grants);
     this.bindings = new Bindings(
       ground,
@@ -187,13 +194,14 @@ export class TestGateway {
     );
     this.heartbeat = new Heartbeat(ground, this.grants, GRACE_SECONDS);
     await this.registry.replaceFile(devices.map(({ device }) => device));
-    await rememberBindings(ground);
+    await rememberBindings(ground, GRACE_SECONDS);
     await rememberSessions(ground, this.sessions);
     await this.grants.sources.withdraw(this.grants.policy);
-    await recover(ground, this.grants, GRACE_SECONDS);
+    await recover(ground, this.grants);
     await this.bindings.replaceFile(devices);
     await this.grants.sources.admit(this.grants.policy);
     await this.heartbeat.beat();
+    await this.grants.countBegun(this.grants.policy);
     await this.grants.waiting.resume();
   }
 

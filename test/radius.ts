@@ -49,6 +49,7 @@ export function accountingResponse(request: Buffer, attributes: readonly Buffer[
 }
 
 export const START = attribute(40, '00000001');
+export const INTERIM = attribute(40, '00000003');
 export const STOP = attribute(40, '00000002');
 export const ON = attribute(40, '00000007');
 export const SESSION = attribute(44, '"s-1"');

@@ -7,13 +7,13 @@
  */
 import type { IncomingMessage } from 'node:http';
 import type { FastifyRequest } from 'fastify';
-import type { Asker } from '../core/words.ts';
-import type { ServerIdentity } from './identity.ts';
+import type { Asker, MtcUserAsker } from '../core/words.ts';
+import type { PeerIdentity } from './identity.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
     /** Known once it is admitted. */
-    asker: ServerIdentity | null;
+    asker: PeerIdentity | null;
   }
 }
 
@@ -21,7 +21,7 @@ declare module 'fastify' {
 export function askedOf(request: FastifyRequest): Record<string, string> {
   const { asker: who } = request;
   return {
-    ...(who ? { server: who.name } : {}),
+    ...(who ? { [who.role]: who.name } : {}),
     remote: request.raw.socket.remoteAddress ?? '',
     method: request.method,
     path: request.url.slice(0, 200),
@@ -36,8 +36,11 @@ export function givenCorrelator({ headers }: Pick<IncomingMessage, 'headers'>): 
 }
 
 /** Who asks, with the marks of this request; its key as the contract lets it in, a structured field's string, or bare. */
-export function askerOf({ name, requestAddress, certificate }: ServerIdentity, { id, headers }: FastifyRequest): Asker {
-  const asker = { name, requestAddress, certificate, correlator: id };
+export function askerOf(
+  { name, requestAddress, certificate }: PeerIdentity,
+  { id, headers }: FastifyRequest,
+): Asker | MtcUserAsker {
+  const asker = { name, requestAddress, certificate, correlator: id } as Asker | MtcUserAsker;
   const key = headers['idempotency-key'];
   return typeof key === 'string' ? { ...asker, idempotencyKey: key.replaceAll('"', '') } : asker;
 }

@@ -1,21 +1,20 @@
 /**
- * The contract (openapi.yaml) made into routes, and what follows from it
- * strictly: what it does not say is refused, and what it says is served.
+ * The contracts (openapi.yaml and its like, one for each API) made into
+ * routes, and what follows from them strictly: what they do not say is
+ * refused, and what they say is served.
  *
- * fastify-openapi-glue reads the file and makes one route of each operation.
+ * fastify-openapi-glue reads a file and makes one route of each operation.
  * Left to itself it serves an operation without a handler as a 500, lets a
  * body of another media type pass unchecked, and takes any query; here the
  * first stops the start, and the others are errors.
  */
 import type { Server } from 'node:https';
 import { fileURLToPath } from 'node:url';
-import type { FastifyInstance, FastifyRequest, FastifySchema, RouteHandlerMethod, RouteOptions } from 'fastify';
+import type { FastifyInstance, FastifyRequest, RouteHandlerMethod, RouteOptions } from 'fastify';
 import openapiGlue from 'fastify-openapi-glue';
 import { AgentError } from '../core/errors.ts';
 import type { RefusalReason } from '../core/refusals.ts';
-import type { Operation } from './routes.ts';
-
-const CONTRACT = fileURLToPath(new URL('./openapi.yaml', import.meta.url));
+import type { Api } from './operation.ts';
 
 /** How requests are held against the contract: nothing is removed or turned into another type; the first error ends it. */
 export const VALIDATION = {
@@ -27,32 +26,37 @@ export const VALIDATION = {
 } as const;
 
 /**
- * Adds a route for each operation of the contract.
- * @throws AgentError contractBroken where contract and handlers do not match, or the file is no contract
+ * Adds a route for each operation of each contract.
+ * @throws AgentError contractBroken where contract and handlers do not match, or a file is no contract
  */
-export async function addContract(
+export async function addContracts(
   app: FastifyInstance<Server>,
-  prefix: string,
-  operations: Readonly<Record<string, Operation>>,
-  handler: (operation: Operation) => RouteHandlerMethod<Server>,
+  apis: readonly Api[],
+  handler: (api: Api, operationId: string) => RouteHandlerMethod<Server>,
 ): Promise<void> {
-  const unserved = new Set(Object.keys(operations));
   app.addHook('onRoute', closeGaps);
-  app.register(openapiGlue, {
-    specification: CONTRACT,
-    prefix,
-    operationResolver: (id) => {
-      const operation = Object.hasOwn(operations, id) ? operations[id] : undefined;
-      if (!operation) throw new AgentError('contractBroken', `operation ${id} has no handler`);
-      unserved.delete(id);
-      return { handler: handler(operation) } as unknown as RouteOptions;
-    },
-  });
+  const unserved = new Set<string>();
+  for (const api of apis) {
+    const { contract, basePath, operations } = api;
+    for (const id of Object.keys(operations)) unserved.add(`${id} (${contract})`);
+    app.register(openapiGlue, {
+      specification: fileURLToPath(new URL(contract, import.meta.url)),
+      prefix: basePath,
+      operationResolver: (id) => {
+        if (!Object.hasOwn(operations, id)) {
+          throw new AgentError('contractBroken', `operation ${id} of ${contract} has no handler`);
+        }
+        unserved.delete(`${id} (${contract})`);
+        return { handler: handler(api, id) } as unknown as RouteOptions;
+      },
+    });
+  }
   try {
     await app.ready();
   } catch (fault) {
     if (fault instanceof AgentError) throw fault;
-    throw new AgentError('contractBroken', 'openapi.yaml cannot be made into routes', { cause: fault });
+    const files = apis.map(({ contract }) => contract).join(', ');
+    throw new AgentError('contractBroken', `${files} cannot be made into routes`, { cause: fault });
   }
   if (unserved.size > 0) {
     throw new AgentError('contractBroken', `handlers without an operation: ${[...unserved].join(', ')}`);
@@ -63,16 +67,37 @@ export async function addContract(
  * Fastify checks a body by the schema of its media type, and one without a
  * schema not at all; a route without a query schema takes any query.
  */
-function closeGaps(route: { schema?: FastifySchema | undefined }): void {
+function closeGaps(route: Pick<RouteOptions, 'schema' | 'config'>): void {
   const schema = route.schema;
   if (!schema) return;
   const body = schema.body as { content?: Record<string, { schema: unknown }> } | undefined;
-  const json = body?.content?.['application/json'];
-  if (json) schema.body = json.schema;
+  const [[mediaType, content] = []] = Object.entries(body?.content ?? {});
+  if (mediaType !== undefined && content) {
+    schema.body = content.schema;
+    route.config = { ...route.config, mediaType };
+  }
   schema.querystring ??= { type: 'object', additionalProperties: false };
 }
 
-/** The paths of the contract, for those who ask for another or with another method. */
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** What a body of this operation must be; a body it has then. */
+    mediaType?: string;
+  }
+}
+
+/** The media types of bodies in contracts: JSON, and JSON that says what is to change (RFC 7396). */
+export const MERGE_PATCH = 'application/merge-patch+json';
+
+/** Why a body is not of its operation's type; undefined where it is, or where there is none to be looked at. */
+export function mistyped({ headers, routeOptions }: FastifyRequest): string | undefined {
+  const { mediaType } = routeOptions.config;
+  const [given] = (headers['content-type'] ?? '').split(';', 1);
+  if (mediaType === undefined || given === '' || given?.trim().toLowerCase() === mediaType) return undefined;
+  return `the body must be ${mediaType}`;
+}
+
+/** The paths of the contracts, for those who ask for another or with another method. */
 export class Paths {
   readonly #methods = new Map<string, { readonly shape: RegExp; readonly methods: string[] }>();
 
@@ -109,7 +134,7 @@ export function misdirection(request: FastifyRequest, paths: Paths): Misdirected
   if (!request.is404) return undefined;
   const path = request.url.replace(/^https?:\/\/[^/]*/i, '').replace(/[?#].*$/, '');
   const methods = paths.methodsOf(path);
-  if (methods.length === 0) return { reason: 'notFound', why: 'no such path in the contract' };
+  if (methods.length === 0) return { reason: 'notFound', why: 'no such path in any contract' };
   return { reason: 'methodNotAllowed', why: `this path has ${methods.join(', ')}`, allow: methods.join(', ') };
 }
 

@@ -29,16 +29,14 @@ import {
   within,
 } from './authorities.ts';
 import { nameOf, serialOf } from './crl.ts';
-import type { ServerSources } from './sources.ts';
+import type { PartySources } from './sources.ts';
 
-/** An MTC server as the use cases know it: a name, and where this request came from. */
-export interface ServerIdentity {
-  readonly role: 'server';
-  readonly name: ServerName;
+/** Who asks, as the use cases know it: a role, a name in it, and where this request came from. */
+export type PeerIdentity = Identified & {
   readonly requestAddress: Address;
   /** The certificate it showed. */
   readonly certificate: CertificateId;
-}
+};
 
 /** What policy is asked: whose certificate is this? */
 interface CertificateFacts {
@@ -50,19 +48,24 @@ interface CertificateFacts {
   readonly issuer: string;
 }
 
-type Identified =
+export type Identified =
   | { readonly role: 'server'; readonly name: ServerName }
   | { readonly role: 'mtcUser'; readonly name: MtcUserName };
+
+/** One name for who shares: a server's own, an MTC user's behind its role, which no name of a server holds. */
+export function partyOf({ role, name }: Identified): string {
+  return role === 'server' ? name : `mtcUser:${name}`;
+}
 
 type Identify = (facts: CertificateFacts) => Identified | 'certificateUnknown' | 'certificateAmbiguous';
 
 /** What identity rests on beside the certificate; answers with the policy in force now. */
 export interface IdentityPolicy {
   readonly identify: Identify;
-  /** Whether this server's requests may come from this address. */
-  readonly sourceAllowed: (server: ServerName, from: Address) => boolean;
-  /** All servers, and where their requests come from: what there is to be shared, among whom. */
-  readonly servers: () => ServerSources;
+  /** Whether requests of this server or MTC user may come from this address. */
+  readonly sourceAllowed: (who: Identified, from: Address) => boolean;
+  /** All who may ask, and where their requests come from: what there is to be shared, among whom. */
+  readonly parties: () => PartySources;
 }
 
 /** What a leaf says, and where it came from; the same for as long as connection and CAs are. */
@@ -106,7 +109,7 @@ export function readFacts(leaf: X509Certificate, cas: readonly NamedCa[], remote
 }
 
 /** Who this is, now; the steps in order, each with its own reason. */
-export function identifyServer(peer: PeerFacts, policy: IdentityPolicy, nowMs: number): ServerIdentity | NotIdentified {
+export function identifyPeer(peer: PeerFacts, policy: IdentityPolicy, nowMs: number): PeerIdentity | NotIdentified {
   const proved = judgeCertificate(peer, nowMs);
   if ('reason' in proved) return proved;
 
@@ -115,14 +118,13 @@ export function identifyServer(peer: PeerFacts, policy: IdentityPolicy, nowMs: n
     const { uris, spkiSha256, issuer } = proved;
     return { reason: found, why: `uris [${uris.join(' ')}], sha256 ${spkiSha256}, issuer ${issuer}` };
   }
-  if (found.role !== 'server') return { reason: 'certificateUnknown', why: `it is the MTC user ${found.name}'s` };
 
   const { from } = peer;
-  if (!from || !policy.sourceAllowed(found.name, from)) {
+  if (!from || !policy.sourceAllowed(found, from)) {
     const where = from?.text ?? 'a connection that is gone';
     return { reason: 'sourceNotAllowed', why: `${found.name} does not ask from ${where}` };
   }
-  return { role: 'server', name: found.name, requestAddress: from, certificate: proved.certificate };
+  return { ...found, requestAddress: from, certificate: proved.certificate };
 }
 
 /** Whether a certificate is worth anything now, whoever's it is. */

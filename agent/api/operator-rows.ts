@@ -90,7 +90,7 @@ export interface GrantRows {
 /** A grant in the answer to GET /grants, or a request that waits. */
 export interface GrantRow {
   readonly grantId: string;
-  readonly status: 'waiting' | 'live' | 'ended';
+  readonly status: 'waiting' | 'live' | 'held' | 'ended';
   readonly server: string;
   readonly device: string;
   /** One that waits has none, nor the two that follow. */
@@ -185,7 +185,7 @@ function grantRow(grant: OperatorGrant | OperatorWait): GrantRow {
   };
 }
 
-const STATUS = { WAITING: 'waiting', LIVE: 'live', ENDED: 'ended' } as const;
+const STATUS = { WAITING: 'waiting', LIVE: 'live', HELD: 'held', ENDED: 'ended' } as const;
 
 export function grantDetail(grant: OperatorGrantDetail | OperatorWaitDetail): GrantDetail {
   const { gateway, mtcUser, policyVersion, remainingSeconds } = grant;

@@ -10,11 +10,11 @@ import type { TLSSocket } from 'node:tls';
 import type { NamedCa } from './authorities.ts';
 import {
   type IdentityPolicy,
-  identifyServer,
+  identifyPeer,
   type NotIdentified,
   type PeerFacts,
+  type PeerIdentity,
   readFacts,
-  type ServerIdentity,
   stillPasses,
 } from './identity.ts';
 
@@ -32,10 +32,10 @@ export class Peers {
   }
 
   /** Who is at the other end, now. */
-  identify(socket: TLSSocket, policy: IdentityPolicy, nowMs: number): ServerIdentity | NotIdentified {
+  identify(socket: TLSSocket, policy: IdentityPolicy, nowMs: number): PeerIdentity | NotIdentified {
     const facts = factsOf(socket, this.#reading);
     if (!facts) return { reason: 'certificateUnknown', why: 'the connection is gone' };
-    return identifyServer(facts, policy, nowMs);
+    return identifyPeer(facts, policy, nowMs);
   }
 
   /** Puts other CAs, or other lists of them, in force; answers which connections of before still pass. */

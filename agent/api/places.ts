@@ -1,6 +1,6 @@
 /**
- * Who may connect, before anything but an address is known: each server of the
- * policy, by its apiSources, has connections and handshakes of its own, which
+ * Who may connect, before anything but an address is known: each server and MTC
+ * user of the policy, by its apiSources, has connections and handshakes of its own, which
  * nobody can take from it; everybody else, strangers, shares a few, and of
  * those one address has a part. Strangers are not refused outright, since it
  * is them that a certificate may make known.
@@ -22,7 +22,7 @@
 import type { ShedReason } from '../core/handshakes.ts';
 import type { Address } from '../core/net.ts';
 import { type ConnectionLimits, ownPart, type Rate } from './limits.ts';
-import { neighbourhoodOf, type ServerSources, Sources } from './sources.ts';
+import { neighbourhoodOf, type PartySources, Sources } from './sources.ts';
 
 /** A connection's place, from its start to its end. */
 export interface Place {
@@ -71,27 +71,27 @@ interface Bound {
 
 export class Places {
   readonly #limits: ConnectionLimits;
-  readonly #servers: () => ServerSources;
+  readonly #sources: () => PartySources;
   readonly #nowMs: () => number;
   readonly #strangers: Holding;
   /** Strangers' addresses; the one that was last seen longest ago, first. */
   readonly #addresses = new Map<string, Holding>();
   readonly #parties = new Map<string, Holding>();
-  #policy: { readonly servers: ServerSources; readonly sources: Sources; readonly own: number; readonly rate: Rate };
+  #policy: { readonly of: PartySources; readonly sources: Sources; readonly own: number; readonly rate: Rate };
   /** Places that servers have beyond their own part. */
   #spareTaken = 0;
 
-  constructor(limits: ConnectionLimits, servers: () => ServerSources, nowMs: () => number) {
+  constructor(limits: ConnectionLimits, sources: () => PartySources, nowMs: () => number) {
     this.#limits = limits;
-    this.#servers = servers;
+    this.#sources = sources;
     this.#nowMs = nowMs;
     this.#strangers = new Holding(limits.strangerHandshakes.burst, nowMs());
-    this.#policy = this.#read(servers());
+    this.#policy = this.#read(sources());
   }
 
   /** A place for a connection, or why there is none. `cut` ends it, should it have to make room. */
   enter(from: Address, cut: () => void): Place | ShedReason {
-    if (this.#policy.servers !== this.#servers()) this.#switchPolicy();
+    if (this.#policy.of !== this.#sources()) this.#switchPolicy();
     const nowMs = this.#nowMs();
     const server = this.#policy.sources.partyAt(from);
     const bounds = server === undefined ? this.#boundsOfStranger(from, nowMs) : [this.#boundOfServer(server, nowMs)];
@@ -190,16 +190,16 @@ export class Places {
     return false;
   }
 
-  #read(servers: ServerSources) {
+  #read(of: PartySources) {
     const { serverPlaces, serverHandshakes } = this.#limits;
-    const sources = new Sources(servers);
+    const sources = new Sources(of);
     const own = ownPart(serverPlaces, sources.parties);
     const rate = { perSecond: ownPart(serverHandshakes, sources.parties), burst: serverPlaces.most };
-    return { servers, sources, own, rate };
+    return { of, sources, own, rate };
   }
 
   #switchPolicy(): void {
-    this.#policy = this.#read(this.#servers());
+    this.#policy = this.#read(this.#sources());
     this.#spareTaken = 0;
     for (const [party, { taken }] of this.#parties) {
       if (taken === 0) this.#parties.delete(party);

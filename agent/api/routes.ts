@@ -1,6 +1,6 @@
 /**
- * What each operation of the contract does: from a request that has passed the
- * contract (openapi.yaml) to a use case, and from its value to an answer.
+ * What each operation of the grants' contract does: from a request that has
+ * passed it (openapi.yaml) to a use case, and from its value to an answer.
  *
  * The use cases are an interface of this file, so that the API knows no
  * adapter, no policy and no store. Nothing here knows HTTP but for status
@@ -24,6 +24,7 @@ import {
   parseExternalId,
   upperSnake,
 } from '../core/words.ts';
+import type { Api, Call, Operation } from './operation.ts';
 
 /** A grant as the server that holds it may see it. */
 export interface Grant {
@@ -34,7 +35,7 @@ export interface Grant {
   readonly applicationServer: { readonly address: Address | 'all'; readonly port?: number };
   readonly protocol: Protocol;
   readonly devicePort: number;
-  readonly status: 'LIVE' | 'ENDED';
+  readonly status: 'LIVE' | 'HELD' | 'ENDED';
   readonly startedAtMs: number;
   readonly expiresAtMs: number;
   readonly limits: PacketLimits;
@@ -100,24 +101,15 @@ export interface GrantsUseCases {
   limits(who: Asker): ServerLimits;
 }
 
-/** A request that is authenticated and follows the contract. */
-interface Call {
-  readonly who: Asker;
-  readonly params: Readonly<Record<string, string>>;
-  readonly body: unknown;
-  /** Who asked for what, for the log. */
-  readonly asked: () => Readonly<Record<string, string>>;
-}
-
-export interface Answer {
-  readonly status: number;
-  readonly body?: object;
-  readonly headers?: Readonly<Record<string, string>>;
-}
-
-export type Operation = (call: Call) => Answer | Refusal | Promise<Answer | Refusal>;
-
 export const BASE_PATH = '/mobile-terminated-access/v1';
+
+/** The API of grants, for MTC servers. */
+export function grantsApi(grants: GrantsUseCases, refuse: Refuse, clock: Clock): Api {
+  return {
+    ...{ contract: 'openapi.yaml', basePath: BASE_PATH, role: 'server' },
+    operations: operations(grants, refuse, clock),
+  };
+}
 
 /** The operations by their operationId; the server holds the names against the contract at start. */
 export function operations(grants: GrantsUseCases, refuse: Refuse, clock: Clock): Record<string, Operation> {
@@ -278,7 +270,7 @@ function grantBody(grant: Grant | Wait): object {
     devicePort: grant.devicePort,
     status: grant.status,
     ...(grant.endedAtMs === undefined ? {} : { endedAt: iso(grant.endedAtMs) }),
-    ...(grant.endCause === undefined ? {} : { endCause: endCauseText(grant.endCause) }),
+    ...(grant.endCause === undefined ? {} : { endCause: endCauseText(grant.endCause, 'waitsUntilMs' in grant) }),
   };
 }
 
@@ -293,9 +285,9 @@ function liveBody({ externalEndpoint: { address, port }, limits, startedAtMs, ex
   };
 }
 
-/** What it was refused for has the code that the refusal would have had: the outside learns no more by waiting. */
-function endCauseText(cause: string): string {
-  return cause in REFUSALS ? REFUSALS[cause as RefusalReason].code : upperSnake(cause);
+/** What waited and was refused has the code that the refusal would have had: the outside learns no more by waiting. */
+export function endCauseText(cause: string, waited: boolean): string {
+  return waited && cause in REFUSALS ? REFUSALS[cause as RefusalReason].code : upperSnake(cause);
 }
 
 function iso(atMs: number): string {

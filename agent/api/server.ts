@@ -1,10 +1,10 @@
 /**
- * The HTTPS server of the API: mutual TLS, limits, and the way of a request
- * from the wire to an operation of the contract and back.
+ * The HTTPS server of the APIs: mutual TLS, limits, and the way of a request
+ * from the wire to an operation of its contract and back.
  *
  * A request passes, in this order: a place for its connection, handshake,
- * connection still counts, identity, its server's part of what is under way,
- * host and path, body and contract, its server's turn, operation. Each that
+ * connection still counts, identity, its party's part of what is under way,
+ * host, API and path, body and contract, its party's turn, operation. Each that
  * fails behind the handshake is a refusal with its reason and a problem
  * document (RFC 9457); what throws is a fault, answered 500 without a word of
  * why.
@@ -27,18 +27,26 @@ import { Admission } from './admission.ts';
 import { Answers, headersOf } from './answers.ts';
 import { askedOf, askerOf, givenCorrelator } from './asker.ts';
 import { Connections } from './connections.ts';
-import { addContract, misdirection, Paths, REASONS_BY_CODE, VALIDATION, violation } from './contract.ts';
-import type { IdentityPolicy, NotIdentified, ServerIdentity } from './identity.ts';
+import {
+  addContracts,
+  MERGE_PATCH,
+  misdirection,
+  mistyped,
+  Paths,
+  REASONS_BY_CODE,
+  VALIDATION,
+  violation,
+} from './contract.ts';
+import { type IdentityPolicy, type NotIdentified, type PeerIdentity, partyOf } from './identity.ts';
 import { API_LIMITS, type ApiLimits } from './limits.ts';
+import type { Answer, Api, Operation } from './operation.ts';
 import { Peers } from './peers.ts';
 import { Places } from './places.ts';
 import { bareAnswer, problemOf, randomUuid } from './problem.ts';
-import { type Answer, BASE_PATH, type GrantsUseCases, type Operation, operations } from './routes.ts';
 import { SparingLog } from './sparing-log.ts';
 import { handshakeFailure, type Trust } from './tls.ts';
 
 export interface ApiParts {
-  readonly grants: GrantsUseCases;
   /** Whose certificate it is and where it may ask from, by the policy in force at the moment of asking. */
   readonly identity: IdentityPolicy;
   readonly refuse: Refuse;
@@ -60,19 +68,19 @@ export interface ApiServer {
 }
 
 /**
- * Starts the API. `table` is the operations of routes.ts, unless a test has others.
+ * Starts the server of these APIs.
  * @throws AgentError contractBroken, listenFailed
  */
 export async function startApi(
   listen: Endpoint,
   trust: Trust,
   parts: ApiParts,
+  apis: readonly Api[],
   limits: Partial<ApiLimits> = {},
-  table: Readonly<Record<string, Operation>> = operations(parts.grants, parts.refuse, parts.clock),
 ): Promise<ApiServer> {
-  const api = new Api(trust, parts, { ...API_LIMITS, ...limits });
-  await api.start(listen, table);
-  return api;
+  const server = new ApisServer(trust, parts, apis, { ...API_LIMITS, ...limits });
+  await server.start(listen);
+  return server;
 }
 
 /** How often is looked who has waited, or been waited for, too long. */
@@ -80,8 +88,9 @@ const SWEEP_MS = 250;
 /** The kernel's queue of connections that are not accepted yet: as long as a flood may hold others up, and no longer. */
 const BACKLOG = 1_024;
 
-class Api implements ApiServer {
+class ApisServer implements ApiServer {
   readonly #parts: ApiParts;
+  readonly #apis: readonly Api[];
   readonly #limits: ApiLimits;
   readonly #app;
   readonly #connections: Connections;
@@ -92,8 +101,9 @@ class Api implements ApiServer {
   readonly #peers: Peers;
   #endpoint: Endpoint | undefined;
 
-  constructor(trust: Trust, parts: ApiParts, limits: ApiLimits) {
+  constructor(trust: Trust, parts: ApiParts, apis: readonly Api[], limits: ApiLimits) {
     this.#parts = parts;
+    this.#apis = apis;
     this.#limits = limits;
     this.#peers = new Peers(trust.cas);
     this.#answers = new Answers(parts, limits.requests.refusalMs);
@@ -123,13 +133,13 @@ class Api implements ApiServer {
       frameworkErrors: (fault, request, reply) => void this.#answerUnroutable(fault, request, reply),
     });
     const nowMs = () => Number(parts.clock.monotonicNs() / 1_000_000n);
-    const { servers } = parts.identity;
+    const { parties } = parts.identity;
     const shedLog = new SparingLog(parts.log, parts.clock);
     const shed = (reason: ShedReason, remote: string) =>
       parts.shedConnection(reason, remote, shedLog.info({ reason, remote }, 'connectionShed'));
-    const places = new Places(limits.connections, servers, nowMs);
+    const places = new Places(limits.connections, parties, nowMs);
     this.#connections = new Connections(this.#app.server, limits, places, nowMs, shed);
-    this.#admission = new Admission(limits.requests, () => servers().size, nowMs);
+    this.#admission = new Admission(limits.requests, () => parties().size, nowMs);
     this.#sweeping = setInterval(() => {
       this.#admission.sweep();
       this.#connections.sweep();
@@ -142,10 +152,11 @@ class Api implements ApiServer {
     return this.#endpoint;
   }
 
-  async start(listen: Endpoint, table: Readonly<Record<string, Operation>>): Promise<void> {
+  async start(listen: Endpoint): Promise<void> {
     const app = this.#app;
     // Bodies are JSON. Fastify would also take text, and would leave it unchecked.
     app.removeContentTypeParser('text/plain');
+    app.addContentTypeParser(MERGE_PATCH, { parseAs: 'string' }, app.getDefaultJsonParser('error', 'error'));
     app.addHook('onRoute', (route) => this.#paths.add(route));
     app.decorateRequest('asker', null);
     // Hooks that call back: each promise would cost every request a round of the loop's smallest wheel.
@@ -160,7 +171,10 @@ class Api implements ApiServer {
       done(null, payload);
     });
     app.setErrorHandler<FastifyError>((fault, request, reply) => this.#answers.answerFramework(fault, request, reply));
-    await addContract(app, BASE_PATH, table, (operation) => (request, reply) => this.#serve(operation, request, reply));
+    await addContracts(app, this.#apis, ({ operations }, id) => {
+      const operation = operations[id] as Operation<unknown>; // its role's asker is what it gets: #admit has seen to it
+      return (request, reply) => this.#serve(operation, request, reply);
+    });
     try {
       await app.listen({ host: listen.address.text, port: listen.port, backlog: BACKLOG });
     } catch (cause) {
@@ -197,33 +211,40 @@ class Api implements ApiServer {
     server.on('checkExpectation', (request, response) => server.emit('request', request, response));
   }
 
-  /** Lets a request on to the contract: of a known server that has not its part already, for a path there is. */
+  /** Lets a request on to the contract: of a known party that has not its part already, for a path that there is for its role. */
   #admit(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> | undefined {
     const who = this.#identify(request);
     if ('reason' in who) return this.#answers.refuse(request, reply, who.reason, { why: who.why });
     request.asker = who;
-    if (!this.#admission.enter(who.name)) {
-      const why = `${this.#admission.underWay(who.name)} requests of ${who.name} are under way`;
+    const party = partyOf(who);
+    if (!this.#admission.enter(party)) {
+      const why = `${this.#admission.underWay(party)} requests of ${party} are under way`;
       return this.#answers.refuse(request, reply, 'serverBusy', { why });
     }
-    this.#connections.whenOver(request.raw, () => this.#admission.leave(who.name));
+    this.#connections.whenOver(request.raw, () => this.#admission.leave(party));
 
+    const other = this.#apis.find(({ basePath, role }) => role !== who.role && isUnder(basePath, request));
+    if (other)
+      return this.#answers.refuse(request, reply, 'wrongRole', { why: `${other.basePath} is for role ${other.role}` });
     const wrong = misdirection(request, this.#paths);
-    if (!wrong) return undefined;
-    if (wrong.allow) reply.header('allow', wrong.allow);
-    return this.#answers.refuse(request, reply, wrong.reason, { why: wrong.why, detail: wrong.why });
+    if (wrong?.allow) reply.header('allow', wrong.allow);
+    if (wrong) return this.#answers.refuse(request, reply, wrong.reason, { why: wrong.why, detail: wrong.why });
+    const mistype = mistyped(request);
+    return mistype === undefined
+      ? undefined
+      : this.#answers.refuse(request, reply, 'unsupportedMediaType', { why: mistype, detail: mistype });
   }
 
-  #identify(request: FastifyRequest): ServerIdentity | NotIdentified {
+  #identify(request: FastifyRequest): PeerIdentity | NotIdentified {
     const { identity, clock } = this.#parts;
     return this.#peers.identify(request.raw.socket as TLSSocket, identity, clock.nowMs());
   }
 
-  async #serve(operation: Operation, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
+  async #serve(operation: Operation<unknown>, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
     const who = request.asker;
     if (!who)
       return this.#answers.answerFault(new AgentError('internal', 'a request without an asker'), request, reply);
-    const turn = this.#admission.turn(who.name);
+    const turn = this.#admission.turn(partyOf(who));
     if (turn !== true && !(await turn)) {
       const why = `its turn did not come within ${this.#limits.requests.waitMs} ms`;
       return this.#answers.refuse(request, reply, 'gatewayBusy', { why });
@@ -232,7 +253,16 @@ class Api implements ApiServer {
     try {
       if (request.raw.socket.destroyed) return reply.hijack(); // nothing is done for who has gone while it waited
       const params = request.params as Record<string, string>;
-      done = await operation({ who: askerOf(who, request), params, body: request.body, asked: () => askedOf(request) });
+      const query = request.query as Record<string, unknown>;
+      const { body, headers } = request;
+      done = await operation({
+        who: askerOf(who, request),
+        params,
+        query,
+        headers,
+        body,
+        asked: () => askedOf(request),
+      });
     } catch (fault) {
       return this.#answers.answerFault(fault, request, reply);
     } finally {
@@ -275,4 +305,10 @@ class Api implements ApiServer {
     // Not destroyed at once: a reset may overtake the answer.
     setTimeout(() => socket.destroy(), 1_000).unref();
   }
+}
+
+/** Whether a request is one to an API: by the route that was found for it, however its path was written; else by the path. */
+function isUnder(basePath: string, { is404, routeOptions, url }: FastifyRequest): boolean {
+  const path = is404 ? url.replace(/^https?:\/\/[^/]*/i, '') : (routeOptions.url ?? '');
+  return path.startsWith(basePath) && /^([/?#]|$)/.test(path.slice(basePath.length));
 }

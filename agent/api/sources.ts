@@ -1,16 +1,15 @@
 /**
- * Whose address that is: which server's requests come from it, by the policy
- * in force. Asked for every connection before anything is known of it, so its
+ * Whose address that is: which server's or MTC user's requests come from it,
+ * by the policy in force. Asked for every connection before anything is known of it, so its
  * cost is a few look-ups, however many servers there are.
  *
  * It proves nothing: it says out of whose share a connection is paid. Who asks
  * is settled by the certificate (identity.ts).
  */
 import { type Address, mappedLength, type Prefix } from '../core/net.ts';
-import type { ServerName } from '../core/words.ts';
 
-/** Where each server's requests come from. Another policy is another object. */
-export type ServerSources = ReadonlyMap<ServerName, { readonly apiSources: readonly Prefix[] }>;
+/** Where the requests of each server and MTC user come from, by its party; none: from anywhere, as strangers do. Another policy is another object. */
+export type PartySources = ReadonlyMap<string, { readonly apiSources: readonly Prefix[] }>;
 
 export class Sources {
   /** Of each length in bits, the longest first: whose prefix begins with these digits. */
@@ -18,23 +17,23 @@ export class Sources {
   /** How many different answers there are. */
   readonly parties: number;
 
-  constructor(servers: ServerSources) {
+  constructor(sources: PartySources) {
     const byLength = new Map<number, Map<string, string>>();
-    for (const [server, { apiSources }] of servers)
+    for (const [party, { apiSources }] of sources)
       for (const source of apiSources) {
         const length = mappedLength(source);
         const parties = byLength.get(length) ?? new Map<string, string>();
         byLength.set(length, parties);
         const digits = leading(digitsOf(source.address), length);
-        // Servers behind one address cannot be told apart yet: they share.
+        // Those behind one address cannot be told apart yet: they share.
         const others = parties.get(digits);
-        parties.set(digits, others === undefined ? server : `${others} ${server}`);
+        parties.set(digits, others === undefined ? party : `${others} ${party}`);
       }
     this.#byLength = [...byLength].sort(([a], [b]) => b - a);
     this.parties = new Set(this.#byLength.flatMap(([, parties]) => [...parties.values()])).size;
   }
 
-  /** The server, by the longest prefix that holds the address; undefined of a stranger. */
+  /** The party, by the longest prefix that holds the address; undefined of a stranger. */
   partyAt(address: Address): string | undefined {
     const digits = digitsOf(address);
     for (const [length, parties] of this.#byLength) {

@@ -81,6 +81,11 @@ export function registerStatus(program: Command): void {
   );
 }
 
+function liveText({ liveGrants, heldGrants }: Status): string {
+  if (heldGrants === 0) return String(liveGrants);
+  return `${liveGrants}, of which ${heldGrants} HELD until it is confirmed who holds their addresses`;
+}
+
 /** One screen: the state in a sentence, then what it rests on. */
 function statusPage(status: Status): string[] {
   const { gateway, closed, gap, draining, interfaces, attachments, packets, freeEndpoints, lastFault } = status;
@@ -89,7 +94,7 @@ function statusPage(status: Status): string[] {
   const realms = interfaces.inside.map((one) => `${one.interface} (${one.realm})`).join(', ');
   const rows: (readonly [string, string])[] = [
     ['new grants', newGrants(closed, draining)],
-    ['live grants', String(status.liveGrants)],
+    ['live grants', liveText(status)],
     ['waiting', `${count(status.waitingGrants, 'request')} for a device that has no address`],
     ['endpoints', `${status.restingEndpoints} at rest; free: ${freeText(freeEndpoints)}`],
     ['policy', `${status.policy}, ${editionText(status.edition)}`],

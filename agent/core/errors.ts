@@ -31,6 +31,9 @@ export const FAULTS = {
   editionsFailed: 'Look at the disk of store.directory: space, rights, faults. The policy in force was not changed.',
   editionUnfit:
     'Take back what was changed in agent.yaml; or correct the rule folder, then `mtgate apply --offline`, and start again.',
+  deskInvalid:
+    'Restore desk.db from a copy. Or move it away and start: then the servers of the rule files count for every MTC user, and all withdrawals and preferences of MTC users are forgotten, so tell them first.',
+  deskFailed: 'Look at the disk of store.directory: space, rights, faults. What the MTC user asked for was not done.',
   registryInvalid:
     'Restore registry.db from a copy; or move it away, start, and import the devices anew (mtgate device import).',
   registryFailed:

@@ -7,7 +7,8 @@ export const EVENTS = {
   ready: 'The agent serves. `attachments` says where the gate hangs.',
   storeOlder:
     'The database is an older copy of the one last used here. After a reboot none of its grants is opened again; what was bound by the management socket is forgotten: bind it again, and tell the MTC servers to ask anew.',
-  recovered: 'Record and gate are one again after a start: how many grants live, were opened again, or ended.',
+  recovered:
+    'Record and gate are one again after a start: how many grants live, were opened again, are held, or ended.',
   reloaded: 'Devices and certificates were read again and are in force; with autoApply the rule files too.',
   policyApplied: 'An edition is in force: who (`by`, `byUid`), how, and for `confirmSeconds` on trial.',
   policyConfirmed: 'The edition on trial stays in force.',
@@ -41,6 +42,9 @@ export const EVENTS = {
   grantOpened: 'A grant is live: server, device, rule, end.',
   grantExtended: 'A grant lives longer; `until` is its new end, `requestCorrelator` the request that asked.',
   answeredAgain: 'A request came again under its Idempotency-Key and got the answer of the first.',
+  grantsHeld:
+    'The agent had not been heard for orphanGraceSeconds: so many grants are closed until accounting, or a new bind, confirms who holds their addresses. They keep their endpoints and their ends.',
+  grantResumed: 'The address of a grant that was held is confirmed: it is live again, to the end that it had.',
   grantLowered: 'A grant ends sooner: hours of a rule in the new policy close at `until`.',
   grantEnded: 'A grant ended; `cause` says why. Its packets have stopped.',
   refused:
@@ -73,6 +77,8 @@ export const EVENTS = {
   radiusBufferSmall:
     'The receive buffer for RADIUS accounting is smaller than wanted: raise net.core.rmem_max, then restart.',
   radiusFault: 'A socket of RADIUS accounting failed to receive or to send; `message` says why.',
+  deskChanged:
+    'An MTC user (`mtcUser`) said whom it authorises or what it wants, with a certificate, or an operator (`byUid`) for it: `what`. What that ends has ended.',
   endAsked: 'A server gives a grant back.',
   drainAsked: 'An operator (`byUid`) wants no new grants, or wants them again.',
   revokeAsked: 'An operator (`byUid`) revokes a grant.',

@@ -64,8 +64,11 @@ function textOfIpv6(bytes: Uint8Array): string {
     run = groups[i] === 0 ? run + 1 : 0;
     if (run > length) [from, length] = [i + 1 - run, run];
   }
-  const hex = (some: readonly number[]) => some.map((group) => group.toString(16)).join(':');
-  return length === 1 ? hex(groups) : `${hex(groups.slice(0, from))}::${hex(groups.slice(from + length))}`;
+  const hex = groups.map((group) => group.toString(16));
+  if (length === 1) return hex.join(':');
+  const [before, behind] = [hex.slice(0, from), hex.slice(from + length)];
+  // One join, so that the text is one string and not a rope of four.
+  return [...(from === 0 ? [''] : before), '', ...(behind.length === 0 ? [''] : behind)].join(':');
 }
 
 /** An address from its text, or undefined where the text is none. IPv4-mapped IPv6 is read as IPv4. */
@@ -75,11 +78,21 @@ export function parseAddress(text: string): Address | undefined {
     if (octets.some((octet) => octet > 255)) return undefined;
     return addressFromBytes(Uint8Array.from([...MAPPED, ...octets]));
   }
-  if (!text.includes(':') || /[%/\s]/.test(text) || !Address6.isValid(text)) return undefined;
-  const bytes = new Address6(text).toUnsignedByteArray();
+  if (!text.includes(':') || /[%/\s]/.test(text)) return undefined;
+  const bytes = bytesOfIpv6(text);
+  if (!bytes) return undefined;
   const padded = new Uint8Array(16);
   padded.set(bytes, 16 - bytes.length);
   return addressFromBytes(padded);
+}
+
+/** Without leading zeros; undefined where the text is none. (`Address6.isValid` would read it once more.) */
+function bytesOfIpv6(text: string): number[] | undefined {
+  try {
+    return new Address6(text).toUnsignedByteArray();
+  } catch {
+    return undefined;
+  }
 }
 
 /** @throws RangeError where the text is no address; for text that was checked before */

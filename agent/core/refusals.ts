@@ -13,7 +13,7 @@
  * that second repeat it, `instance` included. All are counted.
  */
 
-/** The steps of a request's way, in order. Every refusal names the one that stopped it. */
+/** The steps of a request's way, in order; `desk` is what an MTC user says itself. Every refusal names the one that stopped it. */
 export type Step =
   | 'gateway'
   | 'authentication'
@@ -22,6 +22,7 @@ export type Step =
   | 'device'
   | 'mtcUser'
   | 'rule'
+  | 'preference'
   | 'applicationServer'
   | 'filter'
   | 'rate'
@@ -30,7 +31,8 @@ export type Step =
   | 'binding'
   | 'endpoint'
   | 'commit'
-  | 'record';
+  | 'record'
+  | 'desk';
 
 export interface RefusalFace {
   readonly step: Step;
@@ -64,13 +66,13 @@ export const REFUSALS = {
     step: 'authentication',
     status: 403,
     code: 'PERMISSION_DENIED',
-    title: 'The client certificate belongs to no known MTC server',
+    title: 'The client certificate belongs to nobody who is known here',
   },
   certificateAmbiguous: {
     step: 'authentication',
     status: 403,
     code: 'PERMISSION_DENIED',
-    title: 'The client certificate matches more than one MTC server',
+    title: 'The client certificate matches more than one holder',
   },
   certificateExpired: {
     step: 'authentication',
@@ -100,7 +102,13 @@ export const REFUSALS = {
     step: 'authentication',
     status: 403,
     code: 'PERMISSION_DENIED',
-    title: 'Requests of this MTC server do not come from this address',
+    title: 'Requests of this client do not come from this address',
+  },
+  wrongRole: {
+    step: 'authentication',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    title: 'This API is not for this client',
   },
   serverBusy: {
     step: 'admission',
@@ -149,7 +157,7 @@ export const REFUSALS = {
     step: 'request',
     status: 415,
     code: 'UNSUPPORTED_MEDIA_TYPE',
-    title: 'The request body must be application/json',
+    title: 'The request body is of another media type than this operation takes',
   },
   methodNotAllowed: {
     step: 'request',
@@ -234,6 +242,13 @@ export const REFUSALS = {
     cause: 'OPERATION_PROHIBITED',
     title: "The operator's rules do not allow this grant",
   },
+  unwanted: {
+    step: 'preference',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'OPERATION_PROHIBITED',
+    title: 'The owner of the device does not want this now',
+  },
   applicationServerRequired: {
     step: 'applicationServer',
     status: 422,
@@ -277,6 +292,12 @@ export const REFUSALS = {
     status: 409,
     code: 'GRANT_WAITING',
     title: 'The grant has not begun: it waits for its device',
+  },
+  grantHeld: {
+    step: 'existing',
+    status: 409,
+    code: 'GRANT_HELD',
+    title: 'The grant is held until it is confirmed where the device is',
   },
   grantEnded: { step: 'existing', status: 409, code: 'GRANT_ENDED', title: 'The grant has ended; ask for a new one' },
   lifetimeExhausted: {
@@ -338,6 +359,32 @@ export const REFUSALS = {
     code: 'UNAVAILABLE',
     title: 'The gateway cannot keep its records at the moment',
     retryAfterSeconds: 5,
+  },
+  serverNotAuthorisable: {
+    step: 'desk',
+    status: 403,
+    code: 'SERVER_NOT_AUTHORISABLE',
+    title: 'This is no server that you may authorise',
+  },
+  devicesNotOwned: {
+    step: 'desk',
+    status: 403,
+    code: 'DEVICES_NOT_YOURS',
+    title: 'Not all of these devices would be yours',
+  },
+  serversChanged: {
+    step: 'desk',
+    status: 412,
+    code: 'PRECONDITION_FAILED',
+    title: 'The servers that you authorise are not those that you have seen',
+  },
+  preferenceNotFound: { step: 'desk', status: 404, code: 'NOT_FOUND', title: 'There is no such preference' },
+  preferencesExhausted: {
+    step: 'desk',
+    status: 429,
+    code: 'QUOTA_EXCEEDED',
+    cause: 'QUOTA_EXCEEDED',
+    title: 'You have as many preferences as you may',
   },
 } as const satisfies Record<string, RefusalFace>;
 

@@ -100,6 +100,11 @@ export interface Asker {
   readonly idempotencyKey?: string;
 }
 
+/** The same of an MTC user. */
+export interface MtcUserAsker extends Omit<Asker, 'name'> {
+  readonly name: MtcUserName;
+}
+
 /** What a server asks for, with everything resolved that needs no policy. */
 export interface GrantRequest {
   readonly device: DeviceReference;

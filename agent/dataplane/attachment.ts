@@ -71,7 +71,7 @@ export interface Flaw {
 }
 
 /** The loaded programs, by their file descriptors. */
-export type Programs = Readonly<Record<Hook | 'insideIngressBare', number>>;
+export type Programs = Readonly<Record<Hook | 'insideIngressBare' | 'insideEgressBare', number>>;
 
 interface Place {
   readonly hook: Hook;
@@ -243,17 +243,17 @@ function placesOf({ outside, inside }: Interfaces): readonly Place[] {
   const at = (hook: Hook, one: Interface | undefined): Place[] => (one ? [{ hook, interface: one }] : []);
   return [
     ...at('outsideEgress', outside),
-    ...inside.flatMap((one) => at('insideIngress', one)),
+    ...inside.flatMap((one) => [...at('insideEgress', one), ...at('insideIngress', one)]),
     ...at('outsideIngress', outside),
   ];
 }
 
 function programOf({ hook, interface: { bare } }: Place): keyof Programs {
-  return bare && hook === 'insideIngress' ? 'insideIngressBare' : hook;
+  return bare && (hook === 'insideIngress' || hook === 'insideEgress') ? `${hook}Bare` : hook;
 }
 
 function pointOf(hook: Hook): Point {
-  return hook === 'outsideEgress' ? 'egress' : 'ingress';
+  return hook === 'outsideEgress' || hook === 'insideEgress' ? 'egress' : 'ingress';
 }
 
 function tcPlace(hook: Hook, ifindex: number): TcPlace {

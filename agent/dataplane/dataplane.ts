@@ -71,9 +71,11 @@ export interface Dataplane {
   /**
    * Raises the end of a live entry from the end that was read. Returns false,
    * and changes nothing, where the entry is another grant's, is dead, or has
-   * another end by now. Nothing else raises an end.
+   * another end by now. Nothing else raises an end, but `resume`.
    */
   extend(index: number, number: number, fromNs: bigint, toNs: bigint): boolean;
+  /** Makes a dead entry alive again that still has this number, with what it has used of its limits. Returns whether it had. */
+  resume(index: number, number: number, endNs: bigint): boolean;
   /** Gives a live entry other limits, at once; what was used already counts toward them. Returns whether it still has this number. */
   limit(index: number, number: number, limits: PacketLimits): boolean;
   /** The grants of which a packet was refused for the byte quota since this was asked last: each is named once, and may have ended meanwhile. */
@@ -109,7 +111,7 @@ export interface Dataplane {
   unbind(realm: number, prefix: Prefix): void;
   /** All that is bound; what is bound or unbound before all of it is read may be missing or not. */
   bindings(): Iterable<InnerPrefix>;
-  /** While a prefix changes hands nothing is heard of its addresses, answers included. */
+  /** While a prefix changes hands nothing is heard of its addresses, answers included, and nothing reaches them. */
   setChanging(realm: number, prefix: Prefix, changing: boolean): void;
   /**
    * What may pass to the inside without a grant, all of it, in the place of
@@ -141,9 +143,9 @@ export interface GateSetup {
   readonly onlyBound: boolean;
 }
 
-/** The three places the gate looks at packets. */
-export type Hook = 'outsideIngress' | 'outsideEgress' | 'insideIngress';
-export const HOOKS: readonly Hook[] = ['outsideIngress', 'outsideEgress', 'insideIngress'];
+/** The places where the gate looks at packets. */
+export const HOOKS = ['outsideIngress', 'outsideEgress', 'insideIngress', 'insideEgress'] as const;
+export type Hook = (typeof HOOKS)[number];
 
 /**
  * What became of one packet. `redirect`: carried, `bytes` is the packet as it

@@ -161,14 +161,14 @@ int gate_outside_ingress(struct __sk_buff *skb)
 	return hand_to(route, packet.ipv6);
 }
 
-static __always_inline bool is_changing_hands(const struct gate_state *now_state, const struct packet *packet,
+static __always_inline bool is_changing_hands(const struct gate_state *now_state, const struct gate_address *address,
 					      __u32 realm)
 {
 	struct gate_inner key;
 
 	if (!now_state->changing)
 		return false;
-	key = inner_host(realm, &packet->source);
+	key = inner_host(realm, address);
 	return bpf_map_lookup_elem(&changing, &key);
 }
 
@@ -190,7 +190,7 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 	if (!read_network(skb, &packet, network))
 		return deny(skb, REASON_MALFORMED);
 	now_state = gate_state();
-	if (!now_state || is_changing_hands(now_state, &packet, here->realm))
+	if (!now_state || is_changing_hands(now_state, &packet.source, here->realm))
 		return deny(skb, REASON_ADDRESS_CHANGING_HANDS);
 	/* What grants never carry in is never an answer to one; the base drops
 	 * it all the same, since connection tracking knows no flow for it. */
@@ -245,6 +245,41 @@ SEC("tc")
 int gate_inside_ingress_bare(struct __sk_buff *skb)
 {
 	return from_inside(skb, AT_START);
+}
+
+/*
+ * Toward devices, whoever sends, the base's tracked flows included: while an
+ * address changes hands nothing reaches it that was for its former holder.
+ */
+static __always_inline int to_inside(struct __sk_buff *skb, __u32 network)
+{
+	struct gate_state *now_state = gate_state();
+	__u32 ifindex = skb->ifindex;
+	struct packet packet = {};
+	struct gate_inside *here;
+
+	if (!now_state || !now_state->changing || !is_ours(skb))
+		return TC_ACT_UNSPEC;
+	here = bpf_map_lookup_elem(&inside, &ifindex);
+	if (!here)
+		return TC_ACT_UNSPEC;
+	if (!read_network(skb, &packet, network))
+		return drop(skb, REASON_MALFORMED);
+	if (is_changing_hands(now_state, &packet.destination, here->realm))
+		return drop(skb, REASON_ADDRESS_CHANGING_HANDS);
+	return TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int gate_inside_egress(struct __sk_buff *skb)
+{
+	return to_inside(skb, BEHIND_ETHERNET);
+}
+
+SEC("tc")
+int gate_inside_egress_bare(struct __sk_buff *skb)
+{
+	return to_inside(skb, AT_START);
 }
 
 SEC("tc")

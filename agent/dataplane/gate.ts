@@ -160,6 +160,13 @@ export class Gate implements JudgingDataplane {
     return Atomics.compareExchange(this.#gate.words, at, fromNs, toNs) === fromNs;
   }
 
+  resume(index: number, number: number, endNs: bigint): boolean {
+    const at = this.#wordOf(index);
+    if (this.#gate.words[at + NUMBER] !== BigInt(number)) return false;
+    Atomics.store(this.#gate.words, at, endNs);
+    return true;
+  }
+
   limit(index: number, number: number, limits: PacketLimits): boolean {
     const at = this.#wordOf(index);
     if (this.#gate.words[at + NUMBER] !== BigInt(number)) return false;

@@ -80,6 +80,8 @@ export function load(file: string, bpffs: string, setup: GateSetup): Loaded {
       outsideEgress: object.programFd('gate_outside_egress'),
       insideIngress: object.programFd('gate_inside_ingress'),
       insideIngressBare: object.programFd('gate_inside_ingress_bare'),
+      insideEgress: object.programFd('gate_inside_egress'),
+      insideEgressBare: object.programFd('gate_inside_egress_bare'),
     },
     maps: mapsOf(object),
     bytes: new Uint8Array(entries.memory),

@@ -103,6 +103,13 @@ export class Memory implements JudgingDataplane {
     return true;
   }
 
+  resume(index: number, number: number, endNs: bigint): boolean {
+    const row = this.#entries.get(index);
+    if (row?.mapping.number !== number) return false;
+    row.endNs = endNs;
+    return true;
+  }
+
   limit(index: number, number: number, limits: PacketLimits): boolean {
     const row = this.#entries.get(index);
     if (row?.mapping.number !== number) return false;
@@ -207,6 +214,7 @@ export class Memory implements JudgingDataplane {
   judge(hook: Hook, ifindex: number, frame: Uint8Array, mark = 0): Verdict {
     if (hook === 'outsideIngress') return this.#fromOutside(frame);
     if (hook === 'insideIngress') return this.#fromInside(ifindex, frame);
+    if (hook === 'insideEgress') return this.#toInside(ifindex, frame);
     return this.#toOutside(frame, mark);
   }
 
@@ -241,6 +249,17 @@ export class Memory implements JudgingDataplane {
     if (owner === 'device' && !this.#admissions.some((one) => isAdmitted(one, packet, frame)))
       return this.#deny('realmDestination', frame);
     return this.#pass(frame);
+  }
+
+  /** Toward a device, whoever sends: what is not dropped was counted where it came in. */
+  #toInside(ifindex: number, frame: Uint8Array): Verdict {
+    const inside = this.#setup.inside.find((one) => one.ifindex === ifindex);
+    if (!inside || this.#changing.size === 0) return { verdict: 'pass' };
+    const packet = readFrame(frame);
+    if (packet === 'other') return { verdict: 'pass' };
+    if (packet === 'malformed') return this.#drop('malformed', frame);
+    if (holds(this.#changing, inside.realm, packet.destination)) return this.#drop('addressChangingHands', frame);
+    return { verdict: 'pass' };
   }
 
   #fromInside(ifindex: number, frame: Uint8Array): Verdict {

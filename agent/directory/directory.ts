@@ -46,6 +46,8 @@ export class Directory {
   readonly #spaces = new Map<string, PrefixTrie<Binding>>();
   /** In the order in which they were bound. */
   readonly #byDevice = new Map<ExternalId, readonly Binding[]>();
+  /** What nobody has vouched for since the agent was away: no grant leads there. */
+  readonly #unconfirmed = new Set<string>();
   /** What is between `begin` and `apply`. */
   readonly #changing = new Set<string>();
 
@@ -101,10 +103,31 @@ export class Directory {
     return this.#byDevice.get(device) ?? [];
   }
 
-  /** Where a grant leads in a family; nowhere while that changes hands. */
+  /** Where a grant leads in a family; nowhere while that changes hands, or is to be confirmed. */
   bindingOf(device: ExternalId, family: Family): ReachableBinding | undefined {
     const own = this.#settledOf(device, family);
-    return own.findLast((binding): binding is ReachableBinding => binding.target !== undefined);
+    return own.findLast(
+      (binding): binding is ReachableBinding => binding.target !== undefined && this.isConfirmed(binding),
+    );
+  }
+
+  /** From here on every binding but the devices file's is to be confirmed; or those that are named. */
+  unconfirm(ranges?: Iterable<Range>): void {
+    for (const range of ranges ?? this.bindings().filter(({ source }) => source !== 'file'))
+      this.#unconfirmed.add(rangeKey(range));
+  }
+
+  /** Somebody has vouched for these. */
+  confirm(ranges: readonly Range[]): void {
+    for (const range of ranges) this.#unconfirmed.delete(rangeKey(range));
+  }
+
+  isConfirmed(range: Range): boolean {
+    return this.#unconfirmed.size === 0 || !this.#unconfirmed.has(rangeKey(range));
+  }
+
+  get unconfirmed(): number {
+    return this.#unconfirmed.size;
   }
 
   /** The families in which a device is bound, be it known or not where grants lead there. */
@@ -204,6 +227,7 @@ export class Directory {
   /** Carries a plan out. */
   apply(change: Change): void {
     this.cancel(change);
+    this.confirm(touched(change));
     for (const { binding } of change.losses) this.#remove(binding);
     for (const binding of change.gains) {
       for (const former of this.overlapping(binding)) this.#remove(former); // the same, of another source

@@ -11,7 +11,9 @@ interface Node<Value> {
   readonly bytes: Uint8Array;
   readonly length: number;
   value: Value | undefined;
-  readonly below: [Node<Value> | undefined, Node<Value> | undefined];
+  /** Where the next bit is 0, and where it is 1: two fields, since a pair would take as much again as the node. */
+  zero: Node<Value> | undefined;
+  one: Node<Value> | undefined;
 }
 
 export class PrefixTrie<Value> {
@@ -24,18 +26,18 @@ export class PrefixTrie<Value> {
     let at = this.#root;
     while (at.length < length) {
       const side = bitOf(bytes, at.length);
-      const next = at.below[side];
+      const next = at[side];
       if (!next) {
-        at.below[side] = node(bytes, length, value);
+        at[side] = node(bytes, length, value);
         return;
       }
       const common = Math.min(commonBits(bytes, next.bytes), length, next.length);
       if (common < next.length) {
         const fork = node<Value>(bytes, common);
-        fork.below[bitOf(next.bytes, common)] = next;
-        at.below[side] = fork;
+        fork[bitOf(next.bytes, common)] = next;
+        at[side] = fork;
       }
-      at = at.below[side] as Node<Value>;
+      at = at[side] as Node<Value>;
     }
     at.value = value;
   }
@@ -54,15 +56,14 @@ export class PrefixTrie<Value> {
     let at: Node<Value> | undefined = this.#root;
     while (at && at.length < length) {
       way.push(at);
-      at = at.below[bitOf(bytes, at.length)];
+      at = at[bitOf(bytes, at.length)];
     }
     if (!at || at.length !== length || commonBits(bytes, at.bytes) < length) return;
     at.value = undefined;
     // A node that neither holds nothing nor parts two ways goes; so may the one above it then.
     for (let one: Node<Value> | undefined = at, above = way.pop(); one && above; one = above, above = way.pop()) {
-      const [zero, other] = one.below;
-      if (one.value !== undefined || (zero && other)) return;
-      above.below[bitOf(one.bytes, above.length)] = zero ?? other;
+      if (one.value !== undefined || (one.zero && one.one)) return;
+      above[bitOf(one.bytes, above.length)] = one.zero ?? one.one;
     }
   }
 
@@ -75,7 +76,7 @@ export class PrefixTrie<Value> {
     while (at && at.length < length) {
       if (commonBits(bytes, at.bytes) < at.length) return found;
       if (at.value !== undefined) found.push(at.value);
-      at = at.below[bitOf(bytes, at.length)];
+      at = at[bitOf(bytes, at.length)];
     }
     if (at && commonBits(bytes, at.bytes) >= length) collect(at, found);
     return found;
@@ -83,16 +84,17 @@ export class PrefixTrie<Value> {
 }
 
 function node<Value>(bytes: Uint8Array, length: number, value?: Value): Node<Value> {
-  return { bytes, length, value, below: [undefined, undefined] };
+  return { bytes, length, value, zero: undefined, one: undefined };
 }
 
-function collect<Value>({ value, below }: Node<Value>, found: Value[]): void {
+function collect<Value>({ value, zero, one }: Node<Value>, found: Value[]): void {
   if (value !== undefined) found.push(value);
-  for (const next of below) if (next) collect(next, found);
+  if (zero) collect(zero, found);
+  if (one) collect(one, found);
 }
 
-function bitOf(bytes: Uint8Array, index: number): 0 | 1 {
-  return (((bytes[index >> 3] ?? 0) >> (7 - (index & 7))) & 1) as 0 | 1;
+function bitOf(bytes: Uint8Array, index: number): 'zero' | 'one' {
+  return ((bytes[index >> 3] ?? 0) >> (7 - (index & 7))) & 1 ? 'one' : 'zero';
 }
 
 /** How many bits two addresses have in common from the first on. */

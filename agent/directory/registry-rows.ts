@@ -17,6 +17,10 @@ CREATE TABLE devices (
 CREATE INDEX devices_of_file ON devices (source) WHERE source = 'file';
 `;
 
+/** The domain of a device, and an index by it: an MTC user's devices are found by their domains. */
+export const DOMAIN = "substr(external_id, instr(external_id, '@') + 1)";
+export const DOMAIN_INDEX = `CREATE INDEX IF NOT EXISTS devices_by_domain ON devices (${DOMAIN}, external_id)`;
+
 /** What is said of a device; attributes as JSON, in the order of their names. */
 export interface Row {
   readonly external_id: string;

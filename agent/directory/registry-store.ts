@@ -12,11 +12,12 @@
  */
 import Database from 'better-sqlite3';
 import { AgentError } from '../core/errors.ts';
-import type { Device } from '../core/words.ts';
+import type { Device, ExternalId } from '../core/words.ts';
+import type { DomainIndex } from './owned-devices.ts';
 import type { RegisteredDevice, Registry, Source } from './registry.ts';
-import { deviceOf, type Row, rowOf, SCHEMA, SCHEMA_VERSION } from './registry-rows.ts';
+import { DOMAIN, DOMAIN_INDEX, deviceOf, type Row, rowOf, SCHEMA, SCHEMA_VERSION } from './registry-rows.ts';
 
-export interface RegistryStore extends Registry {
+export interface RegistryStore extends Registry, DomainIndex {
   /** How many devices are registered. */
   readonly size: number;
   /** Registers the devices of the devices file; those that are there no more go. @throws AgentError devicesInvalid, registryFailed */
@@ -45,6 +46,11 @@ export function openRegistry(file: string): RegistryStore {
     byExternalId: db.prepare('SELECT * FROM devices WHERE external_id = ?'),
     byMsisdn: db.prepare('SELECT * FROM devices WHERE msisdn = ?'),
     byImsi: db.prepare('SELECT * FROM devices WHERE imsi = ?'),
+    domainAfter: db.prepare(`SELECT ${DOMAIN} FROM devices WHERE ${DOMAIN} > ? ORDER BY ${DOMAIN} LIMIT 1`).pluck(),
+    ofDomain: db
+      .prepare(`SELECT external_id FROM devices WHERE ${DOMAIN} = ? AND external_id > ? AND external_id >= ?
+        AND external_id < ? ORDER BY external_id LIMIT ?`)
+      .pluck(),
     ofFile: db.prepare(`SELECT * FROM devices WHERE source = 'file'`),
     remove: db.prepare(`DELETE FROM devices WHERE external_id = ? AND source = 'file'`),
     put: db.prepare(`INSERT INTO devices
@@ -88,6 +94,10 @@ export function openRegistry(file: string): RegistryStore {
     byExternalId: (externalId) => find(statement.byExternalId, externalId),
     byMsisdn: (msisdn) => find(statement.byMsisdn, msisdn),
     byImsi: (imsi) => find(statement.byImsi, imsi),
+    domainAfter: (domain) => guarded(() => statement.domainAfter.get(domain) as string | undefined),
+    // Identifiers are ASCII: behind all that begin so stands what begins so and goes on with DEL.
+    ofDomain: (domain, start, after, limit) =>
+      guarded(() => statement.ofDomain.all(domain, after, start, `${start}\x7f`, limit) as ExternalId[]),
     replaceFile: (devices) =>
       writing(async () => {
         size += guarded(() => replaceFile.immediate(devices));
@@ -146,6 +156,7 @@ function openDatabase(file: string): Database.Database {
     else if (version !== SCHEMA_VERSION)
       throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
     if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
+    db.exec(DOMAIN_INDEX); // a file of an earlier mtgate has none
     return db;
   } catch (cause) {
     db?.close();

@@ -16,7 +16,7 @@ import type { GrantRecord } from '../grants/record.ts';
 import { breathe } from '../grants/slices.ts';
 import { type KeptRefusal, requestOf } from '../inspector/refusals.ts';
 import type { Decision } from '../policy/decide.ts';
-import { NO_USAGE, type Policy } from '../policy/policy.ts';
+import { NO_USAGE, type Policy, versionFor } from '../policy/policy.ts';
 
 const DAYS = 7;
 const REQUESTS_MOST = 100_000;
@@ -92,7 +92,7 @@ async function endsUnder(policy: Policy, { live, judge }: Grants, pace: Pace): P
   let count = 0;
   for (const record of live.all()) {
     if (pace.isOver()) await pace.rest();
-    if (record.policyVersion === policy.version) continue;
+    if (record.policyVersion === versionFor(policy, record.mtcUser)) continue;
     const { decision } = judge.again(record, record.grantedSeconds, NO_USAGE, policy);
     if (decision.verdict === 'allow') continue;
     const { reason, rule, why } = decision;

@@ -5,7 +5,7 @@
 import { address, prefix } from '../core/net.ts';
 import type { ExternalId, Imsi, Msisdn, RealmName } from '../core/words.ts';
 import type { Nas } from '../directory/accounting.ts';
-import type { Binding, BindingSource, Change, Holder, Loss } from '../directory/binding.ts';
+import type { Binding, BindingSource, Change, Holder, Loss, Range } from '../directory/binding.ts';
 import type { Plan, Session } from '../directory/sessions.ts';
 
 /** Statements name their parameters so. */
@@ -61,16 +61,23 @@ export interface RestartRow {
 export interface RebindRows {
   readonly unbound: readonly UnboundRow[];
   readonly bound: readonly BindingRow[];
+  readonly confirmed: readonly Pick<BindingRow, 'realm' | 'prefix'>[];
   readonly sessions: readonly SessionRow[];
   readonly over: readonly OverRow[];
   readonly restarts: readonly RestartRow[];
 }
 
 /** What is written of a change, and of what accounting told with it. */
-export function rebindRows({ losses, gains }: Change, told: readonly Plan[], nowMs: number): RebindRows {
+export function rebindRows(
+  { losses, gains }: Change,
+  told: readonly Plan[],
+  confirmed: readonly Range[],
+  nowMs: number,
+): RebindRows {
   return {
     unbound: losses.map(({ binding, cause }) => ({ ...bindingRow(binding), untilMs: nowMs, cause })),
     bound: gains.map(bindingRow),
+    confirmed: confirmed.map(({ realm, prefix: of }) => ({ realm, prefix: of.text })),
     sessions: told.flatMap(({ put }) => put.map(sessionRow)),
     over: told.flatMap(({ over }) =>
       over.map(({ nas, id, stopped }) => ({ ...keyOf(nas, id), stoppedAtMs: stopped ? nowMs : null })),
@@ -101,12 +108,11 @@ export function endedBindingOf(row: UnboundRow): EndedBinding {
   };
 }
 
-function rangeOfRow({ realm, prefix: of, target }: Pick<BindingRow, 'realm' | 'prefix' | 'target'>) {
-  return {
-    realm: realm as RealmName,
-    prefix: prefix(of),
-    ...(target !== null && { target: address(target) }),
-  };
+export function rangeOfRow({ realm, prefix: of, target }: Pick<BindingRow, 'realm' | 'prefix' | 'target'>) {
+  const range = { realm: realm as RealmName, prefix: prefix(of) };
+  if (target === null) return range;
+  const base = range.prefix.address;
+  return { ...range, target: base.text === target ? base : address(target) }; // most often the same, of which one is enough
 }
 
 function sessionRow({ nas, id, subscriber, holder, ranges, lastAtMs, heardMs }: Session): SessionRow {

@@ -29,7 +29,7 @@ import { claimsOf, type Places } from '../directory/claimed-ranges.ts';
 import type { ListedDevice } from '../directory/devices.ts';
 import { type DirectoryRefusal, touched } from '../directory/directory.ts';
 import { type FindingTally, isAlarmed, isRefused } from '../directory/findings.ts';
-import type { Plan, Sessions, Surroundings } from '../directory/sessions.ts';
+import type { Plan, Session, Sessions, Surroundings } from '../directory/sessions.ts';
 import { nasKey, sessionKey } from '../directory/subscriber.ts';
 import type { Grants } from './grants.ts';
 import type { Ground } from './ground.ts';
@@ -65,6 +65,8 @@ interface Job {
 interface Planned {
   readonly change: Change;
   readonly sessions?: Plan;
+  /** Ranges of which somebody says that they are held as they are. */
+  readonly confirms?: readonly Range[];
 }
 
 /** So many at once: one commit that nobody minds. */
@@ -100,15 +102,10 @@ export class Bindings {
   /** Binds a device to an inner address. Resolves when all that rested on the former state has ended. */
   bind(device: ExternalId, { realm, address }: InnerAddress): Promise<DirectoryRefusal | undefined> {
     const { directory, clock } = this.#ground;
-    return this.#unlessRefused(() =>
-      directory.planBind({
-        ...rangeOf(realm, address),
-        holder: device,
-        target: address,
-        source: 'management',
-        sinceMs: clock.nowMs(),
-      }),
-    );
+    const range = rangeOf(realm, address);
+    const bound = () =>
+      ({ ...range, holder: device, target: address, source: 'management', sinceMs: clock.nowMs() }) as const;
+    return this.#unlessRefused(() => directory.planBind(bound()), range);
   }
 
   /** Takes an inner address from whoever holds it. */
@@ -153,7 +150,7 @@ export class Bindings {
         concerns: 'session' in event ? concernsOf(event) : undefined,
         plan: () => {
           plan = this.#accounting.sessions.plan(event, clock.nowMs(), this.#around);
-          return planned(plan);
+          return { ...planned(plan), confirms: plan.put.flatMap((session) => this.#heldBy(session)) };
         },
       });
     } catch (fault) {
@@ -193,14 +190,21 @@ export class Bindings {
     return gone;
   }
 
-  async #unlessRefused(plan: () => Change | DirectoryRefusal): Promise<DirectoryRefusal | undefined> {
+  async #unlessRefused(plan: () => Change | DirectoryRefusal, confirms?: Range): Promise<DirectoryRefusal | undefined> {
     let refusal: DirectoryRefusal | undefined;
     await this.#alone(() => {
       const change = plan();
       if ('refused' in change) refusal = change;
-      return { change: 'refused' in change ? NO_CHANGE : change };
+      return 'refused' in change ? { change: NO_CHANGE } : { change, ...(confirms && { confirms: [confirms] }) };
     });
     return refusal;
+  }
+
+  /** What a session vouches for. */
+  #heldBy({ holder, ranges }: Session): Range[] {
+    const { directory } = this.#ground;
+    if (directory.unconfirmed === 0) return [];
+    return ranges.flatMap((range) => directory.overlapping(range).filter((binding) => binding.holder === holder));
   }
 
   #alone(plan: Job['plan']): Promise<void> {
@@ -251,13 +255,28 @@ export class Bindings {
     const sessions = plans.flatMap((one) => one.sessions ?? []);
     const told = sessions.filter(({ put, over, restarted }) => put.length > 0 || over.length > 0 || restarted);
     const ranges = [...new Map(touched(change).map((range) => [rangeKey(range), range])).values()];
-    if (ranges.length === 0 && told.length === 0) return;
+    const confirmed = plans
+      .flatMap(({ confirms = [] }) => confirms)
+      .flatMap((range) => directory.overlapping(range))
+      .filter((binding) => !directory.isConfirmed(binding));
+    if (ranges.length === 0 && told.length === 0 && confirmed.length === 0) return;
     const record = async () => {
       const nowMs = clock.nowMs();
-      await store.rebind(change, told, nowMs);
+      await store.rebind(change, told, nowMs, confirmed);
+      directory.confirm(confirmed);
       for (const one of told) this.#accounting.sessions.apply(one, nowMs);
     };
-    if (ranges.length === 0) return record();
+    const resume = async () => {
+      await inSlices(confirmed, async (binding) => {
+        const inner = innerOf(binding);
+        if (inner) await this.#grants.resumeAt(inner);
+      });
+      await this.#grants.waiting.bound(confirmed.flatMap(({ holder }) => deviceOf(holder) ?? []));
+    };
+    if (ranges.length === 0) {
+      await record();
+      return resume();
+    }
 
     // A NAS that is switched off ends a hundred thousand: others are answered in between.
     const atGate = async (act: (realm: number, range: Range) => void) => {
@@ -299,6 +318,7 @@ export class Bindings {
       // Before anybody is answered, so that it cannot pile up; whose binding failed to end is reached as before.
       await this.#grants.waiting.bound(devicesIn(change));
     }
+    await resume();
     for (const { binding, cause } of change.losses) log.info({ ...namesOf(binding), cause }, 'bindingEnded');
     for (const binding of change.gains) log.info({ ...namesOf(binding), source: binding.source }, 'bindingBegun');
   }

@@ -19,6 +19,7 @@ import type { Clock } from '../core/ports.ts';
 import type { Refusal, Refuse } from '../core/refusals.ts';
 import { type Asker, upperSnake } from '../core/words.ts';
 import type { Allowed } from '../policy/decide.ts';
+import { versionFor } from '../policy/policy.ts';
 import type { Grants } from './grants.ts';
 import { type Ground, orNotRecorded } from './ground.ts';
 import { type GrantRecord, limitsOf, namesOf, type Retry, suspendedNs, withEnd } from './record.ts';
@@ -66,6 +67,7 @@ export class Extensions {
       return refuse('grantEnded', { why: endCause, members: { endCause: upperSnake(endCause) } });
     };
     if (!grants.live.get(id)) return hasEnded();
+    if (record.state === 'held') return refuse('grantHeld', { why: 'its binding is to be confirmed' });
 
     const notReady = this.#ground.notReady(record.inner.realm);
     if (notReady) return refuse(notReady.reason, { why: notReady.why });
@@ -81,7 +83,8 @@ export class Extensions {
     const objection = grants.judge.standing(record).objection;
     if (objection) return refuse('deviceUnreachable', { why: objection, rule });
 
-    const by = { certificate: who.certificate, policyVersion: policy.version };
+    const policyVersion = versionFor(policy, decision.mtcUser);
+    const by = { certificate: who.certificate, policyVersion };
     const extended = extendedBy(record, decision, by, clock);
     if (extended === 'exhausted') {
       return refuse('lifetimeExhausted', { why: `it lives for the ${decision.totalSeconds} s of its rule`, rule });
@@ -102,7 +105,9 @@ export class Extensions {
     if (!grants.live.get(id)) return hasEnded(); // whoever ended it writes the end it had
     const changed =
       this.#ground.notReady(record.inner.realm)?.why ??
-      (grants.policy.version === policy.version ? grants.judge.standing(record).objection : 'ruleChanged');
+      (versionFor(grants.policy, decision.mtcUser) === policyVersion
+        ? grants.judge.standing(record).objection
+        : 'ruleChanged');
     try {
       const endNs = extended.expiresAtNs - suspendedNs(clock);
       if (!changed && dataplane.extend(record.index, record.number, openUntilNs, endNs)) {

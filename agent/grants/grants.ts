@@ -24,6 +24,7 @@ import type {
   GrantId,
   GrantRequest,
   InnerAddress,
+  MtcUserName,
   Owner,
   Protocol,
   ServerName,
@@ -31,6 +32,9 @@ import type {
 import type { Mapping } from '../dataplane/dataplane.ts';
 import { innerOf } from '../directory/binding.ts';
 import type { Policy } from '../policy/policy.ts';
+import { wishFor } from '../policy/preferences.ts';
+import { authorises } from '../policy/rule-index.ts';
+import { BegunToday } from './begun.ts';
 import { Endpoints } from './endpoints.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import { Judge } from './judge.ts';
@@ -41,7 +45,7 @@ import { type EndedRecord, type GrantKey, type GrantRecord, namesOf, ownerOf, su
 import { Requests } from './requests.ts';
 import { Rest } from './rest.ts';
 import { Retries } from './retries.ts';
-import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
+import { breathe, faultsOf, inSlices, SLICE, slicesOf } from './slices.ts';
 import { Sources } from './sources.ts';
 import { Unrecorded } from './unrecorded.ts';
 import { NO_WAITING, Waiting, type WaitingPage } from './waiting.ts';
@@ -55,6 +59,8 @@ export class Grants {
   readonly retries: Retries;
   readonly sources: Sources;
   readonly unrecorded: Unrecorded;
+  /** What has begun today, where an owner counts. */
+  readonly begun: BegunToday;
   /** Requests that wait for their device. */
   readonly waiting: Waiting;
   readonly #ground: Ground;
@@ -67,7 +73,8 @@ export class Grants {
   constructor(ground: Ground, policy: Policy) {
     this.#ground = ground;
     this.waiting = new Waiting(ground, (waited) => this.#requests.grantWaited(waited));
-    this.judge = new Judge(ground, this.live, this.opening, this.waiting, policy);
+    this.begun = new BegunToday(ground.clock);
+    this.judge = new Judge(ground, this, policy);
     this.endpoints = new Endpoints(ground.pool, ground.random);
     this.rest = new Rest(this.endpoints, ground.dataplane);
     this.retries = new Retries(ground);
@@ -109,10 +116,10 @@ export class Grants {
 
   /**
    * A page of the live grants, from a mark on: of a server, or on a device, or
-   * both. A device that is not known has none.
+   * both; or on the devices of an MTC user. A device that is not known has none.
    */
   list(
-    of: { readonly server?: ServerName; readonly device?: DeviceReference },
+    of: { readonly mtcUser?: MtcUserName; readonly server?: ServerName; readonly device?: DeviceReference },
     after: Mark | undefined,
     limit: number,
   ): Page {
@@ -121,18 +128,22 @@ export class Grants {
     const device = of.device && directory.find(of.device);
     const inners =
       of.device && (device ? directory.bindingsOf(device.externalId) : []).flatMap((one) => innerOf(one) ?? []);
-    return this.live.page({ server: of.server, inners }, after, limit);
+    return this.live.page({ mtcUser: of.mtcUser, server: of.server, inners }, after, limit);
   }
 
   /** A page of those that wait for their device, behind a place among them. A device that is not known has none. */
   listWaiting(
-    { server, device: named }: { readonly server?: ServerName; readonly device?: DeviceReference },
+    {
+      mtcUser,
+      server,
+      device: named,
+    }: { readonly mtcUser?: MtcUserName; readonly server?: ServerName; readonly device?: DeviceReference },
     after: number,
     limit: number,
   ): WaitingPage {
     const device = named && this.#ground.directory.find(named)?.externalId;
     if (named && device === undefined) return NO_WAITING;
-    return this.waiting.page({ server, device }, after, limit);
+    return this.waiting.page({ mtcUser, server, device }, after, limit);
   }
 
   /** Whose an external endpoint is: that of a live grant, or at rest after one. */
@@ -147,7 +158,8 @@ export class Grants {
    */
   async end({ id }: Pick<GrantRecord, 'id'>, cause: EndCause): Promise<void> {
     const record = this.live.get(id); // as it is now, not as it was when somebody found it
-    const ended = record ? this.#close(record, cause) : this.unrecorded.get(id);
+    const why = record?.state === 'held' && cause === 'expired' ? 'bindingUnconfirmed' : cause;
+    const ended = record ? this.#close(record, why) : this.unrecorded.get(id);
     if (ended) await this.unrecorded.write(ended);
   }
 
@@ -174,6 +186,60 @@ export class Grants {
     return undefined;
   }
 
+  /**
+   * Holds every grant that leads to an address which is to be confirmed; all
+   * are on record when it resolves (design, law 1).
+   */
+  async hold(): Promise<void> {
+    const { dataplane, clock, directory, store, log } = this.#ground;
+    for await (const records of slicesOf(this.live.all())) {
+      // Written in the turn in which it is closed: what confirms it may be written next.
+      await inSlices(records, async (record) => {
+        const holder = directory.holderOf(record.inner);
+        if (record.state === 'held' || (holder && directory.isConfirmed(holder))) return;
+        dataplane.end(record.index, record.number, clock.monotonicNs() - CLOCK_LAG_NS);
+        const held: GrantRecord = { ...record, state: 'held' };
+        this.live.put(held);
+        await store.hold(held);
+      });
+    }
+    if (this.live.held > 0) log.warn({ grants: this.live.held }, 'grantsHeld');
+  }
+
+  /** Of an address that is confirmed: what was held goes on, to the end that it had. */
+  async resumeAt(inner: InnerAddress): Promise<void> {
+    const held = this.live.atInner(inner).filter(({ state }) => state === 'held');
+    await inSlices(held, (record) => this.#resume(record));
+  }
+
+  async #resume({ id }: GrantRecord): Promise<void> {
+    const { store, log } = this.#ground;
+    const held = this.#unlessOver(this.live.get(id));
+    if (!held) return;
+    const before = this.judge.standing(held);
+    if (before.objection) return this.end(held, before.objection);
+    if (!(await store.resume({ ...before.record, state: 'live' }))) return; // whoever ended it writes its end
+
+    // The commit took its time: look again, and open in this same turn.
+    const now = this.#unlessOver(this.live.get(id));
+    if (now?.state !== 'held') return;
+    const { directory } = this.#ground;
+    const holder = directory.holderOf(now.inner);
+    const { objection, record } = this.judge.standing(now);
+    const cause = objection ?? (holder && directory.isConfirmed(holder) ? undefined : 'bindingUnconfirmed');
+    if (cause) return this.end(now, cause);
+    const resumed: GrantRecord = { ...record, state: 'live' };
+    this.reopen(resumed);
+    log.info({ ...namesOf(resumed), until: resumed.expiresAtMs }, 'grantResumed');
+  }
+
+  /** Opens in the gate what is on record: the entry that it still has there, or, after a reboot, one anew. */
+  reopen(record: GrantRecord, endNs = record.expiresAtNs - suspendedNs(this.#ground.clock)): void {
+    const { dataplane } = this.#ground;
+    if (!dataplane.resume(record.index, record.number, endNs)) dataplane.open(this.mapping(record), endNs);
+    this.live.put(record);
+  }
+
   /** Ends every live grant toward an inner address. All are closed before one is waited for. */
   async endAt(inner: InnerAddress, cause: EndCause): Promise<void> {
     await this.#endAll(this.live.atInner(inner).map(({ id, index, number }) => ({ id, index, number, cause })));
@@ -185,16 +251,19 @@ export class Grants {
    * (design, law 9). Two switches never interleave. An end that is not on
    * record yet holds up nothing: its packets have stopped, and the sweep writes
    * it. Where the gate fails it is this policy by halves: switch again, to it
-   * or to the one before.
+   * or to the one before. Where it is a function it is asked in the turn in which
+   * what it makes comes into force.
    */
-  switchPolicy(policy: Policy): Promise<void> {
+  switchPolicy(made: Policy | (() => Policy)): Promise<void> {
     const turn = this.#switching.then(async () => {
+      const policy = typeof made === 'function' ? made() : made;
       this.judge.policy = policy;
       await this.sources.withdraw(policy);
       await this.review().catch((fault) => {
         if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
       });
       await this.sources.admit(policy);
+      await this.countBegun(policy); // devices may have another owner
       await this.judge.tellStagedEnds();
     });
     this.#switching = turn.catch(() => {});
@@ -228,6 +297,41 @@ export class Grants {
     const faults = await faultsOf([
       this.#endAll(objected),
       inSlices(lowered, (record) => this.unrecorded.lower(record)),
+    ]);
+    if (faults.length > 0) throw faults[0];
+  }
+
+  /** Counts from the records what has begun today, for one MTC user or all: at a start, and before a policy that wants to know is in force. */
+  countBegun(policy: Policy, mtcUser?: MtcUserName): Promise<void> {
+    const { store } = this.#ground;
+    return this.begun.recount(policy, mtcUser, (sinceMs) => store.newest(sinceMs), this.opening.all());
+  }
+
+  /**
+   * Puts in force what an MTC user has said, laid over the policy that is: no
+   * other's grants are looked at. Those that it does not authorise or want any
+   * more are closed in the gate in this turn, and their ends, like those of what
+   * waits, are on record when this resolves. `server`: nothing else has changed
+   * but what that one may. @throws AgentError storeFailed; they have ended all the same
+   */
+  async heed(mtcUser: MtcUserName, policy: Policy, server?: ServerName): Promise<void> {
+    const { clock } = this.#ground;
+    this.judge.policy = policy;
+    const nowMs = clock.nowMs();
+    const endings: Ending[] = [];
+    const closing: { readonly record: GrantRecord; readonly closesAtMs: number }[] = [];
+    for (const record of this.live.ofMtcUser(mtcUser, server)) {
+      const { id, index, number } = record;
+      const { objection: cause, closesAtMs } = wantedBy(policy, record, nowMs);
+      if (cause) endings.push({ id, index, number, cause });
+      else if (closesAtMs < record.expiresAtMs) closing.push({ record, closesAtMs });
+    }
+    const ended = this.#endAll(endings);
+    const lowered = closing.flatMap(({ record, closesAtMs }) => this.#closeAt(record, closesAtMs) ?? []);
+    const faults = await faultsOf([
+      ended,
+      inSlices(lowered, (record) => this.unrecorded.lower(record)),
+      this.waiting.heed(mtcUser, (request) => REFUSED_AS[wantedBy(policy, request, nowMs).objection ?? 'none']),
     ]);
     if (faults.length > 0) throw faults[0];
   }
@@ -301,6 +405,21 @@ export class Grants {
       return record?.number === number ? [record] : [];
     });
   }
+}
+
+/** What a request that waits ends with where a grant would with this. */
+const REFUSED_AS = { serverUnauthorised: 'notAuthorisedByMtcUser', unwanted: 'unwanted', none: undefined } as const;
+
+/** Whether an MTC user lets a server's grant on its device stay, and until when. */
+function wantedBy(
+  policy: Policy,
+  { mtcUser, server, device }: Pick<GrantRecord, 'mtcUser' | 'server' | 'device'>,
+  nowMs: number,
+): { readonly objection?: 'serverUnauthorised' | 'unwanted'; readonly closesAtMs: number } {
+  const user = policy.mtcUsers.get(mtcUser);
+  const { unwanted, untilMs: closesAtMs } = wishFor(policy, mtcUser, device, nowMs);
+  if (!user || !authorises(user, server)) return { objection: 'serverUnauthorised', closesAtMs };
+  return unwanted === undefined ? { closesAtMs } : { objection: 'unwanted', closesAtMs };
 }
 
 /** A grant that is to end, by what is needed for that. */

@@ -5,13 +5,14 @@
  * nothing itself (policy/decide.ts), and changes nothing but the count of
  * requests.
  */
-import type { RefusalFacts } from '../core/refusals.ts';
+import type { RefusalFacts, Step } from '../core/refusals.ts';
 import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
 import { type Decision, decide } from '../policy/decide.ts';
 import { step } from '../policy/explain.ts';
-import { NO_USAGE, type Policy, type Usage } from '../policy/policy.ts';
+import { NO_USAGE, type Policy, type Usage, versionFor } from '../policy/policy.ts';
 import type { Question } from '../policy/question.ts';
 import { wouldHave } from '../policy/staged.ts';
+import type { BegunToday } from './begun.ts';
 import type { Ground } from './ground.ts';
 import type { EndCause } from './lifecycle.ts';
 import type { LiveGrants } from './live.ts';
@@ -30,6 +31,16 @@ const MISSES_PER_MINUTE = 60;
 /** So many steps are kept with a refusal, the last: of many rules each took its own. */
 const STEPS_MOST = 24;
 
+/** What is held and asked for. */
+interface Holdings {
+  readonly live: LiveGrants;
+  /** Grants whose record is being written: they count, too. */
+  readonly opening: Counted;
+  /** And requests that wait for their device. */
+  readonly waiting: Counted;
+  readonly begun: BegunToday;
+}
+
 /** What counts against the quotas of a server. */
 interface Counted {
   countOfServer(server: ServerName): number;
@@ -43,16 +54,16 @@ export class Judge {
   /** Requests for devices that are not there for their server, whether they exist or not. */
   readonly #misses = new RequestRates();
   readonly #live: LiveGrants;
-  /** Grants whose record is being written: they count, too. */
   readonly #opening: Counted;
-  /** And requests that wait for their device. */
   readonly #waiting: Counted;
+  readonly #begun: BegunToday;
 
-  constructor(ground: Ground, live: LiveGrants, opening: Counted, waiting: Counted, policy: Policy) {
+  constructor(ground: Ground, { live, opening, waiting, begun }: Holdings, policy: Policy) {
     this.#ground = ground;
     this.#live = live;
     this.#opening = opening;
     this.#waiting = waiting;
+    this.#begun = begun;
     this.policy = policy;
   }
 
@@ -84,6 +95,7 @@ export class Judge {
       requestAddress: who.requestAddress,
       ipFamily: ask.ipFamily,
       usage: usageOf(device?.externalId),
+      begunToday: device && ((zone) => this.#begun.of(device.externalId, zone)),
       nowMs: clock.nowMs(),
     };
   }
@@ -123,15 +135,15 @@ export class Judge {
     if (revoked(record.certificate)) return { objection: 'certificateRevoked', record };
     if (!directory.holds(record.device, record.inner)) return { objection: 'deviceUnbound', record };
     // What is said of a device changes without the rules; they alone are judged once.
-    if (this.policy.version === record.policyVersion && !this.policy.readsAttributes) return { record };
+    const policyVersion = versionFor(this.policy, record.mtcUser);
+    if (policyVersion === record.policyVersion && !this.policy.readsAttributes) return { record };
     const { decision } = this.again(record, record.grantedSeconds, NO_USAGE);
     if (decision.verdict === 'refuse') {
-      const unauthorised = decision.step === 'mtcUser' || decision.step === 'device';
-      return { objection: unauthorised ? 'serverUnauthorised' : 'ruleChanged', record };
+      return { objection: OBJECTIONS[decision.step] ?? 'ruleChanged', record };
     }
     const { closesAtMs } = decision;
     if (sameLimits(record.limits, decision)) return { record, closesAtMs };
-    const limited = { rule: decision.rule, policyVersion: this.policy.version, limits: limitsOf(decision) };
+    const limited = { rule: decision.rule, policyVersion, limits: limitsOf(decision) };
     return { record: { ...record, ...limited }, closesAtMs };
   }
 
@@ -239,6 +251,13 @@ export class Judge {
     };
   }
 }
+
+/** Why a grant ends that would be refused now, by the step that would refuse it; else the rules have changed. */
+const OBJECTIONS: Partial<Record<Step, EndCause>> = {
+  device: 'serverUnauthorised',
+  mtcUser: 'serverUnauthorised',
+  preference: 'unwanted',
+};
 
 /** What is said of a grant that is there: why it may not stay open; else what it may carry, and when it closes. */
 interface Standing {

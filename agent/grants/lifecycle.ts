@@ -1,7 +1,12 @@
 /**
  * The life of a grant, as a table of legal transitions.
  *
- *            granted            expired, endedByServer, revokedByOperator, …
+ *                      held (or lowered, or held anew after a reboot)
+ *                        ┌──┐
+ *                        ▼  │      the same, and bindingUnconfirmed
+ *                       held ─────────────────────────────────────────┐
+ *                  held ▲  │ confirmed                                ▼
+ *            granted    │  ▼    expired, endedByServer, revokedByOperator, …
  *     none ───────────▶ live ─────────────────────────────────────────▶ ended
  *      │                │  ▲                                              ▲
  *      │                └──┘ extended, reopened (after a reboot), lowered │
@@ -12,27 +17,31 @@
  *                     └──┘      was refused for when its device was bound
  *                     reopened
  *
- * Nothing leaves `ended`. The store carries the same table and refers to it
+ * One that is held keeps its endpoint, its key and its end; the gate has it
+ * closed, since the agent was away and nobody knows who holds the inner address
+ * by now (design, law 1). Nothing leaves `ended`. The store carries the same table and refers to it
  * by foreign key, so that no statement can write a step that is not here; a
  * test holds the two equal.
  */
 import { REFUSALS, type RefusalReason, type Step } from '../core/refusals.ts';
 
-export type GrantState = 'live' | 'ended';
+export type GrantState = 'live' | 'held' | 'ended';
 
 /** Why a grant ended; each cause has its own name, for logs and reports. */
 export const END_CAUSES = {
   expired: 'its time was over',
   endedByServer: 'the MTC server gave it back',
   revokedByOperator: 'an operator revoked it',
+  revokedByMtcUser: 'the MTC user revoked it',
   deviceUnbound: 'the device left its inner address',
   addressReassigned: 'the inner address was given to another device',
   certificateRevoked: 'the certificate that it was asked for with is revoked',
   serverUnauthorised: 'the MTC user no longer authorises the server',
+  unwanted: 'the MTC user does not want it any more',
   ruleChanged: "the operator's rules no longer allow it",
   quotaUsed: 'the bytes that its rule allows were used up',
   quotaUncertain: 'the host booted anew, and how much of its byte quota was used is not known',
-  bindingUnconfirmed: 'the agent was away for too long to know who holds the inner address',
+  bindingUnconfirmed: 'the agent was away for too long, and nothing has told since who holds the inner address',
   recordOutdated: 'the database is an older copy, and it may have ended since',
   clockUncertain: 'the clock stands before the latest time on record',
   endedInGate: 'the gate had ended it before the record was written',
@@ -50,6 +59,7 @@ const OWN_WAIT_END_CAUSES = {
   waitedTooLong: 'the device had no address before its time was over',
   endedByServer: END_CAUSES.endedByServer,
   revokedByOperator: END_CAUSES.revokedByOperator,
+  revokedByMtcUser: END_CAUSES.revokedByMtcUser,
   certificateRevoked: END_CAUSES.certificateRevoked,
   recordOutdated: END_CAUSES.recordOutdated,
   clockUncertain: END_CAUSES.clockUncertain,
@@ -64,8 +74,8 @@ export function waitEndText(cause: WaitEndCause): string {
     : OWN_WAIT_END_CAUSES[cause as keyof typeof OWN_WAIT_END_CAUSES];
 }
 
-/** Where a request is stopped before it is judged; one that waits is beyond. */
-const BEFORE_JUDGEMENT: readonly Step[] = ['authentication', 'admission', 'request'];
+/** Where a request is stopped before it is judged, or that is for no grant; one that waits is beyond. */
+const BEFORE_JUDGEMENT: readonly Step[] = ['authentication', 'admission', 'request', 'desk'];
 
 const WAIT_END_CAUSES = [
   ...(Object.keys(OWN_WAIT_END_CAUSES) as WaitEndCause[]),
@@ -75,7 +85,16 @@ const WAIT_END_CAUSES = [
 export interface Transition {
   readonly from: GrantState | 'none' | 'waiting';
   readonly to: GrantState | 'waiting';
-  readonly cause: EndCause | WaitEndCause | 'accepted' | 'granted' | 'extended' | 'reopened' | 'lowered';
+  readonly cause:
+    | EndCause
+    | WaitEndCause
+    | 'accepted'
+    | 'granted'
+    | 'extended'
+    | 'reopened'
+    | 'lowered'
+    | 'held'
+    | 'confirmed';
 }
 
 export const TRANSITIONS: readonly Transition[] = [
@@ -87,5 +106,11 @@ export const TRANSITIONS: readonly Transition[] = [
   { from: 'live', to: 'live', cause: 'extended' },
   { from: 'live', to: 'live', cause: 'reopened' },
   { from: 'live', to: 'live', cause: 'lowered' },
-  ...(Object.keys(END_CAUSES) as EndCause[]).map((cause): Transition => ({ from: 'live', to: 'ended', cause })),
+  { from: 'live', to: 'held', cause: 'held' },
+  { from: 'held', to: 'held', cause: 'held' },
+  { from: 'held', to: 'held', cause: 'lowered' },
+  { from: 'held', to: 'live', cause: 'confirmed' },
+  ...(Object.keys(END_CAUSES) as EndCause[]).flatMap((cause): Transition[] =>
+    (['live', 'held'] as const).map((from) => ({ from, to: 'ended', cause })),
+  ),
 ];

@@ -1,8 +1,8 @@
 /**
- * The live grants in memory, found by what requests, events and packets know:
- * id, key, inner address, external endpoint, server, end. Every look-up and
+ * The live grants in memory, and those that are held, found by what requests, events and packets know:
+ * id, key, inner address, external endpoint, server, MTC user, end. Every look-up and
  * change costs the same however many grants are live, and none stops to move
- * all of them: some 250 bytes a grant, and no object.
+ * all of them: some 270 bytes a grant, and no object.
  *
  * A grant lies in a slot (packed-grants.ts). Records are made when they are
  * asked for: values, which nothing here changes.
@@ -11,7 +11,7 @@
  * though it stays here until its end is on its way to the record.
  */
 import type { Endpoint } from '../core/net.ts';
-import type { ExternalId, InnerAddress, Protocol, ServerName } from '../core/words.ts';
+import type { ExternalId, InnerAddress, MtcUserName, Protocol, ServerName } from '../core/words.ts';
 import { Calendar } from './calendar.ts';
 import { Chains } from './chains.ts';
 import { Column } from './column.ts';
@@ -21,14 +21,21 @@ import { PackedGrants } from './packed-grants.ts';
 import type { GrantKey, GrantRecord } from './record.ts';
 import { hashOfEndpoint, LONG, WORD } from './slots.ts';
 
-/** A place in the order of the grants: of which server, by its number, and where among its grants. */
+/**
+ * A place in the order of the grants: in the line of which server, by its
+ * number (in a list of an MTC user's: of which MTC user), and where in it.
+ */
 export interface Mark {
-  readonly server: number;
+  readonly line: number;
   readonly sequence: number;
 }
 
-/** Which grants: of a server, or toward inner addresses, or both; all, where neither is named. */
+/**
+ * Which grants: of a server, or toward inner addresses, or both; or of an MTC
+ * user, in which case nothing else is named; all, where none is.
+ */
 export interface Selection {
+  readonly mtcUser?: MtcUserName | undefined;
   readonly server?: ServerName | undefined;
   readonly inners?: readonly InnerAddress[] | undefined;
 }
@@ -51,15 +58,23 @@ export class LiveGrants {
   readonly #byExternal = new HashIndex((slot) => this.#slots.hashOfEndpoint(slot));
   readonly #atInner = new Chains(this.#slots, new Column(), WORD.innerBefore, WORD.innerAfter);
   readonly #calendar = new Calendar(this.#slots);
-  /** By the server's number. */
+  /** By the number of the server, and of the MTC user. */
   readonly #lines: (Line | undefined)[] = [];
-  /** How many are due and still here, of each server and pair, by their numbers. */
+  readonly #mtcUserLines: (Line | undefined)[] = [];
+  /** How many are due and still here, of each server, MTC user and pair, by their numbers. */
   readonly #dueOfServer = new Map<number, number>();
+  readonly #dueOfMtcUser = new Map<number, number>();
   readonly #dueOfPair = new Map<number, number>();
   #size = 0;
+  #held = 0;
 
   get size(): number {
     return this.#size;
+  }
+
+  /** How many of them are held. */
+  get held(): number {
+    return this.#held;
   }
 
   /** Every grant once, whatever is put in or taken out meanwhile; one that is taken out before its turn is left out. */
@@ -115,6 +130,26 @@ export class LiveGrants {
     return number < 0 ? 0 : this.#packed.servers.users(number) - (this.#dueOfServer.get(number) ?? 0);
   }
 
+  countOfMtcUser(mtcUser: MtcUserName): number {
+    const number = this.#packed.mtcUsers.find(mtcUser);
+    return number < 0 ? 0 : this.#packed.mtcUsers.users(number) - (this.#dueOfMtcUser.get(number) ?? 0);
+  }
+
+  /** Those on an MTC user's devices, of one server or of all, as they are now; none may be put in or taken out meanwhile. */
+  *ofMtcUser(mtcUser: MtcUserName, server?: ServerName): Generator<GrantRecord> {
+    const user = this.#packed.mtcUsers.find(mtcUser);
+    const of = server === undefined ? -1 : this.#packed.servers.find(server);
+    if (user < 0 || (server !== undefined && of < 0)) return;
+    // By whichever line is the shorter.
+    const byServer = of >= 0 && this.#packed.servers.users(of) < this.#packed.mtcUsers.users(user);
+    const line = byServer ? this.#lines[of] : this.#mtcUserLines[user];
+    for (const slot of line?.after(-1) ?? []) {
+      if (this.#slots.word(slot, WORD.mtcUser) !== user || (of >= 0 && this.#slots.word(slot, WORD.server) !== of))
+        continue;
+      yield this.#packed.record(slot);
+    }
+  }
+
   countOnDevice(server: ServerName, device: ExternalId): number {
     const number = this.#packed.pairOf(server, device);
     return number < 0 ? 0 : this.#packed.pairs.users(number) - (this.#dueOfPair.get(number) ?? 0);
@@ -132,19 +167,24 @@ export class LiveGrants {
         break;
       }
       records.push(this.#packed.record(slot));
-      last = this.#markOf(slot);
+      last = selection.mtcUser === undefined ? this.#markOf(slot) : this.#mtcUserMarkOf(slot);
     }
     return { records, next, total: this.#count(selection) };
   }
 
-  /** Puts a grant in, or changes what is known of one that is in. Its server, and where it stands in a list, stay. */
+  /** Puts a grant in, or changes what is known of one that is in. Its server, and where it stands in a list, stay; its MTC user may be another (an extension after the rule files gave the device to another). */
   put(record: GrantRecord): void {
     const known = this.#slotOf(record.id);
     const slot = known < 0 ? this.#slots.take() : known;
     const before = known < 0 ? undefined : this.#packed.shares(slot);
+    const userBefore = this.#slots.word(slot, WORD.mtcUser);
     if (known >= 0) this.#unlink(slot);
     this.#packed.write(slot, record);
     if (known < 0) this.#enter(slot);
+    else if (this.#slots.word(slot, WORD.mtcUser) !== userBefore) {
+      leave(this.#mtcUserLines, userBefore, this.#slots.word(slot, WORD.mtcUserPlace));
+      this.#enterMtcUser(slot);
+    }
     this.#link(slot);
     if (before) this.#packed.release(before);
   }
@@ -153,10 +193,8 @@ export class LiveGrants {
     const slot = this.#slotOf(id);
     if (slot < 0) return;
     this.#unlink(slot);
-    const server = this.#slots.word(slot, WORD.server);
-    const line = this.#lines[server];
-    line?.remove(this.#slots.word(slot, WORD.place));
-    if (line?.size === 0) this.#lines[server] = undefined;
+    leave(this.#lines, this.#slots.word(slot, WORD.server), this.#slots.word(slot, WORD.place));
+    leave(this.#mtcUserLines, this.#slots.word(slot, WORD.mtcUser), this.#slots.word(slot, WORD.mtcUserPlace));
     this.#packed.release(this.#packed.shares(slot));
     this.#slots.setDouble(slot, LONG.sequence, -1);
     this.#slots.give(slot);
@@ -182,15 +220,13 @@ export class LiveGrants {
     return number < 0 ? [] : [...this.#atInner.of(number)];
   }
 
-  *#inOrder({ server, inners }: Selection, after: Mark | undefined): Generator<number> {
-    if (inners) yield* this.#sortedAt(inners, server, after);
-    else if (server !== undefined) yield* this.#ofServer(this.#packed.servers.find(server), after);
+  *#inOrder({ mtcUser, server, inners }: Selection, after: Mark | undefined): Generator<number> {
+    if (mtcUser !== undefined) yield* behind(this.#mtcUserLines, this.#packed.mtcUsers.find(mtcUser), after);
+    else if (inners) yield* this.#sortedAt(inners, server, after);
+    else if (server !== undefined) yield* behind(this.#lines, this.#packed.servers.find(server), after);
     else
-      for (let number = after?.server ?? 0; number < this.#lines.length; number++) yield* this.#ofServer(number, after);
-  }
-
-  *#ofServer(number: number, after: Mark | undefined): Generator<number> {
-    yield* this.#lines[number]?.after(after?.server === number ? after.sequence : -1) ?? [];
+      for (let number = after?.line ?? 0; number < this.#lines.length; number++)
+        yield* behind(this.#lines, number, after);
   }
 
   /** A device has few grants beside all that there are. */
@@ -199,33 +235,47 @@ export class LiveGrants {
       .flatMap((one) => this.#slotsAt(one))
       .map((slot) => ({ slot, mark: this.#markOf(slot) }))
       .filter(
-        ({ mark }) =>
-          (server === undefined || this.#packed.servers.at(mark.server) === server) && isBehind(mark, after),
+        ({ mark }) => (server === undefined || this.#packed.servers.at(mark.line) === server) && isBehind(mark, after),
       );
     return marked.sort((a, b) => (isBehind(a.mark, b.mark) ? 1 : -1)).map(({ slot }) => slot);
   }
 
-  #count({ server, inners }: Selection): number {
+  #count({ mtcUser, server, inners }: Selection): number {
+    if (mtcUser !== undefined) return this.countOfMtcUser(mtcUser);
     if (inners) return this.#sortedAt(inners, server, undefined).filter((slot) => !this.#calendar.isDue(slot)).length;
     if (server !== undefined) return this.countOfServer(server);
     return this.#size - [...this.#dueOfServer.values()].reduce((sum, due) => sum + due, 0);
   }
 
   #markOf(slot: number): Mark {
-    return { server: this.#slots.word(slot, WORD.server), sequence: this.#slots.double(slot, LONG.sequence) };
+    return { line: this.#slots.word(slot, WORD.server), sequence: this.#slots.double(slot, LONG.sequence) };
   }
 
-  #isAt(slot: number, { server, sequence }: Mark): boolean {
-    return this.#slots.double(slot, LONG.sequence) === sequence && this.#slots.word(slot, WORD.server) === server;
+  #mtcUserMarkOf(slot: number): Mark {
+    const sequence = this.#slots.double(slot, LONG.mtcUserSequence);
+    return { line: this.#slots.word(slot, WORD.mtcUser), sequence };
   }
 
-  /** Puts a slot behind all others of its server. */
+  #isAt(slot: number, { line, sequence }: Mark): boolean {
+    return this.#slots.double(slot, LONG.sequence) === sequence && this.#slots.word(slot, WORD.server) === line;
+  }
+
+  /** Puts a slot behind all others of its server, and of its MTC user. */
   #enter(slot: number): void {
     const server = this.#slots.word(slot, WORD.server);
     const line = this.#lines[server] ?? new Line((one, place) => this.#slots.setWord(one, WORD.place, place));
     this.#lines[server] = line;
     this.#slots.setDouble(slot, LONG.sequence, line.append(slot));
+    this.#enterMtcUser(slot);
     this.#size += 1;
+  }
+
+  #enterMtcUser(slot: number): void {
+    const user = this.#slots.word(slot, WORD.mtcUser);
+    const line =
+      this.#mtcUserLines[user] ?? new Line((one, place) => this.#slots.setWord(one, WORD.mtcUserPlace, place));
+    this.#mtcUserLines[user] = line;
+    this.#slots.setDouble(slot, LONG.mtcUserSequence, line.append(slot));
   }
 
   #link(slot: number): void {
@@ -233,6 +283,7 @@ export class LiveGrants {
     this.#byKey.add(slot);
     this.#byExternal.add(slot);
     this.#atInner.add(this.#slots.word(slot, WORD.inner), slot);
+    if (this.#packed.termsOf(slot).state === 'held') this.#held += 1;
     this.#calendar.add(slot, this.#slots.long(slot, LONG.expiresAtNs));
     if (this.#calendar.isDue(slot)) this.#countDue(slot, 1);
   }
@@ -242,6 +293,7 @@ export class LiveGrants {
     this.#byKey.remove(slot);
     this.#byExternal.remove(slot);
     this.#atInner.remove(this.#slots.word(slot, WORD.inner), slot);
+    if (this.#packed.termsOf(slot).state === 'held') this.#held -= 1;
     if (this.#calendar.isDue(slot)) this.#countDue(slot, -1);
     this.#calendar.remove(slot);
   }
@@ -249,6 +301,7 @@ export class LiveGrants {
   #countDue(slot: number, change: 1 | -1): void {
     for (const [due, field] of [
       [this.#dueOfServer, WORD.server],
+      [this.#dueOfMtcUser, WORD.mtcUser],
       [this.#dueOfPair, WORD.pair],
     ] as const) {
       const number = this.#slots.word(slot, field);
@@ -270,5 +323,16 @@ export class LiveGrants {
 /** Whether a place lies behind another; behind none lies every one. */
 function isBehind(mark: Mark, other: Mark | undefined): boolean {
   if (!other) return true;
-  return mark.server === other.server ? mark.sequence > other.sequence : mark.server > other.server;
+  return mark.line === other.line ? mark.sequence > other.sequence : mark.line > other.line;
+}
+
+/** The slots of a line behind a mark, where it is one of this line. */
+function behind(lines: readonly (Line | undefined)[], number: number, after: Mark | undefined): Iterable<number> {
+  return lines[number]?.after(after?.line === number ? after.sequence : -1) ?? [];
+}
+
+function leave(lines: (Line | undefined)[], number: number, place: number): void {
+  const line = lines[number];
+  line?.remove(place);
+  if (line?.size === 0) lines[number] = undefined;
 }

@@ -24,6 +24,10 @@ export class Opening {
     return this.#onDevice.get(`${server} ${device}`) ?? 0;
   }
 
+  all(): Iterable<GrantRecord> {
+    return this.#byKey.values();
+  }
+
   put(record: GrantRecord): void {
     this.#byKey.set(textOf(record), record);
     this.#count(record, 1);

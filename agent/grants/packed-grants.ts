@@ -3,7 +3,7 @@
  * grant's own lies in its slot, and of what many share the slot has the number
  * in a table, where each value stands once for as long as a grant has it.
  */
-import type { DeviceReference, ExternalId, GrantId, InnerAddress, ServerName } from '../core/words.ts';
+import type { DeviceReference, ExternalId, GrantId, InnerAddress, MtcUserName, ServerName } from '../core/words.ts';
 import { hashNumbers, hashText } from './hash-index.ts';
 import { Interned, TEXTS } from './interned.ts';
 import { type GrantRecord, sameLimits } from './record.ts';
@@ -19,6 +19,7 @@ type Terms = Pick<
   | 'rule'
   | 'policyVersion'
   | 'bootId'
+  | 'state'
   | 'family'
   | 'protocol'
   | 'remote'
@@ -48,11 +49,26 @@ const terms = {
     a.mtcUser === b.mtcUser &&
     a.family === b.family &&
     a.bootId === b.bootId &&
+    a.state === b.state &&
     a.gateway === b.gateway &&
     sameLimits(a.limits, b.limits),
   keep: (of: Terms) => {
-    const { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote, limits } = of;
-    return { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote, limits };
+    const { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, state, family, protocol } = of;
+    const { remote, limits } = of;
+    return {
+      gateway,
+      server,
+      certificate,
+      mtcUser,
+      rule,
+      policyVersion,
+      bootId,
+      state,
+      family,
+      protocol,
+      remote,
+      limits,
+    };
   },
 };
 const inner = {
@@ -73,11 +89,12 @@ const pair = {
 };
 
 /** Fields whose values stand in tables. */
-const SHARED = ['terms', 'server', 'device', 'pair', 'inner', 'reference'] as const;
+const SHARED = ['terms', 'server', 'device', 'pair', 'inner', 'reference', 'mtcUser'] as const;
 
 export class PackedGrants {
   readonly slots = new Slots();
   readonly servers = new Interned<ServerName>(TEXTS);
+  readonly mtcUsers = new Interned<MtcUserName>(TEXTS);
   readonly pairs = new Interned(pair);
   readonly inners = new Interned(inner);
   readonly #terms = new Interned(terms);
@@ -100,7 +117,7 @@ export class PackedGrants {
   }
 
   release(shares: readonly number[]): void {
-    const tables = [this.#terms, this.servers, this.#devices, this.pairs, this.inners, this.#references];
+    const tables = [this.#terms, this.servers, this.#devices, this.pairs, this.inners, this.#references, this.mtcUsers];
     for (const [i, number] of shares.entries()) tables[i]?.release(number);
   }
 
@@ -114,6 +131,7 @@ export class PackedGrants {
     slots.setWord(slot, WORD.pair, this.pairs.use(pairOf(server, device)));
     slots.setWord(slot, WORD.inner, this.inners.use(record.inner));
     slots.setWord(slot, WORD.reference, this.#references.use(record.reference));
+    slots.setWord(slot, WORD.mtcUser, this.mtcUsers.use(record.mtcUser));
     slots.setText(slot, 'id', record.id);
     slots.setText(slot, 'correlator', record.correlator);
     slots.setAddress(slot, record.external.address);
@@ -130,8 +148,20 @@ export class PackedGrants {
 
   record(slot: number): GrantRecord {
     const { slots } = this;
-    const { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, family, protocol, remote, limits } =
-      this.termsOf(slot);
+    const {
+      gateway,
+      server,
+      certificate,
+      mtcUser,
+      rule,
+      policyVersion,
+      bootId,
+      state,
+      family,
+      protocol,
+      remote,
+      limits,
+    } = this.termsOf(slot);
     // Written out, and not spread: a tenth of the time.
     return {
       gateway,
@@ -158,7 +188,7 @@ export class PackedGrants {
       startedAtMs: slots.double(slot, LONG.startedAtMs),
       expiresAtMs: slots.double(slot, LONG.expiresAtMs),
       expiresAtNs: slots.long(slot, LONG.expiresAtNs),
-      state: 'live',
+      state,
       correlator: slots.text(slot, 'correlator'),
     };
   }

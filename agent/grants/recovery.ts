@@ -13,12 +13,13 @@ import type { EndCause } from './lifecycle.ts';
 import { type Facts, type Repair, reconcile } from './reconcile.ts';
 import { type EndedRecord, type GrantRecord, ownerOf, REST_SECONDS, suspendedNs } from './record.ts';
 import { Familiar } from './rows.ts';
-import { breathe, faultsOf, inSlices, SLICE, slicesOf } from './slices.ts';
+import { breathe, faultsOf, SLICE, slicesOf } from './slices.ts';
 
 /** How a start went, for the log. */
 export interface Recovery {
   readonly live: number;
   readonly reopened: number;
+  readonly held: number;
   readonly ended: number;
   readonly strayEntriesEnded: number;
   readonly tookMs: number;
@@ -28,13 +29,16 @@ export interface Recovery {
  * Bindings as they were recorded, for the directory and for the gate. What an
  * older copy of the database says is not believed: the address may be
  * another's by now. The devices file is read anew anyway; what the operator
- * bound is to be bound again.
+ * bound is to be bound again. Where the gate has given up on the agent, what
+ * is not of the file is to be confirmed.
  */
-export async function rememberBindings(ground: Ground): Promise<void> {
+export async function rememberBindings(ground: Ground, orphanGraceSeconds: number): Promise<void> {
   const { store, directory, log } = ground;
+  if (heartbeatLost(ground, orphanGraceSeconds)) await store.unconfirm();
   const kept = store.bindings();
   const doubtful = store.isOlder ? kept.filter(({ source }) => source !== 'file') : [];
   directory.apply({ losses: [], gains: kept.filter((binding) => !doubtful.includes(binding)) });
+  directory.unconfirm(store.unconfirmed());
   await bindInGate(ground);
   const liveOnRecord = store.isOlder ? countOf(store.live()) : 0;
   if (doubtful.length + liveOnRecord === 0) return;
@@ -84,7 +88,7 @@ const STRETCH = 65_536;
  * heartbeat. Records are read, judged and put right a slice at a time, so that
  * a signal is heard and the store commits many at once.
  */
-export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds: number): Promise<Recovery> {
+export async function recover(ground: Ground, grants: Grants): Promise<Recovery> {
   const { store, clock, dataplane, bootId, directory, pool } = ground;
   const nowMs = clock.nowMs();
   const nowNs = clock.monotonicNs();
@@ -98,7 +102,6 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
     suspendedNs: suspendedNs(clock),
     latestMs: store.latestMs(),
     storeIsOlder: store.isOlder,
-    heartbeatLost: heartbeatLost(ground, orphanGraceSeconds),
     objection: () => objection,
     bindingConfirmed: (record) => bindingConfirmed(ground, record),
   };
@@ -110,7 +113,7 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
     }
   }
 
-  const count = { reopen: 0, endGrant: 0, agree: 0 };
+  const count = { reopen: 0, endGrant: 0, agree: 0, hold: 0 };
   let strayEntriesEnded = 0;
   /** The gate has it open, and no live record says so. */
   const endStray = ({ index, number, endNs }: EntryState) => {
@@ -161,7 +164,8 @@ export async function recover(ground: Ground, grants: Grants, orphanGraceSeconds
     await breathe();
   }
   const tookMs = Number((clock.monotonicNs() - nowNs) / 1_000_000n);
-  return { live: grants.live.size, reopened: count.reopen, ended: count.endGrant, strayEntriesEnded, tookMs };
+  const { size: live, held } = grants.live;
+  return { live: live - held, reopened: count.reopen, held, ended: count.endGrant, strayEntriesEnded, tookMs };
 }
 
 /** Writes what is to be written of a slice, in one commit or two. What is opened is on record before. */
@@ -185,19 +189,23 @@ async function putRight(
         grants.limit(repair.record);
         writes.push(store.lower(repair.record));
         break;
+      case 'hold':
+        dataplane.end(repair.record.index, repair.record.number, clock.monotonicNs() - CLOCK_LAG_NS);
+        grants.live.put(repair.record);
+        writes.push(store.hold(repair.record));
+        break;
       case 'reopen': {
-        const expiresAtNs = repair.endNs + suspendedNs(clock);
-        reopened.push({ record: { ...repair.record, bootId, expiresAtNs }, endNs: repair.endNs });
+        const { endNs, record: before } = repair;
+        const record: GrantRecord = { ...before, state: 'live', bootId, expiresAtNs: endNs + suspendedNs(clock) };
+        if (before.state === 'live') reopened.push({ record, endNs });
+        else writes.push(store.resume(record).then(() => grants.reopen(record, endNs)));
       }
     }
   }
   if (reopened.length > 0) {
     const records = reopened.map(({ record }) => record);
     const open = () => {
-      for (const { record, endNs } of reopened) {
-        dataplane.open(grants.mapping(record), endNs);
-        grants.live.put(record);
-      }
+      for (const { record, endNs } of reopened) grants.reopen(record, endNs);
     };
     writes.push(store.reopen(bootId, records).then(open));
   }
@@ -213,15 +221,16 @@ function heartbeatLost({ dataplane, clock }: Ground, orphanGraceSeconds: number)
 
 /** Bindings of the devices file hold as long as the file says so; others were only heard. */
 function bindingConfirmed({ directory }: Ground, { inner }: Pick<GrantRecord, 'inner'>): boolean {
-  return directory.holderOf(inner)?.source === 'file';
+  const binding = directory.holderOf(inner);
+  return binding !== undefined && directory.isConfirmed(binding);
 }
 
 /**
  * The heartbeat: written by the thread that applies bindings, so that the gate
  * refuses every grant when nobody hears any more that an address has changed
  * hands. Where it had run out (a hung or stopped agent), the grants that
- * nobody can vouch for end before it is written again; after a suspend, ends
- * come down by its length first.
+ * nobody can vouch for are held before it is written again; after a suspend,
+ * ends come down by its length first.
  */
 export class Heartbeat {
   readonly #ground: Ground;
@@ -248,16 +257,12 @@ export class Heartbeat {
       }
     }
     this.#suspendedNs = suspended;
-    if (heartbeatLost(this.#ground, this.#orphanGraceSeconds)) await this.#endUnconfirmed();
-    dataplane.heartbeat(clock.monotonicNs());
-  }
-
-  /** The gate holds all of them closed, so there is no haste. */
-  async #endUnconfirmed(): Promise<void> {
-    for await (const records of slicesOf(this.#grants.live.all())) {
-      const unconfirmed = records.filter((record) => !bindingConfirmed(this.#ground, record));
-      await inSlices(unconfirmed, (record) => this.#grants.end(record, 'bindingUnconfirmed'));
+    if (heartbeatLost(this.#ground, this.#orphanGraceSeconds)) {
+      this.#ground.directory.unconfirm();
+      await this.#ground.store.unconfirm();
+      await this.#grants.hold();
     }
+    dataplane.heartbeat(clock.monotonicNs());
   }
 }
 

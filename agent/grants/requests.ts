@@ -9,12 +9,14 @@
  *   commit is known, what the decision rested on is looked at again;
  * - nothing is evicted: full means refuse.
  */
+import type { Family } from '../core/net.ts';
 import type { Refusal, Refuse } from '../core/refusals.ts';
 import type { Asker, ExternalId, GrantRequest } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
 import type { ReachableBinding } from '../directory/directory.ts';
 import type { Allowed } from '../policy/decide.ts';
-import type { Usage } from '../policy/policy.ts';
+import { type Usage, versionFor } from '../policy/policy.ts';
+import type { BegunToday } from './begun.ts';
 import type { Endpoints } from './endpoints.ts';
 import { type Ground, orNotRecorded } from './ground.ts';
 import type { Judge } from './judge.ts';
@@ -41,6 +43,7 @@ interface Held {
   readonly rest: Rest;
   readonly retries: Retries;
   readonly unrecorded: Unrecorded;
+  readonly begun: BegunToday;
   /** The live grant with a key whose time is not over. */
   liveWithKey(key: GrantKey): GrantRecord | undefined;
   mapping(record: GrantRecord): Mapping;
@@ -168,13 +171,22 @@ export class Requests {
     return {
       decision,
       device: externalId,
-      policyVersion: this.#held.judge.policy.version,
+      policyVersion: versionFor(this.#held.judge.policy, decision.mtcUser),
       binding: directory.bindingOf(externalId, family),
-      unreachable: () =>
-        directory.familiesOf(externalId).includes(family)
+      unreachable: () => {
+        const why = 'the agent was away, and nothing has told since that the device is still there';
+        if (!this.#isConfirmed(externalId, family)) return refuse('deviceUnreachable', { why, rule });
+        return directory.familiesOf(externalId).includes(family)
           ? refuse('addressUnknown', { why: 'bound to a prefix, and no interface identifier is known', rule })
-          : refuse('deviceUnreachable', { why: `not bound in ${family}`, rule }),
+          : refuse('deviceUnreachable', { why: `not bound in ${family}`, rule });
+      },
     };
+  }
+
+  /** Whether nothing that the device holds in a family is still to be confirmed. */
+  #isConfirmed(device: ExternalId, family: Family): boolean {
+    const { directory } = this.#ground;
+    return directory.bindingsOf(device).every((one) => one.prefix.family !== family || directory.isConfirmed(one));
   }
 
   /** Allocates, records, opens. */
@@ -202,14 +214,17 @@ export class Requests {
       random,
     );
     if (!waited) this.#held.opening.put(record); // one that waits is counted as such
+    const neverBegan = this.#held.begun.add(record, this.#held.judge.policy);
     try {
       if (!waited) await store.insert(record, retry);
       else if (await store.grantWait(record)) this.#held.waiting.leave(waited);
       else {
+        neverBegan();
         this.#held.endpoints.free(record.protocol, record);
         return refuse('changedWhileDeciding', { why: 'it waits no more', rule });
       }
     } catch (fault) {
+      neverBegan();
       // It may be on record all the same: then it ends there, now or with a later sweep.
       await this.#neverOpened(record, 'storeFault').catch(() => {});
       throw fault;
@@ -223,6 +238,7 @@ export class Requests {
     const objection = standing.objection ?? (closesSooner ? 'ruleChanged' : undefined);
     const closedNow = this.#ground.notReady(realm);
     if (objection || closedNow) {
+      neverBegan();
       const draining = closedNow?.reason === 'gatewayDraining';
       await this.#neverOpened(record, objection ?? (draining ? 'gatewayDraining' : 'gateFault'));
       return refuse('changedWhileDeciding', { why: objection ?? closedNow?.why ?? '', rule: record.rule });
@@ -230,6 +246,7 @@ export class Requests {
     try {
       dataplane.open(this.#held.mapping(standing.record), record.expiresAtNs - suspendedNs(clock));
     } catch (fault) {
+      neverBegan();
       await this.#neverOpened(record, 'gateFault');
       throw fault;
     }

@@ -10,7 +10,7 @@ import Database from 'better-sqlite3';
 import { AgentError } from '../core/errors.ts';
 import { TRANSITIONS } from './lifecycle.ts';
 
-const SCHEMA_VERSION = 5;
+const SCHEMA_VERSION = 6;
 
 const SCHEMA = `
 CREATE TABLE transitions (
@@ -32,8 +32,8 @@ CREATE TABLE grants (
   CHECK ((state = 'ended') = (ended_at_ms IS NOT NULL)),
   FOREIGN KEY (previous_state, state, cause) REFERENCES transitions (from_state, to_state, cause)
 ) STRICT;
--- Each index costs every grant: these two, and no more. One live grant an entry, as in the gate.
-CREATE UNIQUE INDEX grants_entry ON grants (entry) WHERE state = 'live';
+-- Each index costs every grant: these two, and no more. One grant an entry that has not ended, as in the gate.
+CREATE UNIQUE INDEX grants_entry ON grants (entry) WHERE state <> 'ended';
 CREATE INDEX grants_ended ON grants (ended_at_ms) WHERE state = 'ended';
 
 -- Requests that wait for their device. One that is granted is gone from here, and a grant of the same id.
@@ -69,7 +69,7 @@ CREATE TABLE ids (
 -- A holder is a device, or a subscriber that is none (directory/binding.ts).
 CREATE TABLE bindings (
   realm TEXT NOT NULL, prefix TEXT NOT NULL, target TEXT, holder TEXT NOT NULL, source TEXT NOT NULL,
-  since_ms INTEGER NOT NULL,
+  since_ms INTEGER NOT NULL, unconfirmed INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (realm, prefix)
 ) STRICT, WITHOUT ROWID;
 
@@ -95,6 +95,12 @@ CREATE TABLE nas_restarts (
 ) STRICT, WITHOUT ROWID;
 `;
 
+/** What a file of an older version lacks, by the version that it then is. */
+const ADDED: Readonly<Record<number, string>> = {
+  6: `DROP INDEX grants_entry; CREATE UNIQUE INDEX grants_entry ON grants (entry) WHERE state <> 'ended';
+    ALTER TABLE bindings ADD COLUMN unconfirmed INTEGER NOT NULL DEFAULT 0;`,
+};
+
 /** How many batches have been written: an older copy knows of fewer (last-used.ts). */
 const BATCHES = `CREATE TABLE IF NOT EXISTS batches (one INTEGER PRIMARY KEY CHECK (one = 1), count INTEGER NOT NULL) STRICT;
 INSERT OR IGNORE INTO batches VALUES (1, 0)`;
@@ -109,6 +115,7 @@ export function openDatabase(file: string): Database.Database {
     db = connect(file);
     const version = db.pragma('user_version', { simple: true }) as number;
     if (version === 0) create(db);
+    else if (ADDED[version + 1] !== undefined) upgrade(db, version);
     else if (version !== SCHEMA_VERSION) {
       throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
     }
@@ -133,6 +140,13 @@ export function connect(file: string): Database.Database {
   db.pragma('synchronous = FULL');
   db.pragma('foreign_keys = ON');
   return db;
+}
+
+function upgrade(db: Database.Database, from: number): void {
+  db.transaction(() => {
+    for (let version = from + 1; version <= SCHEMA_VERSION; version++) db.exec(ADDED[version] ?? '');
+    db.pragma(`user_version = ${SCHEMA_VERSION}`);
+  })();
 }
 
 function create(db: Database.Database): void {

@@ -1,5 +1,5 @@
 /**
- * Where the live grants lie: a slot of 160 bytes each, in blocks that are made
+ * Where the live grants lie: a slot of 176 bytes each, in blocks that are made
  * as they are needed and never moved. A slot holds what is a grant's own; what
  * many share stands in tables (live.ts), and the slot has its number there.
  */
@@ -8,35 +8,44 @@ import { hashNumbers, hashText } from './hash-index.ts';
 import { FORMS, pack, unpack, type Words } from './packed-text.ts';
 
 /** A slot's words of 32 bits; even, so that those of 64 bits lie whole. */
-const WORDS = 40;
+const WORDS = 44;
 const BITS = 12;
 const MASK = (1 << BITS) - 1;
 
 /** Fields of 64 bits, by their place among such: they lie before all others. */
-export const LONG = { number: 0, expiresAtNs: 1, expiresAtMs: 2, startedAtMs: 3, sequence: 4 } as const;
+export const LONG = {
+  number: 0,
+  expiresAtNs: 1,
+  expiresAtMs: 2,
+  startedAtMs: 3,
+  sequence: 4,
+  mtcUserSequence: 5,
+} as const;
 /** Fields of 32 bits. Texts and the address take four of these. */
 export const WORD = {
-  id: 10,
-  correlator: 14,
-  external: 18,
-  devicePort: 22,
-  externalPort: 23,
-  remotePort: 24,
-  forms: 25,
-  grantedSeconds: 26,
-  index: 27,
-  terms: 28,
-  server: 29,
-  device: 30,
-  pair: 31,
-  inner: 32,
-  reference: 33,
-  place: 34,
-  second: 35,
-  innerBefore: 36,
-  innerAfter: 37,
-  secondBefore: 38,
-  secondAfter: 39,
+  id: 12,
+  correlator: 16,
+  external: 20,
+  devicePort: 24,
+  externalPort: 25,
+  remotePort: 26,
+  forms: 27,
+  grantedSeconds: 28,
+  index: 29,
+  terms: 30,
+  server: 31,
+  device: 32,
+  pair: 33,
+  inner: 34,
+  reference: 35,
+  place: 36,
+  second: 37,
+  innerBefore: 38,
+  innerAfter: 39,
+  secondBefore: 40,
+  secondAfter: 41,
+  mtcUser: 42,
+  mtcUserPlace: 43,
 } as const;
 
 export type WordField = (typeof WORD)[keyof typeof WORD];

@@ -13,7 +13,7 @@ import { Worker } from 'node:worker_threads';
 import { AgentError } from '../core/errors.ts';
 import type { ServerName } from '../core/words.ts';
 import type { Nas } from '../directory/accounting.ts';
-import type { Binding, Change, Holder } from '../directory/binding.ts';
+import type { Binding, Change, Holder, Range } from '../directory/binding.ts';
 import type { Plan, Session } from '../directory/sessions.ts';
 import {
   type BindingRow,
@@ -21,6 +21,7 @@ import {
   type EndedBinding,
   endedBindingOf,
   type RestartRow,
+  rangeOfRow,
   rebindRows,
   type SessionRow,
   sessionOf,
@@ -60,6 +61,10 @@ export interface GrantStore {
   end(record: EndedRecord): Promise<void>;
   /** Writes the ends of many on the clock of a new boot: all or none. */
   reopen(bootId: string, records: readonly Pick<GrantRecord, 'id' | 'expiresAtNs'>[]): Promise<void>;
+  /** Writes that it is held, and its end on the clock of this boot. Holding an ended grant changes nothing. */
+  hold(record: GrantRecord): Promise<void>;
+  /** Writes that one that is held is live again. Returns whether it still was held. */
+  resume(record: GrantRecord): Promise<boolean>;
   /** Writes the gate's end, which is the earlier one. Lowering an ended grant changes nothing. */
   lower(record: GrantRecord): Promise<void>;
   /** The answer kept of a server's request with this key, since a time (UTC ms). */
@@ -78,6 +83,10 @@ export interface GrantStore {
   /** The same for many names; those that are new are written as one. */
   idsOf(kind: 'class' | 'realm', names: readonly string[]): number[];
   bindings(): Binding[];
+  /** Writes that every binding but those of the devices file is to be confirmed. */
+  unconfirm(): Promise<void>;
+  /** Those that are. */
+  unconfirmed(): readonly Range[];
   /** The sessions of accounting that live; read as they are asked for. */
   sessions(): Iterable<Session>;
   /** Those that stopped at or after a time (UTC ms), in that order. */
@@ -86,8 +95,8 @@ export interface GrantStore {
   restarts(): readonly { readonly nas: Nas; readonly atMs: number }[];
   /** What a holder held, the last first. */
   endedBindings(holder: Holder, limit: number): readonly EndedBinding[];
-  /** Writes a change of bindings with what accounting told, whole or not at all. */
-  rebind(change: Change, told: readonly Plan[], nowMs: number): Promise<void>;
+  /** Writes a change of bindings with what accounting told, and what was confirmed, whole or not at all. */
+  rebind(change: Change, told: readonly Plan[], nowMs: number, confirmed?: readonly Range[]): Promise<void>;
   /** Forgets grants and bindings that ended, then answers that were kept and sessions that stopped, before a time each (UTC ms). */
   purge(endedBeforeMs: number, forgottenBeforeMs: number): Promise<void>;
   /** Resolves when all that was to be written is, and the file is closed. */
@@ -118,9 +127,9 @@ export function openStore(file: string, worker?: URL): GrantStore {
     findWait: db.prepare(`SELECT ${WAIT_COLUMNS} FROM waits WHERE id = ?`),
     waits: db.prepare(`SELECT ${WAIT_COLUMNS} FROM waits INDEXED BY waits_waiting
       WHERE state = 'waiting' AND (requested_at_ms, id) > (?, ?) ORDER BY requested_at_ms, id LIMIT ${PAGE}`),
-    livePlaces: db.prepare(`SELECT rowid FROM grants INDEXED BY grants_entry WHERE state = 'live'`).pluck(),
+    livePlaces: db.prepare(`SELECT rowid FROM grants INDEXED BY grants_entry WHERE state <> 'ended'`).pluck(),
     live: db
-      .prepare(`SELECT ${COLUMNS} FROM grants WHERE rowid BETWEEN ? AND ? AND state = 'live' ORDER BY rowid`)
+      .prepare(`SELECT ${COLUMNS} FROM grants WHERE rowid BETWEEN ? AND ? AND state <> 'ended' ORDER BY rowid`)
       .raw(),
     endedSince: db
       .prepare(`SELECT ${COLUMNS}, rowid FROM grants WHERE state = 'ended' AND (ended_at_ms, rowid) > (?, ?)
@@ -130,7 +139,7 @@ export function openStore(file: string, worker?: URL): GrantStore {
     latest: db
       .prepare(`SELECT max(coalesce((SELECT max(ended_at_ms) FROM grants WHERE state = 'ended'), 0),
       coalesce((SELECT max(max(started_at_ms, expires_at_ms - granted_seconds * 1000)) FROM grants
-        INDEXED BY grants_entry WHERE state = 'live'), 0),
+        INDEXED BY grants_entry WHERE state <> 'ended'), 0),
       coalesce((SELECT max(ended_at_ms) FROM waits WHERE state = 'ended'), 0),
       coalesce((SELECT max(requested_at_ms) FROM waits WHERE state = 'waiting'), 0))`)
       .pluck(),
@@ -141,6 +150,7 @@ export function openStore(file: string, worker?: URL): GrantStore {
     used: db.prepare(`SELECT count AS batches, coalesce((SELECT max(id) FROM ids WHERE kind = 'class'), 0) AS class,
       coalesce((SELECT max(id) FROM ids WHERE kind = 'realm'), 0) AS realm FROM batches`),
     bindings: db.prepare('SELECT realm, prefix, target, holder, source, since_ms AS sinceMs FROM bindings'),
+    unconfirmed: db.prepare('SELECT realm, prefix, NULL AS target FROM bindings WHERE unconfirmed = 1'),
     sessions: db.prepare(`SELECT client, nas, session, imsi, msisdn, external_id AS externalId, holder, ranges,
       last_at_ms AS lastAtMs, heard_ms AS heardMs FROM sessions WHERE stopped_at_ms IS NULL`),
     stopped: db.prepare(`SELECT client, nas, session, stopped_at_ms AS atMs FROM sessions
@@ -218,6 +228,8 @@ export function openStore(file: string, worker?: URL): GrantStore {
     end: (record) => written({ kind: 'end', row: changedRow(record) }),
     reopen: (bootId, records) =>
       written({ kind: 'reopen', bootId, ends: records.map(({ id, expiresAtNs }) => ({ id, expiresAtNs })) }),
+    hold: (record) => written({ kind: 'hold', row: changedRow(record) }),
+    resume: (record) => write({ kind: 'resume', row: changedRow(record) }),
     lower: (record) => written({ kind: 'lower', row: changedRow(record) }),
     answerOf: (server, key, sinceMs) => statement.answerOf.get(server, key, sinceMs) as KeptAnswer | undefined,
     find: (id) => {
@@ -259,7 +271,9 @@ export function openStore(file: string, worker?: URL): GrantStore {
     latestMs: () => statement.latest.get() as number,
     idOf: (kind, name) => idsOf(kind, [name])[0] as number,
     idsOf,
-    bindings: () => (statement.bindings.all() as BindingRow[]).map(bindingOf),
+    bindings: () => Array.from(statement.bindings.iterate() as Iterable<BindingRow>, bindingOf), // all rows at once would double what it takes
+    unconfirm: () => written({ kind: 'unconfirm' }),
+    unconfirmed: () => (statement.unconfirmed.all() as BindingRow[]).map(rangeOfRow),
     *sessions() {
       for (const row of statement.sessions.all() as SessionRow[]) yield sessionOf(row);
     },
@@ -270,7 +284,8 @@ export function openStore(file: string, worker?: URL): GrantStore {
     restarts: () =>
       (statement.restarts.all() as RestartRow[]).map(({ client, nas, atMs }) => ({ nas: { client, id: nas }, atMs })),
     endedBindings: (holder, limit) => (statement.endedBindings.all(holder, limit) as UnboundRow[]).map(endedBindingOf),
-    rebind: (change, told, nowMs) => written({ kind: 'rebind', ...rebindRows(change, told, nowMs) }),
+    rebind: (change, told, nowMs, confirmed = []) =>
+      written({ kind: 'rebind', ...rebindRows(change, told, confirmed, nowMs) }),
     purge: (endedBeforeMs, forgottenBeforeMs) => written({ kind: 'purge', endedBeforeMs, forgottenBeforeMs }),
     async close() {
       isClosed = true;

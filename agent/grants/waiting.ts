@@ -13,7 +13,7 @@
  * - what a binding costs does not grow with those that wait for other devices.
  */
 import type { Refusal } from '../core/refusals.ts';
-import type { ExternalId, GrantId, ServerName } from '../core/words.ts';
+import type { ExternalId, GrantId, MtcUserName, ServerName } from '../core/words.ts';
 import type { Ground } from './ground.ts';
 import type { WaitEndCause } from './lifecycle.ts';
 import type { GrantKey, GrantRecord, Retry } from './record.ts';
@@ -28,8 +28,9 @@ const WAITING_MOST_OF_SERVER = WAITING_MOST / 4;
 /** Judges a request again, and grants it if it may be; what still waits is undefined. */
 type Grant = (request: WaitingRequest) => Promise<GrantRecord | Refusal | undefined>;
 
-/** Which: of a server, or for a device, or both; all, where neither is named. */
+/** Which: of a server, or for a device, or both; or for the devices of an MTC user; all, where none is named. */
 interface Selection {
+  readonly mtcUser?: MtcUserName | undefined;
   readonly server?: ServerName | undefined;
   readonly device?: ExternalId | undefined;
 }
@@ -50,6 +51,7 @@ export class Waiting {
   /** In the order in which they came. */
   readonly #byId = new Map<GrantId, WaitingRequest>();
   readonly #ofServer = new Map<ServerName, Set<WaitingRequest>>();
+  readonly #ofMtcUser = new Map<MtcUserName, Set<WaitingRequest>>();
   readonly #onDevice = new Map<ExternalId, Set<WaitingRequest>>();
   /** Where each stands in a list. */
   readonly #places = new WeakMap<WaitingRequest, number>();
@@ -134,7 +136,8 @@ export class Waiting {
     return { requests, last, more, total };
   }
 
-  #select({ server, device }: Selection): Iterable<WaitingRequest> {
+  #select({ mtcUser, server, device }: Selection): Iterable<WaitingRequest> {
+    if (mtcUser !== undefined) return this.#ofMtcUser.get(mtcUser) ?? [];
     if (device === undefined) return server === undefined ? this.#byId.values() : (this.#ofServer.get(server) ?? []);
     const onDevice = [...(this.#onDevice.get(device) ?? [])];
     return server === undefined ? onDevice : onDevice.filter((one) => one.server === server);
@@ -201,6 +204,7 @@ export class Waiting {
   leave(request: WaitingRequest): void {
     this.#byId.delete(request.id);
     removeFrom(this.#ofServer, request.server, request);
+    removeFrom(this.#ofMtcUser, request.mtcUser, request);
     removeFrom(this.#onDevice, request.device, request);
     removeFrom(this.#ending, secondOf(request.waitsUntilNs), request);
   }
@@ -220,6 +224,14 @@ export class Waiting {
       await this.#write(ended);
     }
     return true;
+  }
+
+  /** Ends those for an MTC user's devices to which it objects now, durably. @throws AgentError storeFailed */
+  async heed(mtcUser: MtcUserName, objection: (request: WaitingRequest) => WaitEndCause | undefined): Promise<void> {
+    await inSlices([...(this.#ofMtcUser.get(mtcUser) ?? [])], async (one) => {
+      const cause = objection(one);
+      if (cause) await this.end(one, cause);
+    });
   }
 
   async #end(request: WaitingRequest, endCause: WaitEndCause): Promise<void> {
@@ -283,6 +295,7 @@ export class Waiting {
     this.#places.set(request, this.#last);
     this.#byId.set(request.id, request);
     addTo(this.#ofServer, request.server, request);
+    addTo(this.#ofMtcUser, request.mtcUser, request);
     addTo(this.#onDevice, request.device, request);
     addTo(this.#ending, secondOf(request.waitsUntilNs), request);
   }

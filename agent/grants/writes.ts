@@ -33,7 +33,9 @@ export type Write =
       readonly fromNs: bigint;
       readonly answer?: AnswerRow | undefined;
     }
-  | { readonly kind: 'end' | 'lower'; readonly row: ChangedRow }
+  | { readonly kind: 'end' | 'lower' | 'hold' | 'resume'; readonly row: ChangedRow }
+  /** Every binding but those of the devices file is to be confirmed before grants lead there again. */
+  | { readonly kind: 'unconfirm' }
   | { readonly kind: 'reopen'; readonly bootId: string; readonly ends: readonly ReopenedEnd[] }
   | ({ readonly kind: 'rebind' } & RebindRows)
   | { readonly kind: 'purge'; readonly endedBeforeMs: number; readonly forgottenBeforeMs: number }
@@ -69,11 +71,19 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
       WHERE id = ?`),
     lower: db.prepare(`UPDATE grants SET previous_state = state, cause = 'lowered', ${AS_IN_RECORD}
       WHERE id = @id AND state <> 'ended'`),
+    hold: db.prepare(`UPDATE grants SET previous_state = state, state = 'held', cause = 'held', ${AS_IN_RECORD}
+      WHERE id = @id AND state <> 'ended'`),
+    resume: db.prepare(`UPDATE grants SET previous_state = state, state = 'live', cause = 'confirmed', ${AS_IN_RECORD}
+      WHERE id = @id AND state = 'held'`),
     keepAnswer: db.prepare('INSERT OR REPLACE INTO answers VALUES (@server, @key, @request, @id, @expiresAtMs, @atMs)'),
     // An end that comes down takes back what promised more. A grant that the gate never had was promised to nobody.
     withdrawAnswers: db.prepare(`DELETE FROM answers
       WHERE grant_id = @id AND (expires_at_ms > @expiresAtMs OR @endCause = 'lostInGate')`),
-    bind: db.prepare('INSERT OR REPLACE INTO bindings VALUES (@realm, @prefix, @target, @holder, @source, @sinceMs)'),
+    bind: db.prepare(
+      'INSERT OR REPLACE INTO bindings VALUES (@realm, @prefix, @target, @holder, @source, @sinceMs, 0)',
+    ),
+    unconfirm: db.prepare(`UPDATE bindings SET unconfirmed = 1 WHERE source <> 'file'`),
+    confirm: db.prepare('UPDATE bindings SET unconfirmed = 0 WHERE realm = @realm AND prefix = @prefix'),
     unbind: db.prepare('DELETE FROM bindings WHERE realm = @realm AND prefix = @prefix'),
     keepUnbound: db.prepare(
       'INSERT INTO ended_bindings VALUES (@realm, @prefix, @target, @holder, @source, @sinceMs, @untilMs, @cause)',
@@ -125,7 +135,9 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
         return isExtended;
       }
       case 'end':
-      case 'lower': {
+      case 'lower':
+      case 'hold':
+      case 'resume': {
         const isChanged = statement[one.kind].run(one.row).changes > 0;
         if (isChanged) withdrawAnswers(one.row);
         return isChanged;
@@ -133,12 +145,15 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
       case 'reopen':
         for (const { id, expiresAtNs } of one.ends) statement.reopen.run(one.bootId, expiresAtNs, id);
         return true;
+      case 'unconfirm':
+        return statement.unconfirm.run().changes > 0;
       case 'rebind':
         for (const row of one.unbound) {
           statement.unbind.run(row);
           statement.keepUnbound.run(row);
         }
         for (const row of one.bound) statement.bind.run(row);
+        for (const row of one.confirmed) statement.confirm.run(row);
         for (const row of one.over) statement[row.stoppedAtMs === null ? 'forgetSession' : 'stopSession'].run(row);
         for (const row of one.sessions) statement.putSession.run(row);
         for (const row of one.restarts) statement.restart.run(row);

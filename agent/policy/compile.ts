@@ -139,13 +139,14 @@ function serverOf({ name, value }: Entry<WrittenServer>): Server {
 
 /** Without mayAuthorise, an MTC user may authorise the servers of its start set and no others. */
 function mtcUserOf({ name, value }: Entry<WrittenMtcUser>): MtcUser {
-  const { certificates = [], devices, authorises, mayAuthorise = authorises.map(exactly) } = value;
+  const { certificates = [], apiSources, devices, authorises, mayAuthorise = authorises.map(exactly) } = value;
   return {
     name: name as MtcUserName,
     certificates: certificates.map(certificateOf),
     devices,
     authorises,
     mayAuthorise,
+    ...(apiSources && { apiSources }),
   };
 }
 

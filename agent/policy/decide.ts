@@ -7,6 +7,7 @@
  *   device             is it known?
  *   mtcUser            does its owner authorise this server?
  *   rule               no deny matches, and at least one allow does
+ *   preference         the owner of the device wants it, too (preferences.ts)
  *   applicationServer  which address may use the grant, in which family
  *   filter             no drop filter meets its packets: they will pass no filter
  *   rate, quota        the limits of the allow
@@ -16,6 +17,8 @@
  * A rule with hours counts within them: a deny refuses, and what is granted
  * before ends where the next deny begins; what an allow grants ends where its
  * hours close, and outside them it goes no further.
+ * Quiet hours of the owner cut what is granted before them as the hours of a
+ * deny do.
  * From `rule` on each allow goes its way alone, as if it were the only one.
  * Of those that arrive, the one that grants the longest decides, whole: its
  * duration, its total, its name; ties go to the lower id. When none arrives,
@@ -35,6 +38,7 @@ import { dropOfGrant, type Filter } from './filters.ts';
 import { isInGroup } from './groups.ts';
 import { hoursText } from './hours.ts';
 import type { AllowRule, Policy } from './policy.ts';
+import { type Wish, wishFor } from './preferences.ts';
 import { contextOnce, type Held, heldBy, mismatchOf, type Question, secondsLeft, windowOf } from './question.ts';
 import { authorises, candidatesOf, mtcUserOf, standInDevice } from './rule-index.ts';
 
@@ -86,12 +90,23 @@ type Target =
   | { readonly family: Family; readonly remote: Address | 'all' }
   | { readonly family?: Family; readonly stop: Stop };
 
+/** What holds for every allow. */
+interface Common {
+  readonly target: Target;
+  readonly drop: Filter | undefined;
+  readonly wish: Wish;
+  /** When the hours of a deny begin; Infinity: never. */
+  readonly deniedFromMs: number;
+}
+
+const QUIET = "the owner's quiet hours begin";
+
 /** One allow as if it were the only one: every step it took, and where that led. */
 interface Way {
   readonly rule: AllowRule;
   readonly lines: readonly TraceLine[];
   readonly durationSeconds: number;
-  /** Where its hours close, or those of a deny begin; Infinity: nowhere. */
+  /** Where its hours close, or those of a deny or quiet ones begin; Infinity: nowhere. */
   readonly closesAtMs: number;
   readonly outcome: { readonly family: Family; readonly remote: Address | 'all' } | Stop;
 }
@@ -106,7 +121,7 @@ export function decide(policy: Policy, question: Question): Decision {
   const { device, server } = question;
   // Looked up whether there is a device or not: "no such device" must not answer sooner than "not yours".
   const user = mtcUserOf(policy, device?.externalId ?? standInDevice(policy));
-  const isAuthorised = user !== undefined && authorises(policy, user, server);
+  const isAuthorised = user !== undefined && authorises(user, server);
   if (!device) return stop('deviceUnknown', 'the directory knows no such device');
   trace.push(yes('device', `${device.externalId}, bound in ${device.boundFamilies.join(' and ') || 'no family'}`));
 
@@ -132,9 +147,10 @@ export function decide(policy: Policy, question: Question): Decision {
   }
   const allows = near.allows.filter(({ match }) => !mismatchOf(match, question));
   const drop = 'stop' in target ? undefined : dropOf(policy, target, sources, question);
+  const wish = wishFor(policy, user.name, device.externalId, question.nowMs, question.begunToday);
   const ways = allows.flatMap((rule) => {
     const held = heldBy(rule, context);
-    return held === false ? [] : goAlone(rule, held, target, drop, question, deniedFromMs);
+    return held === false ? [] : goAlone(rule, held, { target, drop, wish, deniedFromMs }, question);
   });
   if (ways.length === 0) return stop('noRuleAllows', 'no allow matches');
   trace.push(...ways.flatMap(({ lines }) => lines));
@@ -165,18 +181,11 @@ export function contextFor(policy: Policy, question: Question): (() => Context) 
 }
 
 /** One allow from the step `rule` on, up to the step that stops it. */
-function goAlone(
-  rule: AllowRule,
-  held: Held,
-  target: Target,
-  drop: Filter | undefined,
-  question: Question,
-  deniedFromMs: number,
-): Way {
+function goAlone(rule: AllowRule, held: Held, { target, drop, wish, deniedFromMs }: Common, question: Question): Way {
   const { id, limits, hours } = rule;
   const { usage } = question;
   const window = windowOf(rule, question);
-  const closesAtMs = Math.min(window.untilMs, deniedFromMs);
+  const closesAtMs = Math.min(window.untilMs, deniedFromMs, wish.untilMs);
   const leftSeconds = secondsLeft(closesAtMs, question);
   const durationSeconds = Math.min(question.durationSeconds, limits.durationSeconds, leftSeconds);
   const lines: TraceLine[] = [];
@@ -188,9 +197,13 @@ function goAlone(
   if (held !== true) return stop('conditionFailed', held.failed);
   if (hours && (!window.inside || leftSeconds < 1))
     return stop('outsideHours', `outside its hours, ${hoursText(hours)}`);
-  const cut =
-    durationSeconds < leftSeconds ? '' : window.untilMs === closesAtMs ? ': its hours close' : ': a deny begins';
+  const cutBy = window.untilMs === closesAtMs ? 'its hours close' : closesAtMs < wish.untilMs ? 'a deny begins' : QUIET;
+  const cut = durationSeconds < leftSeconds ? '' : `: ${cutBy}`;
   lines.push(yes('rule', `matches, for ${durationSeconds} s of the ${question.durationSeconds} s asked for${cut}`, id));
+
+  if (wish.unwanted !== undefined) return stop('unwanted', wish.unwanted);
+  if (wish.heard > 0)
+    lines.push(yes('preference', `${wish.heard} of the owner's meet the device, and none objects`, id));
 
   if ('stop' in target) return stop(target.stop.reason, target.stop.seen);
   const { family, remote } = target;

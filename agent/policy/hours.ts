@@ -30,6 +30,9 @@ export interface Window {
   readonly untilMs: number;
 }
 
+/** What has no hours is within them. */
+export const ALWAYS: Window = { inside: true, untilMs: Number.POSITIVE_INFINITY };
+
 const MINUTE_MS = 60_000;
 const DAY_MS = 1440 * MINUTE_MS;
 export const ALL_DAY = 1440;
@@ -42,9 +45,15 @@ const remembered = new WeakMap<Hours, Window & { readonly sinceMs: number }>();
 export function windowAt(hours: Hours, nowMs: number): Window {
   const last = remembered.get(hours);
   if (last && last.sinceMs <= nowMs && nowMs < last.untilMs) return last;
-  const window = neverCloses(hours) ? { inside: true, untilMs: Number.POSITIVE_INFINITY } : found(hours, nowMs);
+  const window = neverCloses(hours) ? ALWAYS : found(hours, nowMs);
   remembered.set(hours, { ...window, sinceMs: nowMs });
   return window;
+}
+
+/** The day of a zone that an instant is in: from when, and until when (UTC). */
+export function dayAt(zone: string, nowMs: number): { readonly sinceMs: number; readonly untilMs: number } {
+  const today = Math.floor(localMs(zone, nowMs) / DAY_MS);
+  return { sinceMs: instant(zone, today * DAY_MS), untilMs: instant(zone, (today + 1) * DAY_MS) };
 }
 
 /** Every hour of every day. */
@@ -138,8 +147,11 @@ export function parseZone(text: string): string | undefined {
 
 /** As an operator reads them: `06:00-22:00 Europe/Berlin, mon tue`. */
 export function hoursText({ from, to, zone, days }: Hours): string {
-  const time = (minutes: number) =>
-    `${String(Math.floor(minutes / 60)).padStart(2, '0')}:${String(minutes % 60).padStart(2, '0')}`;
   const some = days.length < DAYS.length ? `, ${days.join(' ')}` : '';
-  return `${time(from)}-${time(to)} ${zone}${some}`;
+  return `${timeText(from)}-${timeText(to)} ${zone}${some}`;
+}
+
+/** A minute of the day as it is written: `06:00`. */
+export function timeText(minutes: number): string {
+  return `${String(Math.floor(minutes / 60)).padStart(2, '0')}:${String(minutes % 60).padStart(2, '0')}`;
 }

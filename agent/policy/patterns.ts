@@ -81,6 +81,20 @@ export function matchesDevice({ local, ending }: DevicePattern, externalId: stri
   return externalId.endsWith(ending) && matchesName(local, externalId.slice(0, externalId.indexOf('@')));
 }
 
+/**
+ * Whether every external identifier that one pattern matches is matched by the
+ * other. A star within the first is a letter like others, which only a star
+ * stands for: names may have more letters than any pattern spells out.
+ */
+export function encloses(outer: DevicePattern, inner: DevicePattern): boolean {
+  return domainEncloses(outer, inner) && matchesName(outer.local, inner.local.text);
+}
+
+function domainEncloses(outer: DevicePattern, inner: DevicePattern): boolean {
+  if (!outer.subdomains) return !inner.subdomains && outer.domain === inner.domain;
+  return (inner.subdomains && inner.domain === outer.domain) || isBelow(inner.domain, outer.domain);
+}
+
 /** Whether some external identifier matches both. */
 export function devicesOverlap(a: DevicePattern, b: DevicePattern): boolean {
   return domainsOverlap(a, b) && meet(a.local.text, b.local.text, true);

@@ -39,6 +39,8 @@ export interface Server {
 export interface MtcUser {
   readonly name: MtcUserName;
   readonly certificates: readonly Certificate[];
+  /** Where its requests come from; absent: from anywhere. */
+  readonly apiSources?: readonly Prefix[];
   readonly devices: readonly DevicePattern[];
   readonly authorises: readonly ServerName[];
   readonly mayAuthorise: readonly NamePattern[];
@@ -132,7 +134,7 @@ export interface Usage {
 export const NO_USAGE: Usage = { grantsOnDevice: 0, grantsOfServer: 0, requestsInLastMinute: 0 };
 
 export interface Policy {
-  /** Hash of everything that decides; the same for the same rules, however spread over files and ordered. */
+  /** Hash of everything that decides; the same for the same rules (and the same desk), however spread over files and ordered. */
   readonly version: string;
   readonly servers: ReadonlyMap<ServerName, Server>;
   readonly mtcUsers: ReadonlyMap<MtcUserName, MtcUser>;
@@ -154,6 +156,38 @@ export interface Policy {
   readonly readsAttributes: boolean;
   /** Only where something is staged: the same policy with all of it enforced. */
   readonly staged?: Policy;
+  /** Only where MTC users have said something themselves (desk/laid-policy.ts). */
+  readonly desk?: LaidDesk;
+}
+
+/** What an MTC user wants of its devices (preferences.ts); at least one of the three is there. */
+export interface Preference {
+  readonly id: string;
+  /** Those of its MTC user that match. */
+  readonly devices: DevicePattern;
+  /** Nothing reaches them. */
+  readonly block?: true;
+  /** Nothing reaches them within these. */
+  readonly quietHours?: Hours;
+  /** So many grants begin in a day of this zone, of all servers together. */
+  readonly grantsPerDay?: { readonly grants: number; readonly zone: string };
+}
+
+/** What MTC users have said, laid over a policy. Whom they authorise stands with them in `mtcUsers`. */
+export interface LaidDesk {
+  /** The policy of the rule files alone. */
+  readonly over: Policy;
+  readonly preferences: ReadonlyMap<MtcUserName, readonly Preference[]>;
+  /** What the policy's version is for the grants of each MTC user that has said something. */
+  readonly versions: ReadonlyMap<MtcUserName, string>;
+}
+
+/**
+ * The version of what decides on the devices of one MTC user: it stays where
+ * others change what they want, so that its grants need not be judged anew.
+ */
+export function versionFor({ version, desk }: Policy, mtcUser: MtcUserName): string {
+  return desk ? (desk.versions.get(mtcUser) ?? desk.over.version) : version;
 }
 
 /** Who a certificate stands for. */

@@ -7,8 +7,9 @@ import type { Address, Family } from '../core/net.ts';
 import type { InnerAddress, MtcUserName, Protocol, ServerName } from '../core/words.ts';
 import { type Context, contextOf, holds } from './condition.ts';
 import { type DeviceFacts, isSelected } from './groups.ts';
-import { type Window, windowAt } from './hours.ts';
+import { ALWAYS, type Window, windowAt } from './hours.ts';
 import type { AllowRule, Match, Usage } from './policy.ts';
+import type { BegunToday } from './preferences.ts';
 
 export interface Question {
   readonly server: ServerName;
@@ -30,6 +31,8 @@ export interface Question {
   readonly requestAddress: Address;
   readonly ipFamily?: Family | undefined;
   readonly usage: Usage;
+  /** Absent: nothing begins by it (a grant that is there), or nobody counts. */
+  readonly begunToday?: BegunToday | undefined;
   /** UTC. `anyTime`: hours are taken to be within, and never to close. */
   readonly nowMs: number | 'anyTime';
 }
@@ -79,8 +82,6 @@ export function contextOnce(
 export function windowOf({ hours }: Pick<AllowRule, 'hours'>, { nowMs }: Question): Window {
   return hours && nowMs !== 'anyTime' ? windowAt(hours, nowMs) : ALWAYS;
 }
-
-const ALWAYS: Window = { inside: true, untilMs: Number.POSITIVE_INFINITY };
 
 /** Whole ones, until an instant. */
 export function secondsLeft(untilMs: number, { nowMs }: Question): number {

@@ -29,6 +29,8 @@ export function whatWouldPass(policy: Policy, question: Question, decision: Deci
       return nearestAllows(policy, question);
     case 'deniedByRule':
       return rule ? [`deny ${named(rule)} must not match: it is for ${whatFor(rule.match)}`] : [];
+    case 'unwanted':
+      return [`${decision.why}; the MTC user must take that back`];
     case 'conditionFailed':
       return rule?.when ? [`the condition of ${named(rule)} must say true or false: ${cut(rule.when.text)}`] : [];
     case 'applicationServerNotAllowed':
@@ -49,7 +51,10 @@ export function sourcesText(sources: readonly Prefix[]): string {
 function unauthorised(policy: Policy, { server, device }: Question): string[] {
   const user = device && mtcUserOf(policy, device.externalId);
   if (!user) return [`an MTC user must own the device: no pattern in \`devices\` of one matches ${device?.externalId}`];
-  const add = `MTC user ${user.name} must have ${server} in its \`authorises\``;
+  const isSet = policy.desk !== undefined && policy.desk.over.mtcUsers.get(user.name) !== user;
+  const add = isSet
+    ? `MTC user ${user.name}, which has set its servers itself, must authorise ${server} (mtgate users show ${user.name})`
+    : `MTC user ${user.name} must have ${server} in its \`authorises\``;
   if (user.mayAuthorise.some((pattern) => matchesName(pattern, server))) return [add];
   const may = cut(user.mayAuthorise.map(({ text }) => text).join(', ')) || 'nobody';
   return [`${add}, and its \`mayAuthorise\` must admit it (now: ${may})`];

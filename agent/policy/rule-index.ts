@@ -37,7 +37,6 @@ interface PolicyIndex {
   readonly denies: Node;
   readonly allows: Node;
   readonly ownerOf: (externalId: ExternalId) => MtcUser | undefined;
-  readonly authorised: ReadonlyMap<MtcUser, ReadonlySet<ServerName>>;
   /** A device that would be somebody's. */
   readonly standIn: ExternalId;
 }
@@ -51,6 +50,8 @@ const PLACES_MOST = 32;
 const TURN = 512;
 
 const indices = new WeakMap<Policy, PolicyIndex>();
+/** Whom each MTC user authorises. */
+const authorised = new WeakMap<MtcUser, ReadonlySet<ServerName>>();
 
 /** The rules that can match, each kind in its order. */
 export function candidatesOf(policy: Policy, asked: Asked): Candidates {
@@ -60,7 +61,8 @@ export function candidatesOf(policy: Policy, asked: Asked): Candidates {
 
 /** The MTC user that owns a device. */
 export function mtcUserOf(policy: Policy, externalId: ExternalId): MtcUser | undefined {
-  return indexOf(policy).ownerOf(externalId);
+  const owner = indexOf(policy).ownerOf(externalId);
+  return owner && policy.desk ? policy.mtcUsers.get(owner.name) : owner;
 }
 
 /** Which of the users owns a device. Patterns of two users never overlap, so there is at most one. */
@@ -79,8 +81,16 @@ export function ownerAmong<User extends Pick<MtcUser, 'devices'>>(
   };
 }
 
-export function authorises(policy: Policy, user: MtcUser, server: ServerName): boolean {
-  return indexOf(policy).authorised.get(user)?.has(server) ?? false;
+export function authorises(user: MtcUser, server: ServerName): boolean {
+  return authorisedBy(user).has(server);
+}
+
+function authorisedBy(user: MtcUser): ReadonlySet<ServerName> {
+  const known = authorised.get(user);
+  if (known) return known;
+  const servers = new Set(user.authorises);
+  authorised.set(user, servers);
+  return servers;
 }
 
 /**
@@ -96,20 +106,23 @@ export function* indexing(policy: Policy): Generator<undefined> {
   if (!indices.has(policy)) indices.set(policy, yield* build(policy));
 }
 
+/** A desk that is laid over a policy changes no rule, nor whose a device is. */
 function indexOf(policy: Policy): PolicyIndex {
-  for (const _ of indexing(policy)); // all at once
-  return indices.get(policy) as PolicyIndex;
+  const ruled = policy.desk?.over ?? policy;
+  for (const _ of indexing(ruled)); // all at once
+  return indices.get(ruled) as PolicyIndex;
 }
 
 function* build({ denies, allows, mtcUsers }: Policy): Generator<undefined, PolicyIndex> {
   const ownerOf = ownerAmong(mtcUsers.values());
+  yield;
+  for (const user of mtcUsers.values()) authorisedBy(user);
   yield;
   const [first] = [...mtcUsers.values()].flatMap(({ devices }) => devices.slice(0, 1));
   return {
     denies: yield* treeOf(denies),
     allows: yield* treeOf(allows),
     ownerOf,
-    authorised: new Map([...mtcUsers.values()].map((user) => [user, new Set(user.authorises)])),
     standIn: (first ? oneOf(first) : 'nobody@nowhere.invalid') as ExternalId,
   };
 }

@@ -72,6 +72,7 @@ const server = f.mapping({
 
 const mtcUser = f.mapping({
   certificates: f.list(certificate, 'certificates').exactOptional(),
+  apiSources: f.list(f.prefix, 'prefixes').exactOptional(),
   devices: f.list(devicePattern, 'device patterns'),
   authorises: f.list(serverName, 'servers', 0).default([]),
   mayAuthorise: f.list(namePattern, 'names').exactOptional(),

@@ -3,6 +3,7 @@
  *
  *   --packets, --grants, --promptness, --triggers   only these parts (default: all)
  *   --policy              decisions over 10 and 10,000 rules, and what it takes to apply so many; left out otherwise
+ *   --accounting          messages of RADIUS accounting a second, beside the codec alone; left out otherwise
  *   --registry            a million registered devices: import, export, start; left out otherwise
  *   --peers               beside fwknop-server and miniupnpd, as Debian packages them (installed if they are not)
  *   --scale               what many live grants cost; takes some minutes, and is left out otherwise
@@ -18,6 +19,7 @@
 import { execFileSync } from 'node:child_process';
 import { availableParallelism, cpus, release } from 'node:os';
 import { parseArgs } from 'node:util';
+import { measureAccounting, showAccounting } from './accounting.ts';
 import { measureGrants, showGrants } from './grants.ts';
 import { measurePackets, showPackets } from './packets.ts';
 import { measurePeers, missingPeers, showPeers } from './peers.ts';
@@ -35,6 +37,7 @@ const { values } = parseArgs({
     triggers: { type: 'boolean', default: false },
     policy: { type: 'boolean', default: false },
     peers: { type: 'boolean', default: false },
+    accounting: { type: 'boolean', default: false },
     registry: { type: 'boolean', default: false },
     scale: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '1' },
@@ -43,9 +46,9 @@ const { values } = parseArgs({
   },
 });
 
-const all = !(['packets', 'grants', 'promptness', 'triggers', 'policy', 'peers', 'registry', 'scale'] as const).some(
-  (part) => values[part],
-);
+const all = !(
+  ['packets', 'grants', 'promptness', 'triggers', 'policy', 'peers', 'accounting', 'registry', 'scale'] as const
+).some((part) => values[part]);
 const seconds = positive('seconds', values.seconds);
 const rounds = positive('rounds', values.rounds);
 const progress = (what: string) => process.stderr.write(`${what}\n`);
@@ -69,12 +72,13 @@ if (values.peers && missingPeers().length > 0) {
 }
 const policy = values.policy ? await measurePolicy(rounds, progress) : undefined;
 const scale = values.scale ? await measureScale(rounds, seconds, progress) : undefined;
+const accounting = values.accounting ? await measureAccounting(rounds, progress) : undefined;
 const registry = values.registry ? await measureRegistry(progress) : undefined;
 const peers = values.peers ? await measurePeers(rounds, progress) : undefined;
 
 if (values.json) {
   process.stdout.write(
-    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, triggers, policy, scale, registry, peers }, null, 2)}\n`,
+    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, triggers, policy, scale, accounting, registry, peers }, null, 2)}\n`,
   );
 } else {
   process.stdout.write(
@@ -87,6 +91,7 @@ if (values.json) {
       ...(promptness ? ['', showPromptness(promptness)] : []),
       ...(triggers ? ['', showTriggers(triggers)] : []),
       ...(policy ? ['', showPolicy(policy)] : []),
+      ...(accounting ? ['', showAccounting(accounting)] : []),
       ...(registry ? ['', showRegistry(registry)] : []),
       ...(scale ? ['', showScale(scale)] : []),
       '',

@@ -16,6 +16,8 @@ const M1 = { id: 'm1@meters.example', imsi: '262010000000001' };
 const M2 = { id: 'm2@meters.example', imsi: '262010000000002' };
 const SECRET = 'a secret of the tests';
 const PORT = 1813;
+/** The least that there is. */
+const GRACE_SECONDS = 10;
 const DEVICES = `
 devices:
   - { externalId: ${M1.id}, imsi: "${M1.imsi}" }
@@ -29,6 +31,7 @@ beforeAll(async () => {
   network = standardNetwork();
   agent = new TestAgent(network, {
     devices: DEVICES,
+    orphanGraceSeconds: GRACE_SECONDS,
     more: `
 radius:
   listen: ["127.0.0.1:${PORT}"]
@@ -177,3 +180,39 @@ test('what is bound outlives the agent; a stopped session is remembered', async 
   await tell('Stop', second, M2);
   expect((await agent.curl('GET', `/grants/${body.grantId}`)).body).toMatchObject({ endCause: 'DEVICE_UNBOUND' });
 });
+
+test('an agent that was away for too long holds the grant until an Interim vouches for its address', async () => {
+  const session = fresh();
+  await tell('Start', session, M1);
+  const { body } = await grantOn(M1.id);
+  const flow = await Session.open(network, 'server', 'udp', body.externalEndpoint);
+  flow.say('before');
+  expect(await flow.next()).toBe('before');
+  const statusIs = async (status: string) => {
+    const shown = await agent.curl('GET', `/grants/${body.grantId}`);
+    return shown.body.status === status ? shown.body : undefined;
+  };
+
+  agent.daemon.kill('SIGSTOP');
+  await until('the gate to give up on the agent', () => knocked(flow), (GRACE_SECONDS + 5) * 1000);
+  agent.daemon.kill('SIGCONT');
+  await until('the grant to be held', () => statusIs('HELD'));
+  const before = flow.received;
+  for (let i = 0; i < 20; i++) flow.say('held');
+  expect((await agent.mtgate('status')).stdout).toMatch(/live grants +1, of which 1 HELD/);
+  expect(flow.received).toBe(before);
+
+  expect(await tell('Interim-Update', session, M1)).toBe(true);
+  expect(await statusIs('LIVE')).toMatchObject({ expiresAt: body.expiresAt, externalEndpoint: body.externalEndpoint });
+  flow.say('after');
+  expect(await flow.next()).toBe('after');
+  await flow.stop();
+});
+
+/** Sends, and says whether nothing has come back since. */
+async function knocked(flow: Session): Promise<true | undefined> {
+  const before = flow.received;
+  flow.say('still there?');
+  await new Promise((resolve) => setTimeout(resolve, 300)); // an echo takes a millisecond
+  return flow.received === before ? true : undefined;
+}

@@ -68,6 +68,7 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
     const { stdout } = await agent.mtgate('status', '--json');
     const { attachments, closed, liveGrants } = JSON.parse(stdout);
     expect(attachments.sort()).toEqual([
+      `insideEgress inside ${attach}`,
       `insideIngress inside ${attach}`,
       `outsideEgress outside ${attach}`,
       `outsideIngress outside ${attach}`,

@@ -129,6 +129,7 @@ describe.each(['tcx', 'clsact'] as const)('a gateway whose gate hangs by %s', (a
     ['outside', 'outsideIngress', 'ingress'],
     ['outside', 'outsideEgress', 'egress'],
     ['inside', 'insideIngress', 'ingress'],
+    ['inside', 'insideEgress', 'egress'],
   ] as const)('at %s, %s', (name, hook, point) => {
     const ifindex = () => network.link('gateway', name).ifindex;
 

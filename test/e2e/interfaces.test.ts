@@ -124,7 +124,7 @@ test('an interface that comes, and one that goes: no packet of another realm is 
   let from = agent.daemon.lines.length;
   await makeSecond();
   await logLine('interfaceAppeared', from);
-  await until('all attachments', async () => ((await status()).attachments.length === 4 ? true : undefined));
+  await until('all attachments', async () => ((await status()).attachments.length === 6 ? true : undefined));
   expect((await status()).missingInterfaces).toEqual([]);
   second = await granted(TO_SECOND);
   expect(await ask(second.to, 'it came')).toMatchObject({ outcome: 'answer' });
@@ -216,14 +216,14 @@ test('it starts without the outside, and serves when it is there', async () => {
   await away();
   await agent.start();
   expect(agent.logged('interfaceMissing')).toMatchObject([{ interface: OUTSIDE }]);
-  expect((await status()).attachments.every((one) => one.startsWith('insideIngress'))).toBe(true);
+  expect((await status()).attachments.every((one) => one.startsWith('inside'))).toBe(true);
   await back();
   const answer = await until('an answer of the API', async () => {
     const reply = await agent.grant();
     return reply.status === 201 ? reply : undefined;
   });
   expect(await ask(answer.body.externalEndpoint, 'served')).toMatchObject({ outcome: 'answer' });
-  expect((await status()).attachments).toHaveLength(4);
+  expect((await status()).attachments).toHaveLength(6);
 });
 
 /** The outside interface under another name, its addresses gone with it. */

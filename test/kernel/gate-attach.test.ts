@@ -162,9 +162,9 @@ describe.each(KINDS)('on wires, by %s', (kind) => {
     }
     expect(denials(gate)).toEqual({});
     expect(attachments(gate)).toEqual(
-      (['outsideEgress', 'insideIngress', 'outsideIngress'] as const).map((hook) => ({
+      (['outsideEgress', 'insideEgress', 'insideIngress', 'outsideIngress'] as const).map((hook) => ({
         hook,
-        interface: hook === 'insideIngress' ? interfaces.inside[0] : interfaces.outside,
+        interface: hook.startsWith('inside') ? interfaces.inside[0] : interfaces.outside,
         kind,
         programId: expect.any(Number),
       })),

@@ -227,9 +227,9 @@ describe.each(KINDS)('beside programs of others, by %s', (mode: AttachMode) => {
   test('follows its interfaces: leaves those no longer named, and finds one that was made anew', async () => {
     const gate = load();
     inside(() => gate.attach(mode, { ...interfaces, inside: [at('inside'), at('spare')] }));
-    expect(inside(() => gate.attachments())).toHaveLength(4);
+    expect(inside(() => gate.attachments())).toHaveLength(6);
     inside(() => gate.attach(mode, interfaces));
-    expect(inside(() => gate.attachments())).toHaveLength(3);
+    expect(inside(() => gate.attachments())).toHaveLength(4);
     const spare: TcPlace = { ...ingress(1, 0x6d746761), ifindex: at('spare').ifindex };
     inside(() => ensureClsact(spare));
     expect(inside(() => tcProgramId(spare))).toBeUndefined();
@@ -242,6 +242,6 @@ describe.each(KINDS)('beside programs of others, by %s', (mode: AttachMode) => {
     await network.run('gateway', again);
     expect(inside(() => gate.attachments())).toHaveLength(2);
     inside(() => gate.attach(mode, interfaces));
-    expect(inside(() => gate.attachments())).toHaveLength(3);
+    expect(inside(() => gate.attachments())).toHaveLength(4);
   });
 });

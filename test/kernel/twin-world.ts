@@ -177,7 +177,7 @@ const closeTo = (grants: readonly Text[]): fc.Arbitrary<Made> =>
           };
     });
 
-const hook = fc.constantFrom<Hook>('outsideIngress', 'insideIngress', 'outsideEgress');
+const hook = fc.constantFrom<Hook>('outsideIngress', 'insideIngress', 'outsideEgress', 'insideEgress');
 
 /** Any packet, from anybody to anybody, of these few. */
 const wild: fc.Arbitrary<Made> = family

@@ -150,7 +150,7 @@ function expectAgreement(
   seen: Seen,
 ): void {
   const frame = Uint8Array.from(Buffer.from(hex, 'hex'));
-  const ifindex = hook === 'insideIngress' ? interfaces[at] : interfaces.outside;
+  const ifindex = hook === 'insideIngress' || hook === 'insideEgress' ? interfaces[at] : interfaces.outside;
   const [atGate, atTwin] = [gate, twin].map((plane) => readable(plane.judge(hook, ifindex, frame, mark), frame));
   expect(atGate).toEqual(atTwin);
   if (atGate?.verdict === 'redirect') seen.carried += 1;

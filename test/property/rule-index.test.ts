@@ -120,11 +120,7 @@ describe('the index of rules', () => {
         const policy = { ...BASE, mtcUsers: new Map(users.map((user) => [user.name, user])) };
         const found = mtcUserOf(policy, name as never);
         expect(found).toBe(users.find(({ devices }) => devices.some((one) => matchesDevice(one, name))));
-        if (found)
-          expect([authorises(policy, found, 'a' as never), authorises(policy, found, 'b' as never)]).toEqual([
-            true,
-            false,
-          ]);
+        if (found) expect([authorises(found, 'a' as never), authorises(found, 'b' as never)]).toEqual([true, false]);
         expect(mtcUserOf(policy, standInDevice(policy))).toBeDefined();
       }),
     );

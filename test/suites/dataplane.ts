@@ -149,6 +149,24 @@ export function describeDataplane(name: string, make: MakeRig): void {
         expect(knock(grant)).toBe('noGrant');
       });
 
+      test('that is dead goes on where it is resumed, with all it had', () => {
+        const end = nowNs() + HOUR;
+        plane.open(grant, end);
+        knock(grant);
+        plane.end(grant.index, grant.number, nowNs() - SECOND);
+        expect(knock(grant)).toBe('grantEnded');
+        expect(plane.resume(grant.index, grant.number + 1, end)).toBe(false);
+        expect(plane.resume(grant.index + 1, grant.number, end)).toBe(false);
+        expect(knock(grant)).toBe('grantEnded');
+        expect(plane.resume(grant.index, grant.number, end)).toBe(true);
+        expect(plane.entry(grant.index)).toEqual({ mapping: grant, endNs: end });
+        expect(plane.carried(grant.index).in.packets).toBe(1n);
+        expect(knock(grant)).toBe('redirect');
+        expect(answer(grant)).toBe('redirect');
+        plane.forget(grant);
+        expect(plane.resume(grant.index, grant.number, end)).toBe(false);
+      });
+
       test('is not ended in the name of another', () => {
         plane.open(grant, nowNs() + HOUR);
         expect(plane.end(grant.index, grant.number + 1, nowNs() - SECOND)).toBe(false);

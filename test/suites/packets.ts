@@ -16,7 +16,14 @@ import { HOOKS, type JudgingDataplane } from '../../agent/dataplane/dataplane.ts
 import { ethernet, filler, ip, spoil, udp } from '../frames.ts';
 import { type MakeRig, nowNs, REALM, SECOND, setupOf } from './fixture.ts';
 import { admissionsOf, admitted, admittedWhole, answersWithMark, anyOf } from './packets/admitted.ts';
-import { answers, answersOfSecondRealm, changingHands, unbound, unheard } from './packets/answers.ts';
+import {
+  answers,
+  answersOfSecondRealm,
+  changingHands,
+  towardChangingHands,
+  unbound,
+  unheard,
+} from './packets/answers.ts';
 import { fromDevices, toNoService } from './packets/from-devices.ts';
 import { fromOutside, toPool } from './packets/from-outside.ts';
 import * as ipv6Only from './packets/ipv6-only.ts';
@@ -51,6 +58,7 @@ function describeGrants(make: MakeRig, who: Who, protocol: Protocol): void {
     beforeEach(() => set(true));
     afterEach(() => set(false));
     table(rig, 'insideIngress', changingHands(who, protocol));
+    table(rig, 'insideEgress', towardChangingHands(who));
   });
   describe('while nobody holds an address', () => {
     const own = hostPrefix(address(who.device));
@@ -138,11 +146,16 @@ function describeGuards(make: MakeRig, who: Who): void {
   describe('toward the outside, as the base marks answers', () => {
     table(rig, 'outsideEgress', answersWithMark(who), 'inside', ANSWER_MARK);
   });
-  test.each(HOOKS)('%s: another version than the ether type says', (hook) => {
-    const sound = ip(who.server, who.external, udp(5000, PORT.one, 'hello, whoever you are'));
-    const etherType = isIpv6 ? 0x86dd : 0x0800;
-    for (const version of isIpv6 ? [0x40, 0x45, 0x50] : [0x65, 0x55, 0x05])
-      expectOutcome(rig(), hook, ethernet(spoil(sound, 0, version), { etherType }), 'malformed');
+  describe('while an address changes hands, so that every hook looks', () => {
+    const set = (changing: boolean) => rig().plane.setChanging(REALM, hostPrefix(address(who.device)), changing);
+    beforeEach(() => set(true));
+    afterEach(() => set(false));
+    test.each(HOOKS)('%s: another version than the ether type says', (hook) => {
+      const sound = ip(who.server, who.external, udp(5000, PORT.one, 'hello, whoever you are'));
+      const etherType = isIpv6 ? 0x86dd : 0x0800;
+      for (const version of isIpv6 ? [0x40, 0x45, 0x50] : [0x65, 0x55, 0x05])
+        expectOutcome(rig(), hook, ethernet(spoil(sound, 0, version), { etherType }), 'malformed');
+    });
   });
   describe('from a device, to a gateway that serves nothing', () => {
     const silent = standing(make, undefined, (interfaces) => ({ ...setupOf(interfaces), services: [] }));

@@ -1,32 +1,49 @@
 /** The contract as a document: that it says all that is answered, and nothing that is not. */
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
+import { MTC_USER_BASE_PATH, mtcUserOperations } from '../../agent/api/mtc-user-routes.ts';
 import { problemOf } from '../../agent/api/problem.ts';
 import { BASE_PATH, operations } from '../../agent/api/routes.ts';
 import { REFUSALS, type RefusalReason } from '../../agent/core/refusals.ts';
 
-const text = readFileSync(new URL('../../agent/api/openapi.yaml', import.meta.url), 'utf8');
+const folder = new URL('../../agent/api/', import.meta.url);
+const text = readFileSync(new URL('openapi.yaml', folder), 'utf8');
 const contract = parse(text);
+/** Every contract by its file. */
+const contracts = readdirSync(folder)
+  .filter((name) => name.endsWith('.yaml'))
+  .map((name) => {
+    const text = readFileSync(new URL(name, folder), 'utf8');
+    return { name, text, contract: parse(text) };
+  });
 const reasons = Object.keys(REFUSALS) as RefusalReason[];
 const problem = (reason: RefusalReason) =>
   problemOf({ reason, step: REFUSALS[reason].step, instance: 'urn:uuid:x', why: 'w' });
 
 describe('the contract', () => {
   it('is served where it says', () => {
-    expect(contract.servers[0].url).toBe(`{apiRoot}${BASE_PATH}`);
+    const served = contracts.map(({ name, contract: { servers } }) => [name, servers[0].url]);
+    expect(Object.fromEntries(served)).toMatchObject({
+      'openapi.yaml': `{apiRoot}${BASE_PATH}`,
+      'mtc-user.yaml': `{apiRoot}${MTC_USER_BASE_PATH}`,
+    });
   });
 
-  it.each(reasons)('tells of %s, by code and status', (reason) => {
+  it.each(reasons)('%s is told by a contract: its code, and its status where it is answered', (reason) => {
     const { status, code } = REFUSALS[reason];
-    expect(text).toContain(`\`${code}\``);
-    // 405, 408 and 431 are of no operation; they stand in the introduction.
-    const answers: Record<string, unknown> = contract.paths['/grants'].post.responses;
-    if ([405, 408, 431].includes(status)) expect(contract.info.description).toMatch(new RegExp(`\\b${status}\\s`));
-    else expect(Object.keys(answers)).toContain(String(status));
+    const told = contracts.filter(({ text, contract: { info, paths } }) => {
+      const operations = Object.values<object>(paths).flatMap((path) => Object.values(path));
+      // 405, 408 and 431 are of no operation; they stand in the introduction.
+      const isAnswered = [405, 408, 431].includes(status)
+        ? new RegExp(`\\b${status}\\s`).test(info.description)
+        : operations.some(({ responses }) => responses && String(status) in responses);
+      return isAnswered && text.includes(`\`${code}\``);
+    });
+    expect(told.map(({ name }) => name)).not.toEqual([]);
   });
 
-  it('lets no unknown member in', () => {
+  it.each(contracts)('lets no unknown member in: $name', ({ contract }) => {
     const open: string[] = [];
     const walk = (schema: unknown, at: string): void => {
       if (typeof schema !== 'object' || schema === null) return;
@@ -38,7 +55,7 @@ describe('the contract', () => {
     expect(open).toEqual(['/Problem']);
   });
 
-  it('has an answer body for every status but 204, and problems for all from 400', () => {
+  it.each(contracts)('has problems for all statuses from 400: $name', ({ contract }) => {
     for (const path of Object.values<
       Record<string, { operationId?: string; responses: Record<string, { $ref?: string }> }>
     >(contract.paths)) {
@@ -67,10 +84,14 @@ describe('the contract', () => {
     }
   });
 
-  it('has one handler for each operation', () => {
+  it.each([
+    ['openapi.yaml', operations],
+    ['mtc-user.yaml', mtcUserOperations],
+  ] as const)('has one handler for each operation: %s', (file, handlers) => {
+    const { text } = contracts.find(({ name }) => name === file) as { text: string };
     const named = [...text.matchAll(/operationId: (\w+)/g)].map(([, name]) => name);
     const none = {} as never;
-    expect(Object.keys(operations(none, none, none)).sort()).toEqual(named.sort());
+    expect(Object.keys((handlers as (...parts: never[]) => object)(none, none, none)).sort()).toEqual(named.sort());
   });
 });
 

@@ -6,10 +6,11 @@ import { randomBytes, randomInt } from 'node:crypto';
 import https from 'node:https';
 import type { IdentityPolicy } from '../../agent/api/identity.ts';
 import type { ApiLimits } from '../../agent/api/limits.ts';
+import type { Api, Operation } from '../../agent/api/operation.ts';
 import { refusalRecorder } from '../../agent/api/problem.ts';
-import type { Grant, GrantsUseCases, Operation, Wait } from '../../agent/api/routes.ts';
+import { BASE_PATH, type Grant, type GrantsUseCases, operations, type Wait } from '../../agent/api/routes.ts';
 import { type ApiServer, startApi } from '../../agent/api/server.ts';
-import type { ServerSources } from '../../agent/api/sources.ts';
+import type { PartySources } from '../../agent/api/sources.ts';
 import { readTrust, type Trust } from '../../agent/api/tls.ts';
 import type { ShedReason, TlsReason } from '../../agent/core/handshakes.ts';
 import { address, contains, prefix } from '../../agent/core/net.ts';
@@ -130,12 +131,12 @@ function issueClients(ca: TestCa, other: TestCa, past: TestCa) {
 }
 
 /** Where they ask from: two share an address; the rest of loopback is strangers'. */
-const SOURCES: ServerSources = new Map(
+const SOURCES: PartySources = new Map(
   Object.entries({
     'acme-head-end': ['127.0.0.1/32', '127.0.1.0/24'],
     beta: ['127.0.0.1/32', '127.0.2.0/24'],
     faraway: ['198.51.100.0/24'],
-  }).map(([name, sources]) => [name as ServerName, { apiSources: sources.map(prefix) }]),
+  }).map(([name, sources]) => [name, { apiSources: sources.map(prefix) }]),
 );
 
 /** Who is who by URI. */
@@ -148,8 +149,9 @@ export const identity: IdentityPolicy = {
     if (found.length > 1) return 'certificateAmbiguous';
     return found[0] ? { role: 'server', name: found[0][1] as ServerName } : 'certificateUnknown';
   },
-  sourceAllowed: (server, from) => SOURCES.get(server)?.apiSources.some((source) => contains(source, from)) ?? false,
-  servers: () => SOURCES,
+  sourceAllowed: ({ role, name }, from) =>
+    role === 'mtcUser' || (SOURCES.get(name)?.apiSources.some((source) => contains(source, from)) ?? false),
+  parties: () => SOURCES,
 };
 
 /** Grants in memory: device m1 is acme's, m2 is another tenant's, m3 is not bound. No policy, no endpoints, no end. */
@@ -304,13 +306,20 @@ export class ApiFixture {
     });
   }
 
-  async start(over: Partial<Files> = {}, limits: Partial<ApiLimits> = {}, table?: Record<string, Operation>) {
-    const { grants, refuse, clock, log } = this;
+  /** `table` is the operations of grants, unless a test has others; `more` are further APIs. */
+  async start(
+    over: Partial<Files> = {},
+    limits: Partial<ApiLimits> = {},
+    table: Record<string, Operation> = operations(this.grants, this.refuse, this.clock),
+    more: readonly Api[] = [],
+  ) {
+    const { refuse, clock, log } = this;
     const listen = { address: address('127.0.0.1'), port: 0 };
     const refusedHandshake = (reason: TlsReason, remote?: string) => this.handshakes.push({ reason, remote });
     const shedConnection = (reason: ShedReason) => this.shed.push(reason);
-    const parts = { grants, identity, refuse, refusedHandshake, shedConnection, clock, random, log };
-    this.server = await startApi(listen, this.trust(over), parts, limits, table);
+    const parts = { identity, refuse, refusedHandshake, shedConnection, clock, random, log };
+    const apis: Api[] = [{ contract: 'openapi.yaml', basePath: BASE_PATH, role: 'server', operations: table }, ...more];
+    this.server = await startApi(listen, this.trust(over), parts, apis, limits);
     return this.server;
   }
 

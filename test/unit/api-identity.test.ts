@@ -2,7 +2,7 @@
 import { createHash, createPublicKey, X509Certificate } from 'node:crypto';
 import { afterAll, describe, expect, it } from 'vitest';
 import { certificateId, isRevoked, readCa } from '../../agent/api/authorities.ts';
-import { identifyServer, readFacts, readUris } from '../../agent/api/identity.ts';
+import { identifyPeer, readFacts, readUris } from '../../agent/api/identity.ts';
 import { AgentError } from '../../agent/core/errors.ts';
 import { address } from '../../agent/core/net.ts';
 import type { CertificateId, ServerName } from '../../agent/core/words.ts';
@@ -65,10 +65,10 @@ describe('a certificate', () => {
   const policy = {
     identify: () => ({ role: 'server' as const, name: 'acme' as ServerName }),
     sourceAllowed: () => true,
-    servers: () => new Map(),
+    parties: () => new Map(),
   };
   const judge = (of: X509Certificate, nowMs = Date.now(), remote: string | undefined = '192.0.2.7') =>
-    identifyServer(readFacts(of, cas, remote), policy, nowMs);
+    identifyPeer(readFacts(of, cas, remote), policy, nowMs);
 
   it('has the hash of its key, and its issuer by verification', () => {
     const facts = readFacts(leaf, cas);
@@ -103,7 +103,7 @@ describe('a certificate', () => {
   it('shows where the request comes from, IPv4 in mapped form as IPv4', () => {
     expect(judge(leaf, Date.now(), '::ffff:192.0.2.7')).toMatchObject({ requestAddress: address('192.0.2.7') });
     for (const remote of [undefined, 'fe80::1%eth0', '']) {
-      const found = identifyServer(readFacts(leaf, cas, remote), policy, Date.now());
+      const found = identifyPeer(readFacts(leaf, cas, remote), policy, Date.now());
       expect(found).toMatchObject({ reason: 'sourceNotAllowed' });
     }
   });
@@ -120,9 +120,9 @@ rules:
   - { id: meters, allow: { servers: [one], ports: [7000] }, limits: { durationSeconds: 60, totalSeconds: 60 } }
 `);
   const judge = (issued: Issued, trusted = cas) =>
-    identifyServer(
+    identifyPeer(
       readFacts(new X509Certificate(issued.certificate), trusted, '192.0.2.1'),
-      { identify: (facts) => identify(policy, facts), sourceAllowed: () => true, servers: () => new Map() },
+      { identify: (facts) => identify(policy, facts), sourceAllowed: () => true, parties: () => new Map() },
       Date.now(),
     );
   it.each([
@@ -193,12 +193,12 @@ describe('revocation', () => {
   const policy = {
     identify: () => ({ role: 'server', name: 'x' as ServerName }) as const,
     sourceAllowed: () => true,
-    servers: () => new Map(),
+    parties: () => new Map(),
   };
   const trusted = (crl?: string) => [named(`${root.certificate}${below.certificate}`, crl)];
   const judge = (issued: Issued, crl?: string) => {
     const facts = readFacts(new X509Certificate(issued.certificate), trusted(crl), '192.0.2.7');
-    return identifyServer(facts, policy, Date.now());
+    return identifyPeer(facts, policy, Date.now());
   };
   const idOf = (issued: Issued): CertificateId => {
     const [way] = readFacts(new X509Certificate(issued.certificate), trusted()).chains;
@@ -235,7 +235,7 @@ describe('revocation', () => {
   it("is each CA's own matter", () => {
     const two = [...trusted('nothing'), named(ca.certificate, undefined, 'without')];
     const facts = readFacts(new X509Certificate(ca.issue({ name: 'y', san: uri }).certificate), two, '192.0.2.7');
-    expect(identifyServer(facts, policy, Date.now())).toMatchObject({ role: 'server' });
+    expect(identifyPeer(facts, policy, Date.now())).toMatchObject({ role: 'server' });
     expect(isRevoked('of nobody:1' as CertificateId, two)).toBe(false);
   });
 
@@ -245,9 +245,9 @@ describe('revocation', () => {
     const issued = old.issue({ name: 'z', san: uri });
     const listed = (crl: string) => [named(`${old.certificate}${fresh}`, crl)];
     const facts = (crl: string) => readFacts(new X509Certificate(issued.certificate), listed(crl), '192.0.2.7');
-    expect(identifyServer(facts(old.crl()), policy, Date.now())).toMatchObject({ role: 'server' });
+    expect(identifyPeer(facts(old.crl()), policy, Date.now())).toMatchObject({ role: 'server' });
     old.revoke(issued);
-    expect(identifyServer(facts(old.crl()), policy, Date.now())).toMatchObject({
+    expect(identifyPeer(facts(old.crl()), policy, Date.now())).toMatchObject({
       reason: 'certificateRevoked',
     });
   });

@@ -76,7 +76,6 @@ describe('behind the handshake', () => {
   const { clients } = api;
   it.each([
     ['a stranger', clients.stranger, 403, 'certificateUnknown'],
-    ['an MTC user', clients.tenant, 403, 'certificateUnknown'],
     ['two servers at once', clients.both, 403, 'certificateAmbiguous'],
     ['a certificate for any use', clients.anyUse, 401, 'certificateWrongUse'],
     ['another source', clients.faraway, 403, 'sourceNotAllowed'],
@@ -88,6 +87,18 @@ describe('behind the handshake', () => {
       expect([answered.status, answered.body.status]).toEqual([status, status]);
       expect((await api.line('refused', { instance: answered.body.instance }))['reason']).toBe(reason);
     }
+  });
+
+  it.each([
+    [LIMITS, 'wrongRole'],
+    [`${BASE}/nowhere`, 'wrongRole'],
+    // However it is written: what the router takes it for counts.
+    [LIMITS.replace('mobile', '%6dobile'), 'wrongRole'],
+    ['/nowhere', 'notFound'],
+  ])('an MTC user is told nothing of the API of servers: %s', async (path, reason) => {
+    const answered = await api.ask({ path, client: clients.tenant });
+    expect(answered.body).toMatchObject({ status: reason === 'wrongRole' ? 403 : 404 });
+    expect(await api.line('refused', { instance: answered.body.instance })).toMatchObject({ reason, mtcUser: 'acme' });
   });
 
   it('a leaf of a CA that another name holds too is nobody', () =>
@@ -411,9 +422,8 @@ describe('the start is stopped by', () => {
   it('an address that is taken', async () => {
     const { startApi } = await import('../../agent/api/server.ts');
     const { identity, random } = await import('./api-fixture.ts');
-    const { grants, refuse, clock, log } = api;
+    const { refuse, clock, log } = api;
     const parts = {
-      grants,
       identity,
       refuse,
       refusedHandshake: () => {},
@@ -422,7 +432,7 @@ describe('the start is stopped by', () => {
       random,
       log,
     };
-    await expect(startApi(api.server.endpoint, api.trust(), parts)).rejects.toMatchObject({ code: 'listenFailed' });
+    await expect(startApi(api.server.endpoint, api.trust(), parts, [])).rejects.toMatchObject({ code: 'listenFailed' });
   });
 });
 

@@ -73,9 +73,9 @@ beforeAll(async () => {
     clock: gateway.clock,
     log: gateway.log,
   });
-  policies.enforceBy((policy) => grants.switchPolicy(policy));
+  policies.enforceBy((policy) => grants.switchPolicy(() => gateway.desk.lay(policy)));
   const ofEditions = editionUseCases({
-    ...{ policies, grants, store: gateway.store, ledger, clock: gateway.clock },
+    ...{ policies, desk: gateway.desk, grants, store: gateway.store, ledger, clock: gateway.clock },
     userName: async (uid) => (uid === 0 ? 'root' : `uid ${uid}`),
   });
   const imports = new DeviceImports(registry, folder, new URL(`file://${ROOT}dist/device-import-worker.js`));

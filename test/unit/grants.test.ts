@@ -763,7 +763,7 @@ describe('a restart', () => {
     expect(gateway.forgotten).toContain('10.20.0.2/32');
   });
 
-  test('after the grace: grants live on whose binding the devices file vouches for; others end', async () => {
+  test('after the grace: grants live on whose binding the devices file vouches for; others are held', async () => {
     const devices = DEVICES.map((one) => ({ ...one, bindings: one.bindings.slice(0, 1) }));
     const gateway = await TestGateway.started(RULES, devices);
     await gateway.bindings.bind(M2, inner('10.20.0.3'));
@@ -773,7 +773,7 @@ describe('a restart', () => {
     expect(knock(gateway, byFile)).toBe('agentLost');
     await gateway.start(RULES, devices);
     expect(knock(gateway, byFile)).toBe('redirect');
-    expect(gateway.store.find(byManagement.id)).toMatchObject({ endCause: 'bindingUnconfirmed' });
+    expect(gateway.store.find(byManagement.id)).toMatchObject({ state: 'held', expiresAtMs: byManagement.expiresAtMs });
     expect(knock(gateway, byManagement)).toBe('grantEnded');
   });
 
@@ -802,7 +802,7 @@ describe('a restart', () => {
 });
 
 describe('the heartbeat', () => {
-  test('that had run out is not simply written again', async () => {
+  test('that had run out is not simply written again: what nobody can vouch for is held', async () => {
     const gateway = await TestGateway.started(
       RULES,
       DEVICES.map(({ device }) => ({ device, bindings: [] })),
@@ -811,7 +811,7 @@ describe('the heartbeat', () => {
     const record = await granted(gateway);
     gateway.clock.pass(301);
     await gateway.heartbeat.beat();
-    expect(gateway.store.find(record.id)).toMatchObject({ endCause: 'bindingUnconfirmed' });
+    expect(gateway.store.find(record.id)).toMatchObject({ state: 'held' });
     expect(knock(gateway, record)).toBe('grantEnded');
   });
 

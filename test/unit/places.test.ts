@@ -3,20 +3,20 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { API_LIMITS, type ConnectionLimits, ownPart } from '../../agent/api/limits.ts';
 import { type Place, Places } from '../../agent/api/places.ts';
-import { neighbourhoodOf, type ServerSources, Sources } from '../../agent/api/sources.ts';
+import { neighbourhoodOf, type PartySources, Sources } from '../../agent/api/sources.ts';
 import { address, contains, prefix } from '../../agent/core/net.ts';
 import type { ServerName } from '../../agent/core/words.ts';
 
 const LIMITS = API_LIMITS.connections;
 
-function sourcesOf(servers: Record<string, readonly string[]>): ServerSources {
+function sourcesOf(servers: Record<string, readonly string[]>): PartySources {
   const entries = Object.entries(servers);
   return new Map(entries.map(([name, sources]) => [name as ServerName, { apiSources: sources.map(prefix) }]));
 }
 
 class Door {
   nowMs = 0;
-  servers: ServerSources;
+  servers: PartySources;
   readonly places: Places;
   readonly open: Place[] = [];
   readonly cut: string[] = [];

@@ -21,9 +21,8 @@ function repairs(records: GrantRecord[], entries: EntryState[], changes: Partial
     suspendedNs: 0n,
     latestMs: 1000,
     storeIsOlder: false,
-    heartbeatLost: false,
     objection: () => undefined,
-    bindingConfirmed: () => false,
+    bindingConfirmed: () => true,
     ...changes,
   };
   return records.flatMap((record) => {
@@ -32,7 +31,9 @@ function repairs(records: GrantRecord[], entries: EntryState[], changes: Partial
     if (!repair) return [];
     const { id, expiresAtNs, expiresAtMs } = repair.record;
     ends.set(id, [expiresAtNs, expiresAtMs]);
-    return [[repair.kind, id, repair.kind === 'endGrant' ? repair.cause : repair.endNs]];
+    return [
+      [repair.kind, id, 'cause' in repair ? repair.cause : 'endNs' in repair ? repair.endNs : repair.record.state],
+    ];
   });
 }
 
@@ -115,20 +116,39 @@ describe('after a reboot', () => {
     expect(repairs([grantRecord()], [], facts)).toEqual([['endGrant', 'A', 'clockUncertain']]);
   });
 
-  test('not where nobody can vouch for the binding', () => {
+  test('held where nobody can vouch for the binding, to the end that it would have had', () => {
     const facts = { ...rebooted, bindingConfirmed: () => false };
-    expect(repairs([grantRecord()], [], facts)).toEqual([['endGrant', 'A', 'bindingUnconfirmed']]);
+    expect(repairs([grantRecord()], [], facts)).toEqual([['hold', 'A', 'held']]);
+    const [end] = ends.get('A') ?? [];
+    repairs([grantRecord()], [], rebooted);
+    expect(ends.get('A')?.[0]).toBe(grantRecord().expiresAtNs);
+    expect(end).toBeLessThanOrEqual(100n * SECOND + BigInt(grantRecord().grantedSeconds) * SECOND);
   });
 });
 
-describe('after a long silence', () => {
-  const silent = { heartbeatLost: true };
+describe('a binding that nobody can vouch for', () => {
+  const unconfirmed = { bindingConfirmed: () => false };
+  const held = () => ({ ...grantRecord(), state: 'held' as const });
 
-  test('a grant ends that nobody can vouch for', () => {
-    expect(repairs([grantRecord()], [entry()], silent)).toEqual([['endGrant', 'A', 'bindingUnconfirmed']]);
+  test('holds its grant', () => {
+    expect(repairs([grantRecord()], [entry()], unconfirmed)).toEqual([['hold', 'A', 'held']]);
   });
 
-  test('a grant lives on whose binding is confirmed', () => {
-    expect(repairs([grantRecord()], [entry()], { ...silent, bindingConfirmed: () => true })).toEqual([]);
+  test('leaves one that is held as it is, with a dead entry or none', () => {
+    expect(repairs([held()], [entry({ endNs: 1n })], unconfirmed)).toEqual([]);
+    expect(repairs([held()], [], unconfirmed)).toEqual([]);
+  });
+
+  test('closes one that is held and open in the gate', () => {
+    expect(repairs([held()], [entry()], unconfirmed)).toEqual([['hold', 'A', 'held']]);
+  });
+
+  test('ends one that is held at its end', () => {
+    const late = { ...unconfirmed, nowNs: held().expiresAtNs };
+    expect(repairs([held()], [entry({ endNs: 1n })], late)).toEqual([['endGrant', 'A', 'bindingUnconfirmed']]);
+  });
+
+  test('once confirmed, gives back the end on record', () => {
+    expect(repairs([held()], [entry({ endNs: 1n })])).toEqual([['reopen', 'A', held().expiresAtNs]]);
   });
 });

@@ -342,7 +342,27 @@ describe('a file that is not ours', () => {
     const newer = new Database(join(folder, 'newer'));
     newer.pragma('user_version = 99');
     newer.close();
-    expect(opening(join(folder, 'newer'))).toEqual(refusal('its version is 99, and this mtgate reads 5'));
+    expect(opening(join(folder, 'newer'))).toEqual(refusal('its version is 99, and this mtgate reads 6'));
+  });
+
+  test('the version before is brought up to date, and keeps what it has', async () => {
+    const file = join(folder, 'before');
+    const record = grantRecord();
+    const first = openStore(file);
+    await first.insert(record);
+    await first.close();
+    const old = new Database(file);
+    old.exec(`DROP INDEX grants_entry; CREATE UNIQUE INDEX grants_entry ON grants (entry) WHERE state = 'live';
+      ALTER TABLE bindings DROP COLUMN unconfirmed; PRAGMA user_version = 5`);
+    old.close();
+    const store = openStore(file);
+    await store.hold({ ...record, state: 'held' });
+    expect([...store.live()]).toMatchObject([{ id: record.id, state: 'held' }]);
+    expect(await store.resume(record)).toBe(true);
+    expect(await store.resume(record)).toBe(false);
+    expect(store.find(record.id)).toMatchObject({ state: 'live' });
+    expect(store.unconfirmed()).toEqual([]);
+    await store.close();
   });
 
   test('a folder that is not there', () => {

@@ -124,6 +124,17 @@ export function changingHands(who: Who, protocol: Protocol): readonly Row[] {
   ];
 }
 
+/** The same, toward it. */
+export function towardChangingHands(who: Who): readonly Row[] {
+  const { device, otherDevice, server, stranger } = who;
+  return [
+    ['an answer to a flow of its own', ip(stranger, device, udp(53, 40_000)), 'addressChangingHands'],
+    ['a later fragment of one', ip(server, device, udp(53, 40_000), LATER_FRAGMENT), 'addressChangingHands'],
+    ['an ICMP message', ip(stranger, device, echo(who)), 'addressChangingHands'],
+    ['an answer to another device', ip(stranger, otherDevice, udp(53, 40_000)), 'pass'],
+  ];
+}
+
 /** While the agent is not heard, by the hook they come in at. */
 export function unheard(who: Who, protocol: Protocol) {
   const { knock, answer } = trafficOf(who, protocol);

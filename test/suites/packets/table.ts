@@ -50,16 +50,21 @@ export function expectOutcome(
   mark?: number,
 ): void {
   const before = plane.counters();
-  const verdict = plane.judge(hook, hook === 'insideIngress' ? interfaces[at] : interfaces.outside, frame, mark);
+  const verdict = plane.judge(
+    hook,
+    hook === 'insideIngress' || hook === 'insideEgress' ? interfaces[at] : interfaces.outside,
+    frame,
+    mark,
+  );
   if (outcome === 'pass') expect(verdict).toEqual({ verdict: 'pass' });
   else if (typeof outcome === 'string') expect(verdict).toEqual({ verdict: 'drop', reason: outcome, sampled: false });
   else expect(verdict).toEqual({ verdict: 'redirect', bytes: outcome });
   expect(moved(before, plane.counters())).toEqual(expectedMove(hook, frame, outcome));
 }
 
-/** What leaves by the egress hook was counted where it came in. */
+/** What leaves by an egress hook was counted where it came in. */
 function expectedMove(hook: Hook, frame: Uint8Array, outcome: Outcome): Record<string, string> {
-  if (outcome === 'pass' && hook === 'outsideEgress') return {};
+  if (outcome === 'pass' && (hook === 'outsideEgress' || hook === 'insideEgress')) return {};
   const granted = hook === 'outsideIngress' ? 'grantedIn' : 'grantedOut';
   const name = outcome === 'pass' ? 'passed' : typeof outcome === 'string' ? outcome : granted;
   return { [name]: `1 of ${frame.length}` };
