@@ -4,7 +4,7 @@ const only = (name, comment, from, to) => ({ name, comment, severity: 'error', f
 
 /** Adapters touch the operating system; whoever decides must not know them. */
 const adapters =
-  '^agent/(host|grants/store|desk/desk-store|editions/edition-store|inspector/(inspector|nflog|denial-store)|directory/listener|triggers/trigger-source|dataplane/(bpf|tc|loader|attachment|gate|netlink|nftables|iproute|conntrack)|api/(server|management|loopback))\\.ts$';
+  '^agent/(host|grants/store|desk/desk-store|editions/edition-store|inspector/(inspector|nflog|denial-store)|directory/listener|dataplane/(bpf|tc|loader|attachment|gate|netlink|nftables|iproute|conntrack)|api/(server|management|loopback)|triggers/(store|trigger-source)|reports/(post|outbox-store))\\.ts$';
 
 /** A package has one home, so that replacing it is one file's work. */
 const home = (name, pkg, places) =>
@@ -22,7 +22,7 @@ module.exports = {
     only(
       'core-is-pure',
       'Decisions must run without a machine around them.',
-      { path: '^agent/(core|policy|directory)/|^agent/grants/(lifecycle|endpoints|reconcile|live|opening|slots|line|chains|calendar|column|hash-index|interned|packed-text|packed-grants|slices|grants|extensions|retries|judge|begun|rest|rates|unrecorded)\\.ts$|^agent/dataplane/(dataplane|layout|map-values|memory|netlink-message|rtnetlink|conntrack-message|prefix-set)\\.ts$|^agent/inspector/(packet|nflog-message|packet-denial|denials|account|refusals|ledger)\\.ts$|^agent/triggers/(delivery|coap|coap-message)\\.ts$|^agent/doctor/(finding|.*-judgements)\\.ts$|^agent/cli/candidates\\.ts$|^agent/desk/(desk|laid-policy|preference-form|desk-switch)\\.ts$|^agent/editions/(edition|beginning|policy-switch|forecast)\\.ts$', pathNot: '^agent/directory/(listener|radius)\\.ts$' },
+      { path: '^agent/(core|policy|directory)/|^agent/grants/(lifecycle|endpoints|reconcile|live|opening|slots|line|chains|calendar|column|hash-index|interned|packed-text|packed-grants|grants|extensions|retries|judge|begun|rest|unrecorded)\\.ts$|^agent/dataplane/(dataplane|layout|map-values|memory|netlink-message|rtnetlink|conntrack-message|prefix-set)\\.ts$|^agent/inspector/(packet|nflog-message|packet-denial|denials|account|refusals|ledger)\\.ts$|^agent/triggers/(delivery|coap|coap-message|lifecycle|trigger|timetable|queue|ground|trigger-judge|sending|triggers)\\.ts$|^agent/doctor/(finding|.*-judgements)\\.ts$|^agent/cli/candidates\\.ts$|^agent/desk/(desk|laid-policy|preference-form|desk-switch)\\.ts$|^agent/editions/(edition|beginning|policy-switch|forecast)\\.ts$', pathNot: '^agent/directory/(listener|radius)\\.ts$' },
       { dependencyTypes: ['core'] },
     ),
     only('policy-knows-core', 'Policy is read, not run: it needs the words and nothing else.', { path: '^agent/policy/' }, { path: own, pathNot: '^agent/(core|policy)/' }),
@@ -45,12 +45,25 @@ module.exports = {
       { path: '^agent/directory/radius\\.ts$' },
       { dependencyTypes: ['core'], pathNot: '^(node:)?crypto$' },
     ),
-    only('inspector-knows-core', 'Who was turned away is told in the words of the domain; whose it was is asked through a function.', { path: '^agent/inspector/' }, { path: own, pathNot: '^agent/(core|inspector)/' }),
+    only(
+      'triggers-know-their-ports',
+      'Triggers are decided as grants are, and sent by who knows nothing of them.',
+      { path: '^agent/triggers/' },
+      { path: own, pathNot: '^agent/(core|triggers|policy|directory)/|^agent/commit-thread\\.ts$' },
+    ),
+    only('reports-know-the-ledger', 'What an MTC user may see is made from what the inspector keeps, and from nothing else.', { path: '^agent/reports/' }, { path: own, pathNot: '^agent/(core|reports)/|^agent/(usable-file|inspector/(denials|refusals))\\.ts$' }),
+    only(
+      'reports-compute-signatures',
+      'What is told, to whom and when is a function of what it is given; a signature is one of its bytes.',
+      { path: '^agent/reports/', pathNot: '^agent/reports/(post|outbox-store)\\.ts$' },
+      { dependencyTypes: ['core'], pathNot: '^(node:)?crypto$' },
+    ),
+    only('inspector-knows-core', 'Who was turned away is told in the words of the domain; whose it was is asked through a function.', { path: '^agent/inspector/' }, { path: own, pathNot: '^agent/(core|inspector)/|^agent/usable-file\\.ts$' }),
     only(
       'grants-know-their-ports',
       'Grants are decided against interfaces.',
       { path: '^agent/grants/' },
-      { path: own, pathNot: '^agent/(core|grants|policy|directory)/|^agent/dataplane/dataplane\\.ts$' },
+      { path: own, pathNot: '^agent/(core|grants|policy|directory)/|^agent/(dataplane/dataplane|commit-thread)\\.ts$' },
     ),
     only(
       'dataplane-knows-core',
@@ -66,7 +79,7 @@ module.exports = {
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),
     home('koffi', 'koffi', '^agent/(dataplane/(bpf|netlink)|host)\\.ts$'),
-    home('better-sqlite3', 'better-sqlite3', '^agent/(grants/(schema|writes)|inspector/denial-store|editions/edition-store|desk/desk-store|directory/registry-(store|import))\\.ts$'),
+    home('better-sqlite3', 'better-sqlite3', '^agent/(grants/(schema|writes)|(inspector/denial|reports/outbox|editions/edition|desk/desk)-store|directory/registry-(store|import)|triggers/(schema|writes))\\.ts$'),
     home('papaparse', 'papaparse', '^agent/directory/device-rows\\.ts$'),
     home('cap', 'cap', '^agent/inspector/nflog\\.ts$'),
     home('coap-packet', 'coap-packet', '^agent/triggers/coap-message\\.ts$'),

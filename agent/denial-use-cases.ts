@@ -68,6 +68,7 @@ const ADVICE: Readonly<Record<Step, string>> = {
   mtcUser: 'If the MTC user wants this server, add it to its `authorises`.',
   rule: '`mtgate explain --live` shows every rule and why it did not allow this.',
   preference: 'Nothing: the owner of the device does not want it now; `mtgate users show` has its preferences.',
+  trigger: 'The server must ask for less, or the `limits` of the trigger rule are too low.',
   applicationServer: 'The server must name an address within its `sources`.',
   filter: 'A drop of the `filters` takes the packets of this grant: narrow it, or have the server name its port.',
   rate: 'The server asks too often; its `limits` are in the rule that allows it.',

@@ -4,12 +4,12 @@
  */
 import type { DeviceUseCases } from './api/device-routes.ts';
 import type { Log } from './core/ports.ts';
+import { slicesOf } from './core/slices.ts';
 import type { DeviceImports } from './device-imports.ts';
 import { rowWriter } from './directory/device-rows.ts';
 import type { RegistryStore, Snapshot } from './directory/registry-store.ts';
 import type { Bindings } from './grants/bindings.ts';
 import type { Grants } from './grants/grants.ts';
-import { slicesOf } from './grants/slices.ts';
 import { mtcUserOf } from './policy/rule-index.ts';
 
 interface Parts {

@@ -18,12 +18,14 @@ import { servePages } from './api/loopback.ts';
 import { startManagement } from './api/management.ts';
 import { mtcUserApi } from './api/mtc-user-routes.ts';
 import { refusalRecorder } from './api/problem.ts';
+import { reportBody, reportsApi } from './api/report-routes.ts';
 import { grantsApi } from './api/routes.ts';
 import { startApi } from './api/server.ts';
 import { readTrust, type Trust } from './api/tls.ts';
 import { Closure, type GapKind } from './closure.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import type { ShedReason, TlsReason } from './core/handshakes.ts';
+import { type Address, contains } from './core/net.ts';
 import { SELF_TEST } from './core/reasons.ts';
 import type { GrantId, RealmName } from './core/words.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
@@ -44,7 +46,16 @@ import { Sessions } from './directory/sessions.ts';
 import { editionUseCases } from './edition-use-cases.ts';
 import { openEditions } from './editions/edition-store.ts';
 import { PolicySwitch } from './editions/policy-switch.ts';
-import { compileRulesApart, digest, loadConfig, loadDevices, loadRadiusClients, loadTls } from './files.ts';
+import {
+  compileRulesApart,
+  digest,
+  loadConfig,
+  loadDevices,
+  loadPushMaterial,
+  loadRadiusClients,
+  loadTls,
+} from './files.ts';
+import { GrantEvents } from './grant-events.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
@@ -78,10 +89,14 @@ import { DeskClerk, mtcUserUseCases } from './mtc-user-use-cases.ts';
 import { mtcUserOf } from './policy/rule-index.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { keepingLast } from './policy-compiler.ts';
+import { guardedSpaces, Pushes } from './pushes.ts';
 import { radiusUseCases } from './radius-use-cases.ts';
 import { RecentDenials } from './recent-denials.ts';
 import { readAgain } from './reload.ts';
 import { remediesOf } from './remedies.ts';
+import { reportUseCases } from './report-use-cases.ts';
+import { openOutboxStore } from './reports/outbox-store.ts';
+import { openPoster } from './reports/post.ts';
 import { FolderWatch, readRuleFolder } from './rule-folder.ts';
 import {
   accountingPlaces,
@@ -97,7 +112,7 @@ import {
 import { attachmentText, heartbeatAgeSeconds, runningStatus } from './status.ts';
 import { wrongSysctls } from './sysctls.ts';
 import { asAgentError, every, logFault, type Stop } from './upkeep.ts';
-import { identityPolicy, managementUseCases, operatorDetail, serverUseCases } from './use-cases.ts';
+import { identityPolicy, managementUseCases, operatorDetail, serverUseCases, serverView } from './use-cases.ts';
 
 /** How often what is due is done, and the closure is looked at. */
 const TICK_MS = 1_000;
@@ -125,6 +140,7 @@ async function start(
   const warn = (warning: string) => log.warn({ warning }, 'configurationWarning');
   const config = loadConfig(configFile, warn);
   let trust = readTrust(loadTls(config));
+  const pushMaterial = loadPushMaterial(config);
   const alarms = new ExpiryAlarms(log, systemClock);
   alarms.look(trust);
 
@@ -204,7 +220,12 @@ async function start(
   const heartbeatAge = () => heartbeatAgeSeconds(gate, systemClock);
   const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log);
   stops.push(() => denialStore.close());
-  const ledger = new Ledger(denialStore, systemClock, systemRandom, log);
+  const deviceOf = (named: string) => {
+    const device = directory.find(named.includes('@') ? { networkAccessIdentifier: named } : { phoneNumber: named });
+    const mtcUser = device && mtcUserOf(grants.policy, device.externalId)?.name;
+    return device && mtcUser && { mtcUser, externalId: device.externalId };
+  };
+  const ledger = new Ledger(denialStore, systemClock, systemRandom, log, deviceOf);
   const trigger = triggeredAt(config, {
     holderOf: (inner) => directory.holderOf(inner),
     mtcUserOf: (device) => mtcUserOf(grants.policy, device)?.name,
@@ -221,6 +242,7 @@ async function start(
     sendTest: () => sendMarked(SELF_TEST.mark),
     log,
   });
+  const startedAtMs = systemClock.nowMs();
   const account = openAccount(
     () => gate.counters(),
     () => inspector.reading().received,
@@ -265,6 +287,39 @@ async function start(
     },
     loopDelay,
   });
+  const spaces = {
+    isInner: (address: Address) => config.inside.some(({ prefixes }) => prefixes.some((one) => contains(one, address))),
+    isExternal: (address: Address) =>
+      [...config.pools.grants.ipv4, ...config.pools.grants.ipv6].some((one) => contains(one, address)),
+  };
+  const outboxStore = pushMaterial.key && openOutboxStore(join(config.store.directory, 'outbox.db'), log);
+  const poster = openPoster({
+    own: () => guardedSpaces(config, closure.site.links),
+    cas: pushMaterial.cas,
+    ...(config.reports.resolvers && { resolvers: config.reports.resolvers }),
+    nowMs: () => Number(systemClock.monotonicNs() / 1_000_000n),
+  });
+  const pushes =
+    outboxStore &&
+    new Pushes(
+      {
+        ...{ config, store: outboxStore, key: pushMaterial.key, post: poster.post, pushed: metrics.pushed },
+        ...{ denials: ledger.denials, spaces, reportBody, newId: newUlid },
+        clock: systemClock,
+        random: systemRandom,
+        log,
+      },
+      policy,
+    );
+  stops.push(
+    () => outboxStore?.close(),
+    () => pushes?.close(),
+    () => poster.close(),
+  );
+  const grantEvents = new GrantEvents({
+    ...{ pushes, sinks: outboxStore?.grantSinks, view: serverView, clock: systemClock, log },
+    warnSeconds: config.reports.endWarningSeconds,
+  });
   const ground: Ground = {
     gateway: config.gateway,
     bootId: bootId(),
@@ -288,22 +343,22 @@ async function start(
       return draining ? { reason: 'gatewayDraining', why: 'the operator wants no new grants' } : undefined;
     },
     metrics,
+    watcher: grantEvents,
   };
   const grants = new Grants(ground, desk.lay(policy));
   desk.enforceOn(grants);
   policies.enforceBy(async (next) => {
     await closure.switchPolicy(next); // a base that nft does not take: nothing of the policy is in force
     await grants.switchPolicy(() => desk.lay(next));
+    pushes?.switchPolicy(next);
   });
   const groups = {
     follow: (verb: 'add' | 'delete', bound: readonly Binding[]) => closure.followBindings(verb, bound),
     refill: () => closure.refillGroups(),
   };
-  const bindings = new Bindings(ground, grants, forgetFlows, groups, {
-    sessions,
-    places: accountingPlaces(config),
-    tally: accounted,
-  });
+  const accounting = { sessions, places: accountingPlaces(config), tally: accounted };
+  const followers = { lost: () => {}, bound: () => {} };
+  const bindings = new Bindings(ground, grants, forgetFlows, groups, accounting, followers);
   const { orphanGraceSeconds } = config.gate;
 
   await rememberBindings(ground, orphanGraceSeconds);
@@ -319,6 +374,7 @@ async function start(
   await heartbeat.beat();
   await grants.countBegun(grants.policy);
   await grants.waiting.resume();
+  grantEvents.begin((id) => grants.find(id) ?? grants.waiting.find(id));
   inspector.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(
@@ -339,6 +395,8 @@ async function start(
     }),
     every(TICK_MS, log, () => alarms.look(trust)),
     every(TICK_MS, log, () => policies.keep()),
+    every(TICK_MS, log, () => pushes?.tick()),
+    every(TICK_MS, log, () => grantEvents.tick(grants.live)),
     every(TICK_MS, log, () => recent.note(systemClock.monotonicNs(), denied())),
   );
 
@@ -360,10 +418,19 @@ async function start(
     }),
   );
 
-  const forServers = serverUseCases(ground, grants, new Extensions(ground, grants));
+  const forServers = serverUseCases(ground, grants, new Extensions(ground, grants), grantEvents, pushMaterial.key?.jwk);
+  const ofReports = reportUseCases({
+    ...{ denials: ledger.denials, account, spaces },
+    sinceMs: startedAtMs,
+    signingKey: pushMaterial.key?.jwk,
+  });
   const clerk = new DeskClerk(desk, ground, digest);
   const forMtcUsers = mtcUserUseCases(ground, grants, registry, clerk);
-  const apis = [grantsApi(forServers, ground.refuse, systemClock), mtcUserApi(forMtcUsers, ground.refuse)];
+  const apis = [
+    grantsApi(forServers, ground.refuse, systemClock),
+    mtcUserApi(forMtcUsers, ground.refuse),
+    reportsApi(ofReports, ground.refuse),
+  ];
   const apiParts = {
     identity: identityPolicy(grants),
     refuse: ground.refuse,
@@ -375,6 +442,7 @@ async function start(
       metrics.connectionShed(reason);
       if (logged) ledger.refusedHandshake('tlsShed', remote, config.api.listen);
     },
+    streamCut: metrics.streamCut,
     clock: systemClock,
     random: systemRandom,
     log,

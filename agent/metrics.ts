@@ -16,6 +16,7 @@ import type { EndCause } from './grants/lifecycle.ts';
 import type { Account } from './inspector/account.ts';
 import type { InspectorReading } from './inspector/inspector.ts';
 import type { Would } from './policy/staged.ts';
+import type { Outcome } from './reports/delivery.ts';
 
 /** Where the values are kept. */
 export interface Readings {
@@ -64,6 +65,7 @@ export interface Metrics {
   readonly handshakeRefused: (reason: TlsReason) => void;
   readonly connectionShed: (reason: ShedReason) => void;
   readonly streamCut: () => void;
+  readonly pushed: (outcome: Outcome) => void;
   text(): Promise<string>;
 }
 
@@ -261,6 +263,9 @@ export function openMetrics(readings: Readings): Metrics {
   const handshakes = count('mtgate_handshakes_refused_total', 'TLS handshakes that failed', ['reason']);
   const shed = count('mtgate_connections_shed_total', 'API connections closed for their share or time', ['reason']);
   const streamsCut = count('mtgate_denial_streams_cut_total', 'Readers of the denial stream that did not keep up');
+  const pushed = count('mtgate_pushes_total', 'Attempts to push an event to a sink, by what became of them', [
+    'outcome',
+  ]);
   const refused = count('mtgate_refusals_total', 'Requests that were not granted', ['reason']);
   const granted = count('mtgate_grants_opened_total', 'Grants opened');
   const extended = count('mtgate_grants_extended_total', 'Grants extended');
@@ -280,6 +285,7 @@ export function openMetrics(readings: Readings): Metrics {
     handshakeRefused: (reason) => handshakes.inc({ reason }),
     connectionShed: (reason) => shed.inc({ reason }),
     streamCut: () => streamsCut.inc(),
+    pushed: (outcome) => pushed.inc({ outcome: outcome.ok ? 'taken' : outcome.fault }),
     text: () => registry.metrics(),
   };
 }

@@ -7,7 +7,7 @@
 import { MessageChannel, receiveMessageOnPort, Worker } from 'node:worker_threads';
 import type { Issue } from './core/document.ts';
 import { AgentError } from './core/errors.ts';
-import { breathe } from './grants/slices.ts';
+import { breathe } from './core/slices.ts';
 import type { Policy } from './policy/policy.ts';
 import { indexing } from './policy/rule-index.ts';
 import type { RuleFile } from './policy/rules.ts';

@@ -65,10 +65,10 @@ export class Tenants {
 
   async start(): Promise<void> {
     await this.gateway.start(RULES, DEVICES);
-    const { ground, grants, extensions, registry, desk } = this.gateway;
+    const { ground, grants, extensions, registry, desk, events } = this.gateway;
     const clerk = new DeskClerk(desk, ground, digest);
     const apis = [
-      grantsApi(serverUseCases(ground, grants, extensions), ground.refuse, ground.clock),
+      grantsApi(serverUseCases(ground, grants, extensions, events, undefined), ground.refuse, ground.clock),
       mtcUserApi(mtcUserUseCases(ground, grants, registry, clerk), ground.refuse),
     ];
     const { clock, log } = this.api;
@@ -76,6 +76,7 @@ export class Tenants {
       ...{ identity: identityPolicy(grants), refuse: ground.refuse, clock, random, log },
       refusedHandshake: () => {},
       shedConnection: () => {},
+      streamCut: () => {},
     };
     this.api.server = await startApi({ address: address('127.0.0.1'), port: 0 }, this.api.trust(), parts, apis);
   }

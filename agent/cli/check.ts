@@ -52,6 +52,8 @@ function describe(policy: Policy, say: (line: string) => void) {
   say(
     `policy ${version}: ${count(servers.size, 'server')}, ${count(users.size, 'MTC user')}, ${count(rules.length, 'rule')}`,
   );
+  const triggerRules = triggerIdsOf(policy).length;
+  if (triggerRules > 0) say(count(triggerRules, 'trigger rule'));
   if (policy.filters.length > 0) say(`${count(policy.filters.length, 'filter')}`);
   const standing = policy.filters.filter((filter) => filter.standing && !filter.staged);
   for (const filter of standing) say(`  standing: ${filter.id} opens ${describeFilter(filter)}, without a grant`);
@@ -60,13 +62,18 @@ function describe(policy: Policy, say: (line: string) => void) {
   const groups = describeGroups(policy);
   for (const { group, of } of groups) say(`  group ${group}: ${of}`);
   const stagedFilters = policy.filters.filter((filter) => filter.staged).map(({ id }) => id);
-  const stagedRules = [...idsOf(staged).filter((id) => !rules.includes(id)), ...stagedFilters];
+  const stagedRules = [
+    ...idsOf(staged).filter((id) => !rules.includes(id)),
+    ...triggerIdsOf(staged).filter((id) => !triggerIdsOf(policy).includes(id)),
+    ...stagedFilters,
+  ];
   if (stagedRules.length > 0) say(`  staged, and not enforced: ${stagedRules.join(', ')}`);
-  const tests = policy.tests.length + policy.packetTests.length;
+  const tests = policy.tests.length + policy.triggerTests.length + policy.packetTests.length;
   say(`${count(tests, 'policy test')} passed`);
   const counted = {
     servers: servers.size,
     rules: rules.length,
+    triggerRules,
     filters: policy.filters.length,
     standing: standing.map(({ id }) => id),
     policyTests: tests,
@@ -76,6 +83,10 @@ function describe(policy: Policy, say: (line: string) => void) {
 
 function idsOf({ allows, denies }: Policy): string[] {
   return [...allows, ...denies].map(({ id }) => id);
+}
+
+function triggerIdsOf({ triggerAllows, triggerDenies }: Policy): string[] {
+  return [...triggerAllows, ...triggerDenies].map(({ id }) => id);
 }
 
 function describePool(config: Config, say: (line: string) => void) {

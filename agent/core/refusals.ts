@@ -23,6 +23,7 @@ export type Step =
   | 'mtcUser'
   | 'rule'
   | 'preference'
+  | 'trigger'
   | 'applicationServer'
   | 'filter'
   | 'rate'
@@ -61,6 +62,13 @@ export const REFUSALS = {
     code: 'UNAVAILABLE',
     title: 'The gateway opens no grants at the moment',
     retryAfterSeconds: 60,
+  },
+  triggersUnavailable: {
+    step: 'gateway',
+    status: 501,
+    code: 'NOT_IMPLEMENTED',
+    cause: 'SERVICEUNAVAILABLE',
+    title: 'This gateway sends no triggers',
   },
   certificateUnknown: {
     step: 'authentication',
@@ -109,6 +117,13 @@ export const REFUSALS = {
     status: 403,
     code: 'PERMISSION_DENIED',
     title: 'This API is not for this client',
+  },
+  scsAsIdForeign: {
+    step: 'authentication',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'INVSCSID',
+    title: 'scsAsId must be the name of the MTC server that asks',
   },
   serverBusy: {
     step: 'admission',
@@ -172,7 +187,35 @@ export const REFUSALS = {
     code: 'NOT_SUPPORTED',
     title: 'This gateway does not support that yet',
   },
+  sinkNotAllowed: {
+    step: 'request',
+    status: 422,
+    code: 'INVALID_SINK',
+    title: 'The sink does not lie below one that the operator has on file for you',
+  },
   grantNotFound: { step: 'request', status: 404, code: 'NOT_FOUND', title: 'There is no such grant' },
+  triggerNotFound: { step: 'request', status: 404, code: 'NOT_FOUND', title: 'There is no such transaction' },
+  triggerPayloadInvalid: {
+    step: 'request',
+    status: 400,
+    code: 'INVALID_ARGUMENT',
+    cause: 'INVPAYLOAD',
+    title: 'triggerPayload is not base64',
+  },
+  triggerPortNotServed: {
+    step: 'request',
+    status: 400,
+    code: 'OUT_OF_RANGE',
+    cause: 'PARAMETER_OUT_OF_RANGE',
+    title: 'applicationPortId is no port that this gateway sends triggers to',
+  },
+  notificationNotAllowed: {
+    step: 'request',
+    status: 403,
+    code: 'PERMISSION_DENIED',
+    cause: 'NOTAUTHORIZED',
+    title: 'notificationDestination is within none of the sinks that are registered for this MTC server',
+  },
   idempotencyKeyReused: {
     step: 'request',
     status: 422,
@@ -219,28 +262,42 @@ export const REFUSALS = {
     status: 403,
     code: 'PERMISSION_DENIED',
     cause: 'OPERATION_PROHIBITED',
-    title: "The operator's rules do not allow this grant",
+    title: "The operator's rules do not allow this",
   },
   noRuleAllows: {
     step: 'rule',
     status: 403,
     code: 'PERMISSION_DENIED',
     cause: 'OPERATION_PROHIBITED',
-    title: "The operator's rules do not allow this grant",
+    title: "The operator's rules do not allow this",
   },
   conditionFailed: {
     step: 'rule',
     status: 403,
     code: 'PERMISSION_DENIED',
     cause: 'OPERATION_PROHIBITED',
-    title: "The operator's rules do not allow this grant",
+    title: "The operator's rules do not allow this",
   },
   outsideHours: {
     step: 'rule',
     status: 403,
     code: 'PERMISSION_DENIED',
     cause: 'OPERATION_PROHIBITED',
-    title: "The operator's rules do not allow this grant",
+    title: "The operator's rules do not allow this",
+  },
+  triggerPayloadTooLarge: {
+    step: 'trigger',
+    status: 400,
+    code: 'OUT_OF_RANGE',
+    cause: 'INVPAYLOAD',
+    title: 'The payload is larger than your triggers may be',
+  },
+  triggerValidityTooLong: {
+    step: 'trigger',
+    status: 400,
+    code: 'OUT_OF_RANGE',
+    cause: 'INVPERIOD',
+    title: 'The validity period is longer than your triggers may wait',
   },
   unwanted: {
     step: 'preference',
@@ -266,7 +323,7 @@ export const REFUSALS = {
     status: 403,
     code: 'PERMISSION_DENIED',
     cause: 'OPERATION_PROHIBITED',
-    title: "The operator's rules do not allow this grant",
+    title: "The operator's rules do not allow this",
   },
   familyMismatch: {
     step: 'applicationServer',
@@ -279,6 +336,14 @@ export const REFUSALS = {
     status: 429,
     code: 'TOO_MANY_REQUESTS',
     title: 'Too many requests in this minute',
+    sheds: true,
+  },
+  triggerRateExceeded: {
+    step: 'rate',
+    status: 429,
+    code: 'TOO_MANY_REQUESTS',
+    cause: 'RATEEXCEEDED',
+    title: 'Too many triggers in this minute',
     sheds: true,
   },
   alreadyExists: {
@@ -306,6 +371,28 @@ export const REFUSALS = {
     code: 'LIFETIME_EXHAUSTED',
     title: 'The grant has been extended for as long as it may live; ask for a new one',
   },
+  triggerDelivered: {
+    step: 'existing',
+    status: 409,
+    code: 'CONFLICT',
+    cause: 'ORIGINALMESSAGESENT',
+    title: 'The trigger has been sent; ask for a new one',
+  },
+  triggerOver: {
+    step: 'existing',
+    status: 409,
+    code: 'CONFLICT',
+    cause: 'REPLACEFAIL',
+    title: 'The trigger is no longer pending; ask for a new one',
+  },
+  triggersExhausted: {
+    step: 'binding',
+    status: 503,
+    code: 'UNAVAILABLE',
+    cause: 'TEMPORARYERROR',
+    title: 'As many triggers are pending as may',
+    retryAfterSeconds: 60,
+  },
   grantsPerDeviceExceeded: {
     step: 'quota',
     status: 429,
@@ -320,12 +407,40 @@ export const REFUSALS = {
     cause: 'QUOTA_EXCEEDED',
     title: 'You hold as many grants as you may',
   },
+  triggersPerDeviceExceeded: {
+    step: 'quota',
+    status: 429,
+    code: 'QUOTA_EXCEEDED',
+    cause: 'QUOTAEXCEEDED',
+    title: 'This device had as many of your triggers in the last hour as it may',
+  },
+  pendingPerDeviceExceeded: {
+    step: 'quota',
+    status: 429,
+    code: 'QUOTA_EXCEEDED',
+    cause: 'QUOTAEXCEEDED',
+    title: 'As many of your triggers are pending for this device as may',
+  },
+  pendingPerServerExceeded: {
+    step: 'quota',
+    status: 429,
+    code: 'QUOTA_EXCEEDED',
+    cause: 'QUOTAEXCEEDED',
+    title: 'As many of your triggers are pending as may',
+  },
   deviceUnreachable: {
     step: 'binding',
     status: 409,
     code: 'DEVICE_UNREACHABLE',
     cause: 'UE_TEMPORARILY_NOT_REACHABLE',
     title: 'The device has no address of this family at the moment',
+  },
+  deviceAbsent: {
+    step: 'binding',
+    status: 409,
+    code: 'DEVICE_UNREACHABLE',
+    cause: 'TEMPORARYERROR',
+    title: 'The device has no address at the moment, and a trigger with validityPeriod 0 does not wait',
   },
   addressUnknown: {
     step: 'binding',
@@ -389,6 +504,21 @@ export const REFUSALS = {
 } as const satisfies Record<string, RefusalFace>;
 
 export type RefusalReason = keyof typeof REFUSALS;
+
+/**
+ * The `cause` of a refusal where a trigger was asked for, and TS 29.368 6.4.9
+ * has a word of its own for it; of all others it is that of their face.
+ */
+export const TRIGGER_CAUSES: Partial<Readonly<Record<RefusalReason, string>>> = {
+  deviceUnknown: 'INVEXTID',
+  notAuthorisedByMtcUser: 'INVEXTID',
+  deniedByRule: 'NOTAUTHORIZED',
+  noRuleAllows: 'NOTAUTHORIZED',
+  conditionFailed: 'NOTAUTHORIZED',
+  outsideHours: 'NOTAUTHORIZED',
+  tooManyUnknownDevices: 'RATEEXCEEDED',
+  recordNotWritten: 'TEMPORARYERROR',
+};
 
 /** A request that was not granted: a value, never an exception. */
 export interface Refusal {

@@ -20,6 +20,8 @@ export type Msisdn = Branded<'Msisdn'>;
 export type Imsi = Branded<'Imsi'>;
 /** The interface identifier of a device's IPv6 addresses (RFC 4291 2.5.1): four groups of lower-case hex, `0:0:0:1`. */
 export type InterfaceId = Branded<'InterfaceId'>;
+/** ULID of a trigger, and of its transaction (TS 29.122). */
+export type TriggerId = Branded<'TriggerId'>;
 /** ULID of a grant. */
 export type GrantId = Branded<'GrantId'>;
 /** A client certificate by its issuer's key (SHA-256 of the SubjectPublicKeyInfo) and serial number, both hex: `…:…`. */
@@ -38,6 +40,9 @@ export interface PortRange {
   readonly low: number;
   readonly high: number;
 }
+
+/** The payload of a trigger goes in one datagram, as CoAP has it where no path is known (RFC 7252 4.6). In bytes. */
+export const TRIGGER_PAYLOAD_MOST = 1024;
 
 /** What devices may reach on the gateway itself; `port` is 0 for ICMP, of which echo is meant. */
 export interface Service {
@@ -94,6 +99,9 @@ export interface Asker {
   readonly requestAddress: Address;
   /** The certificate it showed. */
   readonly certificate: CertificateId;
+  /** Of that certificate, SHA-256 in lower-case hex, and the port its request came from: for reports of who asked. */
+  readonly fingerprint?: string;
+  readonly requestPort?: number;
   /** Names the request in the log, and whatever comes of it. */
   readonly correlator: string;
   /** Given by a server that would send the request again. */
@@ -114,6 +122,8 @@ export interface GrantRequest {
   readonly devicePort: number;
   readonly durationSeconds: number;
   readonly ipFamily?: Family;
+  /** Where the server wants to be told of this grant; decides nothing. */
+  readonly sink?: string;
 }
 
 /** Names go out in CAMARA's style for enumerations: endedByServer is ENDED_BY_SERVER. */

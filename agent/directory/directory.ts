@@ -135,6 +135,16 @@ export class Directory {
     return (['ipv4', 'ipv6'] as const).filter((family) => this.#settledOf(device, family).length > 0);
   }
 
+  /** What a device is judged by; an address that changes hands is nobody's. */
+  factsOf({ externalId, attributes = {} }: Device) {
+    const boundFamilies = this.familiesOf(externalId);
+    const inner = boundFamilies.flatMap((family) => {
+      const binding = this.bindingOf(externalId, family);
+      return binding ? { realm: binding.realm, address: binding.target } : [];
+    });
+    return { externalId, attributes, boundFamilies, inner };
+  }
+
   /** Whether grants lead to this address of a device, as one did that lives. */
   holds(device: ExternalId, { realm, address }: InnerAddress): boolean {
     return this.#settledOf(device, address.family).some(

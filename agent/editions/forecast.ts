@@ -11,9 +11,9 @@
  * however much there is.
  */
 import type { Clock } from '../core/ports.ts';
+import { breathe } from '../core/slices.ts';
 import type { Grants } from '../grants/grants.ts';
 import type { GrantRecord } from '../grants/record.ts';
-import { breathe } from '../grants/slices.ts';
 import { type KeptRefusal, requestOf } from '../inspector/refusals.ts';
 import type { Decision } from '../policy/decide.ts';
 import { NO_USAGE, type Policy, versionFor } from '../policy/policy.ts';

@@ -9,12 +9,12 @@
  * asked for. A clock that is put back begins no day anew.
  */
 import type { Clock } from '../core/ports.ts';
+import { slicesOf } from '../core/slices.ts';
 import type { ExternalId, GrantId, MtcUserName } from '../core/words.ts';
 import { dayAt } from '../policy/hours.ts';
 import type { Policy } from '../policy/policy.ts';
 import { zonesCounted } from '../policy/preferences.ts';
 import type { GrantRecord } from './record.ts';
-import { slicesOf } from './slices.ts';
 
 type Begun = Pick<GrantRecord, 'id' | 'mtcUser' | 'device'>;
 

@@ -12,6 +12,7 @@
  * concerns anything that the batch concerns already.
  */
 import type { Prefix } from '../core/net.ts';
+import { inSlices, slicesOf } from '../core/slices.ts';
 import type { ExternalId, InnerAddress } from '../core/words.ts';
 import type { AccountingEvent, Outcome, SessionEvent } from '../directory/accounting.ts';
 import {
@@ -33,7 +34,6 @@ import type { Plan, Session, Sessions, Surroundings } from '../directory/session
 import { nasKey, sessionKey } from '../directory/subscriber.ts';
 import type { Grants } from './grants.ts';
 import type { Ground } from './ground.ts';
-import { inSlices, slicesOf } from './slices.ts';
 
 /** Deletes prefixes' entries from connection tracking, both directions. */
 export type ForgetFlows = (prefixes: readonly Prefix[]) => Promise<void>;
@@ -43,6 +43,14 @@ export interface GroupSets {
   follow(verb: 'add' | 'delete', bound: readonly Binding[]): Promise<void>;
   /** Fills them by the directory as it is. */
   refill(): Promise<void>;
+}
+
+/** Who else sends to devices, beside the gate (triggers). */
+export interface Followers {
+  /** These lose an address, in this turn of the loop: nothing more goes there. */
+  lost(devices: Iterable<ExternalId>): void;
+  /** These may have got one. */
+  bound(devices: Iterable<ExternalId>): void;
 }
 
 /** What follows of accounting: the sessions, and where their addresses may be. */
@@ -80,16 +88,25 @@ export class Bindings {
   readonly #forgetFlows: ForgetFlows;
   readonly #groups: GroupSets;
   readonly #accounting: Accounting;
+  readonly #followers: Followers;
   readonly #around: Surroundings;
   readonly #waiting: Job[] = [];
   #isWorking = false;
 
-  constructor(ground: Ground, grants: Grants, forgetFlows: ForgetFlows, groups: GroupSets, accounting: Accounting) {
+  constructor(
+    ground: Ground,
+    grants: Grants,
+    forgetFlows: ForgetFlows,
+    groups: GroupSets,
+    accounting: Accounting,
+    followers: Followers,
+  ) {
     this.#ground = ground;
     this.#grants = grants;
     this.#forgetFlows = forgetFlows;
     this.#groups = groups;
     this.#accounting = accounting;
+    this.#followers = followers;
     const { directory } = ground;
     this.#around = {
       overlapping: (range) => directory.overlapping(range),
@@ -291,6 +308,7 @@ export class Bindings {
         else dataplane.unbind(realm, range.prefix);
       });
     directory.begin(change);
+    this.#followers.lost(devicesIn(change));
     try {
       await mark(true);
       await atGate((realm, { prefix }) => dataplane.unbind(realm, prefix));
@@ -317,6 +335,7 @@ export class Bindings {
       await mark(false);
       // Before anybody is answered, so that it cannot pile up; whose binding failed to end is reached as before.
       await this.#grants.waiting.bound(devicesIn(change));
+      this.#followers.bound(devicesIn(change));
     }
     await resume();
     for (const { binding, cause } of change.losses) log.info({ ...namesOf(binding), cause }, 'bindingEnded');

@@ -18,6 +18,7 @@
 import { AgentError } from '../core/errors.ts';
 import type { Endpoint } from '../core/net.ts';
 import type { Refusal } from '../core/refusals.ts';
+import { breathe, faultsOf, inSlices, SLICE, slicesOf } from '../core/slices.ts';
 import type {
   Asker,
   DeviceReference,
@@ -45,7 +46,6 @@ import { type EndedRecord, type GrantKey, type GrantRecord, namesOf, ownerOf, su
 import { Requests } from './requests.ts';
 import { Rest } from './rest.ts';
 import { Retries } from './retries.ts';
-import { breathe, faultsOf, inSlices, SLICE, slicesOf } from './slices.ts';
 import { Sources } from './sources.ts';
 import { Unrecorded } from './unrecorded.ts';
 import { NO_WAITING, Waiting, type WaitingPage } from './waiting.ts';
@@ -176,7 +176,9 @@ export class Grants {
     this.rest.lay(this.mapping(record), ownerOf(record), clock.monotonicNs());
     metrics.ended(cause);
     log.info({ ...namesOf(record), cause }, 'grantEnded');
-    return this.unrecorded.ended(record, cause);
+    const ended = this.unrecorded.ended(record, cause);
+    this.#ground.watcher?.ended(ended);
+    return ended;
   }
 
   /** A live grant; none where its time is over, which it learns here if the next sweep has not come yet. */

@@ -5,9 +5,13 @@
  * nothing itself (policy/decide.ts), and changes nothing but the count of
  * requests.
  */
+
+import { RequestRates } from '../core/rates.ts';
 import type { RefusalFacts, Step } from '../core/refusals.ts';
-import type { Asker, Device, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
+import { slicesOf } from '../core/slices.ts';
+import type { Asker, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
 import { type Decision, decide } from '../policy/decide.ts';
+import type { TriggerDecision } from '../policy/decide-trigger.ts';
 import { step } from '../policy/explain.ts';
 import { NO_USAGE, type Policy, type Usage, versionFor } from '../policy/policy.ts';
 import type { Question } from '../policy/question.ts';
@@ -16,9 +20,7 @@ import type { BegunToday } from './begun.ts';
 import type { Ground } from './ground.ts';
 import type { EndCause } from './lifecycle.ts';
 import type { LiveGrants } from './live.ts';
-import { RequestRates } from './rates.ts';
 import { type GrantRecord, limitsOf, sameLimits } from './record.ts';
-import { slicesOf } from './slices.ts';
 
 /**
  * A server whose list of devices is out of date asks once a second for one
@@ -86,7 +88,7 @@ export class Judge {
     const device = directory.find(ask.device);
     return {
       server: who.name,
-      device: device && this.#factsOf(device),
+      device: device && directory.factsOf(device),
       protocol: ask.protocol,
       port: ask.devicePort,
       durationSeconds: ask.durationSeconds,
@@ -111,7 +113,7 @@ export class Judge {
     const device = directory.find({ networkAccessIdentifier: record.device }) ?? { externalId: record.device };
     const question: Question = {
       server: record.server,
-      device: this.#factsOf(device),
+      device: directory.factsOf(device),
       protocol: record.protocol,
       port: record.devicePort,
       durationSeconds,
@@ -186,17 +188,6 @@ export class Judge {
     );
   }
 
-  /** A device as the directory has it; an address that changes hands is nobody's. */
-  #factsOf({ externalId, attributes = {} }: Device) {
-    const { directory } = this.#ground;
-    const boundFamilies = directory.familiesOf(externalId);
-    const inner = boundFamilies.flatMap((family) => {
-      const binding = directory.bindingOf(externalId, family);
-      return binding ? { realm: binding.realm, address: binding.target } : [];
-    });
-    return { externalId, attributes, boundFamilies, inner };
-  }
-
   /** What a server holds, in all and on a device, and how much it has asked for. */
   usageOf(server: ServerName, device: ExternalId | undefined): Usage {
     this.#live.pass(this.#ground.clock.boottimeNs());
@@ -223,7 +214,7 @@ export class Judge {
    * learns no more from the bound than from the answers within it. For the
    * devices that are its own it goes on being heard.
    */
-  tooManyMisses(who: Asker, decision: Decision): RefusalFacts | undefined {
+  tooManyMisses(who: Asker, decision: Decision | TriggerDecision): RefusalFacts | undefined {
     if (decision.verdict === 'allow') return undefined;
     if (decision.reason !== 'deviceUnknown' && decision.reason !== 'notAuthorisedByMtcUser') return undefined;
     const nowNs = this.#ground.clock.monotonicNs();

@@ -4,6 +4,7 @@
  * heartbeat does before it is written.
  */
 import { entryCount } from '../core/pool.ts';
+import { breathe, faultsOf, SLICE, slicesOf } from '../core/slices.ts';
 import type { EntryState, InnerPrefix } from '../dataplane/dataplane.ts';
 import { NO_CHANGE } from '../directory/binding.ts';
 import { type Sessions, STOPPED_KEPT_MS } from '../directory/sessions.ts';
@@ -13,7 +14,6 @@ import type { EndCause } from './lifecycle.ts';
 import { type Facts, type Repair, reconcile } from './reconcile.ts';
 import { type EndedRecord, type GrantRecord, ownerOf, REST_SECONDS, suspendedNs } from './record.ts';
 import { Familiar } from './rows.ts';
-import { breathe, faultsOf, SLICE, slicesOf } from './slices.ts';
 
 /** How a start went, for the log. */
 export interface Recovery {

@@ -5,9 +5,9 @@
  * (design, law 9).
  */
 import { prefix } from '../core/net.ts';
+import { breathe, slicesOf } from '../core/slices.ts';
 import { type Policy, sourceClasses } from '../policy/policy.ts';
 import type { Ground } from './ground.ts';
-import { breathe, slicesOf } from './slices.ts';
 
 /** Of work that is long only in sum, so much at once. */
 const HOLD_MOST_NS = 5_000_000n;

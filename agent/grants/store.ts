@@ -4,12 +4,13 @@
  * hole without a record.
  *
  * Writes go to a thread of their own, and are committed in groups
- * (commits.ts); reads are answered at once, from what is committed. The
+ * (core/commits.ts); reads are answered at once, from what is committed. The
  * interface is asynchronous where a commit is waited for: whoever waited looks
  * again at what its decision rested on.
  */
 import { dirname, join } from 'node:path';
-import { Worker } from 'node:worker_threads';
+import { inThisThread, inWorker } from '../commit-thread.ts';
+import { Commits } from '../core/commits.ts';
 import { AgentError } from '../core/errors.ts';
 import type { ServerName } from '../core/words.ts';
 import type { Nas } from '../directory/accounting.ts';
@@ -27,14 +28,13 @@ import {
   sessionOf,
   type UnboundRow,
 } from './binding-rows.ts';
-import { type Commit, Commits } from './commits.ts';
 import { type LastUsed, readLastUsed, writeLastUsed } from './last-used.ts';
 import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
 import { COLUMNS, changedRow, type Familiar, newRow, type Row, recordOf } from './rows.ts';
 import { openDatabase } from './schema.ts';
 import type { EndedWait, WaitingRequest } from './waiting-request.ts';
 import { type KeptWaitRow, waitEndRow, waitOf, waitRow } from './waiting-rows.ts';
-import { type AnswerRow, type Write, type Written, writerOn } from './writes.ts';
+import { type AnswerRow, type Write, writerOn } from './writes.ts';
 
 export interface GrantStore {
   /** Whether it was an older copy when it was opened, and no later `note` has put it in force. */
@@ -172,7 +172,7 @@ export function openStore(file: string, worker?: URL): GrantStore {
     }
     return names.map((name) => ids.get(`${kind} ${name}`) as number);
   };
-  const writer = worker ? workerCommit(file, worker) : inThisThread(writerOn(db));
+  const writer = worker ? inWorker<Write>(file, worker) : inThisThread(writerOn(db));
   const commits = new Commits(writer.commit);
   const noteFile = file === ':memory:' ? undefined : join(dirname(file), 'last-used.json');
   let lastUsed = noteFile === undefined ? undefined : readLastUsed(noteFile);
@@ -302,45 +302,4 @@ function answerRow(
   retry: Retry | undefined,
 ): AnswerRow | undefined {
   return retry && { ...retry, server, id, expiresAtMs };
-}
-
-interface Writer {
-  readonly commit: Commit;
-  close(): Promise<unknown>;
-}
-
-function inThisThread(write: (batch: readonly Write[]) => readonly Written[]): Writer {
-  return { commit: async (batch) => write(batch), close: async () => {} };
-}
-
-/** A worker that dies takes its batch with it, of which nobody knows what became: that fails, and the next has a new worker. */
-function workerCommit(file: string, url: URL): Writer {
-  let worker: Worker | undefined;
-  let lastWords: unknown;
-  const start = (): Worker => {
-    const started = new Worker(url, { workerData: file });
-    started.on('error', (cause) => {
-      lastWords = cause; // its exit follows
-    });
-    started.unref(); // what keeps the agent alive is what it serves, and a batch under way
-    return started;
-  };
-  const commit: Commit = (batch) =>
-    new Promise((resolve, reject) => {
-      worker ??= start();
-      const here = worker;
-      const done = () => here.off('message', answered).off('exit', ended).unref();
-      const answered = (written: readonly Written[]) => {
-        done();
-        resolve(written);
-      };
-      const ended = () => {
-        done();
-        worker = undefined;
-        reject(new AgentError('storeFailed', `${file}: the thread that writes has ended`, { cause: lastWords }));
-      };
-      here.on('message', answered).on('exit', ended).ref();
-      here.postMessage(batch);
-    });
-  return { commit, close: async () => worker?.terminate() };
 }

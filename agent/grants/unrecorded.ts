@@ -7,11 +7,12 @@
  * What is here is written with every sweep until the store has it. Nothing
  * leaves before.
  */
+
+import { inSlices } from '../core/slices.ts';
 import type { GrantId } from '../core/words.ts';
 import type { Ground } from './ground.ts';
 import type { EndCause } from './lifecycle.ts';
 import type { EndedRecord, GrantRecord } from './record.ts';
-import { inSlices } from './slices.ts';
 
 export class Unrecorded {
   readonly #ground: Pick<Ground, 'store' | 'clock'>;

@@ -13,11 +13,11 @@
  * - what a binding costs does not grow with those that wait for other devices.
  */
 import type { Refusal } from '../core/refusals.ts';
+import { breathe, faultsOf, inSlices, SLICE } from '../core/slices.ts';
 import type { ExternalId, GrantId, MtcUserName, ServerName } from '../core/words.ts';
 import type { Ground } from './ground.ts';
 import type { WaitEndCause } from './lifecycle.ts';
 import type { GrantKey, GrantRecord, Retry } from './record.ts';
-import { breathe, faultsOf, inSlices, SLICE } from './slices.ts';
 import { type EndedWait, namesOfWait, type WaitingRequest } from './waiting-request.ts';
 
 /** So many in all, each judged anew when a network comes back at once. */
@@ -239,6 +239,7 @@ export class Waiting {
     this.leave(request);
     this.#unrecorded.set(request.id, ended);
     this.#ground.log.info({ ...namesOfWait(request), cause: endCause }, 'waitEnded');
+    this.#ground.watcher?.ended(ended);
     await this.#write(ended);
   }
 

@@ -1,10 +1,10 @@
 /**
  * Everything that is written to the grants' database, as values that can be
  * handed to the thread that writes; and how a batch of them is written: in one
- * transaction, so that they share one wait for the disk. One that cannot be
- * written must not take the others with it: then each is written alone.
+ * transaction, so that they share one wait for the disk.
  */
 import type Database from 'better-sqlite3';
+import { eachAloneIfNeeded, type Written } from '../core/commits.ts';
 import type { RebindRows } from './binding-rows.ts';
 import type { Retry } from './record.ts';
 import { type ChangedRow, NEW_COLUMNS, type NewRow } from './rows.ts';
@@ -40,9 +40,6 @@ export type Write =
   | ({ readonly kind: 'rebind' } & RebindRows)
   | { readonly kind: 'purge'; readonly endedBeforeMs: number; readonly forgottenBeforeMs: number }
   | { readonly kind: 'overtake'; readonly batches: number };
-
-/** What became of one: whether it changed anything, or why it could not be written. */
-export type Written = { readonly changed: boolean } | { readonly fault: string };
 
 /** What may change of a live grant, as the record has it. */
 const AS_IN_RECORD = `certificate = @certificate, rule = @rule, policy_version = @policyVersion, mtc_user = @mtcUser, granted_seconds = @grantedSeconds,
@@ -174,18 +171,5 @@ export function writerOn(db: Database.Database): (batch: readonly Write[]) => re
     statement.count.run();
     return batch.map(write);
   }).immediate;
-  return (batch) => {
-    try {
-      return together(batch).map((changed) => ({ changed }));
-    } catch (fault) {
-      if (batch.length === 1) return [{ fault: (fault as Error).message }];
-      return batch.map((one): Written => {
-        try {
-          return { changed: together([one])[0] ?? false };
-        } catch (own) {
-          return { fault: (own as Error).message };
-        }
-      });
-    }
-  };
+  return eachAloneIfNeeded(together);
 }

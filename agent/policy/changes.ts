@@ -10,7 +10,7 @@
 import type { Policy } from './policy.ts';
 
 export interface PolicyChange {
-  readonly kind: 'server' | 'MTC user' | 'rule' | 'filter' | 'test';
+  readonly kind: 'server' | 'MTC user' | 'rule' | 'trigger rule' | 'filter' | 'test';
   readonly name: string;
   readonly what: 'added' | 'removed' | 'changed';
   /** Of what was changed, a member each: `limits.durationSeconds: 900, was 600`. */
@@ -33,13 +33,16 @@ interface Section {
   readonly items: ReadonlyMap<string, object>;
 }
 
-function sectionsOf({ servers, mtcUsers, allows, denies, filters, tests, packetTests }: Policy): readonly Section[] {
+function sectionsOf(policy: Policy): readonly Section[] {
+  const { servers, mtcUsers, allows, denies, triggerAllows, triggerDenies, filters } = policy;
+  const tests = [...policy.tests, ...policy.triggerTests, ...policy.packetTests];
   return [
     { kind: 'server', items: servers },
     { kind: 'MTC user', items: mtcUsers },
     { kind: 'rule', items: new Map([...allows, ...denies].map((rule) => [rule.id, rule])) },
+    { kind: 'trigger rule', items: new Map([...triggerAllows, ...triggerDenies].map((rule) => [rule.id, rule])) },
     { kind: 'filter', items: new Map(filters.map((filter) => [filter.id, filter])) },
-    { kind: 'test', items: new Map([...tests, ...packetTests].map((test) => [test.name, test])) },
+    { kind: 'test', items: new Map(tests.map((test) => [test.name, test])) },
   ];
 }
 

@@ -16,6 +16,14 @@ import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
 import type { WrittenCertificate } from './rule-schema.ts';
 import type { Entry, RulesReading, Written } from './rules.ts';
 
+/** What agent.yaml says of pushes. */
+export interface Pushes {
+  /** The names of `reports.sinkCAs`. */
+  readonly cas: readonly string[];
+  /** Whether there is a key to sign with. */
+  readonly signed: boolean;
+}
+
 /**
  * All that is wrong with rules whose files are right. Without `authorities`
  * nothing is said of issuers; where a file could not be read, nothing of names
@@ -26,6 +34,7 @@ export function findIssues(
   authorities: readonly string[] | undefined,
   ownSpaces: readonly Owned[],
   groups: FilterGroups,
+  pushes: Pushes | undefined,
 ): Issue[] {
   return [
     ...issues,
@@ -33,6 +42,8 @@ export function findIssues(
     ...clashesAmong(certificateClaims(written, authorities)),
     ...issuerIssues(written, authorities),
     ...sourceIssues(written, ownSpaces),
+    ...clashesAmong(sinkClaims(written)),
+    ...sinkIssues(written, pushes),
     ...deviceIssues(written),
     ...(issues.length > 0 ? [] : unknownNames(written)),
     ...unauthorisable(written),
@@ -43,7 +54,8 @@ export function findIssues(
 }
 
 function* nameClaims(written: Written): Generator<Claim> {
-  const { servers, mtcUsers, deviceGroups, serverGroups, rules, filters, tests, packetTests } = written;
+  const { servers, mtcUsers, deviceGroups, serverGroups, rules, triggers, filters } = written;
+  const { tests, triggerTests, packetTests } = written;
   for (const { name, locate } of servers) yield claim(`server "${name}"`, locate);
   for (const { name, locate } of mtcUsers) yield claim(`MTC user "${name}"`, locate);
   // Of both kinds together: where a packet comes from, either may be named.
@@ -52,8 +64,10 @@ function* nameClaims(written: Written): Generator<Claim> {
   const id = (what: string, name: string, locate: Entry<unknown>['locate']) =>
     claim(`${what} id "${name}"`, () => locate('id'), `id ${name}`);
   for (const { name, locate } of rules) yield id('rule', name, locate);
+  for (const { name, locate } of triggers) yield id('trigger rule', name, locate);
   for (const { name, locate } of filters) yield id('filter', name, locate);
-  for (const { name, locate } of [...tests, ...packetTests]) yield claim(`test "${name}"`, () => locate('name'));
+  for (const { name, locate } of [...tests, ...triggerTests, ...packetTests])
+    yield claim(`test "${name}"`, () => locate('name'));
 }
 
 /** A key has one role: it stands for one server or for one MTC user, and is named once. */
@@ -79,6 +93,33 @@ function issuerIssues(written: Written, authorities: readonly string[] | undefin
       message: `"issuer" is missing: agent.yaml trusts more than one CA (${authorities.join(', ')})`,
     };
   });
+}
+
+/** Every sink, and whose it is. */
+export function sinksIn({ servers, mtcUsers }: Written) {
+  const owners = [
+    ...servers.map((entry) => ({ ...entry, owner: `server ${entry.name}` })),
+    ...mtcUsers.map((entry) => ({ ...entry, owner: `MTC user ${entry.name}` })),
+  ];
+  return owners.flatMap(({ owner, value: { sinks = {} }, locate }) =>
+    Object.entries(sinks).map(([name, { url, ca }]) => ({
+      ...{ owner, url, ca },
+      place: (...path: Path) => locate('sinks', name, ...path),
+    })),
+  );
+}
+
+/** One place is told once. */
+function sinkClaims(written: Written): Claim[] {
+  return sinksIn(written).map(({ owner, url, place }) => claim(`sink ${url} of ${owner}`, () => place('url')));
+}
+
+function sinkIssues(written: Written, pushes: Pushes | undefined): Issue[] {
+  return sinksIn(written).flatMap(({ ca, place }) =>
+    !pushes || ca === undefined || pushes.cas.includes(ca)
+      ? []
+      : { ...place('ca'), message: unknownWord('CA for sinks', ca, pushes.cas) },
+  );
 }
 
 interface Source extends Owned {
@@ -138,15 +179,15 @@ function deviceIssues({ mtcUsers }: Written): Issue[] {
   });
 }
 
-function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, tests }: Written): Issue[] {
+function unknownNames(written: Written): Issue[] {
+  const { servers, mtcUsers, deviceGroups, serverGroups, rules, triggers, tests, triggerTests } = written;
   const known = servers.map(({ name }) => name);
-  const allows = rules.filter(({ value }) => value.allow).map(({ name }) => name);
-  const staged = new Set(rules.filter(({ value }) => value.stage).map(({ name }) => name));
+  const all: readonly RuleEntry[] = [...rules, ...triggers];
   const named = [
     ...mtcUsers.flatMap(({ value, locate }) =>
       value.authorises.map((name, i) => ({ name, place: () => locate('authorises', i) })),
     ),
-    ...rules.flatMap(({ value, locate }) =>
+    ...all.flatMap(({ value, locate }) =>
       (['allow', 'deny'] as const).flatMap((action) =>
         (value[action]?.servers ?? []).flatMap((one, i) =>
           typeof one === 'string' ? { name: one, place: () => locate(action, 'servers', i) } : [],
@@ -154,7 +195,30 @@ function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, te
       ),
     ),
     ...tests.map(({ value, locate }) => ({ name: value.request.server, place: () => locate('request', 'server') })),
+    ...triggerTests.map(({ value, locate }) => ({
+      name: value.trigger.server,
+      place: () => locate('trigger', 'server'),
+    })),
   ];
+  const ofServers = serverGroups.map(({ name }) => name);
+  const ofDevices = deviceGroups.map(({ name }) => name);
+  return [
+    ...unknown('server', named, known),
+    ...expectationIssues('rule', tests, rules),
+    ...expectationIssues('trigger rule', triggerTests, triggers),
+    ...unknown('group of servers', groupsNamed(all, 'servers'), ofServers, ofDevices),
+    ...unknown('group of devices', groupsNamed(all, 'devices'), ofDevices, ofServers),
+  ];
+}
+
+/** Tests that expect an allow which is not there, or is staged. */
+function expectationIssues(
+  kind: string,
+  tests: readonly Entry<{ readonly expect: { readonly allow?: string }; readonly stage?: boolean }>[],
+  rules: readonly RuleEntry[],
+): Issue[] {
+  const allows = rules.filter(({ value }) => value.allow).map(({ name }) => name);
+  const staged = new Set(rules.filter(({ value }) => value.stage).map(({ name }) => name));
   const expected = tests.flatMap(({ value: { expect }, locate }) =>
     expect.allow === undefined ? [] : { name: expect.allow, place: () => locate('expect', 'allow') },
   );
@@ -163,26 +227,21 @@ function unknownNames({ servers, mtcUsers, deviceGroups, serverGroups, rules, te
       ? []
       : {
           ...locate('expect', 'allow'),
-          message: `rule "${expect.allow}" is staged; a test of it says stage: true, too`,
+          message: `${kind} "${expect.allow}" is staged; a test of it says stage: true, too`,
         },
   );
-  const ofServers = serverGroups.map(({ name }) => name);
-  const ofDevices = deviceGroups.map(({ name }) => name);
-  return [
-    ...unknown('server', named, known),
-    ...unknown('allow rule', expected, allows),
-    ...notEnforced,
-    ...unknown('group of servers', groupsNamed(rules, 'servers'), ofServers, ofDevices),
-    ...unknown('group of devices', groupsNamed(rules, 'devices'), ofDevices, ofServers),
-  ];
+  return [...unknown(`allow ${kind}`, expected, allows), ...notEnforced];
 }
+
+/** A rule on grants or on triggers. */
+type RuleEntry = Written['rules' | 'triggers'][number];
 
 interface Named {
   readonly name: string;
   readonly place: () => Place;
 }
 
-function groupsNamed(rules: Written['rules'], member: 'servers' | 'devices'): Named[] {
+function groupsNamed(rules: readonly RuleEntry[], member: 'servers' | 'devices'): Named[] {
   return rules.flatMap(({ value, locate }) =>
     (['allow', 'deny'] as const).flatMap((action) =>
       (value[action]?.[member] ?? []).flatMap((one, i) =>
@@ -221,8 +280,8 @@ function unauthorisable({ mtcUsers }: Written): Issue[] {
   );
 }
 
-function conditionIssues({ rules }: Written): Issue[] {
-  return rules.flatMap(({ value: { when }, locateIn }) => {
+function conditionIssues({ rules, triggers }: Written): Issue[] {
+  return [...rules, ...triggers].flatMap(({ value: { when }, locateIn }) => {
     const fault = when && faultOf(when.text);
     return fault ? { ...locateIn(fault.at, 'when'), message: fault.message } : [];
   });

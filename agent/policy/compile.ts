@@ -7,9 +7,10 @@
 import { ADMISSIONS_MAX } from '../core/admissions.ts';
 import { byPlace, frozen, type Issue } from '../core/document.ts';
 import type { Owned } from '../core/overlaps.ts';
-import type { MtcUserName, ServerName } from '../core/words.ts';
+import type { Sink } from '../core/sinks.ts';
+import { type MtcUserName, type ServerName, TRIGGER_PAYLOAD_MOST } from '../core/words.ts';
 import { uncontained } from './admissions.ts';
-import { findIssues } from './checks.ts';
+import { findIssues, type Pushes } from './checks.ts';
 import { type FilterGroups, filterOf } from './filter-files.ts';
 import type { Filter } from './filters.ts';
 import type { DeviceFacts } from './groups.ts';
@@ -24,28 +25,35 @@ import {
   holdersOf,
   type Match,
   type MtcUser,
+  NO_TRIGGER_USAGE,
   NO_USAGE,
   type PacketTest,
   type Policy,
   type PolicyTest,
   type Server,
+  type TriggerAllow,
+  type TriggerTest,
 } from './policy.ts';
+import type { GroupName } from './rule-members.ts';
 import type {
-  GroupName,
   WrittenCertificate,
   WrittenMtcUser,
   WrittenPacketTest,
   WrittenRule,
   WrittenServer,
   WrittenTest,
+  WrittenTriggerTest,
 } from './rule-schema.ts';
 import { type Entry, type RuleFile, readRules, type Written } from './rules.ts';
+import type { WrittenTriggerRule } from './trigger-schema.ts';
 import { findWarnings } from './warnings.ts';
 
 /** What the rules are held against; absent where it is not known, as in a check without agent.yaml. */
 export interface Surroundings {
   /** Names of the trusted client CAs. */
   readonly authorities?: readonly string[];
+  /** What pushes to sinks rest on: the names of their CAs, and whether there is a key to sign with. */
+  readonly pushes?: Pushes;
   /** The gateway's own address spaces. */
   readonly ownSpaces?: readonly Owned[];
   /** What packets meet there. */
@@ -76,7 +84,13 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
       ]),
     ),
   };
-  const issues = findIssues(reading, surroundings.authorities, surroundings.ownSpaces ?? [], filterGroups);
+  const issues = findIssues(
+    reading,
+    surroundings.authorities,
+    surroundings.ownSpaces ?? [],
+    filterGroups,
+    surroundings.pushes,
+  );
   if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
 
   const servers = byName(written.servers.map(serverOf));
@@ -90,30 +104,38 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
     ...groups,
     holders: holdersOf(parties),
     tests: written.tests.map(testOf),
+    triggerTests: written.triggerTests.map(triggerTestOf),
     packetTests: written.packetTests.map(packetTestOf),
   };
   const triggerPorts = surroundings.site?.triggerPorts ?? [];
-  const withRules = (rules: readonly Entry<WrittenRule>[], filters: readonly Filter[], staged?: Policy): Policy => {
+  const withRules = (
+    rules: readonly Entry<WrittenRule>[],
+    triggers: readonly Entry<WrittenTriggerRule>[],
+    filters: readonly Filter[],
+    staged?: Policy,
+  ): Policy => {
     const allows = rules.flatMap((rule) => allowOf(rule, groups));
     const denies = rules.flatMap((rule) => denyOf(rule, groups));
+    const triggerAllows = triggers.flatMap((rule) => triggerAllowOf(rule, groups));
+    const triggerDenies = triggers.flatMap((rule) => denyOf(rule, groups));
+    const ruled = { allows, denies, triggerAllows, triggerDenies, filters };
     const said = {
-      ...{ servers, mtcUsers, ...groups, allows, denies, filters },
+      ...{ servers, mtcUsers, ...groups, ...ruled },
       ...(triggerPorts.length > 0 && { triggerPorts }), // else as if there were no agent.yaml
       ...(staged && { staged: staged.version }),
     };
     return frozen({
       version: surroundings.digest(canonical(said)).slice(0, VERSION_LENGTH),
       ...rest,
-      allows,
-      denies,
-      filters,
+      ...ruled,
       triggerPorts,
       readsAttributes: [...allows, ...denies].some(readsAttributes) || filters.some(namesGroup),
       ...(staged && { staged }),
     });
   };
   const rules = byName(written.rules);
-  const enforced = rules.filter(({ value }) => !value.stage);
+  const triggers = byName(written.triggers);
+  const [enforced, enforcedTriggers] = [rules.filter(isEnforced), triggers.filter(isEnforced)];
   const filters = byName(written.filters).map((filter) => filterOf(filter, filterGroups));
   const crowd = uncontained(filters, surroundings.site?.realms ?? []);
   if (crowd) {
@@ -122,24 +144,36 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
     const message = `allow "${filter.id}" opens more from ${source.text}, together with others, than the gate has room for (${ADMISSIONS_MAX}); ${cure}`;
     return { issues: [{ ...filter.place, message }] };
   }
-  const isStaged = enforced.length < rules.length || filters.some(({ staged }) => staged);
+  const isStaged =
+    enforced.length < rules.length || enforcedTriggers.length < triggers.length || filters.some(({ staged }) => staged);
   const allEnforced = () =>
     withRules(
       rules,
+      triggers,
       filters.map((filter) => ({ ...filter, staged: false })),
     );
-  const policy = withRules(enforced, filters, isStaged ? allEnforced() : undefined);
-  return { policy, warnings: findWarnings(policy, written, surroundings.devices).sort(byPlace) };
+  const policy = withRules(enforced, enforcedTriggers, filters, isStaged ? allEnforced() : undefined);
+  return { policy, warnings: findWarnings(policy, written, surroundings.devices, surroundings.pushes).sort(byPlace) };
+}
+
+function isEnforced({ value }: Entry<{ readonly stage?: boolean }>): boolean {
+  return !value.stage;
 }
 
 function serverOf({ name, value }: Entry<WrittenServer>): Server {
-  const { certificates, sources, apiSources = sources } = value;
-  return { name: name as ServerName, certificates: certificates.map(certificateOf), sources, apiSources };
+  const { certificates, sources, apiSources = sources, sinks } = value;
+  return {
+    name: name as ServerName,
+    certificates: certificates.map(certificateOf),
+    sources,
+    apiSources,
+    ...(sinks && { sinks: sinksOf(sinks) }),
+  };
 }
 
 /** Without mayAuthorise, an MTC user may authorise the servers of its start set and no others. */
 function mtcUserOf({ name, value }: Entry<WrittenMtcUser>): MtcUser {
-  const { certificates = [], apiSources, devices, authorises, mayAuthorise = authorises.map(exactly) } = value;
+  const { certificates = [], apiSources, devices, authorises, mayAuthorise = authorises.map(exactly), sinks } = value;
   return {
     name: name as MtcUserName,
     certificates: certificates.map(certificateOf),
@@ -147,7 +181,12 @@ function mtcUserOf({ name, value }: Entry<WrittenMtcUser>): MtcUser {
     authorises,
     mayAuthorise,
     ...(apiSources && { apiSources }),
+    ...(sinks && { sinks: sinksOf(sinks) }),
   };
+}
+
+function sinksOf(sinks: Readonly<Record<string, Omit<Sink, 'name'>>>): Sink[] {
+  return byName(Object.entries(sinks).map(([name, sink]) => ({ name, ...sink })));
 }
 
 function certificateOf({ uri, issuer, sha256 }: WrittenCertificate): Certificate {
@@ -186,7 +225,28 @@ function allowOf(
   ];
 }
 
-function denyOf({ name, value: { deny, hours, when }, locate }: Entry<WrittenRule>, groups: Groups): DenyRule[] {
+function triggerAllowOf(
+  { name, value: { allow, limits, hours, when }, locate }: Entry<WrittenTriggerRule>,
+  groups: Groups,
+): TriggerAllow[] {
+  if (!allow || !limits) return [];
+  return [
+    {
+      id: name,
+      place: locate(),
+      action: 'allow',
+      match: matchOf(allow, groups),
+      ...(hours && { hours: hoursOf(hours) }),
+      ...(when && { when }),
+      limits: { payloadBytes: TRIGGER_PAYLOAD_MOST, ...limits },
+    },
+  ];
+}
+
+function denyOf(
+  { name, value: { deny, hours, when }, locate }: Entry<WrittenRule | WrittenTriggerRule>,
+  groups: Groups,
+): DenyRule[] {
   if (!deny) return [];
   const { reason, ...match } = deny;
   const only = { ...(hours && { hours: hoursOf(hours) }), ...(when && { when }) };
@@ -242,6 +302,24 @@ function testOf({
     ...(now !== undefined && { nowMs: now }),
     usage: { ...NO_USAGE, ...usage },
     expect: refuse ? { refuse } : { allow: allow ?? '', ...(durationSeconds !== undefined && { durationSeconds }) },
+  };
+}
+
+function triggerTestOf({
+  name,
+  value: { stage = false, trigger, attributes = {}, now, usage, expect },
+  locate,
+}: Entry<WrittenTriggerTest>): TriggerTest {
+  const { allow, refuse } = expect;
+  return {
+    name,
+    place: locate(),
+    staged: stage,
+    trigger,
+    attributes,
+    ...(now !== undefined && { nowMs: now }),
+    usage: { ...NO_TRIGGER_USAGE, ...usage },
+    expect: refuse ? { refuse } : { allow: allow ?? '' },
   };
 }
 

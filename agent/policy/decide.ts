@@ -30,7 +30,7 @@
  * endpoint is free.
  */
 import { type Address, contains, type Family, hostPrefix, type Prefix } from '../core/net.ts';
-import { REFUSALS, type RefusalReason, type Step } from '../core/refusals.ts';
+import type { RefusalReason } from '../core/refusals.ts';
 import { covers } from '../core/trigger-plan.ts';
 import type { MtcUserName, PacketLimits } from '../core/words.ts';
 import type { Context } from './condition.ts';
@@ -40,17 +40,8 @@ import { hoursText } from './hours.ts';
 import type { AllowRule, Policy } from './policy.ts';
 import { type Wish, wishFor } from './preferences.ts';
 import { contextOnce, type Held, heldBy, mismatchOf, type Question, secondsLeft, windowOf } from './question.ts';
-import { authorises, candidatesOf, mtcUserOf, standInDevice } from './rule-index.ts';
-
-/** One step as it was taken, for the operator. */
-export interface TraceLine {
-  readonly step: Step;
-  readonly seen: string;
-  /** The rule it was taken for: from the step `rule` on, each allow takes its own. */
-  readonly rule?: string;
-  /** Set where it went no further. */
-  readonly reason?: RefusalReason;
-}
+import { candidatesOf, mtcUserOf } from './rule-index.ts';
+import { denied, no, ownedBy, type Refused, reached, refused, type Stop, type TraceLine, yes } from './steps.ts';
 
 export interface Allowed extends PacketLimits {
   readonly verdict: 'allow';
@@ -67,23 +58,8 @@ export interface Allowed extends PacketLimits {
   readonly trace: readonly TraceLine[];
 }
 
-interface Refused {
-  readonly verdict: 'refuse';
-  readonly reason: RefusalReason;
-  readonly step: Step;
-  /** For the operator only. */
-  readonly why: string;
-  /** The rule that decided, where one did. */
-  readonly rule?: string;
-  /** Which family it would have been; known from the step applicationServer on. */
-  readonly family?: Family;
-  readonly trace: readonly TraceLine[];
-}
-
-export type Decision = Allowed | Refused;
-
-/** The step that went no further. */
-type Stop = TraceLine & { readonly reason: RefusalReason };
+/** Which family it would have been is known from the step applicationServer on. */
+export type Decision = Allowed | (Refused & { readonly family?: Family });
 
 /** Which packets the grant would be for: settled by the request and the server's sources, whatever the rule. */
 type Target =
@@ -112,51 +88,35 @@ interface Way {
 }
 
 export function decide(policy: Policy, question: Question): Decision {
-  const trace: TraceLine[] = [];
-  const stop = (reason: RefusalReason, seen: string, rule?: string) => {
-    const line = no(reason, seen, rule);
-    trace.push(line);
-    return refused(line, trace);
-  };
-  const { device, server } = question;
-  // Looked up whether there is a device or not: "no such device" must not answer sooner than "not yours".
-  const user = mtcUserOf(policy, device?.externalId ?? standInDevice(policy));
-  const isAuthorised = user !== undefined && authorises(user, server);
-  if (!device) return stop('deviceUnknown', 'the directory knows no such device');
-  trace.push(yes('device', `${device.externalId}, bound in ${device.boundFamilies.join(' and ') || 'no family'}`));
-
-  if (!user) return stop('notAuthorisedByMtcUser', 'the device belongs to no MTC user');
-  if (!isAuthorised) return stop('notAuthorisedByMtcUser', `${user.name} does not authorise ${server}`);
-  trace.push(yes('mtcUser', `${user.name} authorises ${server}`));
+  const owned = ownedBy(policy, question);
+  const trace = [...owned.lines];
+  const stop = (line: Stop) => refused(line, [...trace, line]);
+  if ('stop' in owned) return stop(owned.stop);
+  const { device, user } = owned;
 
   if (covers(policy.triggerPorts, question.port))
-    return stop('triggerPort', `port ${question.port} is one of triggers.ports in agent.yaml: it takes triggers alone`);
+    return stop(no('triggerPort', `port ${question.port} is one of triggers.ports in agent.yaml`));
   const near = candidatesOf(policy, question);
-  const sources = policy.servers.get(server)?.sources ?? [];
+  const sources = policy.servers.get(question.server)?.sources ?? [];
   const target = targetOf(sources, question);
   const context = contextOnce(question, device, user.name, target.family);
-  let deniedFromMs = Number.POSITIVE_INFINITY;
-  for (const deny of near.denies.filter(({ match }) => !mismatchOf(match, question))) {
-    const held = heldBy(deny, context);
-    if (held === false) continue;
-    const { inside, untilMs } = windowOf(deny, question);
-    if (inside || secondsLeft(untilMs, question) < 1) {
-      return held === true ? stop('deniedByRule', deny.reason, deny.id) : stop('conditionFailed', held.failed, deny.id);
-    }
-    deniedFromMs = Math.min(deniedFromMs, untilMs);
-  }
+  const deny = denied(near.denies, question, context);
+  if ('reason' in deny) return stop(deny);
   const allows = near.allows.filter(({ match }) => !mismatchOf(match, question));
   const drop = 'stop' in target ? undefined : dropOf(policy, target, sources, question);
   const wish = wishFor(policy, user.name, device.externalId, question.nowMs, question.begunToday);
   const ways = allows.flatMap((rule) => {
     const held = heldBy(rule, context);
-    return held === false ? [] : goAlone(rule, held, { target, drop, wish, deniedFromMs }, question);
+    return held === false ? [] : goAlone(rule, held, { target, drop, wish, deniedFromMs: deny.deniedFromMs }, question);
   });
-  if (ways.length === 0) return stop('noRuleAllows', 'no allow matches');
+  if (ways.length === 0) return stop(no('noRuleAllows', 'no allow matches'));
   trace.push(...ways.flatMap(({ lines }) => lines));
 
   const { rule, durationSeconds, closesAtMs, outcome } = ways.reduce(better);
-  if ('reason' in outcome) return refused(outcome, trace, outcome.step === 'rule' ? undefined : target.family);
+  if ('reason' in outcome) {
+    const { family } = outcome.step === 'rule' ? { family: undefined } : target;
+    return { ...refused(outcome, trace), ...(family && { family }) };
+  }
   const { totalSeconds, packetsPerSecond, bytes } = rule.limits;
   return {
     verdict: 'allow',
@@ -284,21 +244,4 @@ function dropOf(
     return group !== undefined && device !== undefined && isInGroup(group, device);
   };
   return dropOfGrant(filters, flow, { isInGroup: isIn });
-}
-
-function reached(limit: number | undefined, used: number): boolean {
-  return limit !== undefined && used >= limit;
-}
-
-function yes(step: Step, seen: string, rule?: string): TraceLine {
-  return rule === undefined ? { step, seen } : { step, seen, rule };
-}
-
-function no(reason: RefusalReason, seen: string, rule?: string): Stop {
-  return { ...yes(REFUSALS[reason].step, seen, rule), reason };
-}
-
-function refused(stop: Stop, trace: readonly TraceLine[], family?: Family): Refused {
-  const { reason, step, seen, rule } = stop;
-  return { verdict: 'refuse', reason, step, why: seen, ...(rule && { rule }), ...(family && { family }), trace };
 }

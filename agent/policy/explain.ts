@@ -4,12 +4,13 @@
  * The outside never reads any of it.
  */
 import type { MtcUserName, ServerName } from '../core/words.ts';
-import { contextFor, type Decision, type TraceLine } from './decide.ts';
+import { contextFor, type Decision } from './decide.ts';
 import { selectorText } from './groups.ts';
 import { hoursText } from './hours.ts';
 import type { AllowRule, DenyRule, Match, Policy } from './policy.ts';
 import { heldBy, mismatchesOf, type Question, windowOf } from './question.ts';
 import { wouldHave } from './staged.ts';
+import type { TraceLine } from './steps.ts';
 
 /** One line for the outcome, one for each step, one for each rule that does not match: of many, the nearest. */
 export function explain(policy: Policy, question: Question, decision: Decision): string[] {

@@ -6,6 +6,7 @@
 import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/refusals.ts';
+import type { Sink } from '../core/sinks.ts';
 import type {
   Attributes,
   ExternalId,
@@ -34,6 +35,8 @@ export interface Server {
   readonly sources: readonly Prefix[];
   /** Where its requests come from. */
   readonly apiSources: readonly Prefix[];
+  /** Where it is told by a push of what becomes of its grants. */
+  readonly sinks?: readonly Sink[];
 }
 
 export interface MtcUser {
@@ -44,6 +47,8 @@ export interface MtcUser {
   readonly devices: readonly DevicePattern[];
   readonly authorises: readonly ServerName[];
   readonly mayAuthorise: readonly NamePattern[];
+  /** Where it is told by a push of who was turned away from its devices. */
+  readonly sinks?: readonly Sink[];
 }
 
 /** What a rule looks at; an absent member matches everything. */
@@ -86,6 +91,24 @@ export interface DenyRule extends Rule {
   readonly reason: string;
 }
 
+export interface TriggerLimits {
+  /** The longest that one may wait for its device. */
+  readonly validitySeconds: number;
+  readonly payloadBytes: number;
+  /** From this server. */
+  readonly perMinute?: number;
+  /** From this server to one device: each costs it battery. */
+  readonly perDevicePerHour?: number;
+  readonly pendingPerDevice?: number;
+  readonly pendingPerServer?: number;
+}
+
+/** Operator policy on triggers; `match` names no protocols. */
+export interface TriggerAllow extends Rule {
+  readonly action: 'allow';
+  readonly limits: TriggerLimits;
+}
+
 /** A request and what the policy must say to it; written by operators beside their rules. */
 export interface PolicyTest {
   readonly name: string;
@@ -111,6 +134,19 @@ export interface PolicyTest {
   readonly expect: { readonly allow: string; readonly durationSeconds?: number } | { readonly refuse: RefusalReason };
 }
 
+/** The same of a trigger. */
+export interface TriggerTest extends Pick<PolicyTest, 'name' | 'place' | 'staged' | 'attributes' | 'nowMs'> {
+  readonly trigger: {
+    readonly server: ServerName;
+    readonly device: ExternalId;
+    readonly port: number;
+    readonly validitySeconds: number;
+    readonly payloadBytes: number;
+  };
+  readonly usage: TriggerUsage;
+  readonly expect: { readonly allow: string } | { readonly refuse: RefusalReason };
+}
+
 /** A packet, and what the gateway must do with it, in the words of the walk: `drop bogons-in`, `pass grant`. */
 export interface PacketTest {
   readonly name: string;
@@ -133,6 +169,24 @@ export interface Usage {
 /** No pressure: for live grants judged again after a policy switch. */
 export const NO_USAGE: Usage = { grantsOnDevice: 0, grantsOfServer: 0, requestsInLastMinute: 0 };
 
+/** What a server has pending, and has sent, when it asks for one more trigger. */
+export interface TriggerUsage {
+  readonly pendingOnDevice: number;
+  readonly pendingOfServer: number;
+  /** Its triggers of the last 60 s that were not refused for their rate. */
+  readonly triggersInLastMinute: number;
+  /** That were accepted for this device. */
+  readonly triggersOnDeviceInLastHour: number;
+}
+
+/** No pressure: for triggers judged again when they are sent. */
+export const NO_TRIGGER_USAGE: TriggerUsage = {
+  pendingOnDevice: 0,
+  pendingOfServer: 0,
+  triggersInLastMinute: 0,
+  triggersOnDeviceInLastHour: 0,
+};
+
 export interface Policy {
   /** Hash of everything that decides; the same for the same rules (and the same desk), however spread over files and ordered. */
   readonly version: string;
@@ -147,10 +201,13 @@ export interface Policy {
   /** By id. */
   readonly allows: readonly AllowRule[];
   readonly denies: readonly DenyRule[];
+  readonly triggerAllows: readonly TriggerAllow[];
+  readonly triggerDenies: readonly DenyRule[];
   readonly filters: readonly Filter[];
   /** Of agent.yaml: ports of devices that take triggers and nothing else. They decide, so they are in the version. */
   readonly triggerPorts: readonly PortRange[];
   readonly tests: readonly PolicyTest[];
+  readonly triggerTests: readonly TriggerTest[];
   readonly packetTests: readonly PacketTest[];
   /** Whether a rule looks at more of a device than its name: its grants are then judged again when devices are registered anew. */
   readonly readsAttributes: boolean;

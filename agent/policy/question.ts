@@ -8,10 +8,11 @@ import type { InnerAddress, MtcUserName, Protocol, ServerName } from '../core/wo
 import { type Context, contextOf, holds } from './condition.ts';
 import { type DeviceFacts, isSelected } from './groups.ts';
 import { ALWAYS, type Window, windowAt } from './hours.ts';
-import type { AllowRule, Match, Usage } from './policy.ts';
+import type { AllowRule, Match, TriggerUsage, Usage } from './policy.ts';
 import type { BegunToday } from './preferences.ts';
 
-export interface Question {
+/** What every question is about, be it asked for a grant or a trigger. */
+export interface Subject {
   readonly server: ServerName;
   /** Absent where the directory knows no such device. */
   readonly device?:
@@ -24,6 +25,11 @@ export interface Question {
   readonly protocol: Protocol;
   readonly port: number;
   readonly durationSeconds: number;
+  /** UTC. `anyTime`: hours are taken to be within, and never to close. */
+  readonly nowMs: number | 'anyTime';
+}
+
+export interface Question extends Subject {
   /** Where granted packets come from; absent: where the request came from. */
   readonly applicationServer?: Address | 'all' | undefined;
   /** Its port; absent: any. */
@@ -33,12 +39,16 @@ export interface Question {
   readonly usage: Usage;
   /** Absent: nothing begins by it (a grant that is there), or nobody counts. */
   readonly begunToday?: BegunToday | undefined;
-  /** UTC. `anyTime`: hours are taken to be within, and never to close. */
-  readonly nowMs: number | 'anyTime';
+}
+
+/** May this server send the device a trigger? A trigger is UDP to its port; `durationSeconds` is its validity. */
+export interface TriggerQuestion extends Subject {
+  readonly payloadBytes: number;
+  readonly usage: TriggerUsage;
 }
 
 /** Whether a request meets a member of a rule; one that the rule does not have is met. */
-const MEETS: { readonly [Member in keyof Match]-?: (match: Match, question: Question) => boolean } = {
+const MEETS: { readonly [Member in keyof Match]-?: (match: Match, question: Subject) => boolean } = {
   servers: ({ servers }, { server }) => !servers || servers.includes(server),
   devices: ({ devices }, { device }) =>
     !devices || devices.some((selector) => device !== undefined && isSelected(selector, device)),
@@ -48,12 +58,12 @@ const MEETS: { readonly [Member in keyof Match]-?: (match: Match, question: Ques
 const MEMBERS = Object.keys(MEETS) as (keyof Match)[];
 
 /** The first member of a rule that this request does not meet; undefined where the rule matches. */
-export function mismatchOf(match: Match, question: Question): keyof Match | undefined {
+export function mismatchOf(match: Match, question: Subject): keyof Match | undefined {
   return MEMBERS.find((member) => !MEETS[member](match, question));
 }
 
 /** All of them. */
-export function mismatchesOf(match: Match, question: Question): (keyof Match)[] {
+export function mismatchesOf(match: Match, question: Subject): (keyof Match)[] {
   return MEMBERS.filter((member) => !MEETS[member](match, question));
 }
 
@@ -66,7 +76,7 @@ export type Held = true | { readonly failed: string };
 
 /** What conditions read, made where the first of them asks. */
 export function contextOnce(
-  { server, protocol, port, durationSeconds }: Question,
+  { server, protocol, port, durationSeconds }: Subject,
   device: DeviceFacts,
   mtcUser: MtcUserName,
   family: Family | undefined,
@@ -79,11 +89,11 @@ export function contextOnce(
 }
 
 /** The window of a rule that a request falls into, or the gap between two. */
-export function windowOf({ hours }: Pick<AllowRule, 'hours'>, { nowMs }: Question): Window {
+export function windowOf({ hours }: Pick<AllowRule, 'hours'>, { nowMs }: Subject): Window {
   return hours && nowMs !== 'anyTime' ? windowAt(hours, nowMs) : ALWAYS;
 }
 
 /** Whole ones, until an instant. */
-export function secondsLeft(untilMs: number, { nowMs }: Question): number {
+export function secondsLeft(untilMs: number, { nowMs }: Subject): number {
   return nowMs === 'anyTime' ? Number.POSITIVE_INFINITY : Math.floor((untilMs - nowMs) / 1000);
 }

@@ -19,7 +19,7 @@ import type { ExternalId, PortRange, ServerName } from '../core/words.ts';
 import { patternsOf } from './groups.ts';
 import { PatternIndex } from './pattern-index.ts';
 import { type DevicePattern, matchesDevice } from './patterns.ts';
-import type { AllowRule, DenyRule, Match, MtcUser, Policy } from './policy.ts';
+import type { AllowRule, DenyRule, Match, MtcUser, Policy, TriggerAllow } from './policy.ts';
 
 /** What of a request prunes. */
 interface Asked {
@@ -28,14 +28,16 @@ interface Asked {
   readonly port: number;
 }
 
-interface Candidates {
+interface Candidates<Allow> {
   readonly denies: readonly DenyRule[];
-  readonly allows: readonly AllowRule[];
+  readonly allows: readonly Allow[];
 }
 
 interface PolicyIndex {
   readonly denies: Node;
   readonly allows: Node;
+  readonly triggerDenies: Node;
+  readonly triggerAllows: Node;
   readonly ownerOf: (externalId: ExternalId) => MtcUser | undefined;
   /** A device that would be somebody's. */
   readonly standIn: ExternalId;
@@ -54,9 +56,18 @@ const indices = new WeakMap<Policy, PolicyIndex>();
 const authorised = new WeakMap<MtcUser, ReadonlySet<ServerName>>();
 
 /** The rules that can match, each kind in its order. */
-export function candidatesOf(policy: Policy, asked: Asked): Candidates {
+export function candidatesOf(policy: Policy, asked: Asked): Candidates<AllowRule> {
   const { denies, allows } = indexOf(policy);
   return { denies: rulesAt(policy.denies, denies, asked), allows: rulesAt(policy.allows, allows, asked) };
+}
+
+/** The same of the rules on triggers. */
+export function triggerCandidatesOf(policy: Policy, asked: Asked): Candidates<TriggerAllow> {
+  const { triggerDenies, triggerAllows } = indexOf(policy);
+  return {
+    denies: rulesAt(policy.triggerDenies, triggerDenies, asked),
+    allows: rulesAt(policy.triggerAllows, triggerAllows, asked),
+  };
 }
 
 /** The MTC user that owns a device. */
@@ -113,7 +124,7 @@ function indexOf(policy: Policy): PolicyIndex {
   return indices.get(ruled) as PolicyIndex;
 }
 
-function* build({ denies, allows, mtcUsers }: Policy): Generator<undefined, PolicyIndex> {
+function* build({ denies, allows, triggerDenies, triggerAllows, mtcUsers }: Policy): Generator<undefined, PolicyIndex> {
   const ownerOf = ownerAmong(mtcUsers.values());
   yield;
   for (const user of mtcUsers.values()) authorisedBy(user);
@@ -122,6 +133,8 @@ function* build({ denies, allows, mtcUsers }: Policy): Generator<undefined, Poli
   return {
     denies: yield* treeOf(denies),
     allows: yield* treeOf(allows),
+    triggerDenies: yield* treeOf(triggerDenies),
+    triggerAllows: yield* treeOf(triggerAllows),
     ownerOf,
     standIn: (first ? oneOf(first) : 'nobody@nowhere.invalid') as ExternalId,
   };

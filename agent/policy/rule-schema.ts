@@ -9,25 +9,19 @@ import type { z } from 'zod';
 import * as f from '../core/fields.ts';
 import { parseAddress } from '../core/net.ts';
 import { REFUSALS, type RefusalReason } from '../core/refusals.ts';
-import type { ServerName } from '../core/words.ts';
-import { LONGEST_CONDITION } from './condition.ts';
+import { MTC_USER_EVENTS, readSinkUrl, SERVER_EVENTS } from '../core/sinks.ts';
 import { filter } from './filter-files.ts';
-import { ALL_DAY, DAYS, parseTimeOfDay, parseZone } from './hours.ts';
 import { packet, packetExpectation } from './packet-tests.ts';
 import { parseDevicePattern, parseNamePattern } from './patterns.ts';
-
-/** A month: long enough for every sensible grant, short enough that a slip of the finger ends. */
-const LONGEST_SECONDS = 30 * 86_400;
-const COUNT = f.integer(1, 1_000_000);
-const USED = f.integer(0, 1_000_000);
+import { COUNT, hours, LONGEST_SECONDS, match, serverName, USED, when } from './rule-members.ts';
+import { triggerRule, triggerTest, triggerUsage } from './trigger-schema.ts';
 
 /** The steps that `decide` takes; tests can expect their refusals. */
-const TESTED_STEPS = ['mtcUser', 'rule', 'applicationServer', 'filter', 'rate', 'quota'];
+const TESTED_STEPS = ['mtcUser', 'rule', 'trigger', 'applicationServer', 'filter', 'rate', 'quota'];
 const TESTED_REASONS = (Object.keys(REFUSALS) as RefusalReason[]).filter((reason) =>
   TESTED_STEPS.includes(REFUSALS[reason].step),
 );
 
-const serverName = f.name<ServerName>();
 const utc = f.field('a time in UTC such as 2026-03-29T00:30:00Z', (text) => {
   if (!/^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?Z$/.test(text)) return undefined;
   const time = Date.parse(text);
@@ -42,18 +36,6 @@ const sha256 = f.field('the SHA-256 of a public key (SubjectPublicKeyInfo): 64 h
 });
 const devicePattern = f.field('a device pattern such as *@*.meters.example', parseDevicePattern);
 const namePattern = f.field('a name, in which * stands for any letters', parseNamePattern);
-const TIME = '^([01][0-9]|2[0-3]):[0-5][0-9]$';
-const GROUP = 'group:';
-/** A group is named where a server or a pattern may stand. */
-function orGroup<Value>(expected: string, read: (text: string) => Value | undefined) {
-  return f.field(`${expected}, or ${GROUP}NAME`, (text): Value | GroupName | undefined => {
-    if (!text.startsWith(GROUP) || text.includes('@')) return read(text);
-    const group = f.name().safeParse(text.slice(GROUP.length)).data;
-    return group === undefined ? undefined : { group };
-  });
-}
-const serverOrGroup = orGroup('the name of a server', (text) => serverName.safeParse(text).data);
-const deviceOrGroup = orGroup('a device pattern such as *@*.meters.example', parseDevicePattern);
 const applicationServer = f.field('an IP address, or all', (text) => (text === 'all' ? text : parseAddress(text)));
 
 const certificate = f
@@ -64,10 +46,31 @@ const certificate = f
     when: f.isMapping,
   });
 
+const sinkUrl = f.field(
+  'an https URL such as https://sink.acme.example/mtgate',
+  (text) => {
+    const url = readSinkUrl(text);
+    return typeof url === 'string' ? undefined : url.href;
+  },
+  { pattern: '^https://' },
+  (text) => {
+    const lacking = readSinkUrl(text);
+    return `expected an https URL with ${typeof lacking === 'string' ? lacking : ''}, found ${f.describe(text)}`;
+  },
+);
+
+/** Where events are pushed to. `ca` names a CA file of agent.yaml. */
+function sinksOf<const Events extends string>(events: readonly Events[]) {
+  const all = f.list(f.choice(...events), events.join(', ')).default([...events] as never[]);
+  const sink = f.mapping({ url: sinkUrl, events: all, ca: f.name().exactOptional() });
+  return f.named(sink, 'sinks').exactOptional();
+}
+
 const server = f.mapping({
   certificates: f.list(certificate, 'certificates'),
   sources: f.list(f.prefix, 'prefixes'),
   apiSources: f.list(f.prefix, 'prefixes').exactOptional(),
+  sinks: sinksOf(SERVER_EVENTS),
 });
 
 const mtcUser = f.mapping({
@@ -76,6 +79,7 @@ const mtcUser = f.mapping({
   devices: f.list(devicePattern, 'device patterns'),
   authorises: f.list(serverName, 'servers', 0).default([]),
   mayAuthorise: f.list(namePattern, 'names').exactOptional(),
+  sinks: sinksOf(MTC_USER_EVENTS),
 });
 
 const deviceGroup = f
@@ -89,42 +93,6 @@ const deviceGroup = f
   });
 
 const serverGroup = f.mapping({ servers: f.list(namePattern, 'names') });
-
-const match = {
-  servers: f.list(serverOrGroup, 'servers').exactOptional(),
-  devices: f.list(deviceOrGroup, 'device patterns').exactOptional(),
-  protocols: f.list(f.protocol, 'tcp, udp').exactOptional(),
-  ports: f.list(f.ports, 'ports').exactOptional(),
-};
-
-const timeOfDay = f.field('a time of the day such as 06:00', parseTimeOfDay, { pattern: TIME });
-const endOfDay = f.field(
-  'a time of the day such as 22:00, or 24:00',
-  (text) => (text === '24:00' ? ALL_DAY : parseTimeOfDay(text)),
-  {
-    pattern: `${TIME}|^24:00$`,
-  },
-);
-const zone = f.field('a time zone such as Europe/Berlin', parseZone, {}, (text) =>
-  f.unknownWord('time zone', text, Intl.supportedValuesOf('timeZone')),
-);
-const hours = f
-  .mapping({
-    from: timeOfDay,
-    to: endOfDay,
-    zone,
-    days: f.list(f.choice(...DAYS), DAYS.join(', ')).exactOptional(),
-  })
-  .refine(({ from, to }) => from !== to, {
-    error: 'expected another time than from; a whole day is from 00:00 to 24:00',
-    path: ['to'],
-  });
-
-const when = f.field(
-  `a condition in CEL, of at most ${LONGEST_CONDITION} characters`,
-  (text) => (text.trim() === '' || text.length > LONGEST_CONDITION ? undefined : { text: text.trimEnd() }),
-  { minLength: 1, maxLength: LONGEST_CONDITION },
-);
 
 const limits = f
   .mapping({
@@ -163,6 +131,12 @@ const rule = f
   })
   .meta({ oneOf: [{ required: ['allow', 'limits'] }, { required: ['deny'] }] });
 
+const requestUsage = {
+  grantsOnDevice: USED.exactOptional(),
+  grantsOfServer: USED.exactOptional(),
+  requestsInLastMinute: USED.exactOptional(),
+};
+
 const expectation = f
   .mapping({
     allow: f.name().exactOptional(),
@@ -194,25 +168,24 @@ const test = f
       })
       .exactOptional(),
     packet: packet.exactOptional(),
+    trigger: triggerTest.exactOptional(),
     attributes: f.attributes(f.attributeValue).exactOptional(),
     now: utc.exactOptional(),
-    usage: f
-      .mapping({
-        grantsOnDevice: USED.exactOptional(),
-        grantsOfServer: USED.exactOptional(),
-        requestsInLastMinute: USED.exactOptional(),
-      })
-      .exactOptional(),
+    usage: f.mapping({ ...requestUsage, ...triggerUsage }).exactOptional(),
     expect: expectation,
   })
-  .refine(...f.exactlyOne('request', 'packet'))
+  .refine(...f.exactlyOne('request', 'packet', 'trigger'))
   .refine(...only('request', 'expect', ['drop', 'pass']))
   .refine(...only('packet', 'expect', ['refuse', 'durationSeconds']))
-  .meta({ oneOf: [{ required: ['request'] }, { required: ['packet'] }] });
+  .refine(...only('trigger', 'expect', ['durationSeconds', 'drop', 'pass']))
+  .refine(...only('request', 'usage', Object.keys(triggerUsage)))
+  .refine(...only('trigger', 'usage', Object.keys(requestUsage)))
+  .meta({ oneOf: [{ required: ['request'] }, { required: ['packet'] }, { required: ['trigger'] }] });
 
 /** What a test of one kind cannot say within a key of it. */
-function only(kind: string, key: 'expect', not: readonly string[]) {
-  const fits = (written: { readonly expect: object }) => !(kind in written) || !not.some((one) => one in written[key]);
+function only(kind: string, key: 'expect' | 'usage', not: readonly string[]) {
+  const fits = (written: { readonly expect: object; readonly usage?: object }) =>
+    !(kind in written) || !not.some((one) => one in (written[key] ?? {}));
   return [fits, { error: `expected no ${not.join(', ')} with ${kind}`, path: [key] as PropertyKey[] }] as const;
 }
 
@@ -233,6 +206,7 @@ export const ruleFile = f
     deviceGroups: f.named(deviceGroup, 'groups of devices').default({}),
     serverGroups: f.named(serverGroup, 'groups of servers').default({}),
     rules: f.list(rule, 'rules', 0).default([]),
+    triggers: f.list(triggerRule, 'trigger rules', 0).default([]),
     filters: f.list(filter, 'filters', 0).default([]),
     tests: f.list(test, 'tests', 0).default([]),
   })
@@ -248,9 +222,5 @@ export type WrittenRule = z.output<typeof rule>;
 export type WrittenAnyTest = z.output<typeof test>;
 export type WrittenTest = Omit<WrittenAnyTest, 'request'> & Required<Pick<WrittenAnyTest, 'request'>>;
 export type WrittenPacketTest = Omit<WrittenAnyTest, 'packet'> & Required<Pick<WrittenAnyTest, 'packet'>>;
+export type WrittenTriggerTest = Omit<WrittenAnyTest, 'trigger'> & Required<Pick<WrittenAnyTest, 'trigger'>>;
 export type WrittenCertificate = z.output<typeof certificate>;
-
-/** A group as it is named in a rule. */
-export interface GroupName {
-  readonly group: string;
-}

@@ -18,7 +18,9 @@ import {
   type WrittenServer,
   type WrittenServerGroup,
   type WrittenTest,
+  type WrittenTriggerTest,
 } from './rule-schema.ts';
+import type { WrittenTriggerRule } from './trigger-schema.ts';
 
 /** A rule file as its text. */
 export interface RuleFile {
@@ -42,8 +44,10 @@ export interface Written {
   readonly deviceGroups: readonly Entry<WrittenDeviceGroup>[];
   readonly serverGroups: readonly Entry<WrittenServerGroup>[];
   readonly rules: readonly Entry<WrittenRule>[];
+  readonly triggers: readonly Entry<WrittenTriggerRule>[];
   readonly filters: readonly Entry<WrittenFilter>[];
   readonly tests: readonly Entry<WrittenTest>[];
+  readonly triggerTests: readonly Entry<WrittenTriggerTest>[];
   readonly packetTests: readonly Entry<WrittenPacketTest>[];
 }
 
@@ -61,6 +65,14 @@ export function readRules(files: readonly RuleFile[]): RulesReading {
     documents.flatMap(({ value, locate }) =>
       Object.entries(of(value)).map(([name, one]) => entry(name, one, locate, [key, name])),
     );
+  /** Those that may be staged, one by one or with their file. */
+  const identified = <Value extends { readonly id: string }>(
+    key: string,
+    of: (value: WrittenFile) => readonly Value[],
+  ) =>
+    documents.flatMap(({ value, locate }) =>
+      of(value).map((one, i) => entry(one.id, { stage: value.stage ?? false, ...one }, locate, [key, i])),
+    );
   const tests = <Value>(kindOf: (test: WrittenAnyTest) => Value | undefined) =>
     documents.flatMap(({ value: { tests, stage = false }, locate }) =>
       tests.flatMap((test, i) => {
@@ -75,13 +87,11 @@ export function readRules(files: readonly RuleFile[]): RulesReading {
       mtcUsers: named('mtcUsers', ({ mtcUsers }) => mtcUsers),
       deviceGroups: named('deviceGroups', ({ deviceGroups }) => deviceGroups),
       serverGroups: named('serverGroups', ({ serverGroups }) => serverGroups),
-      rules: documents.flatMap(({ value: { rules, stage = false }, locate }) =>
-        rules.map((rule, i) => entry(rule.id, { stage, ...rule }, locate, ['rules', i])),
-      ),
-      filters: documents.flatMap(({ value: { filters, stage = false }, locate }) =>
-        filters.map((filter, i) => entry(filter.id, { stage, ...filter }, locate, ['filters', i])),
-      ),
+      rules: identified('rules', ({ rules }) => rules),
+      triggers: identified('triggers', ({ triggers }) => triggers),
+      filters: identified('filters', ({ filters }) => filters),
       tests: tests(({ request, ...test }) => request && { request, ...test }),
+      triggerTests: tests(({ trigger, ...test }) => trigger && { trigger, ...test }),
       packetTests: tests(({ packet, ...test }) => packet && { packet, ...test }),
     },
   };

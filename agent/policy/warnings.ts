@@ -6,12 +6,13 @@
 import type { Issue } from '../core/document.ts';
 import { meet, portsText } from '../core/trigger-plan.ts';
 import type { PortRange, ServerName } from '../core/words.ts';
+import { type Pushes, sinksIn } from './checks.ts';
 import { filterWarnings } from './filter-files.ts';
 import { type DeviceFacts, type DeviceSelector, isSelected, patternsOf, selectorText } from './groups.ts';
 import { ALL_DAY, type Hours, hoursText, neverCloses } from './hours.ts';
 import { PatternIndex } from './pattern-index.ts';
 import { type DevicePattern, devicesOverlap } from './patterns.ts';
-import type { AllowRule, DenyRule, Match, MtcUser, Policy } from './policy.ts';
+import type { AllowRule, DenyRule, Match, MtcUser, Policy, TriggerAllow } from './policy.ts';
 import type { Written } from './rules.ts';
 
 /** So many ports are more than any service of a device needs. */
@@ -19,36 +20,64 @@ const MANY_PORTS = 1024;
 const ALL_PORTS: readonly PortRange[] = [{ low: 1, high: 65_535 }];
 
 /** With all that is staged taken as enforced; `devices` are those of the devices file, where it is known. */
-export function findWarnings(policy: Policy, written: Written, devices?: readonly DeviceFacts[]): Issue[] {
+export function findWarnings(
+  policy: Policy,
+  written: Written,
+  devices?: readonly DeviceFacts[],
+  pushes?: Pushes,
+): Issue[] {
   const all = policy.staged ?? policy;
   const isAuthorised = authorisations(all);
   return [
     ...all.allows.flatMap((allow) =>
-      warned(allow, [...neverMatches(allow, all, isAuthorised), ...isWide(allow), ...oddHours(allow)]),
+      warned('', allow, [
+        ...neverMatches(allow, all.denies, isAuthorised),
+        ...ofTriggersOnly(allow, all),
+        ...isWide(allow),
+        ...oddHours(allow),
+        ...tooShortHours(allow),
+      ]),
     ),
-    ...all.denies.flatMap((deny) => warned(deny, [...unauthorised(deny, isAuthorised), ...oddHours(deny)])),
+    ...all.denies.flatMap((deny) => warned('', deny, [...unauthorised(deny, isAuthorised), ...oddHours(deny)])),
+    ...all.triggerAllows.flatMap((allow) =>
+      warned('trigger ', allow, [
+        ...neverMatches(allow, all.triggerDenies, isAuthorised),
+        ...namesNobody(allow),
+        ...oddHours(allow),
+      ]),
+    ),
+    ...all.triggerDenies.flatMap((deny) =>
+      warned('trigger ', deny, [...unauthorised(deny, isAuthorised), ...oddHours(deny)]),
+    ),
     ...emptyGroups(all, written),
     ...filterWarnings(policy.filters),
     ...towardTriggerPorts(policy),
     ...(devices ? unmatched(all, written, devices) : []),
+    ...(pushes && !pushes.signed ? unsigned(written) : []),
   ];
 }
 
-function warned({ action, id, place }: AllowRule | DenyRule, texts: readonly string[]): Issue[] {
-  return texts.map((text) => ({ ...place, message: `${action} "${id}" ${text}` }));
+function unsigned(written: Written): Issue[] {
+  const message = 'nothing is pushed to sinks: agent.yaml has no reports.signingKey';
+  return sinksIn(written).map(({ place }) => ({ ...place(), message }));
 }
 
-function neverMatches(allow: AllowRule, policy: Policy, isAuthorised: IsAuthorised): string[] {
-  const deny = coveringDenies(allow, policy).find((one) => covers(one, allow));
+/** A rule on grants, or on triggers. */
+type AnyAllow = AllowRule | TriggerAllow;
+
+function warned(kind: string, { action, id, place }: AnyAllow | DenyRule, texts: readonly string[]): Issue[] {
+  return texts.map((text) => ({ ...place, message: `${kind}${action} "${id}" ${text}` }));
+}
+
+function neverMatches(allow: AnyAllow, denies: readonly DenyRule[], isAuthorised: IsAuthorised): string[] {
+  const deny = coveringDenies(allow, denies).find((one) => covers(one, allow));
   if (deny) return [`can never grant: deny "${deny.id}" covers all of it`];
-  if (allow.match.ports?.every((range) => isWithin(range, policy.triggerPorts)))
-    return ['can never grant: its ports take triggers and nothing else (triggers.ports of agent.yaml)'];
   return unauthorised(allow, isAuthorised);
 }
 
 type IsAuthorised = (match: Match) => boolean;
 
-function unauthorised({ match }: AllowRule | DenyRule, isAuthorised: IsAuthorised): string[] {
+function unauthorised({ match }: AnyAllow | DenyRule, isAuthorised: IsAuthorised): string[] {
   return isAuthorised(match) ? [] : ['can never match: no MTC user authorises its servers for its devices'];
 }
 
@@ -81,24 +110,24 @@ function authorisations({ mtcUsers }: Policy): IsAuthorised {
 }
 
 /** Denies by a server that they name, and those that name none; made once for a policy, since it is asked for each allow. */
-const deniesByServer = new WeakMap<Policy, Map<string | undefined, DenyRule[]>>();
+const deniesByServer = new WeakMap<readonly DenyRule[], Map<string | undefined, DenyRule[]>>();
 
-function coveringDenies({ match }: AllowRule, policy: Policy): readonly DenyRule[] {
-  let byServer = deniesByServer.get(policy);
+function coveringDenies({ match }: AnyAllow, denies: readonly DenyRule[]): readonly DenyRule[] {
+  let byServer = deniesByServer.get(denies);
   if (!byServer) {
     byServer = new Map();
-    for (const deny of policy.denies) {
+    for (const deny of denies) {
       for (const server of deny.match.servers ?? [undefined])
         byServer.set(server, [...(byServer.get(server) ?? []), deny]);
     }
-    deniesByServer.set(policy, byServer);
+    deniesByServer.set(denies, byServer);
   }
   const [server] = match.servers ?? [];
   return [...(byServer.get(undefined) ?? []), ...((server && byServer.get(server)) ?? [])];
 }
 
 /** Whether all that an allow matches a deny does, at any time and whatever its condition. */
-function covers(deny: DenyRule, allow: AllowRule): boolean {
+function covers(deny: DenyRule, allow: AnyAllow): boolean {
   if (deny.hours && !(allow.hours && hoursText(deny.hours) === hoursText(allow.hours))) return false;
   if (deny.when && deny.when.text !== allow.when?.text) return false;
   return coversMatch(deny.match, allow.match);
@@ -135,12 +164,22 @@ function isWithin({ low, high }: PortRange, ranges: readonly PortRange[]): boole
   return from > high;
 }
 
-function isWide({ match: { servers, devices, ports = ALL_PORTS } }: AllowRule): string[] {
+function namesNobody({ match: { servers, devices } }: AnyAllow): string[] {
+  return servers || devices ? [] : ['is wide: it names neither servers nor devices'];
+}
+
+function isWide(allow: AllowRule): string[] {
+  const { ports = ALL_PORTS } = allow.match;
   const count = ports.reduce((sum, { low, high }) => sum + high - low + 1, 0);
   return [
-    ...(servers || devices ? [] : ['is wide: it names neither servers nor devices']),
+    ...namesNobody(allow),
     ...(count > MANY_PORTS ? [`is wide: it opens more than ${MANY_PORTS} ports; name those that are needed`] : []),
   ];
+}
+
+function ofTriggersOnly({ match }: AllowRule, { triggerPorts }: Policy): string[] {
+  if (!match.ports?.every((range) => isWithin(range, triggerPorts))) return [];
+  return ['can never grant: its ports take triggers and nothing else (triggers.ports of agent.yaml)'];
 }
 
 /** What an allow opens beside is open; to a trigger port it never leads. */
@@ -164,11 +203,12 @@ function towardTriggerPorts({ filters, triggerPorts }: Policy): Issue[] {
   });
 }
 
-function oddHours(rule: AllowRule | DenyRule): string[] {
-  const { hours } = rule;
-  if (!hours) return [];
-  if (neverCloses(hours)) return ['has hours that are all hours; leave them out'];
-  const limit = rule.action === 'allow' ? rule.limits.durationSeconds : 0;
+function oddHours({ hours }: AnyAllow | DenyRule): string[] {
+  return hours && neverCloses(hours) ? ['has hours that are all hours; leave them out'] : [];
+}
+
+function tooShortHours({ hours, limits: { durationSeconds: limit } }: AllowRule): string[] {
+  if (!hours || neverCloses(hours)) return [];
   const longest = longestSeconds(hours);
   if (limit <= longest) return [];
   return [`never grants its durationSeconds of ${limit}: its hours close after ${longest} s`];
@@ -199,7 +239,7 @@ function unmatched({ deviceGroups }: Policy, written: Written, devices: readonly
     ...[...written.mtcUsers, ...written.deviceGroups].flatMap(({ value, locate }) =>
       (value.devices ?? []).map((pattern, i) => ({ pattern, place: () => locate('devices', i) })),
     ),
-    ...written.rules.flatMap(({ value, locate }) =>
+    ...[...written.rules, ...written.triggers].flatMap(({ value, locate }) =>
       (['allow', 'deny'] as const).flatMap((action) =>
         (value[action]?.devices ?? []).flatMap((pattern, i) =>
           'group' in pattern ? [] : { pattern, place: () => locate(action, 'devices', i) },

@@ -71,6 +71,8 @@ const SOURCES = [
   'core/fields.ts',
   'core/claims.ts',
   'policy/rule-schema.ts',
+  'policy/rule-members.ts',
+  'policy/trigger-schema.ts',
   'policy/checks.ts',
   'policy/condition.ts',
   'policy/warnings.ts',

@@ -51,7 +51,7 @@ beforeAll(async () => {
   if ('issues' in reading) throw new Error('the example agent.yaml is wrong');
   const { ground, grants, bindings } = gateway;
   store = openDenialStore(join(folder, 'denials.db'), gateway.log);
-  ledger = new Ledger(store, gateway.clock, ground.random, gateway.log);
+  ledger = new Ledger(store, gateway.clock, ground.random, gateway.log, () => undefined);
   const denials = denialUseCases({
     ledger,
     account: () => ({ seen: 0, inspected: 0, unsampled: 0, lost: 0 }),

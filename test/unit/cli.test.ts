@@ -57,7 +57,7 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
   test("check: the example rules are right, and each user's servers are told", async () => {
     const { status, stdout } = await mtgate('check', 'rules');
     expect(stdout).toMatch(
-      /^policy [0-9a-f]{16}: \d+ servers, 2 MTC users, \d+ rules\n4 filters\n {2}acme authorises acme-head-end\n/,
+      /^policy [0-9a-f]{16}: \d+ servers, 2 MTC users, \d+ rules\n1 trigger rule\n4 filters\n {2}acme authorises acme-head-end\n/,
     );
     expect(stdout).toMatch(/\n {2}group field-meters: devices \*@meters\.acme\.example with model M2 or M3\n/);
     expect(stdout).toMatch(/\n\d+ policy tests passed\n$/);

@@ -1,10 +1,6 @@
 /** Group commit: what goes together, in which order, and what becomes of it. */
 import { expect, test } from 'vitest';
-import { Commits } from '../../agent/grants/commits.ts';
-import type { Write, Written } from '../../agent/grants/writes.ts';
-
-/** Told apart by their number; nothing here looks into a write. */
-const write = (endedBeforeMs: number): Write => ({ kind: 'purge', endedBeforeMs, forgottenBeforeMs: 0 });
+import { Commits, eachAloneIfNeeded, type Written } from '../../agent/core/commits.ts';
 
 /** What was to be written in this turn of the loop is on its way. */
 const turn = () => new Promise(setImmediate);
@@ -15,8 +11,8 @@ class Disk {
   #answer: ((written: readonly Written[]) => void) | undefined;
   #fail: ((fault: Error) => void) | undefined;
 
-  readonly commits = new Commits((batch) => {
-    this.batches.push(batch.map((one) => (one.kind === 'purge' ? one.endedBeforeMs : -1)));
+  readonly commits = new Commits<number>((batch) => {
+    this.batches.push([...batch]);
     return new Promise((resolve, reject) => {
       this.#answer = resolve;
       this.#fail = reject;
@@ -40,7 +36,7 @@ class Disk {
 test('a lone write is committed as its turn ends; what comes in one turn, or meanwhile, goes together, in order', async () => {
   const disk = new Disk();
   const heard: number[] = [];
-  const begin = (number: number) => disk.commits.write(write(number)).then(() => heard.push(number));
+  const begin = (number: number) => disk.commits.write(number).then(() => heard.push(number));
   begin(1);
   await turn();
   expect(disk.batches).toEqual([[1]]);
@@ -66,18 +62,18 @@ test('a lone write is committed as its turn ends; what comes in one turn, or mea
 });
 
 test('each hears what became of its own', async () => {
-  const commits = new Commits(async (batch) =>
+  const commits = new Commits<number>(async (batch) =>
     batch.map((_, i) => (i === 1 ? { fault: 'odd' } : { changed: i === 0 })),
   );
-  const writes = [1, 2, 3].map((number) => commits.write(write(number)));
+  const writes = [1, 2, 3].map((number) => commits.write(number));
   expect(await Promise.all(writes)).toEqual([{ changed: true }, { fault: 'odd' }, { changed: false }]);
 });
 
 test('a commit that fails fails all of its batch, and no other', async () => {
   const disk = new Disk();
-  const first = disk.commits.write(write(1));
+  const first = disk.commits.write(1);
   await turn();
-  const second = disk.commits.write(write(2));
+  const second = disk.commits.write(2);
   const failed = expect(first).rejects.toThrow('the disk is gone');
   await disk.fails();
   await failed;
@@ -90,9 +86,9 @@ test('settled waits for all that is under way', async () => {
   const disk = new Disk();
   await disk.commits.settled();
   let isSettled = false;
-  const first = disk.commits.write(write(1));
+  const first = disk.commits.write(1);
   await turn();
-  const second = disk.commits.write(write(2));
+  const second = disk.commits.write(2);
   const settled = disk.commits.settled().then(() => {
     isSettled = true;
   });
@@ -101,4 +97,17 @@ test('settled waits for all that is under way', async () => {
   await disk.done();
   await Promise.all([first, second, settled]);
   expect(isSettled).toBe(true);
+});
+
+test('what cannot be written takes none of its batch with it', () => {
+  const transactions: number[][] = [];
+  const write = eachAloneIfNeeded<number>((batch) => {
+    transactions.push([...batch]);
+    if (batch.includes(2)) throw new Error('2 is odd');
+    return batch.map((one) => one > 1);
+  });
+  expect(write([1, 3])).toEqual([{ changed: false }, { changed: true }]);
+  expect(write([1, 2, 3])).toEqual([{ changed: false }, { fault: '2 is odd' }, { changed: true }]);
+  expect(write([2])).toEqual([{ fault: '2 is odd' }]);
+  expect(transactions).toEqual([[1, 3], [1, 2, 3], [1], [2], [3], [2]]);
 });

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
+import { RequestRates } from '../../agent/core/rates.ts';
 import type { ServerName } from '../../agent/core/words.ts';
-import { RequestRates } from '../../agent/grants/rates.ts';
 import { HandClock } from '../clock.ts';
 
 const server = 'head-end' as ServerName;

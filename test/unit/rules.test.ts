@@ -202,7 +202,7 @@ tests:
       'a.yaml:8:36: expected no limits with deny',
       'a.yaml:9:23: expected a list of servers, found an empty one',
       'a.yaml:9:83: expected totalSeconds to be at least durationSeconds',
-      'a.yaml:13:23: expected one of notAuthorisedByMtcUser, triggerPort, deniedByRule, noRuleAllows, conditionFailed, outsideHours, applicationServerRequired, applicationServerNotAllowed, deniedByFilter, familyMismatch, rateExceeded, grantsPerDeviceExceeded, grantsPerServerExceeded, found "deviceUnknown"',
+      'a.yaml:13:23: expected one of notAuthorisedByMtcUser, triggerPort, deniedByRule, noRuleAllows, conditionFailed, outsideHours, triggerPayloadTooLarge, triggerValidityTooLong, applicationServerRequired, applicationServerNotAllowed, deniedByFilter, familyMismatch, rateExceeded, triggerRateExceeded, grantsPerDeviceExceeded, grantsPerServerExceeded, triggersPerDeviceExceeded, pendingPerDeviceExceeded, pendingPerServerExceeded, found "deviceUnknown"',
       'a.yaml:16:5: expected exactly one of allow, refuse, drop and pass',
       'a.yaml:19:54: expected durationSeconds with allow only',
     ]);

@@ -3,7 +3,7 @@
  * times of those that were not refused for their rate. A server that goes on
  * hammering is heard again as soon as the old ones are a minute old.
  */
-import type { ServerName } from '../core/words.ts';
+import type { ServerName } from './words.ts';
 
 const WINDOW_MS = 60_000;
 

@@ -7,23 +7,25 @@
  * of a batch in the same turn of the loop.
  */
 import { breathe } from './slices.ts';
-import type { Write, Written } from './writes.ts';
+
+/** What became of one: whether it changed anything, or why it could not be written. */
+export type Written = { readonly changed: boolean } | { readonly fault: string };
 
 /** Makes a batch durable. Rejects where it cannot be known what became of it. */
-export type Commit = (batch: readonly Write[]) => Promise<readonly Written[]>;
+export type Commit<Write> = (batch: readonly Write[]) => Promise<readonly Written[]>;
 
-interface Waiting {
+interface Waiting<Write> {
   readonly write: Write;
   readonly resolve: (written: Written) => void;
   readonly reject: (fault: unknown) => void;
 }
 
-export class Commits {
-  readonly #commit: Commit;
-  #queue: Waiting[] = [];
+export class Commits<Write> {
+  readonly #commit: Commit<Write>;
+  #queue: Waiting<Write>[] = [];
   #running: Promise<void> | undefined;
 
-  constructor(commit: Commit) {
+  constructor(commit: Commit<Write>) {
     this.#commit = commit;
   }
 
@@ -53,4 +55,28 @@ export class Commits {
     }
     this.#running = undefined;
   }
+}
+
+/**
+ * How a batch is written by what writes one in one transaction, and throws
+ * where that fails: one that cannot be written must not take the others with
+ * it, so then each is written alone.
+ */
+export function eachAloneIfNeeded<Write>(
+  together: (batch: readonly Write[]) => readonly boolean[],
+): (batch: readonly Write[]) => readonly Written[] {
+  return (batch) => {
+    try {
+      return together(batch).map((changed) => ({ changed }));
+    } catch (fault) {
+      if (batch.length === 1) return [{ fault: (fault as Error).message }];
+      return batch.map((one): Written => {
+        try {
+          return { changed: together([one])[0] ?? false };
+        } catch (own) {
+          return { fault: (own as Error).message };
+        }
+      });
+    }
+  };
 }

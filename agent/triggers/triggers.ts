@@ -1,0 +1,379 @@
+/**
+ * Triggers: asked for, decided, recorded, delivered, ended (TS 23.682 5.2.1,
+ * as TS 29.122 DeviceTriggering puts it to a server). How they are sent:
+ * sending.ts; which goes next: queue.ts; what may be: trigger-judge.ts.
+ *
+ * Invariants:
+ * - durable before it is accepted; its end, and that its server is to be told
+ *   of it, are on record before it is gone from the queue's file;
+ * - a trigger ends at the end of its validity, on the clock of the boot, and
+ *   over a reboot by UTC where that can be believed;
+ * - nothing is evicted: full means refuse;
+ * - it can be replaced and recalled until a device has it.
+ */
+import { AgentError } from '../core/errors.ts';
+import type { Refusal, Refuse } from '../core/refusals.ts';
+import { breathe, faultsOf, inSlices, SLICE } from '../core/slices.ts';
+import type { Asker, ExternalId, TriggerId } from '../core/words.ts';
+import type { TriggerGround } from './ground.ts';
+import { resultOf, type TriggerEndCause } from './lifecycle.ts';
+import { type Pending, TriggerQueue } from './queue.ts';
+import { Sending } from './sending.ts';
+import type { PendingRow } from './store.ts';
+import { Timetable } from './timetable.ts';
+import { namesOfTrigger, newTrigger, replaced, type Trigger, type TriggerAsk, transactionOf } from './trigger.ts';
+import { causeOf, TriggerJudge } from './trigger-judge.ts';
+
+/** So many in all; of one server a quarter of them, of one device very few. */
+const PENDING_MOST = 131_072;
+const PENDING_MOST_OF_SERVER = PENDING_MOST / 4;
+const PENDING_MOST_ON_DEVICE = 64;
+
+/** With so many ends that the store has not taken no trigger is begun: a disk that stays full must not fill the memory. */
+const UNRECORDED_MOST = 1_000;
+
+interface Ended {
+  readonly pending: Pending;
+  readonly cause: TriggerEndCause;
+  readonly endedAtMs: number;
+  readonly isForgotten: boolean;
+  isTold: boolean;
+  /** Its write that is under way. */
+  writes?: Promise<void> | undefined;
+}
+
+export class Triggers {
+  readonly queue = new TriggerQueue();
+  readonly #ground: TriggerGround;
+  readonly #judge: TriggerJudge;
+  readonly #sending: Sending;
+  readonly #ending: Timetable<TriggerId>;
+  /** Ended, and the store has not taken it yet. */
+  readonly #unrecorded = new Map<TriggerId, Ended>();
+  /** The last change of a trigger that is asked for. */
+  readonly #changes = new Map<string, Promise<void>>();
+
+  constructor(ground: TriggerGround) {
+    this.#ground = ground;
+    this.#judge = new TriggerJudge(ground, this.queue);
+    this.#ending = new Timetable(ground.clock.boottimeNs());
+    this.#sending = new Sending(ground, this.queue, this.#judge, (pending, cause) => this.#end(pending, cause));
+  }
+
+  get underWay(): number {
+    return this.#sending.underWay;
+  }
+
+  /** Accepts a trigger: durable when this resolves, and tried at once where the device is bound. */
+  async accept(who: Asker, ask: TriggerAsk): Promise<Trigger | Refusal> {
+    const { store, clock, log, newId, gateway, bootId, metrics, directory } = this.#ground;
+    const refuse = this.#refuser(who, ask);
+    const judged = this.#decide(who, ask, refuse);
+    if ('reason' in judged) return judged;
+    const full = this.#fullFor(who, judged.to);
+    if (full !== undefined) return refuse('triggersExhausted', { why: full, rule: judged.rule });
+    const device = directory.find(ask.device);
+    const isBound = device !== undefined && directory.factsOf(device).inner.length > 0;
+    if (ask.validitySeconds === 0 && !isBound)
+      return refuse('deviceAbsent', { why: 'not bound, and the trigger does not wait', rule: judged.rule });
+
+    const trigger = newTrigger({ id: newId(), gateway, bootId }, who, ask, judged, clock);
+    const pending = pendingOf(trigger);
+    this.#put(pending, trigger.validUntilNs);
+    try {
+      await store.insert(trigger);
+    } catch (fault) {
+      // It may be on record all the same: then it ends there, now or with a later sweep.
+      await this.#end(pending, 'notAccepted', { isForgotten: true, isTold: true });
+      return this.#notRecorded(refuse, fault);
+    }
+    pending.isHeld = false;
+    metrics.triggerAccepted();
+    log.info({ ...namesOfTrigger(trigger), rule: trigger.rule, until: trigger.validUntilMs }, 'triggerAccepted');
+    this.#sending.due([trigger.to]);
+    return trigger;
+  }
+
+  /** Puts another trigger into a server's transaction, for the same device; the former is sent no more. */
+  replace(who: Asker, id: string, ask: TriggerAsk): Promise<Trigger | Refusal> {
+    return this.#alone(id, () => this.#replace(who, id, ask));
+  }
+
+  async #replace(who: Asker, id: string, ask: TriggerAsk): Promise<Trigger | Refusal> {
+    const { store, clock, log, bootId } = this.#ground;
+    const refuse = this.#refuser(who, ask, id);
+    const former = this.show(who, id);
+    if (!former) return refuse('triggerNotFound', { why: 'no transaction of this server has this id' });
+    const judged = this.#decide(who, ask, refuse, former);
+    if ('reason' in judged) return judged;
+    if (judged.to !== former.to) {
+      const detail = 'a transaction stays with its device; for another begin a new one';
+      return refuse('invalidArgument', { why: `it is for ${former.to}`, detail });
+    }
+    const pending = this.queue.get(id);
+    const isOver = () => pending === undefined || this.queue.get(id) !== pending;
+    const over = () => this.#overFor(refuse, this.show(who, id) ?? former);
+    if (!pending) return over();
+    pending.isHeld = true;
+    try {
+      await this.#sending.stop(pending.id, pending.device);
+      if (isOver()) return over();
+      const trigger = replaced(former, who, ask, judged, bootId, clock);
+      // Its time may be over meanwhile: that it has ended is written behind this, and holds.
+      if (!(await store.replace(trigger)) || isOver()) return over();
+      this.#put({ ...pendingOf(trigger), isHeld: false }, trigger.validUntilNs);
+      log.info({ ...namesOfTrigger(trigger), rule: trigger.rule, until: trigger.validUntilMs }, 'triggerReplaced');
+      return trigger;
+    } catch (fault) {
+      return this.#notRecorded(refuse, fault);
+    } finally {
+      pending.isHeld = false;
+      this.#sending.due([pending.device]);
+    }
+  }
+
+  /**
+   * Ends a transaction of a server, which reads it no more: what is pending is
+   * recalled, and returned as it ended; undefined where nothing was.
+   */
+  async remove(who: Asker, id: string): Promise<Trigger | undefined | Refusal> {
+    const { store, refuse, log } = this.#ground;
+    const facts = { server: who.name, correlator: who.correlator, from: who.requestAddress.text, trigger: id };
+    const found = this.show(who, id);
+    if (!found) return refuse('triggerNotFound', { why: 'no transaction of this server has this id', ...facts });
+    log.info({ trigger: id, server: who.name, correlator: who.correlator }, 'recallAsked');
+    try {
+      const recalled = await this.recall(id, 'recalledByServer');
+      if (!recalled) await store.forget(found.id);
+      return recalled;
+    } catch (fault) {
+      return this.#notRecorded((reason, more) => refuse(reason, { ...facts, ...more }), fault);
+    }
+  }
+
+  /** Recalls what is pending; undefined where it is not. @throws AgentError storeFailed; it is sent no more all the same */
+  recall(id: string, cause: 'recalledByServer' | 'recalledByOperator'): Promise<Trigger | undefined> {
+    return this.#alone(id, async () => {
+      const pending = this.queue.get(id);
+      if (!pending) return undefined;
+      pending.isHeld = true;
+      await this.#sending.stop(pending.id, pending.device);
+      if (this.queue.get(id) !== pending) return undefined; // the device had it
+      const isByServer = cause === 'recalledByServer';
+      const ended = this.#take(pending, cause, { isForgotten: isByServer, isTold: isByServer });
+      this.#sending.due([pending.device]);
+      await this.#write(ended);
+      return this.find(id);
+    });
+  }
+
+  /** Changes of one trigger come one after the other. */
+  async #alone<Result>(id: string, act: () => Promise<Result>): Promise<Result> {
+    const before = this.#changes.get(id);
+    const turn = (before ?? Promise.resolve()).then(act);
+    const over = turn.then(
+      () => {},
+      () => {},
+    );
+    this.#changes.set(id, over);
+    try {
+      return await turn;
+    } finally {
+      if (this.#changes.get(id) === over) this.#changes.delete(id);
+    }
+  }
+
+  /** A trigger, pending or ended, whoever's it is. */
+  find(id: string): Trigger | undefined {
+    const found = this.#ground.store.find(id);
+    const ended = this.#unrecorded.get(id as TriggerId);
+    if (!found || !ended) return found;
+    const { cause: endCause, endedAtMs, isForgotten } = ended;
+    return { ...found, state: 'ended', endCause, endedAtMs, isForgotten };
+  }
+
+  /** A server's own, unless it has deleted the transaction. */
+  show({ name }: Pick<Asker, 'name'>, id: string): Trigger | undefined {
+    const found = this.find(id);
+    return found?.server === name && !found.isForgotten ? found : undefined;
+  }
+
+  /** All that is pending of a server, in the order in which it came. */
+  async pendingOf({ name }: Pick<Asker, 'name'>): Promise<readonly Trigger[]> {
+    const found: Trigger[] = [];
+    for (const [i, id] of [...this.queue.ofServer(name)].sort().entries()) {
+      if (i > 0 && i % SLICE === 0) await breathe();
+      const one = this.show({ name }, id);
+      if (one?.state === 'pending') found.push(one);
+    }
+    return found;
+  }
+
+  /** Devices may have got an address: what is pending for them is due. */
+  bound(devices: Iterable<ExternalId>): void {
+    this.#sending.due(devices);
+  }
+
+  /** Devices lose an address, now: nothing more goes there. */
+  lost(devices: Iterable<ExternalId>): void {
+    this.#sending.lost(devices);
+  }
+
+  /** What is due: triggers whose time is over, ends that the store did not take, devices to be tried again. */
+  async sweep(): Promise<void> {
+    const over = this.#ending.take(this.#ground.clock.boottimeNs()).flatMap((id) => this.queue.get(id) ?? []);
+    const faults = await faultsOf([
+      inSlices([...this.#unrecorded.values()], (ended) => this.#write(ended)),
+      inSlices(over, async (pending) => {
+        await this.#sending.stop(pending.id, pending.device);
+        if (this.queue.get(pending.id) === pending) await this.#end(pending, 'expired');
+      }),
+    ]);
+    this.#sending.sweep();
+    if (faults.length > 0) throw faults[0];
+  }
+
+  /** At a start: what is pending on record is pending again, to the same end, and due where its device is bound. */
+  async resume(): Promise<void> {
+    const { store, clock, bootId } = this.#ground;
+    const nowMs = clock.nowMs();
+    const isClockUncertain = nowMs < store.latestMs();
+    const moved: Pick<Trigger, 'id' | 'validUntilNs'>[] = [];
+    const ended: [Pending, TriggerEndCause][] = [];
+    let looked = 0;
+    for (const row of store.pending()) {
+      const isOfBoot = row.bootId === bootId;
+      const validUntilNs = isOfBoot ? row.validUntilNs : onThisBoot(row, nowMs, clock.boottimeNs());
+      const pending = { ...row, validUntilNs, isHeld: false, attempts: 0 };
+      this.#put(pending, validUntilNs);
+      if (!isOfBoot && isClockUncertain) ended.push([pending, 'clockUncertain']);
+      else if (validUntilNs <= clock.boottimeNs()) ended.push([pending, 'expired']);
+      else if (!isOfBoot) moved.push({ id: row.id, validUntilNs });
+      looked += 1;
+      if (looked % SLICE === 0) await breathe();
+    }
+    if (moved.length > 0) await store.reopen(bootId, moved);
+    await inSlices(ended, ([pending, cause]) => this.#end(pending, cause));
+    this.#sending.due([...this.queue.devices()]);
+  }
+
+  /** Gives up what is under way; it stays pending. */
+  close(): Promise<void> {
+    return this.#sending.close();
+  }
+
+  #put(pending: Pending, untilNs: bigint): void {
+    this.queue.put(pending);
+    if (pending.validitySeconds > 0) this.#ending.put(pending.id, untilNs);
+    else this.#ending.remove(pending.id); // it has one attempt, however long that takes
+  }
+
+  #decide(who: Asker, ask: TriggerAsk, refuse: Refuse, instead?: Trigger) {
+    const { isServed, notifications, policy, tooManyMisses } = this.#ground;
+    if (!isServed(ask.port))
+      return refuse('triggerPortNotServed', { why: `port ${ask.port} is not in triggers.ports of agent.yaml` });
+    const { destination } = ask.notification ?? {};
+    if (destination !== undefined && !notifications.allowed(who.name, destination))
+      return refuse('notificationNotAllowed', { why: `no sink of this server is for ${destination.slice(0, 200)}` });
+    if (this.#unrecorded.size >= UNRECORDED_MOST)
+      return refuse('recordNotWritten', { why: `${this.#unrecorded.size} ends wait to be written` });
+    const { device, decision } = this.#judge.decide(who, ask, instead);
+    const tooMany = tooManyMisses(who, decision);
+    if (tooMany) return refuse('tooManyUnknownDevices', tooMany);
+    this.#judge.count(who, decision);
+    if (decision.verdict === 'refuse') return refuse(decision.reason, this.#judge.factsOf(who, decision));
+    const { mtcUser, rule } = decision;
+    // A device that is allowed is known.
+    const { externalId: to } = device as { readonly externalId: ExternalId };
+    return { to, mtcUser, rule, policyVersion: policy().version };
+  }
+
+  #fullFor({ name }: Asker, device: ExternalId): string | undefined {
+    if (this.queue.size >= PENDING_MOST) return `${this.queue.size} triggers are pending`;
+    const own = this.queue.countOfServer(name);
+    if (own >= PENDING_MOST_OF_SERVER) return `${own} triggers of this server are pending`;
+    const there = this.queue.onDevice(device).length;
+    return there >= PENDING_MOST_ON_DEVICE ? `${there} triggers are pending for the device` : undefined;
+  }
+
+  #overFor(refuse: Refuse, { endCause }: Trigger): Refusal {
+    const result = endCause && resultOf(endCause);
+    const isSent = result === 'SUCCESS' || result === 'UNCONFIRMED' || result === 'FAILURE';
+    const why = endCause ? `it ended: ${endCause}` : 'it is not pending';
+    return refuse(isSent ? 'triggerDelivered' : 'triggerOver', { why });
+  }
+
+  #refuser(who: Asker, { device, port, validitySeconds, payload }: TriggerAsk, trigger?: string): Refuse {
+    return (reason, facts) =>
+      this.#ground.refuse(reason, {
+        server: who.name,
+        correlator: who.correlator,
+        from: who.requestAddress.text,
+        device: Object.values(device).join(),
+        to: `trigger/${port}`,
+        validitySeconds,
+        payloadBytes: payload.length,
+        policy: this.#ground.policy().version,
+        ...(trigger !== undefined && { trigger }),
+        ...causeOf(reason),
+        ...facts,
+      });
+  }
+
+  /** What cannot be recorded is refused, and may be asked for again: the disk, and no defect, is why. */
+  #notRecorded(refuse: Refuse, fault: unknown): Refusal {
+    if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
+    return refuse('recordNotWritten', { why: fault.message });
+  }
+
+  /** Ends one; what the store does not take is written with a later sweep. */
+  async #end(pending: Pending, cause: TriggerEndCause, how = { isForgotten: false, isTold: false }): Promise<void> {
+    await this.#write(this.#take(pending, cause, how)).catch((fault: Error) => {
+      this.#ground.log.error({ trigger: pending.id, message: fault.message }, 'triggerFailed');
+    });
+  }
+
+  /** Takes one out of the queue for good; what is returned is still to be written. */
+  #take(pending: Pending, cause: TriggerEndCause, how: Pick<Ended, 'isForgotten' | 'isTold'>): Ended {
+    const { clock, log, metrics } = this.#ground;
+    const { id, server, device, attempts } = pending;
+    const ended: Ended = { pending, cause, endedAtMs: clock.nowMs(), ...how };
+    this.queue.remove(id);
+    this.#ending.remove(id);
+    this.#unrecorded.set(id, ended);
+    metrics.triggerEnded(cause);
+    log.info({ trigger: id, server, device, cause, attempts }, 'triggerEnded');
+    return ended;
+  }
+
+  #write(ended: Ended): Promise<void> {
+    ended.writes ??= this.#record(ended).finally(() => {
+      ended.writes = undefined;
+    });
+    return ended.writes;
+  }
+
+  /** First that its server is to be told: killed in between it is told twice, and never not at all. */
+  async #record(ended: Ended): Promise<void> {
+    const { store, notifications } = this.#ground;
+    const { pending, cause, endedAtMs, isForgotten } = ended;
+    const { notification } = ended.isTold ? {} : (store.find(pending.id) ?? {});
+    if (notification) {
+      const body = { transaction: transactionOf(pending.id, notification), result: resultOf(cause) };
+      await notifications.notify(pending.server, notification.destination, body);
+      ended.isTold = true;
+    }
+    await store.end(pending.id, cause, endedAtMs, isForgotten);
+    this.#unrecorded.delete(pending.id);
+  }
+}
+
+function pendingOf({ id, server, to, isPriority, validitySeconds, validUntilNs }: Trigger): Pending {
+  return { id, server, device: to, isPriority, validitySeconds, validUntilNs, isHeld: true, attempts: 0 };
+}
+
+/** Over a reboot UTC counts, and what is left is never more than what it was accepted for. */
+function onThisBoot({ validUntilMs, validitySeconds }: PendingRow, nowMs: number, nowNs: bigint): bigint {
+  const leftMs = Math.min(validUntilMs - nowMs, validitySeconds * 1000);
+  return nowNs + BigInt(Math.max(0, Math.floor(leftMs))) * 1_000_000n;
+}
