@@ -17,6 +17,7 @@ import { EXIT, EXIT_CODES } from './cli/help.ts';
 import { registerOffline } from './cli/offline.ts';
 import { printFault } from './cli/print.ts';
 import { registerRadius } from './cli/radius.ts';
+import { registerReports } from './cli/reports.ts';
 import { registerStatus } from './cli/status.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 
@@ -37,6 +38,7 @@ registerGrants(program);
 registerDevice(program);
 registerRadius(program);
 registerDenials(program);
+registerReports(program);
 registerEditions(program);
 registerDoctor(program);
 registerOffline(program);

@@ -27,7 +27,7 @@ import { AgentError, type FaultCode } from './core/errors.ts';
 import type { ShedReason, TlsReason } from './core/handshakes.ts';
 import { type Address, contains } from './core/net.ts';
 import { SELF_TEST } from './core/reasons.ts';
-import type { GrantId, RealmName } from './core/words.ts';
+import type { GrantId, MtcUserName, RealmName } from './core/words.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
 import { Gate } from './dataplane/gate.ts';
 import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts';
@@ -274,6 +274,7 @@ async function start(
     inspector: () => inspector.reading(),
     refusalsGivenUp: () => ledger.givenUp,
     linesLeftOut,
+    sinks: () => pushes?.sinks() ?? [],
     draining: () => draining,
     edition: () => {
       const { number, digest } = policies.inForce.edition;
@@ -480,19 +481,31 @@ async function start(
   });
   const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log });
   const ofEditions = editionUseCases({ policies, desk, grants, store, ledger, clock: systemClock, userName });
+  const ofSinks = {
+    sinks: () => pushes?.sinks(),
+    reportsOf: (name: string) =>
+      grants.policy.mtcUsers.has(name as MtcUserName) ? ofReports.all(name as MtcUserName) : undefined,
+  };
   const management = await startManagement(
     config.management.socket,
-    managementUseCases(ground, grants, bindings, { ...denials, ...ofDevices, ...ofEditions, ...ofRadius }, config, {
-      reload,
-      drain: (wanted) => {
-        draining = wanted;
+    managementUseCases(
+      ground,
+      grants,
+      bindings,
+      { ...denials, ...ofDevices, ...ofEditions, ...ofRadius, ...ofSinks },
+      config,
+      {
+        reload,
+        drain: (wanted) => {
+          draining = wanted;
+        },
+        status: () =>
+          runningStatus(
+            { config, closure, gate, inspector, recent, trust, draining, registry, policies, folder, fault: log.last },
+            systemClock,
+          ),
       },
-      status: () =>
-        runningStatus(
-          { config, closure, gate, inspector, recent, trust, draining, registry, policies, folder, fault: log.last },
-          systemClock,
-        ),
-    }),
+    ),
     peerUid,
     log,
   );
