@@ -29,7 +29,7 @@ import type { ShedReason, TlsReason } from './core/handshakes.ts';
 import { type Address, contains } from './core/net.ts';
 import { SELF_TEST } from './core/reasons.ts';
 import { covers } from './core/trigger-plan.ts';
-import type { ExternalId, GrantId, RealmName, TriggerId } from './core/words.ts';
+import type { ExternalId, GrantId, MtcUserName, RealmName, TriggerId } from './core/words.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
 import { Gate } from './dataplane/gate.ts';
 import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts';
@@ -296,6 +296,7 @@ async function start(
     inspector: () => inspector.reading(),
     refusalsGivenUp: () => ledger.givenUp,
     linesLeftOut,
+    sinks: () => pushes?.sinks() ?? [],
     draining: () => draining,
     edition: () => {
       const { number, digest } = policies.inForce.edition;
@@ -530,13 +531,18 @@ async function start(
   });
   const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log });
   const ofEditions = editionUseCases({ policies, desk, grants, store, ledger, clock: systemClock, userName });
+  const ofSinks = {
+    sinks: () => pushes?.sinks(),
+    reportsOf: (name: string) =>
+      grants.policy.mtcUsers.has(name as MtcUserName) ? ofReports.all(name as MtcUserName) : undefined,
+  };
   const management = await startManagement(
     config.management.socket,
     managementUseCases(
       ground,
       grants,
       bindings,
-      { ...denials, ...ofDevices, ...ofEditions, ...ofRadius, ...userUseCases(grants, clerk) },
+      { ...denials, ...ofDevices, ...ofEditions, ...ofRadius, ...ofSinks, ...userUseCases(grants, clerk) },
       config,
       {
         reload,

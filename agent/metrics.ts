@@ -54,6 +54,12 @@ export interface Readings {
   refusalsGivenUp(): number;
   /** Lines of the log that a journal which stood still had no room for. */
   linesLeftOut(): number;
+  /** Every sink of the rule files. */
+  sinks(): readonly {
+    readonly record: { readonly givenUp: number };
+    readonly length: number;
+    readonly failures: number;
+  }[];
   draining(): boolean;
   /** The number of the edition in force; whether the rule folder says something else; a trial's seconds left. */
   edition(): { readonly number: number; readonly folderDiffers: boolean; readonly secondsLeft: number | undefined };
@@ -275,6 +281,16 @@ export function openMetrics(readings: Readings): Metrics {
   ]);
   read(Counter, 'mtgate_log_lines_left_out_total', 'Lines of the log that the journal did not take in time', () => [
     [readings.linesLeftOut()],
+  ]);
+
+  read(Gauge, 'mtgate_push_queue_events', 'Events that wait for their sinks', () => [
+    [readings.sinks().reduce((sum, { length }) => sum + length, 0)],
+  ]);
+  read(Gauge, 'mtgate_failing_sinks', 'Sinks whose last attempt failed', () => [
+    [readings.sinks().filter(({ failures }) => failures > 0).length],
+  ]);
+  read(Gauge, 'mtgate_push_events_given_up', 'Events that sinks of the rule files did not take in time', () => [
+    [readings.sinks().reduce((sum, { record }) => sum + record.givenUp, 0)],
   ]);
 
   const handshakes = count('mtgate_handshakes_refused_total', 'TLS handshakes that failed', ['reason']);

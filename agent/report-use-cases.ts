@@ -6,7 +6,15 @@ import type { ReportUseCases } from './api/report-routes.ts';
 import type { MtcUserName } from './core/words.ts';
 import type { Account } from './inspector/account.ts';
 import type { Denials } from './inspector/denials.ts';
-import { matchesReport, type Report, reportOf, rolledUpOf, type Spaces } from './reports/reports.ts';
+import {
+  byChange,
+  matchesReport,
+  type Report,
+  type RolledUp,
+  reportOf,
+  rolledUpOf,
+  type Spaces,
+} from './reports/reports.ts';
 import type { PublicJwk } from './reports/signature.ts';
 
 /** What has changed is told this often: under a flood a report once, and not with every packet. */
@@ -28,7 +36,13 @@ interface Followers {
   timer?: NodeJS.Timeout;
 }
 
-export function reportUseCases({ denials, account, sinceMs, spaces, signingKey }: Sources): ReportUseCases {
+export function reportUseCases({ denials, account, sinceMs, spaces, signingKey }: Sources): ReportUseCases & {
+  /** All that an MTC user is told, the newest first: for the operator. */
+  all(name: MtcUserName): { readonly reports: readonly Report[]; readonly rolledUp: readonly RolledUp[] };
+} {
+  const reportsOf = (name: MtcUserName) =>
+    [...denials.ofUser(name)].flatMap((row) => reportOf(row, name, spaces) ?? []);
+  const rolledUp = (name: MtcUserName) => [...denials.ofUser(name)].flatMap((row) => rolledUpOf(row, name) ?? []);
   const followed = new Map<MtcUserName, Followers>();
   const tell = (user: MtcUserName, followers: Followers) => {
     const rows = [...followers.changed].flatMap((id) => denials.get(id) ?? []);
@@ -46,11 +60,9 @@ export function reportUseCases({ denials, account, sinceMs, spaces, signingKey }
     }, TELL_EVERY_MS).unref();
   });
   return {
-    reports: ({ name }, filter) => {
-      const reports = [...denials.ofUser(name)].flatMap((row) => reportOf(row, name, spaces) ?? []);
-      return reports.filter((report) => matchesReport(filter, report));
-    },
-    rolledUp: ({ name }) => [...denials.ofUser(name)].flatMap((row) => rolledUpOf(row, name) ?? []),
+    all: (name) => ({ reports: reportsOf(name).sort((a, b) => byChange(b, a)), rolledUp: rolledUp(name) }),
+    reports: ({ name }, filter) => reportsOf(name).filter((report) => matchesReport(filter, report)),
+    rolledUp: ({ name }) => rolledUp(name),
     unseen() {
       const { unsampled, lost } = account();
       return { sinceMs, unsampled, lost };

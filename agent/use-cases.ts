@@ -11,6 +11,7 @@ import type { ManagementUseCases } from './api/management.ts';
 import type { OperatorGrant, OperatorGrantDetail, OperatorWait, OperatorWaitDetail } from './api/operator-rows.ts';
 import type { RadiusUseCases } from './api/radius-routes.ts';
 import type { Grant, GrantsUseCases, ServerLimits, Wait } from './api/routes.ts';
+import type { SinkUseCases } from './api/sink-routes.ts';
 import type { PartySources } from './api/sources.ts';
 import type { UserUseCases } from './api/user-routes.ts';
 import type { Config } from './config.ts';
@@ -142,7 +143,7 @@ export function managementUseCases(
   ground: Ground,
   grants: Grants,
   bindings: Bindings,
-  others: DenialUseCases & EditionUseCases & DeviceUseCases & RadiusUseCases & UserUseCases,
+  others: DenialUseCases & EditionUseCases & DeviceUseCases & RadiusUseCases & UserUseCases & SinkUseCases,
   config: Config,
   running: Running,
 ): ManagementUseCases {

@@ -42,6 +42,7 @@ import {
   type OperatorWaitDetail,
 } from './operator-rows.ts';
 import { addRadiusRoutes, type RadiusUseCases } from './radius-routes.ts';
+import { addSinkRoutes, type SinkUseCases } from './sink-routes.ts';
 import { addUserRoutes, type UserUseCases } from './user-routes.ts';
 
 /** The operator asked for what cannot be done: a name, and a sentence for a person. */
@@ -73,7 +74,8 @@ export interface ManagementUseCases
     EditionUseCases,
     DeviceUseCases,
     RadiusUseCases,
-    UserUseCases {
+    UserUseCases,
+    SinkUseCases {
   status(): object;
   /** A page of the live grants behind a key; those on a device (external identifier or MSISDN) or of a server, if it is named. */
   grants(filter: GrantFilter, limit: number, after?: string): OperatorGrants | Declined;
@@ -238,6 +240,7 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
   addDenialRoutes(app, useCases);
   addRadiusRoutes(app, useCases);
   addUserRoutes(app, useCases, (request) => uidOf(request.raw.socket));
+  addSinkRoutes(app, useCases);
   addDeviceRoutes(app, useCases, (request) => uidOf(request.raw.socket));
   addEditionRoutes(app, useCases, (request) => uidOf(request.raw.socket));
 }

@@ -129,6 +129,8 @@ const useCases: ManagementUseCases = {
     followers.add(tell);
     return () => void followers.delete(tell);
   },
+  sinks: () => undefined,
+  reportsOf: () => undefined,
   streamCut: () => void calls.push(['streamCut']),
   refusals(filter, limit) {
     calls.push(['refusals', filter, limit]);

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type Management, startManagement } from '../../agent/api/management.ts';
+import type { SinkUseCases } from '../../agent/api/sink-routes.ts';
 import { readConfig } from '../../agent/config.ts';
 import type { RefusalFacts, Refuse } from '../../agent/core/refusals.ts';
 import { denialUseCases } from '../../agent/denial-use-cases.ts';
@@ -24,6 +25,7 @@ import type { InspectorReading } from '../../agent/inspector/inspector.ts';
 import { Ledger } from '../../agent/inspector/ledger.ts';
 import { DeskClerk } from '../../agent/mtc-user-use-cases.ts';
 import { remediesOf } from '../../agent/remedies.ts';
+import { sinkId } from '../../agent/reports/outbox.ts';
 import { readRuleFolder } from '../../agent/rule-folder.ts';
 import type { RunningStatus } from '../../agent/status.ts';
 import { managementUseCases, operatorDetail } from '../../agent/use-cases.ts';
@@ -32,6 +34,33 @@ import { ROOT } from '../child.ts';
 import { ask, DEVICES, HEAD_END, M1, RULES, TestGateway } from '../gateway.ts';
 import { MTGATE, mtgate, type Said, said } from '../mtgate.ts';
 import { digest, policyOf } from '../rules.ts';
+
+/** How one sink fares, and what acme is told. */
+const SINKS: SinkUseCases = {
+  sinks: () => [
+    {
+      ...{ role: 'mtcUser', party: 'acme', sink: { name: 'siem', url: 'https://sink.acme.example/' } },
+      record: {
+        ...{ sink: sinkId('mtcUser', 'acme', 'siem'), first: 3, last: 9, delivered: 1, givenUp: 1, untold: 1 },
+        ...{ lastSuccessMs: Date.UTC(2026, 0, 1), lastFaultMs: Date.UTC(2026, 0, 2), toldUntilMs: 0 },
+        ...{ lastFault: 'unreachable', lastWhy: '192.0.2.1:443: closed' },
+      },
+      ...{ length: 7, failures: 2, dueInMs: 1_500 },
+    },
+  ],
+  reportsOf: (name) =>
+    name === 'acme'
+      ? {
+          reports: [
+            {
+              ...{ id: 'row-1', kind: 'denial', reason: 'wrongSource', firstSeenMs: 0, lastSeenMs: 1_000, count: 3 },
+              ...{ source: { address: '192.0.2.66' }, fromInside: false, proven: 'none', device: M1 },
+            },
+          ],
+          rolledUp: [],
+        }
+      : undefined,
+};
 
 let folder: string;
 let gateway: TestGateway;
@@ -83,7 +112,7 @@ beforeAll(async () => {
   const imports = new DeviceImports(registry, folder, new URL(`file://${ROOT}dist/device-import-worker.js`));
   const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log: gateway.log });
   const ofUsers = userUseCases(grants, new DeskClerk(gateway.desk, ground, digest));
-  const operators = { ...denials, ...ofDevices, ...ofEditions, ...ofUsers, radius: () => undefined };
+  const operators = { ...denials, ...ofDevices, ...ofEditions, ...ofUsers, radius: () => undefined, ...SINKS };
   const useCases = managementUseCases(ground, grants, bindings, operators, reading.config, {
     reload: async () => ({ policy: grants.policy.version, devices: 2, liveGrants: grants.live.size, unusable: [] }),
     drain: (draining) => {
@@ -232,6 +261,19 @@ describe('who was turned away', () => {
       status: 1,
       stderr: expect.stringMatching(/^idUnknown: /),
     });
+  });
+});
+
+describe('reports', () => {
+  test('how every sink fares, and what an MTC user is told', async () => {
+    const sinks = await operator('reports');
+    expect(sinks.stdout).toMatch(/^MTC user acme +siem +7 +1 +1 +2 .* unreachable .*: 192.0.2.1:443: closed$/m);
+    const rows = JSON.parse((await operator('reports', 'sinks', '--json')).stdout);
+    expect(rows).toMatchObject([{ waiting: 7, nextInSeconds: 2, lastFault: { meaning: 'no connection' } }]);
+    const told = await operator('reports', 'user', 'acme');
+    expect(told.stdout).toMatch(new RegExp(`denial +wrongSource +3 +192.0.2.66 +none +${M1}`));
+    const nobody = await operator('reports', 'user', 'nobody');
+    expect(nobody.stderr).toContain('no MTC user nobody in the rule files');
   });
 });
 
