@@ -18,6 +18,7 @@ import { registerOffline } from './cli/offline.ts';
 import { printFault } from './cli/print.ts';
 import { registerRadius } from './cli/radius.ts';
 import { registerStatus } from './cli/status.ts';
+import { registerTriggers } from './cli/triggers.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 
 /** Faults that have an exit code of their own. */
@@ -34,6 +35,7 @@ const program = new Command('mtgate')
 
 registerStatus(program);
 registerGrants(program);
+registerTriggers(program);
 registerDevice(program);
 registerRadius(program);
 registerDenials(program);

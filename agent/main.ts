@@ -98,7 +98,7 @@ import {
 } from './site.ts';
 import { attachmentText, heartbeatAgeSeconds, runningStatus } from './status.ts';
 import { wrongSysctls } from './sysctls.ts';
-import { triggerUseCases } from './trigger-use-cases.ts';
+import { triggerManagement, triggerUseCases } from './trigger-use-cases.ts';
 import type { Notifications } from './triggers/ground.ts';
 import { openTriggerStore } from './triggers/store.ts';
 import { openDelivery } from './triggers/trigger-source.ts';
@@ -461,19 +461,27 @@ async function start(
   });
   const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log });
   const ofEditions = editionUseCases({ policies, desk, grants, store, ledger, clock: systemClock, userName });
+  const shown = triggers && triggerStore && { triggers: triggerManagement(triggers, triggerStore, directory, log) };
   const management = await startManagement(
     config.management.socket,
-    managementUseCases(ground, grants, bindings, { ...denials, ...ofDevices, ...ofEditions, ...ofRadius }, config, {
-      reload,
-      drain: (wanted) => {
-        draining = wanted;
+    managementUseCases(
+      ground,
+      grants,
+      bindings,
+      { ...denials, ...ofDevices, ...ofEditions, ...ofRadius, ...shown },
+      config,
+      {
+        reload,
+        drain: (wanted) => {
+          draining = wanted;
+        },
+        status: () =>
+          runningStatus(
+            { config, closure, gate, inspector, recent, trust, draining, registry, policies, folder, fault: log.last },
+            systemClock,
+          ),
       },
-      status: () =>
-        runningStatus(
-          { config, closure, gate, inspector, recent, trust, draining, registry, policies, folder, fault: log.last },
-          systemClock,
-        ),
-    }),
+    ),
     peerUid,
     log,
   );

@@ -12,6 +12,7 @@ import type { OperatorGrant, OperatorGrantDetail, OperatorWait, OperatorWaitDeta
 import type { RadiusUseCases } from './api/radius-routes.ts';
 import type { Grant, GrantsUseCases, ServerLimits, Wait } from './api/routes.ts';
 import type { PartySources } from './api/sources.ts';
+import type { TriggerManagement } from './api/trigger-routes.ts';
 import type { Config } from './config.ts';
 import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
@@ -124,7 +125,7 @@ export function managementUseCases(
   ground: Ground,
   grants: Grants,
   bindings: Bindings,
-  others: DenialUseCases & EditionUseCases & DeviceUseCases & RadiusUseCases,
+  others: DenialUseCases & EditionUseCases & DeviceUseCases & RadiusUseCases & TriggerManagement,
   config: Config,
   running: Running,
 ): ManagementUseCases {

@@ -42,6 +42,7 @@ import {
   type OperatorWaitDetail,
 } from './operator-rows.ts';
 import { addRadiusRoutes, type RadiusUseCases } from './radius-routes.ts';
+import { addTriggerRoutes, type TriggerManagement } from './trigger-routes.ts';
 
 /** The operator asked for what cannot be done: a name, and a sentence for a person. */
 interface Declined {
@@ -67,7 +68,12 @@ export interface GrantFilter {
 }
 
 /** What the socket serves; `byUid` is who asked. Faults (rulesInvalid, storeFailed) are thrown as AgentError. */
-export interface ManagementUseCases extends DenialUseCases, EditionUseCases, DeviceUseCases, RadiusUseCases {
+export interface ManagementUseCases
+  extends DenialUseCases,
+    EditionUseCases,
+    DeviceUseCases,
+    RadiusUseCases,
+    TriggerManagement {
   status(): object;
   /** A page of the live grants behind a key; those on a device (external identifier or MSISDN) or of a server, if it is named. */
   grants(filter: GrantFilter, limit: number, after?: string): OperatorGrants | Declined;
@@ -231,6 +237,7 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
 
   addDenialRoutes(app, useCases);
   addRadiusRoutes(app, useCases);
+  addTriggerRoutes(app, useCases, (request) => uidOf(request.raw.socket));
   addDeviceRoutes(app, useCases, (request) => uidOf(request.raw.socket));
   addEditionRoutes(app, useCases, (request) => uidOf(request.raw.socket));
 }
