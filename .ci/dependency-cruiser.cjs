@@ -4,7 +4,7 @@ const only = (name, comment, from, to) => ({ name, comment, severity: 'error', f
 
 /** Adapters touch the operating system; whoever decides must not know them. */
 const adapters =
-  '^agent/(host|grants/store|triggers/store|desk/desk-store|editions/edition-store|inspector/(inspector|nflog|denial-store)|directory/listener|triggers/trigger-source|dataplane/(bpf|tc|loader|attachment|gate|netlink|nftables|iproute|conntrack)|api/(server|management|loopback))\\.ts$';
+  '^agent/(host|grants/store|triggers/store|desk/desk-store|editions/edition-store|inspector/(inspector|nflog|denial-store)|directory/listener|triggers/trigger-source|dataplane/(bpf|tc|loader|attachment|gate|netlink|nftables|iproute|conntrack)|api/(server|management|loopback)|reports/(post|outbox-store))\\.ts$';
 
 /** A package has one home, so that replacing it is one file's work. */
 const home = (name, pkg, places) =>
@@ -51,7 +51,14 @@ module.exports = {
       { path: '^agent/triggers/' },
       { path: own, pathNot: '^agent/(core|triggers|policy|directory)/|^agent/commit-thread\\.ts$' },
     ),
-    only('inspector-knows-core', 'Who was turned away is told in the words of the domain; whose it was is asked through a function.', { path: '^agent/inspector/' }, { path: own, pathNot: '^agent/(core|inspector)/' }),
+    only('reports-know-the-ledger', 'What an MTC user may see is made from what the inspector keeps, and from nothing else.', { path: '^agent/reports/' }, { path: own, pathNot: '^agent/(core|reports)/|^agent/(usable-file|inspector/(denials|refusals))\\.ts$' }),
+    only(
+      'reports-compute-signatures',
+      'What is told, to whom and when is a function of what it is given; a signature is one of its bytes.',
+      { path: '^agent/reports/', pathNot: '^agent/reports/(post|outbox-store)\\.ts$' },
+      { dependencyTypes: ['core'], pathNot: '^(node:)?crypto$' },
+    ),
+    only('inspector-knows-core', 'Who was turned away is told in the words of the domain; whose it was is asked through a function.', { path: '^agent/inspector/' }, { path: own, pathNot: '^agent/(core|inspector)/|^agent/usable-file\\.ts$' }),
     only(
       'grants-know-their-ports',
       'Grants are decided against interfaces.',
@@ -72,7 +79,7 @@ module.exports = {
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),
     home('koffi', 'koffi', '^agent/(dataplane/(bpf|netlink)|host)\\.ts$'),
-    home('better-sqlite3', 'better-sqlite3', '^agent/(grants/(schema|writes)|triggers/(schema|writes)|inspector/denial-store|editions/edition-store|desk/desk-store|directory/registry-(store|import))\\.ts$'),
+    home('better-sqlite3', 'better-sqlite3', '^agent/(grants/(schema|writes)|(inspector/denial|reports/outbox|editions/edition|desk/desk)-store|directory/registry-(store|import)|triggers/(schema|writes))\\.ts$'),
     home('papaparse', 'papaparse', '^agent/directory/device-rows\\.ts$'),
     home('cap', 'cap', '^agent/inspector/nflog\\.ts$'),
     home('coap-packet', 'coap-packet', '^agent/triggers/coap-message\\.ts$'),

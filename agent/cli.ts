@@ -19,6 +19,7 @@ import { printFault } from './cli/print.ts';
 import { registerRadius } from './cli/radius.ts';
 import { registerStatus } from './cli/status.ts';
 import { registerTriggers } from './cli/triggers.ts';
+import { registerUsers } from './cli/users.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 
 /** Faults that have an exit code of their own. */
@@ -38,6 +39,7 @@ registerGrants(program);
 registerTriggers(program);
 registerDevice(program);
 registerRadius(program);
+registerUsers(program);
 registerDenials(program);
 registerEditions(program);
 registerDoctor(program);

@@ -97,6 +97,24 @@ export interface Config {
   };
   /** Without, no device is triggered, and no port of one is a trigger port. */
   readonly triggers?: TriggerPlan;
+  readonly reports: {
+    /** The Ed25519 key that pushes are signed with: a path, or credential:NAME. Without, nothing is pushed. */
+    readonly signingKey?: string;
+    /** What rule files call as `ca` of a sink; one without is verified by the public CAs. */
+    readonly sinkCAs: readonly { readonly name: string; readonly file: string }[];
+    /** Who is asked for the addresses of sinks; absent: the resolvers of the host. */
+    readonly resolvers?: readonly Endpoint[];
+    /** Where nothing is sent to, beside what is not public and what is the gateway's own. */
+    readonly deniedDestinations: readonly Prefix[];
+    /** What waits for one sink; of more the oldest is given up. */
+    readonly eventsPerSink: number;
+    /** An event that could not be delivered for so long is given up. */
+    readonly keepHours: number;
+    /** What comes again and again is told at most so often. */
+    readonly everySeconds: number;
+    /** A server is told so long before a grant ends; 0: it is not. */
+    readonly endWarningSeconds: number;
+  };
   readonly management: { readonly socket: string };
   readonly metrics: { readonly listen: Endpoint };
   readonly store: { readonly directory: string };
@@ -124,6 +142,7 @@ const networkInterface = f.field('the name of a network interface', (text) =>
 const listen = f.field('one address of this host and a port, such as 192.0.2.10:8443', listenable);
 const apn = f.field('an APN or DNN such as iot.example or iot.example.mnc001.mcc262.gprs', parseApn);
 const heard = f.field('one address of this host and a port, such as 192.0.2.10:1813', listenable);
+const resolver = f.field('the address of a resolver and its port, such as 192.0.2.53:53', listenable);
 const loopback = f.field('a loopback address and a port, such as 127.0.0.1:9464', (text) => {
   const endpoint = listenable(text);
   return endpoint && LOOPBACK.some((prefix) => contains(prefix, endpoint.address)) ? endpoint : undefined;
@@ -209,6 +228,18 @@ function agentFile(folder: string) {
         coapPath: coapPath.prefault('trigger'),
       })
       .exactOptional(),
+    reports: f
+      .mapping({
+        signingKey: secret.exactOptional(),
+        sinkCAs: f.list(f.mapping({ name: f.name(), file: path }), 'CAs', 0).default([]),
+        resolvers: f.list(resolver, 'addresses and ports').exactOptional(),
+        deniedDestinations: f.list(f.prefix, 'prefixes', 0).default([]),
+        eventsPerSink: f.integer(100, 1_000_000).default(10_000),
+        keepHours: f.integer(1, 720).default(72),
+        everySeconds: f.integer(1, 3600).default(60),
+        endWarningSeconds: f.integer(0, 86_400).default(60),
+      })
+      .prefault({}),
     management: f.mapping({ socket: path.default('/run/mtgate/mtgate.sock') }).prefault({}),
     metrics: f.mapping({ listen: loopback.prefault('127.0.0.1:9464') }).prefault({}),
     store: f.mapping({ directory: path.default('/var/lib/mtgate') }).prefault({}),
@@ -298,6 +329,8 @@ function* claimsOf({ value, locate }: AgentFile): Generator<Claim> {
     yield claim(`RADIUS client "${name}"`, ['radius', 'clients', i, 'name']);
   for (const [i, { name }] of value.api.clientCAs.entries())
     yield claim(`client CA "${name}"`, ['api', 'clientCAs', i, 'name']);
+  for (const [i, { name }] of value.reports.sinkCAs.entries())
+    yield claim(`CA "${name}"`, ['reports', 'sinkCAs', i, 'name']);
   for (const [i, { protocol, port }] of value.services.entries()) {
     yield claim(`service ${port ? `${protocol}/${port}` : protocol}`, ['services', i]);
   }

@@ -12,6 +12,7 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import type { ReadFile } from './api/authorities.ts';
+import { blocksOf } from './api/pem.ts';
 import type { TlsMaterial } from './api/tls.ts';
 import { type Config, CREDENTIAL, ownSpaces, readConfig } from './config.ts';
 import { decodeText, formatIssue, type Issue } from './core/document.ts';
@@ -25,6 +26,7 @@ import type { Policy } from './policy/policy.ts';
 import { runPolicyTests } from './policy/policy-tests.ts';
 import type { RuleFile } from './policy/rules.ts';
 import { type Compiled, compileApart } from './policy-compiler.ts';
+import { readSigningKey, type SigningKey } from './reports/signature.ts';
 import { readRuleFolder } from './rule-folder.ts';
 import { poolPrefixes } from './site.ts';
 
@@ -101,6 +103,10 @@ function surroundingsOf(config: Config | undefined) {
   if (!config) return {};
   return {
     authorities: config.api.clientCAs.map(({ name }) => name),
+    pushes: {
+      cas: config.reports.sinkCAs.map(({ name }) => name),
+      signed: config.reports.signingKey !== undefined,
+    },
     ownSpaces: ownSpaces(config),
     site: walkSite(config),
   };
@@ -133,6 +139,32 @@ export function loadTls({ api }: Config): TlsMaterial {
       ...(crl !== undefined && { crl: readCrlFile(crl) }),
     })),
     minimumVersion: `TLSv${api.minimumTls}`,
+  };
+}
+
+/** What pushes are signed with, and what their receivers are verified by. @throws AgentError certificateInvalid */
+export function loadPushMaterial({ reports }: Config): {
+  readonly key?: SigningKey;
+  readonly cas: ReadonlyMap<string, readonly string[]>;
+} {
+  const judged = <Result>(file: string, read: () => Result): Result => {
+    try {
+      return read();
+    } catch (cause) {
+      if (cause instanceof AgentError) throw cause;
+      throw new AgentError('certificateInvalid', `${file}: ${(cause as Error).message}`, { cause });
+    }
+  };
+  const { signingKey: file, sinkCAs } = reports;
+  const key = file === undefined ? undefined : readSecret(file, 'certificateInvalid').bytes;
+  return {
+    cas: new Map(
+      sinkCAs.map(({ name, file }) => [
+        name,
+        judged(file, () => blocksOf(readBytes(file, 'certificateInvalid'), 'CERTIFICATE')),
+      ]),
+    ),
+    ...(file !== undefined && key && { key: judged(file, () => readSigningKey(key)) }),
   };
 }
 

@@ -18,6 +18,7 @@ import { servePages } from './api/loopback.ts';
 import { startManagement } from './api/management.ts';
 import { mtcUserApi } from './api/mtc-user-routes.ts';
 import { refusalRecorder } from './api/problem.ts';
+import { reportBody, reportOperations } from './api/report-routes.ts';
 import { grantsApi } from './api/routes.ts';
 import { startApi } from './api/server.ts';
 import { t8Api } from './api/t8-routes.ts';
@@ -25,6 +26,7 @@ import { readTrust, type Trust } from './api/tls.ts';
 import { Closure, type GapKind } from './closure.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import type { ShedReason, TlsReason } from './core/handshakes.ts';
+import { type Address, contains } from './core/net.ts';
 import { SELF_TEST } from './core/reasons.ts';
 import { covers } from './core/trigger-plan.ts';
 import type { ExternalId, GrantId, RealmName, TriggerId } from './core/words.ts';
@@ -46,7 +48,16 @@ import { Sessions } from './directory/sessions.ts';
 import { editionUseCases } from './edition-use-cases.ts';
 import { openEditions } from './editions/edition-store.ts';
 import { PolicySwitch } from './editions/policy-switch.ts';
-import { compileRulesApart, digest, loadConfig, loadDevices, loadRadiusClients, loadTls } from './files.ts';
+import {
+  compileRulesApart,
+  digest,
+  loadConfig,
+  loadDevices,
+  loadPushMaterial,
+  loadRadiusClients,
+  loadTls,
+} from './files.ts';
+import { GrantEvents } from './grant-events.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
@@ -80,10 +91,14 @@ import { DeskClerk, mtcUserUseCases } from './mtc-user-use-cases.ts';
 import { mtcUserOf } from './policy/rule-index.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { keepingLast } from './policy-compiler.ts';
+import { guardedSpaces, Pushes } from './pushes.ts';
 import { radiusUseCases } from './radius-use-cases.ts';
 import { RecentDenials } from './recent-denials.ts';
 import { readAgain } from './reload.ts';
 import { remediesOf } from './remedies.ts';
+import { reportUseCases } from './report-use-cases.ts';
+import { openOutboxStore } from './reports/outbox-store.ts';
+import { openPoster } from './reports/post.ts';
 import { FolderWatch, readRuleFolder } from './rule-folder.ts';
 import {
   accountingPlaces,
@@ -104,7 +119,8 @@ import { openTriggerStore } from './triggers/store.ts';
 import { openDelivery } from './triggers/trigger-source.ts';
 import { Triggers } from './triggers/triggers.ts';
 import { asAgentError, every, logFault, type Stop } from './upkeep.ts';
-import { identityPolicy, managementUseCases, operatorDetail, serverUseCases } from './use-cases.ts';
+import { identityPolicy, managementUseCases, operatorDetail, serverUseCases, serverView } from './use-cases.ts';
+import { userUseCases } from './user-use-cases.ts';
 
 /** How often what is due is done, and the closure is looked at. */
 const TICK_MS = 1_000;
@@ -134,6 +150,7 @@ async function start(
   const warn = (warning: string) => log.warn({ warning }, 'configurationWarning');
   const config = loadConfig(configFile, warn);
   let trust = readTrust(loadTls(config));
+  const pushMaterial = loadPushMaterial(config);
   const alarms = new ExpiryAlarms(log, systemClock);
   alarms.look(trust);
 
@@ -213,7 +230,12 @@ async function start(
   const heartbeatAge = () => heartbeatAgeSeconds(gate, systemClock);
   const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log);
   stops.push(() => denialStore.close());
-  const ledger = new Ledger(denialStore, systemClock, systemRandom, log);
+  const deviceOf = (named: string) => {
+    const device = directory.find(named.includes('@') ? { networkAccessIdentifier: named } : { phoneNumber: named });
+    const mtcUser = device && mtcUserOf(grants.policy, device.externalId)?.name;
+    return device && mtcUser && { mtcUser, externalId: device.externalId };
+  };
+  const ledger = new Ledger(denialStore, systemClock, systemRandom, log, deviceOf);
   const trigger = triggeredAt(config, {
     holderOf: (inner) => directory.holderOf(inner),
     mtcUserOf: (device) => mtcUserOf(grants.policy, device)?.name,
@@ -230,6 +252,7 @@ async function start(
     sendTest: () => sendMarked(SELF_TEST.mark),
     log,
   });
+  const startedAtMs = systemClock.nowMs();
   const account = openAccount(
     () => gate.counters(),
     () => inspector.reading().received,
@@ -256,6 +279,11 @@ async function start(
     waitingGrants: () => grants.waiting.size,
     pendingTriggers: () => triggers?.queue.size ?? 0,
     triggersUnderWay: () => triggers?.underWay ?? 0,
+    desk: () => {
+      const said = [...deskStore.desk.values()];
+      const preferences = said.reduce((sum, one) => sum + one.preferences.length, 0);
+      return { authorised: said.filter(({ authorised }) => authorised).length, preferences };
+    },
     registeredDevices: () => registry.size,
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
@@ -275,6 +303,39 @@ async function start(
       return { number, folderDiffers: folder.difference(digest) !== undefined, secondsLeft };
     },
     loopDelay,
+  });
+  const spaces = {
+    isInner: (address: Address) => config.inside.some(({ prefixes }) => prefixes.some((one) => contains(one, address))),
+    isExternal: (address: Address) =>
+      [...config.pools.grants.ipv4, ...config.pools.grants.ipv6].some((one) => contains(one, address)),
+  };
+  const outboxStore = pushMaterial.key && openOutboxStore(join(config.store.directory, 'outbox.db'), log);
+  const poster = openPoster({
+    own: () => guardedSpaces(config, closure.site.links),
+    cas: pushMaterial.cas,
+    ...(config.reports.resolvers && { resolvers: config.reports.resolvers }),
+    nowMs: () => Number(systemClock.monotonicNs() / 1_000_000n),
+  });
+  const pushes =
+    outboxStore &&
+    new Pushes(
+      {
+        ...{ config, store: outboxStore, key: pushMaterial.key, post: poster.post, pushed: metrics.pushed },
+        ...{ denials: ledger.denials, spaces, reportBody, newId: newUlid },
+        clock: systemClock,
+        random: systemRandom,
+        log,
+      },
+      policy,
+    );
+  stops.push(
+    () => outboxStore?.close(),
+    () => pushes?.close(),
+    () => poster.close(),
+  );
+  const grantEvents = new GrantEvents({
+    ...{ pushes, sinks: outboxStore?.grantSinks, view: serverView, clock: systemClock, log },
+    warnSeconds: config.reports.endWarningSeconds,
   });
   const ground: Ground = {
     gateway: config.gateway,
@@ -299,12 +360,14 @@ async function start(
       return draining ? { reason: 'gatewayDraining', why: 'the operator wants no new grants' } : undefined;
     },
     metrics,
+    watcher: grantEvents,
   };
   const grants = new Grants(ground, desk.lay(policy));
   desk.enforceOn(grants);
   policies.enforceBy(async (next) => {
     await closure.switchPolicy(next); // a base that nft does not take: nothing of the policy is in force
     await grants.switchPolicy(() => desk.lay(next));
+    pushes?.switchPolicy(next);
   });
   const groups = {
     follow: (verb: 'add' | 'delete', bound: readonly Binding[]) => closure.followBindings(verb, bound),
@@ -314,8 +377,10 @@ async function start(
   const delivery = openDelivery(config, { clock: systemClock, random: systemRandom, log });
   const triggerWorker = new URL('triggers/store-worker.js', import.meta.url);
   const triggerStore = delivery && openTriggerStore(join(config.store.directory, 'triggers.db'), triggerWorker);
-  // Sinks are not known yet: no destination is anybody's.
-  const notifications: Notifications = { allowed: () => false, notify: async () => {} };
+  const notifications: Notifications = {
+    allowed: (server, url) => pushes?.allowed(server, url) ?? false,
+    notify: async (server, url, body) => pushes?.notify(server, url, { id: newUlid(), data: JSON.stringify(body) }),
+  };
   const triggers =
     delivery &&
     triggerStore &&
@@ -354,6 +419,7 @@ async function start(
   await grants.countBegun(grants.policy);
   await grants.waiting.resume();
   await triggers?.resume();
+  grantEvents.begin((id) => grants.find(id) ?? grants.waiting.find(id));
   inspector.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(
@@ -376,6 +442,8 @@ async function start(
     every(3_600_000, log, () => triggerStore?.purge(systemClock.nowMs() - RETAIN_TRIGGERS_MS)),
     every(TICK_MS, log, () => alarms.look(trust)),
     every(TICK_MS, log, () => policies.keep()),
+    every(TICK_MS, log, () => pushes?.tick()),
+    every(TICK_MS, log, () => grantEvents.tick(grants.live)),
     every(TICK_MS, log, () => recent.note(systemClock.monotonicNs(), denied())),
   );
 
@@ -397,14 +465,16 @@ async function start(
     }),
   );
 
-  const forServers = serverUseCases(ground, grants, new Extensions(ground, grants));
+  const { jwk: signingKey } = pushMaterial.key ?? {};
+  const forServers = serverUseCases(ground, grants, new Extensions(ground, grants), grantEvents, signingKey);
   const clerk = new DeskClerk(desk, ground, digest);
   const forMtcUsers = mtcUserUseCases(ground, grants, registry, clerk);
+  const ofReports = reportUseCases({ denials: ledger.denials, account, sinceMs: startedAtMs, spaces, signingKey });
   const ofTriggers = triggers && triggerUseCases(triggers, notifications, ground.refuse);
   const apis = [
     grantsApi(forServers, ground.refuse, systemClock),
     t8Api(ofTriggers, ground.refuse),
-    mtcUserApi(forMtcUsers, ground.refuse),
+    mtcUserApi(forMtcUsers, ground.refuse, reportOperations(ofReports, ground.refuse)),
   ];
   const apiParts = {
     identity: identityPolicy(grants),
@@ -417,6 +487,7 @@ async function start(
       metrics.connectionShed(reason);
       if (logged) ledger.refusedHandshake('tlsShed', remote, config.api.listen);
     },
+    streamCut: metrics.streamCut,
     clock: systemClock,
     random: systemRandom,
     log,
@@ -468,7 +539,7 @@ async function start(
       ground,
       grants,
       bindings,
-      { ...denials, ...ofDevices, ...ofEditions, ...ofRadius, ...shown },
+      { ...denials, ...ofDevices, ...ofEditions, ...ofRadius, ...shown, ...userUseCases(grants, clerk) },
       config,
       {
         reload,

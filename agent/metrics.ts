@@ -16,6 +16,7 @@ import type { EndCause } from './grants/lifecycle.ts';
 import type { Account } from './inspector/account.ts';
 import type { InspectorReading } from './inspector/inspector.ts';
 import type { Would } from './policy/staged.ts';
+import type { Outcome } from './reports/delivery.ts';
 import type { DeliveryOutcome } from './triggers/delivery.ts';
 import type { TriggerEndCause } from './triggers/lifecycle.ts';
 
@@ -29,6 +30,8 @@ export interface Readings {
   waitingGrants(): number;
   pendingTriggers(): number;
   triggersUnderWay(): number;
+  /** How many MTC users have set their servers themselves, and how many preferences there are. */
+  desk(): { readonly authorised: number; readonly preferences: number };
   registeredDevices(): number;
   /** Undefined where there is no accounting server. */
   radius(): RadiusStatus | undefined;
@@ -71,6 +74,7 @@ export interface Metrics {
   readonly handshakeRefused: (reason: TlsReason) => void;
   readonly connectionShed: (reason: ShedReason) => void;
   readonly streamCut: () => void;
+  readonly pushed: (outcome: Outcome) => void;
   text(): Promise<string>;
 }
 
@@ -138,6 +142,10 @@ export function openMetrics(readings: Readings): Metrics {
   read(Gauge, 'mtgate_held_grants', 'Of the live ones, those held until their bindings are confirmed', () => [
     [readings.heldGrants()],
   ]);
+  read(Gauge, 'mtgate_desk_authorised_sets', 'MTC users that have set their authorised servers themselves', () => [
+    [readings.desk().authorised],
+  ]);
+  read(Gauge, 'mtgate_desk_preferences', 'Preferences of MTC users', () => [[readings.desk().preferences]]);
   read(Gauge, 'mtgate_waiting_grants', 'Requests for grants that wait for their device', () => [
     [readings.waitingGrants()],
   ]);
@@ -272,6 +280,9 @@ export function openMetrics(readings: Readings): Metrics {
   const handshakes = count('mtgate_handshakes_refused_total', 'TLS handshakes that failed', ['reason']);
   const shed = count('mtgate_connections_shed_total', 'API connections closed for their share or time', ['reason']);
   const streamsCut = count('mtgate_denial_streams_cut_total', 'Readers of the denial stream that did not keep up');
+  const pushed = count('mtgate_pushes_total', 'Attempts to push an event to a sink, by what became of them', [
+    'outcome',
+  ]);
   const refused = count('mtgate_refusals_total', 'Requests that were not granted', ['reason']);
   const granted = count('mtgate_grants_opened_total', 'Grants opened');
   const extended = count('mtgate_grants_extended_total', 'Grants extended');
@@ -297,6 +308,7 @@ export function openMetrics(readings: Readings): Metrics {
     handshakeRefused: (reason) => handshakes.inc({ reason }),
     connectionShed: (reason) => shed.inc({ reason }),
     streamCut: () => streamsCut.inc(),
+    pushed: (outcome) => pushed.inc({ outcome: outcome.ok ? 'taken' : outcome.fault }),
     text: () => registry.metrics(),
   };
 }

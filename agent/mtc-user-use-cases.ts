@@ -1,14 +1,14 @@
 /**
  * What an MTC user can do by its API, and what it may see: its own devices,
  * what reaches them, and the desk (desk/desk-switch.ts). An operator can say
- * the same for it, by the management socket (desk-use-cases.ts); both come
+ * the same for it, by the management socket (user-use-cases.ts); both come
  * through `DeskClerk`, so that both are held to the same bounds.
  */
 import type { AuthorisedServers, GrantOnDevice, KeptPreference, MtcUserUseCases } from './api/mtc-user-routes.ts';
 import { AgentError } from './core/errors.ts';
 import type { Refusal, RefusalFacts, RefusalReason, Refuse } from './core/refusals.ts';
 import type { ExternalId, MtcUserAsker, MtcUserName, ServerName } from './core/words.ts';
-import type { Author, Change, SetPreference } from './desk/desk.ts';
+import type { Author, Authorised, Change, SetPreference } from './desk/desk.ts';
 import type { DeskSwitch, Made, Standing } from './desk/desk-switch.ts';
 import { authorisable, mayAuthorise } from './desk/laid-policy.ts';
 import { readPreference, type WrittenPreference, writtenPreference } from './desk/preference-form.ts';
@@ -27,7 +27,7 @@ import { Pages, STATUS } from './use-cases.ts';
 const PREFERENCES_MOST = 1_000;
 
 /** Why nothing was changed. */
-interface Wrong {
+export interface Wrong {
   readonly reason: RefusalReason;
   readonly why: string;
   readonly detail?: string;
@@ -48,6 +48,11 @@ export class DeskClerk {
   servers(user: MtcUserName): AuthorisedServers | undefined {
     const standing = this.#desk.standing(user);
     return standing && this.#serversView(standing);
+  }
+
+  /** As it was said; absent where nobody has set them. */
+  authorised(user: MtcUserName): Authorised | undefined {
+    return this.#desk.standing(user)?.own.authorised;
   }
 
   preferences(user: MtcUserName): readonly SetPreference[] {

@@ -13,11 +13,13 @@ import type { RadiusUseCases } from './api/radius-routes.ts';
 import type { Grant, GrantsUseCases, ServerLimits, Wait } from './api/routes.ts';
 import type { PartySources } from './api/sources.ts';
 import type { TriggerManagement } from './api/trigger-routes.ts';
+import type { UserUseCases } from './api/user-routes.ts';
 import type { Config } from './config.ts';
 import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
 import type { Refusal, Refuse } from './core/refusals.ts';
 import type { Asker, DeviceReference, ServerName } from './core/words.ts';
+import type { GrantEvents } from './grant-events.ts';
 import type { Bindings } from './grants/bindings.ts';
 import type { Extensions } from './grants/extensions.ts';
 import type { Grants } from './grants/grants.ts';
@@ -64,7 +66,13 @@ function sourcesOf(policy: Policy): PartySources {
   return sources;
 }
 
-export function serverUseCases(ground: Ground, grants: Grants, extensions: Extensions): GrantsUseCases {
+export function serverUseCases(
+  ground: Ground,
+  grants: Grants,
+  extensions: Extensions,
+  events: Pick<GrantEvents, 'allowed' | 'tellAt' | 'follow'>,
+  signingKey: object | undefined,
+): GrantsUseCases {
   /** Changes with every start and every policy: what a server remembers of us may then be out of date. */
   const startedAs = ground.newId();
   const pages = new Pages(grants, startedAs);
@@ -72,11 +80,21 @@ export function serverUseCases(ground: Ground, grants: Grants, extensions: Exten
     ground.refuse('grantNotFound', { why: 'no grant of this server has this id', server, correlator, grant: id });
   return {
     async request(who, ask, waitSeconds) {
+      const { sink } = ask;
+      if (sink !== undefined && !events.allowed(who.name, sink)) {
+        const why = `${sink} is not below a sink of ${who.name}`;
+        return ground.refuse('sinkNotAllowed', { why, server: who.name, correlator: who.correlator });
+      }
       const answer = await (waitSeconds === undefined
         ? grants.request(who, ask)
         : grants.requestOrWait(who, ask, waitSeconds));
-      return 'reason' in answer ? answer : serverView(answer);
+      if ('reason' in answer) return answer;
+      const isThere = grants.live.get(answer.id) ?? grants.waiting.get(answer.id);
+      if (sink !== undefined && isThere) events.tellAt(answer.id, sink);
+      return serverView(answer);
     },
+    follow: (who) => (tell) => events.follow(who.name, tell),
+    signingKey,
     show(who, id) {
       const found = grants.show(who, id) ?? grants.waiting.show(who, id);
       return found ? serverView(found) : unknown(who, id);
@@ -125,7 +143,7 @@ export function managementUseCases(
   ground: Ground,
   grants: Grants,
   bindings: Bindings,
-  others: DenialUseCases & EditionUseCases & DeviceUseCases & RadiusUseCases & TriggerManagement,
+  others: DenialUseCases & EditionUseCases & DeviceUseCases & RadiusUseCases & UserUseCases & TriggerManagement,
   config: Config,
   running: Running,
 ): ManagementUseCases {
@@ -295,7 +313,7 @@ interface Waited {
   readonly waited: number;
 }
 
-function serverView(record: GrantRecord | WaitingRequest): Grant | Wait {
+export function serverView(record: GrantRecord | WaitingRequest): Grant | Wait {
   return 'waitsUntilMs' in record ? waitView(record) : grantView(record);
 }
 

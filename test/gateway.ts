@@ -28,6 +28,7 @@ import { Directory } from '../agent/directory/directory.ts';
 import { FindingTally } from '../agent/directory/findings.ts';
 import { openRegistry, type RegistryStore } from '../agent/directory/registry-store.ts';
 import { Sessions } from '../agent/directory/sessions.ts';
+import { GrantEvents } from '../agent/grant-events.ts';
 import { Bindings, type Followers } from '../agent/grants/bindings.ts';
 import { Extensions } from '../agent/grants/extensions.ts';
 import { Grants } from '../agent/grants/grants.ts';
@@ -36,6 +37,7 @@ import { Heartbeat, recover, rememberBindings, rememberSessions } from '../agent
 import { type GrantStore, openStore } from '../agent/grants/store.ts';
 import { compilePolicy } from '../agent/policy/compile.ts';
 import type { Policy } from '../agent/policy/policy.ts';
+import { serverView } from '../agent/use-cases.ts';
 import { HandClock, KeptLog, seededRandom } from './clock.ts';
 
 export const OUTSIDE_IFINDEX = 2;
@@ -137,6 +139,8 @@ export class TestGateway {
   directory!: Directory;
   grants!: Grants;
   extensions!: Extensions;
+  /** What servers are told without asking; to their followers, since nothing is pushed here. */
+  events!: GrantEvents;
   bindings!: Bindings;
   ground!: Ground;
   heartbeat!: Heartbeat;
@@ -160,6 +164,10 @@ export class TestGateway {
     const policy = policyOf(rules);
     this.directory = new Directory(this.registry);
     this.sessions = new Sessions();
+    this.events = new GrantEvents({
+      ...{ pushes: undefined, sinks: undefined, view: serverView, clock: this.clock, log: this.log },
+      warnSeconds: 60,
+    });
     const ground: Ground = {
       gateway: 'gw-1',
       bootId: `boot-${this.#boot}`,
@@ -178,6 +186,7 @@ export class TestGateway {
         ended: () => {},
         staged: (rule, would, times) => void this.staged.push(`${rule} ${would} ${times}`),
       },
+      watcher: this.events,
       revoked: (certificate) => this.revoked.has(certificate),
       newId: () => `grant-${++this.#ids}` as GrantId,
       notReady: () => this.draining ?? (this.notReady ? { reason: 'gatewayNotReady', why: this.notReady } : undefined),

@@ -2,13 +2,19 @@
  * The APIs on loopback with real TLS over a gateway without a kernel: two MTC
  * servers and two MTC users, each with its certificate, each with its devices.
  */
-import type https from 'node:https';
+import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
+import https from 'node:https';
 import { MTC_USER_BASE_PATH, mtcUserApi } from '../agent/api/mtc-user-routes.ts';
+import { reportOperations } from '../agent/api/report-routes.ts';
 import { grantsApi } from '../agent/api/routes.ts';
 import { startApi } from '../agent/api/server.ts';
-import { address } from '../agent/core/net.ts';
+import { address, contains, prefix } from '../agent/core/net.ts';
 import type { ExternalId } from '../agent/core/words.ts';
+import { Denials } from '../agent/inspector/denials.ts';
 import { DeskClerk, mtcUserUseCases } from '../agent/mtc-user-use-cases.ts';
+import { reportUseCases } from '../agent/report-use-cases.ts';
+import type { Spaces } from '../agent/reports/reports.ts';
 import { identityPolicy, serverUseCases } from '../agent/use-cases.ts';
 import { inner, TestGateway } from './gateway.ts';
 import type { Issued } from './pki.ts';
@@ -41,6 +47,11 @@ const DEVICES = [
   { device: { externalId: R1 }, bindings: [inner('10.20.0.9')] },
 ];
 
+const SPACES: Spaces = {
+  isInner: (one) => contains(prefix('10.20.0.0/16'), one),
+  isExternal: (one) => contains(prefix('203.0.113.0/30'), one),
+};
+
 const SERVERS = {
   'head-end': ['urn:mtc:head-end', '198.51.100.10'],
   tariffs: ['urn:mtc:tariffs', '192.0.2.10'],
@@ -51,9 +62,14 @@ type UserName = keyof typeof USERS;
 type ServerName = keyof typeof SERVERS;
 
 export class Tenants {
+  #rows = 0;
   readonly api = new ApiFixture();
   readonly gateway = new TestGateway();
   readonly users: Readonly<Record<UserName, Issued>>;
+  /** Readers of streams that did not keep up. */
+  cuts = 0;
+  /** Who was turned away. */
+  readonly denials = new Denials(this.gateway.clock, () => `row-${++this.#rows}`);
   readonly #servers: Readonly<Record<ServerName, Issued>>;
 
   constructor() {
@@ -65,17 +81,27 @@ export class Tenants {
 
   async start(): Promise<void> {
     await this.gateway.start(RULES, DEVICES);
-    const { ground, grants, extensions, registry, desk } = this.gateway;
+    const { ground, grants, extensions, registry, desk, events } = this.gateway;
+    const { denials } = this;
+    const account = () => ({ seen: 12, inspected: 5, unsampled: 4, lost: 3 });
+    const reports = reportUseCases({ denials, account, sinceMs: 0, spaces: SPACES, signingKey: undefined });
     const clerk = new DeskClerk(desk, ground, digest);
     const apis = [
-      grantsApi(serverUseCases(ground, grants, extensions), ground.refuse, ground.clock),
-      mtcUserApi(mtcUserUseCases(ground, grants, registry, clerk), ground.refuse),
+      grantsApi(serverUseCases(ground, grants, extensions, events, undefined), ground.refuse, ground.clock),
+      mtcUserApi(
+        mtcUserUseCases(ground, grants, registry, clerk),
+        ground.refuse,
+        reportOperations(reports, ground.refuse),
+      ),
     ];
     const { clock, log } = this.api;
     const parts = {
       ...{ identity: identityPolicy(grants), refuse: ground.refuse, clock, random, log },
       refusedHandshake: () => {},
       shedConnection: () => {},
+      streamCut: () => {
+        this.cuts += 1;
+      },
     };
     this.api.server = await startApi({ address: address('127.0.0.1'), port: 0 }, this.api.trust(), parts, apis);
   }
@@ -93,6 +119,15 @@ export class Tenants {
     more: { headers?: Record<string, string>; agent?: https.Agent } = {},
   ): Promise<Answered> {
     return this.api.ask({ method, path: `${MTC_USER_BASE_PATH}${path}`, body, client: this.users[user], ...more });
+  }
+
+  /** An MTC user begins to read what has no end. */
+  stream(user: UserName, path: string, headers: Readonly<Record<string, string>>) {
+    const tls = this.api.tls(this.users[user]);
+    const request = https.request({ ...tls, agent: false, path: `${MTC_USER_BASE_PATH}${path}`, headers });
+    const opened = once(request, 'response').then(([response]) => response as IncomingMessage);
+    request.on('error', () => {}).end();
+    return { request, opened };
   }
 
   /** A server asks for a grant, for packets from its own address. */

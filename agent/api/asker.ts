@@ -37,10 +37,12 @@ export function givenCorrelator({ headers }: Pick<IncomingMessage, 'headers'>): 
 
 /** Who asks, with the marks of this request; its key as the contract lets it in, a structured field's string, or bare. */
 export function askerOf(
-  { name, requestAddress, certificate }: PeerIdentity,
-  { id, headers }: FastifyRequest,
+  { name, requestAddress, certificate, fingerprint }: PeerIdentity,
+  { id, headers, raw }: FastifyRequest,
 ): Asker | MtcUserAsker {
-  const asker = { name, requestAddress, certificate, correlator: id } as Asker | MtcUserAsker;
+  const { remotePort: requestPort = 0 } = raw.socket;
+  const known = { name, requestAddress, certificate, fingerprint, requestPort };
+  const asker = { ...known, correlator: id } as Asker | MtcUserAsker;
   const key = headers['idempotency-key'];
   return typeof key === 'string' ? { ...asker, idempotencyKey: key.replaceAll('"', '') } : asker;
 }

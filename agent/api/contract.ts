@@ -65,7 +65,7 @@ export async function addContracts(
 
 /**
  * Fastify checks a body by the schema of its media type, and one without a
- * schema not at all; a route without a query schema takes any query.
+ * schema not at all; a query may have whatever its schema does not name.
  */
 function closeGaps(route: Pick<RouteOptions, 'schema' | 'config'>): void {
   const schema = route.schema;
@@ -76,7 +76,7 @@ function closeGaps(route: Pick<RouteOptions, 'schema' | 'config'>): void {
     schema.body = content.schema;
     route.config = { ...route.config, mediaType };
   }
-  schema.querystring ??= { type: 'object', additionalProperties: false };
+  schema.querystring = { type: 'object', ...(schema.querystring as object | undefined), additionalProperties: false };
 }
 
 declare module 'fastify' {

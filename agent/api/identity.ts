@@ -36,6 +36,8 @@ export type PeerIdentity = Identified & {
   readonly requestAddress: Address;
   /** The certificate it showed. */
   readonly certificate: CertificateId;
+  /** SHA-256 of it, in lower-case hex. */
+  readonly fingerprint: string;
 };
 
 /** What policy is asked: whose certificate is this? */
@@ -74,6 +76,7 @@ export interface PeerFacts {
   readonly from: Address | undefined;
   readonly uris: readonly string[] | 'unreadable';
   readonly spkiSha256: string;
+  readonly fingerprint: string;
   readonly serial: string;
   /** Every way from its issuer up to a root. Within one CA they are as good as each other; two CAs are not right. */
   readonly chains: readonly { readonly ca: NamedCa; readonly chain: Chain; readonly certificate: CertificateId }[];
@@ -98,6 +101,7 @@ export function readFacts(leaf: X509Certificate, cas: readonly NamedCa[], remote
     from: remote === undefined ? undefined : parseAddress(remote),
     uris: readUris(leaf.subjectAltName),
     spkiSha256: keySha256Of(leaf),
+    fingerprint: leaf.fingerprint256.replaceAll(':', '').toLowerCase(),
     serial,
     chains: cas.flatMap((ca) =>
       chainsOf(leaf, ca).map((chain) => ({ ca, chain, certificate: certificateId(serial, chain) })),
@@ -124,7 +128,7 @@ export function identifyPeer(peer: PeerFacts, policy: IdentityPolicy, nowMs: num
     const where = from?.text ?? 'a connection that is gone';
     return { reason: 'sourceNotAllowed', why: `${found.name} does not ask from ${where}` };
   }
-  return { ...found, requestAddress: from, certificate: proved.certificate };
+  return { ...found, requestAddress: from, certificate: proved.certificate, fingerprint: peer.fingerprint };
 }
 
 /** Whether a certificate is worth anything now, whoever's it is. */

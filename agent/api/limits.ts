@@ -59,6 +59,15 @@ export interface RequestLimits {
   readonly waitMs: number;
 }
 
+/** Of answers without an end. */
+export interface StreamLimits {
+  /** Streams of a party. */
+  readonly perParty: Share;
+  /** What a reader may leave unread. */
+  readonly unreadBytes: number;
+  readonly heartbeatMs: number;
+}
+
 export interface ApiLimits {
   readonly bodyBytes: number;
   readonly headerBytes: number;
@@ -75,6 +84,7 @@ export interface ApiLimits {
   readonly begunAtOnce: number;
   readonly connections: ConnectionLimits;
   readonly requests: RequestLimits;
+  readonly streams: StreamLimits;
   /** What is being answered at a stop has this long to end. */
   readonly closeMs: number;
 }
@@ -106,5 +116,6 @@ export const API_LIMITS: ApiLimits = {
     refusalMs: 250,
     waitMs: 2_000,
   },
+  streams: { perParty: { all: 512, least: 4, most: 128 }, unreadBytes: 256 * 1024, heartbeatMs: 15_000 },
   closeMs: 2_000,
 };

@@ -43,6 +43,7 @@ import {
 } from './operator-rows.ts';
 import { addRadiusRoutes, type RadiusUseCases } from './radius-routes.ts';
 import { addTriggerRoutes, type TriggerManagement } from './trigger-routes.ts';
+import { addUserRoutes, type UserUseCases } from './user-routes.ts';
 
 /** The operator asked for what cannot be done: a name, and a sentence for a person. */
 interface Declined {
@@ -73,7 +74,8 @@ export interface ManagementUseCases
     EditionUseCases,
     DeviceUseCases,
     RadiusUseCases,
-    TriggerManagement {
+    TriggerManagement,
+    UserUseCases {
   status(): object;
   /** A page of the live grants behind a key; those on a device (external identifier or MSISDN) or of a server, if it is named. */
   grants(filter: GrantFilter, limit: number, after?: string): OperatorGrants | Declined;
@@ -238,6 +240,7 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
   addDenialRoutes(app, useCases);
   addRadiusRoutes(app, useCases);
   addTriggerRoutes(app, useCases, (request) => uidOf(request.raw.socket));
+  addUserRoutes(app, useCases, (request) => uidOf(request.raw.socket));
   addDeviceRoutes(app, useCases, (request) => uidOf(request.raw.socket));
   addEditionRoutes(app, useCases, (request) => uidOf(request.raw.socket));
 }

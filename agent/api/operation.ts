@@ -19,8 +19,22 @@ export interface Call<Who = Asker> {
 export interface Answer {
   readonly status: number;
   readonly body?: object;
+  /** Instead of a body: a text, whose type stands in the headers. */
+  readonly text?: string;
+  /** Instead of a body: events, for as long as both ends want (streams.ts). */
+  readonly follow?: Follow;
   readonly headers?: Readonly<Record<string, string>>;
 }
+
+/** One event of a stream; `data` is JSON on one line. */
+export interface StreamEvent {
+  readonly id?: string;
+  readonly event: string;
+  readonly data: string;
+}
+
+/** Begins to tell; the function returned ends it. */
+export type Follow = (tell: (events: readonly StreamEvent[]) => void) => () => void;
 
 export type Operation<Who = Asker> = (call: Call<Who>) => Answer | Refusal | Promise<Answer | Refusal>;
 

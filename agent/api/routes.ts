@@ -24,7 +24,7 @@ import {
   parseExternalId,
   upperSnake,
 } from '../core/words.ts';
-import type { Api, Call, Operation } from './operation.ts';
+import type { Api, Call, Follow, Operation } from './operation.ts';
 
 /** A grant as the server that holds it may see it. */
 export interface Grant {
@@ -99,6 +99,10 @@ export interface GrantsUseCases {
   /** A page of what waits for this server, then of its live grants, on one device or on all. */
   list(who: Asker, ask: ListRequest): Grants | 'seekUnknown';
   limits(who: Asker): ServerLimits;
+  /** Tells of what becomes of its grants until it is ended. */
+  follow: (who: Asker) => Follow;
+  /** What pushes are signed with; absent where nothing is pushed. */
+  readonly signingKey: object | undefined;
 }
 
 export const BASE_PATH = '/mobile-terminated-access/v1';
@@ -124,6 +128,13 @@ export function operations(grants: GrantsUseCases, refuse: Refuse, clock: Clock)
       const status = 'waitsUntilMs' in granted ? 202 : 201;
       return { status, body: grantBody(granted), headers: { location: `${BASE_PATH}/grants/${granted.id}` } };
     },
+
+    streamEvents: ({ who }) => ({ status: 200, follow: grants.follow(who) }),
+
+    getSigningKey: (call) =>
+      grants.signingKey
+        ? { status: 200, body: grants.signingKey }
+        : refuse('notFound', { ...call.asked(), why: 'agent.yaml has no reports.signingKey' }),
 
     getGrant: ({ who, params }) => {
       const shown = grants.show(who, params['grantId'] ?? '');
@@ -199,7 +210,6 @@ interface Unreadable {
 /** From the words of the contract to those of the domain, or why that cannot be. */
 function readGrantRequest(body: GrantRequestBody): (GrantRequest & { readonly waitSeconds?: number }) | Unreadable {
   // Not yet supported is said first: a request that needs it is not served in part.
-  if (body.sink !== undefined) return notSupported('sink');
   if (body.whenUnreachable === 'SEND_TRIGGER') return notSupported('whenUnreachable SEND_TRIGGER');
   const waits = body.whenUnreachable === 'WAIT';
   if (body.waitSeconds !== undefined && !waits) return invalid('waitSeconds is only for whenUnreachable WAIT');
@@ -214,6 +224,7 @@ function readGrantRequest(body: GrantRequestBody): (GrantRequest & { readonly wa
     devicePort: body.devicePort,
     durationSeconds: body.durationSeconds,
     ...(body.ipFamily ? { ipFamily: FAMILY_OF[body.ipFamily] } : {}),
+    ...(body.sink === undefined ? {} : { sink: body.sink }),
     ...(waits && { waitSeconds: body.waitSeconds ?? WAIT_SECONDS }),
   };
 }
@@ -249,7 +260,7 @@ function notSupported(what: string): Unreadable {
   return { reason: 'notSupported', why: what, detail: `${what} is not supported yet` };
 }
 
-function grantBody(grant: Grant | Wait): object {
+export function grantBody(grant: Grant | Wait): object {
   const { applicationServer } = grant;
   const server = applicationServer.address;
   return {

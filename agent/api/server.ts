@@ -39,11 +39,12 @@ import {
 } from './contract.ts';
 import { type IdentityPolicy, type NotIdentified, type PeerIdentity, partyOf } from './identity.ts';
 import { API_LIMITS, type ApiLimits } from './limits.ts';
-import type { Answer, Api, Operation } from './operation.ts';
+import type { Answer, Api, Follow, Operation } from './operation.ts';
 import { Peers } from './peers.ts';
 import { Places } from './places.ts';
 import { bareAnswer, problemOf, randomUuid } from './problem.ts';
 import { SparingLog } from './sparing-log.ts';
+import { Streams } from './streams.ts';
 import { handshakeFailure, type Trust } from './tls.ts';
 
 export interface ApiParts {
@@ -52,6 +53,8 @@ export interface ApiParts {
   readonly refuse: Refuse;
   /** Told of every handshake that failed, and who began it. */
   readonly refusedHandshake: (reason: TlsReason, remote: string | undefined) => void;
+  /** Told of every reader of a stream that did not keep up. */
+  readonly streamCut: () => void;
   /** Told of every connection that was shed; `logged` are few. */
   readonly shedConnection: (reason: ShedReason, remote: string, logged: boolean) => void;
   readonly clock: Clock;
@@ -96,6 +99,7 @@ class ApisServer implements ApiServer {
   readonly #connections: Connections;
   readonly #admission: Admission;
   readonly #answers: Answers;
+  readonly #streams: Streams;
   readonly #sweeping: NodeJS.Timeout;
   readonly #paths = new Paths();
   readonly #peers: Peers;
@@ -140,6 +144,7 @@ class ApisServer implements ApiServer {
     const places = new Places(limits.connections, parties, nowMs);
     this.#connections = new Connections(this.#app.server, limits, places, nowMs, shed);
     this.#admission = new Admission(limits.requests, () => parties().size, nowMs);
+    this.#streams = new Streams(limits.streams, () => parties().size, parts.streamCut);
     this.#sweeping = setInterval(() => {
       this.#admission.sweep();
       this.#connections.sweep();
@@ -194,6 +199,7 @@ class ApisServer implements ApiServer {
   async close(): Promise<void> {
     const late = setTimeout(() => this.#connections.cut(), this.#limits.closeMs);
     const closed = this.#app.close();
+    this.#streams.close();
     this.#connections.retire();
     await closed;
     clearTimeout(late);
@@ -269,8 +275,29 @@ class ApisServer implements ApiServer {
       this.#admission.done();
     }
     if ('reason' in done) return this.#answers.answerRefusal(reply, done);
+    if (done.follow) return this.#stream(who, done.follow, request, reply);
     if (done.headers) reply.headers(done.headers);
-    return reply.code(done.status).send(done.body);
+    return reply.code(done.status).send(done.text ?? done.body);
+  }
+
+  async #stream(
+    who: PeerIdentity,
+    follow: Follow,
+    request: FastifyRequest,
+    reply: FastifyReply,
+  ): Promise<FastifyReply> {
+    const party = partyOf(who);
+    if (!this.#streams.hasRoom(party)) {
+      const why = `${party} has as many streams as it may`;
+      return this.#answers.refuse(request, reply, 'serverBusy', { why });
+    }
+    const passes = () => {
+      const now = this.#identify(request);
+      return !('reason' in now) && partyOf(now) === party;
+    };
+    reply.hijack();
+    this.#streams.begin({ party, response: reply.raw, passes }, headersOf(request), follow);
+    return reply;
   }
 
   /** A path that the router cannot read. No hook has run, so identity is judged here, and nobody else catches. */

@@ -59,6 +59,12 @@ export const EVENTS = {
   denialStoreUnusable:
     'The file of denials cannot be used and was put aside, or is done without. Grants do not rest on it.',
   denialsNotKept: 'Denials and refusals could not be written; they stay in memory as long as there is room.',
+  outboxUnusable:
+    'The file of what is to be pushed cannot be used and was put aside, or is done without. What waited in it is not pushed.',
+  outboxNotKept: 'What is to be pushed could not be written; it stays in memory as long as there is room.',
+  pushed: 'An event was taken by its sink. At level debug.',
+  pushFailed:
+    'An event could not be pushed to its `sink`, and is tried again: `fault` and `why`. `mtgate reports` counts.',
   filterWouldHave:
     'A staged filter met a packet and, being staged, did nothing. `leftOut` counts copies since its last line.',
   triggerSourceFault:
@@ -77,6 +83,8 @@ export const EVENTS = {
   radiusBufferSmall:
     'The receive buffer for RADIUS accounting is smaller than wanted: raise net.core.rmem_max, then restart.',
   radiusFault: 'A socket of RADIUS accounting failed to receive or to send; `message` says why.',
+  deskChanged:
+    'An MTC user (`mtcUser`) said whom it authorises or what it wants, with a certificate, or an operator (`byUid`) for it: `what`. What that ends has ended.',
   triggerAccepted: 'A trigger is on record: server, device, port, rule; `until` is how long it is valid.',
   triggerReplaced: 'Another trigger is in the transaction of one that was pending; `until` is how long it is valid.',
   triggerTried:
@@ -84,8 +92,6 @@ export const EVENTS = {
   triggerEnded: 'A trigger is pending no more; `cause` says why.',
   triggerFailed: 'What is due with a trigger could not be done, and is tried again; `message` says what failed.',
   recallAsked: 'A server, or an operator (`byUid`), recalls a trigger.',
-  deskChanged:
-    'An MTC user (`mtcUser`) said whom it authorises or what it wants, with a certificate, or an operator (`byUid`) for it: `what`. What that ends has ended.',
   endAsked: 'A server gives a grant back.',
   drainAsked: 'An operator (`byUid`) wants no new grants, or wants them again.',
   revokeAsked: 'An operator (`byUid`) revokes a grant.',

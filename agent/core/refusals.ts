@@ -187,6 +187,12 @@ export const REFUSALS = {
     code: 'NOT_SUPPORTED',
     title: 'This gateway does not support that yet',
   },
+  sinkNotAllowed: {
+    step: 'request',
+    status: 422,
+    code: 'INVALID_SINK',
+    title: 'The sink does not lie below one that the operator has on file for you',
+  },
   grantNotFound: { step: 'request', status: 404, code: 'NOT_FOUND', title: 'There is no such grant' },
   triggerNotFound: { step: 'request', status: 404, code: 'NOT_FOUND', title: 'There is no such transaction' },
   triggerPayloadInvalid: {

@@ -99,6 +99,9 @@ export interface Asker {
   readonly requestAddress: Address;
   /** The certificate it showed. */
   readonly certificate: CertificateId;
+  /** Of that certificate, SHA-256 in lower-case hex, and the port its request came from: for reports of who asked. */
+  readonly fingerprint?: string;
+  readonly requestPort?: number;
   /** Names the request in the log, and whatever comes of it. */
   readonly correlator: string;
   /** Given by a server that would send the request again. */
@@ -119,6 +122,8 @@ export interface GrantRequest {
   readonly devicePort: number;
   readonly durationSeconds: number;
   readonly ipFamily?: Family;
+  /** Where the server wants to be told of this grant; decides nothing. */
+  readonly sink?: string;
 }
 
 /** Names go out in CAMARA's style for enumerations: endedByServer is ENDED_BY_SERVER. */

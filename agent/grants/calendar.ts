@@ -57,6 +57,11 @@ export class Calendar {
     }
   }
 
+  /** What ends by the beginning of a second, and after that of the one before. */
+  of(second: number): number[] {
+    return this.#heads.has(second) ? [...this.#chains.of(second)] : [];
+  }
+
   /** Some of what is due, at most so many. */
   due(limit: number): number[] {
     const found: number[] = [];

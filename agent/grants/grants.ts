@@ -176,7 +176,9 @@ export class Grants {
     this.rest.lay(this.mapping(record), ownerOf(record), clock.monotonicNs());
     metrics.ended(cause);
     log.info({ ...namesOf(record), cause }, 'grantEnded');
-    return this.unrecorded.ended(record, cause);
+    const ended = this.unrecorded.ended(record, cause);
+    this.#ground.watcher?.ended(ended);
+    return ended;
   }
 
   /** A live grant; none where its time is over, which it learns here if the next sweep has not come yet. */

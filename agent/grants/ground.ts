@@ -12,7 +12,9 @@ import type { Directory } from '../directory/directory.ts';
 import type { RegistryStore } from '../directory/registry-store.ts';
 import type { Would } from '../policy/staged.ts';
 import type { EndCause } from './lifecycle.ts';
+import type { EndedRecord, GrantRecord } from './record.ts';
 import type { GrantStore } from './store.ts';
+import type { EndedWait } from './waiting-request.ts';
 
 /** Everything the grants stand on. */
 export interface Ground {
@@ -34,11 +36,21 @@ export interface Ground {
     /** What staged rules would have done, so many times. */
     staged(rule: string, would: Would | 'end', times: number): void;
   };
+  /** Absent where nobody is ever told. */
+  readonly watcher?: GrantWatcher;
   /** Whether a client certificate is revoked, as far as the lists in force say. */
   readonly revoked: (certificate: CertificateId) => boolean;
   readonly newId: () => GrantId;
   /** Why no grant can be opened or extended at the moment, at all or toward this realm; undefined where it can. */
   readonly notReady: (realm?: RealmName) => NotReady | undefined;
+}
+
+/** Told of what becomes of grants without their servers' asking. Fails never, and is done at once. */
+export interface GrantWatcher {
+  /** A request that waited is granted. */
+  granted(grant: GrantRecord): void;
+  /** A grant has ended, or a request waits no more and was not granted. */
+  ended(grant: EndedRecord | EndedWait): void;
 }
 
 /** Gate, base or an interface are not in place, or the operator wants no new grants. */

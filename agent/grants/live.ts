@@ -206,6 +206,11 @@ export class LiveGrants {
     this.#calendar.pass(nowNs, (slot) => this.#countDue(slot, 1));
   }
 
+  /** Those that end by the beginning of this second of the record's clock, and after that of the one before. */
+  *endingIn(second: number): Generator<GrantRecord> {
+    for (const slot of this.#calendar.of(second)) yield this.#packed.record(slot);
+  }
+
   /** Some of those that count no more. */
   due(limit: number): GrantRecord[] {
     return this.#calendar.due(limit).map((slot) => this.#packed.record(slot));

@@ -253,6 +253,7 @@ export class Requests {
     this.#held.live.put(standing.record);
     metrics.granted();
     log.info({ ...namesOf(record), rule: record.rule, until: record.expiresAtMs }, 'grantOpened');
+    if (waited) this.#ground.watcher?.granted(standing.record);
     return standing.record;
   }
 
@@ -298,6 +299,8 @@ function asked(who: Asker, ask: GrantRequest): Record<string, unknown> {
     server: who.name,
     correlator: who.correlator,
     from: who.requestAddress.text,
+    ...(who.requestPort !== undefined && { fromPort: who.requestPort }),
+    ...(who.fingerprint !== undefined && { certificate: who.fingerprint }),
     device: Object.values(ask.device).join(),
     to: `${ask.protocol}/${ask.devicePort}`,
     durationSeconds,

@@ -75,11 +75,12 @@ export class Retries {
 
 /** The same text for the same request, and for no other. */
 export function textOf(
-  { device, applicationServer, protocol, devicePort, durationSeconds, ipFamily }: GrantRequest,
+  { device, applicationServer, protocol, devicePort, durationSeconds, ipFamily, sink }: GrantRequest,
   waitSeconds?: number,
 ): string {
   const { address, port } = applicationServer ?? {};
   const remote = address && address !== 'all' ? address.text : address;
   const asked = ['grant', device, remote, port, protocol, devicePort, durationSeconds, ipFamily];
-  return JSON.stringify(waitSeconds === undefined ? asked : [...asked, 'waits', waitSeconds]);
+  const waits = waitSeconds === undefined ? [] : ['waits', waitSeconds];
+  return JSON.stringify([...asked, ...waits, ...(sink === undefined ? [] : ['sink', sink])]);
 }

@@ -239,6 +239,7 @@ export class Waiting {
     this.leave(request);
     this.#unrecorded.set(request.id, ended);
     this.#ground.log.info({ ...namesOfWait(request), cause: endCause }, 'waitEnded');
+    this.#ground.watcher?.ended(ended);
     await this.#write(ended);
   }
 

@@ -4,14 +4,12 @@
  * the opposite of grants/store.ts: it never stops a start, and what it loses
  * in a power cut are the last seconds (synchronous=NORMAL).
  *
- * A file that cannot be used is put aside (`denials.db.unusable`; the one put
- * aside before makes room) and a new one begun; where even that fails, it is
- * kept in memory for as long as the agent runs.
+ * A file that cannot be used is put aside (usable-file.ts).
  */
-import { renameSync, rmSync } from 'node:fs';
 import Database from 'better-sqlite3';
 import { AgentError } from '../core/errors.ts';
 import type { Log } from '../core/ports.ts';
+import { openUsable } from '../usable-file.ts';
 import type { Denial, DenialChanges } from './denials.ts';
 import type { KeptRefusal, RefusalFilter } from './refusals.ts';
 
@@ -34,27 +32,30 @@ export interface DenialStore {
   close(): void;
 }
 
-const SCHEMA_VERSION = 3;
+const SCHEMA_VERSION = 4;
 const REFUSALS_MOST = 100_000;
 
 const SCHEMA = `
 CREATE TABLE denials (
   id TEXT PRIMARY KEY, kind TEXT NOT NULL, reason TEXT NOT NULL, source TEXT NOT NULL, target TEXT NOT NULL,
   server TEXT, mtc_user TEXT, device TEXT, grant_id TEXT,
-  first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL, count INTEGER NOT NULL, rule TEXT
+  first_ms INTEGER NOT NULL, last_ms INTEGER NOT NULL, count INTEGER NOT NULL, rule TEXT,
+  external_id TEXT, certificate TEXT, source_port INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE refusals (
   number INTEGER PRIMARY KEY, instance TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL,
   reason TEXT NOT NULL, step TEXT NOT NULL, why TEXT NOT NULL, rule TEXT, server TEXT, device TEXT,
   source TEXT NOT NULL, target TEXT NOT NULL, correlator TEXT,
-  duration_seconds INTEGER, application_server TEXT, ip_family TEXT, policy TEXT, steps TEXT
+  duration_seconds INTEGER, application_server TEXT, ip_family TEXT, policy TEXT, steps TEXT,
+  mtc_user TEXT, external_id TEXT, certificate TEXT, source_port INTEGER
 ) STRICT;
 CREATE INDEX refusals_at ON refusals (at_ms);
 `;
 
 /**
  * What each version has more than the one before: what a request asked, and
- * which filter denied; under which policy a request was refused, and how.
+ * which filter denied; under which policy a request was refused, and how;
+ * whose device it named, and what is known of who asked.
  */
 const ADDED: Readonly<Record<number, readonly string[]>> = {
   2: [
@@ -64,32 +65,36 @@ const ADDED: Readonly<Record<number, readonly string[]>> = {
     'denials ADD COLUMN rule TEXT',
   ],
   3: ['refusals ADD COLUMN policy TEXT', 'refusals ADD COLUMN steps TEXT'],
+  4: [
+    'denials ADD COLUMN external_id TEXT',
+    'denials ADD COLUMN certificate TEXT',
+    'denials ADD COLUMN source_port INTEGER',
+    'refusals ADD COLUMN mtc_user TEXT',
+    'refusals ADD COLUMN external_id TEXT',
+    'refusals ADD COLUMN certificate TEXT',
+    'refusals ADD COLUMN source_port INTEGER',
+  ],
 };
 
 type Row = Readonly<Record<string, unknown>>;
 
 export function openDenialStore(file: string, log: Log): DenialStore {
-  const places = [() => openDatabase(file), () => openDatabase(putAside(file)), () => openDatabase(':memory:')];
-  for (const open of places) {
-    try {
-      return storeOn(open(), file);
-    } catch (cause) {
-      log.error({ file, why: (cause as Error).message }, 'denialStoreUnusable');
-    }
-  }
-  throw new AgentError('internal', 'SQLite opens no database in memory');
+  return storeOn(openUsable(file, openDatabase, log, 'denialStoreUnusable'), file);
 }
 
 function storeOn(db: Database.Database, file: string): DenialStore {
   const statement = {
     denials: db.prepare(`SELECT id, kind, reason, source, target, server, mtc_user AS mtcUser, device,
-      grant_id AS "grant", first_ms AS firstMs, last_ms AS lastMs, count, rule FROM denials`),
+      grant_id AS "grant", first_ms AS firstMs, last_ms AS lastMs, count, rule,
+      external_id AS externalId, certificate, source_port AS sourcePort FROM denials`),
     put: db.prepare(`INSERT INTO denials VALUES (@id, @kind, @reason, @source, @target, @server, @mtcUser, @device,
-      @grant, @firstMs, @lastMs, @count, @rule)
-      ON CONFLICT (id) DO UPDATE SET first_ms = excluded.first_ms, last_ms = excluded.last_ms, count = excluded.count`),
+      @grant, @firstMs, @lastMs, @count, @rule, @externalId, @certificate, @sourcePort)
+      ON CONFLICT (id) DO UPDATE SET first_ms = excluded.first_ms, last_ms = excluded.last_ms, count = excluded.count,
+      source_port = excluded.source_port`),
     remove: db.prepare('DELETE FROM denials WHERE id = ?'),
     refuse: db.prepare(`INSERT OR IGNORE INTO refusals VALUES (NULL, @instance, @atMs, @reason, @step, @why, @rule,
-      @server, @device, @source, @target, @correlator, @durationSeconds, @applicationServer, @ipFamily, @policy, @steps)`),
+      @server, @device, @source, @target, @correlator, @durationSeconds, @applicationServer, @ipFamily, @policy, @steps,
+      @mtcUser, @externalId, @certificate, @sourcePort)`),
     cut: db.prepare(`DELETE FROM refusals WHERE number <= (SELECT max(number) FROM refusals) - ${REFUSALS_MOST}`),
     purge: db.prepare('DELETE FROM refusals WHERE at_ms < ?'),
     refusals: db.prepare(`SELECT * FROM refusals WHERE (@server IS NULL OR server = @server)
@@ -102,14 +107,15 @@ function storeOn(db: Database.Database, file: string): DenialStore {
     for (const id of removed) statement.remove.run(id);
     for (const row of changed) {
       const { server = null, mtcUser = null, device = null, grant = null, rule = null } = row;
-      statement.put.run({ ...row, server, mtcUser, device, grant, rule });
+      statement.put.run({ ...row, server, mtcUser, device, grant, rule, ...askedBy(row) });
     }
     for (const refusal of refusals) {
       const { rule = null, server = null, device = null, correlator = null } = refusal;
       const { durationSeconds = null, applicationServer = null, ipFamily = null, policy = null } = refusal;
       const steps = refusal.steps ? JSON.stringify(refusal.steps) : null;
-      const asked = { durationSeconds, applicationServer, ipFamily, policy, steps };
-      statement.refuse.run({ ...refusal, rule, server, device, correlator, ...asked });
+      const { mtcUser = null } = refusal;
+      const asked = { durationSeconds, applicationServer, ipFamily, policy, steps, mtcUser };
+      statement.refuse.run({ ...refusal, rule, server, device, correlator, ...asked, ...askedBy(refusal) });
     }
     if (refusals.length > 0) statement.cut.run();
   });
@@ -166,11 +172,10 @@ function openDatabase(file: string): Database.Database {
   }
 }
 
-/** Makes room for a new file; returns its name. */
-function putAside(file: string): string {
-  for (const end of ['-wal', '-shm']) rmSync(`${file}${end}`, { force: true });
-  renameSync(file, `${file}.unusable`);
-  return file;
+/** What is known of who asked for whose device, with what is not there as null. */
+function askedBy(row: Pick<Denial, 'externalId' | 'certificate' | 'sourcePort'>) {
+  const { externalId = null, certificate = null, sourcePort = null } = row;
+  return { externalId, certificate, sourcePort };
 }
 
 function refusalOf({ number: _, at_ms: atMs, ...row }: Row): KeptRefusal {
@@ -178,11 +183,14 @@ function refusalOf({ number: _, at_ms: atMs, ...row }: Row): KeptRefusal {
     duration_seconds: durationSeconds,
     application_server: applicationServer,
     ip_family: ipFamily,
+    mtc_user: mtcUser,
+    external_id: externalId,
+    source_port: sourcePort,
     steps,
     ...rest
   } = row;
   const taken = typeof steps === 'string' ? JSON.parse(steps) : null;
-  const asked = { durationSeconds, applicationServer, ipFamily };
+  const asked = { durationSeconds, applicationServer, ipFamily, mtcUser, externalId, sourcePort };
   return present({ ...rest, atMs, ...asked, steps: taken }) as unknown as KeptRefusal;
 }
 

@@ -6,8 +6,10 @@
  * Invariants: a row's counts only grow; memory is bounded, whatever is thrown
  * at the gateway, and a flood of one kind takes no room from another; the
  * counts of a kind and reason add up for ever, since a row that makes room, or
- * has grown old, is rolled up into the one row of its reason. Whose a denied
- * packet's endpoint was is part of its row, as it was when the packet came.
+ * has grown old, is rolled up into the one row of its reason, and of the MTC
+ * user whom it concerns. Whom it concerns is part of a row, as it was when the
+ * packet or request came; a row that concerns somebody is of one day (UTC), so
+ * that what they are told of a day adds up.
  *
  * Pure: given a clock and a source of ids. What has changed since it was last
  * kept can be asked for, and is asked for again if it could not be kept.
@@ -17,7 +19,7 @@ import type { TlsReason } from '../core/handshakes.ts';
 import type { Clock } from '../core/ports.ts';
 import type { PacketReason } from '../core/reasons.ts';
 import type { RefusalReason } from '../core/refusals.ts';
-import type { GrantId, MtcUserName } from '../core/words.ts';
+import type { ExternalId, GrantId, MtcUserName } from '../core/words.ts';
 
 export const DENIAL_KINDS = ['packet', 'handshake', 'request'] as const;
 export type DenialKind = (typeof DENIAL_KINDS)[number];
@@ -32,12 +34,19 @@ export interface DenialFacts {
   readonly target: string;
   /** The MTC server that asked; of a request only. */
   readonly server?: string;
-  /** Of a packet, whose endpoint it was for; of a request, the device as it was named. */
+  /** Whose device it concerns: of a packet, whose endpoint it was for; of a request, whose device was named. */
   readonly mtcUser?: MtcUserName;
+  /** That device; of a request, as it was named. */
   readonly device?: string;
+  /** Of a request for a device that is somebody's: its external identifier, however it was named. */
+  readonly externalId?: ExternalId;
+  /** The client certificate that was shown: its SHA-256, in hex. */
+  readonly certificate?: string;
   readonly grant?: GrantId;
   /** The filter that dropped a packet. */
   readonly rule?: string;
+  /** Of the last that was counted; another port makes no other row. */
+  readonly sourcePort?: number;
 }
 
 export interface Denial extends DenialFacts {
@@ -61,7 +70,9 @@ export interface DenialChanges {
 }
 
 const ROWS_MOST: Readonly<Record<DenialKind, number>> = { packet: 10_000, handshake: 2_000, request: 5_000 };
-const ROLLED_UP = '*';
+/** What stands for source and target of a row of rolled-up ones. */
+export const ROLLED_UP = '*';
+const DAY_MS = 86_400_000;
 
 export class Denials {
   readonly #clock: Clock;
@@ -73,9 +84,11 @@ export class Denials {
     handshake: new Map(),
     request: new Map(),
   };
-  /** One for each kind and reason, at the most. */
+  /** One for each kind, reason and MTC user, at the most. */
   readonly #rolledUp = new Map<string, Denial>();
   readonly #byId = new Map<string, Denial>();
+  /** The ids of those that concern an MTC user. */
+  readonly #byUser = new Map<MtcUserName, Set<string>>();
   readonly #unkept = new Set<string>();
   /** What the store has, and what it still has although it is rolled up. */
   readonly #kept = new Set<string>();
@@ -88,8 +101,8 @@ export class Denials {
     this.#newId = newId;
     this.#most = most;
     for (const row of [...rows].sort((a, b) => a.lastMs - b.lastMs)) {
-      this.#mapOf(row).set(keyOf(row), row);
-      this.#byId.set(row.id, row);
+      this.#mapOf(row).set(keyOf(row, row.firstMs), row);
+      this.#remember(row);
       this.#kept.add(row.id);
     }
   }
@@ -101,9 +114,11 @@ export class Denials {
   add(facts: DenialFacts): Denial {
     const rows = this.#rows[facts.kind];
     const now = this.#clock.nowMs();
-    const before = rows.get(keyOf(facts));
+    const before = rows.get(keyOf(facts, now));
+    const { sourcePort = before?.sourcePort } = facts;
+    const last = { lastMs: Math.max(before?.lastMs ?? now, now), ...(sourcePort !== undefined && { sourcePort }) };
     const row = before
-      ? { ...before, count: before.count + 1, lastMs: Math.max(before.lastMs, now) }
+      ? { ...before, ...last, count: before.count + 1 }
       : { ...facts, id: this.#newId(), count: 1, firstMs: now, lastMs: now };
     this.#put(rows, row);
     for (const oldest of rows.values()) {
@@ -114,9 +129,9 @@ export class Denials {
   }
 
   /** One more of a reason, without a row of its own. */
-  count(kind: DenialKind, reason: DenialFacts['reason']): void {
+  count(kind: DenialKind, reason: DenialFacts['reason'], mtcUser?: MtcUserName): void {
     const nowMs = this.#clock.nowMs();
-    this.#addRolledUp({ kind, reason, count: 1, firstMs: nowMs, lastMs: nowMs });
+    this.#addRolledUp({ kind, reason, ...(mtcUser && { mtcUser }), count: 1, firstMs: nowMs, lastMs: nowMs });
   }
 
   get(id: string): Denial | undefined {
@@ -127,6 +142,14 @@ export class Denials {
   list(filter: DenialFilter, limit: number): Denial[] {
     const found = [...this.#byId.values()].filter((row) => matches(filter, row));
     return found.sort((a, b) => b.lastMs - a.lastMs).slice(0, limit);
+  }
+
+  /** All that concerns an MTC user, in no order. */
+  *ofUser(mtcUser: MtcUserName): Generator<Denial> {
+    for (const id of this.#byUser.get(mtcUser) ?? []) {
+      const row = this.#byId.get(id);
+      if (row) yield row;
+    }
   }
 
   /** Tells of every row that is new or has changed, until it is ended. */
@@ -166,8 +189,9 @@ export class Denials {
   }
 
   #rollUp(row: Denial): void {
-    this.#rows[row.kind].delete(keyOf(row));
+    this.#rows[row.kind].delete(keyOf(row, row.firstMs));
     this.#byId.delete(row.id);
+    if (row.mtcUser) this.#byUser.get(row.mtcUser)?.delete(row.id);
     this.#unkept.delete(row.id);
     if (this.#kept.delete(row.id)) this.#removed.add(row.id);
     this.#addRolledUp(row);
@@ -176,12 +200,13 @@ export class Denials {
   #addRolledUp({
     kind,
     reason,
+    mtcUser,
     count,
     firstMs,
     lastMs,
-  }: Pick<Denial, 'kind' | 'reason' | 'count' | 'firstMs' | 'lastMs'>): void {
-    const facts: DenialFacts = { kind, reason, source: ROLLED_UP, target: ROLLED_UP };
-    const before = this.#rolledUp.get(keyOf(facts));
+  }: Pick<Denial, 'kind' | 'reason' | 'mtcUser' | 'count' | 'firstMs' | 'lastMs'>): void {
+    const facts: DenialFacts = { kind, reason, source: ROLLED_UP, target: ROLLED_UP, ...(mtcUser && { mtcUser }) };
+    const before = this.#rolledUp.get(keyOf(facts, firstMs));
     this.#put(this.#rolledUp, {
       ...facts,
       id: before?.id ?? this.#newId(),
@@ -192,12 +217,19 @@ export class Denials {
   }
 
   #put(rows: Map<string, Denial>, row: Denial): void {
-    const key = keyOf(row);
+    const key = keyOf(row, row.firstMs);
     rows.delete(key);
     rows.set(key, row);
-    this.#byId.set(row.id, row);
+    this.#remember(row);
     this.#unkept.add(row.id);
     for (const tell of this.#watchers) tell(row);
+  }
+
+  #remember(row: Denial): void {
+    this.#byId.set(row.id, row);
+    if (!row.mtcUser) return;
+    const ids = this.#byUser.get(row.mtcUser) ?? new Set();
+    this.#byUser.set(row.mtcUser, ids.add(row.id));
   }
 
   #mapOf(row: Denial): Map<string, Denial> {
@@ -214,6 +246,21 @@ export function matches({ kind, reason, source, mtcUser }: DenialFilter, row: De
   );
 }
 
-function keyOf({ kind, reason, source, target, server, mtcUser, device, grant, rule }: DenialFacts): string {
-  return JSON.stringify([kind, reason, source, target, server, mtcUser, device, grant, rule]);
+function keyOf(facts: DenialFacts, firstMs: number): string {
+  const { kind, reason, source, target, server, mtcUser, device, externalId, certificate, grant, rule } = facts;
+  const day = mtcUser !== undefined && source !== ROLLED_UP ? Math.floor(firstMs / DAY_MS) : null;
+  return JSON.stringify([
+    kind,
+    reason,
+    source,
+    target,
+    server,
+    mtcUser,
+    device,
+    externalId,
+    certificate,
+    grant,
+    rule,
+    day,
+  ]);
 }

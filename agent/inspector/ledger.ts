@@ -14,7 +14,14 @@ import type { Refusal, RefusalFacts } from '../core/refusals.ts';
 import { endpointKey } from '../core/words.ts';
 import type { DenialStore } from './denial-store.ts';
 import { Denials } from './denials.ts';
-import { type KeptRefusal, keptRefusal, matchesRefusal, type RefusalFilter, refusalDenial } from './refusals.ts';
+import {
+  type KeptRefusal,
+  keptRefusal,
+  matchesRefusal,
+  type NamedDevice,
+  type RefusalFilter,
+  refusalDenial,
+} from './refusals.ts';
 
 const WAITING_MOST = 10_000;
 /** So many of each are written at once: some milliseconds. */
@@ -28,11 +35,20 @@ export class Ledger {
   readonly #store: DenialStore;
   readonly #clock: Clock;
   readonly #log: Log;
+  readonly #deviceOf: (named: string) => NamedDevice | undefined;
   /** Refusals that are not in the store yet, the oldest first. */
   #waiting: KeptRefusal[] = [];
   #givenUp = 0;
 
-  constructor(store: DenialStore, clock: Clock, random: Random, log: Log) {
+  /** `deviceOf`: whose device a request named, as it is now; undefined where it is nobody's. */
+  constructor(
+    store: DenialStore,
+    clock: Clock,
+    random: Random,
+    log: Log,
+    deviceOf: (named: string) => NamedDevice | undefined,
+  ) {
+    this.#deviceOf = deviceOf;
     this.#store = store;
     this.#clock = clock;
     this.#log = log;
@@ -50,11 +66,13 @@ export class Ledger {
    * with those that were rolled up.
    */
   refused(refusal: Refusal, facts: RefusalFacts, how: 'written' | 'repeated' | 'leftOut' = 'written'): void {
+    const { device } = facts;
+    const named = typeof device === 'string' ? this.#deviceOf(device) : undefined;
     if (how === 'leftOut') {
-      this.denials.count('request', refusal.reason);
+      this.denials.count('request', refusal.reason, named?.mtcUser);
       return;
     }
-    const kept = keptRefusal(refusal, facts, this.#clock.nowMs());
+    const kept = keptRefusal(refusal, facts, this.#clock.nowMs(), named);
     this.denials.add(refusalDenial(kept));
     if (how === 'repeated') return;
     this.#waiting.push(kept);

@@ -42,6 +42,7 @@ export function packetDenial(
     source: packet.source?.text ?? 'unknown',
     target: protocol && to ? endpointKey(protocol, to) : targetOf(packet),
     ...(triggered ?? owner),
+    ...(packet.ports && { sourcePort: packet.ports.source }),
     ...(rule !== undefined && { rule }),
   };
 }

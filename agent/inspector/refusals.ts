@@ -4,7 +4,7 @@
  */
 import { type Family, parseAddress } from '../core/net.ts';
 import type { Refusal, RefusalFacts } from '../core/refusals.ts';
-import type { Asker, GrantRequest, Protocol, ServerName } from '../core/words.ts';
+import type { Asker, ExternalId, GrantRequest, MtcUserName, Protocol, ServerName } from '../core/words.ts';
 import type { DenialFacts } from './denials.ts';
 
 export interface KeptRefusal {
@@ -18,8 +18,14 @@ export interface KeptRefusal {
   readonly server?: string;
   /** The device as it was named. */
   readonly device?: string;
-  /** The address the request came from. */
+  /** Whose device that is, and its external identifier; where it is somebody's. */
+  readonly mtcUser?: MtcUserName;
+  readonly externalId?: ExternalId;
+  /** The certificate that was shown: its SHA-256, in hex. */
+  readonly certificate?: string;
+  /** The address the request came from, and the port. */
   readonly source: string;
+  readonly sourcePort?: number;
   readonly target: string;
   readonly correlator?: string;
   /** What else a request for a grant asked: with it, it can be put to another policy. */
@@ -29,6 +35,12 @@ export interface KeptRefusal {
   /** The version of the policy that was in force, and the steps that were taken; of a request for a grant. */
   readonly policy?: string;
   readonly steps?: readonly string[];
+}
+
+/** Whose device was named. */
+export interface NamedDevice {
+  readonly mtcUser: MtcUserName;
+  readonly externalId: ExternalId;
 }
 
 export interface RefusalFilter {
@@ -44,6 +56,7 @@ export function keptRefusal(
   { instance, reason, step, why, rule }: Refusal,
   facts: RefusalFacts,
   atMs: number,
+  named?: NamedDevice,
 ): KeptRefusal {
   const text = (name: string) => {
     const value = facts[name];
@@ -61,6 +74,9 @@ export function keptRefusal(
     ...(rule !== undefined && { rule }),
     ...optional('server', text('server')),
     ...optional('device', text('device')),
+    ...named,
+    ...optional('certificate', text('certificate')),
+    ...(typeof facts['fromPort'] === 'number' && { sourcePort: facts['fromPort'] }),
     ...optional('correlator', text('correlator')),
     ...(typeof facts['durationSeconds'] === 'number' && { durationSeconds: facts['durationSeconds'] }),
     ...optional('applicationServer', text('applicationServer')),
@@ -95,8 +111,17 @@ export function requestOf({
   return { who: { name: server as ServerName, requestAddress }, ask };
 }
 
-export function refusalDenial({ reason, source, target, server, device }: KeptRefusal): DenialFacts {
-  return { kind: 'request', reason, source, target, ...optional('server', server), ...optional('device', device) };
+export function refusalDenial(kept: KeptRefusal): DenialFacts {
+  const { reason, source, target, server, device, mtcUser, externalId, certificate, sourcePort } = kept;
+  return {
+    ...{ kind: 'request', reason, source, target },
+    ...optional('server', server),
+    ...optional('device', device),
+    ...(mtcUser && { mtcUser }),
+    ...(externalId && { externalId }),
+    ...optional('certificate', certificate),
+    ...(sourcePort !== undefined && { sourcePort }),
+  };
 }
 
 export function matchesRefusal({ server, device, reason }: RefusalFilter, refusal: KeptRefusal): boolean {

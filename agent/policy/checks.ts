@@ -16,6 +16,14 @@ import { type DevicePattern, devicesOverlap, matchesName } from './patterns.ts';
 import type { WrittenCertificate } from './rule-schema.ts';
 import type { Entry, RulesReading, Written } from './rules.ts';
 
+/** What agent.yaml says of pushes. */
+export interface Pushes {
+  /** The names of `reports.sinkCAs`. */
+  readonly cas: readonly string[];
+  /** Whether there is a key to sign with. */
+  readonly signed: boolean;
+}
+
 /**
  * All that is wrong with rules whose files are right. Without `authorities`
  * nothing is said of issuers; where a file could not be read, nothing of names
@@ -26,6 +34,7 @@ export function findIssues(
   authorities: readonly string[] | undefined,
   ownSpaces: readonly Owned[],
   groups: FilterGroups,
+  pushes: Pushes | undefined,
 ): Issue[] {
   return [
     ...issues,
@@ -33,6 +42,8 @@ export function findIssues(
     ...clashesAmong(certificateClaims(written, authorities)),
     ...issuerIssues(written, authorities),
     ...sourceIssues(written, ownSpaces),
+    ...clashesAmong(sinkClaims(written)),
+    ...sinkIssues(written, pushes),
     ...deviceIssues(written),
     ...(issues.length > 0 ? [] : unknownNames(written)),
     ...unauthorisable(written),
@@ -82,6 +93,33 @@ function issuerIssues(written: Written, authorities: readonly string[] | undefin
       message: `"issuer" is missing: agent.yaml trusts more than one CA (${authorities.join(', ')})`,
     };
   });
+}
+
+/** Every sink, and whose it is. */
+export function sinksIn({ servers, mtcUsers }: Written) {
+  const owners = [
+    ...servers.map((entry) => ({ ...entry, owner: `server ${entry.name}` })),
+    ...mtcUsers.map((entry) => ({ ...entry, owner: `MTC user ${entry.name}` })),
+  ];
+  return owners.flatMap(({ owner, value: { sinks = {} }, locate }) =>
+    Object.entries(sinks).map(([name, { url, ca }]) => ({
+      ...{ owner, url, ca },
+      place: (...path: Path) => locate('sinks', name, ...path),
+    })),
+  );
+}
+
+/** One place is told once. */
+function sinkClaims(written: Written): Claim[] {
+  return sinksIn(written).map(({ owner, url, place }) => claim(`sink ${url} of ${owner}`, () => place('url')));
+}
+
+function sinkIssues(written: Written, pushes: Pushes | undefined): Issue[] {
+  return sinksIn(written).flatMap(({ ca, place }) =>
+    !pushes || ca === undefined || pushes.cas.includes(ca)
+      ? []
+      : { ...place('ca'), message: unknownWord('CA for sinks', ca, pushes.cas) },
+  );
 }
 
 interface Source extends Owned {

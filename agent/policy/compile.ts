@@ -7,9 +7,10 @@
 import { ADMISSIONS_MAX } from '../core/admissions.ts';
 import { byPlace, frozen, type Issue } from '../core/document.ts';
 import type { Owned } from '../core/overlaps.ts';
+import type { Sink } from '../core/sinks.ts';
 import { type MtcUserName, type ServerName, TRIGGER_PAYLOAD_MOST } from '../core/words.ts';
 import { uncontained } from './admissions.ts';
-import { findIssues } from './checks.ts';
+import { findIssues, type Pushes } from './checks.ts';
 import { type FilterGroups, filterOf } from './filter-files.ts';
 import type { Filter } from './filters.ts';
 import type { DeviceFacts } from './groups.ts';
@@ -51,6 +52,8 @@ import { findWarnings } from './warnings.ts';
 export interface Surroundings {
   /** Names of the trusted client CAs. */
   readonly authorities?: readonly string[];
+  /** What pushes to sinks rest on: the names of their CAs, and whether there is a key to sign with. */
+  readonly pushes?: Pushes;
   /** The gateway's own address spaces. */
   readonly ownSpaces?: readonly Owned[];
   /** What packets meet there. */
@@ -81,7 +84,13 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
       ]),
     ),
   };
-  const issues = findIssues(reading, surroundings.authorities, surroundings.ownSpaces ?? [], filterGroups);
+  const issues = findIssues(
+    reading,
+    surroundings.authorities,
+    surroundings.ownSpaces ?? [],
+    filterGroups,
+    surroundings.pushes,
+  );
   if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
 
   const servers = byName(written.servers.map(serverOf));
@@ -144,7 +153,7 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
       filters.map((filter) => ({ ...filter, staged: false })),
     );
   const policy = withRules(enforced, enforcedTriggers, filters, isStaged ? allEnforced() : undefined);
-  return { policy, warnings: findWarnings(policy, written, surroundings.devices).sort(byPlace) };
+  return { policy, warnings: findWarnings(policy, written, surroundings.devices, surroundings.pushes).sort(byPlace) };
 }
 
 function isEnforced({ value }: Entry<{ readonly stage?: boolean }>): boolean {
@@ -152,13 +161,19 @@ function isEnforced({ value }: Entry<{ readonly stage?: boolean }>): boolean {
 }
 
 function serverOf({ name, value }: Entry<WrittenServer>): Server {
-  const { certificates, sources, apiSources = sources } = value;
-  return { name: name as ServerName, certificates: certificates.map(certificateOf), sources, apiSources };
+  const { certificates, sources, apiSources = sources, sinks } = value;
+  return {
+    name: name as ServerName,
+    certificates: certificates.map(certificateOf),
+    sources,
+    apiSources,
+    ...(sinks && { sinks: sinksOf(sinks) }),
+  };
 }
 
 /** Without mayAuthorise, an MTC user may authorise the servers of its start set and no others. */
 function mtcUserOf({ name, value }: Entry<WrittenMtcUser>): MtcUser {
-  const { certificates = [], apiSources, devices, authorises, mayAuthorise = authorises.map(exactly) } = value;
+  const { certificates = [], apiSources, devices, authorises, mayAuthorise = authorises.map(exactly), sinks } = value;
   return {
     name: name as MtcUserName,
     certificates: certificates.map(certificateOf),
@@ -166,7 +181,12 @@ function mtcUserOf({ name, value }: Entry<WrittenMtcUser>): MtcUser {
     authorises,
     mayAuthorise,
     ...(apiSources && { apiSources }),
+    ...(sinks && { sinks: sinksOf(sinks) }),
   };
+}
+
+function sinksOf(sinks: Readonly<Record<string, Omit<Sink, 'name'>>>): Sink[] {
+  return byName(Object.entries(sinks).map(([name, sink]) => ({ name, ...sink })));
 }
 
 function certificateOf({ uri, issuer, sha256 }: WrittenCertificate): Certificate {

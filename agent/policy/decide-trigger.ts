@@ -4,7 +4,7 @@
  * TS 23.682 5.2.1 as far as a gateway takes them:
  *   device, mtcUser  is it known, does its owner authorise this server?
  *   rule             no deny of the trigger rules matches, and an allow does
- *   preference       the owner wants it now (grants a day are of grants alone)
+ *   preference       its owner wants it now
  *   trigger          payload and validity are within its limits
  *   rate, quota      how many it sends; how many the device gets, and are pending
  * Each allow goes its way alone, from `rule` on. Of those that arrive the one
@@ -73,7 +73,8 @@ function goAlone(rule: TriggerAllow, held: Held, wish: Wish, question: TriggerQu
   lines.push(yes('rule', 'matches', id));
 
   if (wish.unwanted !== undefined) return stop(no('unwanted', wish.unwanted, id));
-  if (wish.heard > 0) lines.push(yes('preference', `${wish.heard} preferences of the owner let it be`, id));
+  if (wish.heard > 0)
+    lines.push(yes('preference', `${wish.heard} of the owner's meet the device, and none objects`, id));
 
   if (payloadBytes > limits.payloadBytes)
     return stop(no('triggerPayloadTooLarge', `${payloadBytes} bytes, of ${limits.payloadBytes}`, id));

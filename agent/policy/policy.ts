@@ -6,6 +6,7 @@
 import type { Place } from '../core/document.ts';
 import type { Address, Family, Prefix } from '../core/net.ts';
 import type { RefusalReason } from '../core/refusals.ts';
+import type { Sink } from '../core/sinks.ts';
 import type {
   Attributes,
   ExternalId,
@@ -34,6 +35,8 @@ export interface Server {
   readonly sources: readonly Prefix[];
   /** Where its requests come from. */
   readonly apiSources: readonly Prefix[];
+  /** Where it is told by a push of what becomes of its grants. */
+  readonly sinks?: readonly Sink[];
 }
 
 export interface MtcUser {
@@ -44,6 +47,8 @@ export interface MtcUser {
   readonly devices: readonly DevicePattern[];
   readonly authorises: readonly ServerName[];
   readonly mayAuthorise: readonly NamePattern[];
+  /** Where it is told by a push of who was turned away from its devices. */
+  readonly sinks?: readonly Sink[];
 }
 
 /** What a rule looks at; an absent member matches everything. */

@@ -9,6 +9,7 @@ import type { z } from 'zod';
 import * as f from '../core/fields.ts';
 import { parseAddress } from '../core/net.ts';
 import { REFUSALS, type RefusalReason } from '../core/refusals.ts';
+import { MTC_USER_EVENTS, readSinkUrl, SERVER_EVENTS } from '../core/sinks.ts';
 import { filter } from './filter-files.ts';
 import { packet, packetExpectation } from './packet-tests.ts';
 import { parseDevicePattern, parseNamePattern } from './patterns.ts';
@@ -45,10 +46,31 @@ const certificate = f
     when: f.isMapping,
   });
 
+const sinkUrl = f.field(
+  'an https URL such as https://sink.acme.example/mtgate',
+  (text) => {
+    const url = readSinkUrl(text);
+    return typeof url === 'string' ? undefined : url.href;
+  },
+  { pattern: '^https://' },
+  (text) => {
+    const lacking = readSinkUrl(text);
+    return `expected an https URL with ${typeof lacking === 'string' ? lacking : ''}, found ${f.describe(text)}`;
+  },
+);
+
+/** Where events are pushed to. `ca` names a CA file of agent.yaml. */
+function sinksOf<const Events extends string>(events: readonly Events[]) {
+  const all = f.list(f.choice(...events), events.join(', ')).default([...events] as never[]);
+  const sink = f.mapping({ url: sinkUrl, events: all, ca: f.name().exactOptional() });
+  return f.named(sink, 'sinks').exactOptional();
+}
+
 const server = f.mapping({
   certificates: f.list(certificate, 'certificates'),
   sources: f.list(f.prefix, 'prefixes'),
   apiSources: f.list(f.prefix, 'prefixes').exactOptional(),
+  sinks: sinksOf(SERVER_EVENTS),
 });
 
 const mtcUser = f.mapping({
@@ -57,6 +79,7 @@ const mtcUser = f.mapping({
   devices: f.list(devicePattern, 'device patterns'),
   authorises: f.list(serverName, 'servers', 0).default([]),
   mayAuthorise: f.list(namePattern, 'names').exactOptional(),
+  sinks: sinksOf(MTC_USER_EVENTS),
 });
 
 const deviceGroup = f

@@ -6,6 +6,7 @@
 import type { Issue } from '../core/document.ts';
 import { meet, portsText } from '../core/trigger-plan.ts';
 import type { PortRange, ServerName } from '../core/words.ts';
+import { type Pushes, sinksIn } from './checks.ts';
 import { filterWarnings } from './filter-files.ts';
 import { type DeviceFacts, type DeviceSelector, isSelected, patternsOf, selectorText } from './groups.ts';
 import { ALL_DAY, type Hours, hoursText, neverCloses } from './hours.ts';
@@ -19,7 +20,12 @@ const MANY_PORTS = 1024;
 const ALL_PORTS: readonly PortRange[] = [{ low: 1, high: 65_535 }];
 
 /** With all that is staged taken as enforced; `devices` are those of the devices file, where it is known. */
-export function findWarnings(policy: Policy, written: Written, devices?: readonly DeviceFacts[]): Issue[] {
+export function findWarnings(
+  policy: Policy,
+  written: Written,
+  devices?: readonly DeviceFacts[],
+  pushes?: Pushes,
+): Issue[] {
   const all = policy.staged ?? policy;
   const isAuthorised = authorisations(all);
   return [
@@ -47,7 +53,13 @@ export function findWarnings(policy: Policy, written: Written, devices?: readonl
     ...filterWarnings(policy.filters),
     ...towardTriggerPorts(policy),
     ...(devices ? unmatched(all, written, devices) : []),
+    ...(pushes && !pushes.signed ? unsigned(written) : []),
   ];
+}
+
+function unsigned(written: Written): Issue[] {
+  const message = 'nothing is pushed to sinks: agent.yaml has no reports.signingKey';
+  return sinksIn(written).map(({ place }) => ({ ...place(), message }));
 }
 
 /** A rule on grants, or on triggers. */

@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { MTC_USER_BASE_PATH, mtcUserOperations } from '../../agent/api/mtc-user-routes.ts';
 import { problemOf } from '../../agent/api/problem.ts';
+import { reportOperations } from '../../agent/api/report-routes.ts';
 import { BASE_PATH, operations } from '../../agent/api/routes.ts';
 import { REFUSALS, type RefusalReason } from '../../agent/core/refusals.ts';
 
@@ -86,7 +87,7 @@ describe('the contract', () => {
 
   it.each([
     ['openapi.yaml', operations],
-    ['mtc-user.yaml', mtcUserOperations],
+    ['mtc-user.yaml', (none: never) => ({ ...mtcUserOperations(none, none), ...reportOperations(none, none) })],
   ] as const)('has one handler for each operation: %s', (file, handlers) => {
     const { text } = contracts.find(({ name }) => name === file) as { text: string };
     const named = [...text.matchAll(/operationId: (\w+)/g)].map(([, name]) => name);

@@ -182,6 +182,7 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
         waits.set(id, wait);
         return wait;
       }
+      if (ask.sink !== undefined) return refuse('sinkNotAllowed', { why: 'no sinks' });
       if (device === 'm2@meters.acme.example') return refuse('notAuthorisedByMtcUser', { why: 'not authorised' });
       if (device !== 'm1@meters.acme.example' && device !== '+12025550142') {
         return refuse('deviceUnknown', { why: 'no such device' });
@@ -256,6 +257,8 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
       requestsInLastMinute: 1,
       generation: 'g1',
     }),
+    follow: () => () => () => {},
+    signingKey: undefined,
   };
 }
 
@@ -317,7 +320,8 @@ export class ApiFixture {
     const listen = { address: address('127.0.0.1'), port: 0 };
     const refusedHandshake = (reason: TlsReason, remote?: string) => this.handshakes.push({ reason, remote });
     const shedConnection = (reason: ShedReason) => this.shed.push(reason);
-    const parts = { identity, refuse, refusedHandshake, shedConnection, clock, random, log };
+    const streamCut = () => {};
+    const parts = { identity, refuse, refusedHandshake, shedConnection, streamCut, clock, random, log };
     const apis: Api[] = [{ contract: 'openapi.yaml', basePath: BASE_PATH, role: 'server', operations: table }, ...more];
     this.server = await startApi(listen, this.trust(over), parts, apis, limits);
     return this.server;

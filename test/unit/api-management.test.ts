@@ -178,6 +178,20 @@ const useCases: ManagementUseCases = {
       carried: { in: { packets: 2n, bytes: 120n }, out: { packets: 1n, bytes: 60n } },
     };
   },
+  users: () => [],
+  user: () => undefined,
+  async setUserServers(name, servers, byUid) {
+    calls.push(['setUserServers', name, servers, byUid]);
+    return name === 'acme' ? undefined : { refused: 'mtcUserUnknown', why: `no MTC user ${name}` };
+  },
+  async setUserPreference(name, written, byUid) {
+    calls.push(['setUserPreference', name, written, byUid]);
+    return written.devices === '*@*' ? { refused: 'devicesNotOwned', why: 'not its own' } : { id: 'p1' };
+  },
+  async dropUserPreference(name, id, byUid) {
+    calls.push(['dropUserPreference', name, id, byUid]);
+    return undefined;
+  },
   drain: (draining, byUid) => void calls.push(['drain', draining, byUid]),
   device(name) {
     const device = { externalId: 'm1@meters.acme.example' as ExternalId, msisdn: '12025550142' as Msisdn };
@@ -460,6 +474,11 @@ describe('an operator', () => {
 
   it.each([
     ['DELETE', '/grants/other', undefined, 404, 'grantNotFound', /no live grant other/],
+    ['GET', '/users/nobody', undefined, 404, 'mtcUserUnknown', /no MTC user nobody/],
+    ['PUT', '/users/nobody/servers', { servers: [] }, 404, 'mtcUserUnknown', /no MTC user nobody/],
+    ['PUT', '/users/acme/servers', { servers: 'all' }, 400, 'invalidArgument', /servers: /],
+    ['POST', '/users/acme/preferences', { devices: '*@*', block: true }, 409, 'devicesNotOwned', /not its own/],
+    ['POST', '/users/acme/preferences', { devices: 'm', quiet: 1 }, 400, 'invalidArgument', /quiet/],
     ['POST', '/bindings', { device: 'm9@a.example', realm: 'r', address: '192.0.2.1' }, 409, 'deviceUnknown', /m9/],
     [
       'POST',

@@ -73,7 +73,16 @@ beforeAll(async () => {
     operations: Object.fromEntries(own.map(({ operationId }) => [operationId, reach(operationId)])),
   })) as unknown as Api[];
   const { refuse, clock, log } = api;
-  const parts = { identity, refuse, refusedHandshake: () => {}, shedConnection: () => {}, clock, random, log };
+  const parts = {
+    identity,
+    refuse,
+    refusedHandshake: () => {},
+    shedConnection: () => {},
+    streamCut: () => {},
+    clock,
+    random,
+    log,
+  };
   api.server = await startApi({ address: address('127.0.0.1'), port: 0 }, api.trust(), parts, apis);
 });
 afterAll(() => api.stop());

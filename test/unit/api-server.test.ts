@@ -163,7 +163,7 @@ describe('bad input', () => {
     ['an application server by name', json({ applicationServer: { address: 'as.example' } }), 'invalidArgument'],
     ['an octal address', json({ applicationServer: { address: '192.0.2.010' } }), 'invalidArgument'],
     ['an unknown family', json({ ipFamily: 'IPV5' }), 'invalidArgument'],
-    ['sink', json({ sink: 'https://as.example/' }), 'notSupported'],
+    ['a sink that is none of its own', json({ sink: 'https://as.example/' }), 'sinkNotAllowed'],
     ['waitSeconds without WAIT', json({ waitSeconds: 60 }), 'invalidArgument'],
     ['waiting for no time', json({ whenUnreachable: 'WAIT', waitSeconds: 0 }), 'invalidArgument'],
     ['waiting for more than a day', json({ whenUnreachable: 'WAIT', waitSeconds: 86_401 }), 'invalidArgument'],
@@ -179,6 +179,7 @@ describe('bad input', () => {
   const faces: Record<string, [number, string]> = {
     invalidArgument: [400, 'INVALID_ARGUMENT'],
     notSupported: [422, 'NOT_SUPPORTED'],
+    sinkNotAllowed: [422, 'INVALID_SINK'],
     bodyTooLarge: [413, 'INVALID_ARGUMENT'],
     deviceUnknown: [404, 'IDENTIFIER_NOT_FOUND'],
     notAuthorisedByMtcUser: [404, 'IDENTIFIER_NOT_FOUND'],

@@ -427,6 +427,7 @@ describe('the start is stopped by', () => {
       identity,
       refuse,
       refusedHandshake: () => {},
+      streamCut: () => {},
       shedConnection: () => {},
       clock,
       random,

@@ -22,14 +22,16 @@ import type { GrantRecord } from '../../agent/grants/record.ts';
 import { type DenialStore, openDenialStore } from '../../agent/inspector/denial-store.ts';
 import type { InspectorReading } from '../../agent/inspector/inspector.ts';
 import { Ledger } from '../../agent/inspector/ledger.ts';
+import { DeskClerk } from '../../agent/mtc-user-use-cases.ts';
 import { remediesOf } from '../../agent/remedies.ts';
 import { readRuleFolder } from '../../agent/rule-folder.ts';
 import type { RunningStatus } from '../../agent/status.ts';
 import { managementUseCases, operatorDetail } from '../../agent/use-cases.ts';
+import { userUseCases } from '../../agent/user-use-cases.ts';
 import { ROOT } from '../child.ts';
 import { ask, DEVICES, HEAD_END, M1, RULES, TestGateway } from '../gateway.ts';
 import { MTGATE, mtgate, type Said, said } from '../mtgate.ts';
-import { policyOf } from '../rules.ts';
+import { digest, policyOf } from '../rules.ts';
 
 let folder: string;
 let gateway: TestGateway;
@@ -51,7 +53,7 @@ beforeAll(async () => {
   if ('issues' in reading) throw new Error('the example agent.yaml is wrong');
   const { ground, grants, bindings } = gateway;
   store = openDenialStore(join(folder, 'denials.db'), gateway.log);
-  ledger = new Ledger(store, gateway.clock, ground.random, gateway.log);
+  ledger = new Ledger(store, gateway.clock, ground.random, gateway.log, () => undefined);
   const denials = denialUseCases({
     ledger,
     account: () => ({ seen: 0, inspected: 0, unsampled: 0, lost: 0 }),
@@ -80,7 +82,8 @@ beforeAll(async () => {
   });
   const imports = new DeviceImports(registry, folder, new URL(`file://${ROOT}dist/device-import-worker.js`));
   const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log: gateway.log });
-  const operators = { ...denials, ...ofDevices, ...ofEditions, radius: () => undefined };
+  const ofUsers = userUseCases(grants, new DeskClerk(gateway.desk, ground, digest));
+  const operators = { ...denials, ...ofDevices, ...ofEditions, ...ofUsers, radius: () => undefined };
   const useCases = managementUseCases(ground, grants, bindings, operators, reading.config, {
     reload: async () => ({ policy: grants.policy.version, devices: 2, liveGrants: grants.live.size, unusable: [] }),
     drain: (draining) => {
@@ -579,6 +582,63 @@ test('what others wrote cannot move the cursor, nor turn the direction of readin
   expect(JSON.parse(json.stdout)).toEqual([odd]);
   expect(fault.stderr).toBe(`odd: ${shown}\n`);
   expect(completed.stdout).toBe('');
+});
+
+describe('users', () => {
+  test('list and show: whom each authorises, what it wants, who said so', async () => {
+    const { stdout } = await operator('users', 'list');
+    expect(stdout).toMatch(
+      /^mtcUser +servers +setBy +preferences +liveGrants +devices\nacme +head-end +the rule files +0 +0 +\*@meters\.example\n$/,
+    );
+    expect(JSON.parse((await operator('users', 'list', '--json')).stdout)).toMatchObject([
+      { mtcUser: 'acme', servers: ['head-end'], setBy: 'ruleFiles', preferences: 0, liveGrants: 0 },
+    ]);
+    expect((await operator('users', 'show', 'nobody')).stderr).toContain('no MTC user nobody in the rule files');
+  });
+
+  test('authorise and clear: on a user’s behalf, at once, and on record', async () => {
+    const grant = await granted();
+    expect(await operator('users', 'authorise', 'acme', 'other')).toMatchObject({
+      status: 0,
+      stdout: 'acme authorises other\n',
+    });
+    expect(gateway.store.find(grant.id)).toMatchObject({ endCause: 'serverUnauthorised' });
+    expect((await operator('users', 'show', 'acme')).stdout).toMatch(
+      /authorises +other\nset by +an operator, \S+ \S+.* by uid 0\n/,
+    );
+    expect(gateway.log.lines.findLast(({ event }) => event === 'deskChanged')).toMatchObject({
+      ...{ mtcUser: 'acme', byUid: 0, what: 'serversSet', servers: ['other'] },
+    });
+    expect(await operator('users', 'authorise', 'acme', 'nobody')).toMatchObject({
+      status: 1,
+      stderr: expect.stringContaining('"nobody" is none that you may authorise'),
+    });
+    expect((await operator('users', 'clear', 'acme')).stdout).toBe('acme authorises what the rule files say\n');
+    expect((await operator('users', 'list')).stdout).toContain('the rule files');
+  });
+
+  test('prefer and drop', async () => {
+    const night = ['--quiet', '22:00-06:00', '--days', 'sat,sun', '--grants-per-day', '3', '--zone', 'Europe/Berlin'];
+    const { stdout } = await operator('users', 'prefer', 'acme', 'm2@meters.example', '--block', ...night);
+    const [, id = ''] = /^preference (\S+) of acme holds\n$/.exec(stdout) ?? [];
+    expect((await operator('users', 'show', 'acme')).stdout).toContain(
+      'nothing; quiet 22:00-06:00 Europe/Berlin on sat sun; 3 grants a day (Europe/Berlin)',
+    );
+    expect(await operator('users', 'prefer', 'acme', 'm2@meters.example')).toMatchObject({
+      status: 1,
+      stderr: expect.stringContaining('it says nothing'),
+    });
+    expect((await operator('users', 'prefer', 'acme', '*@*', '--block')).stderr).toContain('encloses');
+    expect((await operator('users', 'drop', 'acme', id)).stdout).toBe(`preference ${id} of acme holds no more\n`);
+    expect((await operator('users', 'drop', 'acme', id)).status).toBe(1);
+    expect((await operator('users', 'show', 'acme')).stdout).toContain('no preferences');
+  });
+
+  test('are completed by name', async () => {
+    const words = ['complete-words', '--', 'users', 'show', ''];
+    const { stdout } = await said([...MTGATE, ...words], { MTGATE_SOCKET: join(folder, 'agent.sock') });
+    expect(stdout).toBe('acme\thead-end\n');
+  });
 });
 
 describe('completion', () => {

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { REFUSALS, type Refusal, type RefusalReason } from '../../agent/core/refusals.ts';
-import type { GrantId, MtcUserName } from '../../agent/core/words.ts';
+import type { ExternalId, GrantId, MtcUserName } from '../../agent/core/words.ts';
 import { denialUseCases } from '../../agent/denial-use-cases.ts';
 import { openAccount } from '../../agent/inspector/account.ts';
 import { type DenialStore, openDenialStore } from '../../agent/inspector/denial-store.ts';
@@ -27,6 +27,12 @@ const knock = (changes: Partial<DenialFacts> = {}): DenialFacts => ({
   target: 'udp 203.0.113.1:20000',
   ...changes,
 });
+const ACME = 'acme' as MtcUserName;
+/** own is a device of acme's, and has a number. */
+const deviceOf = (named: string) =>
+  named === 'own@a.example' || named === '+491715550107'
+    ? { mtcUser: ACME, externalId: 'own@a.example' as ExternalId }
+    : undefined;
 const SMALL = { packet: 3, handshake: 2, request: 2 };
 const total = (rows: readonly Denial[], kind = 'packet') =>
   rows.filter((row) => row.kind === kind).reduce((sum, { count }) => sum + count, 0);
@@ -60,6 +66,36 @@ describe('a row', () => {
   ] as const)('is another one where %j', (changes) => {
     const denials = new Denials(clock, newId);
     expect(denials.add(knock(changes)).id).not.toBe(denials.add(knock()).id);
+  });
+
+  test('that concerns an MTC user is of one day, in UTC; one of nobody goes on', () => {
+    const denials = new Denials(clock, newId);
+    const first = denials.add(knock({ mtcUser: ACME }));
+    const nobodys = denials.add(knock());
+    clock.pass(86_400);
+    expect(denials.add(knock({ mtcUser: ACME })).id).not.toBe(first.id);
+    expect(denials.add(knock({ mtcUser: ACME })).count).toBe(2);
+    expect(denials.add(knock())).toMatchObject({ id: nobodys.id, count: 2 });
+    expect([...denials.ofUser(ACME)].map(({ count }) => count)).toEqual([1, 2]);
+    const again = new Denials(clock, newId, denials.list({}, 9));
+    expect(again.add(knock({ mtcUser: ACME })).count).toBe(3);
+    expect([...again.ofUser(ACME)].map(({ count }) => count)).toEqual([1, 3]);
+  });
+
+  test('bears the source port of the last that was counted', () => {
+    const denials = new Denials(clock, newId);
+    const { id } = denials.add(knock({ sourcePort: 1 }));
+    expect(denials.add(knock({ sourcePort: 2 }))).toMatchObject({ id, count: 2, sourcePort: 2 });
+    expect(denials.add(knock())).toMatchObject({ id, count: 3, sourcePort: 2 });
+  });
+
+  test('that makes room still counts for the MTC user whom it concerned', () => {
+    const denials = new Denials(clock, newId, [], SMALL);
+    for (let i = 0; i < 5; i++) denials.add(knock({ mtcUser: ACME, source: `192.0.2.${i}` }));
+    for (let i = 0; i < 4; i++) denials.add(knock({ source: `192.0.2.${i}` }));
+    const mine = [...denials.ofUser(ACME)];
+    expect(mine).toMatchObject([{ source: '*', count: 5 }]);
+    expect(total(denials.list({}, 99))).toBe(9);
   });
 
   test('is found by kind, reason, source and MTC user, the newest first', () => {
@@ -193,7 +229,7 @@ describe('the ledger', () => {
   let ledger: Ledger;
   const open = () => {
     store = openDenialStore(file, log);
-    ledger = new Ledger(store, clock, seededRandom(++starts), log);
+    ledger = new Ledger(store, clock, seededRandom(++starts), log, deviceOf);
   };
   const refusal = (instance: string, reason: RefusalReason = 'noRuleAllows'): Refusal => ({
     reason,
@@ -264,6 +300,28 @@ describe('the ledger', () => {
     expect(ledger.denials.list({ kind: 'request' }, 9)).toMatchObject([{ count: 2, server: 'head-end' }]);
   });
 
+  test('a refusal knows whose device was named, however it was named, and who asked', async () => {
+    const asker = { certificate: 'c0'.repeat(32), fromPort: 40_000 };
+    ledger.refused(refusal('a'), { ...FACTS, device: '+491715550107', ...asker });
+    ledger.refused(refusal('b'), { ...FACTS, device: 'own@a.example' });
+    ledger.refused(refusal('c'), FACTS);
+    for (let i = 0; i < 3; i++) ledger.refused(refusal('d'), { ...FACTS, device: 'own@a.example' }, 'leftOut');
+    const named = { mtcUser: 'acme', externalId: 'own@a.example' };
+    const shown = { certificate: asker.certificate, sourcePort: 40_000 };
+    const rows = [...ledger.denials.ofUser(ACME)];
+    expect(rows).toMatchObject([
+      { device: '+491715550107', ...named, ...shown },
+      { device: 'own@a.example', ...named },
+      { source: '*', count: 3 },
+    ]);
+    await ledger.keep();
+    store.close();
+    open();
+    expect(ledger.refusal('urn:uuid:a')).toMatchObject({ device: '+491715550107', ...named, ...shown });
+    expect(ledger.refusal('urn:uuid:c')).not.toHaveProperty('mtcUser');
+    expect([...ledger.denials.ofUser(ACME)]).toEqual(expect.arrayContaining(rows));
+  });
+
   test('the same again counts in its row; what is too much to be told apart, without one', () => {
     ledger.refused(refusal('a', 'serverBusy'), FACTS);
     for (let i = 0; i < 9; i++) ledger.refused(refusal('a', 'serverBusy'), FACTS, 'repeated');
@@ -314,7 +372,7 @@ describe('the ledger', () => {
         store.write(changes, refusals);
       },
     };
-    const slow = new Ledger(failing, clock, seededRandom(++starts), log);
+    const slow = new Ledger(failing, clock, seededRandom(++starts), log, deviceOf);
     for (let i = 0; i < 10_002; i++) slow.refused(refusal(`${i}`), FACTS);
     await slow.keep();
     expect(log.of('denialsNotKept')).toMatchObject([{ level: 'error', why: 'disk full' }]);

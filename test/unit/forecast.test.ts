@@ -6,6 +6,7 @@ import Database from 'better-sqlite3';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { refusalRecorder } from '../../agent/api/problem.ts';
 import { address } from '../../agent/core/net.ts';
+import type { ExternalId, MtcUserName } from '../../agent/core/words.ts';
 import { forecast } from '../../agent/editions/forecast.ts';
 import { type DenialStore, openDenialStore } from '../../agent/inspector/denial-store.ts';
 import { Ledger } from '../../agent/inspector/ledger.ts';
@@ -22,7 +23,7 @@ beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'mtgate-forecast-'));
   gateway = await TestGateway.started();
   denials = openDenialStore(join(folder, 'denials.db'), gateway.log);
-  ledger = new Ledger(denials, gateway.clock, seededRandom(1), gateway.log);
+  ledger = new Ledger(denials, gateway.clock, seededRandom(1), gateway.log, () => undefined);
   // As main has it: what is refused is kept.
   const { clock } = gateway;
   Object.assign(gateway.ground, {
@@ -136,12 +137,15 @@ test('what waits to be written, and what is written, are told once each, the new
 test.each([
   [1, ['policy', 'steps', 'duration_seconds', 'application_server', 'ip_family']],
   [2, ['policy', 'steps']],
+  [3, []],
 ])('a file of denials of version %i goes on, with what it has', (version, added) => {
   denials.close();
   const file = join(folder, 'older.db');
   openDenialStore(file, gateway.log).close();
   const db = new Database(file);
-  for (const column of added) db.exec(`ALTER TABLE refusals DROP COLUMN ${column}`);
+  const asker = ['external_id', 'certificate', 'source_port'];
+  for (const column of [...added, 'mtc_user', ...asker]) db.exec(`ALTER TABLE refusals DROP COLUMN ${column}`);
+  for (const column of asker) db.exec(`ALTER TABLE denials DROP COLUMN ${column}`);
   if (version === 1) db.exec('ALTER TABLE denials DROP COLUMN rule');
   db.exec(`INSERT INTO refusals (number, instance, at_ms, reason, step, why, server, device, source, target)
     VALUES (1, 'urn:uuid:1', 5, 'noRuleAllows', 'rule', 'why', 's', 'd', 'x', 'udp/1');
@@ -159,6 +163,10 @@ test.each([
     ipFamily: 'ipv6',
     policy: '0123456789abcdef',
     steps: ['no rule no allow matches'],
+    mtcUser: 'acme' as MtcUserName,
+    externalId: 'm1@meters.example' as ExternalId,
+    certificate: 'c0',
+    sourcePort: 40_000,
   };
   denials.write({ changed: [], removed: [] }, [next]);
   expect(denials.refusal('urn:uuid:2')).toEqual(next);

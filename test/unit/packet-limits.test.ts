@@ -157,7 +157,7 @@ test('after a reboot a grant with a quota is not opened again; one with a rate i
 
 test('a server is told: with its grant, and beforehand', async () => {
   const gateway = await TestGateway.started(FEW);
-  const useCases = serverUseCases(gateway.ground, gateway.grants, gateway.extensions);
+  const useCases = serverUseCases(gateway.ground, gateway.grants, gateway.extensions, gateway.events, undefined);
   expect(await useCases.request(HEAD_END, ask())).toMatchObject({ limits: { packetsPerSecond: 50, bytes: 100 } });
   expect(useCases.limits(HEAD_END)).toMatchObject({ packetsPerSecond: 50, bytes: 100 });
   await gateway.grants.switchPolicy(policyOf(RULES));

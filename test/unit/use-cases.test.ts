@@ -3,7 +3,7 @@ import { serverUseCases } from '../../agent/use-cases.ts';
 import { ask, HEAD_END, inner, M1, M2, OTHER, RULES, TestGateway } from '../gateway.ts';
 
 async function served(gateway: TestGateway) {
-  const useCases = serverUseCases(gateway.ground, gateway.grants, gateway.extensions);
+  const useCases = serverUseCases(gateway.ground, gateway.grants, gateway.extensions, gateway.events, undefined);
   const list = (perPage: number, seek?: string, who = HEAD_END) => {
     const found = useCases.list(who, { perPage, ...(seek !== undefined && { seek }) });
     return found === 'seekUnknown' ? found : { ...found, grants: found.grants.map(({ devicePort }) => devicePort) };

@@ -1,0 +1,116 @@
+/**
+ * The outbox in SQLite, in a file of its own (outbox.db): nothing that a grant
+ * rests on. What is written here outlives the agent, killed or not; in a power
+ * cut the last seconds can be lost (synchronous=NORMAL). A file that cannot be
+ * used is put aside (usable-file.ts).
+ */
+import Database from 'better-sqlite3';
+import { AgentError } from '../core/errors.ts';
+import type { Log } from '../core/ports.ts';
+import { openUsable } from '../usable-file.ts';
+import type { OutboxChanges, OutboxStore, QueuedEvent, QueueRecord } from './outbox.ts';
+
+const SCHEMA_VERSION = 1;
+const SCHEMA = `
+CREATE TABLE queues (
+  sink TEXT PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL,
+  delivered INTEGER NOT NULL, given_up INTEGER NOT NULL, untold INTEGER NOT NULL,
+  last_success_ms INTEGER NOT NULL, last_fault_ms INTEGER NOT NULL, last_fault TEXT, last_why TEXT,
+  told_until_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE events (
+  sink TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL, type TEXT, subject TEXT, url TEXT,
+  made_ms INTEGER NOT NULL, data TEXT NOT NULL, PRIMARY KEY (sink, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE grant_sinks (grant_id TEXT PRIMARY KEY, url TEXT NOT NULL) STRICT, WITHOUT ROWID;
+`;
+
+type Row = Readonly<Record<string, unknown>>;
+
+export function openOutboxStore(file: string, log: Log): OutboxStore {
+  return storeOn(openUsable(file, openDatabase, log, 'outboxUnusable'), file);
+}
+
+function storeOn(db: Database.Database, file: string): OutboxStore {
+  const statement = {
+    queues: db.prepare(`SELECT sink, first, last, delivered, given_up AS givenUp, untold,
+      last_success_ms AS lastSuccessMs, last_fault_ms AS lastFaultMs, last_fault AS lastFault, last_why AS lastWhy,
+      told_until_ms AS toldUntilMs FROM queues`),
+    queue: db.prepare(`INSERT OR REPLACE INTO queues VALUES
+      (@sink, @first, @last, @delivered, @givenUp, @untold, @lastSuccessMs, @lastFaultMs, @lastFault, @lastWhy,
+      @toldUntilMs)`),
+    put: db.prepare(
+      'INSERT OR REPLACE INTO events VALUES (@sink, @number, @id, @type, @subject, @url, @madeMs, @data)',
+    ),
+    passed: db.prepare('DELETE FROM events WHERE sink = @sink AND number < @first'),
+    oldest: db.prepare(`SELECT sink, number, id, type, subject, url, made_ms AS madeMs, data
+      FROM events WHERE sink = ? AND number >= ? ORDER BY number LIMIT 1`),
+    dropQueue: db.prepare('DELETE FROM queues WHERE sink = ?'),
+    dropEvents: db.prepare('DELETE FROM events WHERE sink = ?'),
+    grantSinks: db.prepare('SELECT grant_id, url FROM grant_sinks').raw(),
+    keepGrantSink: db.prepare('INSERT OR REPLACE INTO grant_sinks VALUES (?, ?)'),
+    forgetGrantSink: db.prepare('DELETE FROM grant_sinks WHERE grant_id = ?'),
+  };
+  const write = db.transaction(({ queues, events, dropped }: OutboxChanges) => {
+    for (const sink of dropped) {
+      statement.dropQueue.run(sink);
+      statement.dropEvents.run(sink);
+    }
+    for (const event of events) {
+      const { type = null, subject = null, url = null } = event;
+      statement.put.run({ ...event, type, subject, url });
+    }
+    for (const record of queues) {
+      const { lastFault = null, lastWhy = null } = record;
+      statement.queue.run({ ...record, lastFault, lastWhy });
+      statement.passed.run({ sink: record.sink, first: record.first });
+    }
+  });
+  const guarded = <Result>(act: () => Result): Result => {
+    try {
+      return act();
+    } catch (cause) {
+      throw new AgentError('denialsNotKept', `${file}: ${(cause as Error).message}`, { cause });
+    }
+  };
+  return {
+    before: (statement.queues.all() as Row[]).map((row) => present(row) as unknown as QueueRecord),
+    write: (changes) => guarded(() => write(changes)),
+    oldest: (sink, from) =>
+      guarded(() => {
+        const row = statement.oldest.get(sink, from) as Row | undefined;
+        return row && (present(row) as unknown as QueuedEvent);
+      }),
+    grantSinks: {
+      all: () => new Map(statement.grantSinks.all() as [string, string][]),
+      keep: (grant, url) => void guarded(() => statement.keepGrantSink.run(grant, url)),
+      forget: (grant) => void guarded(() => statement.forgetGrantSink.run(grant)),
+    },
+    close: () => db.close(),
+  };
+}
+
+function openDatabase(file: string): Database.Database {
+  let db: Database.Database | undefined;
+  try {
+    db = new Database(file);
+    db.pragma('journal_mode = WAL');
+    db.pragma('synchronous = NORMAL');
+    const version = db.pragma('user_version', { simple: true }) as number;
+    if (version === 0) {
+      db.exec(`BEGIN; ${SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION}; COMMIT;`);
+    } else if (version !== SCHEMA_VERSION) {
+      throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
+    }
+    if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
+    return db;
+  } catch (cause) {
+    db?.close();
+    throw cause;
+  }
+}
+
+/** A row without what is not there. */
+function present(row: Row): Row {
+  return Object.fromEntries(Object.entries(row).filter(([, value]) => value !== null));
+}
