@@ -19,6 +19,7 @@ import { printFault } from './cli/print.ts';
 import { registerRadius } from './cli/radius.ts';
 import { registerReports } from './cli/reports.ts';
 import { registerStatus } from './cli/status.ts';
+import { registerTriggers } from './cli/triggers.ts';
 import { registerUsers } from './cli/users.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 
@@ -36,6 +37,7 @@ const program = new Command('mtgate')
 
 registerStatus(program);
 registerGrants(program);
+registerTriggers(program);
 registerDevice(program);
 registerRadius(program);
 registerUsers(program);

@@ -113,7 +113,7 @@ import {
 } from './site.ts';
 import { attachmentText, heartbeatAgeSeconds, runningStatus } from './status.ts';
 import { wrongSysctls } from './sysctls.ts';
-import { triggerUseCases } from './trigger-use-cases.ts';
+import { triggerManagement, triggerUseCases } from './trigger-use-cases.ts';
 import type { Notifications } from './triggers/ground.ts';
 import { openTriggerStore } from './triggers/store.ts';
 import { openDelivery } from './triggers/trigger-source.ts';
@@ -378,8 +378,10 @@ async function start(
   const delivery = openDelivery(config, { clock: systemClock, random: systemRandom, log });
   const triggerWorker = new URL('triggers/store-worker.js', import.meta.url);
   const triggerStore = delivery && openTriggerStore(join(config.store.directory, 'triggers.db'), triggerWorker);
-  // Sinks are not known yet: no destination is anybody's.
-  const notifications: Notifications = { allowed: () => false, notify: async () => {} };
+  const notifications: Notifications = {
+    allowed: (server, url) => pushes?.allowed(server, url) ?? false,
+    notify: async (server, url, body) => pushes?.notify(server, url, { id: newUlid(), data: JSON.stringify(body) }),
+  };
   const triggers =
     delivery &&
     triggerStore &&
@@ -536,13 +538,17 @@ async function start(
     reportsOf: (name: string) =>
       grants.policy.mtcUsers.has(name as MtcUserName) ? ofReports.all(name as MtcUserName) : undefined,
   };
+  const shown = triggers && triggerStore && { triggers: triggerManagement(triggers, triggerStore, directory, log) };
   const management = await startManagement(
     config.management.socket,
     managementUseCases(
       ground,
       grants,
       bindings,
-      { ...denials, ...ofDevices, ...ofEditions, ...ofRadius, ...ofSinks, ...userUseCases(grants, clerk) },
+      {
+        ...{ ...denials, ...ofDevices, ...ofEditions, ...ofRadius },
+        ...{ ...ofSinks, ...shown, ...userUseCases(grants, clerk) },
+      },
       config,
       {
         reload,

@@ -1,8 +1,16 @@
-/** What an MTC server can do with triggers: between the words of the API and those of the domain. */
+/**
+ * What an MTC server and the operator can do with triggers: between the words
+ * of the two interfaces and those of the domain.
+ */
 import type { Transaction, TriggerUseCases } from './api/t8-routes.ts';
+import type { TriggerDetail, TriggerManagement } from './api/trigger-routes.ts';
+import type { Log } from './core/ports.ts';
 import type { Refuse } from './core/refusals.ts';
-import type { Asker } from './core/words.ts';
+import type { Asker, ExternalId, ServerName } from './core/words.ts';
+import type { Directory } from './directory/directory.ts';
 import type { Notifications } from './triggers/ground.ts';
+import { endText } from './triggers/lifecycle.ts';
+import type { TriggerStore } from './triggers/store.ts';
 import { deliveryResultOf, type Trigger, transactionOf } from './triggers/trigger.ts';
 import type { Triggers } from './triggers/triggers.ts';
 
@@ -53,5 +61,52 @@ function view(trigger: Trigger): Transaction {
     ...(features !== undefined && { features }),
     ...(notification && { notification }),
     deliveryResult: deliveryResultOf(trigger),
+  };
+}
+
+/** What the operator sees of triggers, and does to them. */
+export function triggerManagement(
+  triggers: Triggers,
+  store: Pick<TriggerStore, 'list'>,
+  directory: Pick<Directory, 'named'>,
+  log: Log,
+): NonNullable<TriggerManagement['triggers']> {
+  const detail = (trigger: Trigger) => operatorView(trigger, triggers);
+  return {
+    list({ server, device: name, ended, limit }) {
+      const device = name === undefined ? undefined : (directory.named(name)?.externalId ?? (name as ExternalId));
+      const filter = { state: ended ? ('ended' as const) : ('pending' as const), device };
+      const found = store.list({ ...filter, server: server as ServerName | undefined }, limit);
+      return { triggers: found.map(detail), pending: triggers.queue.size };
+    },
+    show: (id) => {
+      const found = triggers.find(id);
+      return found && detail(found);
+    },
+    async recall(id, byUid) {
+      log.info({ trigger: id, byUid }, 'recallAsked');
+      return (await triggers.recall(id, 'recalledByOperator')) !== undefined;
+    },
+  };
+}
+
+function operatorView(trigger: Trigger, { queue }: Pick<Triggers, 'queue'>): TriggerDetail {
+  const { id, state, server, to, port, mtcUser, rule, policyVersion, correlator, gateway, endCause } = trigger;
+  const { attempts = 0, lastOutcome } = queue.get(id) ?? {};
+  const utc = (atMs: number) => new Date(atMs).toISOString();
+  return {
+    triggerId: id,
+    ...{ state, server, device: to, port, mtcUser, rule, policyVersion, correlator, gateway, attempts },
+    deliveryResult: deliveryResultOf(trigger),
+    priority: trigger.isPriority,
+    acceptedAt: utc(trigger.acceptedAtMs),
+    validUntil: utc(trigger.validUntilMs),
+    validitySeconds: trigger.validitySeconds,
+    reference: Object.values(trigger.device).join(),
+    payloadBytes: trigger.payload.length,
+    ...(trigger.notification && { destination: trigger.notification.destination }),
+    ...(lastOutcome !== undefined && { lastOutcome }),
+    ...(trigger.endedAtMs !== undefined && { endedAt: utc(trigger.endedAtMs) }),
+    ...(endCause !== undefined && { endCause, endText: endText(endCause) }),
   };
 }

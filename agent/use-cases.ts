@@ -13,6 +13,7 @@ import type { RadiusUseCases } from './api/radius-routes.ts';
 import type { Grant, GrantsUseCases, ServerLimits, Wait } from './api/routes.ts';
 import type { SinkUseCases } from './api/sink-routes.ts';
 import type { PartySources } from './api/sources.ts';
+import type { TriggerManagement } from './api/trigger-routes.ts';
 import type { UserUseCases } from './api/user-routes.ts';
 import type { Config } from './config.ts';
 import { AgentError } from './core/errors.ts';
@@ -143,7 +144,13 @@ export function managementUseCases(
   ground: Ground,
   grants: Grants,
   bindings: Bindings,
-  others: DenialUseCases & EditionUseCases & DeviceUseCases & RadiusUseCases & UserUseCases & SinkUseCases,
+  others: DenialUseCases &
+    EditionUseCases &
+    DeviceUseCases &
+    RadiusUseCases &
+    UserUseCases &
+    SinkUseCases &
+    TriggerManagement,
   config: Config,
   running: Running,
 ): ManagementUseCases {

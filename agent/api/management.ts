@@ -43,6 +43,7 @@ import {
 } from './operator-rows.ts';
 import { addRadiusRoutes, type RadiusUseCases } from './radius-routes.ts';
 import { addSinkRoutes, type SinkUseCases } from './sink-routes.ts';
+import { addTriggerRoutes, type TriggerManagement } from './trigger-routes.ts';
 import { addUserRoutes, type UserUseCases } from './user-routes.ts';
 
 /** The operator asked for what cannot be done: a name, and a sentence for a person. */
@@ -74,6 +75,7 @@ export interface ManagementUseCases
     EditionUseCases,
     DeviceUseCases,
     RadiusUseCases,
+    TriggerManagement,
     UserUseCases,
     SinkUseCases {
   status(): object;
@@ -239,6 +241,7 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
 
   addDenialRoutes(app, useCases);
   addRadiusRoutes(app, useCases);
+  addTriggerRoutes(app, useCases, (request) => uidOf(request.raw.socket));
   addUserRoutes(app, useCases, (request) => uidOf(request.raw.socket));
   addSinkRoutes(app, useCases);
   addDeviceRoutes(app, useCases, (request) => uidOf(request.raw.socket));

@@ -10,6 +10,7 @@
 import { Argument, type Command } from 'commander';
 import type { EditionRow } from '../api/edition-routes.ts';
 import type { BindingRow, GrantRows } from '../api/operator-rows.ts';
+import type { TriggerList } from '../api/trigger-routes.ts';
 import type { UserRow } from '../api/user-routes.ts';
 import { type Candidate, candidates, FILES, type Values } from './candidates.ts';
 import { call } from './client.ts';
@@ -73,7 +74,7 @@ export function registerCompletion(program: Command): void {
       .addArgument(new Argument('<shell>', 'whose').choices(Object.keys(SCRIPTS)))
       .action((shell: keyof typeof SCRIPTS) => void process.stdout.write(SCRIPTS[shell])),
     {
-      more: 'Grants, devices, servers, MTC users, realms and editions are asked of the running agent; without one they are not offered.',
+      more: 'Grants, triggers, devices, servers, MTC users, realms and editions are asked of the running agent; without one they are not offered.',
       examples: [
         'mtgate completion bash > /usr/share/bash-completion/completions/mtgate',
         'mtgate completion zsh > /usr/share/zsh/vendor-completions/_mtgate',
@@ -103,12 +104,18 @@ function valuesOf(words: readonly string[]): Values {
         what: `${server} to ${device}, ${protocol} ${external}`,
       }),
     );
+  const triggers = async (): Promise<Candidate[]> =>
+    (await answer<TriggerList>('/triggers?limit=1000', { triggers: [], pending: 0 })).triggers.map(
+      ({ triggerId, server, device, port }) => ({ word: triggerId, what: `${server} to ${device}, port ${port}` }),
+    );
   const bindings = (column: 'device' | 'realm' | 'address') => async () =>
     (await rows<BindingRow>('/bindings')).map((row) => ({ word: row[column] }));
   const servers = async () => (await rows<string>('/servers')).map((word) => ({ word }));
   return {
     grantId: grants,
     grantIds: grants,
+    triggerId: triggers,
+    triggerIds: triggers,
     server: servers,
     servers,
     mtcUser: async () =>

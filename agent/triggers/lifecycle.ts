@@ -55,6 +55,13 @@ export function resultOf(cause: TriggerEndCause): DeliveryResult {
   return cause in REFUSALS ? 'FAILURE' : OWN_END_CAUSES[cause as keyof typeof OWN_END_CAUSES].result;
 }
 
+/** What a person reads of it. */
+export function endText(cause: TriggerEndCause): string {
+  return cause in REFUSALS
+    ? `refused when it was to be sent: ${REFUSALS[cause as RefusalReason].title}`
+    : OWN_END_CAUSES[cause as keyof typeof OWN_END_CAUSES].text;
+}
+
 /** How an attempt ends a trigger; undefined where it is tried again as long as it is valid. */
 export const ENDED_BY: Readonly<Record<DeliveryOutcome, keyof typeof OWN_END_CAUSES | undefined>> = {
   acknowledged: 'delivered',

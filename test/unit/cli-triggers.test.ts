@@ -1,0 +1,64 @@
+/** `mtgate triggers`, on the real management socket with the real triggers behind it. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Management, type ManagementUseCases, startManagement } from '../../agent/api/management.ts';
+import { triggerManagement } from '../../agent/trigger-use-cases.ts';
+import { M2 } from '../gateway.ts';
+import { mtgate } from '../mtgate.ts';
+import { TestTriggers } from '../triggers.ts';
+
+let folder: string;
+let fixture: TestTriggers;
+let management: Management;
+let bare: Management;
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'mtgate-cli-triggers-'));
+  fixture = await TestTriggers.started();
+  const { log, directory } = fixture.gateway;
+  const useCases = { triggers: triggerManagement(fixture.triggers, fixture.store, directory, log) };
+  // The rest of the socket is not asked for.
+  const start = (name: string, served: object) =>
+    startManagement(join(folder, name), served as ManagementUseCases, () => 1000, log);
+  management = await start('agent.sock', useCases);
+  bare = await start('bare.sock', {});
+});
+afterAll(async () => {
+  await management.close();
+  await bare.close();
+  rmSync(folder, { recursive: true });
+});
+
+const operator = (...words: string[]) => mtgate('triggers', ...words, '--socket', join(folder, 'agent.sock'));
+
+test('lists what is pending, shows one, recalls it; its server is told', { timeout: 60_000 }, async () => {
+  expect((await operator('list')).stdout).toBe('no triggers are pending\n');
+  const notification = { destination: 'https://head-end.example/told', collection: 'https://gateway.example/t' };
+  const { id } = await fixture.accepted({ device: { networkAccessIdentifier: M2 }, isPriority: true, notification });
+  const listed = await operator('list', '--server', 'head-end', '--device', M2, '--json');
+  expect(JSON.parse(listed.stdout)).toMatchObject([{ triggerId: id, device: M2, priority: true, attempts: 0 }]);
+  const shown = (await operator('show', id)).stdout;
+  expect(shown).toMatch(/^state +pending$/m);
+  expect(shown).toMatch(/^rule +wake of policy [0-9a-f]{16}$/m);
+  expect(shown).not.toContain('d2FrZQ');
+
+  const recalled = await operator('recall', id, 'none');
+  expect([recalled.status, recalled.stdout]).toEqual([0, 'recalled 1 trigger\n']);
+  expect(recalled.stderr).toContain('no pending trigger none');
+  expect(fixture.told.map(({ body }) => body)).toEqual([
+    { transaction: `https://gateway.example/t/${id}`, result: 'TERMINATE' },
+  ]);
+  expect(fixture.gateway.log.of('recallAsked')).toContainEqual(expect.objectContaining({ trigger: id, byUid: 1000 }));
+  expect((await operator('show', id)).stdout).toMatch(/^state +ended: recalledByOperator, an operator recalled it$/m);
+  expect((await operator('list', '--ended')).stdout).toContain(id);
+  expect((await operator('recall', id)).status).toBe(1);
+});
+
+test('what there is not is said', { timeout: 60_000 }, async () => {
+  const none = await operator('show', 'none');
+  expect([none.status, none.stderr]).toEqual([1, expect.stringContaining('no trigger none on record')]);
+  const without = await mtgate('triggers', 'list', '--socket', join(folder, 'bare.sock'));
+  expect([without.status, without.stderr]).toEqual([1, expect.stringContaining('agent.yaml has no triggers')]);
+});
