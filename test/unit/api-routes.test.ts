@@ -21,12 +21,28 @@ interface Route {
   readonly method: string;
   readonly path: string;
   readonly operationId: string;
+  readonly mediaType: string;
   readonly body: unknown;
 }
 
 interface Content {
   readonly content?: Readonly<Record<string, { readonly example?: unknown; readonly examples?: object }>>;
 }
+
+/** Bodies of operations whose contract has no example, by their operationId. */
+const TRIGGER = {
+  externalId: 'm1@meters.acme.example',
+  validityPeriod: 3600,
+  priority: 'NO_PRIORITY',
+  applicationPortId: 5683,
+  triggerPayload: 'd2FrZQ==',
+  notificationDestination: 'https://head-end.example/triggers',
+};
+const BODIES: Readonly<Record<string, unknown>> = {
+  createTransaction: TRIGGER,
+  replaceTransaction: TRIGGER,
+  modifyTransaction: { validityPeriod: 60 },
+};
 
 const METHODS = ['get', 'post', 'put', 'patch', 'delete'];
 const folder = new URL('../../agent/api/', import.meta.url);
@@ -42,7 +58,13 @@ const contracts = readdirSync(folder)
         const { operationId, requestBody } = operation as { operationId: string; requestBody?: Content };
         return [
           {
-            ...{ contract: name, method: method.toUpperCase(), operationId, body: exampleOf(requestBody) },
+            ...{
+              contract: name,
+              method: method.toUpperCase(),
+              operationId,
+              mediaType: Object.keys(requestBody?.content ?? {})[0] ?? '',
+            },
+            body: BODIES[operationId] ?? exampleOf(requestBody),
             path: `${basePath}${path.replace(/\{\w+\}/g, 'x')}`,
           },
         ];
@@ -89,10 +111,13 @@ afterAll(() => api.stop());
 beforeEach(() => void reached.splice(0));
 
 /** What is answered, as bytes; what of it differs from one request to the next is left out. */
-function ask({ method, path, body }: Route, client: Issued | undefined): Promise<{ status: number; text: string }> {
+function ask(
+  { method, path, mediaType, body }: Route,
+  client: Issued | undefined,
+): Promise<{ status: number; text: string }> {
   const payload = body === undefined ? undefined : JSON.stringify(body);
   return new Promise((resolve, reject) => {
-    const headers = payload === undefined ? {} : { 'content-type': 'application/json' };
+    const headers = payload === undefined ? {} : { 'content-type': mediaType };
     const own = client ? { cert: client.certificate, key: client.key } : { cert: undefined, key: undefined };
     const options = { ...api.tls(), ...own, agent: false, method, path, headers } as https.RequestOptions;
     const request = https.request(options, (response: IncomingMessage) => {
