@@ -3,8 +3,8 @@
  * as it is told by the path it is asked for, well or badly, and a name server.
  * Run as a program inside a namespace: `receiver.ts ADDRESS CERTIFICATE KEY`.
  *
- * Each request is one line of JSON on standard output: { path, headers, body };
- * each question of DNS { asked, type }. A line on standard input changes what it does:
+ * Each request is one line of JSON on standard output: { path, headers, body }.
+ * A line on standard input changes what it does:
  * { "names": { NAME: [ADDRESS…] } } or { "paths": { PATH: MODE } }.
  */
 import { createSocket } from 'node:dgram';
@@ -21,7 +21,7 @@ export const RECEIVER_PORT = 9443;
 export const DNS_PORT = 5353;
 
 /** How a path answers. */
-export type Mode = 'ok' | 'hang' | 'drip' | 'redirect' | 'short' | 'long' | 'flood' | 'down' | 'busy' | 'garbage';
+export type Mode = 'ok' | 'hang' | 'drip' | 'redirect' | 'short' | 'long' | 'flood' | 'down' | 'garbage';
 
 export interface Received {
   readonly path: string;
@@ -49,12 +49,10 @@ export class Receiver {
 
   /** What came to a path so far. */
   received(path: string): Received[] {
-    return this.#told<Received>('path').filter((one) => one.path === path);
-  }
-
-  /** How often DNS was asked for a name. */
-  asked(name: string): number {
-    return this.#told<{ asked: string }>('asked').filter(({ asked }) => asked === name).length;
+    return this.#child.lines
+      .filter((line) => line.startsWith('{"path"'))
+      .map((line) => JSON.parse(line) as Received)
+      .filter((one) => one.path === path);
   }
 
   async set(change: {
@@ -64,10 +62,6 @@ export class Receiver {
     const from = this.#child.lines.length;
     this.#child.say(JSON.stringify(change));
     await this.#child.line(/^set$/, { from });
-  }
-
-  #told<Line>(member: string): Line[] {
-    return this.#child.lines.filter((line) => line.startsWith(`{"${member}"`)).map((line) => JSON.parse(line) as Line);
   }
 }
 
@@ -94,7 +88,7 @@ function serve(at: string, certificateFile: string, keyFile: string): void {
   });
   server.listen(RECEIVER_PORT, at);
   const dns = createSocket('udp4');
-  dns.on('message', (question, { address: from, port }) => dns.send(answerOf(question, names, tell), port, from));
+  dns.on('message', (question, { address: from, port }) => dns.send(answerOf(question, names), port, from));
   dns.bind(DNS_PORT, at, () => tell('ready'));
 }
 
@@ -102,7 +96,6 @@ function answer(mode: Mode, response: ServerResponse): void {
   const { socket } = response;
   if (mode === 'ok') response.writeHead(204).end();
   else if (mode === 'redirect') response.writeHead(307, { location: '/redirected' }).end();
-  else if (mode === 'busy') response.writeHead(503, { 'retry-after': '2' }).end();
   else if (mode === 'down') socket?.destroy();
   else if (mode === 'garbage') socket?.end('HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx');
   else if (mode === 'short') socket?.end('HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\nnot so long');
@@ -124,11 +117,7 @@ function answer(mode: Mode, response: ServerResponse): void {
 }
 
 /** RFC 1035 4: one question, answered with what there is of its type. */
-function answerOf(
-  question: Buffer,
-  names: ReadonlyMap<string, readonly string[]>,
-  tell: (line: object) => void,
-): Buffer {
+function answerOf(question: Buffer, names: ReadonlyMap<string, readonly string[]>): Buffer {
   const labels: string[] = [];
   let at = 12;
   for (let length = question[at] ?? 0; length > 0; length = question[at] ?? 0) {
@@ -137,7 +126,6 @@ function answerOf(
   }
   const type = question.readUInt16BE(at + 1);
   const asked = labels.join('.');
-  tell({ asked, type });
   const wanted = type === 1 ? 'ipv4' : 'ipv6';
   const found = (names.get(asked) ?? []).map(address).filter(({ family }) => family === wanted);
   const header = Buffer.from([...question.subarray(0, 2), 0x81, 0x80, 0, 1, 0, found.length, 0, 0, 0, 0]);
