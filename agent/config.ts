@@ -95,8 +95,6 @@ export interface Config {
     /** A session of which nothing is heard for so long is over; absent: it may go on for ever. */
     readonly staleMinutes?: number;
   };
-  /** Without, no device is triggered, and no port of one is a trigger port. */
-  readonly triggers?: TriggerPlan;
   readonly reports: {
     /** The Ed25519 key that pushes are signed with: a path, or credential:NAME. Without, nothing is pushed. */
     readonly signingKey?: string;
@@ -115,6 +113,8 @@ export interface Config {
     /** A server is told so long before a grant ends; 0: it is not. */
     readonly endWarningSeconds: number;
   };
+  /** Without, no device is triggered, and no port of one is a trigger port. */
+  readonly triggers?: TriggerPlan;
   readonly management: { readonly socket: string };
   readonly metrics: { readonly listen: Endpoint };
   readonly store: { readonly directory: string };
@@ -219,15 +219,6 @@ function agentFile(folder: string) {
         ),
       })
       .exactOptional(),
-    triggers: f
-      .mapping({
-        sources: f.list(f.address, 'addresses'),
-        sourcePort: f.port.default(5683),
-        ports: f.list(f.ports, 'ports'),
-        coapPorts: f.list(f.ports, 'ports', 0).exactOptional(),
-        coapPath: coapPath.prefault('trigger'),
-      })
-      .exactOptional(),
     reports: f
       .mapping({
         signingKey: secret.exactOptional(),
@@ -240,6 +231,15 @@ function agentFile(folder: string) {
         endWarningSeconds: f.integer(0, 86_400).default(60),
       })
       .prefault({}),
+    triggers: f
+      .mapping({
+        sources: f.list(f.address, 'addresses'),
+        sourcePort: f.port.default(5683),
+        ports: f.list(f.ports, 'ports'),
+        coapPorts: f.list(f.ports, 'ports', 0).exactOptional(),
+        coapPath: coapPath.prefault('trigger'),
+      })
+      .exactOptional(),
     management: f.mapping({ socket: path.default('/run/mtgate/mtgate.sock') }).prefault({}),
     metrics: f.mapping({ listen: loopback.prefault('127.0.0.1:9464') }).prefault({}),
     store: f.mapping({ directory: path.default('/var/lib/mtgate') }).prefault({}),

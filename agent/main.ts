@@ -277,13 +277,13 @@ async function start(
     liveGrants: () => grants.live.size,
     heldGrants: () => grants.live.held,
     waitingGrants: () => grants.waiting.size,
-    pendingTriggers: () => triggers?.queue.size ?? 0,
-    triggersUnderWay: () => triggers?.underWay ?? 0,
     desk: () => {
       const said = [...deskStore.desk.values()];
       const preferences = said.reduce((sum, one) => sum + one.preferences.length, 0);
       return { authorised: said.filter(({ authorised }) => authorised).length, preferences };
     },
+    pendingTriggers: () => triggers?.queue.size ?? 0,
+    triggersUnderWay: () => triggers?.underWay ?? 0,
     registeredDevices: () => registry.size,
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
@@ -418,8 +418,8 @@ async function start(
   await heartbeat.beat();
   await grants.countBegun(grants.policy);
   await grants.waiting.resume();
-  await triggers?.resume();
   grantEvents.begin((id) => grants.find(id) ?? grants.waiting.find(id));
+  await triggers?.resume();
   inspector.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(

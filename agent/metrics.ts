@@ -28,10 +28,10 @@ export interface Readings {
   liveGrants(): number;
   heldGrants(): number;
   waitingGrants(): number;
-  pendingTriggers(): number;
-  triggersUnderWay(): number;
   /** How many MTC users have set their servers themselves, and how many preferences there are. */
   desk(): { readonly authorised: number; readonly preferences: number };
+  pendingTriggers(): number;
+  triggersUnderWay(): number;
   registeredDevices(): number;
   /** Undefined where there is no accounting server. */
   radius(): RadiusStatus | undefined;

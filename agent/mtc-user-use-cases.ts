@@ -7,7 +7,13 @@
 import type { AuthorisedServers, GrantOnDevice, KeptPreference, MtcUserUseCases } from './api/mtc-user-routes.ts';
 import { AgentError } from './core/errors.ts';
 import type { Refusal, RefusalFacts, RefusalReason, Refuse } from './core/refusals.ts';
-import type { ExternalId, MtcUserAsker, MtcUserName, ServerName } from './core/words.ts';
+import {
+  type ExternalId,
+  type MtcUserAsker,
+  type MtcUserName,
+  parseExternalId,
+  type ServerName,
+} from './core/words.ts';
 import type { Author, Authorised, Change, SetPreference } from './desk/desk.ts';
 import type { DeskSwitch, Made, Standing } from './desk/desk-switch.ts';
 import { authorisable, mayAuthorise } from './desk/laid-policy.ts';
@@ -115,7 +121,10 @@ export class DeskClerk {
         return { reason: 'preferencesExhausted', why: `${own.preferences.length} preferences` };
       if (!devices.some((pattern) => encloses(pattern, preference.devices)))
         return { reason: 'devicesNotOwned', why: `no pattern of it encloses ${preference.devices.text}` };
-      return made({ kind: 'prefer', preference });
+      // What is replaced took more, not less: only what comes in its place can end anything.
+      const device = parseExternalId(preference.devices.text);
+      const isOne = device !== undefined && !device.includes('*');
+      return { change: { kind: 'prefer', preference }, ...(isOne && { only: { device } }) };
     });
     if (!done) return GONE;
     return 'reason' in done ? done : preferenceView(preference);
@@ -143,7 +152,7 @@ export class DeskClerk {
         kind: 'authorise',
         authorised: { servers: set, by, atMs: this.#ground.clock.nowMs() },
       };
-      return { change, ...(only !== undefined && { server: only as ServerName }) };
+      return { change, ...(only !== undefined && { only: { server: only as ServerName } }) };
     });
     if (done && 'reason' in done) return done;
     return this.servers(user) ?? GONE;

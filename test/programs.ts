@@ -11,7 +11,15 @@ import { build } from 'vite';
 import { COMPILED, ROOT } from './child.ts';
 
 const PROGRAMS = [
-  ...['test/capture.ts', 'test/coap-device.ts', 'test/device.ts', 'test/flood.ts', 'test/probe.ts', 'test/session.ts'],
+  ...[
+    'test/capture.ts',
+    'test/coap-device.ts',
+    'test/device.ts',
+    'test/flood.ts',
+    'test/probe.ts',
+    'test/session.ts',
+    'test/trigger-sender.ts',
+  ],
   ...['asker', 'sink', 'source'].map((name) => `test/kernel/crash/${name}.ts`),
 ];
 

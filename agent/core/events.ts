@@ -83,8 +83,6 @@ export const EVENTS = {
   radiusBufferSmall:
     'The receive buffer for RADIUS accounting is smaller than wanted: raise net.core.rmem_max, then restart.',
   radiusFault: 'A socket of RADIUS accounting failed to receive or to send; `message` says why.',
-  deskChanged:
-    'An MTC user (`mtcUser`) said whom it authorises or what it wants, with a certificate, or an operator (`byUid`) for it: `what`. What that ends has ended.',
   triggerAccepted: 'A trigger is on record: server, device, port, rule; `until` is how long it is valid.',
   triggerReplaced: 'Another trigger is in the transaction of one that was pending; `until` is how long it is valid.',
   triggerTried:
@@ -92,6 +90,8 @@ export const EVENTS = {
   triggerEnded: 'A trigger is pending no more; `cause` says why.',
   triggerFailed: 'What is due with a trigger could not be done, and is tried again; `message` says what failed.',
   recallAsked: 'A server, or an operator (`byUid`), recalls a trigger.',
+  deskChanged:
+    'An MTC user (`mtcUser`) said whom it authorises or what it wants, with a certificate, or an operator (`byUid`) for it: `what`. What that ends has ended.',
   endAsked: 'A server gives a grant back.',
   drainAsked: 'An operator (`byUid`) wants no new grants, or wants them again.',
   revokeAsked: 'An operator (`byUid`) revokes a grant.',

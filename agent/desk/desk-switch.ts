@@ -9,8 +9,8 @@
  * - It is laid over whichever policy is in force at that moment.
  */
 import type { Log } from '../core/ports.ts';
-import type { MtcUserName, ServerName } from '../core/words.ts';
-import type { Grants } from '../grants/grants.ts';
+import type { MtcUserName } from '../core/words.ts';
+import type { Concerned, Grants } from '../grants/grants.ts';
 import type { MtcUser, Policy } from '../policy/policy.ts';
 import { type Author, type Change, changed, type Desk, deskOf, type UserDesk } from './desk.ts';
 import { type Digest, layDesk, withoutDesk } from './laid-policy.ts';
@@ -29,10 +29,10 @@ export interface Standing {
   readonly policy: Policy;
 }
 
-/** A change; `server` where that is the only one whose authorisation it changes. */
+/** A change, and whom alone it concerns, where that is known. */
 export interface Made {
   readonly change: Change;
-  readonly server?: ServerName;
+  readonly only?: Concerned;
 }
 
 export class DeskSwitch {
@@ -99,7 +99,7 @@ export class DeskSwitch {
     if (!made || !('change' in made)) return made;
     store.write(name, made.change);
     log.info({ mtcUser: name, ...by, ...factsOf(made) }, 'deskChanged');
-    await grants.heed(name, this.lay(this.#policy()), made.server);
+    await grants.heed(name, this.lay(this.#policy()), made.only);
     return made;
   }
 

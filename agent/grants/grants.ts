@@ -22,6 +22,7 @@ import { breathe, faultsOf, inSlices, SLICE, slicesOf } from '../core/slices.ts'
 import type {
   Asker,
   DeviceReference,
+  ExternalId,
   GrantId,
   GrantRequest,
   InnerAddress,
@@ -313,16 +314,17 @@ export class Grants {
    * Puts in force what an MTC user has said, laid over the policy that is: no
    * other's grants are looked at. Those that it does not authorise or want any
    * more are closed in the gate in this turn, and their ends, like those of what
-   * waits, are on record when this resolves. `server`: nothing else has changed
-   * but what that one may. @throws AgentError storeFailed; they have ended all the same
+   * waits, are on record when this resolves. `only`: nothing else has changed
+   * but what this server may, or what is wanted of this device, and no other
+   * grant is looked at. @throws AgentError storeFailed; they have ended all the same
    */
-  async heed(mtcUser: MtcUserName, policy: Policy, server?: ServerName): Promise<void> {
+  async heed(mtcUser: MtcUserName, policy: Policy, only: Concerned = {}): Promise<void> {
     const { clock } = this.#ground;
     this.judge.policy = policy;
     const nowMs = clock.nowMs();
     const endings: Ending[] = [];
     const closing: { readonly record: GrantRecord; readonly closesAtMs: number }[] = [];
-    for (const record of this.live.ofMtcUser(mtcUser, server)) {
+    for (const record of this.#concerned(mtcUser, only)) {
       const { id, index, number } = record;
       const { objection: cause, closesAtMs } = wantedBy(policy, record, nowMs);
       if (cause) endings.push({ id, index, number, cause });
@@ -336,6 +338,13 @@ export class Grants {
       this.waiting.heed(mtcUser, (request) => REFUSED_AS[wantedBy(policy, request, nowMs).objection ?? 'none']),
     ]);
     if (faults.length > 0) throw faults[0];
+  }
+
+  /** A device's grants lead to what it holds: all others have ended. */
+  #concerned(mtcUser: MtcUserName, { server, device }: Concerned): Iterable<GrantRecord> {
+    if (device === undefined) return this.live.ofMtcUser(mtcUser, server);
+    const inners = this.#ground.directory.bindingsOf(device).flatMap((one) => innerOf(one) ?? []);
+    return inners.flatMap((inner) => this.live.atInner(inner)).filter((record) => record.mtcUser === mtcUser);
   }
 
   /** Lowers a grant's end in the gate and in memory to an instant in UTC; what is returned is still to be written. */
@@ -407,6 +416,12 @@ export class Grants {
       return record?.number === number ? [record] : [];
     });
   }
+}
+
+/** Whose grants a change concerns alone. */
+export interface Concerned {
+  readonly server?: ServerName;
+  readonly device?: ExternalId;
 }
 
 /** What a request that waits ends with where a grant would with this. */

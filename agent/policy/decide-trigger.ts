@@ -4,7 +4,7 @@
  * TS 23.682 5.2.1 as far as a gateway takes them:
  *   device, mtcUser  is it known, does its owner authorise this server?
  *   rule             no deny of the trigger rules matches, and an allow does
- *   preference       its owner wants it now
+ *   preference       the owner wants it now (grants a day are of grants alone)
  *   trigger          payload and validity are within its limits
  *   rate, quota      how many it sends; how many the device gets, and are pending
  * Each allow goes its way alone, from `rule` on. Of those that arrive the one

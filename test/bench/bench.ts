@@ -1,7 +1,7 @@
 /**
  * `npm run bench`: how fast the gateway is, and beside what.
  *
- *   --packets, --grants, --promptness   only these parts (default: all)
+ *   --packets, --grants, --promptness, --triggers   only these parts (default: all)
  *   --policy              decisions over 10 and 10,000 rules, and what it takes to apply so many; left out otherwise
  *   --accounting          messages of RADIUS accounting a second, beside the codec alone; left out otherwise
  *   --registry            a million registered devices: import, export, start; left out otherwise
@@ -27,12 +27,14 @@ import { measurePolicy, showPolicy } from './policy.ts';
 import { measurePromptness, showPromptness } from './promptness.ts';
 import { measureRegistry, showRegistry } from './registry.ts';
 import { measureScale, showScale } from './scale.ts';
+import { measureTriggers, showTriggers } from './triggers.ts';
 
 const { values } = parseArgs({
   options: {
     packets: { type: 'boolean', default: false },
     grants: { type: 'boolean', default: false },
     promptness: { type: 'boolean', default: false },
+    triggers: { type: 'boolean', default: false },
     policy: { type: 'boolean', default: false },
     peers: { type: 'boolean', default: false },
     accounting: { type: 'boolean', default: false },
@@ -44,9 +46,9 @@ const { values } = parseArgs({
   },
 });
 
-const all = !(['packets', 'grants', 'promptness', 'policy', 'peers', 'accounting', 'registry', 'scale'] as const).some(
-  (part) => values[part],
-);
+const all = !(
+  ['packets', 'grants', 'promptness', 'triggers', 'policy', 'peers', 'accounting', 'registry', 'scale'] as const
+).some((part) => values[part]);
 const seconds = positive('seconds', values.seconds);
 const rounds = positive('rounds', values.rounds);
 const progress = (what: string) => process.stderr.write(`${what}\n`);
@@ -63,6 +65,7 @@ const machine = {
 const packets = all || values.packets ? await measurePackets(rounds, seconds, progress) : undefined;
 const grants = all || values.grants ? await measureGrants(rounds, seconds, progress) : undefined;
 const promptness = all || values.promptness ? await measurePromptness(progress) : undefined;
+const triggers = all || values.triggers ? await measureTriggers(rounds, seconds, progress) : undefined;
 if (values.peers && missingPeers().length > 0) {
   progress(`installing ${missingPeers().join(', ')}`);
   execFileSync('apt-get', ['-qq', 'install', '-y', '--no-install-recommends', ...missingPeers()], { stdio: 'ignore' });
@@ -75,7 +78,7 @@ const peers = values.peers ? await measurePeers(rounds, progress) : undefined;
 
 if (values.json) {
   process.stdout.write(
-    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, policy, scale, accounting, registry, peers }, null, 2)}\n`,
+    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, triggers, policy, scale, accounting, registry, peers }, null, 2)}\n`,
   );
 } else {
   process.stdout.write(
@@ -86,6 +89,7 @@ if (values.json) {
       ...(grants ? ['', showGrants(grants)] : []),
       ...(peers ? ['', showPeers(peers, grants?.rows.at(-1)?.perSecond.median)] : []),
       ...(promptness ? ['', showPromptness(promptness)] : []),
+      ...(triggers ? ['', showTriggers(triggers)] : []),
       ...(policy ? ['', showPolicy(policy)] : []),
       ...(accounting ? ['', showAccounting(accounting)] : []),
       ...(registry ? ['', showRegistry(registry)] : []),

@@ -24,6 +24,8 @@ const IDS = [
 ];
 const CORRELATORS = ['6f0f2c7e-9d3b-4a36-8a51-2f6d3a1b9c04', '6F0F2C7E-9d3b-4a36-8a51-2f6d3a1b9c04', 'mine', ...IDS];
 
+const USERS = ['acme', 'rival'] as const;
+
 /** A grant's fields, each chosen from few, so that grants share them. */
 const grant = fc
   .record({
@@ -32,6 +34,7 @@ const grant = fc
       fc.nat(30).map((i) => `01JZ8Q4X9T5E2V7M3K6B0N1R${String(i).padStart(2, '0')}`),
     ),
     device: fc.nat(3),
+    mtcUser: fc.constantFrom(...USERS),
     inner: fc.constantFrom(...INNERS),
     remote: fc.constantFrom(...REMOTES),
     protocol: fc.constantFrom('tcp' as const, 'udp' as const),
@@ -42,11 +45,13 @@ const grant = fc
     ends: fc.integer({ min: 0, max: 40 }),
     fraction: fc.bigInt({ min: 0n, max: SECOND - 1n }),
   })
-  .map(({ id, device, inner, remote, protocol, port, number, phone, correlator, ends, fraction }) =>
+  .map(({ id, device, mtcUser, inner, remote, protocol, port, number, phone, correlator, ends, fraction }) =>
     grantRecord({
       id,
       // A grant is of one server for ever.
       server: SERVERS[[...id].reduce((sum, letter) => sum + letter.charCodeAt(0), 0) % SERVERS.length],
+      // Its device may be given to another MTC user.
+      mtcUser,
       device: `m${device}@meters.example`,
       reference: phone ? { phoneNumber: `+4917${device}` } : { networkAccessIdentifier: `m${device}@meters.example` },
       family: inner.includes(':') ? 'ipv6' : 'ipv4',
@@ -132,6 +137,13 @@ test('finds, counts and ends what a plain list does', () => {
         expect(all(live.atInner({ ...inner, address: address(text) }))).toEqual(all(at));
         expect(live.atInner({ realm: 'elsewhere' as typeof inner.realm, address: address(text) })).toEqual([]);
       }
+      for (const user of [...USERS, 'nobody'] as unknown as GrantRecord['mtcUser'][]) {
+        const own = twin.records.filter(({ mtcUser }) => mtcUser === user);
+        expect(live.countOfMtcUser(user)).toBe(twin.count(({ mtcUser }) => mtcUser === user));
+        expect(all(live.ofMtcUser(user))).toEqual(all(own));
+        for (const server of SERVERS as GrantRecord['server'][])
+          expect(all(live.ofMtcUser(user, server))).toEqual(all(own.filter((record) => record.server === server)));
+      }
       for (const server of SERVERS as GrantRecord['server'][]) {
         expect(live.countOfServer(server)).toBe(twin.count((record) => record.server === server));
         for (const device of ['m0@meters.example', 'm1@meters.example'] as GrantRecord['device'][])
@@ -149,6 +161,7 @@ test('a list read by pages shows what lives all the while once, whatever comes a
     grantRecord({
       id: `01JZ8Q4X9T5E2V7M3K6B0N${String(i).padStart(4, '0')}`,
       server: SERVERS[i % 2],
+      mtcUser: USERS[i % 3 === 0 ? 0 : 1],
       inner: { realm: 'iot', address: address(INNERS[i % 3] as string) },
       devicePort: i + 1,
       external: { address: address('203.0.113.1'), port: i + 1 },
@@ -161,6 +174,8 @@ test('a list read by pages shows what lives all the while once, whatever comes a
     { inners: [INNERS[0], INNERS[2]] },
     { server: SERVERS[0], inners: [INNERS[1]] },
     { inners: [] },
+    { mtcUser: USERS[0] },
+    { mtcUser: USERS[1] },
   );
   const change = fc.record({ remove: fc.array(fc.nat(399), { maxLength: 60 }), put: fc.nat(20) });
   fc.assert(
@@ -174,7 +189,11 @@ test('a list read by pages shows what lives all the while once, whatever comes a
         for (const record of known) live.put(record);
         const gone = new Set<string>();
         const inners = chosen.inners?.map((text) => ({ ...grantRecord().inner, address: address(text as string) }));
-        const of = { server: chosen.server as GrantRecord['server'] | undefined, inners };
+        const of = {
+          mtcUser: chosen.mtcUser as GrantRecord['mtcUser'] | undefined,
+          server: chosen.server as GrantRecord['server'] | undefined,
+          inners,
+        };
         const seen: string[] = [];
         let next: Mark | undefined;
         let turn = 0;
@@ -183,7 +202,8 @@ test('a list read by pages shows what lives all the while once, whatever comes a
           expect(page.records.length).toBeLessThanOrEqual(limit);
           expect(page.total).toBe(
             [...live.all()].filter(
-              ({ server, inner }) =>
+              ({ mtcUser, server, inner }) =>
+                (!of.mtcUser || mtcUser === of.mtcUser) &&
                 (!of.server || server === of.server) &&
                 (!inners || inners.some((one) => one.address.text === inner.address.text)),
             ).length,
@@ -207,8 +227,9 @@ test('a list read by pages shows what lives all the while once, whatever comes a
         const lasting = known
           .slice(0, 300)
           .filter(
-            ({ id, server, inner }) =>
+            ({ id, mtcUser, server, inner }) =>
               !gone.has(id) &&
+              (!of.mtcUser || mtcUser === of.mtcUser) &&
               (!of.server || server === of.server) &&
               (!inners || inners.some((one) => one.address.text === inner.address.text)),
           );

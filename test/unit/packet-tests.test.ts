@@ -129,7 +129,7 @@ test('what is wrong with a test of a packet', () => {
     '15:62: expected one of tcp, udp, icmp, icmpv6, found "gre"',
     '16:90: expected no refuse, durationSeconds with packet',
     '17:112: expected no drop, pass with request',
-    '18:5: expected exactly one of request and packet',
+    '18:5: expected exactly one of request, packet and trigger',
   ]);
   const more = `tests:
   - { name: a, packet: { from: 192.0.2.1, to: 192.0.2.2, protocol: icmp, port: 1 }, expect: { drop: bogon } }

@@ -81,7 +81,8 @@ describe('a denied packet', () => {
 
   test('is put down to whose endpoint it was for', () => {
     const row = packetDenial('wrongSource', ip(A6, B6, tcp(1, 443)), ownerOf);
-    expect(row).toEqual({ kind: 'packet', reason: 'wrongSource', source: A6, target: `tcp [${B6}]:443`, ...owner });
+    const seen = { source: A6, sourcePort: 1, target: `tcp [${B6}]:443` };
+    expect(row).toEqual({ kind: 'packet', reason: 'wrongSource', ...seen, ...owner });
     expect(asked.splice(0)).toEqual([`tcp ${B6} 443`]);
   });
 
@@ -95,6 +96,7 @@ describe('a denied packet', () => {
       kind: 'packet',
       reason: 'unauthorisedTrigger',
       source: A4,
+      sourcePort: 1,
       target: `udp ${B4}:5690`,
       mtcUser,
       device,
@@ -102,7 +104,7 @@ describe('a denied packet', () => {
     for (const reason of ['realmDestination', 'deviceToDevice', 'unauthorisedTrigger'] as const)
       expect(row(reason, ip(A4, B4, udp(1, 5690)))).toEqual(whose);
     expect(row('realmDestination', ip(A6, B6, tcp(1, 5690)))).toEqual({
-      ...{ kind: 'packet', reason: 'unauthorisedTrigger', source: A6, target: `tcp [${B6}]:5690` },
+      ...{ kind: 'packet', reason: 'unauthorisedTrigger', source: A6, sourcePort: 1, target: `tcp [${B6}]:5690` },
     });
     expect(row('realmDestination', ip(A4, B4, udp(1, 5691)))).toMatchObject({ reason: 'realmDestination' });
     expect(row('realmDestination', ip(A4, B4, icmp('icmp', 8, 0)))).toMatchObject({ reason: 'realmDestination' });
