@@ -19,7 +19,7 @@ import { identityPolicy, serverUseCases } from '../agent/use-cases.ts';
 import { inner, TestGateway } from './gateway.ts';
 import type { Issued } from './pki.ts';
 import { digest } from './rules.ts';
-import { type Answered, ApiFixture, random } from './unit/api-fixture.ts';
+import { type Answered, ApiFixture, MANY_HANDSHAKES, random } from './unit/api-fixture.ts';
 
 const RULES = `
 servers:
@@ -103,7 +103,13 @@ export class Tenants {
         this.cuts += 1;
       },
     };
-    this.api.server = await startApi({ address: address('127.0.0.1'), port: 0 }, this.api.trust(), parts, apis);
+    this.api.server = await startApi(
+      { address: address('127.0.0.1'), port: 0 },
+      this.api.trust(),
+      parts,
+      apis,
+      MANY_HANDSHAKES,
+    );
   }
 
   stop(): Promise<void> {

@@ -5,7 +5,7 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import https from 'node:https';
 import type { IdentityPolicy } from '../../agent/api/identity.ts';
-import type { ApiLimits } from '../../agent/api/limits.ts';
+import { API_LIMITS, type ApiLimits } from '../../agent/api/limits.ts';
 import type { Api, Operation } from '../../agent/api/operation.ts';
 import { refusalRecorder } from '../../agent/api/problem.ts';
 import { BASE_PATH, type Grant, type GrantsUseCases, operations, type Wait } from '../../agent/api/routes.ts';
@@ -393,6 +393,15 @@ export class ApiFixture {
     throw new Error(`no line ${event} ${JSON.stringify(where)} in ${JSON.stringify(this.lines)}`);
   }
 }
+
+/** For tests that knock more often than a server may. */
+export const MANY_HANDSHAKES: Partial<ApiLimits> = {
+  connections: {
+    ...API_LIMITS.connections,
+    serverHandshakes: { all: 100_000, least: 100_000, most: 100_000 },
+    serverPlaces: { all: 10_000, least: 10_000, most: 10_000 },
+  },
+};
 
 /** A request that is granted. */
 export const GOOD = {

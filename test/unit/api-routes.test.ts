@@ -11,7 +11,7 @@ import type { Api } from '../../agent/api/operation.ts';
 import { startApi } from '../../agent/api/server.ts';
 import { address } from '../../agent/core/net.ts';
 import type { Issued } from '../pki.ts';
-import { ApiFixture, identity, random } from './api-fixture.ts';
+import { ApiFixture, identity, MANY_HANDSHAKES, random } from './api-fixture.ts';
 
 /** As main serves them; a contract that is not named here is for servers. */
 const MTC_USER_CONTRACTS = ['mtc-user.yaml'];
@@ -105,7 +105,7 @@ beforeAll(async () => {
     random,
     log,
   };
-  api.server = await startApi({ address: address('127.0.0.1'), port: 0 }, api.trust(), parts, apis);
+  api.server = await startApi({ address: address('127.0.0.1'), port: 0 }, api.trust(), parts, apis, MANY_HANDSHAKES);
 });
 afterAll(() => api.stop());
 beforeEach(() => void reached.splice(0));
