@@ -91,8 +91,6 @@ export interface AgentOptions {
   readonly autoApply?: boolean;
   readonly devices?: string;
   readonly attach?: 'auto' | 'tcx' | 'clsact';
-  /** Less than the 300 s of the default, for tests that await it. */
-  readonly orphanGraceSeconds?: number;
   readonly ports?: string;
   /** The interface of the realm, and further keys of it as agent.yaml has them. */
   readonly inside?: string;
@@ -148,7 +146,7 @@ management: { socket: mtgate.sock }
 store: { directory: ${options.store ?? 'store'} }
 rules: { autoApply: ${options.autoApply ?? false} }
 devices: devices.yaml
-gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'}, orphanGraceSeconds: ${options.orphanGraceSeconds ?? 300} }
+gate: { bpffs: ${this.bpffs}, attach: ${options.attach ?? 'auto'} }
 ${options.more ?? ''}`,
     );
   }

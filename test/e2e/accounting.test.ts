@@ -4,6 +4,7 @@
  * or begun by himself, over TCP or UDP, never reaches the next one, in either
  * direction, from the moment that the NAS is answered.
  */
+import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type Body, DEVICE_PORT, TestAgent } from '../agent.ts';
 import { Capture } from '../capture.ts';
@@ -31,7 +32,6 @@ beforeAll(async () => {
   network = standardNetwork();
   agent = new TestAgent(network, {
     devices: DEVICES,
-    orphanGraceSeconds: GRACE_SECONDS,
     more: `
 radius:
   listen: ["127.0.0.1:${PORT}"]
@@ -182,6 +182,10 @@ test('what is bound outlives the agent; a stopped session is remembered', async 
 });
 
 test('an agent that was away for too long holds the grant until an Interim vouches for its address', async () => {
+  await agent.daemon.stop('SIGTERM');
+  const configured = readFileSync(agent.configFile, 'utf8');
+  agent.write('agent.yaml', configured.replace('attach: auto', `attach: auto, orphanGraceSeconds: ${GRACE_SECONDS}`));
+  await agent.start();
   const session = fresh();
   await tell('Start', session, M1);
   const { body } = await grantOn(M1.id);

@@ -218,10 +218,12 @@ test('it starts without the outside, and serves when it is there', async () => {
   expect(agent.logged('interfaceMissing')).toMatchObject([{ interface: OUTSIDE }]);
   expect((await status()).attachments.every((one) => one.startsWith('inside'))).toBe(true);
   await back();
-  const answer = await until('an answer of the API', async () => {
+  const served = async () => {
     const reply = await agent.grant();
     return reply.status === 201 ? reply : undefined;
-  });
+  };
+  // Several looks of a second each, which wait for nft and ip.
+  const answer = await until('an answer of the API', served, 30_000);
   expect(await ask(answer.body.externalEndpoint, 'served')).toMatchObject({ outcome: 'answer' });
   expect((await status()).attachments).toHaveLength(6);
 });
