@@ -77,6 +77,17 @@ describe('a grant on a binding that accounting told', () => {
     expect(await gateway.extensions.extend(HEAD_END, record.id, 600)).toMatchObject({ state: 'live' });
   });
 
+  test('whoever sends to the device hears of it then, and not before', async () => {
+    const heard: string[] = [];
+    gateway.followers = { lost: () => {}, bound: (devices) => void heard.push(...devices) };
+    await away();
+    expect(gateway.directory.factsOf({ externalId: M1 }).inner).toEqual([]);
+    expect(heard).toEqual([]);
+    await gateway.bindings.account(told('interim'));
+    expect(heard).toEqual([M1]);
+    expect(gateway.directory.factsOf({ externalId: M1 }).inner).toHaveLength(1);
+  });
+
   test('goes on when an operator binds the same anew', async () => {
     await away();
     expect(await gateway.bindings.bind(M1, inner('10.20.0.2'))).toBeUndefined();
