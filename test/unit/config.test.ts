@@ -67,13 +67,26 @@ test('the example that is installed has neither issues nor warnings, and its com
   const { config, warnings } = configOf(readConfig(text, FILE));
   expect(warnings).toEqual([]);
   const spoken = text
-    .replace(/^#(?:radius|triggers):.*\n(?:#.*\n)+/gm, '') // sections without a default: radius-config, trigger-config
+    .replace(/^#(?:radius|triggers|reports):.*\n(?:#.*\n)+/gm, '') // by tests of their own: radius-config, trigger-config, below
     .replace(/^# (?=management|metrics|store|rules|services|gate|base| )/gm, '')
     .replace(/ {2}(# )(?=ipv6Grants|minimumTls)/g, '  ');
   expect(spoken).not.toBe(text);
   const { base, ...rest } = configOf(readConfig(spoken, FILE)).config;
   expect({ ...rest, base: config.base }).toEqual(config);
   expect(base.nflogGroup).toBe(config.base.nflogGroup);
+});
+
+test('what the example says of reports is right, and shows the defaults', () => {
+  const text = readFileSync(new URL('../../systemd/agent.yaml.example', import.meta.url), 'utf8');
+  const { reports } = configOf(readConfig(text, FILE)).config;
+  const spoken = text.replace(/^#(reports:.*\n(?:# {2}.*\n)+)/m, (_, section: string) => section.replace(/^#/gm, ''));
+  expect(configOf(readConfig(spoken, FILE)).config.reports).toEqual({
+    ...reports,
+    signingKey: 'credential:reports.key',
+    sinkCAs: [{ name: 'acme-siem', file: '/etc/mtgate/acme-siem.crt' }],
+    resolvers: [expect.objectContaining({ port: 53 })],
+    deniedDestinations: [expect.objectContaining({ text: '192.0.2.0/24' })],
+  });
 });
 
 test('paths are read from the folder of the file, services and next hops as they are written', () => {
