@@ -14,7 +14,7 @@ import { DNS_PORT, RECEIVER_PORT, Receiver } from './receiver.ts';
 import { INNER_GATEWAY, SERVER } from './standard-network.ts';
 
 /** Of devices: CoAP, one port after it on which nothing listens, and plain UDP. */
-export const [COAP, NOBODY, PLAIN] = [7001, 7003, 7010];
+export const [COAP, NOBODY, PLAIN] = [5690, 5692, 5700];
 export const SOURCE_PORT = 5683;
 const NAME = 'sink.acme.example';
 /** Where the head end is told what became of its triggers, and the MTC user who tried to send some. */
@@ -23,7 +23,11 @@ export const SIEM = '/siem';
 export const sinkUrl = (path: string) => `https://${NAME}:${RECEIVER_PORT}${path}`;
 const sinks = (path: string) => `    sinks: { events: { url: "${sinkUrl(path)}", ca: partner } }\n`;
 
-const WITH_SINKS = RULES.replace('  stranger:', `${sinks(TOLD)}  stranger:`)
+/** No trigger port: grants are for it. */
+export const SERVICE = 5683;
+
+const WITH_SINKS = RULES.replace('"7000-7999"', `"7000-7999", ${SERVICE}`)
+  .replace('  stranger:', `${sinks(TOLD)}  stranger:`)
   .replace('mtcUsers:\n', `${sinks('/stranger')}mtcUsers:\n`)
   .replace('rules:\n', `${sinks(SIEM)}rules:\n`);
 const TRIGGERING_RULES = `${WITH_SINKS}
