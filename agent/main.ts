@@ -389,6 +389,7 @@ async function start(
       ...{ gateway: ground.gateway, bootId: ground.bootId, clock: systemClock, log, metrics, directory },
       ...{ store: triggerStore, delivery, notifications, refuse: ground.refuse, revoked: ground.revoked },
       isServed: (port) => covers(config.triggers?.ports ?? [], port),
+      sourcePort: delivery.sourcePort,
       policy: () => grants.policy,
       tooManyMisses: (who, decision) => grants.judge.tooManyMisses(who, decision),
       notReady: (realm) => closure.objection(realm),

@@ -5,7 +5,7 @@
 import type { Transaction, TriggerUseCases } from './api/t8-routes.ts';
 import type { TriggerDetail, TriggerManagement } from './api/trigger-routes.ts';
 import type { Log } from './core/ports.ts';
-import type { Refuse } from './core/refusals.ts';
+import { askerFacts, type Refuse } from './core/refusals.ts';
 import type { Asker, ExternalId, ServerName } from './core/words.ts';
 import type { Directory } from './directory/directory.ts';
 import type { Notifications } from './triggers/ground.ts';
@@ -31,11 +31,9 @@ export function triggerUseCases(triggers: Triggers, notifications: Notifications
     show(who, id) {
       const found = triggers.show(who, id);
       if (found) return view(found);
-      const { name: server, correlator } = who;
       return refuse('triggerNotFound', {
         why: 'no transaction of this server has this id',
-        server,
-        correlator,
+        ...askerFacts(who),
         trigger: id,
       });
     },

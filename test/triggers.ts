@@ -106,6 +106,7 @@ export class TestTriggers {
       store: this.store,
       delivery: this.delivery,
       isServed: (port) => port !== 5684,
+      sourcePort: 40_000,
       notifications: this.notifications,
       policy: () => grants.policy,
       tooManyMisses: (who, decision) => grants.judge.tooManyMisses(who, decision),

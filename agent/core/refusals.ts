@@ -12,6 +12,7 @@
  * reason, one asker) at most one a second is written down, and the others of
  * that second repeat it, `instance` included. All are counted.
  */
+import type { Asker } from './words.ts';
 
 /** The steps of a request's way, in order; `desk` is what an MTC user says itself. Every refusal names the one that stopped it. */
 export type Step =
@@ -208,6 +209,13 @@ export const REFUSALS = {
     code: 'OUT_OF_RANGE',
     cause: 'PARAMETER_OUT_OF_RANGE',
     title: 'applicationPortId is no port that this gateway sends triggers to',
+  },
+  triggerSourcePortNotServed: {
+    step: 'request',
+    status: 400,
+    code: 'OUT_OF_RANGE',
+    cause: 'PARAMETER_OUT_OF_RANGE',
+    title: 'appSrcPortId is not the port that this gateway sends triggers from',
   },
   notificationNotAllowed: {
     step: 'request',
@@ -543,6 +551,17 @@ export interface RefusalFacts extends Partial<Pick<Refusal, 'rule' | 'detail' | 
   readonly why: string;
   /** Who asked for what: server, request address, device … */
   readonly [fact: string]: unknown;
+}
+
+/** Who asked, as facts of a refusal: where from, and with which certificate. */
+export function askerFacts(who: Asker): Record<string, unknown> {
+  return {
+    server: who.name,
+    correlator: who.correlator,
+    from: who.requestAddress.text,
+    ...(who.requestPort !== undefined && { fromPort: who.requestPort }),
+    ...(who.fingerprint !== undefined && { certificate: who.fingerprint }),
+  };
 }
 
 /** Makes a refusal: gives it its instance, records it, counts it. Every refusal comes from here. */

@@ -10,7 +10,7 @@
  * - nothing is evicted: full means refuse.
  */
 import type { Family } from '../core/net.ts';
-import type { Refusal, Refuse } from '../core/refusals.ts';
+import { askerFacts, type Refusal, type Refuse } from '../core/refusals.ts';
 import type { Asker, ExternalId, GrantRequest } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
 import type { ReachableBinding } from '../directory/directory.ts';
@@ -296,11 +296,7 @@ function asked(who: Asker, ask: GrantRequest): Record<string, unknown> {
   const { durationSeconds, applicationServer, ipFamily } = ask;
   const remote = applicationServer?.address;
   return {
-    server: who.name,
-    correlator: who.correlator,
-    from: who.requestAddress.text,
-    ...(who.requestPort !== undefined && { fromPort: who.requestPort }),
-    ...(who.fingerprint !== undefined && { certificate: who.fingerprint }),
+    ...askerFacts(who),
     device: Object.values(ask.device).join(),
     to: `${ask.protocol}/${ask.devicePort}`,
     durationSeconds,

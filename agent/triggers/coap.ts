@@ -47,8 +47,8 @@ const RESETS_PER_SECOND = 100;
 export interface CoapParts {
   readonly clock: Pick<Clock, 'monotonicNs'>;
   readonly random: Pick<Random, 'bytes' | 'integer'>;
-  /** Sends a datagram; false: it did not leave this host. Never fails. */
-  readonly send: (to: Endpoint, datagram: Buffer) => Promise<boolean>;
+  /** Sends a datagram, unless it is given up before it can; false: it did not leave this host. Never fails. */
+  readonly send: (to: Endpoint, datagram: Buffer, signal?: AbortSignal) => Promise<boolean>;
   /** The resource that takes triggers, segment by segment. */
   readonly path: readonly string[];
   /** The most exchanges, those that wait behind another one included. */
@@ -164,7 +164,7 @@ export class CoapExchanges {
   }
 
   #transmit(exchange: Exchange, datagram: Buffer): void {
-    void this.#parts.send(exchange.to, datagram).then((left) => {
+    void this.#parts.send(exchange.to, datagram, exchange.signal).then((left) => {
       if (left) exchange.left = true;
       else if (!exchange.left) this.#end(exchange, 'notSent');
     });

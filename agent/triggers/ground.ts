@@ -28,6 +28,8 @@ export interface TriggerGround {
   readonly delivery: Delivery;
   /** Whether the gateway sends triggers to a port. */
   readonly isServed: (port: number) => boolean;
+  /** The port that devices see triggers come from; there is no other. */
+  readonly sourcePort: number;
   readonly notifications: Notifications;
   /** In force now. */
   readonly policy: () => Policy;

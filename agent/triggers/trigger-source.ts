@@ -78,8 +78,12 @@ class TriggerSource implements Delivery {
     this.#parts = parts;
     this.#coap = new CoapExchanges({
       ...{ clock, random, path: plan.coapPath, most: OUTSTANDING_MOST },
-      send: (to, datagram) => this.#send(to, datagram),
+      send: (to, datagram, signal) => this.#send(to, datagram, signal),
     });
+  }
+
+  get sourcePort(): number {
+    return this.#plan.sourcePort;
   }
 
   get room(): number {
@@ -101,7 +105,7 @@ class TriggerSource implements Delivery {
     if (payload.length > PAYLOAD_MOST) return 'rejected';
     if (signal.aborted || this.#shared.has(inner.realm)) return 'notSent';
     const to = { address: inner.address, port };
-    if (!covers(plan.coapPorts, port)) return (await this.#send(to, Buffer.from(payload))) ? 'sent' : 'notSent';
+    if (!covers(plan.coapPorts, port)) return (await this.#send(to, Buffer.from(payload), signal)) ? 'sent' : 'notSent';
     const outcome = this.#coap.begin(to, payload, signal);
     this.#arm();
     return outcome;
@@ -129,9 +133,10 @@ class TriggerSource implements Delivery {
     }, TICK_MS);
   }
 
-  async #send(to: Endpoint, datagram: Buffer): Promise<boolean> {
+  /** A socket may take a while to open: what was given up by then is not for whoever has the address now. */
+  async #send(to: Endpoint, datagram: Buffer, signal?: AbortSignal): Promise<boolean> {
     const bound = this.#socketFor(to.address.family);
-    if (!bound || !(await bound.ready)) return false;
+    if (!bound || !(await bound.ready) || signal?.aborted) return false;
     return new Promise((left) => {
       try {
         bound.socket.send(datagram, to.port, to.address.text, (fault) => left(!fault));

@@ -12,7 +12,7 @@
  * - it can be replaced and recalled until a device has it.
  */
 import { AgentError } from '../core/errors.ts';
-import type { Refusal, Refuse } from '../core/refusals.ts';
+import { askerFacts, type Refusal, type Refuse } from '../core/refusals.ts';
 import { breathe, faultsOf, inSlices, SLICE } from '../core/slices.ts';
 import type { Asker, ExternalId, TriggerId } from '../core/words.ts';
 import type { TriggerGround } from './ground.ts';
@@ -138,7 +138,7 @@ export class Triggers {
    */
   async remove(who: Asker, id: string): Promise<Trigger | undefined | Refusal> {
     const { store, refuse, log } = this.#ground;
-    const facts = { server: who.name, correlator: who.correlator, from: who.requestAddress.text, trigger: id };
+    const facts = { ...askerFacts(who), trigger: id };
     const found = this.show(who, id);
     if (!found) return refuse('triggerNotFound', { why: 'no transaction of this server has this id', ...facts });
     log.info({ trigger: id, server: who.name, correlator: who.correlator }, 'recallAsked');
@@ -269,9 +269,13 @@ export class Triggers {
   }
 
   #decide(who: Asker, ask: TriggerAsk, refuse: Refuse, instead?: Trigger) {
-    const { isServed, notifications, policy, tooManyMisses } = this.#ground;
+    const { isServed, sourcePort, notifications, policy, tooManyMisses } = this.#ground;
     if (!isServed(ask.port))
       return refuse('triggerPortNotServed', { why: `port ${ask.port} is not in triggers.ports of agent.yaml` });
+    if (ask.sourcePort !== undefined && ask.sourcePort !== sourcePort) {
+      const detail = `leave it out, or say ${sourcePort}`;
+      return refuse('triggerSourcePortNotServed', { why: `port ${ask.sourcePort} is not triggers.sourcePort`, detail });
+    }
     const { destination } = ask.notification ?? {};
     if (destination !== undefined && !notifications.allowed(who.name, destination))
       return refuse('notificationNotAllowed', { why: `no sink of this server is for ${destination.slice(0, 200)}` });
@@ -306,9 +310,7 @@ export class Triggers {
   #refuser(who: Asker, { device, port, validitySeconds, payload }: TriggerAsk, trigger?: string): Refuse {
     return (reason, facts) =>
       this.#ground.refuse(reason, {
-        server: who.name,
-        correlator: who.correlator,
-        from: who.requestAddress.text,
+        ...askerFacts(who),
         device: Object.values(device).join(),
         to: `trigger/${port}`,
         validitySeconds,

@@ -209,6 +209,7 @@ describe('refused', () => {
     ['a validity that is too long', { validityPeriod: 86_401 }, 400, 'OUT_OF_RANGE', 'INVPERIOD'],
     ['a negative validity', { validityPeriod: -1 }, 400, 'INVALID_ARGUMENT', 'INVALID_MSG_FORMAT'],
     ['a port that is not served', { applicationPortId: 5684 }, 400, 'OUT_OF_RANGE', 'PARAMETER_OUT_OF_RANGE'],
+    ['a source port that is not ours', { appSrcPortId: 40_001 }, 400, 'OUT_OF_RANGE', 'PARAMETER_OUT_OF_RANGE'],
     ['a port that no rule allows', { applicationPortId: 7 }, 403, 'PERMISSION_DENIED', 'NOTAUTHORIZED'],
     [
       'a device that a deny is for',

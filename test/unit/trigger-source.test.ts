@@ -132,6 +132,26 @@ test('plain UDP is sent, and never said to be more', async () => {
   expect(from).toMatchObject({ address: '127.0.0.9', port: sourcePort });
 });
 
+test.each([
+  ['plain UDP', []],
+  ['CoAP', undefined],
+] as const)('given up while its socket opens, it does not leave: %s', async (_, coapPorts) => {
+  const { socket, port } = await plainDevice('127.0.0.2');
+  openSource([port], coapPorts && { coapPorts });
+  const texts: string[] = [];
+  socket.on('message', (datagram: Buffer) => texts.push(datagram.toString('latin1').slice(-6)));
+  const abort = new AbortController();
+  const first = source.deliver(at('127.0.0.2', port), Buffer.from('former'), abort.signal);
+  abort.abort();
+  expect(await first).toBe('notSent');
+  const next = new AbortController();
+  const second = source.deliver(at('127.0.0.2', port), Buffer.from('latter'), next.signal);
+  await once(socket, 'message');
+  expect(texts).toEqual(['latter']);
+  next.abort();
+  await second;
+});
+
 test('nothing goes to a port that takes no triggers, from another port, or with too much in it', async () => {
   openSource([5683]);
   const payload = Buffer.from('report');
