@@ -288,7 +288,9 @@ export class Bindings {
         const inner = innerOf(binding);
         if (inner) await this.#grants.resumeAt(inner);
       });
-      await this.#grants.waiting.bound(confirmed.flatMap(({ holder }) => deviceOf(holder) ?? []));
+      const devices = confirmed.flatMap(({ holder }) => deviceOf(holder) ?? []);
+      await this.#grants.waiting.bound(devices);
+      if (devices.length > 0) this.#followers.bound(devices);
     };
     if (ranges.length === 0) {
       await record();
