@@ -61,7 +61,7 @@ import { GrantEvents } from './grant-events.ts';
 import { Bindings } from './grants/bindings.ts';
 import { Extensions } from './grants/extensions.ts';
 import { Grants } from './grants/grants.ts';
-import type { Ground } from './grants/ground.ts';
+import type { Ground, Waker } from './grants/ground.ts';
 import { Heartbeat, recover, rememberBindings, rememberSessions } from './grants/recovery.ts';
 import { ANSWERS_KEPT_MS } from './grants/retries.ts';
 import { openStore } from './grants/store.ts';
@@ -121,6 +121,7 @@ import { Triggers } from './triggers/triggers.ts';
 import { asAgentError, every, logFault, type Stop } from './upkeep.ts';
 import { identityPolicy, managementUseCases, operatorDetail, serverUseCases, serverView } from './use-cases.ts';
 import { userUseCases } from './user-use-cases.ts';
+import { requestsIn, wakerBy } from './wakes.ts';
 
 /** How often what is due is done, and the closure is looked at. */
 const TICK_MS = 1_000;
@@ -338,6 +339,7 @@ async function start(
     ...{ pushes, sinks: outboxStore?.grantSinks, view: serverView, clock: systemClock, log },
     warnSeconds: config.reports.endWarningSeconds,
   });
+  let waker: Waker | undefined;
   const ground: Ground = {
     gateway: config.gateway,
     bootId: bootId(),
@@ -362,6 +364,7 @@ async function start(
     },
     metrics,
     watcher: grantEvents,
+    waker: () => waker,
   };
   const grants = new Grants(ground, desk.lay(policy));
   desk.enforceOn(grants);
@@ -387,6 +390,7 @@ async function start(
     triggerStore &&
     new Triggers({
       ...{ gateway: ground.gateway, bootId: ground.bootId, clock: systemClock, log, metrics, directory },
+      requests: requestsIn(grants.waiting),
       ...{ store: triggerStore, delivery, notifications, refuse: ground.refuse, revoked: ground.revoked },
       isServed: (port) => covers(config.triggers?.ports ?? [], port),
       sourcePort: delivery.sourcePort,
@@ -395,6 +399,7 @@ async function start(
       notReady: (realm) => closure.objection(realm),
       newId: () => newUlid() as TriggerId,
     });
+  waker = triggers && config.triggers && wakerBy(triggers, config.triggers);
   stops.push(
     () => triggerStore?.close(),
     () => delivery?.close(),

@@ -81,6 +81,10 @@ export function triggerManagement(
       const found = triggers.find(id);
       return found && detail(found);
     },
+    ofGrant: (grantId) => {
+      const found = triggers.ofGrant(grantId);
+      return found && detail(found);
+    },
     async recall(id, byUid) {
       log.info({ trigger: id, byUid }, 'recallAsked');
       return (await triggers.recall(id, 'recalledByOperator')) !== undefined;
@@ -102,6 +106,7 @@ function operatorView(trigger: Trigger, { queue }: Pick<Triggers, 'queue'>): Tri
     validitySeconds: trigger.validitySeconds,
     reference: Object.values(trigger.device).join(),
     payloadBytes: trigger.payload.length,
+    ...(trigger.grant !== undefined && { grantId: trigger.grant }),
     ...(trigger.notification && { destination: trigger.notification.destination }),
     ...(lastOutcome !== undefined && { lastOutcome }),
     ...(trigger.endedAtMs !== undefined && { endedAt: utc(trigger.endedAtMs) }),

@@ -80,15 +80,15 @@ export function serverUseCases(
   const unknown = ({ name: server, correlator }: Asker, id: string): Refusal =>
     ground.refuse('grantNotFound', { why: 'no grant of this server has this id', server, correlator, grant: id });
   return {
-    async request(who, ask, waitSeconds) {
+    async request(who, ask, waits) {
       const { sink } = ask;
       if (sink !== undefined && !events.allowed(who.name, sink)) {
         const why = `${sink} is not below a sink of ${who.name}`;
         return ground.refuse('sinkNotAllowed', { why, server: who.name, correlator: who.correlator });
       }
-      const answer = await (waitSeconds === undefined
+      const answer = await (waits === undefined
         ? grants.request(who, ask)
-        : grants.requestOrWait(who, ask, waitSeconds));
+        : grants.requestOrWait(who, ask, waits.seconds, waits.wake));
       if ('reason' in answer) return answer;
       const isThere = grants.live.get(answer.id) ?? grants.waiting.get(answer.id);
       if (sink !== undefined && isThere) events.tellAt(answer.id, sink);
@@ -195,10 +195,12 @@ export function managementUseCases(
       return found;
     },
     grant(id) {
+      const trigger = others.triggers?.ofGrant(id);
+      const woken = trigger && { trigger };
       const record = grants.find(id);
-      if (record) return operatorDetail(record, ground);
+      if (record) return { ...operatorDetail(record, ground), ...woken };
       const wait = grants.waiting.find(id);
-      return wait && operatorWaitDetail(wait, ground);
+      return wait && { ...operatorWaitDetail(wait, ground), ...woken };
     },
     async revoke(id, byUid) {
       const record = grants.live.get(id) ?? grants.waiting.get(id);

@@ -32,7 +32,7 @@ import { GrantEvents } from '../agent/grant-events.ts';
 import { Bindings, type Followers } from '../agent/grants/bindings.ts';
 import { Extensions } from '../agent/grants/extensions.ts';
 import { Grants } from '../agent/grants/grants.ts';
-import type { Ground, NotReady } from '../agent/grants/ground.ts';
+import type { Ground, NotReady, Waker } from '../agent/grants/ground.ts';
 import { Heartbeat, recover, rememberBindings, rememberSessions } from '../agent/grants/recovery.ts';
 import { type GrantStore, openStore } from '../agent/grants/store.ts';
 import { compilePolicy } from '../agent/policy/compile.ts';
@@ -133,6 +133,8 @@ export class TestGateway {
   readonly revoked = new Set<CertificateId>();
   /** Who else is told where devices are. */
   followers: Followers = { lost: () => {}, bound: () => {} };
+  /** What wakes devices; none at a start, until there are triggers. */
+  waker: Waker | undefined;
   /** Set: the operator wants no new grants. */
   draining: NotReady | undefined;
   memory: Memory;
@@ -162,6 +164,7 @@ export class TestGateway {
   /** What a start of the agent does, in its order; record and gate stay as they are. */
   async start(rules = RULES, devices = DEVICES): Promise<void> {
     const policy = policyOf(rules);
+    this.waker = undefined;
     this.directory = new Directory(this.registry);
     this.sessions = new Sessions();
     this.events = new GrantEvents({
@@ -187,6 +190,7 @@ export class TestGateway {
         staged: (rule, would, times) => void this.staged.push(`${rule} ${would} ${times}`),
       },
       watcher: this.events,
+      waker: () => this.waker,
       revoked: (certificate) => this.revoked.has(certificate),
       newId: () => `grant-${++this.#ids}` as GrantId,
       notReady: () => this.draining ?? (this.notReady ? { reason: 'gatewayNotReady', why: this.notReady } : undefined),

@@ -6,6 +6,7 @@ import type { TriggerEndCause } from '../agent/triggers/lifecycle.ts';
 import { openTriggerStore, type TriggerStore } from '../agent/triggers/store.ts';
 import type { Trigger, TriggerAsk } from '../agent/triggers/trigger.ts';
 import { Triggers } from '../agent/triggers/triggers.ts';
+import { requestsIn, wakerBy } from '../agent/wakes.ts';
 import { DEVICES, HEAD_END, M1, RULES, TestGateway } from './gateway.ts';
 
 export const TRIGGER_RULES = `${RULES}
@@ -108,6 +109,7 @@ export class TestTriggers {
       isServed: (port) => port !== 5684,
       sourcePort: 40_000,
       notifications: this.notifications,
+      requests: requestsIn(grants.waiting),
       policy: () => grants.policy,
       tooManyMisses: (who, decision) => grants.judge.tooManyMisses(who, decision),
       notReady: (realm) => (this.notReady.has(realm) ? 'its interface is missing' : undefined),
@@ -119,6 +121,7 @@ export class TestTriggers {
       },
     });
     gateway.followers = this.triggers;
+    gateway.waker = wakerBy(this.triggers, { ports: [{ low: 5683, high: 5683 }] });
     await this.triggers.resume();
     await settled();
   }

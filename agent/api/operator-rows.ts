@@ -9,6 +9,7 @@ import type { PacketCount } from '../dataplane/dataplane.ts';
 import type { Binding } from '../directory/binding.ts';
 import type { RegisteredDevice, Source } from '../directory/registry.ts';
 import type { Grant, Wait } from './routes.ts';
+import type { TriggerDetail } from './trigger-routes.ts';
 
 /** A grant as the operator sees it. */
 export interface OperatorGrant extends Grant {
@@ -24,8 +25,14 @@ export interface OperatorGrant extends Grant {
 /** A request that waits for its device, as the operator sees it. */
 export type OperatorWait = Wait & Omit<OperatorGrant, keyof Grant | 'inner'>;
 
+/** What was to wake the device that a request waits or waited for. */
+interface Woken {
+  /** Absent: nothing, or it is no longer on record. */
+  readonly trigger?: TriggerDetail;
+}
+
 /** All that is known of one. */
-export interface OperatorWaitDetail extends OperatorWait {
+export interface OperatorWaitDetail extends OperatorWait, Woken {
   readonly gateway: string;
   readonly mtcUser: string;
   readonly policyVersion: string;
@@ -37,7 +44,7 @@ export interface OperatorWaitDetail extends OperatorWait {
 }
 
 /** All that is known of one grant. */
-export interface OperatorGrantDetail extends OperatorGrant {
+export interface OperatorGrantDetail extends OperatorGrant, Woken {
   readonly gateway: string;
   readonly mtcUser: string;
   readonly policyVersion: string;
@@ -108,7 +115,7 @@ export interface GrantRow {
 }
 
 /** The answer to GET /grants/{id}. */
-export interface GrantDetail extends GrantRow {
+export interface GrantDetail extends GrantRow, Woken {
   readonly endedAt?: string;
   readonly endCause?: string;
   readonly endText?: string;
@@ -194,6 +201,7 @@ export function grantDetail(grant: OperatorGrantDetail | OperatorWaitDetail): Gr
     ...(grant.endedAtMs !== undefined && { endedAt: iso(grant.endedAtMs) }),
     ...(grant.endCause !== undefined && { endCause: grant.endCause }),
     ...(grant.endText !== undefined && { endText: grant.endText }),
+    ...(grant.trigger && { trigger: grant.trigger }),
     reference: Object.values(grant.device).join(),
     ...{ gateway, mtcUser, family: grant.family, policyVersion, remainingSeconds },
     ...('waitsUntilMs' in grant ? { grantedSeconds: grant.askedSeconds } : carriedOf(grant)),

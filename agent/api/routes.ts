@@ -23,8 +23,10 @@ import {
   type Protocol,
   parseExternalId,
   upperSnake,
+  type Wake,
 } from '../core/words.ts';
 import type { Api, Call, Follow, Operation } from './operation.ts';
+import { readPayload } from './payload.ts';
 
 /** A grant as the server that holds it may see it. */
 export interface Grant {
@@ -86,10 +88,17 @@ export interface Grants {
   readonly lastKey?: string;
 }
 
+/** How a request waits for its device. */
+export interface Waits {
+  readonly seconds: number;
+  /** Absent: nothing is sent to it. */
+  readonly wake?: Wake;
+}
+
 /** What the API is given. A refusal returned here has been recorded already. */
 export interface GrantsUseCases {
-  /** `waitSeconds`: for how long it waits where the device cannot be reached; absent: that refuses it. */
-  request(who: Asker, ask: GrantRequest, waitSeconds?: number): Promise<Grant | Wait | Refusal>;
+  /** `waits`: for how long where the device cannot be reached, and what wakes it; absent: that refuses it. */
+  request(who: Asker, ask: GrantRequest, waits?: Waits): Promise<Grant | Wait | Refusal>;
   /** A grant of this server, live or ended, or one that waits. Another server's is `grantNotFound`, as is one that never was. */
   show(who: Asker, grantId: string): Grant | Wait | Refusal;
   /** Moves a grant's end, never to an earlier time. */
@@ -122,8 +131,8 @@ export function operations(grants: GrantsUseCases, refuse: Refuse, clock: Clock)
     createGrant: async (call) => {
       const ask = readGrantRequest(call.body as GrantRequestBody);
       if ('reason' in ask) return refused(call, ask);
-      const { waitSeconds, ...request } = ask;
-      const granted = await grants.request(call.who, request, waitSeconds);
+      const { waits, ...request } = ask;
+      const granted = await grants.request(call.who, request, waits);
       if ('reason' in granted) return granted;
       const status = 'waitsUntilMs' in granted ? 202 : 201;
       return { status, body: grantBody(granted), headers: { location: `${BASE_PATH}/grants/${granted.id}` } };
@@ -197,22 +206,27 @@ interface GrantRequestBody {
   readonly ipFamily?: 'IPV4' | 'IPV6';
   readonly whenUnreachable: 'INDICATE_ERROR' | 'WAIT' | 'SEND_TRIGGER';
   readonly waitSeconds?: number;
+  readonly trigger?: { readonly applicationPortId?: number; readonly triggerPayload?: string };
   readonly sink?: string;
 }
 
 /** A body that follows the contract and still cannot be served. */
 interface Unreadable {
-  readonly reason: 'invalidArgument' | 'notSupported';
+  readonly reason: 'invalidArgument' | 'triggerPayloadInvalid';
   readonly why: string;
-  readonly detail: string;
+  readonly detail?: string;
 }
 
 /** From the words of the contract to those of the domain, or why that cannot be. */
-function readGrantRequest(body: GrantRequestBody): (GrantRequest & { readonly waitSeconds?: number }) | Unreadable {
-  // Not yet supported is said first: a request that needs it is not served in part.
-  if (body.whenUnreachable === 'SEND_TRIGGER') return notSupported('whenUnreachable SEND_TRIGGER');
-  const waits = body.whenUnreachable === 'WAIT';
-  if (body.waitSeconds !== undefined && !waits) return invalid('waitSeconds is only for whenUnreachable WAIT');
+function readGrantRequest(body: GrantRequestBody): (GrantRequest & { readonly waits?: Waits }) | Unreadable {
+  const wakes = body.whenUnreachable === 'SEND_TRIGGER';
+  const waits = wakes || body.whenUnreachable === 'WAIT';
+  if (body.waitSeconds !== undefined && !waits)
+    return invalid('waitSeconds is only for whenUnreachable WAIT and SEND_TRIGGER');
+  if (body.trigger && !wakes) return invalid('trigger is only for whenUnreachable SEND_TRIGGER');
+  const { applicationPortId: port, triggerPayload = '' } = body.trigger ?? {};
+  const payload = readPayload(triggerPayload);
+  if (!payload) return { reason: 'triggerPayloadInvalid', why: 'trigger.triggerPayload is not base64' };
   const device = readDevice(body.device);
   if ('reason' in device) return device;
   const applicationServer = body.applicationServer && readApplicationServer(body.applicationServer);
@@ -225,7 +239,12 @@ function readGrantRequest(body: GrantRequestBody): (GrantRequest & { readonly wa
     durationSeconds: body.durationSeconds,
     ...(body.ipFamily ? { ipFamily: FAMILY_OF[body.ipFamily] } : {}),
     ...(body.sink === undefined ? {} : { sink: body.sink }),
-    ...(waits && { waitSeconds: body.waitSeconds ?? WAIT_SECONDS }),
+    ...(waits && {
+      waits: {
+        seconds: body.waitSeconds ?? WAIT_SECONDS,
+        ...(wakes && { wake: { ...(port !== undefined && { port }), payload } }),
+      },
+    }),
   };
 }
 
@@ -255,10 +274,6 @@ function invalid(detail: string): Unreadable {
 }
 
 const SEEK_UNKNOWN = invalid('seek is no key of this list, or one of before the gateway was restarted: begin anew');
-
-function notSupported(what: string): Unreadable {
-  return { reason: 'notSupported', why: what, detail: `${what} is not supported yet` };
-}
 
 export function grantBody(grant: Grant | Wait): object {
   const { applicationServer } = grant;

@@ -10,6 +10,7 @@
 import type { Refusal, RefusalReason, Refuse } from '../core/refusals.ts';
 import { type Asker, type DeviceReference, parseExternalId } from '../core/words.ts';
 import type { Answer, Api, Call, Operation } from './operation.ts';
+import { readPayload } from './payload.ts';
 
 /** What a server asks for. */
 export interface TransactionAsk {
@@ -175,12 +176,6 @@ function patched(former: Transaction, patch: PatchBody, call: Call): Transaction
     ...(patch.appSrcPortId !== undefined && { sourcePort: patch.appSrcPortId }),
     ...(destination !== undefined && { notification: { destination, collection: collectionOf(call) } }),
   };
-}
-
-/** Node takes whatever it can of what is no base64; here all of it must be (RFC 4648 4, and the alphabet of 5). */
-function readPayload(text: string): Uint8Array | undefined {
-  if (!/^[A-Za-z0-9+/_-]*={0,2}$/.test(text) || text.replace(/=+$/, '').length % 4 === 1) return undefined;
-  return Uint8Array.from(Buffer.from(text, 'base64'));
 }
 
 function invalid(detail: string): Unreadable {

@@ -19,6 +19,8 @@ export interface TriggerRow {
   readonly validUntil: string;
   /** Since the start of the agent. */
   readonly attempts: number;
+  /** The grant request that it wakes the device for. */
+  readonly grantId?: string;
 }
 
 export interface TriggerDetail extends TriggerRow {
@@ -58,6 +60,8 @@ export interface TriggerManagement {
   readonly triggers?: {
     list(filter: TriggerFilter): TriggerList;
     show(id: string): TriggerDetail | undefined;
+    /** The one that belongs to a grant, or to a request that waits. */
+    ofGrant(grantId: string): TriggerDetail | undefined;
     /** False: none is pending of this id. */
     recall(id: string, byUid: number): Promise<boolean>;
   };

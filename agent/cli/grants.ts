@@ -172,6 +172,10 @@ function limitsText({ packetsPerSecond, bytes }: PacketLimits, carried: GrantDet
   return texts.join('; ') || 'as much as comes';
 }
 
+function triggerText({ triggerId, deliveryResult, endText }: NonNullable<GrantDetail['trigger']>): string {
+  return `trigger ${triggerId}: ${deliveryResult}, ${endText ?? 'pending'}`;
+}
+
 function pageOf(grant: GrantDetail): readonly (readonly [string, string | undefined])[] {
   const { carried, endCause, endText, endedAt, status, remainingSeconds, limits } = grant;
   const wasLive = grant.external !== undefined;
@@ -192,6 +196,7 @@ function pageOf(grant: GrantDetail): readonly (readonly [string, string | undefi
     [wasLive ? 'started' : 'waits since', localTime(grant.startedAt)],
     [wasLive ? 'granted for' : 'asked for', span(grant.grantedSeconds)],
     [wasLive ? 'expires' : 'waits until', status === 'ended' ? until : `${until}, in ${span(remainingSeconds)}`],
+    ['woken by', grant.trigger && triggerText(grant.trigger)],
     ['ended', endedAt && localTime(endedAt)],
     ['to the device', wasLive ? (carried ? traffic(carried.in) : 'counted no more') : undefined],
     ['from the device', wasLive ? (carried ? traffic(carried.out) : 'counted no more') : undefined],

@@ -23,6 +23,7 @@ const COLUMNS = [
   'acceptedAt',
   'validUntil',
   'attempts',
+  'grantId',
 ] as const satisfies readonly (keyof TriggerRow)[];
 
 export function registerTriggers(program: Command): void {
@@ -113,6 +114,7 @@ function pageOf(trigger: TriggerDetail): readonly (readonly [string, string | un
     ['trigger', trigger.triggerId],
     ['state', endCause === undefined ? state : `${state}: ${endCause}, ${endText}`],
     ['delivery result', trigger.deliveryResult],
+    ['for grant', trigger.grantId],
     ['server', trigger.server],
     ['device', trigger.device],
     ['asked for as', trigger.reference],

@@ -182,12 +182,6 @@ export const REFUSALS = {
     title: 'This resource has no such method',
   },
   notFound: { step: 'request', status: 404, code: 'NOT_FOUND', title: 'There is no such resource' },
-  notSupported: {
-    step: 'request',
-    status: 422,
-    code: 'NOT_SUPPORTED',
-    title: 'This gateway does not support that yet',
-  },
   sinkNotAllowed: {
     step: 'request',
     status: 422,

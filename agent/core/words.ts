@@ -126,6 +126,13 @@ export interface GrantRequest {
   readonly sink?: string;
 }
 
+/** What wakes a device that a grant request waits for: a trigger. */
+export interface Wake {
+  /** Absent: the first trigger port of this gateway. */
+  readonly port?: number;
+  readonly payload: Uint8Array;
+}
+
 /** Names go out in CAMARA's style for enumerations: endedByServer is ENDED_BY_SERVER. */
 export function upperSnake(name: string): string {
   return name.replace(/[A-Z]/g, (capital) => `_${capital}`).toUpperCase();

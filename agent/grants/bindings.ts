@@ -290,7 +290,7 @@ export class Bindings {
       });
       const devices = confirmed.flatMap(({ holder }) => deviceOf(holder) ?? []);
       await this.#grants.waiting.bound(devices);
-      this.#followers.bound(devices);
+      if (devices.length > 0) this.#followers.bound(devices);
     };
     if (ranges.length === 0) {
       await record();

@@ -30,6 +30,7 @@ import type {
   Owner,
   Protocol,
   ServerName,
+  Wake,
 } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
 import { innerOf } from '../directory/binding.ts';
@@ -93,9 +94,14 @@ export class Grants {
     return this.#requests.request(who, ask);
   }
 
-  /** The same for a request that may wait for its device. */
-  requestOrWait(who: Asker, ask: GrantRequest, waitSeconds: number): Promise<GrantRecord | WaitingRequest | Refusal> {
-    return this.#requests.requestOrWait(who, ask, waitSeconds);
+  /** The same for a request that may wait for its device, and wake it. */
+  requestOrWait(
+    who: Asker,
+    ask: GrantRequest,
+    waitSeconds: number,
+    wake?: Wake,
+  ): Promise<GrantRecord | WaitingRequest | Refusal> {
+    return this.#requests.requestOrWait(who, ask, waitSeconds, wake);
   }
 
   /** The live grant with a key whose time is not over. */

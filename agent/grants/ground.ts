@@ -6,7 +6,7 @@ import { AgentError } from '../core/errors.ts';
 import type { Pool } from '../core/pool.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
 import type { Refusal, Refuse } from '../core/refusals.ts';
-import type { CertificateId, GrantId, RealmName } from '../core/words.ts';
+import type { Asker, CertificateId, GrantId, RealmName, Wake } from '../core/words.ts';
 import type { Dataplane } from '../dataplane/dataplane.ts';
 import type { Directory } from '../directory/directory.ts';
 import type { RegistryStore } from '../directory/registry-store.ts';
@@ -14,7 +14,7 @@ import type { Would } from '../policy/staged.ts';
 import type { EndCause } from './lifecycle.ts';
 import type { EndedRecord, GrantRecord } from './record.ts';
 import type { GrantStore } from './store.ts';
-import type { EndedWait } from './waiting-request.ts';
+import type { EndedWait, WaitingRequest } from './waiting-request.ts';
 
 /** Everything the grants stand on. */
 export interface Ground {
@@ -36,6 +36,8 @@ export interface Ground {
     /** What staged rules would have done, so many times. */
     staged(rule: string, would: Would | 'end', times: number): void;
   };
+  /** Wakes devices; undefined where this gateway sends no triggers. */
+  readonly waker: () => Waker | undefined;
   /** Absent where nobody is ever told. */
   readonly watcher?: GrantWatcher;
   /** Whether a client certificate is revoked, as far as the lists in force say. */
@@ -51,6 +53,22 @@ export interface GrantWatcher {
   granted(grant: GrantRecord): void;
   /** A grant has ended, or a request waits no more and was not granted. */
   ended(grant: EndedRecord | EndedWait): void;
+}
+
+/**
+ * Wakes devices by triggers, for requests that wait for them. A trigger is on
+ * record before its request is: one whose request never was, or waits no more,
+ * ends by itself at the next start.
+ */
+export interface Waker {
+  /** Whether the gateway sends triggers to a port; undefined: to that which is taken where none is named. */
+  serves(port: number | undefined): boolean;
+  /** Accepts a trigger for a request's device, durably, or refuses it by the rules of triggers. It is not sent yet. @throws AgentError storeFailed */
+  accept(who: Asker, request: WaitingRequest, wake: Wake): Promise<Refusal | undefined>;
+  /** The request is on record: its trigger is sent. */
+  begin(request: GrantId): void;
+  /** The request waits no more: its trigger is recalled where it is pending. Fails never. */
+  over(request: GrantId): void;
 }
 
 /** Gate, base or an interface are not in place, or the operator wants no new grants. */

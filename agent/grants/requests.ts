@@ -11,7 +11,7 @@
  */
 import type { Family } from '../core/net.ts';
 import { askerFacts, type Refusal, type Refuse } from '../core/refusals.ts';
-import type { Asker, ExternalId, GrantRequest } from '../core/words.ts';
+import type { Asker, ExternalId, GrantRequest, Wake } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
 import type { ReachableBinding } from '../directory/directory.ts';
 import type { Allowed } from '../policy/decide.ts';
@@ -82,17 +82,29 @@ export class Requests {
 
   /**
    * The same for a request that waits where it is stopped by nothing but that
-   * its device cannot be reached: then it is what is returned, durable.
+   * its device cannot be reached: then it is what is returned, durable. `wake`:
+   * its device is sent a trigger then, which is judged by the rules of triggers,
+   * and by which the request is refused where the trigger is.
    */
-  requestOrWait(who: Asker, ask: GrantRequest, waitSeconds: number): Promise<GrantRecord | WaitingRequest | Refusal> {
-    const { gateway, bootId, clock, store } = this.#ground;
+  requestOrWait(
+    who: Asker,
+    ask: GrantRequest,
+    waitSeconds: number,
+    wake?: Wake,
+  ): Promise<GrantRecord | WaitingRequest | Refusal> {
+    const { gateway, bootId, clock, store, waker: wakerNow } = this.#ground;
     const refuse = this.#refuser(who, ask);
     return orNotRecorded(refuse, () =>
       this.#held.retries.once<GrantRecord | WaitingRequest>(
         who,
-        () => textOf(ask, waitSeconds),
+        () => textOf(ask, waitSeconds, wake),
         refuse,
         async (retry) => {
+          const waker = wakerNow();
+          // Said at once, and not only when the device sleeps.
+          if (wake && !waker) return refuse('triggersUnavailable', { why: 'no triggers section in agent.yaml' });
+          if (wake && !waker?.serves(wake.port))
+            return refuse('triggerPortNotServed', { why: `port ${wake.port} is not in triggers.ports of agent.yaml` });
           const decided = this.#decide(who, ask, refuse);
           if ('reason' in decided) return decided;
           const { binding, decision, device, policyVersion } = decided;
@@ -101,7 +113,8 @@ export class Requests {
           if (full !== undefined) return refuse('waitingExhausted', { why: full, rule: decision.rule });
           const id = this.#ground.newId();
           const accepted = { id, gateway, bootId, policyVersion, waitSeconds, who, ask, decision, device };
-          return this.#held.waiting.accept(newWait(accepted, clock), retry);
+          const request = newWait(accepted, clock);
+          return this.#held.waiting.accept(request, retry, wake && waker && (() => waker.accept(who, request, wake)));
         },
         (id) => {
           const waited = this.#held.waiting.get(id) ?? store.findWait(id);
@@ -217,7 +230,7 @@ export class Requests {
     const neverBegan = this.#held.begun.add(record, this.#held.judge.policy);
     try {
       if (!waited) await store.insert(record, retry);
-      else if (await store.grantWait(record)) this.#held.waiting.leave(waited);
+      else if (await store.grantWait(record)) this.#held.waiting.granted(waited);
       else {
         neverBegan();
         this.#held.endpoints.free(record.protocol, record);

@@ -13,7 +13,7 @@
  *   tells.
  */
 import type { Refusal, Refuse } from '../core/refusals.ts';
-import type { Asker, GrantId, GrantRequest } from '../core/words.ts';
+import type { Asker, GrantId, GrantRequest, Wake } from '../core/words.ts';
 import type { Ground } from './ground.ts';
 import type { GrantRecord, Retry } from './record.ts';
 import type { WaitingRequest } from './waiting-request.ts';
@@ -77,10 +77,12 @@ export class Retries {
 export function textOf(
   { device, applicationServer, protocol, devicePort, durationSeconds, ipFamily, sink }: GrantRequest,
   waitSeconds?: number,
+  wake?: Wake,
 ): string {
   const { address, port } = applicationServer ?? {};
   const remote = address && address !== 'all' ? address.text : address;
   const asked = ['grant', device, remote, port, protocol, devicePort, durationSeconds, ipFamily];
   const waits = waitSeconds === undefined ? [] : ['waits', waitSeconds];
-  return JSON.stringify([...asked, ...waits, ...(sink === undefined ? [] : ['sink', sink])]);
+  const wakes = wake === undefined ? [] : ['wakes', wake.port, ...wake.payload];
+  return JSON.stringify([...asked, ...waits, ...wakes, ...(sink === undefined ? [] : ['sink', sink])]);
 }

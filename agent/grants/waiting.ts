@@ -10,6 +10,9 @@
  * - it waits to the end that it was accepted for, on the clock of the boot, and
  *   over a reboot by UTC where that can be believed;
  * - it counts as a grant of its server and on its device, and holds its key;
+ * - the trigger that wakes its device is on record before it, and is recalled
+ *   when its end is on record: killed in between, what is left over is a trigger
+ *   without a request, and that ends at the next start;
  * - what a binding costs does not grow with those that wait for other devices.
  */
 import type { Refusal } from '../core/refusals.ts';
@@ -146,18 +149,27 @@ export class Waiting {
   /**
    * Accepts a request. Resolves when it is on record; with the grant, where the
    * device has been bound meanwhile. What it is refused for then is its end, as
-   * it would be later. @throws AgentError storeFailed
+   * it would be later. `wake` accepts a trigger for the device: where that is
+   * refused, so is the request. @throws AgentError storeFailed
    */
-  async accept(request: WaitingRequest, retry?: Retry): Promise<WaitingRequest | GrantRecord> {
-    const { store, log } = this.#ground;
+  async accept(
+    request: WaitingRequest,
+    retry?: Retry,
+    wake?: () => Promise<Refusal | undefined>,
+  ): Promise<WaitingRequest | GrantRecord | Refusal> {
+    const { log, waker } = this.#ground;
     this.#put(request);
-    const writes = store.wait(request, retry);
+    const writes = this.#record(request, retry, wake);
     this.#busy.set(
       request.id,
       writes.catch(() => {}),
     );
     try {
-      await writes;
+      const refused = await writes;
+      if (refused) {
+        this.#leave(request);
+        return refused;
+      }
     } catch (fault) {
       await this.#end(request, 'recordNotWritten').catch(() => {}); // it may be on record all the same
       throw fault;
@@ -166,7 +178,18 @@ export class Waiting {
     }
     log.info({ ...namesOfWait(request), rule: request.rule, until: request.waitsUntilMs }, 'waitBegun');
     const answer = await this.#try(request);
+    if (wake && this.get(request.id) === request) waker()?.begin(request.id);
     return answer && !('reason' in answer) ? answer : request;
+  }
+
+  async #record(
+    request: WaitingRequest,
+    retry: Retry | undefined,
+    wake: (() => Promise<Refusal | undefined>) | undefined,
+  ): Promise<Refusal | undefined> {
+    const refused = await wake?.();
+    if (!refused) await this.#ground.store.wait(request, retry);
+    return refused;
   }
 
   /** Devices may have got an address: what waits for it is granted, or ends. Fails never: it is told. */
@@ -201,7 +224,12 @@ export class Waiting {
   }
 
   /** It waits no more, since there is a grant of its id on record by now. */
-  leave(request: WaitingRequest): void {
+  granted(request: WaitingRequest): void {
+    this.#leave(request);
+    this.#ground.waker()?.over(request.id);
+  }
+
+  #leave(request: WaitingRequest): void {
     this.#byId.delete(request.id);
     removeFrom(this.#ofServer, request.server, request);
     removeFrom(this.#ofMtcUser, request.mtcUser, request);
@@ -236,7 +264,7 @@ export class Waiting {
 
   async #end(request: WaitingRequest, endCause: WaitEndCause): Promise<void> {
     const ended: EndedWait = { ...request, state: 'ended', endCause, endedAtMs: this.#ground.clock.nowMs() };
-    this.leave(request);
+    this.#leave(request);
     this.#unrecorded.set(request.id, ended);
     this.#ground.log.info({ ...namesOfWait(request), cause: endCause }, 'waitEnded');
     this.#ground.watcher?.ended(ended);
@@ -246,6 +274,7 @@ export class Waiting {
   async #write(ended: EndedWait): Promise<void> {
     await this.#ground.store.endWait(ended);
     this.#unrecorded.delete(ended.id);
+    this.#ground.waker()?.over(ended.id);
   }
 
   /** Ends those whose time is over, and writes what the store did not take. One that fails holds up no other. */

@@ -8,10 +8,13 @@
  *   trigger          payload and validity are within its limits
  *   rate, quota      how many it sends; how many the device gets, and are pending
  * Each allow goes its way alone, from `rule` on. Of those that arrive the one
- * with the lowest id decides; when none arrives, that which came furthest.
+ * that lets it wait longest decides (ties: by id); when none arrives, that
+ * which came furthest.
  *
  * A validity is not cut, as a duration is: TS 29.368 6.4.9 has a cause for one
- * that is too long (INVPERIOD), and who asked counts on the whole of it.
+ * that is too long (INVPERIOD), and who asked counts on the whole of it. But it
+ * is for a trigger that belongs to a grant request (`isCut`): there the request
+ * waits, and the trigger only wakes.
  */
 import type { MtcUserName } from '../core/words.ts';
 import { hoursText } from './hours.ts';
@@ -25,6 +28,8 @@ export interface AllowedTrigger {
   readonly verdict: 'allow';
   readonly mtcUser: MtcUserName;
   readonly rule: string;
+  /** As asked for, or cut. */
+  readonly validitySeconds: number;
   readonly trace: readonly TraceLine[];
 }
 
@@ -34,6 +39,7 @@ export type TriggerDecision = AllowedTrigger | Refused;
 interface Way {
   readonly rule: TriggerAllow;
   readonly lines: readonly TraceLine[];
+  readonly validitySeconds: number;
   readonly stop?: Stop;
 }
 
@@ -57,15 +63,16 @@ export function decideTrigger(policy: Policy, question: TriggerQuestion): Trigge
   trace.push(...ways.flatMap(({ lines }) => lines));
   const best = ways.reduce(better);
   if (best.stop) return refused(best.stop, trace);
-  return { verdict: 'allow', mtcUser: user.name, rule: best.rule.id, trace };
+  return { verdict: 'allow', mtcUser: user.name, rule: best.rule.id, validitySeconds: best.validitySeconds, trace };
 }
 
 function goAlone(rule: TriggerAllow, held: Held, wish: Wish, question: TriggerQuestion): Way {
   const { id, limits, hours } = rule;
-  const { payloadBytes, durationSeconds: validitySeconds, usage } = question;
+  const { payloadBytes, durationSeconds: asked, isCut = false, usage } = question;
+  const validitySeconds = isCut ? Math.min(asked, limits.validitySeconds) : asked;
   const window = windowOf(rule, question);
   const lines: TraceLine[] = [];
-  const stop = (line: Stop): Way => ({ rule, lines: [...lines, line], stop: line });
+  const stop = (line: Stop): Way => ({ rule, lines: [...lines, line], validitySeconds, stop: line });
 
   if (held !== true) return stop(no('conditionFailed', held.failed, id));
   if (hours && (!window.inside || secondsLeft(window.untilMs, question) < 1))
@@ -100,11 +107,12 @@ function goAlone(rule: TriggerAllow, held: Held, wish: Wish, question: TriggerQu
     return stop(no('pendingPerServerExceeded', seen, id));
   }
   lines.push(yes('quota', `${pendingOnDevice} pending for the device, ${pendingOfServer} in all`, id));
-  return { rule, lines };
+  return { rule, lines, validitySeconds };
 }
 
 /** The way that decides. Given in order of their ids, so that the lower id wins a tie. */
 function better(best: Way, way: Way): Way {
+  if (!best.stop && !way.stop) return way.validitySeconds > best.validitySeconds ? way : best;
   if (!best.stop || !way.stop) return best.stop ? way : best;
   return way.lines.length > best.lines.length ? way : best;
 }

@@ -44,6 +44,8 @@ export interface Question extends Subject {
 /** May this server send the device a trigger? A trigger is UDP to its port; `durationSeconds` is its validity. */
 export interface TriggerQuestion extends Subject {
   readonly payloadBytes: number;
+  /** A validity beyond a rule's is cut to that, and refuses nothing: nobody counts on the whole of it. */
+  readonly isCut?: boolean;
   readonly usage: TriggerUsage;
 }
 

@@ -4,7 +4,7 @@
  */
 import type { Clock, Log } from '../core/ports.ts';
 import type { RefusalFacts, Refuse } from '../core/refusals.ts';
-import type { Asker, CertificateId, RealmName, ServerName, TriggerId } from '../core/words.ts';
+import type { Asker, CertificateId, ExternalId, GrantId, RealmName, ServerName, TriggerId } from '../core/words.ts';
 import type { Directory } from '../directory/directory.ts';
 import type { TriggerDecision } from '../policy/decide-trigger.ts';
 import type { Policy } from '../policy/policy.ts';
@@ -20,6 +20,14 @@ export interface Notifications {
   notify(server: ServerName, destination: string, body: object): Promise<void>;
 }
 
+/** The grant requests that triggers belong to. */
+export interface GrantRequests {
+  /** Whether one waits for its device. */
+  waits(grant: GrantId): boolean;
+  /** A device has what was sent for a request. Fails never. */
+  woken(device: ExternalId): void;
+}
+
 export interface TriggerGround {
   readonly gateway: string;
   readonly bootId: string;
@@ -31,6 +39,7 @@ export interface TriggerGround {
   /** The port that devices see triggers come from; there is no other. */
   readonly sourcePort: number;
   readonly notifications: Notifications;
+  readonly requests: GrantRequests;
   /** In force now. */
   readonly policy: () => Policy;
   readonly clock: Clock;

@@ -43,6 +43,7 @@ const OWN_END_CAUSES = {
   expired: { result: 'EXPIRED', text: 'its time was over before it could be delivered' },
   recalledByServer: { result: 'TERMINATE', text: 'the MTC server recalled it' },
   recalledByOperator: { result: 'TERMINATE', text: 'an operator recalled it' },
+  grantOver: { result: 'TERMINATE', text: 'the grant request that it was to wake the device for waits no more' },
   certificateRevoked: { result: 'FAILURE', text: 'the certificate that it was asked for with is revoked' },
   clockUncertain: { result: 'UNKNOWN', text: 'the clock stood before the latest time on record' },
   notAccepted: { result: 'UNKNOWN', text: 'the store did not say whether it was recorded, and its server was refused' },

@@ -4,7 +4,7 @@
  * which they came. What is sent is read from the store when its turn comes, so
  * that a hundred thousand of them are no burden.
  */
-import type { ExternalId, ServerName, TriggerId } from '../core/words.ts';
+import type { ExternalId, GrantId, ServerName, TriggerId } from '../core/words.ts';
 import type { DeliveryOutcome } from './delivery.ts';
 
 export interface Pending {
@@ -15,7 +15,9 @@ export interface Pending {
   /** 0: it is tried once. */
   readonly validitySeconds: number;
   readonly validUntilNs: bigint;
-  /** Its record is being written: it counts, and does not go yet. */
+  /** The grant request that it belongs to. */
+  readonly grant?: GrantId;
+  /** Its record is being written, or that of its grant request: it counts, and does not go yet. */
   isHeld: boolean;
   attempts: number;
   lastOutcome?: DeliveryOutcome;
@@ -27,6 +29,7 @@ export class TriggerQueue {
   readonly #places = new Map<TriggerId, number>();
   readonly #onDevice = new Map<ExternalId, Pending[]>();
   readonly #ofServer = new Map<ServerName, Set<TriggerId>>();
+  readonly #ofGrant = new Map<GrantId, Pending>();
   #last = 0;
 
   get size(): number {
@@ -38,6 +41,7 @@ export class TriggerQueue {
     const place = this.#places.get(pending.id) ?? ++this.#last;
     this.remove(pending.id);
     this.#byId.set(pending.id, pending);
+    if (pending.grant !== undefined) this.#ofGrant.set(pending.grant, pending);
     this.#places.set(pending.id, place);
     const ids = this.#ofServer.get(pending.server) ?? new Set();
     this.#ofServer.set(pending.server, ids.add(pending.id));
@@ -50,8 +54,9 @@ export class TriggerQueue {
   remove(id: TriggerId): void {
     const pending = this.#byId.get(id);
     if (!pending) return;
-    const { server, device } = pending;
+    const { server, device, grant } = pending;
     this.#byId.delete(id);
+    if (grant !== undefined) this.#ofGrant.delete(grant);
     this.#places.delete(id);
     const ids = this.#ofServer.get(server);
     ids?.delete(id);
@@ -63,6 +68,11 @@ export class TriggerQueue {
 
   get(id: string): Pending | undefined {
     return this.#byId.get(id as TriggerId);
+  }
+
+  /** The one that belongs to a grant request. */
+  ofGrant(grant: GrantId): Pending | undefined {
+    return this.#ofGrant.get(grant);
   }
 
   /** Which goes next to a device. */

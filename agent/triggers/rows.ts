@@ -30,6 +30,7 @@ export interface TriggerRow {
   readonly validUntilMs: number;
   readonly bootId: string;
   readonly validUntilNs: bigint;
+  readonly grant: string | null;
 }
 
 /** As it is read: 64 bits come as text. */
@@ -47,7 +48,8 @@ export const TRIGGER_COLUMNS = `id, gateway, server, certificate, correlator, re
   reference, device, mtc_user AS mtcUser, rule, policy_version AS policyVersion, port, source_port AS sourcePort,
   priority, payload, features, destination, collection, validity_seconds AS validitySeconds,
   accepted_at_ms AS acceptedAtMs, valid_until_ms AS validUntilMs, boot_id AS bootId,
-  CAST(valid_until_ns AS TEXT) AS validUntilNs, replaced, forgotten, state, cause, ended_at_ms AS endedAtMs`;
+  CAST(valid_until_ns AS TEXT) AS validUntilNs, replaced, forgotten, state, cause, ended_at_ms AS endedAtMs,
+  grant_id AS "grant"`;
 
 export function triggerRow(trigger: Trigger): TriggerRow {
   const { id, gateway, server, certificate, correlator, mtcUser, rule, policyVersion, port, payload } = trigger;
@@ -63,12 +65,13 @@ export function triggerRow(trigger: Trigger): TriggerRow {
     destination: trigger.notification?.destination ?? null,
     collection: trigger.notification?.collection ?? null,
     features: trigger.features ?? null,
+    grant: trigger.grant ?? null,
   };
 }
 
 export function triggerOf(row: KeptTriggerRow): Trigger {
   const { requestAddress, reference, device, sourcePort, priority, features, destination, collection, ...more } = row;
-  const { replaced, forgotten, cause, endedAtMs, payload, validUntilNs, ...plain } = more;
+  const { replaced, forgotten, cause, endedAtMs, payload, validUntilNs, grant, ...plain } = more;
   const trigger = {
     ...plain,
     requestAddress: address(requestAddress),
@@ -78,6 +81,7 @@ export function triggerOf(row: KeptTriggerRow): Trigger {
     isPriority: priority === 1,
     payload: new Uint8Array(payload),
     ...(features !== null && { features }),
+    ...(grant !== null && { grant }),
     ...(destination !== null && { notification: { destination, collection: collection ?? '' } }),
     validUntilNs: BigInt(validUntilNs),
     isReplaced: replaced === 1,

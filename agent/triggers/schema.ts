@@ -11,7 +11,7 @@ import Database from 'better-sqlite3';
 import { AgentError } from '../core/errors.ts';
 import { TRANSITIONS } from './lifecycle.ts';
 
-const SCHEMA_VERSION = 1;
+const SCHEMA_VERSION = 2;
 
 const SCHEMA = `
 CREATE TABLE transitions (
@@ -30,6 +30,7 @@ CREATE TABLE triggers (
   boot_id TEXT NOT NULL, valid_until_ns INTEGER NOT NULL,
   replaced INTEGER NOT NULL, forgotten INTEGER NOT NULL,
   previous_state TEXT NOT NULL, state TEXT NOT NULL, cause TEXT NOT NULL, ended_at_ms INTEGER,
+  grant_id TEXT,
   CHECK ((state = 'ended') = (ended_at_ms IS NOT NULL)),
   FOREIGN KEY (previous_state, state, cause) REFERENCES transitions (from_state, to_state, cause)
 ) STRICT;
@@ -37,6 +38,13 @@ CREATE INDEX triggers_pending ON triggers (accepted_at_ms, id) WHERE state = 'pe
 CREATE INDEX triggers_ended ON triggers (ended_at_ms) WHERE state = 'ended';
 -- How many a device had of late: what its limit counts, over a restart too.
 CREATE INDEX triggers_device ON triggers (device, accepted_at_ms);
+CREATE UNIQUE INDEX triggers_grant ON triggers (grant_id) WHERE grant_id IS NOT NULL;
+`;
+
+/** What a file of version 1 lacks. */
+const ADDED = `
+ALTER TABLE triggers ADD COLUMN grant_id TEXT;
+CREATE UNIQUE INDEX triggers_grant ON triggers (grant_id) WHERE grant_id IS NOT NULL;
 `;
 
 /** @throws AgentError storeInvalid where the file is no database of ours, or of another version */
@@ -46,6 +54,7 @@ export function openTriggerDatabase(file: string): Database.Database {
     db = connectTriggers(file);
     const version = db.pragma('user_version', { simple: true }) as number;
     if (version === 0) create(db);
+    else if (version === 1) upgrade(db);
     else if (version !== SCHEMA_VERSION)
       throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
     if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
@@ -68,6 +77,13 @@ export function connectTriggers(file: string): Database.Database {
   db.pragma('synchronous = FULL');
   db.pragma('foreign_keys = ON');
   return db;
+}
+
+function upgrade(db: Database.Database): void {
+  db.transaction(() => {
+    db.exec(ADDED);
+    db.pragma(`user_version = ${SCHEMA_VERSION}`);
+  })();
 }
 
 function create(db: Database.Database): void {

@@ -7,7 +7,7 @@
 import { inThisThread, inWorker } from '../commit-thread.ts';
 import { Commits } from '../core/commits.ts';
 import { AgentError } from '../core/errors.ts';
-import type { ExternalId, ServerName, TriggerId } from '../core/words.ts';
+import type { ExternalId, GrantId, ServerName, TriggerId } from '../core/words.ts';
 import type { TriggerEndCause, TriggerState } from './lifecycle.ts';
 import { type KeptTriggerRow, TRIGGER_COLUMNS, triggerOf, triggerRow } from './rows.ts';
 import { openTriggerDatabase } from './schema.ts';
@@ -18,7 +18,7 @@ import { type TriggerWrite, triggerWriterOn } from './writes.ts';
 export interface PendingRow
   extends Pick<
     Trigger,
-    'id' | 'server' | 'isPriority' | 'validitySeconds' | 'validUntilMs' | 'validUntilNs' | 'bootId'
+    'id' | 'server' | 'isPriority' | 'validitySeconds' | 'validUntilMs' | 'validUntilNs' | 'bootId' | 'grant'
   > {
   readonly device: ExternalId;
 }
@@ -41,6 +41,8 @@ export interface TriggerStore {
   /** Writes until when many are valid on the clock of a new boot: all or none. */
   reopen(bootId: string, ends: readonly Pick<Trigger, 'id' | 'validUntilNs'>[]): Promise<void>;
   find(id: string): Trigger | undefined;
+  /** The one that belongs to a grant request. */
+  ofGrant(id: string): Trigger | undefined;
   /** Those that are pending, in the order in which they came; read as they are asked for. */
   pending(): Iterable<PendingRow>;
   /** Some of a state: pending ones in the order in which they came, ended ones the last first. */
@@ -58,7 +60,8 @@ export interface TriggerStore {
 /** So many are read at once: some milliseconds. */
 const PAGE = 1_024;
 
-type KeptPending = Omit<PendingRow, 'isPriority' | 'validUntilNs'> & {
+type KeptPending = Omit<PendingRow, 'isPriority' | 'validUntilNs' | 'grant'> & {
+  readonly grant: GrantId | null;
   readonly priority: number;
   readonly validUntilNs: string;
   readonly acceptedAtMs: number;
@@ -74,9 +77,10 @@ export function openTriggerStore(file: string, worker?: URL): TriggerStore {
   const filtered = '(@server IS NULL OR server = @server) AND (@device IS NULL OR device = @device)';
   const statement = {
     find: db.prepare(`SELECT ${TRIGGER_COLUMNS} FROM triggers WHERE id = ?`),
+    ofGrant: db.prepare(`SELECT ${TRIGGER_COLUMNS} FROM triggers INDEXED BY triggers_grant WHERE grant_id = ?`),
     pending: db.prepare(`SELECT id, server, device, priority, validity_seconds AS validitySeconds,
       valid_until_ms AS validUntilMs, CAST(valid_until_ns AS TEXT) AS validUntilNs, boot_id AS bootId,
-      accepted_at_ms AS acceptedAtMs FROM triggers INDEXED BY triggers_pending
+      accepted_at_ms AS acceptedAtMs, grant_id AS "grant" FROM triggers INDEXED BY triggers_pending
       WHERE state = 'pending' AND (accepted_at_ms, id) > (?, ?) ORDER BY accepted_at_ms, id LIMIT ${PAGE}`),
     listPending: db.prepare(`SELECT ${TRIGGER_COLUMNS} FROM triggers WHERE state = 'pending' AND ${filtered}
       ORDER BY accepted_at_ms, id LIMIT @limit`),
@@ -113,11 +117,17 @@ export function openTriggerStore(file: string, worker?: URL): TriggerStore {
       const row = statement.find.get(id) as KeptTriggerRow | undefined;
       return row && triggerOf(row);
     },
+    ofGrant: (id) => {
+      const row = statement.ofGrant.get(id) as KeptTriggerRow | undefined;
+      return row && triggerOf(row);
+    },
     *pending() {
       for (let after: [number, string] = [-1, '']; ; ) {
         const rows = statement.pending.all(...after) as KeptPending[];
-        for (const { priority, validUntilNs, acceptedAtMs: _, ...row } of rows)
-          yield { ...row, isPriority: priority === 1, validUntilNs: BigInt(validUntilNs) };
+        for (const { priority, validUntilNs, acceptedAtMs: _, grant, ...row } of rows) {
+          const isPriority = priority === 1;
+          yield { ...row, isPriority, validUntilNs: BigInt(validUntilNs), ...(grant !== null && { grant }) };
+        }
         const last = rows.at(-1);
         if (!last || rows.length < PAGE) return;
         after = [last.acceptedAtMs, last.id];

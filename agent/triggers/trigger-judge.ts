@@ -52,7 +52,9 @@ export class TriggerJudge {
 
   /** Why a trigger may not be sent now: for ever, or (`notYet`) as it is at the moment. */
   objection(trigger: Trigger): RefusalReason | 'certificateRevoked' | 'notYet' | undefined {
-    const { directory, revoked } = this.#ground;
+    const { directory, revoked, requests } = this.#ground;
+    // It is recalled when the end of its request is on record; if that is lost by a kill, both wait again.
+    if (trigger.grant !== undefined && !requests.waits(trigger.grant)) return 'notYet';
     if (revoked(trigger.certificate)) return 'certificateRevoked';
     const device = directory.find({ networkAccessIdentifier: trigger.to });
     const decision = this.#decide(trigger.server, trigger, device, NO_TRIGGER_USAGE);
@@ -86,6 +88,7 @@ export class TriggerJudge {
       port: ask.port,
       durationSeconds: ask.validitySeconds,
       payloadBytes: ask.payload.length,
+      isCut: ask.grant !== undefined,
       usage,
       nowMs: clock.nowMs(),
     };

@@ -9,6 +9,7 @@ import type {
   CertificateId,
   DeviceReference,
   ExternalId,
+  GrantId,
   MtcUserName,
   ServerName,
   TriggerId,
@@ -28,6 +29,8 @@ export interface TriggerAsk {
   /** Of the API, negotiated. */
   readonly features?: string;
   readonly notification?: Notification;
+  /** The grant request that it wakes the device for; then it is no transaction of its server. */
+  readonly grant?: GrantId;
 }
 
 /** Where its server is told what became of it. */
@@ -64,7 +67,7 @@ export interface Trigger extends TriggerAsk {
 }
 
 /** What of it is decided, and by what. */
-type Decided = Pick<Trigger, 'to' | 'mtcUser' | 'rule' | 'policyVersion'>;
+type Decided = Pick<Trigger, 'to' | 'mtcUser' | 'rule' | 'policyVersion' | 'validitySeconds'>;
 
 export function newTrigger(
   place: Pick<Trigger, 'id' | 'gateway' | 'bootId'>,
@@ -82,7 +85,7 @@ export function newTrigger(
     correlator: who.correlator,
     requestAddress: who.requestAddress,
     acceptedAtMs: clock.nowMs(),
-    ...validity(ask.validitySeconds, clock),
+    ...validity(decided.validitySeconds, clock),
     isReplaced: false,
     isForgotten: false,
     state: 'pending',
@@ -122,6 +125,6 @@ export function deliveryResultOf({ endCause, isReplaced }: Trigger): DeliveryRes
 }
 
 /** One in the log: which, whose, for which device. */
-export function namesOfTrigger({ id, server, to, port, correlator }: Trigger): Record<string, string | number> {
-  return { trigger: id, server, device: to, port, correlator };
+export function namesOfTrigger({ id, grant, server, to, port, correlator }: Trigger): Record<string, string | number> {
+  return { trigger: id, ...(grant !== undefined && { grant }), server, device: to, port, correlator };
 }

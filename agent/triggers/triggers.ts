@@ -9,12 +9,15 @@
  * - a trigger ends at the end of its validity, on the clock of the boot, and
  *   over a reboot by UTC where that can be believed;
  * - nothing is evicted: full means refuse;
- * - it can be replaced and recalled until a device has it.
+ * - it can be replaced and recalled until a device has it;
+ * - one that belongs to a grant request is on record before that is, and sent
+ *   only when that is too. Killed in between, or before its recall is on record,
+ *   it ends at the next start, since its request does not wait.
  */
 import { AgentError } from '../core/errors.ts';
 import { askerFacts, type Refusal, type Refuse } from '../core/refusals.ts';
 import { breathe, faultsOf, inSlices, SLICE } from '../core/slices.ts';
-import type { Asker, ExternalId, TriggerId } from '../core/words.ts';
+import type { Asker, ExternalId, GrantId, TriggerId } from '../core/words.ts';
 import type { TriggerGround } from './ground.ts';
 import { resultOf, type TriggerEndCause } from './lifecycle.ts';
 import { type Pending, TriggerQueue } from './queue.ts';
@@ -31,6 +34,8 @@ const PENDING_MOST_ON_DEVICE = 64;
 
 /** With so many ends that the store has not taken no trigger is begun: a disk that stays full must not fill the memory. */
 const UNRECORDED_MOST = 1_000;
+
+type RecallCause = 'recalledByServer' | 'recalledByOperator' | 'grantOver';
 
 interface Ended {
   readonly pending: Pending;
@@ -64,7 +69,10 @@ export class Triggers {
     return this.#sending.underWay;
   }
 
-  /** Accepts a trigger: durable when this resolves, and tried at once where the device is bound. */
+  /**
+   * Accepts a trigger: durable when this resolves, and tried at once where the
+   * device is bound; one that belongs to a grant request from `begin` on.
+   */
   async accept(who: Asker, ask: TriggerAsk): Promise<Trigger | Refusal> {
     const { store, clock, log, newId, gateway, bootId, metrics, directory } = this.#ground;
     const refuse = this.#refuser(who, ask);
@@ -74,7 +82,7 @@ export class Triggers {
     if (full !== undefined) return refuse('triggersExhausted', { why: full, rule: judged.rule });
     const device = directory.find(ask.device);
     const isBound = device !== undefined && directory.factsOf(device).inner.length > 0;
-    if (ask.validitySeconds === 0 && !isBound)
+    if (judged.validitySeconds === 0 && !isBound)
       return refuse('deviceAbsent', { why: 'not bound, and the trigger does not wait', rule: judged.rule });
 
     const trigger = newTrigger({ id: newId(), gateway, bootId }, who, ask, judged, clock);
@@ -87,11 +95,30 @@ export class Triggers {
       await this.#end(pending, 'notAccepted', { isForgotten: true, isTold: true });
       return this.#notRecorded(refuse, fault);
     }
-    pending.isHeld = false;
     metrics.triggerAccepted();
     log.info({ ...namesOfTrigger(trigger), rule: trigger.rule, until: trigger.validUntilMs }, 'triggerAccepted');
-    this.#sending.due([trigger.to]);
+    if (ask.grant === undefined) this.#release(pending);
     return trigger;
+  }
+
+  /** A grant request is on record: what is to wake its device may be sent. */
+  begin(grant: GrantId): void {
+    const pending = this.queue.ofGrant(grant);
+    if (pending) this.#release(pending);
+  }
+
+  /** A grant request waits no more: what is pending of it is recalled. Fails never: it ends on record with a later sweep. */
+  over(grant: GrantId): void {
+    const pending = this.queue.ofGrant(grant);
+    if (!pending) return;
+    this.recall(pending.id, 'grantOver').catch((fault: Error) => {
+      this.#ground.log.error({ trigger: pending.id, grant, message: fault.message }, 'triggerFailed');
+    });
+  }
+
+  #release(pending: Pending): void {
+    pending.isHeld = false;
+    this.#sending.due([pending.device]);
   }
 
   /** Puts another trigger into a server's transaction, for the same device; the former is sent no more. */
@@ -152,7 +179,7 @@ export class Triggers {
   }
 
   /** Recalls what is pending; undefined where it is not. @throws AgentError storeFailed; it is sent no more all the same */
-  recall(id: string, cause: 'recalledByServer' | 'recalledByOperator'): Promise<Trigger | undefined> {
+  recall(id: string, cause: RecallCause): Promise<Trigger | undefined> {
     return this.#alone(id, async () => {
       const pending = this.queue.get(id);
       if (!pending) return undefined;
@@ -192,10 +219,16 @@ export class Triggers {
     return { ...found, state: 'ended', endCause, endedAtMs, isForgotten };
   }
 
-  /** A server's own, unless it has deleted the transaction. */
+  /** The one that belongs to a grant request, pending or ended. */
+  ofGrant(grant: string): Trigger | undefined {
+    const found = this.#ground.store.ofGrant(grant);
+    return found && this.find(found.id);
+  }
+
+  /** A server's own, unless it has deleted the transaction. What belongs to a grant request is none. */
   show({ name }: Pick<Asker, 'name'>, id: string): Trigger | undefined {
     const found = this.find(id);
-    return found?.server === name && !found.isForgotten ? found : undefined;
+    return found?.server === name && !found.isForgotten && found.grant === undefined ? found : undefined;
   }
 
   /** All that is pending of a server, in the order in which it came. */
@@ -235,7 +268,7 @@ export class Triggers {
 
   /** At a start: what is pending on record is pending again, to the same end, and due where its device is bound. */
   async resume(): Promise<void> {
-    const { store, clock, bootId } = this.#ground;
+    const { store, clock, bootId, requests } = this.#ground;
     const nowMs = clock.nowMs();
     const isClockUncertain = nowMs < store.latestMs();
     const moved: Pick<Trigger, 'id' | 'validUntilNs'>[] = [];
@@ -247,6 +280,7 @@ export class Triggers {
       const pending = { ...row, validUntilNs, isHeld: false, attempts: 0 };
       this.#put(pending, validUntilNs);
       if (!isOfBoot && isClockUncertain) ended.push([pending, 'clockUncertain']);
+      else if (row.grant !== undefined && !requests.waits(row.grant)) ended.push([pending, 'grantOver']);
       else if (validUntilNs <= clock.boottimeNs()) ended.push([pending, 'expired']);
       else if (!isOfBoot) moved.push({ id: row.id, validUntilNs });
       looked += 1;
@@ -286,10 +320,10 @@ export class Triggers {
     if (tooMany) return refuse('tooManyUnknownDevices', tooMany);
     this.#judge.count(who, decision);
     if (decision.verdict === 'refuse') return refuse(decision.reason, this.#judge.factsOf(who, decision));
-    const { mtcUser, rule } = decision;
+    const { mtcUser, rule, validitySeconds } = decision;
     // A device that is allowed is known.
     const { externalId: to } = device as { readonly externalId: ExternalId };
-    return { to, mtcUser, rule, policyVersion: policy().version };
+    return { to, mtcUser, rule, validitySeconds, policyVersion: policy().version };
   }
 
   #fullFor({ name }: Asker, device: ExternalId): string | undefined {
@@ -307,7 +341,7 @@ export class Triggers {
     return refuse(isSent ? 'triggerDelivered' : 'triggerOver', { why });
   }
 
-  #refuser(who: Asker, { device, port, validitySeconds, payload }: TriggerAsk, trigger?: string): Refuse {
+  #refuser(who: Asker, { device, port, validitySeconds, payload, grant }: TriggerAsk, trigger?: string): Refuse {
     return (reason, facts) =>
       this.#ground.refuse(reason, {
         ...askerFacts(who),
@@ -317,7 +351,7 @@ export class Triggers {
         payloadBytes: payload.length,
         policy: this.#ground.policy().version,
         ...(trigger !== undefined && { trigger }),
-        ...causeOf(reason),
+        ...(grant === undefined && causeOf(reason)),
         ...facts,
       });
   }
@@ -333,6 +367,8 @@ export class Triggers {
     await this.#write(this.#take(pending, cause, how)).catch((fault: Error) => {
       this.#ground.log.error({ trigger: pending.id, message: fault.message }, 'triggerFailed');
     });
+    const isThere = cause === 'delivered' || cause === 'sent';
+    if (isThere && pending.grant !== undefined) this.#ground.requests.woken(pending.device);
   }
 
   /** Takes one out of the queue for good; what is returned is still to be written. */
@@ -370,8 +406,9 @@ export class Triggers {
   }
 }
 
-function pendingOf({ id, server, to, isPriority, validitySeconds, validUntilNs }: Trigger): Pending {
-  return { id, server, device: to, isPriority, validitySeconds, validUntilNs, isHeld: true, attempts: 0 };
+function pendingOf({ id, server, to, isPriority, validitySeconds, validUntilNs, grant }: Trigger): Pending {
+  const pending = { id, server, device: to, isPriority, validitySeconds, validUntilNs, isHeld: true, attempts: 0 };
+  return grant === undefined ? pending : { ...pending, grant };
 }
 
 /** Over a reboot UTC counts, and what is left is never more than what it was accepted for. */

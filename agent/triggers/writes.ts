@@ -28,7 +28,7 @@ export function triggerWriterOn(db: Database.Database): (batch: readonly Trigger
     insert: db.prepare(`INSERT INTO triggers VALUES (@id, @gateway, @server, @certificate, @correlator, @requestAddress,
       @reference, @device, @mtcUser, @rule, @policyVersion, @port, @sourcePort, @priority, @payload, @features,
       @destination, @collection, @validitySeconds, @acceptedAtMs, @validUntilMs, @bootId, @validUntilNs, 0, 0,
-      'none', 'pending', 'accepted', NULL)`),
+      'none', 'pending', 'accepted', NULL, @grant)`),
     replace: db.prepare(`UPDATE triggers SET previous_state = state, cause = 'replaced', replaced = 1,
       certificate = @certificate, correlator = @correlator, request_address = @requestAddress, reference = @reference,
       mtc_user = @mtcUser, rule = @rule, policy_version = @policyVersion, port = @port, source_port = @sourcePort,

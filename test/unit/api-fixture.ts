@@ -157,7 +157,7 @@ export const identity: IdentityPolicy = {
 /** Grants in memory: device m1 is acme's, m2 is another tenant's, m3 is not bound. No policy, no endpoints, no end. */
 function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCases {
   const grants = new Map<string, Grant & { server: ServerName }>();
-  const waits = new Map<string, Wait>();
+  const waiting = new Map<string, Wait>();
   const nameOf = (device: DeviceReference) =>
     'phoneNumber' in device ? device.phoneNumber : device.networkAccessIdentifier;
   const own = (server: ServerName, id: string): (Grant & { server: ServerName }) | Refusal => {
@@ -165,21 +165,21 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
     return grant?.server === server ? grant : refuse('grantNotFound', { why: grant ? 'of another' : 'never was' });
   };
   return {
-    async request(who, ask, waitSeconds) {
+    async request(who, ask, waits) {
       asked.push(who);
       const device = nameOf(ask.device);
       if (device === 'm3@meters.acme.example') {
-        if (waitSeconds === undefined) return refuse('deviceUnreachable', { why: 'not bound' });
-        const id = `01JZ8Q4X9T5E2V7M3K6B0N1W${String(waits.size).padStart(2, '0')}`;
+        if (waits === undefined) return refuse('deviceUnreachable', { why: 'not bound' });
+        const id = `01JZ8Q4X9T5E2V7M3K6B0N1W${String(waiting.size).padStart(2, '0')}`;
         const requestedAtMs = clock.nowMs();
         const wait: Wait = {
           id,
           device: ask.device,
           applicationServer: ask.applicationServer ?? { address: who.requestAddress },
           ...{ protocol: ask.protocol, devicePort: ask.devicePort, family: 'ipv4', status: 'WAITING' },
-          ...{ requestedAtMs, waitsUntilMs: requestedAtMs + waitSeconds * 1000 },
+          ...{ requestedAtMs, waitsUntilMs: requestedAtMs + waits.seconds * 1000 },
         };
-        waits.set(id, wait);
+        waiting.set(id, wait);
         return wait;
       }
       if (ask.sink !== undefined) return refuse('sinkNotAllowed', { why: 'no sinks' });
@@ -209,7 +209,7 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
       grants.set(id, grant);
       return grant;
     },
-    show: (who, id) => waits.get(id) ?? own(who.name, id),
+    show: (who, id) => waiting.get(id) ?? own(who.name, id),
     async extend(who, id, durationSeconds) {
       const grant = own(who.name, id);
       if ('reason' in grant) return grant;
@@ -221,9 +221,9 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
       return extended;
     },
     async end(who, id) {
-      const wait = waits.get(id);
+      const wait = waiting.get(id);
       if (wait) {
-        waits.set(id, { ...wait, status: 'ENDED', endedAtMs: clock.nowMs(), endCause: 'outsideHours' });
+        waiting.set(id, { ...wait, status: 'ENDED', endedAtMs: clock.nowMs(), endCause: 'outsideHours' });
         return {};
       }
       const grant = own(who.name, id);
@@ -235,7 +235,7 @@ function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCase
     list(who, { device, perPage, seek = '0' }) {
       const from = Number(seek);
       if (!Number.isInteger(from)) return 'seekUnknown';
-      const own: (Grant | Wait)[] = [...waits.values()].filter(({ status }) => status === 'WAITING');
+      const own: (Grant | Wait)[] = [...waiting.values()].filter(({ status }) => status === 'WAITING');
       own.push(
         ...[...grants.values()].filter(
           (grant) =>

@@ -167,7 +167,22 @@ describe('bad input', () => {
     ['waitSeconds without WAIT', json({ waitSeconds: 60 }), 'invalidArgument'],
     ['waiting for no time', json({ whenUnreachable: 'WAIT', waitSeconds: 0 }), 'invalidArgument'],
     ['waiting for more than a day', json({ whenUnreachable: 'WAIT', waitSeconds: 86_401 }), 'invalidArgument'],
-    ['SEND_TRIGGER', json({ whenUnreachable: 'SEND_TRIGGER' }), 'notSupported'],
+    ['a trigger without SEND_TRIGGER', json({ whenUnreachable: 'WAIT', trigger: {} }), 'invalidArgument'],
+    [
+      'a trigger to no port',
+      json({ whenUnreachable: 'SEND_TRIGGER', trigger: { applicationPortId: 0 } }),
+      'invalidArgument',
+    ],
+    [
+      'a trigger with a payload that is no base64',
+      json({ whenUnreachable: 'SEND_TRIGGER', trigger: { triggerPayload: 'd2FrZQ=a' } }),
+      'triggerPayloadInvalid',
+    ],
+    [
+      'a trigger with a payload beyond a datagram',
+      json({ whenUnreachable: 'SEND_TRIGGER', trigger: { triggerPayload: 'A'.repeat(1372) } }),
+      'invalidArgument',
+    ],
     ['a body too large', json({ sink: 'x'.repeat(20_000) }), 'bodyTooLarge'],
     ['an unknown device', json({ device: { networkAccessIdentifier: 'm9@meters.acme.example' } }), 'deviceUnknown'],
     [
@@ -178,7 +193,7 @@ describe('bad input', () => {
   ];
   const faces: Record<string, [number, string]> = {
     invalidArgument: [400, 'INVALID_ARGUMENT'],
-    notSupported: [422, 'NOT_SUPPORTED'],
+    triggerPayloadInvalid: [400, 'INVALID_ARGUMENT'],
     sinkNotAllowed: [422, 'INVALID_SINK'],
     bodyTooLarge: [413, 'INVALID_ARGUMENT'],
     deviceUnknown: [404, 'IDENTIFIER_NOT_FOUND'],

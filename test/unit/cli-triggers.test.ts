@@ -4,8 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Management, type ManagementUseCases, startManagement } from '../../agent/api/management.ts';
+import type { WaitingRequest } from '../../agent/grants/waiting-request.ts';
 import { triggerManagement } from '../../agent/trigger-use-cases.ts';
-import { M2 } from '../gateway.ts';
+import { ask, HEAD_END, M2 } from '../gateway.ts';
 import { mtgate } from '../mtgate.ts';
 import { TestTriggers } from '../triggers.ts';
 
@@ -54,6 +55,16 @@ test('lists what is pending, shows one, recalls it; its server is told', { timeo
   expect((await operator('show', id)).stdout).toMatch(/^state +ended: recalledByOperator, an operator recalled it$/m);
   expect((await operator('list', '--ended')).stdout).toContain(id);
   expect((await operator('recall', id)).status).toBe(1);
+});
+
+test('one that wakes a device for a grant request names it', { timeout: 60_000 }, async () => {
+  const request = ask({ device: { networkAccessIdentifier: M2 } });
+  const wake = { payload: new Uint8Array() };
+  const waiting = await fixture.gateway.grants.requestOrWait(HEAD_END, request, 600, wake);
+  const { id } = waiting as WaitingRequest;
+  expect((await operator('list')).stdout).toMatch(new RegExp(`${id}$`, 'm'));
+  const triggerId = fixture.triggers.ofGrant(id)?.id ?? '';
+  expect((await operator('show', triggerId)).stdout).toMatch(new RegExp(`^for grant +${id}$`, 'm'));
 });
 
 test('what there is not is said', { timeout: 60_000 }, async () => {

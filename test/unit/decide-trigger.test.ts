@@ -117,6 +117,16 @@ describe('a trigger', () => {
     expect(decideTrigger(laid, question())).toMatchObject({ step: 'preference', reason: 'unwanted', rule: 'wake' });
   });
 
+  test('one that is for a grant request is cut to what the rules allow most, and refused for no validity', () => {
+    const two = `${WAKE}
+  - { id: brief, allow: { servers: [head-end], ports: [5683] }, limits: { validitySeconds: 10, payloadBytes: 100 } }`;
+    const cut = (changes: Changes) => decided(two, { isCut: true, ...changes });
+    expect(cut({ durationSeconds: 7200 })).toMatchObject({ rule: 'wake', validitySeconds: 3600 });
+    expect(cut({ durationSeconds: 7200, payloadBytes: 33 })).toMatchObject({ rule: 'brief', validitySeconds: 10 });
+    expect(cut({ durationSeconds: 5 })).toMatchObject({ rule: 'brief', validitySeconds: 5 }); // a tie: by id
+    expect(word(two, { durationSeconds: 7200 })).toBe('trigger triggerValidityTooLong');
+  });
+
   test('a condition reads validity and port as it reads those of a grant', () => {
     const rule = WAKE.replace(
       '    limits',

@@ -5,10 +5,10 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterEach, describe, expect, test } from 'vitest';
 import { AgentError } from '../../agent/core/errors.ts';
-import type { ExternalId } from '../../agent/core/words.ts';
+import type { ExternalId, GrantId, TriggerId } from '../../agent/core/words.ts';
 import { TRANSITIONS } from '../../agent/triggers/lifecycle.ts';
 import { openTriggerStore } from '../../agent/triggers/store.ts';
-import { deliveryResultOf } from '../../agent/triggers/trigger.ts';
+import { deliveryResultOf, type Trigger } from '../../agent/triggers/trigger.ts';
 import { HEAD_END, inner, M2, OTHER, policyOf } from '../gateway.ts';
 import { settled, TestTriggers, TRIGGER_RULES, triggerAsk } from '../triggers.ts';
 
@@ -491,6 +491,24 @@ describe('the store', () => {
       new Set(TRANSITIONS.map((one) => JSON.stringify(one))),
     );
     db.close();
+  });
+
+  test('a file of version 1 becomes one of now, with all that is in it', async () => {
+    folder = mkdtempSync(join(tmpdir(), 'mtgate-triggers-'));
+    const file = join(folder, 'triggers.db');
+    const fixture = await TestTriggers.started(undefined, undefined, openTriggerStore(file));
+    const { id } = await fixture.accepted(TO_M2);
+    await fixture.store.close();
+    const db = new Database(file);
+    db.exec('DROP INDEX triggers_grant; ALTER TABLE triggers DROP COLUMN grant_id; PRAGMA user_version = 1');
+    db.close();
+    const store = openTriggerStore(file);
+    expect(store.find(id)).toMatchObject({ id, state: 'pending', to: M2 });
+    expect([...store.pending()]).toHaveLength(1);
+    expect(store.ofGrant('grant-1')).toBeUndefined();
+    await store.insert({ ...(store.find(id) as Trigger), id: 'second' as TriggerId, grant: 'grant-1' as GrantId });
+    expect(store.ofGrant('grant-1')).toMatchObject({ id: 'second', grant: 'grant-1' });
+    await store.close();
   });
 
   test('forgets what ended long ago, and nothing that is pending', async () => {

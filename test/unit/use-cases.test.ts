@@ -35,7 +35,7 @@ test('what waits comes first; one that is granted while the list is read is not 
   const { useCases, list } = await served(gateway);
   const device = { networkAccessIdentifier: M2 };
   for (const devicePort of [5683, 7000]) await useCases.request(HEAD_END, ask({ devicePort }));
-  for (const devicePort of [7001, 7002]) await useCases.request(HEAD_END, ask({ device, devicePort }), 60);
+  for (const devicePort of [7001, 7002]) await useCases.request(HEAD_END, ask({ device, devicePort }), { seconds: 60 });
   const all = { grants: [7001, 7002, 5683, 7000], total: 4 };
   expect(list(9)).toEqual(all);
   for (const perPage of [1, 2, 3, 4]) {
