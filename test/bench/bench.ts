@@ -6,6 +6,7 @@
  *   --accounting          messages of RADIUS accounting a second, beside the codec alone; left out otherwise
  *   --registry            a million registered devices: import, export, start; left out otherwise
  *   --peers               beside fwknop-server and miniupnpd, as Debian packages them (installed if they are not)
+ *   --streams             grants a second with 100 readers of streams, beside none; left out otherwise
  *   --scale               what many live grants cost; takes some minutes, and is left out otherwise
  *   --seconds N           of each measurement (default 1)
  *   --rounds N            how often each is repeated (default 5)
@@ -27,6 +28,7 @@ import { measurePolicy, showPolicy } from './policy.ts';
 import { measurePromptness, showPromptness } from './promptness.ts';
 import { measureRegistry, showRegistry } from './registry.ts';
 import { measureScale, showScale } from './scale.ts';
+import { measureStreams, showStreams } from './streams.ts';
 import { measureTriggers, showTriggers } from './triggers.ts';
 
 const { values } = parseArgs({
@@ -39,6 +41,7 @@ const { values } = parseArgs({
     peers: { type: 'boolean', default: false },
     accounting: { type: 'boolean', default: false },
     registry: { type: 'boolean', default: false },
+    streams: { type: 'boolean', default: false },
     scale: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '5' },
@@ -47,7 +50,18 @@ const { values } = parseArgs({
 });
 
 const all = !(
-  ['packets', 'grants', 'promptness', 'triggers', 'policy', 'peers', 'accounting', 'registry', 'scale'] as const
+  [
+    'packets',
+    'grants',
+    'promptness',
+    'triggers',
+    'policy',
+    'peers',
+    'accounting',
+    'registry',
+    'streams',
+    'scale',
+  ] as const
 ).some((part) => values[part]);
 const seconds = positive('seconds', values.seconds);
 const rounds = positive('rounds', values.rounds);
@@ -72,13 +86,14 @@ if (values.peers && missingPeers().length > 0) {
 }
 const policy = values.policy ? await measurePolicy(rounds, progress) : undefined;
 const scale = values.scale ? await measureScale(rounds, seconds, progress) : undefined;
+const streams = values.streams ? await measureStreams(rounds, seconds, progress) : undefined;
 const accounting = values.accounting ? await measureAccounting(rounds, progress) : undefined;
 const registry = values.registry ? await measureRegistry(progress) : undefined;
 const peers = values.peers ? await measurePeers(rounds, progress) : undefined;
 
 if (values.json) {
   process.stdout.write(
-    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, triggers, policy, scale, accounting, registry, peers }, null, 2)}\n`,
+    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, triggers, streams, policy, scale, accounting, registry, peers }, null, 2)}\n`,
   );
 } else {
   process.stdout.write(
@@ -90,6 +105,7 @@ if (values.json) {
       ...(peers ? ['', showPeers(peers, grants?.rows.at(-1)?.perSecond.median)] : []),
       ...(promptness ? ['', showPromptness(promptness)] : []),
       ...(triggers ? ['', showTriggers(triggers)] : []),
+      ...(streams ? ['', showStreams(streams)] : []),
       ...(policy ? ['', showPolicy(policy)] : []),
       ...(accounting ? ['', showAccounting(accounting)] : []),
       ...(registry ? ['', showRegistry(registry)] : []),
