@@ -24,6 +24,7 @@ import { measureAccounting, showAccounting } from './accounting.ts';
 import { measureGrants, showGrants } from './grants.ts';
 import { measurePackets, showPackets } from './packets.ts';
 import { measurePeers, missingPeers, showPeers } from './peers.ts';
+import { measurePendingTriggers, showPendingTriggers } from './pending-triggers.ts';
 import { measurePolicy, showPolicy } from './policy.ts';
 import { measurePromptness, showPromptness } from './promptness.ts';
 import { measureRegistry, showRegistry } from './registry.ts';
@@ -80,6 +81,7 @@ const packets = all || values.packets ? await measurePackets(rounds, seconds, pr
 const grants = all || values.grants ? await measureGrants(rounds, seconds, progress) : undefined;
 const promptness = all || values.promptness ? await measurePromptness(progress) : undefined;
 const triggers = all || values.triggers ? await measureTriggers(rounds, seconds, progress) : undefined;
+const pendingTriggers = all || values.triggers ? await measurePendingTriggers(progress) : undefined;
 if (values.peers && missingPeers().length > 0) {
   progress(`installing ${missingPeers().join(', ')}`);
   execFileSync('apt-get', ['-qq', 'install', '-y', '--no-install-recommends', ...missingPeers()], { stdio: 'ignore' });
@@ -93,7 +95,7 @@ const peers = values.peers ? await measurePeers(rounds, progress) : undefined;
 
 if (values.json) {
   process.stdout.write(
-    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, triggers, streams, policy, scale, accounting, registry, peers }, null, 2)}\n`,
+    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, triggers, pendingTriggers, streams, policy, scale, accounting, registry, peers }, null, 2)}\n`,
   );
 } else {
   process.stdout.write(
@@ -105,6 +107,7 @@ if (values.json) {
       ...(peers ? ['', showPeers(peers, grants?.rows.at(-1)?.perSecond.median)] : []),
       ...(promptness ? ['', showPromptness(promptness)] : []),
       ...(triggers ? ['', showTriggers(triggers)] : []),
+      ...(pendingTriggers ? ['', showPendingTriggers(pendingTriggers)] : []),
       ...(streams ? ['', showStreams(streams)] : []),
       ...(policy ? ['', showPolicy(policy)] : []),
       ...(accounting ? ['', showAccounting(accounting)] : []),
