@@ -111,7 +111,8 @@ export class GrantEvents implements GrantWatcher {
     const url = this.#sinks.get(id);
     if (!followers && url === undefined && !pushes?.listens(server)) return;
     const data = JSON.stringify(grantBody(view(record)));
-    for (const tell of followers ?? []) tell([{ event: what, data }]);
+    const events = [{ event: what, data }];
+    for (const tell of followers ?? []) tell(events);
     // An end can move, and then comes nearer again.
     const when = what === 'ending' && 'expiresAtMs' in record ? `.${Math.floor(record.expiresAtMs / 1_000)}` : '';
     const event = { id: `${id}.${what}${when}`, type: `mtgate.grant.${what}.v1`, subject: id, data };

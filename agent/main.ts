@@ -473,7 +473,7 @@ async function start(
   );
 
   const { jwk: signingKey } = pushMaterial.key ?? {};
-  const forServers = serverUseCases(ground, grants, new Extensions(ground, grants), grantEvents, signingKey);
+  const forServers = serverUseCases(ground, grants, new Extensions(ground, grants), grantEvents, signingKey, digest);
   const clerk = new DeskClerk(desk, ground, digest);
   const forMtcUsers = mtcUserUseCases(ground, grants, registry, clerk);
   const ofReports = reportUseCases({ denials: ledger.denials, account, sinceMs: startedAtMs, spaces, signingKey });

@@ -20,6 +20,7 @@ import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
 import type { Refusal, Refuse } from './core/refusals.ts';
 import type { Asker, DeviceReference, ServerName } from './core/words.ts';
+import { type Digest, versionForServer } from './desk/laid-policy.ts';
 import type { GrantEvents } from './grant-events.ts';
 import type { Bindings } from './grants/bindings.ts';
 import type { Extensions } from './grants/extensions.ts';
@@ -73,8 +74,9 @@ export function serverUseCases(
   extensions: Extensions,
   events: Pick<GrantEvents, 'allowed' | 'tellAt' | 'follow'>,
   signingKey: object | undefined,
+  digest: Digest,
 ): GrantsUseCases {
-  /** Changes with every start and every policy: what a server remembers of us may then be out of date. */
+  /** Changes with every start: what a server remembers of us may then be out of date. */
   const startedAs = ground.newId();
   const pages = new Pages(grants, startedAs);
   const unknown = ({ name: server, correlator }: Asker, id: string): Refusal =>
@@ -128,7 +130,7 @@ export function serverUseCases(
       liveGrants: grants.live.countOfServer(who.name),
       waitingGrants: grants.waiting.countOfServer(who.name),
       requestsInLastMinute: grants.judge.usageOf(who.name, undefined).requestsInLastMinute,
-      generation: `${startedAs}-${grants.policy.version}`,
+      generation: `${startedAs}-${versionForServer(grants.policy, who.name, digest)}`,
     }),
   };
 }

@@ -87,7 +87,7 @@ export class Tenants {
     const reports = reportUseCases({ denials, account, sinceMs: 0, spaces: SPACES, signingKey: undefined });
     const clerk = new DeskClerk(desk, ground, digest);
     const apis = [
-      grantsApi(serverUseCases(ground, grants, extensions, events, undefined), ground.refuse, ground.clock),
+      grantsApi(serverUseCases(ground, grants, extensions, events, undefined, digest), ground.refuse, ground.clock),
       mtcUserApi(
         mtcUserUseCases(ground, grants, registry, clerk),
         ground.refuse,

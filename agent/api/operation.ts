@@ -33,7 +33,7 @@ export interface StreamEvent {
   readonly data: string;
 }
 
-/** Begins to tell; the function returned ends it. */
+/** Begins to tell; the function returned ends it. What many are told is one and the same list: its wording is made once. */
 export type Follow = (tell: (events: readonly StreamEvent[]) => void) => () => void;
 
 export type Operation<Who = Asker> = (call: Call<Who>) => Answer | Refusal | Promise<Answer | Refusal>;

@@ -38,6 +38,13 @@ const DAY_MS = 86_400_000;
 export function reportOperations(useCases: ReportUseCases, refuse: Refuse): Record<string, Operation<MtcUserAsker>> {
   const invalid = (call: Call<MtcUserAsker>, detail: string): Refusal =>
     refuse('invalidArgument', { ...call.asked(), why: detail, detail });
+  /** Of a batch that all who follow an MTC user's reports are told. */
+  const told = new WeakMap<readonly Report[], readonly StreamEvent[]>();
+  const eventsOf = (reports: readonly Report[]): readonly StreamEvent[] => {
+    const events = told.get(reports) ?? [...reports].sort(byChange).map(eventOf);
+    told.set(reports, events);
+    return events;
+  };
   return {
     listReports(call) {
       const { query } = call;
@@ -87,9 +94,8 @@ export function reportOperations(useCases: ReportUseCases, refuse: Refuse): Reco
       return {
         status: 200,
         follow(tell) {
-          const events = (reports: readonly Report[]) => tell([...reports].sort(byChange).map(eventOf));
-          const end = useCases.follow(call.who, events);
-          if (place) events(useCases.reports(call.who, {}).filter((report) => place(report) > 0));
+          const end = useCases.follow(call.who, (reports) => tell(eventsOf(reports)));
+          if (place) tell(eventsOf(useCases.reports(call.who, {}).filter((report) => place(report) > 0)));
           return end;
         },
       };

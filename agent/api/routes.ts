@@ -70,7 +70,7 @@ export interface ServerLimits {
   readonly liveGrants: number;
   readonly waitingGrants: number;
   readonly requestsInLastMinute: number;
-  /** Changes when grants or policy may have changed without the server's doing (restart, reload). */
+  /** Changes when its grants, or what is decided of it, may have changed without its doing (restart, reload, a desk). */
   readonly generation: string;
 }
 

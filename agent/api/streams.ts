@@ -6,6 +6,10 @@
  * and never makes the agent grow; who is not who it was any more, by the
  * policy and the lists of now, hears nothing more. A comment goes out now and
  * then, so that both ends notice when the other is gone.
+ *
+ * What a hundred readers are told is put into words once; a reader costs no
+ * more than a few writes a second, whatever it is told: the first event goes
+ * at once, and those that follow it soon go together.
  */
 import type { ServerResponse } from 'node:http';
 import { ownPart, type StreamLimits } from './limits.ts';
@@ -13,12 +17,23 @@ import type { Follow, StreamEvent } from './operation.ts';
 
 /** How long a client waits before it comes again, unless it knows better. */
 const RETRY_MS = 5_000;
+/** So long after a write comes the next, at the soonest. */
+const GATHER_MS = 200;
+const HEARTBEAT = Buffer.from(': \n\n');
 
-interface Stream {
+interface Reader {
   readonly party: string;
   readonly response: ServerResponse;
   /** Whether the peer is still who it was. */
   readonly passes: () => boolean;
+}
+
+interface Stream extends Reader {
+  /** What goes with the next write, and how much that is. */
+  gathered: Buffer[];
+  gatheredBytes: number;
+  /** What has just been written to gathers what comes next. */
+  isGathering: boolean;
 }
 
 export class Streams {
@@ -28,6 +43,11 @@ export class Streams {
   readonly #open = new Set<Stream>();
   readonly #ofParty = new Map<string, number>();
   readonly #beating: NodeJS.Timeout;
+  /** The wording of a batch that many readers are told. */
+  readonly #frames = new WeakMap<readonly StreamEvent[], Buffer>();
+  /** Streams that gather, while there are any. */
+  #gathering: Stream[] = [];
+  #flushing: NodeJS.Timeout | undefined;
 
   /** `cut` is told of each reader that did not keep up. */
   constructor(limits: StreamLimits, parties: () => number, cut: () => void) {
@@ -35,7 +55,7 @@ export class Streams {
     this.#parties = parties;
     this.#cut = cut;
     this.#beating = setInterval(() => {
-      for (const stream of this.#open) this.#write(stream, ': \n\n');
+      for (const stream of this.#open) this.#tell(stream, HEARTBEAT);
     }, limits.heartbeatMs).unref();
   }
 
@@ -45,13 +65,14 @@ export class Streams {
   }
 
   /** Answers with a stream until either end is gone. */
-  begin(stream: Stream, headers: Readonly<Record<string, string>>, follow: Follow): void {
-    const { party, response } = stream;
+  begin(reader: Reader, headers: Readonly<Record<string, string>>, follow: Follow): void {
+    const { party, response } = reader;
+    const stream: Stream = { ...reader, gathered: [], gatheredBytes: 0, isGathering: false };
     this.#open.add(stream);
     this.#ofParty.set(party, (this.#ofParty.get(party) ?? 0) + 1);
     response.writeHead(200, { ...headers, 'content-type': 'text/event-stream' });
     response.write(`retry: ${RETRY_MS}\n\n`);
-    const end = follow((events) => this.#write(stream, events.map(frameOf).join('')));
+    const end = follow((events) => this.#tell(stream, this.#framesOf(events)));
     response.once('close', () => {
       end();
       this.#open.delete(stream);
@@ -64,13 +85,56 @@ export class Streams {
   /** Ends all. */
   close(): void {
     clearInterval(this.#beating);
-    for (const { response } of this.#open) response.end();
+    clearTimeout(this.#flushing);
+    for (const stream of this.#open) {
+      this.#write(stream);
+      stream.response.end();
+    }
   }
 
-  #write({ response, passes }: Stream, text: string): void {
-    if (response.destroyed || response.writableEnded || text === '') return;
+  #framesOf(events: readonly StreamEvent[]): Buffer {
+    const known = this.#frames.get(events);
+    if (known) return known;
+    const made = Buffer.from(events.map(frameOf).join(''));
+    this.#frames.set(events, made);
+    return made;
+  }
+
+  #tell(stream: Stream, frames: Buffer): void {
+    stream.gathered.push(frames);
+    stream.gatheredBytes += frames.length;
+    // What is gathered is unread too: it does not wait until it is more than a reader may leave.
+    if (stream.isGathering && stream.gatheredBytes * 2 < this.#limits.unreadBytes) return;
+    this.#write(stream);
+    if (!stream.isGathering) this.#gather(stream);
+  }
+
+  #gather(stream: Stream): void {
+    stream.isGathering = true;
+    this.#gathering.push(stream);
+    this.#flushing ??= setTimeout(() => this.#flush(), GATHER_MS).unref();
+  }
+
+  #flush(): void {
+    this.#flushing = undefined;
+    const streams = this.#gathering;
+    this.#gathering = [];
+    for (const stream of streams) {
+      stream.isGathering = false;
+      if (stream.gathered.length === 0) continue;
+      this.#write(stream);
+      this.#gather(stream);
+    }
+  }
+
+  #write(stream: Stream): void {
+    const { response, passes, gathered } = stream;
+    const frames = gathered.length === 1 && gathered[0] ? gathered[0] : Buffer.concat(gathered);
+    stream.gathered = [];
+    stream.gatheredBytes = 0;
+    if (response.destroyed || response.writableEnded || frames.length === 0) return;
     if (!passes()) return void response.destroy();
-    response.write(text);
+    response.write(frames);
     if (response.writableLength <= this.#limits.unreadBytes) return;
     this.#cut();
     response.destroy();

@@ -44,6 +44,29 @@ export function withoutDesk(policy: Policy): Policy {
   return policy.desk?.over ?? policy;
 }
 
+/** By policy, which is another after each change. */
+const serverVersions = new WeakMap<Policy, Map<ServerName, string>>();
+
+/**
+ * The version of what concerns a server: the rules of the operator, which MTC
+ * users authorise it, and what those want of their devices. It is the same
+ * after any other change of a desk: nobody learns from it that another said
+ * something.
+ */
+export function versionForServer(policy: Policy, server: ServerName, digest: Digest): string {
+  const known = serverVersions.get(policy) ?? new Map<ServerName, string>();
+  serverVersions.set(policy, known);
+  const made = known.get(server);
+  if (made !== undefined) return made;
+  const said = [...policy.mtcUsers.values()]
+    .filter(({ authorises }) => authorises.includes(server))
+    .map(({ name }) => `${name} ${JSON.stringify(wanted(policy.desk?.preferences.get(name) ?? []))}`)
+    .sort();
+  const version = versionWith(withoutDesk(policy).version, said.join(), digest);
+  known.set(server, version);
+  return version;
+}
+
 /** Whether an MTC user may authorise a server, be it there or not. */
 export function mayAuthorise({ mayAuthorise: patterns }: MtcUser, server: string): boolean {
   return patterns.some((pattern) => matchesName(pattern, server));
@@ -83,15 +106,16 @@ function laidUser(policy: Policy, name: MtcUserName, own: UserDesk, digest: Dige
 
 /** Who said it, and when, decides nothing. */
 function meaningOf({ authorised, preferences }: UserDesk): string {
-  const said = {
-    servers: authorised && [...authorised.servers].sort(),
-    preferences: preferences.map(({ id, devices, block, quietHours, grantsPerDay }) => [
-      ...[id, devices.text, block ?? false],
-      quietHours ? [quietHours.from, quietHours.to, quietHours.zone, quietHours.days] : [],
-      grantsPerDay ? [grantsPerDay.grants, grantsPerDay.zone] : [],
-    ]),
-  };
-  return JSON.stringify(said);
+  const servers = authorised && [...authorised.servers].sort();
+  return JSON.stringify({ servers, preferences: wanted(preferences) });
+}
+
+function wanted(preferences: readonly Preference[]): readonly unknown[] {
+  return preferences.map(({ id, devices, block, quietHours, grantsPerDay }) => [
+    ...[id, devices.text, block ?? false],
+    quietHours ? [quietHours.from, quietHours.to, quietHours.zone, quietHours.days] : [],
+    grantsPerDay ? [grantsPerDay.grants, grantsPerDay.zone] : [],
+  ]);
 }
 
 function versionWith(version: string, said: string, digest: Digest): string {

@@ -6,6 +6,7 @@
  *   --accounting          messages of RADIUS accounting a second, beside the codec alone; left out otherwise
  *   --registry            a million registered devices: import, export, start; left out otherwise
  *   --peers               beside fwknop-server and miniupnpd, as Debian packages them (installed if they are not)
+ *   --streams             grants a second with 100 readers of streams, beside none; left out otherwise
  *   --scale               what many live grants cost; takes some minutes, and is left out otherwise
  *   --seconds N           of each measurement (default 1)
  *   --rounds N            how often each is repeated (default 5)
@@ -23,10 +24,12 @@ import { measureAccounting, showAccounting } from './accounting.ts';
 import { measureGrants, showGrants } from './grants.ts';
 import { measurePackets, showPackets } from './packets.ts';
 import { measurePeers, missingPeers, showPeers } from './peers.ts';
+import { measurePendingTriggers, showPendingTriggers } from './pending-triggers.ts';
 import { measurePolicy, showPolicy } from './policy.ts';
 import { measurePromptness, showPromptness } from './promptness.ts';
 import { measureRegistry, showRegistry } from './registry.ts';
 import { measureScale, showScale } from './scale.ts';
+import { measureStreams, showStreams } from './streams.ts';
 import { measureTriggers, showTriggers } from './triggers.ts';
 
 const { values } = parseArgs({
@@ -39,6 +42,7 @@ const { values } = parseArgs({
     peers: { type: 'boolean', default: false },
     accounting: { type: 'boolean', default: false },
     registry: { type: 'boolean', default: false },
+    streams: { type: 'boolean', default: false },
     scale: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '5' },
@@ -47,7 +51,18 @@ const { values } = parseArgs({
 });
 
 const all = !(
-  ['packets', 'grants', 'promptness', 'triggers', 'policy', 'peers', 'accounting', 'registry', 'scale'] as const
+  [
+    'packets',
+    'grants',
+    'promptness',
+    'triggers',
+    'policy',
+    'peers',
+    'accounting',
+    'registry',
+    'streams',
+    'scale',
+  ] as const
 ).some((part) => values[part]);
 const seconds = positive('seconds', values.seconds);
 const rounds = positive('rounds', values.rounds);
@@ -66,19 +81,21 @@ const packets = all || values.packets ? await measurePackets(rounds, seconds, pr
 const grants = all || values.grants ? await measureGrants(rounds, seconds, progress) : undefined;
 const promptness = all || values.promptness ? await measurePromptness(progress) : undefined;
 const triggers = all || values.triggers ? await measureTriggers(rounds, seconds, progress) : undefined;
+const pendingTriggers = all || values.triggers ? await measurePendingTriggers(progress) : undefined;
 if (values.peers && missingPeers().length > 0) {
   progress(`installing ${missingPeers().join(', ')}`);
   execFileSync('apt-get', ['-qq', 'install', '-y', '--no-install-recommends', ...missingPeers()], { stdio: 'ignore' });
 }
 const policy = values.policy ? await measurePolicy(rounds, progress) : undefined;
 const scale = values.scale ? await measureScale(rounds, seconds, progress) : undefined;
+const streams = values.streams ? await measureStreams(rounds, seconds, progress) : undefined;
 const accounting = values.accounting ? await measureAccounting(rounds, progress) : undefined;
 const registry = values.registry ? await measureRegistry(progress) : undefined;
 const peers = values.peers ? await measurePeers(rounds, progress) : undefined;
 
 if (values.json) {
   process.stdout.write(
-    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, triggers, policy, scale, accounting, registry, peers }, null, 2)}\n`,
+    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, triggers, pendingTriggers, streams, policy, scale, accounting, registry, peers }, null, 2)}\n`,
   );
 } else {
   process.stdout.write(
@@ -90,6 +107,8 @@ if (values.json) {
       ...(peers ? ['', showPeers(peers, grants?.rows.at(-1)?.perSecond.median)] : []),
       ...(promptness ? ['', showPromptness(promptness)] : []),
       ...(triggers ? ['', showTriggers(triggers)] : []),
+      ...(pendingTriggers ? ['', showPendingTriggers(pendingTriggers)] : []),
+      ...(streams ? ['', showStreams(streams)] : []),
       ...(policy ? ['', showPolicy(policy)] : []),
       ...(accounting ? ['', showAccounting(accounting)] : []),
       ...(registry ? ['', showRegistry(registry)] : []),

@@ -2,9 +2,12 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import type { Refusal } from '../../agent/core/refusals.ts';
 import type { ExternalId } from '../../agent/core/words.ts';
+import type { Change } from '../../agent/desk/desk.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import type { WaitingRequest } from '../../agent/grants/waiting-request.ts';
 import { DeskClerk } from '../../agent/mtc-user-use-cases.ts';
+import { type DevicePattern, parseDevicePattern } from '../../agent/policy/patterns.ts';
+import { serverUseCases } from '../../agent/use-cases.ts';
 import { ask, HEAD_END, inner, M1, M2, OTHER, policyOf, RULES, TestGateway } from '../gateway.ts';
 import { digest } from '../rules.ts';
 
@@ -279,5 +282,46 @@ describe('what cannot be kept', () => {
     await expect(clerk.withdraw(ACME, BY, 'head-end')).rejects.toMatchObject({ code: 'deskFailed' });
     expect(isOpen(grant)).toBe(true);
     expect(clerk.servers(ACME)).toMatchObject({ servers: ['head-end', 'other'], setBy: 'ruleFiles' });
+  });
+});
+
+describe('the generation that a server is told', () => {
+  const serve = () =>
+    serverUseCases(gateway.ground, gateway.grants, gateway.extensions, gateway.events, undefined, digest);
+
+  test('changes with what concerns the server, and with nothing that other tenants say', async () => {
+    const useCases = serve();
+    const [headEnd, other] = [HEAD_END, OTHER].map((who) => () => useCases.limits(who).generation);
+    const seen = () => [headEnd?.(), other?.()];
+    const first = seen();
+    const block = { id: 'p1', devices: parseDevicePattern('*@rival.example') as DevicePattern, block: true } as const;
+    const change = (user: never, made: Change) => gateway.desk.change(user, BY, () => ({ change: made }));
+
+    // rival authorises the head end alone: the other server does not hear of it
+    await change(RIVAL, { kind: 'prefer', preference: { ...block, by: BY, atMs: 0 } });
+    const blocked = seen();
+    expect(blocked[0]).not.toBe(first[0]);
+    expect(blocked[1]).toBe(first[1]);
+    await change(RIVAL, { kind: 'drop', id: 'p1' });
+    expect(seen()).toEqual(first);
+
+    // whom else a tenant authorises is no matter of a server that it goes on authorising
+    await change(ACME, { kind: 'authorise', authorised: { servers: [HEAD_END.name], by: BY, atMs: 0 } });
+    const withdrawn = seen();
+    expect(withdrawn[0]).toBe(first[0]);
+    expect(withdrawn[1]).not.toBe(first[1]);
+    // of a tenant that does not authorise it a server hears nothing at all
+    await change(ACME, {
+      kind: 'prefer',
+      preference: { ...block, devices: parseDevicePattern('*@meters.example') as DevicePattern, by: BY, atMs: 0 },
+    });
+    expect(seen()[0]).not.toBe(withdrawn[0]);
+    expect(seen()[1]).toBe(withdrawn[1]);
+    // other rules, and another start, concern everybody
+    expect(serve().limits(OTHER).generation).not.toBe(withdrawn[1]);
+    await gateway.grants.switchPolicy(() =>
+      gateway.desk.lay(policyOf(TWO_TENANTS.replace('grantsPerDevice: 3', 'grantsPerDevice: 2'))),
+    );
+    expect(seen()[1]).not.toBe(withdrawn[1]);
   });
 });

@@ -4,6 +4,7 @@ import { GrantEvents } from '../../agent/grant-events.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { serverUseCases, serverView } from '../../agent/use-cases.ts';
 import { ask, HEAD_END, inner, M2, OTHER, TestGateway } from '../gateway.ts';
+import { digest } from '../rules.ts';
 
 interface Told {
   readonly event: string;
@@ -131,7 +132,7 @@ describe('a sink', () => {
   });
 
   test('that the request named gets those of its grant instead, until it has ended', async () => {
-    const cases = serverUseCases(gateway.ground, gateway.grants, gateway.extensions, events, undefined);
+    const cases = serverUseCases(gateway.ground, gateway.grants, gateway.extensions, events, undefined, digest);
     expect(await cases.request(HEAD_END, ask({ sink: 'https://elsewhere.example/' }))).toMatchObject({
       reason: 'sinkNotAllowed',
     });

@@ -8,6 +8,7 @@ import type { GrantRecord } from '../../agent/grants/record.ts';
 import { serverUseCases } from '../../agent/use-cases.ts';
 import { ethernet, ip, udp } from '../frames.ts';
 import { ask, HEAD_END, INSIDE_IFINDEX, OUTSIDE_IFINDEX, policyOf, RULES, TestGateway } from '../gateway.ts';
+import { digest } from '../rules.ts';
 
 const limited = (limits: string) => RULES.replace('requestsPerMinute: 10', `requestsPerMinute: 10, ${limits}`);
 const KNOCK = 14 + 20 + 8 + 'knock'.length;
@@ -157,7 +158,14 @@ test('after a reboot a grant with a quota is not opened again; one with a rate i
 
 test('a server is told: with its grant, and beforehand', async () => {
   const gateway = await TestGateway.started(FEW);
-  const useCases = serverUseCases(gateway.ground, gateway.grants, gateway.extensions, gateway.events, undefined);
+  const useCases = serverUseCases(
+    gateway.ground,
+    gateway.grants,
+    gateway.extensions,
+    gateway.events,
+    undefined,
+    digest,
+  );
   expect(await useCases.request(HEAD_END, ask())).toMatchObject({ limits: { packetsPerSecond: 50, bytes: 100 } });
   expect(useCases.limits(HEAD_END)).toMatchObject({ packetsPerSecond: 50, bytes: 100 });
   await gateway.grants.switchPolicy(policyOf(RULES));

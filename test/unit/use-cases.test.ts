@@ -1,9 +1,17 @@
 import { expect, test } from 'vitest';
 import { serverUseCases } from '../../agent/use-cases.ts';
 import { ask, HEAD_END, inner, M1, M2, OTHER, RULES, TestGateway } from '../gateway.ts';
+import { digest } from '../rules.ts';
 
 async function served(gateway: TestGateway) {
-  const useCases = serverUseCases(gateway.ground, gateway.grants, gateway.extensions, gateway.events, undefined);
+  const useCases = serverUseCases(
+    gateway.ground,
+    gateway.grants,
+    gateway.extensions,
+    gateway.events,
+    undefined,
+    digest,
+  );
   const list = (perPage: number, seek?: string, who = HEAD_END) => {
     const found = useCases.list(who, { perPage, ...(seek !== undefined && { seek }) });
     return found === 'seekUnknown' ? found : { ...found, grants: found.grants.map(({ devicePort }) => devicePort) };
