@@ -118,7 +118,7 @@ async function written(file: string): Promise<void> {
         payload: Buffer.from('read the meter'),
         validitySeconds: VALIDITY_SECONDS,
       },
-      { to, mtcUser: 'acme' as MtcUserName, rule: 'wake', policyVersion: 'v1' },
+      { to, mtcUser: 'acme' as MtcUserName, rule: 'wake', policyVersion: 'v1', validitySeconds: VALIDITY_SECONDS },
       systemClock,
     );
   }

@@ -8,6 +8,7 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { BASE_PATH, operations as grantOperations } from '../../agent/api/routes.ts';
 import { T8_BASE_PATH, t8Api } from '../../agent/api/t8-routes.ts';
+import { digest } from '../../agent/files.ts';
 import { triggerUseCases } from '../../agent/trigger-use-cases.ts';
 import { serverUseCases } from '../../agent/use-cases.ts';
 import { operationsWithBodies } from '../contract-bodies.ts';
@@ -49,7 +50,7 @@ beforeAll(async () => {
   const { gateway, triggers, notifications } = fixture;
   const { ground, grants, extensions, events, clock } = gateway;
   const { refuse } = ground;
-  const forServers = serverUseCases(ground, grants, extensions, events, undefined);
+  const forServers = serverUseCases(ground, grants, extensions, events, undefined, digest);
   api = new ApiFixture();
   await api.start({}, {}, grantOperations(forServers, refuse, clock), [
     t8Api(triggerUseCases(triggers, notifications, refuse), refuse),
