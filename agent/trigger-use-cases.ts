@@ -27,7 +27,9 @@ export function triggerUseCases(triggers: Triggers, notifications: Notifications
       if (isTested) await test(who, created);
       return view(created);
     },
-    list: async (who) => (await triggers.pendingOf(who)).map(view),
+    async *list(who) {
+      for await (const slice of triggers.pendingOf(who)) yield slice.map(view);
+    },
     show(who, id) {
       const found = triggers.show(who, id);
       if (found) return view(found);

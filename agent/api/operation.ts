@@ -21,6 +21,8 @@ export interface Answer {
   readonly body?: object;
   /** Instead of a body: a text, whose type stands in the headers. */
   readonly text?: string;
+  /** Instead of a body: JSON in pieces, made as they are sent, so that none of it waits in memory. */
+  readonly pieces?: AsyncIterable<string>;
   /** Instead of a body: events, for as long as both ends want (streams.ts). */
   readonly follow?: Follow;
   readonly headers?: Readonly<Record<string, string>>;

@@ -16,6 +16,7 @@
  */
 import type { Server } from 'node:https';
 import type { Socket } from 'node:net';
+import { Readable } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
 import { AgentError } from '../core/errors.ts';
@@ -277,7 +278,16 @@ class ApisServer implements ApiServer {
     if ('reason' in done) return this.#answers.answerRefusal(reply, done);
     if (done.follow) return this.#stream(who, done.follow, request, reply);
     if (done.headers) reply.headers(done.headers);
+    if (done.pieces) return this.#sendPieces(done.pieces, request, reply.code(done.status));
     return reply.code(done.status).send(done.text ?? done.body);
+  }
+
+  /** A fault in the middle cuts the connection: what was sent so far is not to be taken for the whole. */
+  #sendPieces(pieces: AsyncIterable<string>, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+    const { log } = this.#parts;
+    const body = Readable.from(pieces, { objectMode: false });
+    body.once('error', (err) => log.error({ ...askedOf(request), err }, 'requestFailed'));
+    return reply.type('application/json; charset=utf-8').send(body);
   }
 
   async #stream(

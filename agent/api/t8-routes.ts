@@ -36,8 +36,8 @@ export interface Transaction extends TransactionAsk {
 export interface TriggerUseCases {
   /** `isTested`: a test notification is sent at once. */
   create(who: Asker, ask: TransactionAsk, isTested: boolean): Promise<Transaction | Refusal>;
-  /** Those whose trigger is pending. */
-  list(who: Asker): Promise<readonly Transaction[]>;
+  /** Those whose trigger is pending; read in slices, as they are asked for. */
+  list(who: Asker): AsyncIterable<readonly Transaction[]>;
   /** One of this server. Another server's is `triggerNotFound`, as is one that never was. */
   show(who: Asker, id: string): Transaction | Refusal;
   replace(who: Asker, id: string, ask: TransactionAsk, isTested: boolean): Promise<Transaction | Refusal>;
@@ -106,9 +106,9 @@ export function t8Operations(triggers: TriggerUseCases | undefined, refuse: Refu
       const location = `${collectionOf(call)}/${created.id}`;
       return { status: 201, body: bodyOf(created, call), headers: { location } };
     }),
-    listTransactions: own(async (call, triggers) => ({
+    listTransactions: own((call, triggers) => ({
       status: 200,
-      body: (await triggers.list(call.who)).map((one) => bodyOf(one, call)),
+      pieces: arrayOf(triggers.list(call.who), (one) => bodyOf(one, call)),
     })),
     getTransaction: own((call, triggers) => {
       const shown = triggers.show(call.who, idOf(call));
@@ -130,6 +130,20 @@ export function t8Operations(triggers: TriggerUseCases | undefined, refuse: Refu
       return 'reason' in removed ? removed : { status: 200, body: bodyOf(removed, call) };
     }),
   };
+}
+
+/** A JSON array, slice by slice: the specification knows no pages, and a server may have many thousands pending. */
+async function* arrayOf<Item>(
+  slices: AsyncIterable<readonly Item[]>,
+  body: (item: Item) => object,
+): AsyncGenerator<string> {
+  let before = '[';
+  for await (const slice of slices) {
+    if (slice.length === 0) continue;
+    yield before + slice.map((item) => JSON.stringify(body(item))).join();
+    before = ',';
+  }
+  yield before === '[' ? '[]' : ']';
 }
 
 /** A body that follows the contract and still cannot be served. */

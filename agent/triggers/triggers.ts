@@ -16,7 +16,7 @@
  */
 import { AgentError } from '../core/errors.ts';
 import { askerFacts, type Refusal, type Refuse } from '../core/refusals.ts';
-import { breathe, faultsOf, inSlices, SLICE } from '../core/slices.ts';
+import { breathe, faultsOf, inSlices, SLICE, slicesOf } from '../core/slices.ts';
 import type { Asker, ExternalId, GrantId, TriggerId } from '../core/words.ts';
 import type { TriggerGround } from './ground.ts';
 import { resultOf, type TriggerEndCause } from './lifecycle.ts';
@@ -231,15 +231,13 @@ export class Triggers {
     return found?.server === name && !found.isForgotten && found.grant === undefined ? found : undefined;
   }
 
-  /** All that is pending of a server, in the order in which it came. */
-  async pendingOf({ name }: Pick<Asker, 'name'>): Promise<readonly Trigger[]> {
-    const found: Trigger[] = [];
-    for (const [i, id] of [...this.queue.ofServer(name)].sort().entries()) {
-      if (i > 0 && i % SLICE === 0) await breathe();
-      const one = this.show({ name }, id);
-      if (one?.state === 'pending') found.push(one);
-    }
-    return found;
+  /** All that is pending of a server, in the order in which it came; read in slices, as they are asked for. */
+  async *pendingOf({ name }: Pick<Asker, 'name'>): AsyncGenerator<readonly Trigger[]> {
+    for await (const ids of slicesOf([...this.queue.ofServer(name)].sort()))
+      yield ids.flatMap((id) => {
+        const one = this.show({ name }, id);
+        return one?.state === 'pending' ? [one] : []; // it may have ended since
+      });
   }
 
   /** Devices may have got an address: what is pending for them is due. */

@@ -1,12 +1,12 @@
 /** DeviceTriggering (TS 29.122 5.7) on the wire, with the real triggers behind it: what it answers, member for member. */
 import { readFileSync } from 'node:fs';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { T8_BASE_PATH, t8Api, t8Operations } from '../../agent/api/t8-routes.ts';
-import type { ExternalId, Msisdn } from '../../agent/core/words.ts';
+import type { ExternalId, Msisdn, ServerName } from '../../agent/core/words.ts';
 import { triggerUseCases } from '../../agent/trigger-use-cases.ts';
 import { openTriggerStore } from '../../agent/triggers/store.ts';
-import { inner } from '../gateway.ts';
-import { settled, TestTriggers } from '../triggers.ts';
+import { HEAD_END, inner } from '../gateway.ts';
+import { settled, TestTriggers, triggerAsk } from '../triggers.ts';
 import { ApiFixture, type Ask } from './api-fixture.ts';
 
 const RULES = `
@@ -364,4 +364,58 @@ test('the contract has one handler for each operation', () => {
   const text = readFileSync(new URL('../../agent/api/device-triggering.yaml', import.meta.url), 'utf8');
   const named = [...text.matchAll(/operationId: (\w+)/g)].map(([, name]) => name);
   expect(Object.keys(t8Operations(undefined, {} as never)).sort()).toEqual(named.sort());
+});
+
+describe('many that are pending', () => {
+  const SERVER = { ...HEAD_END, name: 'acme-head-end' as ServerName };
+  const MANY = 300;
+  const names: string[] = [];
+  beforeEach(async () => {
+    const devices = Array.from({ length: 5 }, (_, i) => `many${i}@meters.acme.example` as ExternalId);
+    fixture = await TestTriggers.started(
+      RULES.replace('pendingPerDevice: 2', 'pendingPerDevice: 64'),
+      devices.map((externalId) => ({ device: { externalId }, bindings: [] })),
+    );
+    names.length = 0;
+    for (let i = 0; i < MANY; i++) {
+      const device = { networkAccessIdentifier: devices[i % devices.length] as ExternalId };
+      const answer = await fixture.triggers.accept(SERVER, triggerAsk({ device }));
+      if ('reason' in answer) throw new Error(answer.why);
+      names.push(`${TRANSACTIONS}/${answer.id}`);
+    }
+  }, 30_000);
+
+  test('come as one array, in the order in which they came', async () => {
+    const { status, headers, text } = await api.ask({ path: TRANSACTIONS });
+    expect(status).toBe(200);
+    expect(headers['content-type']).toBe('application/json; charset=utf-8');
+    const listed = JSON.parse(text) as { self: string; applicationPortId: number }[];
+    expect(listed.map(({ self }) => new URL(self).pathname)).toEqual(names);
+    expect(listed.every(({ applicationPortId }) => applicationPortId === 5683)).toBe(true);
+  });
+
+  test('are read a slice at a time, as they are sent; one that ends meanwhile is left out', async () => {
+    const slices = fixture.triggers.pendingOf(SERVER);
+    const find = vi.spyOn(fixture.store, 'find');
+    const first = (await slices.next()).value;
+    expect(first).toHaveLength(128);
+    expect(find).toHaveBeenCalledTimes(128);
+    const last = names.at(-1)?.split('/').at(-1) as string;
+    await fixture.triggers.recall(last, 'recalledByOperator');
+    const rest: number[] = [];
+    for await (const slice of slices) rest.push(slice.length);
+    expect(rest).toEqual([128, 43]);
+  });
+
+  test('break off where a fault comes in between, and do not look whole', async () => {
+    const find = fixture.store.find;
+    let left = 200;
+    vi.spyOn(fixture.store, 'find').mockImplementation((id) => {
+      left -= 1;
+      if (left < 0) throw new Error('the disk is gone');
+      return find(id);
+    });
+    await expect(api.ask({ path: TRANSACTIONS })).rejects.toThrow();
+    expect(await api.line('requestFailed')).toMatchObject({ err: { message: 'the disk is gone' } });
+  });
 });
