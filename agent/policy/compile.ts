@@ -153,7 +153,9 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
       filters.map((filter) => ({ ...filter, staged: false })),
     );
   const policy = withRules(enforced, enforcedTriggers, filters, isStaged ? allEnforced() : undefined);
-  return { policy, warnings: findWarnings(policy, written, surroundings.devices, surroundings.pushes).sort(byPlace) };
+  const { devices, pushes, site } = surroundings;
+  const around = { devices, pushes, triggerPorts: site?.triggerPorts };
+  return { policy, warnings: findWarnings(policy, written, around).sort(byPlace) };
 }
 
 function isEnforced({ value }: Entry<{ readonly stage?: boolean }>): boolean {

@@ -19,13 +19,17 @@ import type { Written } from './rules.ts';
 const MANY_PORTS = 1024;
 const ALL_PORTS: readonly PortRange[] = [{ low: 1, high: 65_535 }];
 
-/** With all that is staged taken as enforced; `devices` are those of the devices file, where it is known. */
-export function findWarnings(
-  policy: Policy,
-  written: Written,
-  devices?: readonly DeviceFacts[],
-  pushes?: Pushes,
-): Issue[] {
+/** What the rules are held against beside each other; absent where it is not known. */
+interface Around {
+  /** Of the devices file. */
+  readonly devices?: readonly DeviceFacts[] | undefined;
+  readonly pushes?: Pushes | undefined;
+  /** Of agent.yaml. */
+  readonly triggerPorts?: readonly PortRange[] | undefined;
+}
+
+/** With all that is staged taken as enforced. */
+export function findWarnings(policy: Policy, written: Written, { devices, pushes, triggerPorts }: Around): Issue[] {
   const all = policy.staged ?? policy;
   const isAuthorised = authorisations(all);
   return [
@@ -42,6 +46,7 @@ export function findWarnings(
     ...all.triggerAllows.flatMap((allow) =>
       warned('trigger ', allow, [
         ...neverMatches(allow, all.triggerDenies, isAuthorised),
+        ...(triggerPorts ? withoutTriggers(allow, triggerPorts) : []),
         ...namesNobody(allow),
         ...oddHours(allow),
       ]),
@@ -78,6 +83,15 @@ function neverMatches(allow: AnyAllow, denies: readonly DenyRule[], isAuthorised
 function triggersOnly({ match }: AllowRule, { triggerPorts }: Policy): string[] {
   const isSo = match.ports?.every((range) => isWithin(range, triggerPorts));
   return isSo ? ['can never grant: its ports take triggers and nothing else (triggers.ports of agent.yaml)'] : [];
+}
+
+/** Ports to which this gateway sends no triggers, whatever a rule says. */
+function withoutTriggers({ match: { ports } }: TriggerAllow, triggerPorts: readonly PortRange[]): string[] {
+  if (triggerPorts.length === 0) return ['never sends: agent.yaml has no triggers'];
+  const outside = ports?.filter((range) => !isWithin(range, triggerPorts)) ?? [];
+  if (outside.length === 0) return [];
+  const what = meet(ports ?? ALL_PORTS, triggerPorts) ? 'names ports that take no triggers' : 'never sends';
+  return [`${what}: ${portsText(outside)} outside triggers.ports of agent.yaml`];
 }
 
 type IsAuthorised = (match: Match) => boolean;

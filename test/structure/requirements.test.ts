@@ -72,7 +72,39 @@ const REQUIREMENTS: readonly Requirement[] = [
   {
     clause: '5.8.2',
     sentence: 'a device receives trigger indications only from authorised MTC servers',
-    provedBy: [['test/unit/triggers.test.ts', 'another server: as if the device were not there, with as many steps']],
+    provedBy: [
+      ['test/unit/triggers.test.ts', 'another server: as if the device were not there, with as many steps'],
+      [
+        'test/e2e/device-triggering.test.ts',
+        'reaches a CoAP device: confirmable, from the one source, this payload; SUCCESS when it acknowledged',
+      ],
+      [
+        'test/e2e/device-triggering.test.ts',
+        'is answered as if there were no such device, its device gets nothing, and the MTC user is told who it was',
+      ],
+      ['test/e2e/device-triggering.test.ts', 'may not use the name of one that is'],
+      [
+        'test/e2e/triggers.test.ts',
+        'nobody outside reaches a trigger port, and who tried is told with the device and its MTC user',
+      ],
+    ],
+  },
+  {
+    clause: '5.8.2',
+    sentence:
+      'when a trigger indication comes from a source that is not authorised, the MTC user can be given the details of the source',
+    provedBy: [
+      [
+        'test/e2e/device-triggering.test.ts',
+        'is answered as if there were no such device, its device gets nothing, and the MTC user is told who it was',
+      ],
+      ['test/e2e/reports.test.ts', 'appears at the sink of the MTC user with the details of the source, signed'],
+      ['test/e2e/reports.test.ts', 'is in the list, the table of the day and the stream'],
+      [
+        'test/e2e/reports.test.ts',
+        'a packet to a live endpoint from elsewhere is told without proof, and without an inner address',
+      ],
+    ],
   },
   {
     clause: '5.8.2',
