@@ -18,7 +18,7 @@ import type { Follow, StreamEvent } from './operation.ts';
 /** How long a client waits before it comes again, unless it knows better. */
 const RETRY_MS = 5_000;
 /** So long after a write comes the next, at the soonest. */
-const GATHER_MS = 200;
+const GATHER_MS = 500;
 const HEARTBEAT = Buffer.from(': \n\n');
 
 interface Reader {

@@ -31,11 +31,12 @@ test('each is answered as it says', async () => {
   expect(commands).toBeGreaterThan(10);
   const here = script.replace('https://gateway.example:8443', `https://127.0.0.1:${tenants.api.port}`);
   // Each answer in a line of its own; the first that is refused ends it.
-  const told = `set -euo pipefail; cd ${folder}\n${here.replaceAll(/^mtc_user .*?[^,{|\n]$/gms, (one) => `${one}; echo`)}`;
-  const { status, stdout, stderr } = await said(['bash', '-c', told]);
+  const commandsOf = `set -euo pipefail; cd ${folder}\n${here.replaceAll(/^mtc_user .*?[^,{|\n]$/gms, (one) => `${one}; echo`)}`;
+  const { status, stdout, stderr } = await said(['bash', '-c', commandsOf]);
   expect({ status, stderr }, stdout).toEqual({ status: 0, stderr: '' });
-  const answers = stdout.split('\n').flatMap((line) => (line === '' ? [] : [JSON.parse(line)]));
-  const [first, added, set, night, preferences, devices, onDevice, ended] = answers;
+  const [json = '', table] = stdout.split(/^(?=firstSeen,)/m);
+  const answers = json.split('\n').flatMap((line) => (line === '' ? [] : [JSON.parse(line)]));
+  const [first, added, set, night, preferences, devices, onDevice, ended, told] = answers;
   expect(first).toMatchObject({ servers: ['head-end'], mayAuthorise: ['head-end', 'tariffs'], setBy: 'RULE_FILES' });
   expect(added).toMatchObject({ servers: ['head-end', 'tariffs'], setBy: 'MTC_USER' });
   expect(set).toMatchObject({ servers: ['head-end'], setBy: 'MTC_USER' });
@@ -45,5 +46,7 @@ test('each is answered as it says', async () => {
   expect(devices).toContainEqual({ device: M1, bound: true });
   expect(onDevice).toMatchObject([{ grantId: grant, server: 'head-end', device: M1, status: 'LIVE' }]);
   expect(ended).toMatchObject({ grantId: grant, status: 'ENDED', endCause: 'REVOKED_BY_MTC_USER' });
-  expect(answers).toHaveLength(8);
+  expect(told).toMatchObject({ reports: [] });
+  expect(table?.split('\r\n')[0]).toMatch(/,reason,count,sourceAddress,/);
+  expect(answers).toHaveLength(9);
 });

@@ -56,7 +56,7 @@ describe('a request that wakes its device', () => {
     expect(trigger).not.toHaveProperty('notification');
     expect(trigger?.validUntilMs).toBe(waiting.waitsUntilMs);
     const { triggers } = fixture;
-    expect(await triggers.pendingOf(HEAD_END)).toEqual([]);
+    for await (const shown of triggers.pendingOf(HEAD_END)) expect(shown).toEqual([]);
     expect(triggers.show(HEAD_END, trigger?.id ?? '')).toBeUndefined();
     expect(await triggers.remove(HEAD_END, trigger?.id ?? '')).toMatchObject({ reason: 'triggerNotFound' });
     expect(triggers.queue.size).toBe(1);
