@@ -61,6 +61,10 @@ export interface Grant extends Wanted {
   latestEndUs: number;
   /** Since when something is under way, or has been, that may end it. */
   threatenedUs?: number;
+  /** Since when its device's address is being changed; where that was killed, nothing reaches the address until a start undoes it. */
+  movingUs?: number;
+  /** Such times that are over. */
+  readonly unreached: { readonly fromUs: number; readonly untilUs: number }[];
   /** By when it had ended, acknowledged. */
   endedUs?: number;
   isExtending: boolean;
@@ -126,6 +130,7 @@ export class Model {
       endUs,
       latestEndUs: endUs,
       isExtending: false,
+      unreached: [],
     };
     const before = this.#byEndpoint.get(endpoint);
     if (before && receivedUs < endedNotBefore(before) + REST_US)
@@ -146,6 +151,14 @@ export class Model {
     for (const grant of this.grants.values()) {
       if (grant.endedUs === undefined && matches(grant)) grant.threatenedUs ??= threat.fromUs;
     }
+    return threat;
+  }
+
+  /** The same by a change of addresses. */
+  move(what: string, matches: (grant: Wanted) => boolean): Threat {
+    const threat = this.threaten(what, matches);
+    for (const grant of this.grants.values())
+      if (grant.endedUs === undefined && matches(grant)) grant.movingUs ??= threat.fromUs;
     return threat;
   }
 
@@ -188,6 +201,8 @@ export class Model {
         throw new Violation(`${grant.id} ends at ${body.expiresAt}, and was acknowledged until ${grant.expiresAt}`);
       this.extended(grant, body.expiresAt);
       delete grant.threatenedUs;
+      if (grant.movingUs !== undefined) grant.unreached.push({ fromUs: grant.movingUs, untilUs: receivedUs });
+      delete grant.movingUs;
       return;
     }
     if (isSure(grant, receivedUs))
@@ -236,7 +251,8 @@ export class Model {
     for (const { grant, tickUs, endUs } of ticks) {
       if (endUs >= untilUs) continue;
       this.judged.sent += 1;
-      const isSureThen = tickUs >= grant.liveFromUs && isSure(grant, endUs);
+      const isReached = !grant.unreached.some(({ fromUs, untilUs: to }) => endUs >= fromUs && tickUs <= to);
+      const isSureThen = tickUs >= grant.liveFromUs && isReached && isSure(grant, endUs);
       if (isSureThen) this.judged.kept += 1;
       if (isSureThen && !came.has(`${grant.serial} ${tickUs}`))
         throw new Violation(`a packet of ${grant.id}, sent at ${tickUs} while it was live, did not arrive`);

@@ -195,7 +195,7 @@ export class World {
     const family = address.includes(':') ? 'ipv6' : 'ipv4';
     const losers = [device, this.#holders.get(address)];
     const former = ADDRESSES[family].find((one) => this.#holders.get(one) === device);
-    const threat = this.model.threaten(
+    const threat = this.model.move(
       `bind ${device} to ${address}`,
       (one) => losers.includes(one.device) && one.family === family,
     );
