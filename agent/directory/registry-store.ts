@@ -13,6 +13,7 @@
 import Database from 'better-sqlite3';
 import { AgentError } from '../core/errors.ts';
 import type { Device, ExternalId } from '../core/words.ts';
+import { connect, type Form, openDatabase, orUnusable } from '../sqlite/database.ts';
 import type { DomainIndex } from './owned-devices.ts';
 import type { RegisteredDevice, Registry, Source } from './registry.ts';
 import { DOMAIN, DOMAIN_INDEX, deviceOf, type Row, rowOf, SCHEMA, SCHEMA_VERSION } from './registry-rows.ts';
@@ -38,9 +39,16 @@ export interface Snapshot {
 
 type FullRow = Row & { readonly source: Source };
 
+const FORM: Form = {
+  version: SCHEMA_VERSION,
+  schema: SCHEMA,
+  synchronous: 'FULL',
+  onOpen: (db) => void db.exec(DOMAIN_INDEX), // a file of an earlier mtgate has none
+};
+
 /** Opens the file, or makes it. @throws AgentError registryInvalid */
 export function openRegistry(file: string): RegistryStore {
-  const db = openDatabase(file);
+  const db = orUnusable(file, 'registryInvalid', () => openDatabase(file, FORM));
   const statement = {
     has: db.prepare('SELECT 1 FROM devices WHERE external_id = ?').pluck(),
     byExternalId: db.prepare('SELECT * FROM devices WHERE external_id = ?'),
@@ -124,10 +132,7 @@ export function openRegistry(file: string): RegistryStore {
 
 /** One more connection to a registry that is open already, to write by. */
 export function connectRegistry(file: string): Database.Database {
-  const db = new Database(file);
-  db.pragma('journal_mode = WAL');
-  db.pragma('synchronous = FULL');
-  return db;
+  return connect(file, FORM);
 }
 
 function faultOf(file: string, cause: unknown): AgentError {
@@ -145,29 +150,4 @@ function isSame(one: Row, other: Row | undefined): boolean {
     one.interface_id === other.interface_id &&
     one.attributes === other.attributes
   );
-}
-
-function openDatabase(file: string): Database.Database {
-  let db: Database.Database | undefined;
-  try {
-    db = connectRegistry(file);
-    const version = db.pragma('user_version', { simple: true }) as number;
-    if (version === 0) create(db);
-    else if (version !== SCHEMA_VERSION)
-      throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
-    if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
-    db.exec(DOMAIN_INDEX); // a file of an earlier mtgate has none
-    return db;
-  } catch (cause) {
-    db?.close();
-    throw new AgentError('registryInvalid', `${file} cannot be used: ${(cause as Error).message}`, { cause });
-  }
-}
-
-function create(db: Database.Database): void {
-  if (db.prepare('SELECT 1 FROM sqlite_master').get()) throw new Error('it is a database of another program');
-  db.transaction(() => {
-    db.exec(SCHEMA);
-    db.pragma(`user_version = ${SCHEMA_VERSION}`);
-  })();
 }

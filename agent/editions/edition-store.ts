@@ -8,11 +8,10 @@
  * `mtgate apply --offline` is the way out: it puts the file aside
  * (`editions.db.unusable`) and makes the folder the first edition of a new one.
  */
-import { chownSync, existsSync, renameSync, rmSync, statSync } from 'node:fs';
+import { chownSync, renameSync, rmSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
-import Database from 'better-sqlite3';
-import { AgentError } from '../core/errors.ts';
 import type { RuleFile } from '../policy/rules.ts';
+import { type Form, guarding, openDatabase, orUnusable } from '../sqlite/database.ts';
 import type { Edition, EditionHead, How, Who } from './edition.ts';
 
 export interface EditionStore {
@@ -28,7 +27,6 @@ export interface EditionStore {
   close(): void;
 }
 
-const SCHEMA_VERSION = 1;
 const EDITIONS_MOST = 100;
 
 const SCHEMA = `
@@ -47,6 +45,14 @@ CREATE TABLE files (
 CREATE INDEX files_text ON files (text);
 `;
 
+const FORM: Form = {
+  version: 1,
+  schema: SCHEMA,
+  synchronous: 'FULL',
+  foreignKeys: true,
+  onMade: giveToOwnerOfFolder,
+};
+
 interface Row {
   readonly number: number;
   readonly version: string;
@@ -64,7 +70,7 @@ interface Row {
 
 /** Opens the file, or makes it. @throws AgentError editionsInvalid */
 export function openEditions(file: string): EditionStore {
-  const db = openDatabase(file);
+  const db = orUnusable(file, 'editionsInvalid', () => openDatabase(file, FORM));
   const statement = {
     last: db.prepare('SELECT * FROM editions ORDER BY number DESC LIMIT 1'),
     edition: db.prepare('SELECT * FROM editions WHERE number = ?'),
@@ -107,13 +113,7 @@ export function openEditions(file: string): EditionStore {
     statement.cut.run(edition.number);
     statement.cutTexts.run();
   });
-  const guarded = <Result>(act: () => Result): Result => {
-    try {
-      return act();
-    } catch (cause) {
-      throw new AgentError('editionsFailed', `${file}: ${(cause as Error).message}`, { cause });
-    }
-  };
+  const guarded = guarding(file, 'editionsFailed');
   return {
     last: () => guarded(() => whole(statement.last.get())),
     edition: (number) => guarded(() => whole(statement.edition.get(number))),
@@ -128,35 +128,6 @@ export function openEditions(file: string): EditionStore {
 export function putEditionsAside(file: string): void {
   for (const end of ['-wal', '-shm']) rmSync(`${file}${end}`, { force: true });
   renameSync(file, `${file}.unusable`);
-}
-
-function openDatabase(file: string): Database.Database {
-  let db: Database.Database | undefined;
-  try {
-    const isNew = !existsSync(file);
-    db = new Database(file);
-    if (isNew) giveToOwnerOfFolder(file);
-    db.pragma('journal_mode = WAL');
-    db.pragma('synchronous = FULL');
-    db.pragma('foreign_keys = ON');
-    const version = db.pragma('user_version', { simple: true }) as number;
-    if (version === 0) create(db);
-    else if (version !== SCHEMA_VERSION)
-      throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
-    if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
-    return db;
-  } catch (cause) {
-    db?.close();
-    throw new AgentError('editionsInvalid', `${file} cannot be used: ${(cause as Error).message}`, { cause });
-  }
-}
-
-function create(db: Database.Database): void {
-  if (db.prepare('SELECT 1 FROM sqlite_master').get()) throw new Error('it is a database of another program');
-  db.transaction(() => {
-    db.exec(SCHEMA);
-    db.pragma(`user_version = ${SCHEMA_VERSION}`);
-  })();
 }
 
 /** Root may make the file, offline; the agent is another user. What SQLite puts beside it follows its owner. */

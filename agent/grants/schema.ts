@@ -1,23 +1,12 @@
 /**
- * The tables of the grants' database, and how a file of them is opened: WAL
- * with synchronous=FULL, so that what is committed is on the disk; foreign
- * keys on, since the legal transitions of the life cycle are one.
- *
- * Several connections may be open at once: the one that writes, in its worker,
- * and the one that reads. What is committed on one is seen on the other.
+ * The tables of the grants' database (mtgate.db): what is committed is on the
+ * disk, and the legal transitions of the life cycle are a foreign key.
  */
-import Database from 'better-sqlite3';
-import { AgentError } from '../core/errors.ts';
+import type { Form } from '../sqlite/database.ts';
+import { keepTransitions, TRANSITION_TABLE } from '../sqlite/transitions.ts';
 import { TRANSITIONS } from './lifecycle.ts';
 
-const SCHEMA_VERSION = 6;
-
-const SCHEMA = `
-CREATE TABLE transitions (
-  from_state TEXT NOT NULL, to_state TEXT NOT NULL, cause TEXT NOT NULL,
-  PRIMARY KEY (from_state, to_state, cause)
-) STRICT, WITHOUT ROWID;
-
+const SCHEMA = `${TRANSITION_TABLE}
 CREATE TABLE grants (
   id TEXT PRIMARY KEY, number INTEGER NOT NULL, gateway TEXT NOT NULL,
   server TEXT NOT NULL, certificate TEXT NOT NULL, mtc_user TEXT NOT NULL, device TEXT NOT NULL, reference TEXT NOT NULL,
@@ -95,8 +84,8 @@ CREATE TABLE nas_restarts (
 ) STRICT, WITHOUT ROWID;
 `;
 
-/** What a file of an older version lacks, by the version that it then is. */
-const ADDED: Readonly<Record<number, string>> = {
+/** What a file of an older version lacks. */
+const ADDED = {
   6: `DROP INDEX grants_entry; CREATE UNIQUE INDEX grants_entry ON grants (entry) WHERE state <> 'ended';
     ALTER TABLE bindings ADD COLUMN unconfirmed INTEGER NOT NULL DEFAULT 0;`,
 };
@@ -105,54 +94,15 @@ const ADDED: Readonly<Record<number, string>> = {
 const BATCHES = `CREATE TABLE IF NOT EXISTS batches (one INTEGER PRIMARY KEY CHECK (one = 1), count INTEGER NOT NULL) STRICT;
 INSERT OR IGNORE INTO batches VALUES (1, 0)`;
 
-/**
- * Opens the database, or makes it.
- * @throws AgentError storeInvalid where the file is no database of ours, or of another version
- */
-export function openDatabase(file: string): Database.Database {
-  let db: Database.Database | undefined;
-  try {
-    db = connect(file);
-    const version = db.pragma('user_version', { simple: true }) as number;
-    if (version === 0) create(db);
-    else if (ADDED[version + 1] !== undefined) upgrade(db, version);
-    else if (version !== SCHEMA_VERSION) {
-      throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
-    }
-    if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
+/** How the grants' database is opened, and connected to once more by its writer. */
+export const GRANTS_FORM: Form = {
+  version: 6,
+  schema: SCHEMA,
+  added: ADDED,
+  synchronous: 'FULL',
+  foreignKeys: true,
+  onOpen: (db) => {
     db.exec(BATCHES);
-    // At every start, since a newer mtgate may know more causes.
-    const insert = db.prepare('INSERT OR IGNORE INTO transitions VALUES (@from, @to, @cause)');
-    db.transaction(() => {
-      for (const transition of TRANSITIONS) insert.run(transition);
-    })();
-    return db;
-  } catch (cause) {
-    db?.close();
-    throw new AgentError('storeInvalid', `${file} cannot be used: ${(cause as Error).message}`, { cause });
-  }
-}
-
-/** One more connection to a file that is open already. */
-export function connect(file: string): Database.Database {
-  const db = new Database(file);
-  db.pragma('journal_mode = WAL');
-  db.pragma('synchronous = FULL');
-  db.pragma('foreign_keys = ON');
-  return db;
-}
-
-function upgrade(db: Database.Database, from: number): void {
-  db.transaction(() => {
-    for (let version = from + 1; version <= SCHEMA_VERSION; version++) db.exec(ADDED[version] ?? '');
-    db.pragma(`user_version = ${SCHEMA_VERSION}`);
-  })();
-}
-
-function create(db: Database.Database): void {
-  if (db.prepare('SELECT 1 FROM sqlite_master').get()) throw new Error('it is a database of another program');
-  db.transaction(() => {
-    db.exec(SCHEMA);
-    db.pragma(`user_version = ${SCHEMA_VERSION}`);
-  })();
-}
+    keepTransitions(db, TRANSITIONS);
+  },
+};

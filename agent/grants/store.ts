@@ -9,13 +9,12 @@
  * again at what its decision rested on.
  */
 import { dirname, join } from 'node:path';
-import { inThisThread, inWorker } from '../commit-thread.ts';
-import { Commits } from '../core/commits.ts';
-import { AgentError } from '../core/errors.ts';
 import type { ServerName } from '../core/words.ts';
 import type { Nas } from '../directory/accounting.ts';
 import type { Binding, Change, Holder, Range } from '../directory/binding.ts';
 import type { Plan, Session } from '../directory/sessions.ts';
+import { inThisThread, inWorker, Writes } from '../sqlite/commit-thread.ts';
+import { openDatabase, orUnusable } from '../sqlite/database.ts';
 import {
   type BindingRow,
   bindingOf,
@@ -31,7 +30,7 @@ import {
 import { type LastUsed, readLastUsed, writeLastUsed } from './last-used.ts';
 import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
 import { COLUMNS, changedRow, type Familiar, newRow, type Row, recordOf } from './rows.ts';
-import { openDatabase } from './schema.ts';
+import { GRANTS_FORM } from './schema.ts';
 import type { EndedWait, WaitingRequest } from './waiting-request.ts';
 import { type KeptWaitRow, waitEndRow, waitOf, waitRow } from './waiting-rows.ts';
 import { type AnswerRow, type Write, writerOn } from './writes.ts';
@@ -118,7 +117,7 @@ const PAGE = 512;
  * @throws AgentError storeInvalid where the file is no database of ours, or of another version
  */
 export function openStore(file: string, worker?: URL): GrantStore {
-  const db = openDatabase(file);
+  const db = orUnusable(file, 'storeInvalid', () => openDatabase(file, GRANTS_FORM));
   const statement = {
     answerOf: db.prepare(`SELECT request, grant_id AS "grant", expires_at_ms AS expiresAtMs FROM answers
       WHERE server = ? AND key = ? AND answered_at_ms > ?`),
@@ -172,19 +171,12 @@ export function openStore(file: string, worker?: URL): GrantStore {
     }
     return names.map((name) => ids.get(`${kind} ${name}`) as number);
   };
-  const writer = worker ? inWorker<Write>(file, worker) : inThisThread(writerOn(db));
-  const commits = new Commits(writer.commit);
+  const writes = new Writes<Write>(file, worker ? inWorker(file, worker) : inThisThread(writerOn(db)));
   const noteFile = file === ':memory:' ? undefined : join(dirname(file), 'last-used.json');
   let lastUsed = noteFile === undefined ? undefined : readLastUsed(noteFile);
   const used = () => statement.used.get() as LastUsed;
   let isOlder = lastUsed !== undefined && used().batches < lastUsed.batches;
-  let isClosed = false;
-  const write = async (one: Write): Promise<boolean> => {
-    if (isClosed) throw new AgentError('storeFailed', `${file} is closed`);
-    const written = await commits.write(one);
-    if ('fault' in written) throw new AgentError('storeFailed', `${file}: ${written.fault}`);
-    return written.changed;
-  };
+  const write = (one: Write): Promise<boolean> => writes.write(one);
   const written = async (one: Write): Promise<void> => void (await write(one));
   const note = async (): Promise<void> => {
     if (noteFile === undefined || lastUsed === undefined) return;
@@ -288,10 +280,9 @@ export function openStore(file: string, worker?: URL): GrantStore {
       written({ kind: 'rebind', ...rebindRows(change, told, confirmed, nowMs) }),
     purge: (endedBeforeMs, forgottenBeforeMs) => written({ kind: 'purge', endedBeforeMs, forgottenBeforeMs }),
     async close() {
-      isClosed = true;
-      await commits.settled();
+      await writes.settle();
       if (!isOlder) await note().catch(() => {}); // it lags then, which is allowed
-      await writer.close();
+      await writes.close();
       db.close();
     },
   };

@@ -6,10 +6,10 @@
  *
  * A file that cannot be used is put aside (usable-file.ts).
  */
-import Database from 'better-sqlite3';
-import { AgentError } from '../core/errors.ts';
+import type Database from 'better-sqlite3';
 import type { Log } from '../core/ports.ts';
-import { openUsable } from '../usable-file.ts';
+import { type Form, guarding, openDatabase, present } from '../sqlite/database.ts';
+import { openUsable } from '../sqlite/usable-file.ts';
 import type { Denial, DenialChanges } from './denials.ts';
 import type { KeptRefusal, RefusalFilter } from './refusals.ts';
 
@@ -32,7 +32,6 @@ export interface DenialStore {
   close(): void;
 }
 
-const SCHEMA_VERSION = 4;
 const REFUSALS_MOST = 100_000;
 
 const SCHEMA = `
@@ -57,29 +56,31 @@ CREATE INDEX refusals_at ON refusals (at_ms);
  * which filter denied; under which policy a request was refused, and how;
  * whose device it named, and what is known of who asked.
  */
-const ADDED: Readonly<Record<number, readonly string[]>> = {
-  2: [
-    'refusals ADD COLUMN duration_seconds INTEGER',
-    'refusals ADD COLUMN application_server TEXT',
-    'refusals ADD COLUMN ip_family TEXT',
-    'denials ADD COLUMN rule TEXT',
-  ],
-  3: ['refusals ADD COLUMN policy TEXT', 'refusals ADD COLUMN steps TEXT'],
-  4: [
-    'denials ADD COLUMN external_id TEXT',
-    'denials ADD COLUMN certificate TEXT',
-    'denials ADD COLUMN source_port INTEGER',
-    'refusals ADD COLUMN mtc_user TEXT',
-    'refusals ADD COLUMN external_id TEXT',
-    'refusals ADD COLUMN certificate TEXT',
-    'refusals ADD COLUMN source_port INTEGER',
-  ],
+const ADDED = {
+  2: `ALTER TABLE refusals ADD COLUMN duration_seconds INTEGER;
+    ALTER TABLE refusals ADD COLUMN application_server TEXT;
+    ALTER TABLE refusals ADD COLUMN ip_family TEXT;
+    ALTER TABLE denials ADD COLUMN rule TEXT;`,
+  3: `ALTER TABLE refusals ADD COLUMN policy TEXT;
+    ALTER TABLE refusals ADD COLUMN steps TEXT;`,
+  4: `ALTER TABLE denials ADD COLUMN external_id TEXT;
+    ALTER TABLE denials ADD COLUMN certificate TEXT;
+    ALTER TABLE denials ADD COLUMN source_port INTEGER;
+    ALTER TABLE refusals ADD COLUMN mtc_user TEXT;
+    ALTER TABLE refusals ADD COLUMN external_id TEXT;
+    ALTER TABLE refusals ADD COLUMN certificate TEXT;
+    ALTER TABLE refusals ADD COLUMN source_port INTEGER;`,
 };
+
+const FORM: Form = { version: 4, schema: SCHEMA, added: ADDED, synchronous: 'NORMAL' };
 
 type Row = Readonly<Record<string, unknown>>;
 
 export function openDenialStore(file: string, log: Log): DenialStore {
-  return storeOn(openUsable(file, openDatabase, log, 'denialStoreUnusable'), file);
+  return storeOn(
+    openUsable(file, (one) => openDatabase(one, FORM), log, 'denialStoreUnusable'),
+    file,
+  );
 }
 
 function storeOn(db: Database.Database, file: string): DenialStore {
@@ -119,13 +120,7 @@ function storeOn(db: Database.Database, file: string): DenialStore {
     }
     if (refusals.length > 0) statement.cut.run();
   });
-  const guarded = <Result>(act: () => Result): Result => {
-    try {
-      return act();
-    } catch (cause) {
-      throw new AgentError('denialsNotKept', `${file}: ${(cause as Error).message}`, { cause });
-    }
-  };
+  const guarded = guarding(file, 'denialsNotKept');
   return {
     before: (statement.denials.all() as Row[]).map((row) => present(row) as unknown as Denial),
     write: (changes, refusals) => guarded(() => write(changes, refusals)),
@@ -145,31 +140,6 @@ function storeOn(db: Database.Database, file: string): DenialStore {
     purge: (beforeMs) => void guarded(() => statement.purge.run(beforeMs)),
     close: () => db.close(),
   };
-}
-
-function openDatabase(file: string): Database.Database {
-  let db: Database.Database | undefined;
-  try {
-    db = new Database(file);
-    db.pragma('journal_mode = WAL');
-    db.pragma('synchronous = NORMAL');
-    const version = db.pragma('user_version', { simple: true }) as number;
-    if (version === 0) {
-      db.exec(SCHEMA);
-      db.pragma(`user_version = ${SCHEMA_VERSION}`);
-    } else if (version >= 1 && version < SCHEMA_VERSION) {
-      const added = Object.entries(ADDED).flatMap(([since, columns]) => (Number(since) > version ? columns : []));
-      const alter = added.map((column) => `ALTER TABLE ${column};`).join('\n');
-      db.exec(`BEGIN; ${alter} PRAGMA user_version = ${SCHEMA_VERSION}; COMMIT;`);
-    } else if (version !== SCHEMA_VERSION) {
-      throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
-    }
-    if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
-    return db;
-  } catch (cause) {
-    db?.close();
-    throw cause;
-  }
 }
 
 /** What is known of who asked for whose device, with what is not there as null. */
@@ -192,9 +162,4 @@ function refusalOf({ number: _, at_ms: atMs, ...row }: Row): KeptRefusal {
   const taken = typeof steps === 'string' ? JSON.parse(steps) : null;
   const asked = { durationSeconds, applicationServer, ipFamily, mtcUser, externalId, sourcePort };
   return present({ ...rest, atMs, ...asked, steps: taken }) as unknown as KeptRefusal;
-}
-
-/** A row without what is not there. */
-function present(row: Row): Row {
-  return Object.fromEntries(Object.entries(row).filter(([, value]) => value !== null));
 }

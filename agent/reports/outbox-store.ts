@@ -4,13 +4,12 @@
  * cut the last seconds can be lost (synchronous=NORMAL). A file that cannot be
  * used is put aside (usable-file.ts).
  */
-import Database from 'better-sqlite3';
-import { AgentError } from '../core/errors.ts';
+import type Database from 'better-sqlite3';
 import type { Log } from '../core/ports.ts';
-import { openUsable } from '../usable-file.ts';
+import { type Form, guarding, openDatabase, present } from '../sqlite/database.ts';
+import { openUsable } from '../sqlite/usable-file.ts';
 import type { OutboxChanges, OutboxStore, QueuedEvent, QueueRecord } from './outbox.ts';
 
-const SCHEMA_VERSION = 1;
 const SCHEMA = `
 CREATE TABLE queues (
   sink TEXT PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL,
@@ -25,10 +24,15 @@ CREATE TABLE events (
 CREATE TABLE grant_sinks (grant_id TEXT PRIMARY KEY, url TEXT NOT NULL) STRICT, WITHOUT ROWID;
 `;
 
+const FORM: Form = { version: 1, schema: SCHEMA, synchronous: 'NORMAL' };
+
 type Row = Readonly<Record<string, unknown>>;
 
 export function openOutboxStore(file: string, log: Log): OutboxStore {
-  return storeOn(openUsable(file, openDatabase, log, 'outboxUnusable'), file);
+  return storeOn(
+    openUsable(file, (one) => openDatabase(one, FORM), log, 'outboxUnusable'),
+    file,
+  );
 }
 
 function storeOn(db: Database.Database, file: string): OutboxStore {
@@ -66,13 +70,7 @@ function storeOn(db: Database.Database, file: string): OutboxStore {
       statement.passed.run({ sink: record.sink, first: record.first });
     }
   });
-  const guarded = <Result>(act: () => Result): Result => {
-    try {
-      return act();
-    } catch (cause) {
-      throw new AgentError('denialsNotKept', `${file}: ${(cause as Error).message}`, { cause });
-    }
-  };
+  const guarded = guarding(file, 'denialsNotKept');
   return {
     before: (statement.queues.all() as Row[]).map((row) => present(row) as unknown as QueueRecord),
     write: (changes) => guarded(() => write(changes)),
@@ -88,29 +86,4 @@ function storeOn(db: Database.Database, file: string): OutboxStore {
     },
     close: () => db.close(),
   };
-}
-
-function openDatabase(file: string): Database.Database {
-  let db: Database.Database | undefined;
-  try {
-    db = new Database(file);
-    db.pragma('journal_mode = WAL');
-    db.pragma('synchronous = NORMAL');
-    const version = db.pragma('user_version', { simple: true }) as number;
-    if (version === 0) {
-      db.exec(`BEGIN; ${SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION}; COMMIT;`);
-    } else if (version !== SCHEMA_VERSION) {
-      throw new Error(`its version is ${version}, and this mtgate reads ${SCHEMA_VERSION}`);
-    }
-    if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
-    return db;
-  } catch (cause) {
-    db?.close();
-    throw cause;
-  }
-}
-
-/** A row without what is not there. */
-function present(row: Row): Row {
-  return Object.fromEntries(Object.entries(row).filter(([, value]) => value !== null));
 }

@@ -4,13 +4,12 @@
  * own in groups (core/commits.ts); reads are answered at once, from what is
  * committed.
  */
-import { inThisThread, inWorker } from '../commit-thread.ts';
-import { Commits } from '../core/commits.ts';
-import { AgentError } from '../core/errors.ts';
 import type { ExternalId, GrantId, ServerName, TriggerId } from '../core/words.ts';
+import { inThisThread, inWorker, Writes } from '../sqlite/commit-thread.ts';
+import { openDatabase, orUnusable } from '../sqlite/database.ts';
 import type { TriggerEndCause, TriggerState } from './lifecycle.ts';
 import { type KeptTriggerRow, TRIGGER_COLUMNS, triggerOf, triggerRow } from './rows.ts';
-import { openTriggerDatabase } from './schema.ts';
+import { TRIGGERS_FORM } from './schema.ts';
 import type { Trigger } from './trigger.ts';
 import { type TriggerWrite, triggerWriterOn } from './writes.ts';
 
@@ -73,7 +72,7 @@ type KeptPending = Omit<PendingRow, 'isPriority' | 'validUntilNs' | 'grant'> & {
  * @throws AgentError storeInvalid where the file is no database of ours, or of another version
  */
 export function openTriggerStore(file: string, worker?: URL): TriggerStore {
-  const db = openTriggerDatabase(file);
+  const db = orUnusable(file, 'storeInvalid', () => openDatabase(file, TRIGGERS_FORM));
   const filtered = '(@server IS NULL OR server = @server) AND (@device IS NULL OR device = @device)';
   const statement = {
     find: db.prepare(`SELECT ${TRIGGER_COLUMNS} FROM triggers WHERE id = ?`),
@@ -96,14 +95,8 @@ export function openTriggerStore(file: string, worker?: URL): TriggerStore {
       .pluck(),
   };
   const committer = worker ? inWorker<TriggerWrite>(file, worker) : inThisThread(triggerWriterOn(db));
-  const commits = new Commits(committer.commit);
-  let isClosed = false;
-  const write = async (one: TriggerWrite): Promise<boolean> => {
-    if (isClosed) throw new AgentError('storeFailed', `${file} is closed`);
-    const written = await commits.write(one);
-    if ('fault' in written) throw new AgentError('storeFailed', `${file}: ${written.fault}`);
-    return written.changed;
-  };
+  const writes = new Writes(file, committer);
+  const write = (one: TriggerWrite): Promise<boolean> => writes.write(one);
   const written = async (one: TriggerWrite): Promise<void> => void (await write(one));
   return {
     insert: (trigger) => written({ kind: 'insert', row: triggerRow(trigger) }),
@@ -141,9 +134,8 @@ export function openTriggerStore(file: string, worker?: URL): TriggerStore {
     latestMs: () => statement.latest.get() as number,
     purge: (endedBeforeMs) => written({ kind: 'purge', endedBeforeMs }),
     async close() {
-      isClosed = true;
-      await commits.settled();
-      await committer.close();
+      await writes.settle();
+      await writes.close();
       db.close();
     },
   };

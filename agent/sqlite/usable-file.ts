@@ -5,9 +5,9 @@
  * as long as the agent runs.
  */
 import { renameSync, rmSync } from 'node:fs';
-import { AgentError } from './core/errors.ts';
-import type { EventName } from './core/events.ts';
-import type { Log } from './core/ports.ts';
+import { AgentError } from '../core/errors.ts';
+import type { EventName } from '../core/events.ts';
+import type { Log } from '../core/ports.ts';
 
 /** Opens a file, a new one in its place, or `:memory:`. */
 export function openUsable<Opened>(file: string, open: (file: string) => Opened, log: Log, event: EventName): Opened {

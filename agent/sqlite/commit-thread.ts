@@ -4,8 +4,8 @@
  * itself, which is right for tests in memory.
  */
 import { parentPort, Worker, workerData } from 'node:worker_threads';
-import type { Commit, Written } from './core/commits.ts';
-import { AgentError } from './core/errors.ts';
+import { type Commit, Commits, type Written } from '../core/commits.ts';
+import { AgentError } from '../core/errors.ts';
 
 export interface Committer<Write> {
   readonly commit: Commit<Write>;
@@ -50,6 +50,39 @@ export function inWorker<Write>(file: string, url: URL): Committer<Write> {
       here.postMessage(batch);
     });
   return { commit, close: async () => worker?.terminate() };
+}
+
+/** What a store writes: in groups, durable when it is acknowledged. */
+export class Writes<Write> {
+  readonly #file: string;
+  readonly #committer: Committer<Write>;
+  readonly #commits: Commits<Write>;
+  #isClosed = false;
+
+  constructor(file: string, committer: Committer<Write>) {
+    this.#file = file;
+    this.#committer = committer;
+    this.#commits = new Commits(committer.commit);
+  }
+
+  /** Returns whether it changed anything. @throws AgentError storeFailed */
+  async write(one: Write): Promise<boolean> {
+    if (this.#isClosed) throw new AgentError('storeFailed', `${this.#file} is closed`);
+    const written = await this.#commits.write(one);
+    if ('fault' in written) throw new AgentError('storeFailed', `${this.#file}: ${written.fault}`);
+    return written.changed;
+  }
+
+  /** Takes nothing more; resolves when all that was to be written is. */
+  async settle(): Promise<void> {
+    this.#isClosed = true;
+    await this.#commits.settled();
+  }
+
+  /** To be called when all is settled. */
+  async close(): Promise<void> {
+    await this.#committer.close();
+  }
 }
 
 /** In the worker: a message is a batch, its answer what became of each; batches come one at a time. */
