@@ -52,24 +52,20 @@ const terms = {
     a.state === b.state &&
     a.gateway === b.gateway &&
     sameLimits(a.limits, b.limits),
-  keep: (of: Terms) => {
-    const { gateway, server, certificate, mtcUser, rule, policyVersion, bootId, state, family, protocol } = of;
-    const { remote, limits } = of;
-    return {
-      gateway,
-      server,
-      certificate,
-      mtcUser,
-      rule,
-      policyVersion,
-      bootId,
-      state,
-      family,
-      protocol,
-      remote,
-      limits,
-    };
-  },
+  keep: (of: Terms): Terms => ({
+    gateway: of.gateway,
+    server: of.server,
+    certificate: of.certificate,
+    mtcUser: of.mtcUser,
+    rule: of.rule,
+    policyVersion: of.policyVersion,
+    bootId: of.bootId,
+    state: of.state,
+    family: of.family,
+    protocol: of.protocol,
+    remote: of.remote,
+    limits: of.limits,
+  }),
 };
 const inner = {
   hash: ({ realm, address }: InnerAddress) => hashNumbers(hashText(realm), hashText(address.text)),
@@ -148,33 +144,21 @@ export class PackedGrants {
 
   record(slot: number): GrantRecord {
     const { slots } = this;
-    const {
-      gateway,
-      server,
-      certificate,
-      mtcUser,
-      rule,
-      policyVersion,
-      bootId,
-      state,
-      family,
-      protocol,
-      remote,
-      limits,
-    } = this.termsOf(slot);
+    const terms = this.termsOf(slot);
     // Written out, and not spread: a tenth of the time.
     return {
-      gateway,
-      server,
-      certificate,
-      mtcUser,
-      rule,
-      policyVersion,
-      bootId,
-      family,
-      protocol,
-      remote,
-      limits,
+      gateway: terms.gateway,
+      server: terms.server,
+      certificate: terms.certificate,
+      mtcUser: terms.mtcUser,
+      rule: terms.rule,
+      policyVersion: terms.policyVersion,
+      bootId: terms.bootId,
+      state: terms.state,
+      family: terms.family,
+      protocol: terms.protocol,
+      remote: terms.remote,
+      limits: terms.limits,
       id: slots.text(slot, 'id') as GrantId,
       number: slots.double(slot, LONG.number),
       device: this.#devices.at(slots.word(slot, WORD.device)),
@@ -188,7 +172,6 @@ export class PackedGrants {
       startedAtMs: slots.double(slot, LONG.startedAtMs),
       expiresAtMs: slots.double(slot, LONG.expiresAtMs),
       expiresAtNs: slots.long(slot, LONG.expiresAtNs),
-      state,
       correlator: slots.text(slot, 'correlator'),
     };
   }

@@ -2,6 +2,7 @@
  * What rules on grants and rules on triggers have in common, key by key: whom
  * and what they match, their hours, their condition.
  */
+import type { z } from 'zod';
 import * as f from '../core/fields.ts';
 import type { ServerName } from '../core/words.ts';
 import { LONGEST_CONDITION } from './condition.ts';
@@ -45,7 +46,7 @@ const endOfDay = f.field(
 const zone = f.field('a time zone such as Europe/Berlin', parseZone, {}, (text) =>
   f.unknownWord('time zone', text, Intl.supportedValuesOf('timeZone')),
 );
-export const hours = f
+const hours = f
   .mapping({
     from: timeOfDay,
     to: endOfDay,
@@ -57,11 +58,41 @@ export const hours = f
     path: ['to'],
   });
 
-export const when = f.field(
+const when = f.field(
   `a condition in CEL, of at most ${LONGEST_CONDITION} characters`,
   (text) => (text.trim() === '' || text.length > LONGEST_CONDITION ? undefined : { text: text.trimEnd() }),
   { minLength: 1, maxLength: LONGEST_CONDITION },
 );
+
+/** A rule: what it allows, within which limits, or what it denies; when, and whether it is only tried. `least`: what an allow says. */
+export function ruleOf<Allow extends z.ZodType, Deny extends z.ZodType, Limits extends z.ZodType>(
+  allow: Allow,
+  deny: Deny,
+  limits: Limits,
+  least: string,
+) {
+  return f
+    .mapping({
+      id: f.name(),
+      allow: allow.exactOptional(),
+      deny: deny.exactOptional(),
+      limits: limits.exactOptional(),
+      hours: hours.exactOptional(),
+      when: when.exactOptional(),
+      stage: f.flag.exactOptional(),
+    })
+    .refine(...f.exactlyOne('allow', 'deny'))
+    .refine((written) => 'deny' in written || 'limits' in written, {
+      error: `"limits" is missing: ${least}`,
+      when: f.isMapping,
+    })
+    .refine((written) => !('deny' in written && 'limits' in written), {
+      error: 'expected no limits with deny',
+      path: ['limits'],
+      when: f.isMapping,
+    })
+    .meta({ oneOf: [{ required: ['allow', 'limits'] }, { required: ['deny'] }] });
+}
 
 /** A group as it is named in a rule. */
 export interface GroupName {

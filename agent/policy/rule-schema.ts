@@ -13,7 +13,7 @@ import { MTC_USER_EVENTS, readSinkUrl, SERVER_EVENTS } from '../core/sinks.ts';
 import { filter } from './filter-files.ts';
 import { packet, packetExpectation } from './packet-tests.ts';
 import { parseDevicePattern, parseNamePattern } from './patterns.ts';
-import { COUNT, hours, LONGEST_SECONDS, match, serverName, USED, when } from './rule-members.ts';
+import { COUNT, LONGEST_SECONDS, match, ruleOf, serverName, USED } from './rule-members.ts';
 import { triggerRule, triggerTest, triggerUsage } from './trigger-schema.ts';
 
 /** The steps that `decide` takes; tests can expect their refusals. */
@@ -109,27 +109,12 @@ const limits = f
     path: ['totalSeconds'],
   });
 
-const rule = f
-  .mapping({
-    id: f.name(),
-    allow: f.mapping({ ...match, applicationServer: f.choice('all').exactOptional() }).exactOptional(),
-    deny: f.mapping({ ...match, reason: f.text }).exactOptional(),
-    limits: limits.exactOptional(),
-    hours: hours.exactOptional(),
-    when: when.exactOptional(),
-    stage: f.flag.exactOptional(),
-  })
-  .refine(...f.exactlyOne('allow', 'deny'))
-  .refine((written) => 'deny' in written || 'limits' in written, {
-    error: '"limits" is missing: an allow says at least durationSeconds',
-    when: f.isMapping,
-  })
-  .refine((written) => !('deny' in written && 'limits' in written), {
-    error: 'expected no limits with deny',
-    path: ['limits'],
-    when: f.isMapping,
-  })
-  .meta({ oneOf: [{ required: ['allow', 'limits'] }, { required: ['deny'] }] });
+const rule = ruleOf(
+  f.mapping({ ...match, applicationServer: f.choice('all').exactOptional() }),
+  f.mapping({ ...match, reason: f.text }),
+  limits,
+  'an allow says at least durationSeconds',
+);
 
 const requestUsage = {
   grantsOnDevice: USED.exactOptional(),

@@ -5,7 +5,7 @@
 import type { z } from 'zod';
 import * as f from '../core/fields.ts';
 import { TRIGGER_PAYLOAD_MOST } from '../core/words.ts';
-import { COUNT, hours, LONGEST_SECONDS, match, serverName, USED, when } from './rule-members.ts';
+import { COUNT, LONGEST_SECONDS, match, ruleOf, serverName, USED } from './rule-members.ts';
 
 const { servers, devices, ports } = match;
 const validitySeconds = f.integer(0, LONGEST_SECONDS);
@@ -20,27 +20,12 @@ const limits = f.mapping({
   pendingPerServer: COUNT.exactOptional(),
 });
 
-export const triggerRule = f
-  .mapping({
-    id: f.name(),
-    allow: f.mapping({ servers, devices, ports }).exactOptional(),
-    deny: f.mapping({ servers, devices, ports, reason: f.text }).exactOptional(),
-    limits: limits.exactOptional(),
-    hours: hours.exactOptional(),
-    when: when.exactOptional(),
-    stage: f.flag.exactOptional(),
-  })
-  .refine(...f.exactlyOne('allow', 'deny'))
-  .refine((written) => 'deny' in written || 'limits' in written, {
-    error: '"limits" is missing: an allow of triggers says at least validitySeconds',
-    when: f.isMapping,
-  })
-  .refine((written) => !('deny' in written && 'limits' in written), {
-    error: 'expected no limits with deny',
-    path: ['limits'],
-    when: f.isMapping,
-  })
-  .meta({ oneOf: [{ required: ['allow', 'limits'] }, { required: ['deny'] }] });
+export const triggerRule = ruleOf(
+  f.mapping({ servers, devices, ports }),
+  f.mapping({ servers, devices, ports, reason: f.text }),
+  limits,
+  'an allow of triggers says at least validitySeconds',
+);
 
 export type WrittenTriggerRule = z.output<typeof triggerRule>;
 
