@@ -26,10 +26,16 @@ import { readTrust, type Trust } from './api/tls.ts';
 import { Closure, type GapKind } from './closure.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import type { ShedReason, TlsReason } from './core/handshakes.ts';
-import { type Address, contains } from './core/net.ts';
 import { SELF_TEST } from './core/reasons.ts';
 import { covers } from './core/trigger-plan.ts';
-import type { ExternalId, GrantId, MtcUserName, RealmName, TriggerId } from './core/words.ts';
+import {
+  type ExternalId,
+  type GrantId,
+  type MtcUserName,
+  type RealmName,
+  referenceOf,
+  type TriggerId,
+} from './core/words.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
 import { Gate } from './dataplane/gate.ts';
 import { links, missingBlackholes, setBlackholes } from './dataplane/iproute.ts';
@@ -109,6 +115,7 @@ import {
   poolPrefixes,
   type Site,
   siteOf,
+  spacesOf,
   triggeredAt,
 } from './site.ts';
 import { attachmentText, heartbeatAgeSeconds, runningStatus } from './status.ts';
@@ -232,7 +239,7 @@ async function start(
   const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log);
   stops.push(() => denialStore.close());
   const deviceOf = (named: string) => {
-    const device = directory.find(named.includes('@') ? { networkAccessIdentifier: named } : { phoneNumber: named });
+    const device = directory.find(referenceOf(named));
     const mtcUser = device && mtcUserOf(grants.policy, device.externalId)?.name;
     return device && mtcUser && { mtcUser, externalId: device.externalId };
   };
@@ -306,11 +313,7 @@ async function start(
     },
     loopDelay,
   });
-  const spaces = {
-    isInner: (address: Address) => config.inside.some(({ prefixes }) => prefixes.some((one) => contains(one, address))),
-    isExternal: (address: Address) =>
-      [...config.pools.grants.ipv4, ...config.pools.grants.ipv6].some((one) => contains(one, address)),
-  };
+  const spaces = spacesOf(config);
   const outboxStore = pushMaterial.key && openOutboxStore(join(config.store.directory, 'outbox.db'), log);
   const poster = openPoster({
     own: () => guardedSpaces(config, closure.site.links),

@@ -6,7 +6,7 @@
 import type { Config } from './config.ts';
 import { sharedRealms } from './core/address-plan.ts';
 import type { Admission } from './core/admissions.ts';
-import { contains, type Endpoint, encloses, type Prefix } from './core/net.ts';
+import { type Address, contains, type Endpoint, encloses, type Prefix } from './core/net.ts';
 import { covers } from './core/trigger-plan.ts';
 import type { Attributes, ExternalId, InnerAddress, MtcUserName, RealmName, Service } from './core/words.ts';
 import type { Interfaces } from './dataplane/attachment.ts';
@@ -193,6 +193,15 @@ export function accountingPlaces({ inside, radius }: Config): Places {
 /** Both pools: nothing on this host answers for them. */
 export function poolPrefixes(config: Config): readonly Prefix[] {
   return [...grantsOf(config), ...config.pools.egress];
+}
+
+/** Which addresses are inside, and which stand for devices outside. */
+export function spacesOf(config: Config) {
+  const [inner, external] = [config.inside.flatMap(({ prefixes }) => prefixes), grantsOf(config)];
+  return {
+    isInner: (address: Address) => inner.some((one) => contains(one, address)),
+    isExternal: (address: Address) => external.some((one) => contains(one, address)),
+  };
 }
 
 function grantsOf({ pools: { grants } }: Config): readonly Prefix[] {

@@ -19,7 +19,7 @@ import type { Config } from './config.ts';
 import { AgentError } from './core/errors.ts';
 import { contains } from './core/net.ts';
 import type { Refusal, Refuse } from './core/refusals.ts';
-import type { Asker, DeviceReference, ServerName } from './core/words.ts';
+import { type Asker, referenceOf, type ServerName } from './core/words.ts';
 import { type Digest, versionForServer } from './desk/laid-policy.ts';
 import type { GrantEvents } from './grant-events.ts';
 import type { Bindings } from './grants/bindings.ts';
@@ -393,11 +393,6 @@ function operatorWaitDetail(request: WaitingRequest, { clock }: Ground): Operato
     remainingSeconds: Math.max(0, Number(remainingNs) / 1e9),
     ...(endCause && { endText: waitEndText(endCause) }),
   };
-}
-
-/** A device as an operator types it: external identifier or MSISDN. */
-function referenceOf(name: string): DeviceReference {
-  return name.includes('@') ? { networkAccessIdentifier: name } : { phoneNumber: name };
 }
 
 const QUOTAS = ['grantsPerDevice', 'grantsPerServer', 'requestsPerMinute', 'packetsPerSecond', 'bytes'] as const;

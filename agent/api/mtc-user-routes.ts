@@ -12,7 +12,7 @@ import type { Refusal, Refuse } from '../core/refusals.ts';
 import { type ExternalId, type MtcUserAsker, type Protocol, parseExternalId } from '../core/words.ts';
 import type { WrittenPreference } from '../desk/preference-form.ts';
 import type { Answer, Api, Call, Operation } from './operation.ts';
-import { endCauseText } from './routes.ts';
+import { endCauseText, iso } from './routes.ts';
 
 /** The servers that an MTC user authorises, as it may see them. */
 export interface AuthorisedServers {
@@ -217,8 +217,4 @@ function grantBody(grant: GrantOnDevice): object {
     ...Object.fromEntries(told),
     ...(endCause !== undefined && { endCause: endCauseText(endCause, grant.waitsUntilMs !== undefined) }),
   };
-}
-
-function iso(atMs: number): string {
-  return new Date(atMs).toISOString();
 }

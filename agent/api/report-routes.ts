@@ -18,6 +18,7 @@ import {
 } from '../reports/reports.ts';
 import type { PublicJwk } from '../reports/signature.ts';
 import type { Answer, Call, Operation, StreamEvent } from './operation.ts';
+import { iso } from './routes.ts';
 
 export interface ReportUseCases {
   /** All that match, in no order. */
@@ -143,8 +144,4 @@ function readCount(text: unknown): number | undefined {
   if (text === undefined) return 100;
   const count = /^\d{1,4}$/.test(String(text)) ? Number(text) : 0;
   return count >= 1 && count <= 1000 ? count : undefined;
-}
-
-function iso(atMs: number): string {
-  return new Date(atMs).toISOString();
 }

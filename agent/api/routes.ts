@@ -316,6 +316,7 @@ export function endCauseText(cause: string, waited: boolean): string {
   return waited && cause in REFUSALS ? REFUSALS[cause as RefusalReason].code : upperSnake(cause);
 }
 
-function iso(atMs: number): string {
+/** A time as the APIs write it. */
+export function iso(atMs: number): string {
   return new Date(atMs).toISOString();
 }

@@ -8,25 +8,12 @@
  * identifier or an inner address, since `Transaction` has none.
  */
 import type { Refusal, RefusalReason, Refuse } from '../core/refusals.ts';
-import { type Asker, type DeviceReference, parseExternalId } from '../core/words.ts';
+import { type Asker, parseExternalId, type TriggerRequest } from '../core/words.ts';
 import type { Answer, Api, Call, Operation } from './operation.ts';
 import { readPayload } from './payload.ts';
 
-/** What a server asks for. */
-export interface TransactionAsk {
-  readonly device: DeviceReference;
-  readonly port: number;
-  readonly sourcePort?: number;
-  readonly isPriority: boolean;
-  readonly payload: Uint8Array;
-  readonly validitySeconds: number;
-  /** Those that are ours too, as they are told; absent: none were named. */
-  readonly features?: string;
-  readonly notification?: { readonly destination: string; readonly collection: string };
-}
-
 /** A transaction as its server may see it. */
-export interface Transaction extends TransactionAsk {
+export interface Transaction extends TriggerRequest {
   readonly id: string;
   /** As the specification names it. */
   readonly deliveryResult: string;
@@ -35,12 +22,12 @@ export interface Transaction extends TransactionAsk {
 /** What the API is given. A refusal returned here has been recorded already. */
 export interface TriggerUseCases {
   /** `isTested`: a test notification is sent at once. */
-  create(who: Asker, ask: TransactionAsk, isTested: boolean): Promise<Transaction | Refusal>;
+  create(who: Asker, ask: TriggerRequest, isTested: boolean): Promise<Transaction | Refusal>;
   /** Those whose trigger is pending; read in slices, as they are asked for. */
   list(who: Asker): AsyncIterable<readonly Transaction[]>;
   /** One of this server. Another server's is `triggerNotFound`, as is one that never was. */
   show(who: Asker, id: string): Transaction | Refusal;
-  replace(who: Asker, id: string, ask: TransactionAsk, isTested: boolean): Promise<Transaction | Refusal>;
+  replace(who: Asker, id: string, ask: TriggerRequest, isTested: boolean): Promise<Transaction | Refusal>;
   /** Ends a transaction; undefined where nothing of it was pending. */
   remove(who: Asker, id: string): Promise<Transaction | undefined | Refusal>;
 }
@@ -91,7 +78,7 @@ export function t8Operations(triggers: TriggerUseCases | undefined, refuse: Refu
       return act(call, triggers);
     };
   const idOf = ({ params }: Call) => params['transactionId'] ?? '';
-  const replace = async (call: Call, triggers: TriggerUseCases, ask: TransactionAsk | Unreadable, isTested = false) => {
+  const replace = async (call: Call, triggers: TriggerUseCases, ask: TriggerRequest | Unreadable, isTested = false) => {
     if ('reason' in ask) return refused(call, ask);
     const answer = await triggers.replace(call.who, idOf(call), ask, isTested);
     return 'reason' in answer ? answer : { status: 200, body: bodyOf(answer, call) };
@@ -155,7 +142,7 @@ interface Unreadable {
 }
 
 /** From the words of the specification to those of the domain, or why that cannot be. */
-function readAsk(body: TriggeringBody, call: Call): TransactionAsk | Unreadable {
+function readAsk(body: TriggeringBody, call: Call): TriggerRequest | Unreadable {
   const { externalId, msisdn, supportedFeatures, appSrcPortId } = body;
   if ((externalId === undefined) === (msisdn === undefined))
     return invalid('expected exactly one of externalId and msisdn');
@@ -176,7 +163,7 @@ function readAsk(body: TriggeringBody, call: Call): TransactionAsk | Unreadable 
 }
 
 /** RFC 7396. */
-function patched(former: Transaction, patch: PatchBody, call: Call): TransactionAsk | Unreadable {
+function patched(former: Transaction, patch: PatchBody, call: Call): TriggerRequest | Unreadable {
   const { id: _, deliveryResult: __, ...ask } = former;
   const payload = patch.triggerPayload === undefined ? ask.payload : readPayload(patch.triggerPayload);
   if (!payload) return BAD_PAYLOAD;

@@ -93,6 +93,11 @@ export type Attributes = Readonly<Record<string, string>>;
 /** Which identifier a server used to name a device; answers repeat that one and no other. */
 export type DeviceReference = { readonly networkAccessIdentifier: string } | { readonly phoneNumber: string };
 
+/** The identifier that a text is, as an operator or a record has it: digits are an MSISDN. */
+export function referenceOf(name: string): DeviceReference {
+  return name.includes('@') ? { networkAccessIdentifier: name } : { phoneNumber: name };
+}
+
 /** Who asks: an authenticated MTC server, the address its request came from, and the marks of that one request. */
 export interface Asker {
   readonly name: ServerName;
@@ -111,6 +116,28 @@ export interface Asker {
 /** The same of an MTC user. */
 export interface MtcUserAsker extends Omit<Asker, 'name'> {
   readonly name: MtcUserName;
+}
+
+/** A trigger that a server asks for: a transaction of TS 29.122, in the words of the domain. */
+export interface TriggerRequest {
+  readonly device: DeviceReference;
+  readonly port: number;
+  /** Where the device sees it come from; absent: the gateway's own. */
+  readonly sourcePort?: number;
+  readonly isPriority: boolean;
+  readonly payload: Uint8Array;
+  /** 0: it is tried once, now. */
+  readonly validitySeconds: number;
+  /** Of the API: those that are ours too, as they are told; absent: none were named. */
+  readonly features?: string;
+  readonly notification?: TriggerNotification;
+}
+
+/** Where its server is told what became of it. */
+export interface TriggerNotification {
+  readonly destination: string;
+  /** The URI of its server's transactions, as the server calls it; its own is that and its id. */
+  readonly collection: string;
 }
 
 /** What a server asks for, with everything resolved that needs no policy. */

@@ -11,7 +11,7 @@ import { slicesOf } from '../core/slices.ts';
 import type { Asker, ExternalId, GrantRequest, ServerName } from '../core/words.ts';
 import { type Decision, decide } from '../policy/decide.ts';
 import type { TriggerDecision } from '../policy/decide-trigger.ts';
-import { step } from '../policy/explain.ts';
+import { factsOf } from '../policy/explain.ts';
 import { NO_USAGE, type Policy, type Usage, versionFor } from '../policy/policy.ts';
 import type { Question } from '../policy/question.ts';
 import { wouldHave } from '../policy/staged.ts';
@@ -28,9 +28,6 @@ import { type GrantRecord, limitsOf, sameLimits } from './record.ts';
  * refusals names it.
  */
 const MISSES_PER_MINUTE = 60;
-
-/** So many steps are kept with a refusal, the last: of many rules each took its own. */
-const STEPS_MOST = 24;
 
 /** What is held and asked for. */
 interface Holdings {
@@ -227,16 +224,15 @@ export class Judge {
   }
 
   /** What is told of a decision to refuse, beside its reason. */
-  factsOf(who: Asker, { reason, why, rule, trace }: Decision & { readonly verdict: 'refuse' }): RefusalFacts {
+  factsOf(who: Asker, refused: Decision & { readonly verdict: 'refuse' }): RefusalFacts {
+    const { reason, rule } = refused;
     const limit =
       reason === 'rateExceeded'
         ? this.policy.allows.find(({ id }) => id === rule)?.limits.requestsPerMinute
         : undefined;
     const nowNs = this.#ground.clock.monotonicNs();
     return {
-      why,
-      steps: trace.slice(-STEPS_MOST).map((line) => step(line).trim()),
-      ...(rule && { rule }),
+      ...factsOf(refused),
       ...(limit !== undefined && { retryAfterSeconds: this.#rates.secondsUntilBelow(limit, who.name, nowNs) }),
     };
   }

@@ -4,7 +4,15 @@
  */
 import { type Family, parseAddress } from '../core/net.ts';
 import type { Refusal, RefusalFacts } from '../core/refusals.ts';
-import type { Asker, ExternalId, GrantRequest, MtcUserName, Protocol, ServerName } from '../core/words.ts';
+import {
+  type Asker,
+  type ExternalId,
+  type GrantRequest,
+  type MtcUserName,
+  type Protocol,
+  referenceOf,
+  type ServerName,
+} from '../core/words.ts';
 import type { DenialFacts } from './denials.ts';
 
 export interface KeptRefusal {
@@ -101,7 +109,7 @@ export function requestOf({
   const remote = applicationServer === 'all' ? ('all' as const) : parseAddress(applicationServer ?? '');
   if (!server || !device || !protocol || durationSeconds === undefined || !requestAddress) return undefined;
   const ask: GrantRequest = {
-    device: device.includes('@') ? { networkAccessIdentifier: device } : { phoneNumber: device },
+    device: referenceOf(device),
     protocol: protocol as Protocol,
     devicePort: Number(port),
     durationSeconds,

@@ -10,7 +10,7 @@ import { hoursText } from './hours.ts';
 import type { AllowRule, DenyRule, Match, Policy } from './policy.ts';
 import { heldBy, mismatchesOf, type Question, windowOf } from './question.ts';
 import { wouldHave } from './staged.ts';
-import type { TraceLine } from './steps.ts';
+import type { Refused, TraceLine } from './steps.ts';
 
 /** One line for the outcome, one for each step, one for each rule that does not match: of many, the nearest. */
 export function explain(policy: Policy, question: Question, decision: Decision): string[] {
@@ -61,8 +61,16 @@ function outcome({ server, device, protocol, port }: Question, decision: Decisio
 }
 
 /** One step as it was taken. */
-export function step({ step: name, seen, rule, reason }: TraceLine): string {
+function step({ step: name, seen, rule, reason }: TraceLine): string {
   return line(reason ? 'no' : 'yes', name, rule, seen);
+}
+
+/** So many steps are kept with a refusal, the last: of many rules each took its own. */
+const STEPS_MOST = 24;
+
+/** What is told the operator of a decision to refuse, beside its reason. */
+export function factsOf({ why, rule, trace }: Pick<Refused, 'why' | 'rule' | 'trace'>) {
+  return { why, steps: trace.slice(-STEPS_MOST).map((line) => step(line).trim()), ...(rule && { rule }) };
 }
 
 /** So many rules that looked away are shown: those that came nearest. */

@@ -7,15 +7,13 @@ import { RequestRates } from '../core/rates.ts';
 import { type RefusalFacts, type RefusalReason, TRIGGER_CAUSES } from '../core/refusals.ts';
 import type { Asker, Device, ExternalId, ServerName } from '../core/words.ts';
 import { decideTrigger, type TriggerDecision } from '../policy/decide-trigger.ts';
-import { step } from '../policy/explain.ts';
+import { factsOf } from '../policy/explain.ts';
 import { NO_TRIGGER_USAGE, type TriggerUsage } from '../policy/policy.ts';
 import type { TriggerQuestion } from '../policy/question.ts';
 import type { TriggerGround } from './ground.ts';
 import type { TriggerQueue } from './queue.ts';
 import type { Trigger, TriggerAsk } from './trigger.ts';
 
-/** So many steps are kept with a refusal, the last. */
-const STEPS_MOST = 24;
 const HOUR_MS = 3_600_000;
 const NOBODY = 'nobody@nowhere.invalid' as ExternalId;
 
@@ -63,16 +61,15 @@ export class TriggerJudge {
   }
 
   /** What is told of a decision to refuse, beside its reason. */
-  factsOf(who: Asker, { reason, why, rule, trace }: TriggerDecision & { readonly verdict: 'refuse' }): RefusalFacts {
+  factsOf(who: Asker, refused: TriggerDecision & { readonly verdict: 'refuse' }): RefusalFacts {
+    const { reason, rule } = refused;
     const { clock } = this.#ground;
     const limit =
       reason === 'triggerRateExceeded'
         ? this.#ground.policy().triggerAllows.find(({ id }) => id === rule)?.limits.perMinute
         : undefined;
     return {
-      why,
-      steps: trace.slice(-STEPS_MOST).map((line) => step(line).trim()),
-      ...(rule && { rule }),
+      ...factsOf(refused),
       ...(limit !== undefined && {
         retryAfterSeconds: this.#rates.secondsUntilBelow(limit, who.name, clock.monotonicNs()),
       }),

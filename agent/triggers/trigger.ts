@@ -7,37 +7,20 @@ import type { Clock } from '../core/ports.ts';
 import type {
   Asker,
   CertificateId,
-  DeviceReference,
   ExternalId,
   GrantId,
   MtcUserName,
   ServerName,
   TriggerId,
+  TriggerNotification,
+  TriggerRequest,
 } from '../core/words.ts';
 import { type DeliveryResult, resultOf, type TriggerEndCause, type TriggerState } from './lifecycle.ts';
 
-/** What a server asks for: a transaction of TS 29.122, in the words of the domain. */
-export interface TriggerAsk {
-  readonly device: DeviceReference;
-  readonly port: number;
-  /** Where the device sees it come from; absent: the gateway's own. */
-  readonly sourcePort?: number;
-  readonly isPriority: boolean;
-  readonly payload: Uint8Array;
-  /** 0: it is tried once, now. */
-  readonly validitySeconds: number;
-  /** Of the API, negotiated. */
-  readonly features?: string;
-  readonly notification?: Notification;
+/** What is asked for, by a server or for its grant request. */
+export interface TriggerAsk extends TriggerRequest {
   /** The grant request that it wakes the device for; then it is no transaction of its server. */
   readonly grant?: GrantId;
-}
-
-/** Where its server is told what became of it. */
-export interface Notification {
-  readonly destination: string;
-  /** The URI of its server's transactions, as the server calls it; its own is that and its id. */
-  readonly collection: string;
 }
 
 export interface Trigger extends TriggerAsk {
@@ -114,7 +97,7 @@ function validity(seconds: number, clock: Clock): Pick<Trigger, 'validUntilMs' |
 }
 
 /** The URI of a transaction, as its server knows it. */
-export function transactionOf(id: TriggerId, { collection }: Notification): string {
+export function transactionOf(id: TriggerId, { collection }: TriggerNotification): string {
   return `${collection}/${id}`;
 }
 

@@ -273,9 +273,10 @@ export class Triggers {
     const ended: [Pending, TriggerEndCause][] = [];
     let looked = 0;
     for (const row of store.pending()) {
-      const isOfBoot = row.bootId === bootId;
+      const { bootId: ofBoot, validUntilMs: _, ...kept } = row; // the queue keeps no more than it needs
+      const isOfBoot = ofBoot === bootId;
       const validUntilNs = isOfBoot ? row.validUntilNs : onThisBoot(row, nowMs, clock.boottimeNs());
-      const pending = { ...row, validUntilNs, isHeld: false, attempts: 0 };
+      const pending = { ...kept, validUntilNs, isHeld: false, attempts: 0 };
       this.#put(pending, validUntilNs);
       if (!isOfBoot && isClockUncertain) ended.push([pending, 'clockUncertain']);
       else if (row.grant !== undefined && !requests.waits(row.grant)) ended.push([pending, 'grantOver']);
