@@ -27,6 +27,7 @@ import {
   admissions,
   baseSetup,
   type FilterGround,
+  type GateNumbers,
   gatePlaces,
   gateSetup,
   groupMembers,
@@ -54,7 +55,7 @@ export interface Gap {
 
 export interface ClosureParts {
   readonly config: Config;
-  readonly realmId: (name: RealmName) => number;
+  readonly numbers: GateNumbers;
   readonly gate: Gate;
   readonly base: Base;
   /** Who holds which address, for the groups that filters name. */
@@ -235,10 +236,10 @@ export class Closure {
 
   /** Builds what is outdated: the gate first, which closes by itself. */
   async #build(): Promise<void> {
-    const { config, realmId, gate, log } = this.#parts;
+    const { config, numbers, gate, log } = this.#parts;
     const site = this.#site;
     if (this.#outdated.has('gate')) {
-      gate.rebuild(gateSetup(config, site, realmId), config.gate.attach, gatePlaces(site));
+      gate.rebuild(gateSetup(config, site, numbers), config.gate.attach, gatePlaces(site));
       this.#outdated.delete('gate');
       log.info({ attachments: gate.attachments().length }, 'gateRebuilt');
     }
@@ -308,9 +309,10 @@ function placesKey(site: Site): string {
   return JSON.stringify(gatePlaces(site));
 }
 
-/** Of a site, what the gate depends on: the host's addresses, too. */
+/** Of a site, what the gate depends on: MTUs and the host's addresses, too. */
 function gateKey(site: Site): string {
   const isInside = (link: Link) => [...site.inside.values()].includes(link);
   const addresses = site.links.map((link) => [isInside(link), ...link.addresses.map(({ text }) => text)]);
-  return JSON.stringify([gatePlaces(site), addresses]);
+  const mtus = [site.outside, ...site.inside.values()].map((link) => link?.mtu);
+  return JSON.stringify([gatePlaces(site), mtus, addresses]);
 }

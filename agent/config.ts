@@ -27,7 +27,7 @@ import type { Owned } from './core/overlaps.ts';
 import type { Pool } from './core/pool.ts';
 import { apnWarnings, clientPoolIssues, withPools } from './core/radius-plan.ts';
 import { type TriggerPlan, triggerIssues, triggerWarnings } from './core/trigger-plan.ts';
-import { type Apn, parseApn, type RealmName, type Service } from './core/words.ts';
+import { type Apn, type Normalisation, parseApn, type RealmName, type Service } from './core/words.ts';
 
 /** What devices may not reach by themselves unless the operator says otherwise: addresses that are not public (RFC 6890). */
 const NOT_PUBLIC = [
@@ -132,6 +132,7 @@ export interface Config {
     readonly udpTombstoneSeconds: number;
     /** Devices speak only from addresses that are bound. */
     readonly onlyBound: boolean;
+    readonly normalise: Normalisation;
   };
   readonly base: { readonly nflogGroup: number; readonly deniedDestinations: readonly Prefix[] };
 }
@@ -262,6 +263,16 @@ function agentFile(folder: string) {
         orphanGraceSeconds: f.integer(10, 86_400).default(300),
         udpTombstoneSeconds: f.integer(1, 120).default(30),
         onlyBound: yesOrNo('true'),
+        normalise: f
+          .mapping({
+            hopLimit: f.integer(0, 255).default(64),
+            identification: yesOrNo('true'),
+            flowLabel: yesOrNo('true'),
+            trafficClass: yesOrNo('true'),
+            timestamps: yesOrNo('true'),
+            mss: yesOrNo('true'),
+          })
+          .prefault({}),
       })
       .prefault({}),
     base: f

@@ -110,6 +110,7 @@ import {
   accountingPlaces,
   admissions,
   baseSetup,
+  type GateNumbers,
   gatePlaces,
   gateSetup,
   poolPrefixes,
@@ -215,11 +216,14 @@ async function start(
   await base.apply(baseRuleset(baseSetup(config, site, mayBeBound), await base.counted()));
   Gate.prepare(config.gate.bpffs);
   lockFolder(config.gate.bpffs);
-  const realmId = (realm: RealmName) => store.idOf('realm', realm);
+  const numbers: GateNumbers = {
+    realmId: (realm: RealmName) => store.idOf('realm', realm),
+    identificationKey: Buffer.from(systemRandom.bytes(8)).readBigUInt64LE(),
+  };
   const gate = Gate.load({
     object: fileURLToPath(new URL('dataplane/gate.bpf.o', import.meta.url)),
     bpffs: config.gate.bpffs,
-    setup: gateSetup(config, site, realmId),
+    setup: gateSetup(config, site, numbers),
   });
   stops.push(() => gate.close());
   gate.admissions(admissions(config, policy));
@@ -232,7 +236,7 @@ async function start(
     },
     attributesOf: directory.attributesOf,
   };
-  const closure = new Closure({ config, realmId, gate, base, directory: held, ...hosts, log, gapFound }, site, policy);
+  const closure = new Closure({ config, numbers, gate, base, directory: held, ...hosts, log, gapFound }, site, policy);
   const denied = () => deniedPackets(gate.counters());
   const recent = new RecentDenials(systemClock.monotonicNs(), denied());
   const heartbeatAge = () => heartbeatAgeSeconds(gate, systemClock);

@@ -116,10 +116,10 @@ export function openMetrics(readings: Readings): Metrics {
   read(
     Counter,
     'mtgate_packets_total',
-    'Packets that the gate carried, passed on to the base, or handed on to be looked at',
+    'Packets that the gate carried (ICMP errors about them by themselves), answered, passed on to the base, or handed on to be looked at',
     () => {
       const counters = readings.gate();
-      const verdicts = ['grantedIn', 'grantedOut', 'passed', 'sampled'] as const;
+      const verdicts = ['grantedIn', 'grantedOut', 'passed', 'sampled', 'errorsCarried', 'echoesAnswered'] as const;
       return verdicts.map((verdict) => [Number(counters[verdict].packets), { verdict }]);
     },
     ['verdict'],

@@ -68,18 +68,25 @@ export function gatePlaces({ outside, inside }: Site): Interfaces {
   return { ...(outside && { outside: place(outside) }), inside: [...inside.values()].map(place) };
 }
 
+/** What the gate is built on that stands in no file. */
+export interface GateNumbers {
+  readonly realmId: (name: RealmName) => number;
+  readonly identificationKey: bigint;
+}
+
 /** What the gate is built on. */
-export function gateSetup(config: Config, site: Site, realmId: (name: RealmName) => number): GateSetup {
+export function gateSetup(config: Config, site: Site, { realmId, identificationKey }: GateNumbers): GateSetup {
   const { outside, inside, links } = site;
   const insideIndices = new Set([...inside.values()].map(({ ifindex }) => ifindex));
   return {
     pool: config.pools.grants,
-    outside: { ifindex: outside?.ifindex, nextHops: config.outside.nextHops },
+    outside: { ...wayOf(outside), nextHops: config.outside.nextHops },
     inside: config.inside.map(({ realm, prefixes, nextHops }) => ({
-      ifindex: inside.get(realm)?.ifindex,
+      ...wayOf(inside.get(realm)),
       realm: realmId(realm),
       prefixes,
       nextHops,
+      translated: true,
     })),
     own: links.flatMap(({ ifindex, addresses }) =>
       addresses.map((address) => ({ address, on: insideIndices.has(ifindex) ? 'inside' : 'elsewhere' }) as const),
@@ -88,7 +95,13 @@ export function gateSetup(config: Config, site: Site, realmId: (name: RealmName)
     orphanGraceSeconds: config.gate.orphanGraceSeconds,
     udpTombstoneSeconds: config.gate.udpTombstoneSeconds,
     onlyBound: config.gate.onlyBound,
+    normalise: config.gate.normalise,
+    identificationKey,
   };
+}
+
+function wayOf(link: Link | undefined): { readonly ifindex: number | undefined; readonly mtu?: number } {
+  return { ifindex: link?.ifindex, ...(link && { mtu: link.mtu }) };
 }
 
 /** What the base is written from, beside the filters of the policy: who is in their groups. */

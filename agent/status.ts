@@ -137,7 +137,15 @@ export function heartbeatAgeSeconds(gate: Pick<Gate, 'lastHeartbeat'>, clock: Cl
 export const attachmentText = ({ hook, interface: link, kind }: Attachment) => `${hook} ${link.name} ${kind}`;
 
 /** Counts as a person wants them: packets only, and of denials only those that happened. */
-export function packetsOf({ denied, grantedIn, grantedOut, passed, sampled }: GateCounters) {
+export function packetsOf({
+  denied,
+  grantedIn,
+  grantedOut,
+  passed,
+  sampled,
+  errorsCarried,
+  echoesAnswered,
+}: GateCounters) {
   const number = ({ packets }: PacketCount) => Number(packets);
   const happened = Object.entries(denied).flatMap(([reason, count]) =>
     count.packets > 0n ? [[reason, number(count)] as const] : [],
@@ -147,6 +155,8 @@ export function packetsOf({ denied, grantedIn, grantedOut, passed, sampled }: Ga
     grantedOut: number(grantedOut),
     passed: number(passed),
     sampled: number(sampled),
+    errorsCarried: number(errorsCarried),
+    echoesAnswered: number(echoesAnswered),
     denied: Object.fromEntries(happened) as Readonly<Record<string, number>>,
   };
 }

@@ -32,6 +32,8 @@ export interface IpFields {
   readonly dontFragment?: boolean;
   readonly id?: number;
   readonly trafficClass?: number;
+  /** IPv6. */
+  readonly flowLabel?: number;
 }
 
 /** Bytes from text (UTF-8) or from a count of them. */
@@ -70,18 +72,19 @@ export function tcp(
   to: number,
   content: string | number | Uint8Array = '',
   flags = TCP_SYN,
-  fields: { readonly sequence?: number; readonly acknowledges?: number } = {},
+  fields: { readonly sequence?: number; readonly acknowledges?: number; readonly options?: readonly number[] } = {},
 ): Upper {
+  const { options = [] } = fields;
   return {
     protocol: 6,
     bytes(source, destination) {
-      const part = concat(new Uint8Array(20), filler(content));
+      const part = concat(new Uint8Array(20), Uint8Array.from(options), filler(content));
       const view = viewOf(part);
       view.setUint16(0, from);
       view.setUint16(2, to);
       view.setUint32(4, fields.sequence ?? 0x01020304);
       view.setUint32(8, fields.acknowledges ?? 0);
-      view.setUint8(12, 5 << 4);
+      view.setUint8(12, (5 + options.length / 4) << 4);
       view.setUint8(13, flags);
       view.setUint16(14, 64240);
       view.setUint16(16, transportSum(6, source, destination, part));
@@ -127,6 +130,43 @@ export function ip(from: string, to: string, upper: Upper, fields: IpFields = {}
   return source.family === 'ipv4'
     ? ipv4(source, destination, upper.protocol, content, fields)
     : ipv6(source, destination, upper.protocol, content, fields);
+}
+
+/** A packet in pieces, cut where it is said: bytes of its content, multiples of 8. As a router would, or a sender. */
+export function cut(packet: Uint8Array, ...places: readonly number[]): Uint8Array[] {
+  const six = (packet[0] ?? 0) >> 4 === 6;
+  const header = packet.subarray(0, six ? 40 : 20);
+  const content = packet.subarray(header.length);
+  return [0, ...places].map((from, i) => {
+    const part = content.subarray(from, places[i]);
+    return fragment(header, from, i < places.length, part);
+  });
+}
+
+/** One piece, whatever it holds and wherever it says it belongs; the identification of IPv6 is `id`. */
+export function fragment(
+  header: Uint8Array,
+  offset: number,
+  more: boolean,
+  content: Uint8Array,
+  id = 0x89ab_cdef,
+): Uint8Array {
+  const six = (header[0] ?? 0) >> 4 === 6;
+  const piece = concat(header, six ? new Uint8Array(8) : new Uint8Array(), content);
+  const view = viewOf(piece);
+  if (six) {
+    view.setUint8(40, header[6] ?? 0);
+    view.setUint16(42, offset | (more ? 1 : 0));
+    view.setUint32(44, id);
+    view.setUint8(6, FRAGMENT_HEADER);
+    view.setUint16(4, piece.length - 40);
+    return piece;
+  }
+  view.setUint16(2, piece.length);
+  view.setUint16(6, (more ? 0x2000 : 0) | (offset >> 3));
+  view.setUint16(10, 0);
+  view.setUint16(10, fold(sum(piece.subarray(0, 20))));
+  return piece;
 }
 
 /** A frame around a packet; `vlan` is the VLAN id of an 802.1Q tag. */
@@ -206,7 +246,7 @@ function ipv6(source: Address, destination: Address, protocol: number, content: 
   });
   const header = new Uint8Array(40);
   const view = viewOf(header);
-  view.setUint32(0, ((6 << 28) | ((fields.trafficClass ?? 0) << 20)) >>> 0);
+  view.setUint32(0, ((6 << 28) | ((fields.trafficClass ?? 0) << 20) | (fields.flowLabel ?? 0)) >>> 0);
   view.setUint16(4, extensions.length * 8 + content.length);
   view.setUint8(6, chain[0] ?? protocol);
   view.setUint8(7, fields.hops ?? 64);

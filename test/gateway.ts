@@ -39,6 +39,7 @@ import { compilePolicy } from '../agent/policy/compile.ts';
 import type { Policy } from '../agent/policy/policy.ts';
 import { serverView } from '../agent/use-cases.ts';
 import { HandClock, KeptLog, seededRandom } from './clock.ts';
+import { IDENTIFICATION_KEY, NORMALISE } from './suites/fixture.ts';
 
 export const OUTSIDE_IFINDEX = 2;
 export const INSIDE_IFINDEX = 3;
@@ -232,12 +233,22 @@ export class TestGateway {
     const setup: GateSetup = {
       pool: POOL,
       outside: { ifindex: OUTSIDE_IFINDEX, nextHops: {} },
-      inside: [{ ifindex: INSIDE_IFINDEX, realm: this.store.idOf('realm', 'iot'), prefixes: REALM, nextHops: {} }],
+      inside: [
+        {
+          ifindex: INSIDE_IFINDEX,
+          realm: this.store.idOf('realm', 'iot'),
+          prefixes: REALM,
+          nextHops: {},
+          translated: true,
+        },
+      ],
       own: [{ address: address('10.20.0.1'), on: 'inside' }],
       services: [],
       orphanGraceSeconds: GRACE_SECONDS,
       udpTombstoneSeconds: 30,
       onlyBound: true,
+      normalise: NORMALISE,
+      identificationKey: IDENTIFICATION_KEY,
     };
     return new Memory(this.clock, setup);
   }

@@ -47,13 +47,13 @@ export const DENIALS = {
   },
   fragment: {
     number: 8,
-    text: 'a fragment',
-    advice: 'The sender must stay below the path MTU: grants carry no fragments.',
+    text: 'a fragment that follows no other in its order, overlaps one, or is too short for its headers',
+    advice: 'A path that reorders, or somebody who tries fragments; senders had better stay below the path MTU.',
   },
   protocolNotCarried: {
     number: 9,
     text: 'neither TCP nor UDP',
-    advice: 'Nothing: grants are for TCP and UDP (a ping of an endpoint ends here).',
+    advice: 'Nothing: grants are for TCP and UDP (a ping of an endpoint ends here, unless a filter allows it).',
   },
   spoofedSource: {
     number: 10,
@@ -112,6 +112,23 @@ export const DENIALS = {
     advice:
       'A device that is not bound (yet): see `mtgate device`. If devices may speak unbound, set gate.onlyBound to false.',
   },
+  errorNotCarried: {
+    number: 21,
+    text: 'an ICMP error that is about no live grant, of a kind that shows the way, or that cannot be believed',
+    advice:
+      'Somebody guesses at flows, or a router answers a traceroute. Nothing to do; if applications hang, look at MTUs.',
+  },
+  icmpRateExceeded: {
+    number: 22,
+    text: 'ICMP messages about one grant, or echo requests of one source, more than ten a second',
+    advice: 'Look for a broken path, or somebody who forges errors.',
+  },
+  packetTooBig: {
+    number: 23,
+    text: 'a granted packet that does not fit the next link; its sender was told its MTU',
+    advice:
+      'Nothing: senders come down by themselves. If it does not stop, the sender does not hear ICMP: see its firewall.',
+  },
 } as const satisfies Record<string, { number: number; text: string; advice: string }>;
 
 export type DenialReason = keyof typeof DENIALS;
@@ -152,6 +169,9 @@ export type FilterCopy = (typeof FILTER_COPIES)[number];
  * answers a flow that a filter allowed from outside: it may show its address.
  */
 export const ANSWER_MARK = 0xa0000000;
+
+/** The mark, with the realm's number, of a carried packet that the stack is to cut into fragments (gate.h). */
+export const FRAGMENT_MARK = 0xb0000000;
 
 /** The mark of a packet that is handed on to be looked at (gate.h): this, with the reason's number. */
 export const DENIAL_MARK = 0xd0000000;

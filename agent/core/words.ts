@@ -196,6 +196,22 @@ export function parseInterfaceId(text: string): InterfaceId | undefined {
   return groups.map((group) => group.toString(16)).join(':') as InterfaceId;
 }
 
+/** What of the headers of carried packets is made alike, so that they tell nothing beside their addresses. */
+export interface Normalisation {
+  /** TTL and hop limit, either way; 0: one less than it was. */
+  readonly hopLimit: number;
+  /** IPv4 identification and that of IPv6 fragments, outward. */
+  readonly identification: boolean;
+  /** IPv6 flow label, outward. */
+  readonly flowLabel: boolean;
+  /** Traffic class but for ECN, either way. */
+  readonly trafficClass: boolean;
+  /** TCP timestamps, taken out of SYNs. */
+  readonly timestamps: boolean;
+  /** The MSS of SYNs, to what both links take. */
+  readonly mss: boolean;
+}
+
 /** An interface identifier as its 64 bits. */
 export function interfaceIdBits(interfaceId: InterfaceId): bigint {
   return interfaceId.split(':').reduce((bits, group) => (bits << 16n) | BigInt(`0x${group}`), 0n);

@@ -11,7 +11,7 @@ import type { Admission } from '../core/admissions.ts';
 import type { Address, Endpoint, NextHops, Prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import type { DenialReason } from '../core/reasons.ts';
-import type { PacketLimits, Protocol, Service } from '../core/words.ts';
+import type { Normalisation, PacketLimits, Protocol, Service } from '../core/words.ts';
 
 /** A grant as packets see it. */
 export interface Mapping {
@@ -29,6 +29,11 @@ export interface Mapping {
   readonly remotePort: number;
   readonly classId: number;
   readonly limits: PacketLimits;
+}
+
+/** Whether a grant hides its device's endpoint. */
+export function isTranslated({ external, device }: Pick<Mapping, 'external' | 'device'>): boolean {
+  return external.port !== device.port || external.address.text !== device.address.text;
 }
 
 /** An entry as it stands. */
@@ -54,6 +59,10 @@ export interface GateCounters {
   readonly grantedOut: PacketCount;
   readonly passed: PacketCount;
   readonly sampled: PacketCount;
+  /** ICMP errors about granted flows, either way. */
+  readonly errorsCarried: PacketCount;
+  /** Echo requests to external addresses that the gate answered. */
+  readonly echoesAnswered: PacketCount;
   readonly denied: Readonly<Record<DenialReason, PacketCount>>;
 }
 
@@ -126,12 +135,16 @@ export interface Dataplane {
 export interface GateSetup {
   readonly pool: Pool;
   /** `ifindex` undefined, here and below: the interface is not there. */
-  readonly outside: { readonly ifindex: number | undefined; readonly nextHops: NextHops };
+  readonly outside: { readonly ifindex: number | undefined; readonly nextHops: NextHops; readonly mtu?: number };
   readonly inside: readonly {
     readonly ifindex: number | undefined;
     readonly realm: number;
     readonly prefixes: readonly Prefix[];
     readonly nextHops: NextHops;
+    /** Of the interface, in bytes of IP; absent: whatever is carried fits. */
+    readonly mtu?: number;
+    /** False: the outside knows these addresses, and they are no secret. */
+    readonly translated: boolean;
   }[];
   /** The host's own addresses: those on inside interfaces (`gateway`) never appear outside; devices reach none of them but for services. */
   readonly own: readonly { readonly address: Address; readonly on: 'inside' | 'elsewhere' }[];
@@ -141,6 +154,9 @@ export interface GateSetup {
   readonly udpTombstoneSeconds: number;
   /** Only from addresses that are bound do devices speak. */
   readonly onlyBound: boolean;
+  readonly normalise: Normalisation;
+  /** Secret, 64 bits: identifications are permuted by it. */
+  readonly identificationKey: bigint;
 }
 
 /** The places where the gate looks at packets. */
@@ -148,13 +164,14 @@ export const HOOKS = ['outsideIngress', 'outsideEgress', 'insideIngress', 'insid
 export type Hook = (typeof HOOKS)[number];
 
 /**
- * What became of one packet. `redirect`: carried, `bytes` is the packet as it
- * leaves (before the link layer is written). `pass`: left to the stack and the
+ * What became of one packet. `redirect`: carried, or answered, `bytes` is the
+ * packet as it leaves (before the link layer is written). `cut`: carried, and
+ * the stack is to cut it into fragments. `pass`: left to the stack and the
  * base as it came. `drop`: not passed; `sampled` tells whether it goes on,
  * marked, to be looked at.
  */
 export type Verdict =
-  | { readonly verdict: 'redirect'; readonly bytes: Uint8Array }
+  | { readonly verdict: 'redirect' | 'cut'; readonly bytes: Uint8Array }
   | { readonly verdict: 'pass' }
   | { readonly verdict: 'drop'; readonly reason: DenialReason; readonly sampled: boolean };
 

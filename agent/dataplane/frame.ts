@@ -1,7 +1,6 @@
 /**
  * One Ethernet frame, read the way a textbook would: what the slow twin
- * (memory.ts) asks of it, and the same frame with an endpoint rewritten and
- * every sum made from nothing.
+ * (memory.ts) asks of it. What it makes of one stands in leaving.ts.
  *
  * Reading is total: any bytes give an answer, none throws. What is read is
  * strict, as in the gate's parse.h: a length that contradicts the frame or
@@ -11,17 +10,18 @@
  */
 import { type Address, addressFromBytes, contains, type Endpoint, type Family, prefix } from '../core/net.ts';
 import type { DenialReason } from '../core/reasons.ts';
-import { PROTOCOL_NUMBERS, type Protocol } from '../core/words.ts';
+import { PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
 
-const ETHERNET = 14;
-const IPV4 = 20;
-const IPV6 = 40;
-const UDP = 8;
-const TCP = 20;
-const ICMP = 8;
+export const ETHERNET = 14;
+export const IPV4 = 20;
+export const IPV6 = 40;
+export const UDP = 8;
+export const TCP = 20;
+export const ICMP = 8;
 
 const HOP_BY_HOP = 0;
 const IPV6_FRAGMENT = 44;
+const FRAGMENT_HEADER = 8;
 const AUTHENTICATION = 51;
 /** Hop-by-hop, routing, authentication, destination options, mobility, HIP, shim6 (RFC 7045, 4). */
 const IPV6_OPTIONS: readonly number[] = [0, 43, AUTHENTICATION, 60, 135, 139, 140];
@@ -59,7 +59,9 @@ export interface Packet {
   /** Where what the IP header carries begins and ends in the frame; behind it a frame may be padded. */
   readonly contentAt: number;
   readonly contentEnd: number;
-  /** Of plain TCP or UDP, which a grant can carry; of any other packet, why none can. */
+  /** IPv4 without DF: it may be cut into fragments. */
+  readonly mayBeCut: boolean;
+  /** Of plain TCP or UDP, which a grant can carry; of any other packet, why none can, or not as it is. */
   readonly ports: Ports | DenialReason;
 }
 
@@ -89,6 +91,7 @@ function readIpv4(frame: Uint8Array): Packet | 'malformed' {
     hops: view.getUint8(ETHERNET + 8),
     contentAt: ETHERNET + headerLength,
     contentEnd: ETHERNET + totalLength,
+    mayBeCut: (view.getUint8(ETHERNET + 6) & 0x40) === 0,
   } as const;
   if (headerLength > IPV4) return { ...packet, ports: 'headerOptions' };
   if (isFragment) return { ...packet, ports: 'fragment' };
@@ -109,6 +112,7 @@ function readIpv6(frame: Uint8Array): Packet | 'malformed' {
     hops: view.getUint8(ETHERNET + 7),
     contentAt,
     contentEnd,
+    mayBeCut: false,
   } as const;
   if (packet.source.family === 'ipv4' || packet.destination.family === 'ipv4') return 'malformed';
   if (IPV6_OPTIONS.includes(packet.protocol)) return { ...packet, ports: 'headerOptions' };
@@ -218,38 +222,157 @@ function skipExtensions(frame: Uint8Array, packet: Packet): Content {
   return { protocol, at };
 }
 
-/** The frame with one endpoint replaced, one hop fewer, and its sums made from nothing. */
-export function rewrite(
-  frame: Uint8Array,
-  packet: Packet,
-  which: 'source' | 'destination',
-  endpoint: Endpoint,
-): Uint8Array {
-  const bytes = Uint8Array.from(frame);
-  const view = viewOf(bytes);
-  const { family, contentAt, contentEnd, protocol } = packet;
-  const first = which === 'source';
-  const wire = family === 'ipv4' ? endpoint.address.bytes.subarray(12) : endpoint.address.bytes;
-  const addressesAt = ETHERNET + (family === 'ipv4' ? 12 : 8);
-  bytes.set(wire, first ? addressesAt : addressesAt + wire.length);
-  view.setUint16(first ? contentAt : contentAt + 2, endpoint.port);
-  view.setUint8(ETHERNET + (family === 'ipv4' ? 8 : 7), packet.hops - 1);
-  if (family === 'ipv4') {
-    view.setUint16(ETHERNET + 10, 0);
-    view.setUint16(ETHERNET + 10, sum(bytes.subarray(ETHERNET, contentAt)));
-  }
+/** A packet in pieces: which of them it is, and what of its transport shows. */
+export interface Piece {
+  readonly protocol: Protocol;
+  /** Bytes of the datagram's content, where this piece begins and ends. */
+  readonly offset: number;
+  readonly end: number;
+  readonly more: boolean;
+  readonly identification: number;
+  /** Where in the frame. */
+  readonly contentAt: number;
+  /** Of the first piece. */
+  readonly ports?: { readonly source: number; readonly destination: number };
+}
 
-  const isUdp = protocol === PROTOCOL_NUMBERS.udp;
-  const sumAt = contentAt + (isUdp ? 6 : 16);
-  // A UDP sum of zero says that there is none, and stays so; one that comes out as zero is sent as all ones.
-  if (isUdp && view.getUint16(sumAt) === 0) return bytes;
-  view.setUint16(sumAt, 0);
-  const length = isUdp ? view.getUint16(contentAt + 4) : contentEnd - contentAt;
-  const addresses = bytes.subarray(addressesAt, addressesAt + 2 * wire.length);
-  const pseudoHeader = [...addresses, 0, protocol, length >> 8, length & 0xff];
-  const made = sum(Uint8Array.of(...pseudoHeader, ...bytes.subarray(contentAt, contentAt + length)));
-  view.setUint16(sumAt, isUdp && made === 0 ? 0xffff : made);
-  return bytes;
+const MOST_CONTENT = 65_535;
+
+/** A fragment that a grant could carry; else why not (RFC 791; RFC 8200, 4.5; RFC 1858; RFC 7112, 5). */
+export function readPiece(frame: Uint8Array, packet: Packet): Piece | 'ofAnotherProtocol' | 'broken' {
+  const fields = packet.family === 'ipv4' ? ipv4Fragment(frame, packet) : ipv6Fragment(frame, packet);
+  if (!fields) return 'broken';
+  const { number, contentAt, offset, more } = fields;
+  const protocol = PROTOCOLS.find((one) => PROTOCOL_NUMBERS[one] === number);
+  if (!protocol) return 'ofAnotherProtocol';
+  const length = packet.contentEnd - contentAt;
+  const end = offset + length;
+  if (length <= 0 || end > MOST_CONTENT || (more && length % 8 !== 0)) return 'broken';
+  const piece = { ...fields, protocol, end };
+  if (offset > 0) return piece;
+  const view = viewOf(frame);
+  if (protocol === 'udp') {
+    if (length < UDP) return 'broken';
+    const stated = view.getUint16(contentAt + 4);
+    if (stated < UDP || (!more && stated > length)) return 'broken';
+  } else {
+    const header = length < TCP ? 0 : (view.getUint8(contentAt + 12) >> 4) * 4;
+    if (header < TCP || header > length) return 'broken';
+  }
+  return { ...piece, ports: { source: view.getUint16(contentAt), destination: view.getUint16(contentAt + 2) } };
+}
+
+function ipv4Fragment(frame: Uint8Array, { protocol, contentAt }: Packet) {
+  const view = viewOf(frame);
+  const word = view.getUint16(ETHERNET + 6);
+  return {
+    number: protocol,
+    contentAt,
+    offset: (word & 0x1fff) * 8,
+    more: (word & 0x2000) !== 0,
+    identification: view.getUint16(ETHERNET + 4),
+  };
+}
+
+function ipv6Fragment(frame: Uint8Array, { contentAt, contentEnd }: Packet) {
+  if (contentAt + FRAGMENT_HEADER > contentEnd) return undefined;
+  const view = viewOf(frame);
+  const word = view.getUint16(contentAt + 2);
+  return {
+    number: view.getUint8(contentAt),
+    contentAt: contentAt + FRAGMENT_HEADER,
+    offset: word & 0xfff8,
+    more: (word & 1) !== 0,
+    identification: view.getUint32(contentAt + 4),
+  };
+}
+
+/** The packet that an ICMP error is about, of those that a grant could have carried. */
+export interface Quote {
+  readonly source: Endpoint;
+  readonly destination: Endpoint;
+  readonly protocol: Protocol;
+  /** Where in the frame its IP header and its transport's begin. */
+  readonly headerAt: number;
+  readonly contentAt: number;
+}
+
+/** Behind a quoted IP header as much is needed, and carried on. */
+export const QUOTED = 8;
+
+export function isIcmp(packet: Packet): boolean {
+  return packet.ports === 'protocolNotCarried' && packet.protocol === ICMP_OF[packet.family].protocol;
+}
+
+/** The type of an ICMP message that has all of its header; `malformed` where it has not. */
+export function icmpHeaderType(frame: Uint8Array, packet: Packet): number | 'malformed' {
+  return packet.contentAt + ICMP > packet.contentEnd ? 'malformed' : viewOf(frame).getUint8(packet.contentAt);
+}
+
+export function isIcmpError(packet: Packet, type: number): boolean {
+  return ICMP_OF[packet.family].isError(type);
+}
+
+export function isEchoRequest(packet: Packet, type: number): boolean {
+  return ICMP_OF[packet.family].echoRequest === type;
+}
+
+/** Whether grants carry errors of this type; outward none that shows where hops are used up. */
+export function isCarriedError(packet: Packet, type: number, outward: boolean): boolean {
+  const six = packet.family === 'ipv6';
+  const timeExceeded = six ? 3 : 11;
+  return (six ? [1, 2, 4] : [3, 12]).includes(type) || (type === timeExceeded && !outward);
+}
+
+/** RFC 5508, REQ-3 and 4; a quote may have options (REQ-3c), or be of a first piece. */
+export function readQuote(frame: Uint8Array, packet: Packet): Quote | undefined {
+  const headerAt = packet.contentAt + ICMP;
+  const six = packet.family === 'ipv6';
+  const view = viewOf(frame);
+  if (headerAt + (six ? IPV6 : IPV4) > frame.length || view.getUint8(headerAt) >> 4 !== (six ? 6 : 4)) return undefined;
+  let contentAt = headerAt + (six ? IPV6 : (view.getUint8(headerAt) & 15) * 4);
+  if (contentAt < headerAt + IPV4) return undefined;
+  let number = view.getUint8(headerAt + (six ? 6 : 9));
+  if (six && number === IPV6_FRAGMENT) {
+    if (contentAt + 4 > frame.length || (view.getUint16(contentAt + 2) & 0xfff8) !== 0) return undefined;
+    number = view.getUint8(contentAt);
+    contentAt += FRAGMENT_HEADER;
+  }
+  if (!six && (view.getUint16(headerAt + 6) & 0x1fff) !== 0) return undefined;
+  const protocol = PROTOCOLS.find((one) => PROTOCOL_NUMBERS[one] === number);
+  if (!protocol || contentAt + QUOTED > packet.contentEnd) return undefined;
+  const [source, destination] = six
+    ? [ipv6At(frame, headerAt + 8), ipv6At(frame, headerAt + 24)]
+    : [ipv4At(frame, headerAt + 12), ipv4At(frame, headerAt + 16)];
+  return {
+    source: { address: source, port: view.getUint16(contentAt) },
+    destination: { address: destination, port: view.getUint16(contentAt + 2) },
+    ...{ protocol, headerAt, contentAt },
+  };
+}
+
+/** Longer errors there are none. */
+const LONGEST_ERROR = 2048;
+
+export function icmpSumHolds(frame: Uint8Array, packet: Packet): boolean {
+  const content = frame.subarray(packet.contentAt, packet.contentEnd);
+  if (content.length > LONGEST_ERROR) return false;
+  const pseudo = packet.family === 'ipv6' ? pseudoHeader(packet, packet.protocol, content.length) : [];
+  return sum(Uint8Array.of(...pseudo, ...content)) === 0;
+}
+
+/** What sums of transports, and of ICMPv6, cover before their own bytes (RFC 8200, 8.1). */
+export function pseudoHeader(
+  { source, destination }: Pick<Packet, 'source' | 'destination'>,
+  protocol: number,
+  length: number,
+): readonly number[] {
+  return [...wireOf(source), ...wireOf(destination), 0, protocol, length >> 8, length & 0xff];
+}
+
+/** An address as its family has it in a header. */
+export function wireOf({ family, bytes }: Address): Uint8Array {
+  return family === 'ipv4' ? bytes.subarray(12) : bytes;
 }
 
 function ipv4At(frame: Uint8Array, at: number): Address {
@@ -261,13 +384,13 @@ function ipv6At(frame: Uint8Array, at: number): Address {
 }
 
 /** The Internet checksum (RFC 1071). */
-function sum(bytes: Uint8Array): number {
+export function sum(bytes: Uint8Array): number {
   let total = 0;
   for (let i = 0; i < bytes.length; i += 2) total += ((bytes[i] ?? 0) << 8) | (bytes[i + 1] ?? 0);
   while (total > 0xffff) total = (total & 0xffff) + Math.floor(total / 0x10000);
   return ~total & 0xffff;
 }
 
-function viewOf(bytes: Uint8Array): DataView {
+export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }

@@ -19,7 +19,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "fragments.h"
 #include "guards.h"
+#include "icmp.h"
 #include "limits.h"
 #include "maps.h"
 #include "nat.h"
@@ -31,25 +33,26 @@ static __always_inline bool in_grants_pool(const struct packet *packet, const st
 	return packet->ipv6 ? in_ipv6_pool(address) : slot_of(address) >= 0;
 }
 
-/* The entry of an external endpoint, if one was ever opened there, and its place. */
-static __always_inline struct gate_entry *entry_of_external(const struct packet *packet, __u32 *index)
+/* The entry of an external endpoint of the pool, if one was ever opened there, and its place. */
+static __always_inline struct gate_entry *entry_of_external(const struct gate_address *address, __be16 port,
+							    __u8 protocol, bool ipv6, __u32 *index)
 {
-	__u32 port = bpf_ntohs(packet->destination_port) - config.port_low;
-	bool udp = packet->protocol == IPPROTO_UDP;
+	__u32 offset = bpf_ntohs(port) - config.port_low;
+	bool udp = protocol == IPPROTO_UDP;
 	struct gate_entry *entry;
 
-	if (port >= config.port_count)
+	if (offset >= config.port_count)
 		return NULL;
-	if (!packet->ipv6) {
-		*index = (slot_of(&packet->destination) * 2 + udp) * config.port_count + port;
+	if (!ipv6) {
+		*index = (slot_of(address) * 2 + udp) * config.port_count + offset;
 		entry = bpf_map_lookup_elem(&entries, index);
 	} else {
 		struct gate_endpoint key = {};
 		struct gate_target *target;
 
-		key.address = packet->destination;
-		key.port = packet->destination_port;
-		key.protocol = packet->protocol;
+		key.address = *address;
+		key.port = port;
+		key.protocol = protocol;
 		target = bpf_map_lookup_elem(&ipv6_endpoints, &key);
 		if (!target)
 			return NULL;
@@ -61,26 +64,43 @@ static __always_inline struct gate_entry *entry_of_external(const struct packet 
 	return entry && entry->end ? entry : NULL;
 }
 
-/* The entry of the grant that a device's packet would answer to, live or not. */
-static __always_inline struct gate_entry *entry_of_answer(const struct packet *packet, __u16 realm, __u32 *index)
+/* The entry of the grant by which a device's endpoint and a peer speak, live or not. */
+static __always_inline struct gate_entry *entry_of_device(const struct gate_address *device, __be16 port,
+							  const struct gate_address *peer, __u8 protocol, __u16 realm,
+							  __u32 *index)
 {
 	struct gate_answer key = {};
 	struct gate_target *target;
 	struct gate_entry *entry;
 
-	key.class_id = class_of(&packet->destination);
+	key.class_id = class_of(peer);
 	if (!key.class_id)
 		return NULL;
-	key.device = packet->source;
+	key.device = *device;
 	key.realm = realm;
-	key.port = packet->source_port;
-	key.protocol = packet->protocol;
+	key.port = port;
+	key.protocol = protocol;
 	target = bpf_map_lookup_elem(&answers, &key);
 	if (!target)
 		return NULL;
 	*index = target->index;
 	entry = bpf_map_lookup_elem(&entries, index);
 	return entry && entry->end && entry->number == target->number ? entry : NULL;
+}
+
+#define TO_POOL 0x10000 /* where a packet from outside aims at, in the place of a realm's number */
+
+/* The entry that leads from an endpoint as the outside knows it to a device's. */
+static __always_inline struct gate_entry *entry_inward(__u32 aim, const struct packet *packet,
+						       const struct gate_address *external, __be16 port,
+						       const struct gate_address *peer, __u8 protocol, __u32 *index)
+{
+	struct gate_entry *entry;
+
+	if (aim == TO_POOL)
+		return entry_of_external(external, port, protocol, packet->ipv6, index);
+	entry = entry_of_device(external, port, peer, protocol, aim, index);
+	return entry && entry->flags & ENTRY_UNTRANSLATED ? entry : NULL;
 }
 
 /* Nobody hears any more that an address changed hands: no grant holds. */
@@ -105,34 +125,117 @@ static __always_inline void count_carried(struct gate_count *grant, const struct
 	count(counter, load->packets, load->bytes);
 }
 
+/* What nothing carries to where it is aimed: the pool is closed, a device's address open to what is admitted. */
+static __always_inline int refuse(struct __sk_buff *skb, struct packet *packet, __u32 aim,
+				  enum reason reason)
+{
+	return aim == TO_POOL ? deny(skb, reason) : closed(skb, packet);
+}
+
+/* ICMP from outside: an error about what a grant carried out, or an echo request that a filter lets in. */
+__noinline int icmp_from_outside(struct __sk_buff *skb, struct packet *packet, __u32 aim)
+{
+	struct gate_state *now_state = gate_state();
+	struct change change = {};
+	struct gate_scratch *room = gate_scratch();
+	struct quote *quote;
+	struct gate_route *route;
+	struct gate_entry *entry;
+	__u32 realm, index = 0;
+	__u8 type;
+	__u64 now;
+
+	if (!packet || !room)
+		return deny(skb, REASON_MALFORMED);
+	quote = &room->quote;
+	if (packet->transport + ICMP_HEADER > packet->end ||
+	    bpf_skb_load_bytes(skb, packet->transport, &type, sizeof(type)))
+		return refuse(skb, packet, aim, REASON_MALFORMED);
+	if (!is_error(type, packet->ipv6)) {
+		if (aim == TO_POOL && type == (packet->ipv6 ? ICMP6_ECHO_REQUEST : ICMP_ECHO_REQUEST) &&
+		    is_admitted(skb, packet))
+			return answer_echo(skb, packet);
+		return refuse(skb, packet, aim, REASON_PROTOCOL_NOT_CARRIED);
+	}
+	if (!is_carried_error(type, packet->ipv6, false) || !read_quote(skb, packet, quote) ||
+	    !same_address(&quote->source, &packet->destination))
+		return refuse(skb, packet, aim, REASON_ERROR_NOT_CARRIED);
+	entry = entry_inward(aim, packet, &quote->source, quote->source_port, &quote->destination, quote->protocol, &index);
+	now = bpf_ktime_get_coarse_ns();
+	if (!entry || entry->end <= now)
+		return refuse(skb, packet, aim, REASON_ERROR_NOT_CARRIED);
+	if (!now_state || agent_lost(now_state, now))
+		return deny(skb, REASON_AGENT_LOST);
+	realm = entry->realm;
+	route = bpf_map_lookup_elem(&realms, &realm);
+	if (!route || class_of(&quote->destination) != entry->class_id ||
+	    !is_remote(entry, &quote->destination, quote->destination_port) || is_impossible_source(packet) ||
+	    is_inside(&packet->source) || !holds_sum(skb, packet))
+		return deny(skb, REASON_ERROR_NOT_CARRIED);
+	if (packet->hops <= 1)
+		return deny(skb, REASON_HOP_LIMIT);
+	if (!takes_icmp(index))
+		return deny(skb, REASON_ICMP_RATE_EXCEEDED);
+	change.to = &entry->device;
+	change.port = entry->device_port;
+	if (!write_error(skb, packet, quote, BEHIND_ETHERNET, SOURCE, &change))
+		return drop(skb, REASON_MALFORMED);
+	count(COUNTER_ERRORS_CARRIED, 1, skb->len);
+	return hand_to(route, packet->ipv6);
+}
+
 SEC("tc")
 int gate_outside_ingress(struct __sk_buff *skb)
 {
+	struct change change = {};
 	struct gate_state *now_state;
 	struct packet packet = {};
 	struct gate_route *route;
 	struct gate_entry *entry;
 	struct gate_count load;
-	__u32 realm, index;
+	__u32 realm, index, aim = TO_POOL;
 	__u64 now, limits;
 
 	if (!is_ours(skb))
 		return pass(skb);
 	if (!read_network(skb, &packet, BEHIND_ETHERNET))
 		return deny(skb, REASON_MALFORMED);
-	if (!in_grants_pool(&packet, &packet.destination))
-		return guard_outside(skb, &packet);
-	if (packet.unfit)
-		return deny(skb, packet.unfit);
-	if (!read_transport(skb, &packet, BEHIND_ETHERNET))
-		return deny(skb, REASON_MALFORMED);
+	if (!in_grants_pool(&packet, &packet.destination)) {
+		__u32 owner = ownership_of(&packet.destination);
 
-	entry = entry_of_external(&packet, &index);
-	if (!entry)
-		return deny(skb, REASON_NO_GRANT);
+		if (is_impossible_source(&packet) || is_inside(&packet.source))
+			return deny(skb, REASON_SPOOFED_SOURCE);
+		aim = owner >> OWNER_BITS;
+		owner &= (1 << OWNER_BITS) - 1;
+		if (owner == OWNER_GATEWAY)
+			return deny(skb, REASON_REALM_DESTINATION);
+		if (!is_of_device(owner))
+			return pass(skb);
+	}
+	if (packet.unfit == REASON_FRAGMENT) {
+		if (read_piece(skb, &packet, FROM_OUTSIDE) != READ)
+			return refuse(skb, &packet, aim, REASON_FRAGMENT);
+	} else if (packet.unfit) {
+		if (is_icmp(&packet))
+			return icmp_from_outside(skb, &packet, aim);
+		return refuse(skb, &packet, aim, packet.unfit);
+	} else if (!read_transport(skb, &packet, BEHIND_ETHERNET)) {
+		return refuse(skb, &packet, aim, REASON_MALFORMED);
+	}
+
 	now = bpf_ktime_get_coarse_ns();
+	if (packet.share == LATER_PIECE) {
+		entry = entry_of_piece(&packet, now, &index);
+		if (!entry)
+			return refuse(skb, &packet, aim, REASON_FRAGMENT);
+	} else {
+		entry = entry_inward(aim, &packet, &packet.destination, packet.destination_port, &packet.source,
+				     packet.protocol, &index);
+		if (!entry)
+			return refuse(skb, &packet, aim, REASON_NO_GRANT);
+	}
 	if (entry->end <= now)
-		return deny(skb, REASON_GRANT_ENDED);
+		return refuse(skb, &packet, aim, REASON_GRANT_ENDED);
 	now_state = gate_state();
 	if (!now_state || agent_lost(now_state, now))
 		return deny(skb, REASON_AGENT_LOST);
@@ -143,7 +246,12 @@ int gate_outside_ingress(struct __sk_buff *skb)
 	realm = entry->realm;
 	route = bpf_map_lookup_elem(&realms, &realm);
 	if (!route)
-		return deny(skb, REASON_NO_GRANT);
+		return refuse(skb, &packet, aim, REASON_NO_GRANT);
+	if (!fits(skb, &packet, BEHIND_ETHERNET, route->mtu)) {
+		if (!packet.may_be_cut || packet.share != WHOLE)
+			return answer_too_big(skb, &packet, BEHIND_ETHERNET, route->mtu, index);
+		change.by_stack = true;
+	}
 	load = load_of(skb, &packet, 0);
 	limits = limits_of(entry);
 	if (limits) {
@@ -155,9 +263,21 @@ int gate_outside_ingress(struct __sk_buff *skb)
 			return deny(skb, beyond);
 	}
 
-	if (!rewrite(skb, &packet, BEHIND_ETHERNET, DESTINATION, &entry->device, entry->device_port))
+	if (packet.share != WHOLE && !remember_piece(&packet, entry->number, index, now))
+		return deny(skb, REASON_FRAGMENT);
+	if (packet.syn && !normalise_syn(skb, packet.transport, packet.payload,
+					 mss_between(route->mtu, config.outside.mtu, packet.ipv6)))
+		return drop(skb, REASON_MALFORMED);
+	change.to = &entry->device;
+	change.port = entry->device_port;
+	change.number = entry->number;
+	if (!rewrite(skb, &packet, BEHIND_ETHERNET, DESTINATION, &change))
 		return drop(skb, REASON_MALFORMED);
 	count_carried(&entry->in, &load, limits, COUNTER_GRANTED_IN);
+	if (change.by_stack) {
+		skb->mark = GATE_FRAGMENT_MARK | realm;
+		return TC_ACT_OK;
+	}
 	return hand_to(route, packet.ipv6);
 }
 
@@ -172,9 +292,72 @@ static __always_inline bool is_changing_hands(const struct gate_state *now_state
 	return bpf_map_lookup_elem(&changing, &key);
 }
 
+/* To the outside; where the device's own address shows, the egress hook is told that it may. */
+static __always_inline int hand_out(struct __sk_buff *skb, const struct gate_entry *entry, bool ipv6)
+{
+	if (entry->flags & ENTRY_UNTRANSLATED)
+		skb->mark = GATE_ANSWER_MARK;
+	return hand_to(&config.outside, ipv6);
+}
+
+/* The largest segment that a realm and the outside take. */
+static __always_inline __u32 mss_to_outside(__u32 realm, bool ipv6)
+{
+	struct gate_route *route = bpf_map_lookup_elem(&realms, &realm);
+
+	return mss_between(config.outside.mtu, route ? route->mtu : 0, ipv6);
+}
+
+/*
+ * ICMP from inside: an error about what a grant carried in. Its source may be
+ * the device, or a router before it, which no device is: another device has
+ * no say.
+ */
+__noinline int icmp_from_inside(struct __sk_buff *skb, const struct packet *packet, __u32 realm, __u32 network)
+{
+	struct gate_state *now_state = gate_state();
+	struct change change = {};
+	struct gate_scratch *room = gate_scratch();
+	struct quote *quote;
+	struct gate_entry *entry;
+	__u32 index = 0;
+	__u8 type;
+	__u64 now;
+
+	if (!packet || !room || !now_state)
+		return deny(skb, REASON_MALFORMED);
+	quote = &room->quote;
+	if (packet->transport + ICMP_HEADER > packet->end ||
+	    bpf_skb_load_bytes(skb, packet->transport, &type, sizeof(type)) || !is_error(type, packet->ipv6) ||
+	    !read_quote(skb, packet, quote))
+		return guard_inside(skb, packet, realm);
+	entry = entry_of_device(&quote->destination, quote->destination_port, &quote->source, quote->protocol, realm, &index);
+	now = bpf_ktime_get_coarse_ns();
+	if (!entry || entry->end <= now)
+		return guard_inside(skb, packet, realm);
+	if (agent_lost(now_state, now))
+		return deny(skb, REASON_AGENT_LOST);
+	if (!is_carried_error(type, packet->ipv6, true) || !same_address(&packet->destination, &quote->source) ||
+	    !is_remote(entry, &quote->source, quote->source_port) ||
+	    (!same_address(&packet->source, &entry->device) && is_bound(realm, &packet->source, packet->ipv6)) ||
+	    !holds_sum(skb, packet))
+		return deny(skb, REASON_ERROR_NOT_CARRIED);
+	if (packet->hops <= 1)
+		return deny(skb, REASON_HOP_LIMIT);
+	if (!takes_icmp(index))
+		return deny(skb, REASON_ICMP_RATE_EXCEEDED);
+	change.to = &entry->external;
+	change.port = entry->external_port;
+	if (!write_error(skb, packet, quote, network, DESTINATION, &change) || (network == AT_START && !put_ethernet(skb)))
+		return drop(skb, REASON_MALFORMED);
+	count(COUNTER_ERRORS_CARRIED, 1, skb->len);
+	return hand_out(skb, entry, packet->ipv6);
+}
+
 /* From a device; `network`: where IP begins in the frames of this interface. */
 static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 {
+	struct change change = {};
 	__u32 ifindex = skb->ifindex;
 	struct gate_state *now_state;
 	struct packet packet = {};
@@ -194,15 +377,29 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 		return deny(skb, REASON_ADDRESS_CHANGING_HANDS);
 	/* What grants never carry in is never an answer to one; the base drops
 	 * it all the same, since connection tracking knows no flow for it. */
-	if (packet.unfit)
-		return guard_inside(skb, &packet, here->realm);
-	if (!read_transport(skb, &packet, network))
-		return deny(skb, REASON_MALFORMED);
+	if (packet.unfit == REASON_FRAGMENT) {
+		int reading = read_piece(skb, &packet, here->realm);
 
-	entry = entry_of_answer(&packet, here->realm, &index);
+		if (reading == BROKEN)
+			return deny(skb, REASON_FRAGMENT);
+		if (reading == OF_ANOTHER_PROTOCOL)
+			return guard_inside(skb, &packet, here->realm);
+	} else if (packet.unfit) {
+		if (is_icmp(&packet))
+			return icmp_from_inside(skb, &packet, here->realm, network);
+		return guard_inside(skb, &packet, here->realm);
+	} else if (!read_transport(skb, &packet, network)) {
+		return deny(skb, REASON_MALFORMED);
+	}
+
+	now = bpf_ktime_get_coarse_ns();
+	if (packet.share == LATER_PIECE)
+		entry = entry_of_piece(&packet, now, &index);
+	else
+		entry = entry_of_device(&packet.source, packet.source_port, &packet.destination, packet.protocol,
+					here->realm, &index);
 	if (!entry)
 		return guard_inside(skb, &packet, here->realm);
-	now = bpf_ktime_get_coarse_ns();
 	if (entry->end <= now) {
 		if (packet.protocol == IPPROTO_UDP && now < entry->end + now_state->tombstone &&
 		    is_remote(entry, &packet.destination, packet.destination_port))
@@ -215,6 +412,8 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 		return deny(skb, REASON_WRONG_REMOTE);
 	if (packet.hops <= 1)
 		return deny(skb, REASON_HOP_LIMIT);
+	if (!fits(skb, &packet, network, config.outside.mtu))
+		return answer_too_big(skb, &packet, network, config.outside.mtu, index);
 	load = load_of(skb, &packet, network == AT_START ? ETH_HLEN : 0);
 	limits = limits_of(entry);
 	if (limits) {
@@ -226,12 +425,21 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 			return deny(skb, beyond);
 	}
 
-	if (!rewrite(skb, &packet, network, SOURCE, &entry->external, entry->external_port))
+	if (packet.share != WHOLE && (!remember_piece(&packet, entry->number, index, now) ||
+				      !hide_identification(skb, &packet, entry->number)))
+		return deny(skb, REASON_FRAGMENT);
+	if (packet.syn && !normalise_syn(skb, packet.transport, packet.payload,
+					 mss_to_outside(here->realm, packet.ipv6)))
+		return drop(skb, REASON_MALFORMED);
+	change.to = &entry->external;
+	change.port = entry->external_port;
+	change.number = entry->number;
+	if (!rewrite(skb, &packet, network, SOURCE, &change))
 		return drop(skb, REASON_MALFORMED);
 	if (network == AT_START && !put_ethernet(skb))
 		return drop(skb, REASON_MALFORMED);
 	count_carried(&entry->out, &load, limits, COUNTER_GRANTED_OUT);
-	return hand_to(&config.outside, packet.ipv6);
+	return hand_out(skb, entry, packet.ipv6);
 }
 
 SEC("tc")

@@ -13,7 +13,7 @@
 
 #include <linux/types.h>
 
-#define GATE_SCHEMA 3
+#define GATE_SCHEMA 4
 
 #define GATE_POOLS_MAX 8     /* prefixes of one family in the grants pool */
 #define GATE_SERVICES_MAX 16 /* what devices may reach on the gateway */
@@ -25,6 +25,10 @@
 /* The mark of an answer to what an admission let in: the base sets it, and the
  * gate takes it away as it lets the packet out. */
 #define GATE_ANSWER_MARK 0xa0000000u
+
+/* The mark of a granted packet, already translated, that the stack is to cut
+ * into fragments: this base with the realm in the low bits. */
+#define GATE_FRAGMENT_MARK 0xb0000000u
 
 #define GATE_ADMISSIONS_MAX 16 /* of one source prefix, those of wider ones included */
 
@@ -51,7 +55,10 @@ enum reason {
 	REASON_PACKET_RATE_EXCEEDED = 18,
 	REASON_BYTE_QUOTA_EXCEEDED = 19,
 	REASON_ADDRESS_UNBOUND = 20,
-	REASON_MAX = 21,
+	REASON_ERROR_NOT_CARRIED = 21,
+	REASON_ICMP_RATE_EXCEEDED = 22,
+	REASON_PACKET_TOO_BIG = 23,
+	REASON_MAX = 24,
 };
 
 /* Slots of the `counters` map (per CPU, each a struct gate_count). The
@@ -61,6 +68,8 @@ enum counter {
 	COUNTER_GRANTED_OUT,              /* carried from a device to outside */
 	COUNTER_PASSED,                   /* not the gate's business: to the base */
 	COUNTER_SAMPLED,                  /* denials handed on with a mark */
+	COUNTER_ERRORS_CARRIED,           /* ICMP errors about granted flows, either way */
+	COUNTER_ECHOES_ANSWERED,          /* by the gate, in the name of an external address */
 	COUNTER_MAX,
 };
 
@@ -75,7 +84,8 @@ struct gate_address {
 	__u64 low;
 };
 
-#define ENTRY_ANY_REMOTE 1 /* any address of the server's class, not one */
+#define ENTRY_ANY_REMOTE 1   /* any address of the server's class, not one */
+#define ENTRY_UNTRANSLATED 2 /* the external endpoint is the device's own */
 
 /* `limits` of an entry, both in one word, so that a change of both is one
  * store: packets a second in the low bits (0: any number), bytes of both
@@ -140,8 +150,8 @@ struct gate_target {
 	__u32 pad;
 };
 
-/* Key of the tries `classes` (-> __u32 class id) and `owned` (-> __u32 enum
- * owner): bits of the mapped form that count, then the address. */
+/* Key of the tries `classes` (-> __u32 class id) and `owned` (-> __u32, enum
+ * owner in OWNER_BITS): bits of the mapped form that count, then the address. */
 struct gate_prefix {
 	__u32 length;
 	__u8 address[16];
@@ -151,7 +161,10 @@ enum owner {
 	OWNER_REALM = 1,   /* a realm prefix: devices */
 	OWNER_GATEWAY = 2, /* an address of the host on an inside interface */
 	OWNER_HOST = 3,    /* any other address of the host */
+	OWNER_SEEN = 4,    /* a realm prefix whose addresses the outside knows */
 };
+
+#define OWNER_BITS 8 /* above them, of a realm prefix: which realm */
 
 /* What may pass to the inside without a grant. */
 struct gate_admission {
@@ -186,7 +199,34 @@ struct gate_route {
 	__u32 next_hops; /* NEXT_HOP4, NEXT_HOP6: which of the two are given */
 	__u32 next_hop4; /* network order, as next_hop6 */
 	__u32 next_hop6[4];
+	__u32 mtu;       /* of the interface; 0: not known */
 };
+
+#define FRAGMENTS_MAX 8192 /* datagrams in pieces at one time; of more the longest idle are forgotten */
+#define FROM_OUTSIDE 0x10000 /* in the place of a realm's number */
+
+/* Key of `fragments`: a datagram in pieces, as its pieces show it. */
+struct gate_datagram {
+	struct gate_address source;
+	struct gate_address destination;
+	__u32 identification; /* as it stands in the packet */
+	__u32 realm;          /* or FROM_OUTSIDE */
+	__u8 protocol;
+	__u8 pad[7];
+};
+
+/* Value of `fragments`: what its first piece said. Only the gate's. */
+struct gate_pieces {
+	__u64 number; /* of the grant */
+	__u64 since;  /* CLOCK_MONOTONIC ns, coarse */
+	__u32 index;
+	__u32 next;   /* where the next piece must begin; more than any: none may follow */
+	__be16 source_port;
+	__be16 destination_port;
+	__u32 pad;
+};
+
+#define ICMP_BUCKETS 4096 /* grants share them by their index, others by their source */
 
 /* Key of the hash `bound` and the trie `changing` (-> __u8 1): an inner address,
  * or a prefix whose addresses have one holder. `length`: the bits that count,
@@ -229,16 +269,26 @@ struct gate_service {
 	__be16 port; /* ICMP and ICMPv6: 0 */
 };
 
+/* What the gate makes alike in the headers of carried packets (`normalise`). */
+#define NORMALISE_IDENTIFICATION 1 /* outward, IPv4 and IPv6 fragments */
+#define NORMALISE_FLOW_LABEL 2     /* outward */
+#define NORMALISE_TRAFFIC_CLASS 4  /* but for ECN */
+#define NORMALISE_TIMESTAMPS 8     /* TCP's, taken out of SYNs */
+#define NORMALISE_MSS 16           /* of SYNs, to what the links take */
+
 /* All that is fixed while the gate is loaded: its only .rodata. */
 struct gate_config {
 	struct gate_route outside;
+	__u64 identification_key; /* secret: by it identifications are changed */
 	__u32 port_low; /* of the grants pool, host order */
 	__u32 port_count;
+	__u32 only_bound; /* 0: whoever is not in `bound` may speak, too */
+	__u32 normalise;
+	__u32 hop_limit;  /* of carried packets; 0: one less than it was */
 	struct gate_pool4 pools4[GATE_POOLS_MAX];
+	__u32 pad;
 	struct gate_pool6 pools6[GATE_POOLS_MAX];
 	struct gate_service services[GATE_SERVICES_MAX];
-	__u32 only_bound; /* 0: whoever is not in `bound` may speak, too */
-	__u32 pad;
 };
 
 #endif

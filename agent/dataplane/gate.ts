@@ -34,6 +34,7 @@ import {
   COUNTERS,
   ENTRY,
   GATE_ANSWER_MARK,
+  GATE_FRAGMENT_MARK,
   GATE_LENGTHS_MAX,
   GATE_MARK,
   GATE_USED_UP_MAX,
@@ -311,6 +312,8 @@ export class Gate implements JudgingDataplane {
       grantedOut: read(COUNTERS.grantedOut),
       passed: read(COUNTERS.passed),
       sampled: read(COUNTERS.sampled),
+      errorsCarried: read(COUNTERS.errorsCarried),
+      echoesAnswered: read(COUNTERS.echoesAnswered),
       denied: Object.fromEntries(DENIAL_REASONS.map((reason) => [reason, read(DENIALS[reason].number)])) as Record<
         DenialReason,
         PacketCount
@@ -327,6 +330,7 @@ export class Gate implements JudgingDataplane {
         throw new AgentError('gateFault', `${hook} left the mark on a packet`);
       return { verdict: 'pass' };
     }
+    if (verdict === TC_ACT.ok && mark >= GATE_FRAGMENT_MARK && mark < GATE_MARK) return { verdict: 'cut', bytes };
     const reason = denialOfNumber(mark - GATE_MARK);
     if (!reason) throw new AgentError('gateFault', `${hook} answered ${verdict} with mark ${mark}`);
     return { verdict: 'drop', reason, sampled: verdict === TC_ACT.ok };

@@ -33,6 +33,14 @@
 #define ICMP_HEADER 8
 #define EXTENSIONS_MAX 4
 
+/* Whether an address is of the inside, whoever knows it: nobody outside has it. */
+static __always_inline bool is_inside(const struct gate_address *address)
+{
+	__u32 owner = owner_of(address);
+
+	return is_of_device(owner) || owner == OWNER_GATEWAY;
+}
+
 /* Sources that no packet from a network may have. The unspecified address is
  * one (no DHCP client is served outside), but for IPv6's own start-up: duplicate
  * address detection and multicast reports (RFC 4861, 4.3; RFC 3590), link-local. */
@@ -103,17 +111,10 @@ static __noinline bool is_admitted(struct __sk_buff *skb, struct packet *packet)
 	return false;
 }
 
-/* From outside, to no external endpoint: nothing may reach the inside by its
- * own address but what is admitted, or claim to be from there; fragments
- * included. */
-static __always_inline int guard_outside(struct __sk_buff *skb, struct packet *packet)
+/* From outside, to a device's own address, and no grant: only what is admitted. */
+__noinline int closed(struct __sk_buff *skb, struct packet *packet)
 {
-	__u32 owner;
-
-	if (is_impossible_source(packet) || is_inner(&packet->source))
-		return deny(skb, REASON_SPOOFED_SOURCE);
-	owner = owner_of(&packet->destination);
-	if (owner == OWNER_GATEWAY || (owner == OWNER_REALM && !is_admitted(skb, packet)))
+	if (!packet || !is_admitted(skb, packet))
 		return deny(skb, REASON_REALM_DESTINATION);
 	return pass(skb);
 }
@@ -197,15 +198,18 @@ static __noinline bool is_link_upkeep(struct __sk_buff *skb, const struct packet
 /* From a device, and no answer: not to the gateway, not to other devices, and
  * nothing from an address that nobody holds. A link-local destination is the
  * gateway's: there is no other neighbour. */
-static __always_inline int guard_inside(struct __sk_buff *skb, const struct packet *packet, __u32 realm)
+__noinline int guard_inside(struct __sk_buff *skb, const struct packet *packet, __u32 realm)
 {
-	__u32 owner = owner_of(&packet->destination);
+	__u32 owner;
 
+	if (!packet)
+		return deny(skb, REASON_MALFORMED);
+	owner = owner_of(&packet->destination);
 	if (packet->ipv6 && is_link_local(&packet->destination))
 		owner = OWNER_GATEWAY;
 	if ((owner == OWNER_GATEWAY || owner == OWNER_HOST) && !is_welcome(skb, packet))
 		return deny(skb, REASON_GATEWAY_SERVICE);
-	if (owner == OWNER_REALM)
+	if (is_of_device(owner))
 		return deny(skb, REASON_DEVICE_TO_DEVICE);
 	if (config.only_bound && !is_bound(realm, &packet->source, packet->ipv6) && !is_link_upkeep(skb, packet, owner))
 		return deny(skb, REASON_ADDRESS_UNBOUND);
@@ -238,6 +242,15 @@ static __always_inline bool skip_extensions(const struct __sk_buff *skb, struct 
 	return false;
 }
 
+/* Whether an ICMP message of this type is an error about another packet. */
+static __always_inline bool is_error(__u8 type, bool ipv6)
+{
+	if (ipv6)
+		return type < ICMP6_INFORMATIONAL;
+	return type == ICMP_UNREACHABLE || type == ICMP_QUENCH || type == ICMP_REDIRECTION || type == ICMP_EXCEEDED ||
+	       type == ICMP_PARAMETER;
+}
+
 /* Whether an ICMP error quotes an inner address (RFC 5508, REQ-4 and 5: a NAT
  * translates the quote; this one has not been). Only the first fragment quotes. */
 static __always_inline enum reason judge_quote(const struct __sk_buff *skb, const struct packet *packet)
@@ -249,11 +262,11 @@ static __always_inline enum reason judge_quote(const struct __sk_buff *skb, cons
 		return REASON_NONE;
 	if (bpf_skb_load_bytes(skb, packet->transport, &type, sizeof(type)))
 		return REASON_MALFORMED;
+	if (!is_error(type, packet->ipv6))
+		return REASON_NONE;
 	if (packet->ipv6) {
 		struct ipv6hdr ip;
 
-		if (type >= ICMP6_INFORMATIONAL)
-			return REASON_NONE;
 		if (bpf_skb_load_bytes(skb, packet->transport + ICMP_HEADER, &ip, sizeof(ip)) || ip.version != 6)
 			return REASON_MALFORMED;
 		__builtin_memcpy(&source, &ip.saddr, sizeof(source));
@@ -261,9 +274,6 @@ static __always_inline enum reason judge_quote(const struct __sk_buff *skb, cons
 	} else {
 		struct iphdr ip;
 
-		if (type != ICMP_UNREACHABLE && type != ICMP_QUENCH && type != ICMP_REDIRECTION &&
-		    type != ICMP_EXCEEDED && type != ICMP_PARAMETER)
-			return REASON_NONE;
 		if (bpf_skb_load_bytes(skb, packet->transport + ICMP_HEADER, &ip, sizeof(ip)) || ip.version != 4)
 			return REASON_MALFORMED;
 		source = mapped(ip.saddr);

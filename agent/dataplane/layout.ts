@@ -4,14 +4,16 @@
  * values themselves are made and read in map-values.ts.
  */
 import { ADMISSIONS_MAX } from '../core/admissions.ts';
-import { ANSWER_MARK, DENIAL_MARK } from '../core/reasons.ts';
+import { ANSWER_MARK, DENIAL_MARK, FRAGMENT_MARK } from '../core/reasons.ts';
 
-export const GATE_SCHEMA = 3;
+export const GATE_SCHEMA = 4;
 export const GATE_POOLS_MAX = 8;
 export const GATE_SERVICES_MAX = 16;
 export const GATE_MARK = DENIAL_MARK;
 export const GATE_ANSWER_MARK = ANSWER_MARK;
+export const GATE_FRAGMENT_MARK = FRAGMENT_MARK;
 export const ENTRY_ANY_REMOTE = 1;
+export const ENTRY_UNTRANSLATED = 2;
 export const LIMIT_BYTES_SHIFT = 24;
 export const GATE_USED_UP_MAX = 4096;
 export const GATE_LENGTHS_MAX = 8;
@@ -19,10 +21,21 @@ export const NEXT_HOP4 = 1;
 export const NEXT_HOP6 = 2;
 
 /** enum owner. */
-export const OWNERS = { realm: 1, gateway: 2, host: 3 } as const;
+export const OWNERS = { realm: 1, gateway: 2, host: 3, seen: 4 } as const;
+export const OWNER_BITS = 8;
 /** enum counter; below these, the denials by their numbers. */
-export const COUNTERS = { grantedIn: 21, grantedOut: 22, passed: 23, sampled: 24 } as const;
-export const COUNTER_MAX = 25;
+export const COUNTERS = {
+  grantedIn: 24,
+  grantedOut: 25,
+  passed: 26,
+  sampled: 27,
+  errorsCarried: 28,
+  echoesAnswered: 29,
+} as const;
+export const COUNTER_MAX = 30;
+
+/** What of carried packets is made alike. */
+export const NORMALISE = { identification: 1, flowLabel: 2, trafficClass: 4, timestamps: 8, mss: 16 } as const;
 
 /** Offsets of the fields, and the size, of every struct of gate.h. */
 export const LAYOUT = {
@@ -61,7 +74,15 @@ export const LAYOUT = {
   },
   gate_admissions: { size: 72 * ADMISSIONS_MAX, fields: { list: 0 } },
   gate_inside: { size: 4, fields: { realm: 0, pad: 2 } },
-  gate_route: { size: 28, fields: { ifindex: 0, next_hops: 4, next_hop4: 8, next_hop6: 12 } },
+  gate_route: { size: 32, fields: { ifindex: 0, next_hops: 4, next_hop4: 8, next_hop6: 12, mtu: 28 } },
+  gate_datagram: {
+    size: 48,
+    fields: { source: 0, destination: 16, identification: 32, realm: 36, protocol: 40, pad: 41 },
+  },
+  gate_pieces: {
+    size: 32,
+    fields: { number: 0, since: 8, index: 16, next: 20, source_port: 24, destination_port: 26, pad: 28 },
+  },
   gate_inner: { size: 24, fields: { length: 0, realm: 4, address: 8 } },
   gate_state: {
     size: 64,
@@ -80,16 +101,19 @@ export const LAYOUT = {
   gate_pool6: { size: 32, fields: { address: 0, mask: 16 } },
   gate_service: { size: 4, fields: { protocol: 0, pad: 1, port: 2 } },
   gate_config: {
-    size: 464,
+    size: 480,
     fields: {
       outside: 0,
-      port_low: 28,
-      port_count: 32,
-      pools4: 36,
-      pools6: 136,
-      services: 392,
-      only_bound: 456,
-      pad: 460,
+      identification_key: 32,
+      port_low: 40,
+      port_count: 44,
+      only_bound: 48,
+      normalise: 52,
+      hop_limit: 56,
+      pools4: 60,
+      pad: 156,
+      pools6: 160,
+      services: 416,
     },
   },
 } as const;

@@ -22,14 +22,14 @@ import type { Programs } from './attachment.ts';
 import { type BpfMap, BpfObject, possibleCpus } from './bpf.ts';
 import type { GateSetup } from './dataplane.ts';
 import { GATE_SCHEMA, LAYOUT, OWNERS } from './layout.ts';
-import { configBytes, insideBytes, prefixKey, routeBytes, u32 } from './map-values.ts';
+import { configBytes, insideBytes, ownerBytes, prefixKey, routeBytes, u32 } from './map-values.ts';
 
 const OLDEST_KERNEL = [6, 1] as const;
 const BPFFS_MAGIC = 0xcafe4a11;
 /** How much of the verifier's text an operator is shown: what it stumbled over stands last. */
 const LOG_TAIL = 2000;
 
-/** All maps but .rodata, which belongs to its program. */
+/** All maps that the next program goes on with: what a packet has to do with no other is not among them. */
 const PINNED = [
   'entries',
   'state',
@@ -44,6 +44,7 @@ const PINNED = [
   'changing',
   'counters',
   'used_up',
+  'fragments',
 ] as const;
 
 /** In the tries an IPv6 prefix such as ::/0 holds the mapped form of all IPv4 too, but for this entry, which means none. */
@@ -128,7 +129,7 @@ function settle({ maps, state }: Loaded, setup: GateSetup): void {
   const there = setup.inside.flatMap((one) => (one.ifindex === undefined ? [] : { ...one, ifindex: one.ifindex }));
   replace(
     maps.realms,
-    there.map((one) => [u32(one.realm), routeBytes(one.ifindex, one.nextHops)]),
+    there.map((one) => [u32(one.realm), routeBytes(one)]),
   );
   replace(
     maps.inside,
@@ -151,11 +152,18 @@ function replace(map: BpfMap, wanted: readonly Pair[]): void {
 
 /** Link-local addresses are no one's: each link has its own, and the gate knows them by their prefix. */
 function ownedPrefixes({ inside, own }: GateSetup): readonly Pair[] {
-  const realms = inside.flatMap(({ prefixes }) => prefixes.map((one) => [one, OWNERS.realm] as const));
+  const realms = inside.flatMap(({ prefixes, realm, translated }) =>
+    prefixes.map((one): Pair => [prefixKey(one), ownerBytes(translated ? OWNERS.realm : OWNERS.seen, realm)]),
+  );
   const host = own
     .filter(({ address }) => !contains(LINK_LOCAL, address))
-    .map(({ address, on }) => [hostPrefix(address), on === 'inside' ? OWNERS.gateway : OWNERS.host] as const);
-  return [[ALL_IPV4, NONE] as const, ...realms, ...host].map(([one, owner]) => [prefixKey(one), u32(owner)]);
+    .map(
+      ({ address, on }): Pair => [
+        prefixKey(hostPrefix(address)),
+        ownerBytes(on === 'inside' ? OWNERS.gateway : OWNERS.host),
+      ],
+    );
+  return [[prefixKey(ALL_IPV4), u32(NONE)], ...realms, ...host];
 }
 
 function loadObject(file: string, bpffs: string, setup: GateSetup): BpfObject {

@@ -6,18 +6,30 @@
  * order, all else little endian.
  */
 import type { Admission } from '../core/admissions.ts';
-import { type Address, addressFromBytes, mappedLength, type NextHops, type Prefix, sizeOf } from '../core/net.ts';
-import { type PacketLimits, PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
-import type { Entry, EntryState, GateSetup, InnerPrefix, Mapping, PacketCount } from './dataplane.ts';
+import { type Address, addressFromBytes, mappedLength, type Prefix, sizeOf } from '../core/net.ts';
+import { type Normalisation, type PacketLimits, PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
+import {
+  type Entry,
+  type EntryState,
+  type GateSetup,
+  type InnerPrefix,
+  isTranslated,
+  type Mapping,
+  type PacketCount,
+} from './dataplane.ts';
 import {
   ENTRY,
   ENTRY_ANY_REMOTE,
+  ENTRY_UNTRANSLATED,
   GATE_POOLS_MAX,
   GATE_SERVICES_MAX,
   LAYOUT,
   LIMIT_BYTES_SHIFT,
   NEXT_HOP4,
   NEXT_HOP6,
+  NORMALISE,
+  OWNER_BITS,
+  type OWNERS,
 } from './layout.ts';
 
 /** Bytes of a struct, to be filled field by field. */
@@ -82,8 +94,9 @@ export function entryBytes(mapping: Mapping): Uint8Array {
     .u32(ENTRY.class_id, mapping.classId)
     .u64(ENTRY.limits, limitsWord(mapping.limits))
     .u8(ENTRY.protocol, PROTOCOL_NUMBERS[mapping.protocol]);
-  if (mapping.remote === 'all') value.u8(ENTRY.flags, ENTRY_ANY_REMOTE);
-  else value.address(ENTRY.remote, mapping.remote);
+  const untranslated = isTranslated(mapping) ? 0 : ENTRY_UNTRANSLATED;
+  value.u8(ENTRY.flags, untranslated | (mapping.remote === 'all' ? ENTRY_ANY_REMOTE : 0));
+  if (mapping.remote !== 'all') value.address(ENTRY.remote, mapping.remote);
   return value.bytes;
 }
 
@@ -194,11 +207,17 @@ export function insideBytes(realm: number): Uint8Array {
   return new Value(LAYOUT.gate_inside.size).u16(LAYOUT.gate_inside.fields.realm, realm).bytes;
 }
 
+/** Whose an address is, and of which realm. */
+export function ownerBytes(owner: (typeof OWNERS)[keyof typeof OWNERS] | 0, realm = 0): Uint8Array {
+  return u32((realm << OWNER_BITS) | owner);
+}
+
 /** Without an interface the kernel drops what is handed there: none has the number 0. */
-export function routeBytes(ifindex: number | undefined, { ipv4, ipv6 }: NextHops): Uint8Array {
+export function routeBytes({ ifindex, nextHops: { ipv4, ipv6 }, mtu = 0 }: GateSetup['outside']): Uint8Array {
   const { fields, size } = LAYOUT.gate_route;
   const route = new Value(size)
     .u32(fields.ifindex, ifindex ?? 0)
+    .u32(fields.mtu, mtu)
     .u32(fields.next_hops, (ipv4 ? NEXT_HOP4 : 0) | (ipv6 ? NEXT_HOP6 : 0));
   if (ipv4) route.bytes.set(wireOfIpv4(ipv4), fields.next_hop4);
   if (ipv6) route.bytes.set(ipv6.bytes, fields.next_hop6);
@@ -239,7 +258,7 @@ export function readInner(key: Uint8Array): InnerPrefix {
 /** The gate's constants. @throws RangeError where the pool or the services are more than the gate has room for */
 export function configBytes(setup: GateSetup): Uint8Array {
   const { fields, size } = LAYOUT.gate_config;
-  const { pool, outside, services, onlyBound } = setup;
+  const { pool, outside, services, onlyBound, normalise, identificationKey } = setup;
   if (pool.ipv4.length > GATE_POOLS_MAX || pool.ipv6.length > GATE_POOLS_MAX)
     throw new RangeError(`the gate has room for ${GATE_POOLS_MAX} pool prefixes of a family`);
   if (services.length > GATE_SERVICES_MAX) throw new RangeError(`the gate has room for ${GATE_SERVICES_MAX} services`);
@@ -247,8 +266,11 @@ export function configBytes(setup: GateSetup): Uint8Array {
   const config = new Value(size)
     .u32(fields.port_low, pool.portLow)
     .u32(fields.port_count, pool.portCount)
-    .u32(fields.only_bound, onlyBound ? 1 : 0);
-  config.bytes.set(routeBytes(outside.ifindex, outside.nextHops), fields.outside);
+    .u64(fields.identification_key, identificationKey)
+    .u32(fields.only_bound, onlyBound ? 1 : 0)
+    .u32(fields.normalise, normaliseWord(normalise))
+    .u32(fields.hop_limit, normalise.hopLimit);
+  config.bytes.set(routeBytes(outside), fields.outside);
   let slot = 0;
   for (const [i, prefix] of pool.ipv4.entries()) {
     const at = fields.pools4 + i * LAYOUT.gate_pool4.size;
@@ -268,6 +290,11 @@ export function configBytes(setup: GateSetup): Uint8Array {
     config.port(at + LAYOUT.gate_service.fields.port, port);
   }
   return config.bytes;
+}
+
+function normaliseWord(normalise: Normalisation): number {
+  const kinds = Object.keys(NORMALISE) as (keyof typeof NORMALISE)[];
+  return kinds.reduce((word, kind) => word | (normalise[kind] ? NORMALISE[kind] : 0), 0);
 }
 
 const SERVICE_NUMBERS = { ...PROTOCOL_NUMBERS, icmp: 1, icmpv6: 58 } as const;

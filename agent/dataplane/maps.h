@@ -3,8 +3,9 @@
  * What the gate knows: its configuration, its maps, and the look-ups in them.
  *
  * Who writes what: the agent everything but counters, what limits have used,
- * `used_up` and state.sample_next; the gate only those. Sizes that follow from the grants pool (`entries`,
- * `answers`, `ipv6_endpoints`) are set by the loader before the maps are made.
+ * `used_up`, `fragments`, `icmp_buckets` and state.sample_next; the gate only
+ * those. Sizes that follow from the grants pool (`entries`, `answers`,
+ * `ipv6_endpoints`) are set by the loader before the maps are made.
  */
 #ifndef MTGATE_MAPS_H
 #define MTGATE_MAPS_H
@@ -127,6 +128,65 @@ struct {
 	__type(value, struct gate_target);
 } used_up SEC(".maps");
 
+/* Datagrams in pieces (fragments.h). */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FRAGMENTS_MAX);
+	__type(key, struct gate_datagram);
+	__type(value, struct gate_pieces);
+} fragments SEC(".maps");
+
+/* When each bucket of ICMP messages is full again (icmp.h). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, ICMP_BUCKETS);
+	__type(key, __u32);
+	__type(value, __u64);
+} icmp_buckets SEC(".maps");
+
+#define SCRATCH 128
+
+/* Which piece of a datagram a packet is. */
+struct piece {
+	struct gate_datagram of;
+	__u32 offset; /* bytes, as `end` */
+	__u32 end;
+	__u32 more;
+};
+
+/* The packet that an error is about, as it is quoted. */
+struct quote {
+	struct gate_address source;
+	struct gate_address destination;
+	__u32 at;        /* where its IP header is in the frame */
+	__u32 transport; /* and its ports */
+	__be16 source_port;
+	__be16 destination_port;
+	__u32 protocol;
+};
+
+/* Of one packet on its way, what the stack has no room for. */
+struct gate_scratch {
+	struct piece piece;
+	struct quote quote;
+	__u8 before[SCRATCH];
+	__u8 after[SCRATCH];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct gate_scratch);
+} scratch SEC(".maps");
+
+static __always_inline struct gate_scratch *gate_scratch(void)
+{
+	__u32 only = 0;
+
+	return bpf_map_lookup_elem(&scratch, &only);
+}
+
 static __always_inline struct gate_state *gate_state(void)
 {
 	__u32 only = 0;
@@ -213,13 +273,24 @@ static __always_inline __u32 class_of(const struct gate_address *address)
 	return class_id ? *class_id : 0;
 }
 
-/* Whose an address is, as enum owner; 0: nobody's here. */
-static __always_inline __u32 owner_of(const struct gate_address *address)
+/* Whose an address is, and of which realm; 0: nobody's here. */
+static __always_inline __u32 ownership_of(const struct gate_address *address)
 {
 	struct gate_prefix key = host_prefix(address);
 	__u32 *owner = bpf_map_lookup_elem(&owned, &key);
 
 	return owner ? *owner : 0;
+}
+
+/* The same as enum owner alone. */
+static __always_inline __u32 owner_of(const struct gate_address *address)
+{
+	return ownership_of(address) & ((1 << OWNER_BITS) - 1);
+}
+
+static __always_inline bool is_of_device(__u32 owner)
+{
+	return owner == OWNER_REALM || owner == OWNER_SEEN;
 }
 
 /* An address that must neither come from outside nor be seen there. */

@@ -4,212 +4,58 @@
  * it knows no kernel. Tests hold the gate against it, packet by packet; it has
  * no feature of its own, and where the two differ one of them is wrong.
  *
- * What a packet meets stands in three functions, one a hook, in the order of
- * gate.bpf.c. They rest on two tables: the entries, by index, of which `endNs`
- * alone decides whether one is alive; and the keys that lead to them, each
- * naming index and grant number, so that a leftover key never opens what a
- * later grant holds.
+ * What a packet meets stands in a function for each hook, in the order of
+ * gate.bpf.c. What is known stands in memory-tables.ts.
  *
  * Each packet counts once: at the ingress hook where it came in, as carried,
- * passed or denied; at the egress hook only if it is denied there.
+ * answered, passed or denied; at the egress hook only if it is denied there.
  */
-import { ADMISSIONS_MAX, type Admission, admissionTables, crowdedSource } from '../core/admissions.ts';
-import { AgentError } from '../core/errors.ts';
-import { type Address, contains, type Endpoint, hostPrefix, mappedLength, type Prefix, prefix } from '../core/net.ts';
-import { indexOfIpv4 } from '../core/pool.ts';
-import type { Clock } from '../core/ports.ts';
+import type { Address } from '../core/net.ts';
 import { ANSWER_MARK, type DenialReason } from '../core/reasons.ts';
-import type { PacketLimits, Protocol } from '../core/words.ts';
-import { Allowance } from './allowance.ts';
-import type {
-  Entry,
-  EntryState,
-  GateCounters,
-  GateSetup,
-  Hook,
-  InnerPrefix,
-  JudgingDataplane,
-  Mapping,
-  PacketCount,
-  Verdict,
-} from './dataplane.ts';
-import { hasImpossibleSource, type Packet, quotedAddresses, readFrame, rewrite } from './frame.ts';
-import { GATE_LENGTHS_MAX } from './layout.ts';
-import { inGrantsPool, isAdmitted, isHost, isInner, isLinkUpkeep, isWelcome, ownerOf } from './owners.ts';
-import { NOTHING, plus, Tally } from './tally.ts';
+import type { Protocol } from '../core/words.ts';
+import type { Hook, JudgingDataplane, Mapping, Verdict } from './dataplane.ts';
+import {
+  ETHERNET,
+  hasImpossibleSource,
+  icmpHeaderType,
+  icmpSumHolds,
+  isCarriedError,
+  isEchoRequest,
+  isIcmp,
+  isIcmpError,
+  type Packet,
+  type Piece,
+  type Quote,
+  quotedAddresses,
+  readFrame,
+  readPiece,
+  readQuote,
+} from './frame.ts';
+import { echoReply, errorAnew, tooBig, translated } from './leaving.ts';
+import { holds, MemoryTables, type Row, SECOND_NS } from './memory-tables.ts';
+import { inGrantsPool, isAdmitted, isHost, isInner, isInside, isLinkUpkeep, isWelcome, ownerOf } from './owners.ts';
+import { Pieces } from './pieces.ts';
+import { plus } from './tally.ts';
 
-const SECOND_NS = 1_000_000_000n;
+/** A second's worth, at once. */
+const ICMP_BURST = 10n;
+const ICMP_BUCKETS = 4096n;
+/** Headers of IP and TCP, which the MSS leaves out. */
+const HEADERS = { ipv4: 40, ipv6: 60 } as const;
 
-interface Row {
-  mapping: Mapping;
-  endNs: bigint;
-  readonly allowance: Allowance;
-  usedUp: boolean;
-  readonly carried: { in: PacketCount; out: PacketCount };
+/** What of a packet names its flow: as it stands in it, or as the first piece said. */
+interface Shown {
+  readonly protocol: Protocol;
+  readonly ports: { readonly source: number; readonly destination: number };
+  readonly piece?: Piece;
 }
 
-/** Where a key leads: to the entry at `index`, if that still is the grant `number`. */
-interface Target {
-  readonly index: number;
-  readonly number: number;
-}
+/** Where a packet from outside aims at: the pool, or a device of a realm. */
+type Aim = 'pool' | number;
 
-type Prefixes = Map<string, InnerPrefix>;
-
-export class Memory implements JudgingDataplane {
-  readonly #clock: Clock;
-  readonly #setup: GateSetup;
-  readonly #entries = new Map<number, Row>();
-  readonly #ipv6Endpoints = new Map<string, Target>();
-  readonly #answers = new Map<string, Target>();
-  readonly #classes = new Map<string, number>();
-  readonly #bound: Prefixes = new Map();
-  readonly #changing: Prefixes = new Map();
-  /** Entries of which a packet was refused for the byte quota, until somebody asks. */
-  #usedUp: Target[] = [];
-  #admissions: readonly Admission[] = [];
-  readonly #tally = new Tally();
-  #heartbeatNs = 0n;
-  #sampleEveryNs = 0n;
-  #sampleNextNs = 0n;
-
-  constructor(clock: Clock, setup: GateSetup) {
-    this.#clock = clock;
-    this.#setup = setup;
-  }
-
-  open(mapping: Mapping, endNs: bigint): void {
-    const { index, number } = mapping;
-    const present = this.#entries.get(index);
-    if (present && present.endNs > this.#clock.monotonicNs())
-      throw new AgentError('gateFault', `entry ${index} is alive with grant number ${present.mapping.number}`);
-    const allowance = new Allowance(mapping.limits);
-    this.#entries.set(index, { mapping, endNs, allowance, usedUp: false, carried: { in: NOTHING, out: NOTHING } });
-    if (mapping.external.address.family === 'ipv6') this.#ipv6Endpoints.set(endpointKey(mapping), { index, number });
-    this.#answers.set(answerKey(mapping), { index, number });
-  }
-
-  end(index: number, number: number, endNs: bigint): boolean {
-    const row = this.#entries.get(index);
-    if (row?.mapping.number !== number) return false;
-    if (endNs < row.endNs) row.endNs = endNs;
-    return true;
-  }
-
-  extend(index: number, number: number, fromNs: bigint, toNs: bigint): boolean {
-    const row = this.#entries.get(index);
-    if (row?.mapping.number !== number || row.endNs !== fromNs || !this.#alive(row)) return false;
-    row.endNs = toNs;
-    return true;
-  }
-
-  resume(index: number, number: number, endNs: bigint): boolean {
-    const row = this.#entries.get(index);
-    if (row?.mapping.number !== number) return false;
-    row.endNs = endNs;
-    return true;
-  }
-
-  limit(index: number, number: number, limits: PacketLimits): boolean {
-    const row = this.#entries.get(index);
-    if (row?.mapping.number !== number) return false;
-    row.mapping = { ...row.mapping, limits };
-    row.allowance.limits = limits;
-    return true;
-  }
-
-  usedUp(): readonly Target[] {
-    return this.#usedUp.splice(0);
-  }
-
-  forget(mapping: Mapping): void {
-    const { index, number } = mapping;
-    for (const [keys, key] of [
-      [this.#ipv6Endpoints, endpointKey(mapping)],
-      [this.#answers, answerKey(mapping)],
-    ] as const) {
-      const target = keys.get(key);
-      if (target?.index === index && target.number === number) keys.delete(key);
-    }
-    if (this.#entries.get(index)?.mapping.number === number) this.#entries.delete(index);
-  }
-
-  entry(index: number): Entry | undefined {
-    const row = this.#entries.get(index);
-    return row && { mapping: row.mapping, endNs: row.endNs };
-  }
-
-  state(index: number): EntryState | undefined {
-    const row = this.#entries.get(index);
-    return row && { index, number: row.mapping.number, endNs: row.endNs };
-  }
-
-  *states(from = 0, to = Number.POSITIVE_INFINITY): Iterable<EntryState> {
-    for (const index of [...this.#entries.keys()].sort((a, b) => a - b)) {
-      const state = index >= from && index < to ? this.state(index) : undefined;
-      if (state) yield state;
-    }
-  }
-
-  carried(index: number): { readonly in: PacketCount; readonly out: PacketCount } {
-    return { in: NOTHING, out: NOTHING, ...this.#entries.get(index)?.carried };
-  }
-
-  lastHeartbeat(): bigint {
-    return this.#heartbeatNs;
-  }
-
-  heartbeat(nowNs: bigint): void {
-    this.#heartbeatNs = nowNs;
-  }
-
-  sample(perSecond: number): void {
-    this.#sampleEveryNs = perSecond === 0 ? 0n : SECOND_NS / BigInt(perSecond);
-  }
-
-  classes(): ReadonlyMap<string, number> {
-    return new Map(this.#classes);
-  }
-
-  removeClass(of: Prefix): void {
-    this.#classes.delete(of.text);
-  }
-
-  addClass(of: Prefix, classId: number): void {
-    if (classId === 0) throw new AgentError('gateFault', `${of.text}: class 0 stands for no class`);
-    this.#classes.set(of.text, classId);
-  }
-
-  bind(realm: number, prefix: Prefix): void {
-    const others = [...this.#bound.values()].filter(({ prefix: { family } }) => family === prefix.family);
-    const lengths = new Set(others.map(({ prefix: { length } }) => length)).add(prefix.length);
-    if (lengths.size > GATE_LENGTHS_MAX || mappedLength(prefix) === 0)
-      throw new AgentError('gateFault', `${prefix.text}: no room for another length of bound prefixes`);
-    this.#bound.set(`${realm} ${prefix.text}`, { realm, prefix });
-  }
-
-  unbind(realm: number, prefix: Prefix): void {
-    this.#bound.delete(`${realm} ${prefix.text}`);
-  }
-
-  bindings(): Iterable<InnerPrefix> {
-    return this.#bound.values();
-  }
-
-  setChanging(realm: number, prefix: Prefix, changing: boolean): void {
-    if (changing) this.#changing.set(`${realm} ${prefix.text}`, { realm, prefix });
-    else this.#changing.delete(`${realm} ${prefix.text}`);
-  }
-
-  admissions(list: readonly Admission[]): void {
-    const crowded = crowdedSource(admissionTables(list));
-    if (crowded) throw new AgentError('gateFault', `${crowded.text}: more than ${ADMISSIONS_MAX} admissions`);
-    this.#admissions = list;
-  }
-
-  counters(): GateCounters {
-    return this.#tally.read();
-  }
+export class Memory extends MemoryTables implements JudgingDataplane {
+  readonly #pieces = new Pieces();
+  readonly #icmpFullNs = new Map<bigint, bigint>();
 
   judge(hook: Hook, ifindex: number, frame: Uint8Array, mark = 0): Verdict {
     if (hook === 'outsideIngress') return this.#fromOutside(frame);
@@ -223,79 +69,176 @@ export class Memory implements JudgingDataplane {
     if (packet === 'other') return this.#pass(frame);
     if (packet === 'malformed') return this.#deny('malformed', frame);
     const { source, destination, ports, hops } = packet;
-    if (!inGrantsPool(this.#setup, destination)) return this.#guardFromOutside(packet, frame);
-    if (typeof ports === 'string') return this.#deny(ports, frame);
+    let aim: Aim = 'pool';
+    if (!inGrantsPool(this.setup, destination)) {
+      if (hasImpossibleSource(packet) || isInside(this.setup, source)) return this.#deny('spoofedSource', frame);
+      const owner = ownerOf(this.setup, destination);
+      if (owner.kind === 'hostInside') return this.#deny('realmDestination', frame);
+      if (owner.kind !== 'device') return this.#pass(frame);
+      aim = owner.realm;
+    }
+    const refuse = (reason: DenialReason) => this.#refuse(aim, reason, packet, frame);
 
-    const row = this.#byEndpoint(ports.protocol, { address: destination, port: ports.destination });
-    if (!row) return this.#deny('noGrant', frame);
+    let shown: Shown;
+    let row: Row | undefined;
+    if (typeof ports === 'object') shown = { protocol: ports.protocol, ports };
+    else if (ports === 'fragment') {
+      const piece = readPiece(frame, packet);
+      if (typeof piece === 'string') return refuse('fragment');
+      const followed = piece.ports ? undefined : this.#pieces.follow('outside', packet, piece, this.#nowNs());
+      const [said, where] = [piece.ports ?? followed?.ports, followed?.of];
+      row = where && this.entries.get(where.index);
+      if (!said || (where && row?.mapping.number !== where.number)) return refuse('fragment');
+      shown = { protocol: piece.protocol, ports: said, piece };
+    } else if (isIcmp(packet)) return this.#icmpFromOutside(aim, packet, frame);
+    else return refuse(ports);
+
+    const { protocol, ports: those, piece } = shown;
+    const endpoint = { address: destination, port: those.destination };
+    row ??= aim === 'pool' ? this.byEndpoint(protocol, endpoint) : this.untranslated(aim, protocol, endpoint, source);
+    if (!row) return refuse('noGrant');
     const { mapping } = row;
-    if (!this.#alive(row)) return this.#deny('grantEnded', frame);
+    if (!this.alive(row)) return refuse('grantEnded');
     if (this.#agentLost()) return this.#deny('agentLost', frame);
-    if (this.#classOf(source) !== mapping.classId) return this.#deny('wrongSource', frame);
-    if (!isRemote(mapping, source, ports.source)) return this.#deny('wrongSource', frame);
+    if (this.classOf(source) !== mapping.classId) return this.#deny('wrongSource', frame);
+    if (!isRemote(mapping, source, those.source)) return this.#deny('wrongSource', frame);
     if (hops <= 1) return this.#deny('hopLimit', frame);
-    const leads = this.#setup.inside.some((one) => one.realm === mapping.realm && one.ifindex !== undefined);
-    if (!leads) return this.#deny('noGrant', frame);
+    const inside = this.#leadingTo(mapping.realm);
+    if (!inside) return refuse('noGrant');
+    const isTooBig = packet.contentEnd - ETHERNET > (inside.mtu ?? Number.POSITIVE_INFINITY);
+    if (isTooBig && (!packet.mayBeCut || piece)) return this.#tooBig(row, shown, packet, inside.mtu ?? 0, frame);
     const beyond = this.#beyondLimits(row, frame);
     if (beyond) return this.#deny(beyond, frame);
-    return this.#carry(row, 'in', frame, rewrite(frame, packet, 'destination', mapping.device));
+    if (piece && !this.#pieces.remember('outside', packet, shown.ports, piece, mapping, this.#nowNs()))
+      return this.#deny('fragment', frame);
+    const mss = this.#mss(packet, inside.mtu);
+    const change = { end: 'destination', to: mapping.device, number: mapping.number, mss, byStack: isTooBig } as const;
+    const bytes = translated(frame, packet, piece, change, this.setup);
+    return this.#carry(row, 'in', frame, isTooBig ? 'cut' : 'redirect', bytes);
   }
 
-  /** From outside, to no grant: nothing may claim the inside, nor aim at it but what is admitted. */
-  #guardFromOutside(packet: Packet, frame: Uint8Array): Verdict {
-    if (hasImpossibleSource(packet) || isInner(this.#setup, packet.source)) return this.#deny('spoofedSource', frame);
-    const owner = ownerOf(this.#setup, packet.destination);
-    if (owner === 'hostInside') return this.#deny('realmDestination', frame);
-    if (owner === 'device' && !this.#admissions.some((one) => isAdmitted(one, packet, frame)))
-      return this.#deny('realmDestination', frame);
-    return this.#pass(frame);
+  /** What nothing carries: the pool is closed, a device's own address open to what is admitted. */
+  #refuse(aim: Aim, reason: DenialReason, packet: Packet, frame: Uint8Array): Verdict {
+    if (aim === 'pool') return this.#deny(reason, frame);
+    if (this.admitted.some((one) => isAdmitted(one, packet, frame))) return this.#pass(frame);
+    return this.#deny('realmDestination', frame);
+  }
+
+  #icmpFromOutside(aim: Aim, packet: Packet, frame: Uint8Array): Verdict {
+    const refuse = (reason: DenialReason) => this.#refuse(aim, reason, packet, frame);
+    const type = icmpHeaderType(frame, packet);
+    if (type === 'malformed') return refuse('malformed');
+    if (!isIcmpError(packet, type)) {
+      const isAnswered = aim === 'pool' && isEchoRequest(packet, type);
+      if (!isAnswered || !this.admitted.some((one) => isAdmitted(one, packet, frame)))
+        return refuse('protocolNotCarried');
+      if (!this.#takesIcmp(wordsOf(packet.source))) return this.#deny('icmpRateExceeded', frame);
+      this.tally.add('echoesAnswered', frame);
+      return { verdict: 'redirect', bytes: echoReply(frame, packet, this.setup) };
+    }
+    const quote = isCarriedError(packet, type, false) ? readQuote(frame, packet) : undefined;
+    if (quote?.source.address.text !== packet.destination.text) return refuse('errorNotCarried');
+    const { source, destination, protocol } = quote;
+    const row =
+      aim === 'pool'
+        ? this.byEndpoint(protocol, source)
+        : this.untranslated(aim, protocol, source, destination.address);
+    if (!row || !this.alive(row)) return refuse('errorNotCarried');
+    if (this.#agentLost()) return this.#deny('agentLost', frame);
+    const { mapping } = row;
+    const isBelieved =
+      this.#leadingTo(mapping.realm) !== undefined &&
+      this.classOf(destination.address) === mapping.classId &&
+      isRemote(mapping, destination.address, destination.port) &&
+      !hasImpossibleSource(packet) &&
+      !isInside(this.setup, packet.source);
+    if (!isBelieved || !icmpSumHolds(frame, packet)) return this.#deny('errorNotCarried', frame);
+    return this.#carryError(row, packet, quote, 'source', frame);
   }
 
   /** Toward a device, whoever sends: what is not dropped was counted where it came in. */
   #toInside(ifindex: number, frame: Uint8Array): Verdict {
-    const inside = this.#setup.inside.find((one) => one.ifindex === ifindex);
-    if (!inside || this.#changing.size === 0) return { verdict: 'pass' };
+    const inside = this.setup.inside.find((one) => one.ifindex === ifindex);
+    if (!inside || this.changing.size === 0) return { verdict: 'pass' };
     const packet = readFrame(frame);
     if (packet === 'other') return { verdict: 'pass' };
     if (packet === 'malformed') return this.#drop('malformed', frame);
-    if (holds(this.#changing, inside.realm, packet.destination)) return this.#drop('addressChangingHands', frame);
+    if (holds(this.changing, inside.realm, packet.destination)) return this.#drop('addressChangingHands', frame);
     return { verdict: 'pass' };
   }
 
   #fromInside(ifindex: number, frame: Uint8Array): Verdict {
-    const inside = this.#setup.inside.find((one) => one.ifindex === ifindex);
+    const inside = this.setup.inside.find((one) => one.ifindex === ifindex);
     const packet = readFrame(frame);
     if (!inside || packet === 'other') return this.#pass(frame);
     if (packet === 'malformed') return this.#deny('malformed', frame);
     const { realm } = inside;
     const { source, destination, ports, hops } = packet;
-    if (holds(this.#changing, realm, source)) return this.#deny('addressChangingHands', frame);
+    if (holds(this.changing, realm, source)) return this.#deny('addressChangingHands', frame);
     if (ports === 'malformed') return this.#deny('malformed', frame);
-    if (typeof ports === 'string') return this.#guardFromInside(realm, packet, frame);
 
-    const row = this.#byAnswer(realm, ports.protocol, { address: source, port: ports.source }, destination);
+    let shown: Shown;
+    let row: Row | undefined;
+    if (typeof ports === 'object') shown = { protocol: ports.protocol, ports };
+    else if (ports === 'fragment') {
+      const piece = readPiece(frame, packet);
+      if (piece === 'broken') return this.#deny('fragment', frame);
+      if (piece === 'ofAnotherProtocol') return this.#guardFromInside(realm, packet, frame);
+      const followed = piece.ports ? undefined : this.#pieces.follow(realm, packet, piece, this.#nowNs());
+      const [said, where] = [piece.ports ?? followed?.ports, followed?.of];
+      row = where && this.entries.get(where.index);
+      if (!said || (where && row?.mapping.number !== where.number)) return this.#guardFromInside(realm, packet, frame);
+      shown = { protocol: piece.protocol, ports: said, piece };
+    } else if (isIcmp(packet)) return this.#icmpFromInside(realm, packet, frame);
+    else return this.#guardFromInside(realm, packet, frame);
+
+    const { protocol, ports: those, piece } = shown;
+    row ??= this.byDevice(realm, protocol, { address: source, port: those.source }, destination);
     if (!row) return this.#guardFromInside(realm, packet, frame);
-    const isGranted = isRemote(row.mapping, destination, ports.destination);
-    if (!this.#alive(row)) {
-      if (ports.protocol === 'udp' && isGranted && this.#rests(row)) return this.#deny('tombstone', frame);
+    const { mapping } = row;
+    const isGranted = isRemote(mapping, destination, those.destination);
+    if (!this.alive(row)) {
+      if (protocol === 'udp' && isGranted && this.#rests(row)) return this.#deny('tombstone', frame);
       return this.#guardFromInside(realm, packet, frame);
     }
     if (this.#agentLost()) return this.#deny('agentLost', frame);
     if (!isGranted) return this.#deny('wrongRemote', frame);
     if (hops <= 1) return this.#deny('hopLimit', frame);
+    const { mtu } = this.setup.outside;
+    if (mtu !== undefined && packet.contentEnd - ETHERNET > mtu) return this.#tooBig(row, shown, packet, mtu, frame);
     const beyond = this.#beyondLimits(row, frame);
     if (beyond) return this.#deny(beyond, frame);
-    return this.#carry(row, 'out', frame, rewrite(frame, packet, 'source', row.mapping.external));
+    if (piece && !this.#pieces.remember(realm, packet, shown.ports, piece, mapping, this.#nowNs()))
+      return this.#deny('fragment', frame);
+    const mss = this.#mss(packet, this.#leadingTo(realm)?.mtu);
+    const change = { end: 'source', to: mapping.external, number: mapping.number, mss } as const;
+    return this.#carry(row, 'out', frame, 'redirect', translated(frame, packet, piece, change, this.setup));
+  }
+
+  #icmpFromInside(realm: number, packet: Packet, frame: Uint8Array): Verdict {
+    const type = icmpHeaderType(frame, packet);
+    const quote = type !== 'malformed' && isIcmpError(packet, type) ? readQuote(frame, packet) : undefined;
+    const row = quote && this.byDevice(realm, quote.protocol, quote.destination, quote.source.address);
+    if (!quote || !row || !this.alive(row)) return this.#guardFromInside(realm, packet, frame);
+    if (this.#agentLost()) return this.#deny('agentLost', frame);
+    const { mapping } = row;
+    const isBelieved =
+      isCarriedError(packet, type as number, true) &&
+      packet.destination.text === quote.source.address.text &&
+      isRemote(mapping, quote.source.address, quote.source.port) &&
+      (packet.source.text === mapping.device.address.text || !holds(this.bound, realm, packet.source));
+    if (!isBelieved || !icmpSumHolds(frame, packet)) return this.#deny('errorNotCarried', frame);
+    return this.#carryError(row, packet, quote, 'destination', frame);
   }
 
   /** From a device, and no answer: to the host only what it serves, to other devices nothing; from an address that nobody holds only what the link needs. */
   #guardFromInside(realm: number, packet: Packet, frame: Uint8Array): Verdict {
     const { source, destination } = packet;
-    if (isHost(this.#setup, destination)) {
-      if (!isWelcome(this.#setup, packet, frame)) return this.#deny('gatewayService', frame);
-    } else if (ownerOf(this.#setup, destination) === 'device') return this.#deny('deviceToDevice', frame);
-    const maySpeak = !this.#setup.onlyBound || holds(this.#bound, realm, source);
-    if (!maySpeak && !isLinkUpkeep(this.#setup, packet, frame)) return this.#deny('addressUnbound', frame);
+    if (isHost(this.setup, destination)) {
+      if (!isWelcome(this.setup, packet, frame)) return this.#deny('gatewayService', frame);
+    } else if (ownerOf(this.setup, destination).kind === 'device') return this.#deny('deviceToDevice', frame);
+    const maySpeak = !this.setup.onlyBound || holds(this.bound, realm, source);
+    if (!maySpeak && !isLinkUpkeep(this.setup, packet, frame)) return this.#deny('addressUnbound', frame);
     return this.#pass(frame);
   }
 
@@ -303,87 +246,110 @@ export class Memory implements JudgingDataplane {
     const packet = readFrame(frame);
     if (packet === 'other') return { verdict: 'pass' };
     if (packet === 'malformed') return this.#drop('malformed', frame);
-    if (mark === ANSWER_MARK && ownerOf(this.#setup, packet.source) === 'device') return { verdict: 'pass' };
-    if (isInner(this.#setup, packet.source)) return this.#drop('innerLeak', frame);
+    if (mark === ANSWER_MARK && ownerOf(this.setup, packet.source).kind === 'device') return { verdict: 'pass' };
+    if (isInner(this.setup, packet.source)) return this.#drop('innerLeak', frame);
     const quoted = quotedAddresses(frame, packet);
     if (quoted === 'malformed') return this.#drop('malformed', frame);
-    if (quoted.some((address) => isInner(this.#setup, address))) return this.#drop('innerLeak', frame);
+    if (quoted.some((address) => isInner(this.setup, address))) return this.#drop('innerLeak', frame);
     return { verdict: 'pass' };
   }
 
-  #byEndpoint(protocol: Protocol, external: Endpoint): Row | undefined {
-    const { pool } = this.#setup;
-    if (external.address.family === 'ipv6')
-      return this.#reach(this.#ipv6Endpoints.get(endpointKey({ protocol, external })));
-    const index = indexOfIpv4(pool, protocol, external);
-    return index === undefined ? undefined : this.#entries.get(index);
-  }
-
-  #byAnswer(realm: number, protocol: Protocol, device: Endpoint, remote: Address): Row | undefined {
-    const classId = this.#classOf(remote);
-    if (classId === undefined) return undefined;
-    return this.#reach(this.#answers.get(answerKey({ realm, protocol, device, classId })));
-  }
-
-  /** The entry a key leads to; none where the key is a leftover. */
-  #reach(target: Target | undefined): Row | undefined {
-    const row = target && this.#entries.get(target.index);
-    return row?.mapping.number === target?.number ? row : undefined;
-  }
-
-  #alive(row: Row): boolean {
-    return row.endNs > this.#clock.monotonicNs();
+  #nowNs(): bigint {
+    return this.clock.monotonicNs();
   }
 
   #rests(row: Row): boolean {
-    return row.endNs + BigInt(this.#setup.udpTombstoneSeconds) * SECOND_NS > this.#clock.monotonicNs();
+    return row.endNs + BigInt(this.setup.udpTombstoneSeconds) * SECOND_NS > this.#nowNs();
+  }
+
+  /** The interface of a realm, if it is there. */
+  #leadingTo(realm: number) {
+    return this.setup.inside.find((one) => one.realm === realm && one.ifindex !== undefined);
+  }
+
+  /** The largest segment that the outside and a realm take. */
+  #mss({ family }: Packet, realm: number | undefined): number | undefined {
+    const mtus = [this.setup.outside.mtu, realm].filter((mtu) => mtu !== undefined);
+    const mss = Math.min(...mtus) - HEADERS[family];
+    return this.setup.normalise.mss && mtus.length > 0 && mss > 0 ? mss : undefined;
   }
 
   /** Why a live grant does not carry this all the same. */
   #beyondLimits(row: Row, frame: Uint8Array): DenialReason | undefined {
-    if (!row.allowance.takesPacket(this.#clock.monotonicNs())) return 'packetRateExceeded';
+    if (!row.allowance.takesPacket(this.#nowNs())) return 'packetRateExceeded';
     if (row.allowance.hasRoomFor(frame.length, row.carried.in.bytes + row.carried.out.bytes)) return undefined;
-    if (!row.usedUp) this.#usedUp.push({ index: row.mapping.index, number: row.mapping.number });
+    if (!row.usedUp) this.used.push({ index: row.mapping.index, number: row.mapping.number });
     row.usedUp = true;
     return 'byteQuotaExceeded';
   }
 
   #agentLost(): boolean {
-    const graceNs = BigInt(this.#setup.orphanGraceSeconds) * SECOND_NS;
-    return this.#heartbeatNs === 0n || this.#heartbeatNs + graceNs <= this.#clock.monotonicNs();
+    const graceNs = BigInt(this.setup.orphanGraceSeconds) * SECOND_NS;
+    return this.heardNs === 0n || this.heardNs + graceNs <= this.#nowNs();
   }
 
-  /** The class of the longest prefix that holds the address. */
-  #classOf(address: Address): number | undefined {
-    return [...this.#classes]
-      .map(([text, classId]) => ({ of: prefix(text), classId }))
-      .filter(({ of }) => contains(of, address))
-      .sort((a, b) => b.of.length - a.of.length)[0]?.classId;
+  /** One ICMP message of those that share a bucket. */
+  #takesIcmp(whose: bigint): boolean {
+    const interval = SECOND_NS / ICMP_BURST;
+    const bucket = whose % ICMP_BUCKETS;
+    const now = this.#nowNs();
+    const was = this.#icmpFullNs.get(bucket) ?? 0n;
+    const full = (was > now ? was : now) + interval;
+    if (full - now > interval * ICMP_BURST) return false;
+    this.#icmpFullNs.set(bucket, full);
+    return true;
   }
 
-  #carry(row: Row, direction: 'in' | 'out', frame: Uint8Array, bytes: Uint8Array): Verdict {
-    row.carried[direction] = plus(row.carried[direction], frame);
-    this.#tally.add(direction === 'in' ? 'grantedIn' : 'grantedOut', frame);
+  #tooBig({ mapping }: Row, { protocol, piece }: Shown, packet: Packet, mtu: number, frame: Uint8Array): Verdict {
+    if (piece || !this.#takesIcmp(BigInt(mapping.index))) return this.#deny('packetTooBig', frame);
+    this.tally.add('packetTooBig', frame);
+    return { verdict: 'redirect', bytes: tooBig(frame, packet, protocol, mtu, this.setup) };
+  }
+
+  #carryError(
+    { mapping }: Row,
+    packet: Packet,
+    quote: Quote,
+    end: 'source' | 'destination',
+    frame: Uint8Array,
+  ): Verdict {
+    if (packet.hops <= 1) return this.#deny('hopLimit', frame);
+    if (!this.#takesIcmp(BigInt(mapping.index))) return this.#deny('icmpRateExceeded', frame);
+    const to = end === 'source' ? mapping.device : mapping.external;
+    const bytes = errorAnew(frame, packet, quote, { end, to }, this.setup);
+    this.tally.add('errorsCarried', bytes);
     return { verdict: 'redirect', bytes };
   }
 
+  #carry(
+    row: Row,
+    direction: 'in' | 'out',
+    frame: Uint8Array,
+    verdict: 'redirect' | 'cut',
+    bytes: Uint8Array,
+  ): Verdict {
+    row.carried[direction] = plus(row.carried[direction], frame);
+    this.tally.add(direction === 'in' ? 'grantedIn' : 'grantedOut', frame);
+    return { verdict, bytes };
+  }
+
   #pass(frame: Uint8Array): Verdict {
-    this.#tally.add('passed', frame);
+    this.tally.add('passed', frame);
     return { verdict: 'pass' };
   }
 
   #drop(reason: DenialReason, frame: Uint8Array): Verdict & { readonly verdict: 'drop' } {
-    this.#tally.add(reason, frame);
+    this.tally.add(reason, frame);
     return { verdict: 'drop', reason, sampled: false };
   }
 
   /** A denial that may be looked at: one an interval. */
   #deny(reason: DenialReason, frame: Uint8Array): Verdict {
     const dropped = this.#drop(reason, frame);
-    const now = this.#clock.monotonicNs();
-    if (this.#sampleEveryNs === 0n || now < this.#sampleNextNs) return dropped;
-    this.#sampleNextNs = now + this.#sampleEveryNs;
-    this.#tally.add('sampled', frame);
+    const now = this.#nowNs();
+    if (this.sampleEveryNs === 0n || now < this.sampleNextNs) return dropped;
+    this.sampleNextNs = now + this.sampleEveryNs;
+    this.tally.add('sampled', frame);
     return { ...dropped, sampled: true };
   }
 }
@@ -392,16 +358,8 @@ function isRemote({ remote, remotePort }: Mapping, address: Address, port: numbe
   return (remote === 'all' || remote.text === address.text) && (remotePort === 0 || remotePort === port);
 }
 
-/** Whether one of them holds the address. That of full length is looked at first: there may be many. */
-function holds(prefixes: Prefixes, realm: number, address: Address): boolean {
-  if (prefixes.has(`${realm} ${hostPrefix(address).text}`)) return true;
-  return [...prefixes.values()].some((one) => one.realm === realm && contains(one.prefix, address));
-}
-
-function endpointKey({ protocol, external }: Pick<Mapping, 'protocol' | 'external'>): string {
-  return `${protocol} ${external.address.text} ${external.port}`;
-}
-
-function answerKey(of: Pick<Mapping, 'realm' | 'protocol' | 'device' | 'classId'>): string {
-  return `${of.realm} ${of.protocol} ${of.device.address.text} ${of.device.port} ${of.classId}`;
+/** The words of an address, laid over each other: as the gate finds a bucket. */
+function wordsOf({ bytes }: Address): bigint {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return [0, 4, 8, 12].reduce((all, at) => all ^ BigInt(view.getUint32(at, true)), 0n);
 }

@@ -1,117 +1,140 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
- * Carrying: one end of a packet is rewritten, its hop limit lowered, and it
- * is handed to the other side's interface.
+ * Carrying: one end of a packet is rewritten, its headers are made like those
+ * of all others (normalise.h), and it is handed to the other side's interface.
  *
- * Addresses, ports, hop limit and the IPv4 header's sum are written in place
- * (the sum by RFC 1624). The transport's sum goes through the kernel's helper,
- * which alone knows whether it is complete, partial (offloaded: only the
- * pseudo header is in it, so the port must not be) or none (UDP over IPv4).
- * The helper also keeps skb->csum of a packet summed by the NIC; for IPv6 it
- * reckons as for IPv4, where the header's own sum hides a changed address
- * (Linux 6.16 has a flag for it, older ones refuse the flag), and nothing
- * accounts for the hop limit: bpf_csum_update makes up for both.
+ * The fields of the IP header and the ports are written in place, the IPv4
+ * header's sum by RFC 1624, so that a wrong one stays wrong. The transport's
+ * sum goes through the kernel's helper, which alone knows whether it is
+ * complete, partial (offloaded: only the pseudo header is in it, so the port
+ * must not be) or none (UDP over IPv4). The helper also keeps skb->csum of a
+ * packet summed by the NIC; for IPv6 it reckons as for IPv4, where the header's
+ * own sum hides a changed address (Linux 6.16 has a flag for it, older ones
+ * refuse the flag), and nothing accounts for the header's other fields:
+ * bpf_csum_update makes up for both.
  */
 #ifndef MTGATE_NAT_H
 #define MTGATE_NAT_H
 
+#include "normalise.h"
 #include "parse.h"
 
 #define AF_INET 2
 #define AF_INET6 10
 
+/* Which end of a packet is rewritten. Its source: it goes outward. */
 enum side { SOURCE, DESTINATION };
 
-static __always_inline __u16 folded(__u64 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
+/* What becomes of it. */
+struct change {
+	const struct gate_address *to;
+	__u64 number;  /* of the grant */
+	__be16 port;
+	bool by_stack; /* which takes a hop of its own when it forwards */
+};
 
-/* The header's sum after an address and the TTL (its word's first byte) have changed. */
-static __always_inline __u16 ipv4_sum(__u16 check, __be32 from, __be32 to)
+/* The transport's sum, and where the packet is a piece its port: it stands where no constant says. */
+static __always_inline bool rewrite_transport(struct __sk_buff *skb, const struct packet *packet,
+					      enum side side, const struct change *change,
+					      __u64 address_from, __u64 address_to, __u64 address_flags)
 {
-	__u64 sum = (__u16)~check;
+	bool udp = packet->protocol == IPPROTO_UDP;
+	__u32 sum = packet->transport + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
+	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
+	__be16 from = side == SOURCE ? packet->source_port : packet->destination_port;
 
-	sum += (__u32)~from;
-	sum += to;
-	sum += (__u16)~bpf_htons(0x0100);
-	return ~folded(sum);
+	if (packet->share == LATER_PIECE)
+		return true;
+	if (bpf_l4_csum_replace(skb, sum, address_from, address_to, flags | BPF_F_PSEUDO_HDR | address_flags) ||
+	    bpf_l4_csum_replace(skb, sum, from, change->port, flags | sizeof(from)))
+		return false;
+	return packet->share == WHOLE ||
+	       !bpf_skb_store_bytes(skb, packet->transport + side * sizeof(from), &change->port, sizeof(from), 0);
 }
 
 static __always_inline bool rewrite_ipv4(struct __sk_buff *skb, const struct packet *packet, __u32 network,
-					 enum side side, const struct gate_address *address, __be16 port)
+					 enum side side, const struct change *change)
 {
 	const __u32 at = network + sizeof(struct iphdr);
-	bool udp = packet->protocol == IPPROTO_UDP;
-	__u32 sum = at + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
-	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
-	__be32 from = ipv4_of(side == SOURCE ? &packet->source : &packet->destination);
-	__be16 from_port = side == SOURCE ? packet->source_port : packet->destination_port;
-	__be32 to = ipv4_of(address);
+	bool outward = side == SOURCE;
+	__be32 from = ipv4_of(outward ? &packet->source : &packet->destination);
+	__be32 to = ipv4_of(change->to);
 	struct iphdr *ip;
-	__be16 *ports;
+	__be16 *ports, *halves;
+	__u32 *words;
+	__u64 sum;
 	void *data;
 
-	if (bpf_l4_csum_replace(skb, sum, from, to, flags | BPF_F_PSEUDO_HDR | sizeof(to)))
-		return false;
-	if (bpf_l4_csum_replace(skb, sum, from_port, port, flags | sizeof(port)))
+	if (!rewrite_transport(skb, packet, side, change, from, to, sizeof(to)))
 		return false;
 	data = frame_start(skb);
-	if (data + at + 2 * sizeof(port) > frame_end(skb))
+	if (data + at + 2 * sizeof(*ports) > frame_end(skb))
 		return false;
 	ip = data + network;
+	words = data + network;
+	halves = data + network;
 	ports = data + at;
-	ip->check = ipv4_sum(ip->check, from, to);
-	ip->ttl--;
-	*(side == SOURCE ? &ip->saddr : &ip->daddr) = to;
-	ports[side] = port;
+
+	sum = (__u64)(__u16)~ip->check + (__u32)~words[0] + (__u32)~words[1] + (__u16)~halves[4] + (__u32)~from;
+	if (config.normalise & NORMALISE_TRAFFIC_CLASS)
+		ip->tos &= ECN;
+	if (outward)
+		ip->id = identification_of(ip->id, ip->frag_off, change->number);
+	ip->ttl = hops_of(packet->hops) + change->by_stack;
+	sum += (__u64)words[0] + words[1] + halves[4] + to;
+	ip->check = ~folded(sum);
+	*(outward ? &ip->saddr : &ip->daddr) = to;
+	if (packet->share == WHOLE)
+		ports[side] = change->port;
 	return true;
 }
 
 static __always_inline bool rewrite_ipv6(struct __sk_buff *skb, const struct packet *packet, __u32 network,
-					 enum side side, const struct gate_address *address, __be16 port)
+					 enum side side, const struct change *change)
 {
 	const __u32 at = network + sizeof(struct ipv6hdr);
-	bool udp = packet->protocol == IPPROTO_UDP;
-	__u32 sum = at + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
-	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
-	struct gate_address from = side == SOURCE ? packet->source : packet->destination;
-	struct gate_address to = *address;
-	__be16 from_port = side == SOURCE ? packet->source_port : packet->destination_port;
-	__u32 change = bpf_csum_diff((__be32 *)&from, sizeof(from), (__be32 *)&to, sizeof(to), 0);
+	bool outward = side == SOURCE;
+	struct gate_address from = outward ? packet->source : packet->destination;
+	struct gate_address to = *change->to;
+	__u64 sum = (__u32)bpf_csum_diff((__be32 *)&from, sizeof(from), (__be32 *)&to, sizeof(to), 0);
+	__be16 *ports, *halves;
 	struct ipv6hdr *ip;
-	__be16 *ports;
+	__u32 *words;
 	void *data;
 
-	if (bpf_l4_csum_replace(skb, sum, 0, change, flags | BPF_F_PSEUDO_HDR))
+	if (!rewrite_transport(skb, packet, side, change, 0, sum, 0))
 		return false;
-	if (bpf_l4_csum_replace(skb, sum, from_port, port, flags | sizeof(port)))
-		return false;
-	/* A carry is 1 in this arithmetic, and nothing unless the NIC summed the packet. */
-	bpf_csum_update(skb, folded((__u64)change + (__u16)~bpf_htons(1)));
 	data = frame_start(skb);
-	if (data + at + 2 * sizeof(port) > frame_end(skb))
+	if (data + at + 2 * sizeof(*ports) > frame_end(skb))
 		return false;
 	ip = data + network;
+	words = data + network;
+	halves = data + network;
 	ports = data + at;
-	ip->hop_limit--;
-	__builtin_memcpy(side == SOURCE ? &ip->saddr : &ip->daddr, &to, sizeof(to));
-	ports[side] = port;
+
+	sum += (__u64)(__u32)~words[0] + (__u16)~halves[3];
+	words[0] = ipv6_word_of(words[0], outward);
+	ip->hop_limit = hops_of(packet->hops) + change->by_stack;
+	sum += (__u64)words[0] + halves[3];
+	__builtin_memcpy(outward ? &ip->saddr : &ip->daddr, &to, sizeof(to));
+	if (packet->share == WHOLE)
+		ports[side] = change->port;
+	/* Nothing unless the NIC summed the packet. */
+	bpf_csum_update(skb, folded(sum));
 	return true;
 }
 
-/* Gives one side of a plain TCP or UDP packet another endpoint, and takes one
- * hop. False: the packet could not be made writable, and is spoilt. */
+/* Gives one side of a TCP or UDP packet, or of a piece of one, another
+ * endpoint, and makes its headers alike. False: the packet could not be made
+ * writable, and is spoilt. */
 static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *packet, __u32 network,
-				    enum side side, const struct gate_address *address, __be16 port)
+				    enum side side, const struct change *change)
 {
 	/* A priority tag (VLAN 0) is of the link it came on. */
 	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
 		return false;
-	return packet->ipv6 ? rewrite_ipv6(skb, packet, network, side, address, port)
-			    : rewrite_ipv4(skb, packet, network, side, address, port);
+	return packet->ipv6 ? rewrite_ipv6(skb, packet, network, side, change)
+			    : rewrite_ipv4(skb, packet, network, side, change);
 }
 
 /* A packet that came without an Ethernet header gets an empty one: the kernel

@@ -12,25 +12,34 @@ const LINK_LOCAL = prefix('fe80::/10');
 const LINK_LOCAL_MULTICAST = prefix('ff02::/16');
 const UNSPECIFIED = prefix('::/128');
 
-export type Owner = 'device' | 'hostInside' | 'hostElsewhere' | 'nobodyHere';
+type Owner =
+  | { readonly kind: 'device'; readonly realm: number; readonly isSeen: boolean }
+  | { readonly kind: 'hostInside' | 'hostElsewhere' | 'nobodyHere' };
 
-/** Link-local addresses are nobody's: each link has its own. */
+/** Link-local addresses are nobody's: each link has its own. `isSeen`: the outside knows the device by it. */
 export function ownerOf(setup: GateSetup, address: Address): Owner {
-  if (contains(LINK_LOCAL, address)) return 'nobodyHere';
+  if (contains(LINK_LOCAL, address)) return { kind: 'nobodyHere' };
   const own = setup.own.find((one) => one.address.text === address.text);
-  if (own) return own.on === 'inside' ? 'hostInside' : 'hostElsewhere';
-  const isDevice = setup.inside.some(({ prefixes }) => prefixes.some((one) => contains(one, address)));
-  return isDevice ? 'device' : 'nobodyHere';
+  if (own) return { kind: own.on === 'inside' ? 'hostInside' : 'hostElsewhere' };
+  const realms = setup.inside.filter(({ prefixes }) => prefixes.some((one) => contains(one, address)));
+  const last = realms.at(-1); // the trie's too: what is written last stands
+  return last ? { kind: 'device', realm: last.realm, isSeen: !last.translated } : { kind: 'nobodyHere' };
 }
 
-/** An address that must neither come from outside nor be seen there. */
+/** An address that nobody outside has. */
+export function isInside(setup: GateSetup, address: Address): boolean {
+  return ['device', 'hostInside'].includes(ownerOf(setup, address).kind);
+}
+
+/** An address that must not be seen outside. */
 export function isInner(setup: GateSetup, address: Address): boolean {
-  return ['device', 'hostInside'].includes(ownerOf(setup, address));
+  const owner = ownerOf(setup, address);
+  return owner.kind === 'hostInside' || (owner.kind === 'device' && !owner.isSeen);
 }
 
 /** Whether a device that sends there speaks to the host: on its link there is no other neighbour. */
 export function isHost(setup: GateSetup, address: Address): boolean {
-  return contains(LINK_LOCAL, address) || ['hostInside', 'hostElsewhere'].includes(ownerOf(setup, address));
+  return contains(LINK_LOCAL, address) || ['hostInside', 'hostElsewhere'].includes(ownerOf(setup, address).kind);
 }
 
 export function inGrantsPool({ pool }: GateSetup, address: Address): boolean {

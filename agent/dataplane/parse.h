@@ -28,6 +28,7 @@
 #define BEHIND_ETHERNET ETH_HLEN
 #define AT_START 0
 
+#define IPV4_DONT_FRAGMENT 0x4000
 #define IPV4_FRAGMENT 0x3fff /* more fragments, or an offset */
 #define IPV4_OFFSET 0x1fff
 #define IPV6_OFFSET 0xfff8
@@ -41,6 +42,9 @@
 #define NEXT_HIP 139
 #define NEXT_SHIM6 140
 
+/* Of a datagram, what a packet is. */
+enum share { WHOLE, FIRST_PIECE, LATER_PIECE };
+
 struct packet {
 	struct gate_address source;
 	struct gate_address destination;
@@ -53,6 +57,9 @@ struct packet {
 	__u8 hops;
 	bool ipv6;
 	bool later_fragment; /* IPv4: has no transport header */
+	bool may_be_cut; /* IPv4 without DF */
+	bool syn;        /* TCP: a SYN, so its options count (read_transport) */
+	__u8 share;      /* enum share, of what a grant may carry (fragments.h) */
 	enum reason unfit;   /* why no grant carries it, or REASON_NONE: plain TCP or UDP */
 };
 
@@ -122,6 +129,7 @@ static __always_inline bool read_ipv4(struct __sk_buff *skb, struct packet *pack
 	packet->protocol = ip->protocol;
 	packet->hops = ip->ttl;
 	packet->later_fragment = ip->frag_off & bpf_htons(IPV4_OFFSET);
+	packet->may_be_cut = !(ip->frag_off & bpf_htons(IPV4_DONT_FRAGMENT));
 
 	if (header > sizeof(*ip))
 		packet->unfit = REASON_HEADER_OPTIONS;
@@ -219,6 +227,7 @@ static __always_inline bool read_transport(struct __sk_buff *skb, struct packet 
 			return false;
 		packet->source_port = header->source;
 		packet->destination_port = header->dest;
+		packet->syn = header->syn;
 	}
 	return true;
 }

@@ -15,6 +15,8 @@ export interface Link {
   readonly ifindex: number;
   /** `ether` for everything with an Ethernet header, `none` where frames begin with IP (TUN); in iproute2's words. */
   readonly kind: string;
+  /** The most bytes of IP that a packet may have there. */
+  readonly mtu: number;
   readonly addresses: readonly Address[];
 }
 
@@ -32,6 +34,7 @@ const LINK_HEADER = 16;
 const ADDRESS_HEADER = 8;
 const ROUTE_HEADER = 12;
 const IFLA_IFNAME = 3;
+const IFLA_MTU = 4;
 /** An attribute of 8 bytes, IFLA_EXT_MASK: without an interface's counters (RTEXT_FILTER_SKIP_STATS), half of the answer. */
 const WITHOUT_COUNTERS = [8, 0, 29, 0, 8, 0, 0, 0] as const;
 const IFA_ADDRESS = 1;
@@ -102,11 +105,18 @@ export function readLinks(links: readonly Message[], addresses: readonly Message
   return links.flatMap(({ type, body }) => {
     const view = viewOf(body, LINK_HEADER);
     const name = attributeIn(body, LINK_HEADER, IFLA_IFNAME);
-    if (type !== RTM_NEWLINK || name === undefined) return [];
+    const mtu = attributeIn(body, LINK_HEADER, IFLA_MTU);
+    if (type !== RTM_NEWLINK || name === undefined || mtu === undefined) return [];
     const hardware = view.getUint16(2, true);
     const ifindex = view.getInt32(4, true);
     const kind = KINDS[hardware] ?? `[${hardware}]`;
-    return { name: textIn(name), ifindex, kind, addresses: held.get(ifindex) ?? [] };
+    return {
+      name: textIn(name),
+      ifindex,
+      kind,
+      mtu: viewOf(mtu, 4).getUint32(0, true),
+      addresses: held.get(ifindex) ?? [],
+    };
   });
 }
 

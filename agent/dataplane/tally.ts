@@ -22,6 +22,8 @@ export class Tally {
       grantedOut: this.#of('grantedOut'),
       passed: this.#of('passed'),
       sampled: this.#of('sampled'),
+      errorsCarried: this.#of('errorsCarried'),
+      echoesAnswered: this.#of('echoesAnswered'),
       denied: Object.fromEntries(denied) as GateCounters['denied'],
     };
   }

@@ -57,7 +57,7 @@ static __always_inline bool sample(void)
 	return __sync_val_compare_and_swap(&now_state->sample_next, next, now + interval) == next;
 }
 
-static __always_inline int drop(struct __sk_buff *skb, enum reason reason)
+static __always_inline int drop(struct __sk_buff *skb, __u32 reason)
 {
 	count(reason, 1, skb->len);
 	skb->mark = GATE_MARK | reason;
@@ -68,10 +68,13 @@ static __always_inline int drop(struct __sk_buff *skb, enum reason reason)
  * A denial at an ingress hook. Sampled, it goes on to the netfilter ingress
  * hook, which logs and drops it; as a packet for another host it is dropped
  * by the stack's first look if no table is there, unanswered. TC_ACT_OK and
- * not UNSPEC: nothing attached behind the gate may undo this. A function of
- * its own, so that thirty refusals do not push the good path out of the cache.
+ * not UNSPEC: nothing attached behind the gate may undo this.
+ *
+ * A function of its own, so that thirty refusals do not push the good path out
+ * of the cache; and global, as all that is called from many places: the
+ * verifier looks at such a function once, whoever calls it.
  */
-static __noinline int deny(struct __sk_buff *skb, enum reason reason)
+__noinline int deny(struct __sk_buff *skb, __u32 reason)
 {
 	int verdict = drop(skb, reason);
 

@@ -22,6 +22,7 @@ import { ROOT } from '../child.ts';
 import { enter } from '../enter.ts';
 import { Network } from '../network.ts';
 import { NO_FILTERS } from '../rules.ts';
+import { IDENTIFICATION_KEY, NORMALISE } from '../suites/fixture.ts';
 import type { Target } from './generator.ts';
 import { switchNapiOn } from './napi.ts';
 
@@ -228,7 +229,9 @@ function openGate(network: Network, grants: number): Gate {
     setup: {
       pool: POOL,
       outside: { ifindex: outside.ifindex, nextHops: { ipv4: UPSTREAM } },
-      inside: [{ ifindex: toDevices.ifindex, realm: 1, prefixes: [REALM], nextHops: { ipv4: USER_PLANE } }],
+      inside: [
+        { ifindex: toDevices.ifindex, realm: 1, prefixes: [REALM], nextHops: { ipv4: USER_PLANE }, translated: true },
+      ],
       own: [
         { address: INNER_ADDRESS, on: 'inside' },
         { address: OUTSIDE_ADDRESS, on: 'elsewhere' },
@@ -237,6 +240,8 @@ function openGate(network: Network, grants: number): Gate {
       orphanGraceSeconds: 300,
       udpTombstoneSeconds: 30,
       onlyBound: true,
+      normalise: NORMALISE,
+      identificationKey: IDENTIFICATION_KEY,
     },
   });
   gate.attach('auto', { outside, inside: [toDevices] });

@@ -28,6 +28,7 @@ import {
   UPLINK,
   UPSTREAM,
 } from '../standard-network.ts';
+import { IDENTIFICATION_KEY, NORMALISE } from '../suites/fixture.ts';
 import { GATE_OBJECT } from './gate-stand.ts';
 
 type Interfaces = Required<SomeInterfaces>;
@@ -66,6 +67,7 @@ function setupOf({ outside, inside }: Interfaces, other: Partial<GateSetup> & { 
       realm: 1,
       prefixes: [prefix(REALM_PREFIX.ipv4), prefix(REALM_PREFIX.ipv6)],
       nextHops: nextHops ? { ipv4: address(DEVICE.ipv4), ipv6: address(DEVICE.ipv6) } : {},
+      translated: true,
     })),
     own: [
       ...FAMILIES.map((family) => ({ address: address(INNER_GATEWAY[family]), on: 'inside' as const })),
@@ -75,6 +77,8 @@ function setupOf({ outside, inside }: Interfaces, other: Partial<GateSetup> & { 
     orphanGraceSeconds: 300,
     udpTombstoneSeconds: 30,
     onlyBound: true,
+    normalise: NORMALISE,
+    identificationKey: IDENTIFICATION_KEY,
     ...rest,
   };
 }

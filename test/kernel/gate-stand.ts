@@ -14,7 +14,7 @@ import { ROOT } from '../child.ts';
 import { enter, within } from '../enter.ts';
 import { Network } from '../network.ts';
 import { DEVICE, INNER_GATEWAY, INSIDE, OUTSIDE, REALM_PREFIX, SERVER_PREFIX, UPSTREAM } from '../standard-network.ts';
-import type { MakeRig } from '../suites/fixture.ts';
+import { IDENTIFICATION_KEY, type MakeRig, NORMALISE } from '../suites/fixture.ts';
 
 export const GATE_OBJECT = `${ROOT}dist/dataplane/gate.bpf.o`;
 
@@ -55,6 +55,7 @@ export function gateOnWires(network: Network, pool: Pool): Gate {
           realm: 1,
           prefixes: families.map((family) => prefix(REALM_PREFIX[family])),
           nextHops: { ipv4: address(DEVICE.ipv4), ipv6: address(DEVICE.ipv6) },
+          translated: true,
         },
       ],
       own: families.map((family) => ({ address: address(INNER_GATEWAY[family]), on: 'inside' as const })),
@@ -62,6 +63,8 @@ export function gateOnWires(network: Network, pool: Pool): Gate {
       orphanGraceSeconds: 300,
       udpTombstoneSeconds: 30,
       onlyBound: true,
+      normalise: NORMALISE,
+      identificationKey: IDENTIFICATION_KEY,
     };
     const loaded = Gate.load({ object: GATE_OBJECT, bpffs: `${network.bpffs()}/mtgate`, setup });
     loaded.attach('auto', { outside, inside: [inside] });

@@ -20,7 +20,7 @@ import { ethernet } from '../frames.ts';
 import { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
 import { NO_FILTERS } from '../rules.ts';
-import { addClasses, bindDevices, nowNs, setupOf } from '../suites/fixture.ts';
+import { addClasses, bindDevices, IDENTIFICATION_KEY, NORMALISE, nowNs, setupOf } from '../suites/fixture.ts';
 import { answers } from '../suites/packets/answers.ts';
 import { fromDevices } from '../suites/packets/from-devices.ts';
 import type { Row } from '../suites/packets/table.ts';
@@ -215,12 +215,20 @@ describe('a VLAN and a bridge inside, realms of the same addresses', () => {
       const setup = {
         pool: POOL,
         outside: { ifindex: at('outside').ifindex, nextHops: {} },
-        inside: inside.map(({ ifindex }, i) => ({ ifindex, realm: i + 1, prefixes: REALM, nextHops: {} })),
+        inside: inside.map(({ ifindex }, i) => ({
+          ifindex,
+          realm: i + 1,
+          prefixes: REALM,
+          nextHops: {},
+          translated: true,
+        })),
         own: ['10.20.0.1', 'fd00:20::1'].map((one) => ({ address: address(one), on: 'inside' as const })),
         services: [{ protocol: 'udp' as const, port: 53 }],
         orphanGraceSeconds: 300,
         udpTombstoneSeconds: 30,
         onlyBound: true,
+        normalise: NORMALISE,
+        identificationKey: IDENTIFICATION_KEY,
       };
       gate = Gate.load({ object: GATE_OBJECT, bpffs: `${network.bpffs()}/gate`, setup });
       for (const source of ['198.51.100.0/24', '2001:db8:51::/48']) gate.addClass(prefix(source), 7);

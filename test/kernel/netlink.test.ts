@@ -71,12 +71,19 @@ function flat(all: readonly Link[]): object[] {
 }
 
 describe('interfaces', () => {
-  type Shown = { ifname: string; ifindex: number; link_type: string; addr_info: { local: string; scope: string }[] };
+  type Shown = {
+    ifname: string;
+    ifindex: number;
+    link_type: string;
+    mtu: number;
+    addr_info: { local: string; scope: string }[];
+  };
   const byIproute = async (): Promise<Link[]> =>
-    (await shown<Shown>('address', 'show')).map(({ ifname, ifindex, link_type, addr_info }) => ({
+    (await shown<Shown>('address', 'show')).map(({ ifname, ifindex, link_type, mtu, addr_info }) => ({
       name: ifname,
       ifindex,
       kind: link_type,
+      mtu,
       addresses: addr_info.flatMap(({ local, scope }) => (scope === 'link' ? [] : (parseAddress(local) ?? []))),
     }));
 

@@ -572,7 +572,14 @@ export function describeDataplane(name: string, make: MakeRig): void {
       judge('outsideEgress', ip('10.20.0.2', '192.0.2.66', udp(1, 2)));
       const { denied, ...carried } = plane.counters();
       const one = (bytes: number) => ({ packets: 1n, bytes: BigInt(bytes) });
-      expect(carried).toEqual({ grantedIn: one(47), grantedOut: one(48), passed: one(42), sampled: none });
+      expect(carried).toEqual({
+        grantedIn: one(47),
+        grantedOut: one(48),
+        passed: one(42),
+        sampled: none,
+        errorsCarried: none,
+        echoesAnswered: none,
+      });
       const expected = { wrongSource: one(47), noGrant: one(67), innerLeak: one(42) };
       expect(denied).toEqual({ ...Object.fromEntries(DENIAL_REASONS.map((reason) => [reason, none])), ...expected });
     });

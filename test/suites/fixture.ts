@@ -6,7 +6,7 @@
  */
 import { type Address, address, parseEndpoint, prefix } from '../../agent/core/net.ts';
 import { indexOfIpv4, ipv4Entries, type Pool } from '../../agent/core/pool.ts';
-import type { PacketLimits, Protocol } from '../../agent/core/words.ts';
+import type { Normalisation, PacketLimits, Protocol } from '../../agent/core/words.ts';
 import type { GateSetup, JudgingDataplane, Mapping, Verdict } from '../../agent/dataplane/dataplane.ts';
 
 export interface Interfaces {
@@ -47,6 +47,17 @@ const POOL: Pool = {
 /** The first index of the IPv6 grants. */
 const IPV6_INDEX = ipv4Entries(POOL);
 
+/** The way it is where nothing is said. */
+export const NORMALISE: Normalisation = {
+  hopLimit: 64,
+  identification: true,
+  flowLabel: true,
+  trafficClass: true,
+  timestamps: true,
+  mss: true,
+};
+export const IDENTIFICATION_KEY = 0x0123_4567_89ab_cdefn;
+
 export function setupOf(interfaces: Interfaces): GateSetup {
   return {
     pool: POOL,
@@ -57,12 +68,14 @@ export function setupOf(interfaces: Interfaces): GateSetup {
         realm: REALM,
         prefixes: [prefix('10.20.0.0/16'), prefix('fd00:20::/48')],
         nextHops: { ipv6: address('fd00:20::9') },
+        translated: true,
       },
       {
         ifindex: interfaces.secondInside,
         realm: SECOND_REALM,
         prefixes: [prefix('10.30.0.0/16'), prefix('fd00:30::/48')],
         nextHops: { ipv4: address('10.30.0.9') },
+        translated: true,
       },
     ],
     own: [
@@ -81,6 +94,8 @@ export function setupOf(interfaces: Interfaces): GateSetup {
     orphanGraceSeconds: 30,
     udpTombstoneSeconds: 30,
     onlyBound: true,
+    normalise: NORMALISE,
+    identificationKey: IDENTIFICATION_KEY,
   };
 }
 

@@ -24,9 +24,11 @@ import {
   unbound,
   unheard,
 } from './packets/answers.ts';
+import { describeErrors } from './packets/errors.ts';
 import { fromDevices, toNoService } from './packets/from-devices.ts';
 import { fromOutside, toPool } from './packets/from-outside.ts';
 import * as ipv6Only from './packets/ipv6-only.ts';
+import { describePieces } from './packets/pieces.ts';
 import { expectOutcome, standing, table } from './packets/table.ts';
 import { toGrants } from './packets/to-grants.ts';
 import { toOutside } from './packets/to-outside.ts';
@@ -94,12 +96,16 @@ function describeGrants(make: MakeRig, who: Who, protocol: Protocol): void {
     table(alone, 'insideIngress', [['an answer from where it was', answer(PORT.one), 'pass']]);
   });
 
+  describe('in pieces', () => describePieces(make, who, protocol));
+  describe('ICMP', () => describeErrors(make, who, protocol));
+
   test('sums come out right wherever they carry over', () => {
     for (let word = 0; word <= 0xffff; word += 257) {
       const content = Uint8Array.of(word >> 8, word & 0xff);
       const frame = (send: typeof knock) => ethernet(send(PORT.one, { content, fields: { id: word } }));
       expectOutcome(rig(), 'outsideIngress', frame(knock), frame(arrived));
-      expectOutcome(rig(), 'insideIngress', frame(answer), frame(sent));
+      const hidden = ethernet(sent(PORT.one, { content }));
+      expectOutcome(rig(), 'insideIngress', frame(answer), hidden);
     }
   });
 }

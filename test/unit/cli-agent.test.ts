@@ -156,7 +156,10 @@ const STANDING: RunningStatus = {
   attachments: ['outsideIngress eth0 tcx', 'outsideEgress eth0 tcx', 'insideIngress pgw0 tcx'],
   heartbeatAgeSeconds: 0.4,
   orphanGraceSeconds: 300,
-  packets: { grantedIn: 1, grantedOut: 2, passed: 3, sampled: 4, denied: { noGrant: 5, wrongSource: 12 } },
+  packets: {
+    ...{ grantedIn: 1, grantedOut: 2, passed: 3, sampled: 4, errorsCarried: 6, echoesAnswered: 8 },
+    denied: { noGrant: 5, wrongSource: 12 },
+  },
   deniedInLastMinute: 7,
   inspector: SEES,
   certificates: [],

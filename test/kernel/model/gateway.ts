@@ -96,6 +96,8 @@ export interface Arrival {
 export const ifindexIn = (setup: GateSetup, place: Place): number =>
   (place === 'outside' ? setup.outside.ifindex : setup.inside[place === 'one' ? 0 : 1]?.ifindex) ?? 0;
 
+const NUMBERS = { realmId, identificationKey: 7n };
+
 export class Gateway {
   readonly config: Config;
   readonly setup: GateSetup;
@@ -145,7 +147,7 @@ export class Gateway {
     await bareNeighbours(network);
     const leave = enter(network.name('gateway'));
     const site = siteOf(config, await links());
-    const setup = gateSetup(config, site, realmId);
+    const setup = gateSetup(config, site, NUMBERS);
     const gate = Gate.load({ object: GATE_OBJECT, bpffs: join(network.bpffs(), 'mtgate'), setup });
     gate.attach(config.gate.attach, gatePlaces(site));
     for (const { realm, prefix } of bindings()) gate.bind(realmId(realm), prefix);
@@ -157,7 +159,7 @@ export class Gateway {
     const closure = new Closure(
       {
         config,
-        realmId,
+        numbers: NUMBERS,
         gate,
         base,
         directory: { bound: bindings(), attributesOf: (device) => deviceOf(device)?.attributes ?? {} },

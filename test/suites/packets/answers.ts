@@ -4,7 +4,7 @@
  * gate's checks.
  */
 import type { Protocol } from '../../../agent/core/words.ts';
-import { ip, tcp, udp } from '../../frames.ts';
+import { filler, ip, tcp, udp } from '../../frames.ts';
 import { badHeaders, badTransport, FIRST_FRAGMENT, LATER_FRAGMENT, optional } from './odd.ts';
 import type { Row } from './table.ts';
 import { trafficOf } from './traffic.ts';
@@ -18,7 +18,12 @@ export function answers(who: Who, protocol: Protocol): readonly Row[] {
   const overOther = isUdp ? tcp(devicePort(PORT.one), 5000) : udp(devicePort(PORT.one), 5000);
   return [
     ['to the server it was granted to', answer(PORT.one), sent(PORT.one)],
-    ['with hops for one more', answer(PORT.one, { fields: { hops: 2 } }), sent(PORT.one, { fields: { hops: 1 } })],
+    ['with hops for one more', answer(PORT.one, { fields: { hops: 2 } }), sent(PORT.one)],
+    [
+      'of a traffic class and a flow',
+      answer(PORT.one, { fields: { trafficClass: 0xb9, flowLabel: 0x12345 } }),
+      sent(PORT.one, { fields: { trafficClass: 1 } }),
+    ],
     ['to any address of the class', answer(PORT.any, { peer: serverSecond }), sent(PORT.any, { peer: serverSecond })],
     [
       'to the other class, from the same endpoint',
@@ -33,7 +38,7 @@ export function answers(who: Who, protocol: Protocol): readonly Row[] {
     ['from the last endpoint of the pool', answer(PORT.last), sent(PORT.last, { external: who.externalLast })],
 
     ...optional(who).map(([what, fields]): Row => [`with ${what}`, answer(PORT.one, { fields }), 'pass']),
-    ['as a first fragment', answer(PORT.one, { fields: FIRST_FRAGMENT }), 'pass'],
+    ['as a first fragment of an odd length', answer(PORT.one, { fields: FIRST_FRAGMENT }), 'fragment'],
     ['as a later fragment', ip(device, server, piece, LATER_FRAGMENT), 'pass'],
     ...badTransport(protocol, device, devicePort(PORT.one), server, 5000),
 
@@ -63,7 +68,7 @@ export function answers(who: Who, protocol: Protocol): readonly Row[] {
     ['to a service over the other transport', answer(PORT.one, { peer: gateway, peerPort: notOne }), 'gatewayService'],
     [
       'to a service, as a fragment',
-      answer(PORT.one, { peer: gateway, peerPort: service, fields: FIRST_FRAGMENT }),
+      answer(PORT.one, { peer: gateway, peerPort: service, fields: FIRST_FRAGMENT, content: filler(isUdp ? 8 : 4) }),
       'gatewayService',
     ],
   ];

@@ -22,7 +22,13 @@ const IMPOSSIBLE = {
 export function toPool(who: Who): readonly Row[] {
   const { server, external } = who;
   return [
-    ...strangeProtocols(who).map(([what, upper]): Row => [what, ip(server, external, upper), 'protocolNotCarried']),
+    ...strangeProtocols(who).map(
+      ([what, upper]): Row => [
+        what,
+        ip(server, external, upper),
+        what === 'an ICMP error' ? 'errorNotCarried' : 'protocolNotCarried',
+      ],
+    ),
     ...badHeaders(who, server, external),
   ];
 }

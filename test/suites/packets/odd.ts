@@ -12,6 +12,7 @@ import { type IpFields, ip, raw, spoil, tcp, type Upper, udp } from '../../frame
 import type { Row } from './table.ts';
 import { echo, PORT, unreachable, type Who } from './world.ts';
 
+/** Of a length that no first piece has (a multiple of 8 it is not). */
 export const FIRST_FRAGMENT: IpFields = { fragment: { offset: 0, more: true } };
 export const LATER_FRAGMENT: IpFields = { fragment: { offset: 64, more: false } };
 

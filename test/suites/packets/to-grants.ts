@@ -13,17 +13,17 @@ import { devicePort, PORT, type Who } from './world.ts';
 export function toGrants(who: Who, protocol: Protocol): readonly Row[] {
   const { knock, arrived, piece } = trafficOf(who, protocol);
   const { server, serverSecond, otherServer, stranger, external, externalNext, externalLast } = who;
-  const kept = { trafficClass: 0xb8, dontFragment: true };
   const trailer = Uint8Array.from({ length: 18 }, () => 0xee);
   const padded = (packet: Uint8Array) => Uint8Array.of(...packet, ...trailer);
   const overOther = protocol === 'udp' ? tcp(5000, PORT.one) : udp(5000, PORT.one);
   return [
     ['to a grant, from its server', knock(PORT.one), arrived(PORT.one)],
-    ['with hops for one more', knock(PORT.one, { fields: { hops: 2 } }), arrived(PORT.one, { fields: { hops: 1 } })],
+    ['with hops for one more', knock(PORT.one, { fields: { hops: 2 } }), arrived(PORT.one)],
+    ['with all hops there are', knock(PORT.one, { fields: { hops: 255 } }), arrived(PORT.one)],
     [
-      'of a traffic class, not to be fragmented',
-      knock(PORT.one, { fields: kept }),
-      arrived(PORT.one, { fields: { hops: 63, ...kept } }),
+      'of a traffic class, with congestion met, not to be fragmented',
+      knock(PORT.one, { fields: { hops: 3, trafficClass: 0xbb, dontFragment: true } }),
+      arrived(PORT.one, { fields: { trafficClass: 3, dontFragment: true } }),
     ],
     ['padded behind its end', padded(knock(PORT.one)), padded(arrived(PORT.one))],
     [
@@ -47,7 +47,7 @@ export function toGrants(who: Who, protocol: Protocol): readonly Row[] {
 
     ...optional(who).map(([what, fields]): Row => [`with ${what}`, knock(PORT.one, { fields }), 'headerOptions']),
     ['a fragment with options', ip(server, external, piece, optionalFragment(who)), 'headerOptions'],
-    ['as a first fragment', knock(PORT.one, { fields: FIRST_FRAGMENT }), 'fragment'],
+    ['as a first fragment of an odd length', knock(PORT.one, { fields: FIRST_FRAGMENT }), 'fragment'],
     ['as a later fragment', ip(server, external, piece, LATER_FRAGMENT), 'fragment'],
     ['as the last of many', ip(server, external, piece, { fragment: { offset: 0xfff8, more: false } }), 'fragment'],
     ...badTransport(protocol, server, 5000, external, PORT.one),

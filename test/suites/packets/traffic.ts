@@ -33,20 +33,21 @@ export interface Traffic {
 export function trafficOf(who: Who, protocol: Protocol): Traffic {
   const upper = (from: number, to: number, content: Uint8Array | string, noChecksum = false) =>
     protocol === 'udp' ? udp(from, to, content, { noChecksum }) : tcp(from, to, content);
-  const make = (inbound: boolean, outer: boolean, hops: number): Send => {
+  const make = (inbound: boolean, outer: boolean, made: IpFields): Send => {
     return (port, { peer = who.server, peerPort = 5000, content, noChecksum, fields, ...other } = {}) => {
       const { external = who.external, device = who.device } = other;
       const [host, at] = outer ? [external, port] : [device, devicePort(port)];
       return inbound
-        ? ip(peer, host, upper(peerPort, at, content ?? 'hello', noChecksum), { hops, ...fields })
-        : ip(host, peer, upper(at, peerPort, content ?? 'well?', noChecksum), { hops, ...fields });
+        ? ip(peer, host, upper(peerPort, at, content ?? 'hello', noChecksum), { ...made, ...fields })
+        : ip(host, peer, upper(at, peerPort, content ?? 'well?', noChecksum), { ...made, ...fields });
     };
   };
   return {
-    knock: make(true, true, 64),
-    arrived: make(true, false, 63),
-    answer: make(false, false, 64),
-    sent: make(false, true, 63),
+    knock: make(true, true, { hops: 57 }),
+    arrived: make(true, false, { hops: 64 }),
+    // Not to be cut, so its identification means nothing, and is none outside.
+    answer: make(false, false, { hops: 61, dontFragment: true }),
+    sent: make(false, true, { hops: 64, dontFragment: true, id: 0 }),
     piece: raw(PROTOCOL_NUMBERS[protocol], 16),
   };
 }

@@ -1,0 +1,451 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * ICMP and ICMPv6 of granted flows (RFC 5508, RFC 4890): errors about them are
+ * carried, either way, and none else; what does not fit the next link is
+ * answered by the gate itself, in the name of the peer.
+ *
+ * An error that is carried is written anew, from what it says: type, code, MTU
+ * or pointer, and of the quoted packet the IP header and eight bytes, which is
+ * what its sender knows its flow by. So nothing else of the inside can hang on
+ * it: no router's address (its source is the external one), no extension
+ * (RFC 4884, RFC 5837), no padding, no hop count. Errors that would show where
+ * hops are used up (time exceeded) do not leave at all.
+ *
+ * Messages are made and carried at a bounded rate for each grant, and only of
+ * those whose sum holds (RFC 5508, REQ-3).
+ */
+#ifndef MTGATE_ICMP_H
+#define MTGATE_ICMP_H
+
+#include "guards.h"
+#include "nat.h"
+#include "normalise.h"
+#include "parse.h"
+#include "verdict.h"
+
+#define ICMP_BURST 10 /* messages at once, and a second */
+#define ICMP_TOO_BIG 4 /* code of unreachable */
+#define ICMP_ECHO_REPLY 0
+#define ICMP6_UNREACHABLE 1
+#define ICMP6_TOO_BIG 2
+#define ICMP6_EXCEEDED 3
+#define ICMP6_PARAMETER 4
+#define ICMP6_ECHO_REPLY 129
+
+#define QUOTED 8      /* bytes behind the quoted IP header */
+#define CHUNK 128
+#define CHUNKS_MAX 16 /* longer errors there are none (RFC 1812, 4.3.2.3; RFC 4443, 2.4c) */
+#define OWN_HOPS 64
+
+static __always_inline bool is_icmp(const struct packet *packet)
+{
+	return packet->unfit == REASON_PROTOCOL_NOT_CARRIED &&
+	       packet->protocol == (packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
+}
+
+/* One message; `whose`: by what the senders are kept apart. */
+static __always_inline bool takes_icmp(__u32 whose)
+{
+	const __u64 interval = 1000000000ULL / ICMP_BURST;
+	__u32 bucket = whose % ICMP_BUCKETS;
+	__u64 *full = bpf_map_lookup_elem(&icmp_buckets, &bucket);
+	__u64 now = bpf_ktime_get_ns(), was, then;
+
+	if (!full)
+		return false;
+	was = *(volatile __u64 *)full;
+	then = (was > now ? was : now) + interval;
+	return then - now <= interval * ICMP_BURST && __sync_val_compare_and_swap(full, was, then) == was;
+}
+
+/* Whether an error of this type is carried; those from inside must show no hops. */
+static __always_inline bool is_carried_error(__u8 type, bool ipv6, bool outward)
+{
+	if (ipv6)
+		return type == ICMP6_UNREACHABLE || type == ICMP6_TOO_BIG || type == ICMP6_PARAMETER ||
+		       (type == ICMP6_EXCEEDED && !outward);
+	return type == ICMP_UNREACHABLE || type == ICMP_PARAMETER || (type == ICMP_EXCEEDED && !outward);
+}
+
+/* Reads what an error quotes, if it could be of a grant: a TCP or UDP packet,
+ * whole or the first piece, behind options or none (RFC 5508, REQ-3c). */
+static __always_inline bool read_quote(struct __sk_buff *skb, const struct packet *packet, struct quote *quote)
+{
+	__be16 ports[2];
+
+	quote->at = packet->transport + ICMP_HEADER;
+	if (packet->ipv6) {
+		struct ipv6hdr ip;
+
+		if (bpf_skb_load_bytes(skb, quote->at, &ip, sizeof(ip)) || ip.version != 6)
+			return false;
+		__builtin_memcpy(&quote->source, &ip.saddr, sizeof(quote->source));
+		__builtin_memcpy(&quote->destination, &ip.daddr, sizeof(quote->destination));
+		quote->protocol = ip.nexthdr;
+		quote->transport = quote->at + sizeof(ip);
+		if (quote->protocol == NEXT_FRAGMENT) {
+			struct { __u8 next, reserved; __be16 offset; } fragment;
+
+			if (bpf_skb_load_bytes(skb, quote->transport, &fragment, sizeof(fragment)) ||
+			    fragment.offset & bpf_htons(IPV6_OFFSET))
+				return false;
+			quote->protocol = fragment.next;
+			quote->transport += 8;
+		}
+	} else {
+		struct iphdr ip;
+
+		if (bpf_skb_load_bytes(skb, quote->at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5 ||
+		    ip.frag_off & bpf_htons(IPV4_OFFSET))
+			return false;
+		quote->source = mapped(ip.saddr);
+		quote->destination = mapped(ip.daddr);
+		quote->protocol = ip.protocol;
+		quote->transport = quote->at + ip.ihl * 4;
+	}
+	if (quote->protocol != IPPROTO_TCP && quote->protocol != IPPROTO_UDP)
+		return false;
+	if (quote->transport + QUOTED > packet->end || bpf_skb_load_bytes(skb, quote->transport, ports, sizeof(ports)))
+		return false;
+	quote->source_port = ports[0];
+	quote->destination_port = ports[1];
+	return true;
+}
+
+static __always_inline __u64 pseudo_header(const struct gate_address *source, const struct gate_address *destination,
+					   __u32 length, __u8 protocol)
+{
+	__u64 sum = (__u32)source->high + (source->high >> 32) + (__u32)source->low + (source->low >> 32);
+
+	sum += (__u32)destination->high + (destination->high >> 32) + (__u32)destination->low + (destination->low >> 32);
+	return sum + bpf_htonl(length) + bpf_htonl(protocol);
+}
+
+/* What is summed of a frame, and what is left of it. */
+struct summing {
+	struct __sk_buff *skb;
+	__u32 at, left;
+	__u64 sum;
+};
+
+/* A chunk of it. 1: there is no more that could be read. */
+static long sum_chunk(__u32 step, struct summing *summing)
+{
+	struct gate_scratch *room = gate_scratch();
+	__u32 length = summing->left < CHUNK ? summing->left : CHUNK;
+
+	if (!room || step >= CHUNKS_MAX || length < 1 || length > CHUNK)
+		return 1;
+	__builtin_memset(room->before, 0, CHUNK);
+	if (bpf_skb_load_bytes(summing->skb, summing->at, room->before, length))
+		return 1;
+	summing->sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)room->before, CHUNK, 0);
+	summing->at += length;
+	summing->left -= length;
+	return 0;
+}
+
+/* The sum of so many bytes of a frame, folded, with what it begins with; 0: they could not be read. */
+__noinline int sum_of(struct __sk_buff *skb, __u32 at, __u32 left, __u32 begin)
+{
+	struct summing summing = { .skb = skb, .at = at, .left = left, .sum = begin };
+
+	bpf_loop(CHUNKS_MAX, sum_chunk, &summing, 0);
+	return summing.left ? 0 : folded(summing.sum);
+}
+
+/* Whether the sum of an ICMP message holds. */
+static __always_inline bool holds_sum(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u32 length = packet->end - packet->transport;
+	__u64 begin = 0;
+
+	if (packet->ipv6)
+		begin = pseudo_header(&packet->source, &packet->destination, length, IPPROTO_ICMPV6);
+	return sum_of(skb, packet->transport, length, folded(begin)) == 0xffff;
+}
+
+/* An IP header of our own, of a message of `length` bytes in all. */
+static __always_inline void begin_ipv4(struct iphdr *ip, __u32 length, const struct gate_address *source,
+				       const struct gate_address *destination, __u8 hops)
+{
+	__u16 *halves = (__u16 *)ip;
+	__u64 sum = 0;
+
+	__builtin_memset(ip, 0, sizeof(*ip));
+	ip->version = 4;
+	ip->ihl = sizeof(*ip) / 4;
+	ip->tot_len = bpf_htons(length);
+	ip->frag_off = bpf_htons(IPV4_DONT_FRAGMENT);
+	ip->ttl = hops;
+	ip->protocol = IPPROTO_ICMP;
+	ip->saddr = ipv4_of(source);
+	ip->daddr = ipv4_of(destination);
+#pragma unroll
+	for (unsigned int i = 0; i < sizeof(*ip) / 2; i++)
+		sum += halves[i];
+	ip->check = ~folded(sum);
+}
+
+static __always_inline void begin_ipv6(struct ipv6hdr *ip, __u32 length, const struct gate_address *source,
+				       const struct gate_address *destination, __u8 hops)
+{
+	__builtin_memset(ip, 0, sizeof(*ip));
+	ip->version = 6;
+	ip->payload_len = bpf_htons(length - sizeof(*ip));
+	ip->nexthdr = IPPROTO_ICMPV6;
+	ip->hop_limit = hops;
+	__builtin_memcpy(&ip->saddr, source, sizeof(ip->saddr));
+	__builtin_memcpy(&ip->daddr, destination, sizeof(ip->daddr));
+}
+
+/* What stands at the beginning of an ICMP error. */
+struct error {
+	__u8 type, code;
+	__u16 check;
+	__u8 rest[4]; /* MTU or pointer, or nothing */
+};
+
+/* Of an error, what it says beside its type: nothing that says how long the quote is (RFC 4884). */
+static __always_inline void keep_meaning(struct error *error, bool ipv6)
+{
+	if (ipv6) {
+		if (error->type != ICMP6_TOO_BIG && error->type != ICMP6_PARAMETER)
+			__builtin_memset(error->rest, 0, sizeof(error->rest));
+		return;
+	}
+	error->rest[1] = 0;
+	if (error->type != ICMP_PARAMETER)
+		error->rest[0] = 0;
+	if (error->type != ICMP_UNREACHABLE || error->code != ICMP_TOO_BIG)
+		error->rest[2] = error->rest[3] = 0;
+}
+
+/* One end of the quoted packet, in the quoted header and in its first bytes. */
+static __always_inline void requote(void *ip, __u8 *first, const struct quote *quote, bool ipv6, enum side side,
+				    const struct change *change)
+{
+	struct gate_address from = side == SOURCE ? quote->source : quote->destination, to = *change->to;
+	__be16 *ports = (__be16 *)first, *check = (__be16 *)(first + offsetof(struct udphdr, check));
+	__be16 from_port = ports[side];
+
+	ports[side] = change->port;
+	if (quote->protocol == IPPROTO_UDP && *check) {
+		__u64 sum = (__u16)~*check + (__u16)~from_port + change->port;
+
+		sum += (__u32)bpf_csum_diff((__be32 *)&from, sizeof(from), (__be32 *)&to, sizeof(to), 0);
+		*check = ~folded(sum);
+	}
+	if (ipv6) {
+		struct ipv6hdr *header = ip;
+
+		__builtin_memcpy(side == SOURCE ? &header->saddr : &header->daddr, &to, sizeof(to));
+		header->nexthdr = quote->protocol;
+		if (config.hop_limit)
+			header->hop_limit = config.hop_limit;
+	} else {
+		struct iphdr *header = ip;
+		__u16 *halves = ip;
+		__u64 sum = 0;
+
+		*(side == SOURCE ? &header->saddr : &header->daddr) = ipv4_of(&to);
+		header->ihl = sizeof(*header) / 4;
+		if (config.hop_limit)
+			header->ttl = config.hop_limit;
+		header->check = 0;
+#pragma unroll
+		for (unsigned int i = 0; i < sizeof(*header) / 2; i++)
+			sum += halves[i];
+		header->check = ~folded(sum);
+	}
+}
+
+/* Writes a carried error anew, with the end of the quoted packet that was
+ * rewritten changed back, and the error's own with it: `side` is that of the
+ * quoted packet, so inward it is the source. False: it is spoilt. */
+static __always_inline bool write_error(struct __sk_buff *skb, const struct packet *packet, const struct quote *quote,
+					__u32 network, enum side side, const struct change *change)
+{
+	const struct gate_address *source = side == SOURCE ? &packet->source : change->to;
+	const struct gate_address *destination = side == SOURCE ? change->to : &packet->destination;
+	__u32 header = packet->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	__u32 length = 2 * header + sizeof(struct error) + QUOTED;
+	struct gate_scratch *room = gate_scratch();
+	__u64 sum = 0;
+
+	if (!room || (skb->vlan_present && bpf_skb_vlan_pop(skb)))
+		return false;
+	if (packet->ipv6) {
+		struct { struct ipv6hdr ip; struct error error; struct ipv6hdr quoted; __u8 first[QUOTED]; } *new =
+			(void *)room->after;
+
+		if (bpf_skb_load_bytes(skb, packet->transport, &new->error, sizeof(new->error)) ||
+		    bpf_skb_load_bytes(skb, quote->at, &new->quoted, sizeof(new->quoted)) ||
+		    bpf_skb_load_bytes(skb, quote->transport, new->first, sizeof(new->first)))
+			return false;
+		begin_ipv6(&new->ip, length, source, destination, hops_of(packet->hops));
+		requote(&new->quoted, new->first, quote, true, side, change);
+		keep_meaning(&new->error, true);
+		new->error.check = 0;
+		sum = pseudo_header(source, destination, length - header, IPPROTO_ICMPV6);
+		sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&new->error,
+					    sizeof(*new) - sizeof(new->ip), 0);
+		new->error.check = ~folded(sum);
+	} else {
+		struct { struct iphdr ip; struct error error; struct iphdr quoted; __u8 first[QUOTED]; } *new =
+			(void *)room->after;
+
+		if (bpf_skb_load_bytes(skb, packet->transport, &new->error, sizeof(new->error)) ||
+		    bpf_skb_load_bytes(skb, quote->at, &new->quoted, sizeof(new->quoted)) ||
+		    bpf_skb_load_bytes(skb, quote->transport, new->first, sizeof(new->first)))
+			return false;
+		begin_ipv4(&new->ip, length, source, destination, hops_of(packet->hops));
+		requote(&new->quoted, new->first, quote, false, side, change);
+		keep_meaning(&new->error, false);
+		new->error.check = 0;
+		sum = (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&new->error, sizeof(*new) - sizeof(new->ip), 0);
+		new->error.check = ~folded(sum);
+	}
+	if (length < 2 * sizeof(struct iphdr) || length > 2 * sizeof(struct ipv6hdr) + sizeof(struct error) + QUOTED)
+		return false;
+	return !bpf_skb_change_tail(skb, network + length, 0) &&
+	       !bpf_skb_store_bytes(skb, network, room->after, length, BPF_F_RECOMPUTE_CSUM);
+}
+
+/* Sends a frame back where it came from. */
+static __always_inline int turn_back(struct __sk_buff *skb, __u32 network)
+{
+	__u8 link[2 * ETH_ALEN];
+
+	if (network == BEHIND_ETHERNET &&
+	    (bpf_skb_load_bytes(skb, 0, link, sizeof(link)) ||
+	     bpf_skb_store_bytes(skb, 0, link + ETH_ALEN, ETH_ALEN, 0) ||
+	     bpf_skb_store_bytes(skb, ETH_ALEN, link, ETH_ALEN, 0)))
+		return TC_ACT_SHOT;
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* Whether a packet fits a link, or each segment of a coalesced one does. */
+static __always_inline bool fits(const struct __sk_buff *skb, const struct packet *packet, __u32 network, __u32 mtu)
+{
+	__u32 segment = skb->gso_size;
+
+	return !mtu || (segment ? packet->payload + segment : packet->end) - network <= mtu;
+}
+
+/*
+ * What does not fit is not carried, and its sender is told (RFC 1191, RFC
+ * 8201), by its peer as it seems: so the error shows no other address. IPv4
+ * senders are told whether or not they forbade that it is cut.
+ *
+ * The packet may have a partial sum, and the kernel will complete it, in the
+ * quote by then: so the quoted sum is made the one that this completion gives,
+ * x = ~(sum of the rest + x), before the error's own is reckoned.
+ */
+__noinline int answer_too_big(struct __sk_buff *skb, const struct packet *packet, __u32 network, __u32 mtu, __u32 index)
+{
+	__u8 hops = config.hop_limit ? config.hop_limit : OWN_HOPS;
+	__u32 header, own, first;
+	struct gate_scratch *room;
+	__be16 check;
+	__u64 sum;
+	bool udp;
+
+	if (!packet || packet->share != WHOLE || !takes_icmp(index))
+		return deny(skb, REASON_PACKET_TOO_BIG);
+	count(REASON_PACKET_TOO_BIG, 1, skb->len);
+	udp = packet->protocol == IPPROTO_UDP;
+	header = packet->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	own = header + sizeof(struct error);
+	first = udp ? sizeof(struct udphdr) : sizeof(struct tcphdr);
+	room = gate_scratch();
+	if (!room || (skb->vlan_present && bpf_skb_vlan_pop(skb)) ||
+	    bpf_skb_change_tail(skb, network + header + first, 0) ||
+	    bpf_skb_adjust_room(skb, own, BPF_ADJ_ROOM_MAC, 0))
+		return TC_ACT_SHOT;
+
+	__builtin_memset(room->before, 0, sizeof(struct tcphdr));
+	if (bpf_skb_load_bytes(skb, network + own + header, room->before, udp ? sizeof(struct udphdr) : sizeof(struct tcphdr)))
+		return TC_ACT_SHOT;
+	*(__be16 *)(room->before + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check))) = 0;
+	sum = (__u32)bpf_csum_diff(NULL, 0, (__be32 *)room->before, sizeof(struct tcphdr), 0);
+	check = ~folded(sum);
+	check = check >> 1 | check << 15;
+	if (bpf_skb_store_bytes(skb, network + own + header + (udp ? offsetof(struct udphdr, check)
+								    : offsetof(struct tcphdr, check)),
+				&check, sizeof(check), 0))
+		return TC_ACT_SHOT;
+	sum += check;
+
+	if (packet->ipv6) {
+		struct { struct ipv6hdr ip; struct error error; struct ipv6hdr quoted; } *new = (void *)room->after;
+
+		if (bpf_skb_load_bytes(skb, network + own, &new->quoted, sizeof(new->quoted)))
+			return TC_ACT_SHOT;
+		begin_ipv6(&new->ip, own + header + first, &packet->destination, &packet->source, hops);
+		__builtin_memset(&new->error, 0, sizeof(new->error));
+		new->error.type = ICMP6_TOO_BIG;
+		*(__be32 *)new->error.rest = bpf_htonl(mtu);
+		sum += pseudo_header(&packet->destination, &packet->source, own + first, IPPROTO_ICMPV6);
+		sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&new->error, sizeof(new->error) + sizeof(new->quoted), 0);
+		new->error.check = ~folded(sum);
+		if (bpf_skb_store_bytes(skb, network, new, sizeof(new->ip) + sizeof(new->error), 0))
+			return TC_ACT_SHOT;
+	} else {
+		struct { struct iphdr ip; struct error error; struct iphdr quoted; } *new = (void *)room->after;
+
+		if (bpf_skb_load_bytes(skb, network + own, &new->quoted, sizeof(new->quoted)))
+			return TC_ACT_SHOT;
+		begin_ipv4(&new->ip, own + header + first, &packet->destination, &packet->source, hops);
+		__builtin_memset(&new->error, 0, sizeof(new->error));
+		new->error.type = ICMP_UNREACHABLE;
+		new->error.code = ICMP_TOO_BIG;
+		*(__be16 *)(new->error.rest + 2) = bpf_htons(mtu);
+		sum += (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&new->error, sizeof(new->error) + sizeof(new->quoted), 0);
+		new->error.check = ~folded(sum);
+		if (bpf_skb_store_bytes(skb, network, new, sizeof(new->ip) + sizeof(new->error), 0))
+			return TC_ACT_SHOT;
+	}
+	return turn_back(skb, network);
+}
+
+/* An echo request to an external address that a filter lets in: nobody is there but the gate. */
+static __noinline int answer_echo(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u8 reply = packet->ipv6 ? ICMP6_ECHO_REPLY : ICMP_ECHO_REPLY;
+	__u8 request = packet->ipv6 ? ICMP6_ECHO_REQUEST : ICMP_ECHO_REQUEST;
+	__u8 hops = config.hop_limit ? config.hop_limit : OWN_HOPS;
+	__u32 at = packet->transport;
+	__u64 flags = BPF_F_RECOMPUTE_CSUM;
+
+	if (!takes_icmp(packet->source.high ^ packet->source.high >> 32 ^ packet->source.low ^ packet->source.low >> 32))
+		return deny(skb, REASON_ICMP_RATE_EXCEEDED);
+	count(COUNTER_ECHOES_ANSWERED, 1, skb->len);
+	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
+		return TC_ACT_SHOT;
+	if (bpf_l4_csum_replace(skb, at + offsetof(struct error, check), bpf_htons(request << 8), bpf_htons(reply << 8),
+				sizeof(__be16)) ||
+	    bpf_skb_store_bytes(skb, at, &reply, sizeof(reply), 0))
+		return TC_ACT_SHOT;
+	if (packet->ipv6) {
+		const __u32 source_at = BEHIND_ETHERNET + offsetof(struct ipv6hdr, saddr);
+		struct gate_address ends[2] = { packet->destination, packet->source };
+
+		if (bpf_skb_store_bytes(skb, source_at, ends, sizeof(ends), flags) ||
+		    bpf_skb_store_bytes(skb, BEHIND_ETHERNET + offsetof(struct ipv6hdr, hop_limit), &hops,
+					sizeof(hops), flags))
+			return TC_ACT_SHOT;
+	} else {
+		const __u32 source_at = BEHIND_ETHERNET + offsetof(struct iphdr, saddr);
+		__be32 ends[2] = { ipv4_of(&packet->destination), ipv4_of(&packet->source) };
+
+		if (bpf_l3_csum_replace(skb, BEHIND_ETHERNET + offsetof(struct iphdr, check),
+					bpf_htons(packet->hops << 8), bpf_htons(hops << 8), sizeof(__be16)) ||
+		    bpf_skb_store_bytes(skb, source_at, ends, sizeof(ends), flags) ||
+		    bpf_skb_store_bytes(skb, BEHIND_ETHERNET + offsetof(struct iphdr, ttl), &hops, sizeof(hops), flags))
+			return TC_ACT_SHOT;
+	}
+	return turn_back(skb, BEHIND_ETHERNET);
+}
+
+#endif
