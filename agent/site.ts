@@ -116,7 +116,10 @@ export function baseSetup(config: Config, { outside, inside }: Site, ground: Fil
   const shared = sharedRealms(config.inside);
   return {
     outside: config.outside.interface,
-    inside: config.inside.map((one) => ({ ...one, shared: shared.has(one.realm) })),
+    inside: config.inside.map((one) => {
+      const ifindex = inside.get(one.realm)?.ifindex;
+      return { ...one, shared: shared.has(one.realm), ...(ifindex !== undefined && { ifindex }) };
+    }),
     present: [outside, ...inside.values()].flatMap((link) => (link ? link.name : [])),
     grants: grantsOf(config),
     egress: config.pools.egress,

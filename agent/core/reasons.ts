@@ -170,8 +170,10 @@ export type FilterCopy = (typeof FILTER_COPIES)[number];
  */
 export const ANSWER_MARK = 0xa0000000;
 
-/** The mark, with the realm's number, of a carried packet that the stack is to cut into fragments (gate.h). */
+/** The mark, with the number of the interface it is for, of a carried packet that the stack is to cut into fragments (gate.h). */
 export const FRAGMENT_MARK = 0xb0000000;
+/** The bits of a mark that say of which kind it is. */
+export const MARK_KIND = 0xf0000000;
 
 /** The mark of a packet that is handed on to be looked at (gate.h): this, with the reason's number. */
 export const DENIAL_MARK = 0xd0000000;

@@ -156,7 +156,7 @@ __noinline int remember_piece(const struct packet *packet, __u64 number, __u32 i
 			bpf_map_delete_elem(&fragments, &piece->of);
 		return true;
 	}
-	if (known) {
+	if (known && known->number == number) {
 		known->next = NONE_FOLLOWS;
 		return false;
 	}

@@ -275,7 +275,7 @@ int gate_outside_ingress(struct __sk_buff *skb)
 		return drop(skb, REASON_MALFORMED);
 	count_carried(&entry->in, &load, limits, COUNTER_GRANTED_IN);
 	if (change.by_stack) {
-		skb->mark = GATE_FRAGMENT_MARK | realm;
+		skb->mark = GATE_FRAGMENT_MARK | route->ifindex;
 		return TC_ACT_OK;
 	}
 	return hand_to(route, packet.ipv6);

@@ -27,7 +27,7 @@
 #define GATE_ANSWER_MARK 0xa0000000u
 
 /* The mark of a granted packet, already translated, that the stack is to cut
- * into fragments: this base with the realm in the low bits. */
+ * into fragments: this base with the interface it is for in the low bits. */
 #define GATE_FRAGMENT_MARK 0xb0000000u
 
 #define GATE_ADMISSIONS_MAX 16 /* of one source prefix, those of wider ones included */

@@ -41,7 +41,7 @@ export class Pieces {
       if (!piece.more) this.#datagrams.delete(keyOf(from, packet, piece));
       return true;
     }
-    if (known) {
+    if (known?.of.number === of.number) {
       known.next = NONE_FOLLOWS;
       return false;
     }

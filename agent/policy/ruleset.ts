@@ -14,7 +14,15 @@
  * Pure: the same setup gives the same text, byte by byte.
  */
 import { type Address, addressAt, type Endpoint, type Family, type Prefix, sizeOf } from '../core/net.ts';
-import { DENIAL_MARK, DENIAL_PREFIX, DENIAL_REASONS, DENIALS, SELF_TEST } from '../core/reasons.ts';
+import {
+  DENIAL_MARK,
+  DENIAL_PREFIX,
+  DENIAL_REASONS,
+  DENIALS,
+  FRAGMENT_MARK,
+  MARK_KIND,
+  SELF_TEST,
+} from '../core/reasons.ts';
 import { portsText, type TriggerPlan } from '../core/trigger-plan.ts';
 import type { Service } from '../core/words.ts';
 import { allowRules, answerRules, type Counted, type FilterSetup, filterParts, type Part } from './filter-ruleset.ts';
@@ -26,6 +34,8 @@ export interface BaseSetup extends FilterSetup {
     readonly prefixes: readonly Prefix[];
     /** Another realm has addresses of this one: its devices begin nothing. */
     readonly shared?: boolean;
+    /** Absent: it is not there. */
+    readonly ifindex?: number;
   }[];
   /** Of all these, the interfaces that are there: a chain at an interface's own hook needs it. */
   readonly present: readonly string[];
@@ -95,10 +105,17 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
     // Reached only where the gate is not attached: the grants pool is closed then.
     chain('early', [
       'type filter hook prerouting priority raw; policy accept;',
+      `meta mark & ${hex(MARK_KIND)} == ${hex(FRAGMENT_MARK)} notrack`,
       ...FAMILIES.map(({ family, word }) => `${word} daddr @grants_${family} counter drop`),
     ]),
     chain('forward', [
       'type filter hook forward priority filter; policy accept;',
+      // Granted and translated, and to be cut: by whatever other way than its own, it does not pass.
+      ...setup.inside.flatMap(({ interface: name, ifindex }) =>
+        ifindex === undefined
+          ? []
+          : [`oifname ${quote(name)} meta mark ${hex(FRAGMENT_MARK + ifindex)} counter accept`],
+      ),
       `oifname { ${inside.join(', ')} } goto toward_inside`,
       `iifname { ${inside.join(', ')} } goto from_inside`,
     ]),

@@ -9,10 +9,11 @@
  */
 import fc from 'fast-check';
 import type { Admission } from '../../agent/core/admissions.ts';
+import type { Endpoint } from '../../agent/core/net.ts';
 import { ANSWER_MARK } from '../../agent/core/reasons.ts';
 import type { PacketLimits } from '../../agent/core/words.ts';
 import type { Hook } from '../../agent/dataplane/dataplane.ts';
-import { ethernet, type IpFields, icmp, ip, raw, TCP_ACK, tcp, type Upper, udp } from '../frames.ts';
+import { cut, ethernet, type IpFields, icmp, ip, raw, TCP_ACK, tcp, type Upper, udp } from '../frames.ts';
 import { CLASS, mapping, OTHER_CLASS, REALM, SECOND_REALM, SERVER_PREFIXES } from '../suites/fixture.ts';
 
 type Text = Parameters<typeof mapping>[0];
@@ -73,7 +74,11 @@ const hops = fc.oneof(
   { weight: 4, arbitrary: fc.constant(64) },
   { weight: 1, arbitrary: fc.constantFrom(0, 1, 2, 255) },
 );
-const payload = fc.oneof(fc.uint8Array({ maxLength: 40 }), fc.constant(new Uint8Array()));
+const payload = fc.oneof(
+  { weight: 6, arbitrary: fc.uint8Array({ maxLength: 40 }) },
+  { weight: 6, arbitrary: fc.constant(new Uint8Array()) },
+  { weight: 1, arbitrary: fc.integer({ min: 1200, max: 1300 }).map((length) => new Uint8Array(length)) },
+);
 
 const bracket = (host: string, port: number) => (host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`);
 
@@ -125,6 +130,15 @@ const grant: fc.Arbitrary<Text> = family.chain((name) => {
 
 const fields: fc.Arbitrary<IpFields> = fc.oneof(
   { weight: 20, arbitrary: hops.map((value) => ({ hops: value })) },
+  {
+    weight: 5,
+    arbitrary: fc.record({
+      dontFragment: fc.boolean(),
+      id: fc.nat(0xffff),
+      trafficClass: fc.nat(255),
+      flowLabel: fc.nat(0xfffff),
+    }),
+  },
   { weight: 1, arbitrary: fc.constantFrom(4, 8).map((length) => ({ options: new Uint8Array(length) })) },
   {
     weight: 1,
@@ -140,8 +154,26 @@ const fields: fc.Arbitrary<IpFields> = fc.oneof(
   },
 );
 
-function transport(protocol: 'tcp' | 'udp', from: number, to: number, content: Uint8Array, odd: boolean): Upper {
-  return protocol === 'udp' ? udp(from, to, content, { noChecksum: odd }) : tcp(from, to, content, odd ? TCP_ACK : 2);
+/** Options of a SYN that mean something, that are cut, or anything. */
+const options = fc.oneof(
+  fc.constant([]),
+  fc.constant([2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7]),
+  fc.constant([1, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 2, 4, 255, 255, 1]),
+  fc
+    .array(fc.constantFrom(0, 1, 2, 3, 4, 8, 10, 255), { minLength: 4, maxLength: 40 })
+    .map((bytes) => bytes.slice(0, bytes.length - (bytes.length % 4))),
+);
+
+function transport(
+  protocol: 'tcp' | 'udp',
+  from: number,
+  to: number,
+  content: Uint8Array,
+  odd: boolean,
+  said: readonly number[] = [],
+): Upper {
+  if (protocol === 'udp') return udp(from, to, content, { noChecksum: odd });
+  return tcp(from, to, content, odd ? TCP_ACK : 2, { options: said });
 }
 
 interface Made {
@@ -161,20 +193,46 @@ const closeTo = (grants: readonly Text[]): fc.Arbitrary<Made> =>
       fields,
       odd: fc.boolean(),
       answers: fc.boolean(),
+      said: options,
+      /** What of it comes: the packet, one of its pieces, or an error about it from the other side. */
+      as: fc.oneof(
+        { weight: 6, arbitrary: fc.constant('whole' as const) },
+        { weight: 3, arbitrary: fc.nat(2) },
+        { weight: 2, arbitrary: fc.constant('error' as const) },
+      ),
+      type: fc.constantFrom(1, 2, 3, 3, 4, 11, 12, 5),
+      from: fc.nat(3),
     })
-    .map(({ of, remote, port, content, fields: about, odd, answers }) => {
+    .map(({ of, remote, port, content, fields: about, odd, answers, said, as, type, from }) => {
       const { external, device, protocol, remote: granted } = mapping(of);
-      const { remotes } = FAMILIES[external.address.family];
+      const { family: name } = external.address;
+      const { remotes, devices } = FAMILIES[name];
       const peer = remotes[remote] ?? (granted === 'all' ? remotes[0] : granted.text);
-      return answers
-        ? {
-            hook: 'insideIngress' as const,
-            packet: ip(device.address.text, peer, transport(protocol, device.port, port, content, odd), about),
-          }
-        : {
-            hook: 'outsideIngress' as const,
-            packet: ip(peer, external.address.text, transport(protocol, port, external.port, content, odd), about),
-          };
+      const outward = (end: Endpoint, fill = content) =>
+        ip(end.address.text, peer, transport(protocol, end.port, port, fill, odd, said), about);
+      const inward = (end: Endpoint, fill = content) =>
+        ip(peer, end.address.text, transport(protocol, port, end.port, fill, odd, said), about);
+      const [hook, own, other] = answers
+        ? (['insideIngress', outward, inward] as const)
+        : (['outsideIngress', inward, outward] as const);
+      const end = answers ? device : external;
+      if (as === 'whole') return { hook, packet: own(end) };
+      if (as === 'error') {
+        // Who sends it: the end itself, one of its kind, or a router.
+        const sender = [answers ? device.address.text : peer, answers ? devices[1] : remotes[1]][from];
+        const router = name === 'ipv4' ? '192.0.2.1' : '2001:db8:66::1';
+        const message = icmp(name === 'ipv4' ? 'icmp' : 'icmpv6', type, odd ? 4 : 0, other(end), 0x0500_0578);
+        return { hook, packet: ip(sender ?? router, answers ? peer : end.address.text, message, about) };
+      }
+      const pieces = cut(
+        own(
+          end,
+          Uint8Array.from({ length: 64 }, (_, i) => i),
+        ),
+        32,
+        48,
+      );
+      return { hook, packet: pieces[as] as Uint8Array };
     });
 
 const hook = fc.constantFrom<Hook>('outsideIngress', 'insideIngress', 'outsideEgress', 'insideEgress');

@@ -8,7 +8,7 @@
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { prefix } from '../../agent/core/net.ts';
-import type { JudgingDataplane, Mapping, Verdict } from '../../agent/dataplane/dataplane.ts';
+import type { GateSetup, JudgingDataplane, Mapping, Verdict } from '../../agent/dataplane/dataplane.ts';
 import { Memory } from '../../agent/dataplane/memory.ts';
 import { entriesOf } from '../entries.ts';
 import { sumsHold } from '../frames.ts';
@@ -22,6 +22,16 @@ const clock = { nowMs: Date.now, monotonicNs: nowNs, boottimeNs: nowNs };
 const ETHERNET = 14;
 const BEYOND_LIMITS: readonly string[] = ['packetRateExceeded', 'byteQuotaExceeded'];
 
+/** Links that not every packet fits. */
+function narrow(interfaces: Interfaces): GateSetup {
+  const setup = setupOf(interfaces);
+  return {
+    ...setup,
+    outside: { ...setup.outside, mtu: 1290 },
+    inside: setup.inside.map((one) => ({ ...one, mtu: 1280 })),
+  };
+}
+
 let stand: Stand;
 beforeAll(() => {
   stand = gateStand();
@@ -29,10 +39,10 @@ beforeAll(() => {
 afterAll(() => stand.close());
 
 test(`gate and twin agree (seed ${seed})`, { timeout: 120_000 }, async () => {
-  const seen = { carried: 0, passed: 0, dropped: 0, limited: 0, unbound: 0 };
+  const seen = { carried: 0, passed: 0, dropped: 0, limited: 0, unbound: 0, errors: 0, pieces: 0, tooBig: 0 };
   await fc.assert(
     fc.asyncProperty(life, async (commands) => {
-      const rig = await stand.make(setupOf);
+      const rig = await stand.make(narrow);
       try {
         liveThrough(commands, rig, seen);
       } finally {
@@ -47,10 +57,13 @@ test(`gate and twin agree (seed ${seed})`, { timeout: 120_000 }, async () => {
   expect(seen.dropped).toBeGreaterThan(LIVES);
   expect(seen.limited).toBeGreaterThan(LIVES / 2);
   expect(seen.unbound).toBeGreaterThan(LIVES);
+  expect(seen.errors).toBeGreaterThan(LIVES / 4);
+  expect(seen.pieces).toBeGreaterThan(LIVES / 4);
+  expect(seen.tooBig).toBeGreaterThan(0);
 });
 
 function liveThrough(commands: readonly Command[], { plane: gate, interfaces }: Rig, seen: Seen): void {
-  const twin = new Memory(clock, setupOf(interfaces));
+  const twin = new Memory(clock, narrow(interfaces));
   const both = [gate, twin] as const;
   for (const plane of both) {
     addClasses(plane);
@@ -69,7 +82,10 @@ function liveThrough(commands: readonly Command[], { plane: gate, interfaces }: 
   expect(entriesOf(gate)).toEqual(entriesOf(twin));
   expect(new Map(gate.classes())).toEqual(new Map(twin.classes()));
   expect(boundIn(gate)).toEqual(boundIn(twin));
-  expect(gate.counters()).toEqual(twin.counters());
+  const counters = gate.counters();
+  expect(counters).toEqual(twin.counters());
+  seen.errors += Number(counters.errorsCarried.packets);
+  seen.tooBig += Number(counters.denied.packetTooBig.packets);
 }
 
 function boundIn(plane: JudgingDataplane): readonly string[] {
@@ -77,7 +93,7 @@ function boundIn(plane: JudgingDataplane): readonly string[] {
 }
 
 type Both = readonly [gate: JudgingDataplane, twin: JudgingDataplane];
-type Seen = Record<'carried' | 'passed' | 'dropped' | 'limited' | 'unbound', number>;
+type Seen = Record<'carried' | 'passed' | 'dropped' | 'limited' | 'unbound' | 'errors' | 'pieces' | 'tooBig', number>;
 
 function change(command: Exclude<Command, { do: 'packet' }>, both: Both, opened: Mapping[], number: number): void {
   const now = nowNs();
@@ -153,6 +169,7 @@ function expectAgreement(
   const ifindex = hook === 'insideIngress' || hook === 'insideEgress' ? interfaces[at] : interfaces.outside;
   const [atGate, atTwin] = [gate, twin].map((plane) => readable(plane.judge(hook, ifindex, frame, mark), frame));
   expect(atGate).toEqual(atTwin);
+  if (atGate?.verdict === 'redirect' && isPiece(frame)) seen.pieces += 1;
   if (atGate?.verdict === 'redirect') seen.carried += 1;
   else if (atGate?.verdict === 'pass') seen.passed += 1;
   else seen.dropped += 1;
@@ -166,7 +183,7 @@ function expectAgreement(
  * but that the rest is right.
  */
 function readable(verdict: Verdict, frame: Uint8Array) {
-  if (verdict.verdict !== 'redirect') return verdict;
+  if (!('bytes' in verdict)) return verdict;
   const bytes = Uint8Array.from(verdict.bytes);
   if (!sumsHold(frame.subarray(ETHERNET))) {
     const six = (bytes[ETHERNET] ?? 0) >> 4 === 6;
@@ -184,4 +201,10 @@ function succeeds(act: () => void): boolean {
   } catch {
     return false;
   }
+}
+
+function isPiece(frame: Uint8Array): boolean {
+  const view = new DataView(frame.buffer, frame.byteOffset);
+  if ((frame[ETHERNET] ?? 0) >> 4 === 6) return frame[ETHERNET + 6] === 44;
+  return (view.getUint16(ETHERNET + 6) & 0x3fff) !== 0;
 }

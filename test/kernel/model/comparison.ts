@@ -31,7 +31,9 @@ function wholeOf(arrived: readonly Arrival[], at: Place): Packet | string {
   if (!first) return `did not come at ${at}`;
   if (!read(first).fragment) return pieces.length === 1 ? read(first) : `came ${pieces.length} times`;
   const whole = assembled(pieces);
-  return whole ? read(whole) : `came in pieces that make no whole`;
+  if (whole) return read(whole);
+  // What a grant carries goes on piece by piece.
+  return pieces.length === 1 ? read(first) : 'came in pieces that make no whole';
 }
 
 export function shown({ gate, log, arrived, said }: Seen): string {

@@ -85,6 +85,14 @@ export class Model {
     if (verdict.verdict === 'pass') return this.#toStack(from, read(bytes));
     const carried = read(verdict.bytes.subarray(14));
     const at = from === 'outside' ? placeOf(carried.destination) : 'outside';
+    if (carried.icmp)
+      return {
+        why: 'the gate carries an error about what it carried',
+        outcome: 'pass grant',
+        gate: ['errorsCarried'],
+        log: [],
+        arrives: { at, check: sameAs(verdict.bytes.subarray(14)) },
+      };
     return {
       why: 'the gate carries it',
       outcome: 'pass grant',
