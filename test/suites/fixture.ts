@@ -117,7 +117,7 @@ interface MappingText {
   readonly realm?: number;
   readonly classId?: number;
   readonly limits?: PacketLimits;
-  /** For IPv6: which of its indices. */
+  /** For IPv6, and where nothing is translated: which of the indices. */
   readonly slot?: number;
 }
 
@@ -127,7 +127,9 @@ export function mapping(text: MappingText): Mapping {
   const protocol = text.protocol ?? 'udp';
   const remote: Address | 'all' = text.remote === undefined || text.remote === 'all' ? 'all' : address(text.remote);
   const index =
-    external.address.family === 'ipv4' ? indexOfIpv4(POOL, protocol, external) : IPV6_INDEX + (text.slot ?? 0);
+    external.address.family === 'ipv4' && text.external !== text.device
+      ? indexOfIpv4(POOL, protocol, external)
+      : IPV6_INDEX + (text.slot ?? 0);
   if (index === undefined) throw new RangeError(`${text.external} is not in the pool`);
   return {
     index,

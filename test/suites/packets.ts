@@ -33,6 +33,7 @@ import { expectOutcome, standing, table } from './packets/table.ts';
 import { toGrants } from './packets/to-grants.ts';
 import { toOutside } from './packets/to-outside.ts';
 import { trafficOf } from './packets/traffic.ts';
+import { describeUntranslated } from './packets/untranslated.ts';
 import { FAMILIES, IPV4, IPV6, openGrants, PORT, type Who } from './packets/world.ts';
 
 const GRANTED = FAMILIES.flatMap((who) => (['udp', 'tcp'] as const).map((protocol) => ({ who, protocol })));
@@ -98,6 +99,7 @@ function describeGrants(make: MakeRig, who: Who, protocol: Protocol): void {
 
   describe('in pieces', () => describePieces(make, who, protocol));
   describe('ICMP', () => describeErrors(make, who, protocol));
+  describe('without translation', () => describeUntranslated(make, who, protocol));
 
   test('sums come out right wherever they carry over', () => {
     for (let word = 0; word <= 0xffff; word += 257) {
