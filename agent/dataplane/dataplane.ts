@@ -15,13 +15,14 @@ import type { PacketLimits, Protocol, Service } from '../core/words.ts';
 
 /** A grant as packets see it. */
 export interface Mapping {
-  /** Place of the entry; fixed by the external endpoint (IPv4) or allocated (IPv6). */
+  /** Place of the entry; fixed by the external endpoint (IPv4 of the pool) or allocated. */
   readonly index: number;
   /** The grant's number, below 2^53, never used twice: tells a live entry from a leftover's key. */
   readonly number: number;
   readonly protocol: Protocol;
   readonly realm: number;
   readonly device: Endpoint;
+  /** That of the pool which stands for the device; or the device's own, and nothing is rewritten. */
   readonly external: Endpoint;
   /** The one address, or any address of the server's class. */
   readonly remote: Address | 'all';
@@ -29,6 +30,11 @@ export interface Mapping {
   readonly remotePort: number;
   readonly classId: number;
   readonly limits: PacketLimits;
+}
+
+/** Whether packets of a grant are rewritten: no pool has an address of a realm, so an endpoint that is the device's is its own. */
+export function isTranslated({ device, external }: Pick<Mapping, 'device' | 'external'>): boolean {
+  return device.port !== external.port || device.address.text !== external.address.text;
 }
 
 /** An entry as it stands. */
@@ -132,6 +138,8 @@ export interface GateSetup {
     readonly realm: number;
     readonly prefixes: readonly Prefix[];
     readonly nextHops: NextHops;
+    /** Whether the outside sees others than its addresses. If not, devices are known by them there, and they are no secret. */
+    readonly translated: boolean;
   }[];
   /** The host's own addresses: those on inside interfaces (`gateway`) never appear outside; devices reach none of them but for services. */
   readonly own: readonly { readonly address: Address; readonly on: 'inside' | 'elsewhere' }[];

@@ -47,7 +47,7 @@ const POOL: Pool = {
   ipv6: [],
   portLow: 20_000,
   portCount: 16_384,
-  ipv6Grants: 0,
+  keyedGrants: 0,
 };
 
 /** How many UDP endpoints the pool has; a power of two. */
@@ -228,7 +228,7 @@ function openGate(network: Network, grants: number): Gate {
     setup: {
       pool: POOL,
       outside: { ifindex: outside.ifindex, nextHops: { ipv4: UPSTREAM } },
-      inside: [{ ifindex: toDevices.ifindex, realm: 1, prefixes: [REALM], nextHops: { ipv4: USER_PLANE } }],
+      inside: [{ ifindex: toDevices.ifindex, realm: 1, prefixes: [REALM], nextHops: { ipv4: USER_PLANE }, translated: true }],
       own: [
         { address: INNER_ADDRESS, on: 'inside' },
         { address: OUTSIDE_ADDRESS, on: 'elsewhere' },

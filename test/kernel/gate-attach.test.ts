@@ -46,7 +46,7 @@ const POOL: Pool = {
   ipv6: [prefix('2001:db8:a::/64')],
   portLow: EXTERNAL_PORT,
   portCount: 64,
-  ipv6Grants: 8,
+  keyedGrants: 8,
 };
 
 function interfacesOf(network: Network): Interfaces {
@@ -66,6 +66,7 @@ function setupOf({ outside, inside }: Interfaces, other: Partial<GateSetup> & { 
       realm: 1,
       prefixes: [prefix(REALM_PREFIX.ipv4), prefix(REALM_PREFIX.ipv6)],
       nextHops: nextHops ? { ipv4: address(DEVICE.ipv4), ipv6: address(DEVICE.ipv6) } : {},
+      translated: true,
     })),
     own: [
       ...FAMILIES.map((family) => ({ address: address(INNER_GATEWAY[family]), on: 'inside' as const })),

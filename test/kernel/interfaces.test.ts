@@ -146,7 +146,7 @@ const POOL: Pool = {
   ipv6: [prefix('2001:db8:a::/64')],
   portLow: 40_000,
   portCount: 16,
-  ipv6Grants: 8,
+  keyedGrants: 8,
 };
 const REALM = ['10.20.0.0/16', 'fd00:20::/48'].map(prefix);
 const REALMS = [
@@ -215,7 +215,7 @@ describe('a VLAN and a bridge inside, realms of the same addresses', () => {
       const setup = {
         pool: POOL,
         outside: { ifindex: at('outside').ifindex, nextHops: {} },
-        inside: inside.map(({ ifindex }, i) => ({ ifindex, realm: i + 1, prefixes: REALM, nextHops: {} })),
+        inside: inside.map(({ ifindex }, i) => ({ ifindex, realm: i + 1, prefixes: REALM, nextHops: {}, translated: true })),
         own: ['10.20.0.1', 'fd00:20::1'].map((one) => ({ address: address(one), on: 'inside' as const })),
         services: [{ protocol: 'udp' as const, port: 53 }],
         orphanGraceSeconds: 300,

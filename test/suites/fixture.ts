@@ -42,7 +42,7 @@ const POOL: Pool = {
   ipv6: [prefix('2001:db8:a::/64'), prefix('2001:db8:b:1000::/52'), prefix('2001:db8:c::40/122')],
   portLow: 40_000,
   portCount: 64,
-  ipv6Grants: 32,
+  keyedGrants: 32,
 };
 /** The first index of the IPv6 grants. */
 const IPV6_INDEX = ipv4Entries(POOL);
@@ -57,12 +57,14 @@ export function setupOf(interfaces: Interfaces): GateSetup {
         realm: REALM,
         prefixes: [prefix('10.20.0.0/16'), prefix('fd00:20::/48')],
         nextHops: { ipv6: address('fd00:20::9') },
+        translated: true,
       },
       {
         ifindex: interfaces.secondInside,
         realm: SECOND_REALM,
         prefixes: [prefix('10.30.0.0/16'), prefix('fd00:30::/48')],
         nextHops: { ipv4: address('10.30.0.9') },
+        translated: true,
       },
     ],
     own: [
