@@ -52,8 +52,8 @@ export interface BaseSetup extends FilterSetup {
 const SNAPLEN = 96;
 
 const FAMILIES = [
-  { family: 'ipv4', word: 'ip', type: 'ipv4_addr', icmp: 'icmp' },
-  { family: 'ipv6', word: 'ip6', type: 'ipv6_addr', icmp: 'icmpv6' },
+  { family: 'ipv4', word: 'ip', type: 'ipv4_addr', icmp: 'icmp', hops: 'ttl' },
+  { family: 'ipv6', word: 'ip6', type: 'ipv6_addr', icmp: 'icmpv6', hops: 'hoplimit' },
 ] as const;
 
 /** RFC 5095; RFC 6092, REC-4. */
@@ -105,6 +105,7 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
     chain('early', [
       'type filter hook prerouting priority raw; policy accept;',
       ...FAMILIES.map(({ family, word }) => `${word} daddr @grants_${family} counter drop`),
+      ...FAMILIES.flatMap((one) => silent(setup, one)),
     ]),
     chain('forward', [
       'type filter hook forward priority filter; policy accept;',
@@ -275,6 +276,20 @@ function sampled(present: readonly string[]): string[] {
  */
 function noWayBack(shared: readonly string[]): string[] {
   return shared.length > 0 ? [`iifname { ${shared.join(', ')} } counter drop`] : [];
+}
+
+/**
+ * What comes to a device's own address and goes no further is not told so: the
+ * gateway would be seen in a traceroute, and that the realm's interface is gone.
+ */
+function silent({ outside, inside }: BaseSetup, { family, word, hops }: (typeof FAMILIES)[number]): string[] {
+  return inside.flatMap((link) => {
+    const own = link.nat === 'none' ? of(family, link.prefixes).map(({ text }) => text) : [];
+    if (own.length === 0) return [];
+    const toward = `iifname ${quote(outside)} ${word} daddr { ${own.join(', ')} }`;
+    const [spent, elsewhere] = [`${word} ${hops} < 2`, `fib daddr oifname != ${quote(link.interface)}`];
+    return [spent, elsewhere].map((why) => `${toward} ${why} counter drop`);
+  });
 }
 
 /** A device uses addresses of its own realm, and no others. */

@@ -142,6 +142,22 @@ describe('in a realm with nat: none', () => {
       expect(await unsolicited()).toBeGreaterThan(before);
     });
 
+    test('a packet that ends at the gateway is not answered', async () => {
+      const knock = () => server.tcp({ to: { address: DEVICE[family], port: 7000 }, waitMs: 400 });
+      const via = family === 'ipv4' ? '198.51.100.1' : '2001:db8:51::1';
+      const spent = ['route', 'add', DEVICE[family], 'via', via, 'hoplimit', '2'];
+      await network.run('server', ['ip', ...spent]);
+      expect(await knock()).toEqual({ outcome: 'silence' }); // an error would be `refused`
+      await network.run('server', ['ip', 'route', 'delete', DEVICE[family]]);
+      // The realm's route goes with its interface; what is left leads outside, or nowhere.
+      const interfaceIs = (state: string) => network.run('gateway', ['ip', 'link', 'set', INSIDE, state]);
+      await interfaceIs('down');
+      expect(await knock()).toEqual({ outcome: 'silence' });
+      await interfaceIs('up');
+      const lost = ['address', 'replace', `${INNER_GATEWAY.ipv6}/48`, 'dev', INSIDE, 'nodad'];
+      await network.run('gateway', ['ip', ...lost]);
+    });
+
     test('a listed destination is closed to devices', async () => {
       expect(await device.udp({ to: { address: ROGUE[family], port: 7000 }, waitMs: 400 })).toEqual({
         outcome: 'silence',
