@@ -243,7 +243,15 @@ export class TestGateway {
     const setup: GateSetup = {
       pool: POOL,
       outside: { ifindex: OUTSIDE_IFINDEX, nextHops: {} },
-      inside: [{ ifindex: INSIDE_IFINDEX, realm: this.store.idOf('realm', 'iot'), prefixes: REALM, nextHops: {}, translated: true }],
+      inside: [
+        {
+          ifindex: INSIDE_IFINDEX,
+          realm: this.store.idOf('realm', 'iot'),
+          prefixes: REALM,
+          nextHops: {},
+          translated: true,
+        },
+      ],
       own: [{ address: address('10.20.0.1'), on: 'inside' }],
       services: [],
       orphanGraceSeconds: GRACE_SECONDS,

@@ -200,11 +200,7 @@ export class Grants {
     const { dataplane, clock, log, metrics } = this.#ground;
     dataplane.end(record.index, record.number, clock.monotonicNs() - CLOCK_LAG_NS);
     this.live.remove(record);
-    this.rest.lay(
-      this.mapping(record),
-      isRewritten(record) ? ownerOf(record) : undefined,
-      clock.monotonicNs(),
-    );
+    this.rest.lay(this.mapping(record), isRewritten(record) ? ownerOf(record) : undefined, clock.monotonicNs());
     metrics.ended(cause);
     log.info({ ...namesOf(record), cause }, 'grantEnded');
     const ended = this.unrecorded.ended(record, cause);

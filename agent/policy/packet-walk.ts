@@ -162,7 +162,8 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
   if (drop.verdict === 'drop') return byFilter() as Walk;
   if (site && from.address && !isInner(from.address))
     return denied('base', 'base', `${from.address.text} is no address of a realm`);
-  if (site && isHidden && !site.egress.includes(family)) return denied('base', 'base', `the egress pool has no ${family} address`);
+  if (site && isHidden && !site.egress.includes(family))
+    return denied('base', 'base', `the egress pool has no ${family} address`);
   const allowed = byFilter();
   if (allowed) return allowed;
   went('filters', 'none speaks of it');

@@ -128,7 +128,9 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
         ({ icmp }) =>
           `iifname ${outside} ct state established ct direction reply ${icmp} type echo-reply counter accept`,
       ),
-      ...(untranslated.length > 0 ? [`iifname ${outside} oifname { ${untranslated.join(', ')} } goto ${UNSOLICITED}`] : []),
+      ...(untranslated.length > 0
+        ? [`iifname ${outside} oifname { ${untranslated.join(', ')} } goto ${UNSOLICITED}`]
+        : []),
       'counter drop',
     ]),
     chain('from_inside', [

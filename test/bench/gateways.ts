@@ -228,7 +228,9 @@ function openGate(network: Network, grants: number): Gate {
     setup: {
       pool: POOL,
       outside: { ifindex: outside.ifindex, nextHops: { ipv4: UPSTREAM } },
-      inside: [{ ifindex: toDevices.ifindex, realm: 1, prefixes: [REALM], nextHops: { ipv4: USER_PLANE }, translated: true }],
+      inside: [
+        { ifindex: toDevices.ifindex, realm: 1, prefixes: [REALM], nextHops: { ipv4: USER_PLANE }, translated: true },
+      ],
       own: [
         { address: INNER_ADDRESS, on: 'inside' },
         { address: OUTSIDE_ADDRESS, on: 'elsewhere' },

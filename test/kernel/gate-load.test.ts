@@ -125,7 +125,9 @@ describe('the next agent', () => {
     first.bind(1, prefix('fd00:20::/64'));
     first.setChanging(1, prefix('10.20.0.2/32'), true);
     const second = load({
-      inside: [{ ifindex: at('spare').ifindex, realm: 2, prefixes: [prefix('10.30.0.0/16')], nextHops: {}, translated: true }],
+      inside: [
+        { ifindex: at('spare').ifindex, realm: 2, prefixes: [prefix('10.30.0.0/16')], nextHops: {}, translated: true },
+      ],
     });
     expect([verdictOn(second, '10.20.0.2'), verdictOn(second, '10.30.0.2')]).toEqual(['pass', 'realmDestination']);
     const fromDevice = ethernet(ip('10.20.0.2', '198.51.100.10', udp(1, 2)));

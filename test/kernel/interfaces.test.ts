@@ -215,7 +215,13 @@ describe('a VLAN and a bridge inside, realms of the same addresses', () => {
       const setup = {
         pool: POOL,
         outside: { ifindex: at('outside').ifindex, nextHops: {} },
-        inside: inside.map(({ ifindex }, i) => ({ ifindex, realm: i + 1, prefixes: REALM, nextHops: {}, translated: true })),
+        inside: inside.map(({ ifindex }, i) => ({
+          ifindex,
+          realm: i + 1,
+          prefixes: REALM,
+          nextHops: {},
+          translated: true,
+        })),
         own: ['10.20.0.1', 'fd00:20::1'].map((one) => ({ address: address(one), on: 'inside' as const })),
         services: [{ protocol: 'udp' as const, port: 53 }],
         orphanGraceSeconds: 300,

@@ -85,13 +85,14 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
     writeFileSync(join(own, 'a.yaml'), `servers:\n${server('tunnel', ', nat: none')}${server('other')}`);
     const config = join(own, 'agent.yaml');
     const example = readFileSync('systemd/agent.yaml.example', 'utf8');
-    writeFileSync(config, example.replace('interface: pgw0', 'interface: pgw0\n    nat: none').replace(/^devices:.*$/m, ''));
+    writeFileSync(
+      config,
+      example.replace('interface: pgw0', 'interface: pgw0\n    nat: none').replace(/^devices:.*$/m, ''),
+    );
     const { stdout, stderr } = await mtgate('check', own, '--config', config);
     expect(stderr).toBe('');
     expect(stdout).toContain('\n  not translated: tunnel sees inner addresses (nat: none)\n');
-    expect(stdout).toContain(
-      '\nnot translated: realm iot (nat: none), known outside as 10.20.0.0/16, fd00:20::/48\n',
-    );
+    expect(stdout).toContain('\nnot translated: realm iot (nat: none), known outside as 10.20.0.0/16, fd00:20::/48\n');
     const { stdout: json } = await mtgate('check', own, '--config', config, '--json');
     expect(JSON.parse(json)).toMatchObject({ seeInside: ['tunnel'], untranslatedRealms: ['iot'] });
   });

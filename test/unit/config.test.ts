@@ -209,8 +209,9 @@ describe('without translation', () => {
     ]);
   });
 
-  test('a realm has addresses that are no other realm\'s', () => {
-    const both = 'prefixes: [198.18.0.0/16], nat: none }\n  - { realm: lab, interface: eth1, prefixes: [198.18.7.0/24] }';
+  test("a realm has addresses that are no other realm's", () => {
+    const both =
+      'prefixes: [198.18.0.0/16], nat: none }\n  - { realm: lab, interface: eth1, prefixes: [198.18.7.0/24] }';
     expect(issuesOf(reading(['prefixes: [10.20.0.0/16] }', both]))).toEqual([
       `${FILE}:8:47: 198.18.7.0/24 (realm lab) overlaps 198.18.0.0/16 (realm iot) in line 7; realm iot has nat: none, and needs addresses that are no other realm's`,
     ]);

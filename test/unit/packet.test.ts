@@ -90,8 +90,7 @@ describe('a denied packet', () => {
     const { mtcUser, device } = owner;
     const triggeredAt = ({ address: to, port }: { address: { text: string }; port: number }) =>
       port !== 5690 ? undefined : to.text === B4 ? { mtcUser, device } : {};
-    const row = (reason: PacketReason, bytes: Uint8Array) =>
-      packetDenial(reason, bytes, { ownerOf, triggeredAt });
+    const row = (reason: PacketReason, bytes: Uint8Array) => packetDenial(reason, bytes, { ownerOf, triggeredAt });
     const whose = {
       kind: 'packet',
       reason: 'unauthorisedTrigger',
@@ -142,7 +141,12 @@ describe('a denied packet', () => {
     ['cut behind the source', ip(A4, B4, udp(1, 2)).subarray(0, 17), A4, 'udp unknown'],
     ['nothing', new Uint8Array(), 'unknown', 'ip unknown'],
   ])('%s has the target that can be read', (_, bytes, source, target) => {
-    expect(packetDenial('malformed', bytes, { ownerOf })).toEqual({ kind: 'packet', reason: 'malformed', source, target });
+    expect(packetDenial('malformed', bytes, { ownerOf })).toEqual({
+      kind: 'packet',
+      reason: 'malformed',
+      source,
+      target,
+    });
   });
 });
 

@@ -50,7 +50,10 @@ test('the base with filters reads as it was meant, and goes on counting', async 
 
 test('the base with a realm that is not translated reads as it was meant', async () => {
   const [translated, own] = SETUP.inside;
-  const inside = [{ ...translated, nat: undefined }, { ...own, nat: 'none' }] as BaseSetup['inside'];
+  const inside = [
+    { ...translated, nat: undefined },
+    { ...own, nat: 'none' },
+  ] as BaseSetup['inside'];
   const text = baseRuleset({ ...SETUP, inside, egress: [prefix('203.0.113.8/29')], filterCopiesPerSecond: 500 });
   await expect(text).toMatchFileSnapshot('../golden/base-untranslated.nft');
 });

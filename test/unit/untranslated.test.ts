@@ -15,7 +15,10 @@ const BOTH = RULES.replace('authorises: [head-end]', 'authorises: [head-end, oth
 );
 /** The servers' rules, those named with nat: none. */
 const rulesWith = (...servers: readonly string[]) =>
-  servers.reduce((text, name) => text.replace(`  ${name}: { certificates`, `  ${name}: { nat: none, certificates`), BOTH);
+  servers.reduce(
+    (text, name) => text.replace(`  ${name}: { certificates`, `  ${name}: { nat: none, certificates`),
+    BOTH,
+  );
 const OWN = '10.20.0.2:5683';
 const OWN_IPV6 = '[fd00:20::2]:5683';
 
@@ -230,4 +233,3 @@ describe('over a start', () => {
     expect([keyed(gateway), gateway.grants.rest.size]).toEqual([free - 1, 1]);
   });
 });
-
