@@ -83,7 +83,7 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
     const server = (name: string, more = '') =>
       `  ${name}: { certificates: [{ uri: "urn:${name}", issuer: mtc-ca }], sources: [198.51.100.${name.length}/32]${more} }\n`;
     writeFileSync(join(own, 'a.yaml'), `servers:\n${server('tunnel', ', nat: none')}${server('other')}`);
-    const config = join(own, 'agent.yaml');
+    const config = join(mkdtempSync(join(folder, 'agent-')), 'agent.yaml');
     const example = readFileSync('systemd/agent.yaml.example', 'utf8');
     writeFileSync(
       config,
