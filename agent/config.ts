@@ -50,6 +50,8 @@ interface Realm {
   readonly interface: string;
   readonly prefixes: readonly Prefix[];
   readonly nextHops: NextHops;
+  /** The outside knows its devices by their own addresses: neither grants nor what devices begin is translated. */
+  readonly nat?: 'none';
   /** What a NAS calls it; matching: directory/apns.ts. */
   readonly apns: readonly Apn[];
 }
@@ -178,16 +180,17 @@ function agentFile(folder: string) {
   });
   const nextHops = f.mapping({ ipv4: hop('ipv4').exactOptional(), ipv6: hop('ipv6').exactOptional() }).default({});
   const prefixes = f.list(f.prefix, 'prefixes');
+  const poolPrefixes = f.list(f.prefix, 'prefixes', 0); // none: core/address-plan.ts says when
   return f.mapping({
     gateway: f.name(),
     outside: f.mapping({ interface: networkInterface, nextHops }),
     pools: f.mapping({
       grants: f.mapping({
-        prefixes,
+        prefixes: poolPrefixes,
         ports: f.ports.default({ low: 1024, high: 65535 }),
-        ipv6Grants: f.integer(1, 2 ** 24).default(65536),
+        keyedGrants: f.integer(1, 2 ** 24).default(65536),
       }),
-      egress: f.mapping({ prefixes }),
+      egress: f.mapping({ prefixes: poolPrefixes }),
     }),
     inside: f.list(
       f.mapping({
@@ -195,6 +198,7 @@ function agentFile(folder: string) {
         interface: networkInterface,
         prefixes,
         nextHops,
+        nat: f.choice('none').exactOptional(),
         apns: f.list(apn, 'APNs').default([]),
       }),
       'realms',

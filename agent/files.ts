@@ -15,6 +15,7 @@ import type { ReadFile } from './api/authorities.ts';
 import { blocksOf } from './api/pem.ts';
 import type { TlsMaterial } from './api/tls.ts';
 import { type Config, CREDENTIAL, ownSpaces, readConfig } from './config.ts';
+import { sharedRealms } from './core/address-plan.ts';
 import { decodeText, formatIssue, type Issue } from './core/document.ts';
 import { AgentError, type FaultCode } from './core/errors.ts';
 import type { RadiusClient } from './directory/clients.ts';
@@ -89,12 +90,19 @@ function placed(files: readonly RuleFile[], where: string): RuleFile[] {
 
 /** What packets meet by agent.yaml. */
 export function walkSite(config: Config): WalkSite {
+  const shared = sharedRealms(config.inside);
   return {
     realms: config.inside.flatMap(({ prefixes }) => prefixes),
     denied: config.base.deniedDestinations,
     egress: [...new Set(config.pools.egress.map(({ family }) => family))],
     pools: poolPrefixes(config),
     triggerPorts: config.triggers?.ports ?? [],
+    inside: config.inside.map(({ realm, prefixes, nat }) => ({
+      realm,
+      prefixes,
+      shared: shared.has(realm),
+      ...(nat && { nat }),
+    })),
   };
 }
 

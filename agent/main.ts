@@ -31,6 +31,7 @@ import { covers } from './core/trigger-plan.ts';
 import {
   type ExternalId,
   type GrantId,
+  type InnerAddress,
   type MtcUserName,
   type RealmName,
   referenceOf,
@@ -89,7 +90,7 @@ import { deniedPackets, openAccount } from './inspector/account.ts';
 import { openDenialStore } from './inspector/denial-store.ts';
 import { Inspector } from './inspector/inspector.ts';
 import { Ledger } from './inspector/ledger.ts';
-import { packetDenial } from './inspector/packet-denial.ts';
+import { packetDenial, type Whose } from './inspector/packet-denial.ts';
 import { WouldHave } from './inspector/would-have.ts';
 import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
@@ -113,6 +114,7 @@ import {
   type GateNumbers,
   gatePlaces,
   gateSetup,
+  ownAddressAt,
   poolPrefixes,
   type Site,
   siteOf,
@@ -248,17 +250,20 @@ async function start(
     return device && mtcUser && { mtcUser, externalId: device.externalId };
   };
   const ledger = new Ledger(denialStore, systemClock, systemRandom, log, deviceOf);
-  const trigger = triggeredAt(config, {
-    holderOf: (inner) => directory.holderOf(inner),
-    mtcUserOf: (device) => mtcUserOf(grants.policy, device)?.name,
-  });
+  const holders = {
+    holderOf: (inner: InnerAddress) => directory.holderOf(inner),
+    mtcUserOf: (device: ExternalId) => mtcUserOf(grants.policy, device)?.name,
+  };
+  const whose: Whose = {
+    ownerOf: (protocol, external, from) => grants.ownerOf(protocol, external, from),
+    triggeredAt: triggeredAt(config, holders),
+    ownAddressAt: ownAddressAt(config, holders),
+  };
   const wouldHave = new WouldHave(systemClock, log);
   const inspector = new Inspector({
     nflogGroup: config.base.nflogGroup,
     saw: (reason, bytes, filter) => {
-      ledger.denials.add(
-        packetDenial(reason, bytes, (protocol, external) => grants.ownerOf(protocol, external), filter, trigger),
-      );
+      ledger.denials.add(packetDenial(reason, bytes, whose, filter));
     },
     wouldHave: (filter, bytes) => wouldHave.note(filter, bytes),
     sendTest: () => sendMarked(SELF_TEST.mark),

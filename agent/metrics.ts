@@ -185,7 +185,7 @@ export function openMetrics(readings: Readings): Metrics {
   read(
     Gauge,
     'mtgate_free_endpoints',
-    'External endpoints that can be allocated; of IPv6 either protocol takes from one supply',
+    'External endpoints that can be allocated; IPv6 of either protocol, and what is not translated, take from one supply',
     () => [
       ...PROTOCOLS.map((protocol): Sample => [readings.freeEndpoints('ipv4', protocol), { family: 'ipv4', protocol }]),
       [readings.freeEndpoints('ipv6', 'tcp'), { family: 'ipv6', protocol: 'any' }],

@@ -15,7 +15,7 @@ import type { Link } from './dataplane/rtnetlink.ts';
 import { Apns } from './directory/apns.ts';
 import { type Binding, deviceOf } from './directory/binding.ts';
 import type { Places } from './directory/claimed-ranges.ts';
-import type { TriggeredAt } from './inspector/packet-denial.ts';
+import type { HolderAt, TriggeredAt } from './inspector/packet-denial.ts';
 import { admissionsOf } from './policy/admissions.ts';
 import { type GroupMember, groupsIn } from './policy/filter-ruleset.ts';
 import { isInGroup } from './policy/groups.ts';
@@ -81,12 +81,12 @@ export function gateSetup(config: Config, site: Site, { realmId, identificationK
   return {
     pool: config.pools.grants,
     outside: { ...wayOf(outside), nextHops: config.outside.nextHops },
-    inside: config.inside.map(({ realm, prefixes, nextHops }) => ({
+    inside: config.inside.map(({ realm, prefixes, nextHops, nat }) => ({
       ...wayOf(inside.get(realm)),
       realm: realmId(realm),
       prefixes,
       nextHops,
-      translated: true,
+      translated: nat !== 'none',
     })),
     own: links.flatMap(({ ifindex, addresses }) =>
       addresses.map((address) => ({ address, on: insideIndices.has(ifindex) ? 'inside' : 'elsewhere' }) as const),
@@ -145,13 +145,27 @@ interface Holders {
 }
 
 /** Whose trigger port an endpoint is, if it is one; where realms share the address, that is not said. */
-export function triggeredAt(config: Config, { holderOf, mtcUserOf }: Holders): TriggeredAt {
+export function triggeredAt(config: Config, holders: Holders): TriggeredAt {
+  const holderAt = innerHolder(config.inside, holders);
   return ({ address, port }: Endpoint) => {
     const { triggers } = config;
     if (!triggers || !covers(triggers.ports, port)) return undefined;
-    const realms = config.inside.filter(({ prefixes }) => prefixes.some((one) => contains(one, address)));
-    const [realm, another] = realms;
-    if (!realm || triggers.sources.some(({ text }) => text === address.text)) return undefined;
+    return triggers.sources.some(({ text }) => text === address.text) ? undefined : holderAt(address);
+  };
+}
+
+/** Who has an address by which the outside knows devices; none where they are translated. */
+export function ownAddressAt({ inside }: Config, holders: Holders): HolderAt {
+  return innerHolder(
+    inside.filter(({ nat }) => nat === 'none'),
+    holders,
+  );
+}
+
+function innerHolder(inside: Config['inside'], { holderOf, mtcUserOf }: Holders): HolderAt {
+  return (address) => {
+    const [realm, another] = inside.filter(({ prefixes }) => prefixes.some((one) => contains(one, address)));
+    if (!realm) return undefined;
     const binding = another ? undefined : holderOf({ realm: realm.realm, address });
     const device = binding && deviceOf(binding.holder);
     if (device === undefined) return {};
@@ -211,9 +225,11 @@ export function poolPrefixes(config: Config): readonly Prefix[] {
   return [...grantsOf(config), ...config.pools.egress];
 }
 
-/** Which addresses are inside, and which stand for devices outside. */
+/** Which addresses are inside, and which stand for devices outside: where nothing is translated, their own. */
 export function spacesOf(config: Config) {
-  const [inner, external] = [config.inside.flatMap(({ prefixes }) => prefixes), grantsOf(config)];
+  const inner = config.inside.flatMap(({ prefixes }) => prefixes);
+  const own = config.inside.flatMap(({ prefixes, nat }) => (nat === 'none' ? prefixes : []));
+  const external = [...grantsOf(config), ...own];
   return {
     isInner: (address: Address) => inner.some((one) => contains(one, address)),
     isExternal: (address: Address) => external.some((one) => contains(one, address)),

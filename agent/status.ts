@@ -65,6 +65,7 @@ export interface Status extends RunningStatus {
   readonly heldGrants: number;
   readonly waitingGrants: number;
   readonly restingEndpoints: number;
+  /** `ipv6`: of either protocol, together with those that are not translated. */
   readonly freeEndpoints: { readonly ipv4Tcp: number; readonly ipv4Udp: number; readonly ipv6: number };
   readonly bindings: number;
 }

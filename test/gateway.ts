@@ -36,6 +36,7 @@ import type { Ground, NotReady, Waker } from '../agent/grants/ground.ts';
 import { Heartbeat, recover, rememberBindings, rememberSessions } from '../agent/grants/recovery.ts';
 import { type GrantStore, openStore } from '../agent/grants/store.ts';
 import { compilePolicy } from '../agent/policy/compile.ts';
+import type { WalkRealm } from '../agent/policy/packet-walk.ts';
 import type { Policy } from '../agent/policy/policy.ts';
 import { serverView } from '../agent/use-cases.ts';
 import { HandClock, KeptLog, seededRandom } from './clock.ts';
@@ -50,9 +51,12 @@ const POOL: Pool = {
   ipv6: [prefix('2001:db8:a::/64')],
   portLow: 20_000,
   portCount: 16,
-  ipv6Grants: 16,
+  keyedGrants: 16,
 };
 const REALM: readonly Prefix[] = [prefix('10.20.0.0/16'), prefix('fd00:20::/48')];
+
+/** A realm that nobody is in. */
+const SECOND_REALM: WalkRealm = { realm: 'lab' as RealmName, prefixes: [prefix('10.30.0.0/16')], shared: false };
 
 export const RULES = `
 servers:
@@ -92,8 +96,13 @@ export const DEVICES: readonly ListedDevice[] = [
 
 const digest = (what: string) => createHash('sha256').update(what).digest('hex');
 
-export function policyOf(text: string): Policy {
-  const compiled = compilePolicy([{ file: 'rules.yaml', text }], { digest });
+/** What agent.yaml says of the realm's translation. */
+export type RealmNat = Pick<WalkRealm, 'nat' | 'shared'>;
+
+export function policyOf(text: string, nat?: RealmNat): Policy {
+  const inside = nat ? [{ realm: 'iot' as RealmName, prefixes: REALM, ...nat }, SECOND_REALM] : [];
+  const site = { realms: REALM, denied: [], egress: [], pools: [], inside };
+  const compiled = compilePolicy([{ file: 'rules.yaml', text }], { digest, ...(nat && { site }) });
   if ('issues' in compiled)
     throw new Error(compiled.issues.map(({ line, message }) => `${line}: ${message}`).join('\n'));
   return compiled.policy;
@@ -128,6 +137,8 @@ export class TestGateway {
   readonly registry: RegistryStore;
   readonly deskStore = openDesk(':memory:');
   desk!: DeskSwitch;
+  /** Set: agent.yaml says something of the realm's translation. */
+  nat: RealmNat | undefined;
   /** Set: no grant can be opened. */
   notReady: string | undefined;
   /** Client certificates that are revoked. */
@@ -164,7 +175,7 @@ export class TestGateway {
 
   /** What a start of the agent does, in its order; record and gate stay as they are. */
   async start(rules = RULES, devices = DEVICES): Promise<void> {
-    const policy = policyOf(rules);
+    const policy = policyOf(rules, this.nat);
     this.waker = undefined;
     this.directory = new Directory(this.registry);
     this.sessions = new Sessions();

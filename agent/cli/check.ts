@@ -28,7 +28,11 @@ export function check(folder: string | undefined, options: { config?: string; js
   const devices = config && orFault(faults, () => loadDevices(config));
   const policy = orFault(faults, () => loadPolicy(rules, config, warn, devices));
   const found = policy && describe(policy, say);
-  const site = config && { ...describePool(config, say), ...describeTriggers(config, say) };
+  const site = config && {
+    ...describePool(config, say),
+    ...describeUntranslated(config, say),
+    ...describeTriggers(config, say),
+  };
   if (devices) say(`devices: ${devices.length}`);
   const [fault, another] = faults;
   if (fault && another) throw new AgentError(another.code, `${fault.message}\n${fault.advice}\n${another.message}`);
@@ -59,6 +63,8 @@ function describe(policy: Policy, say: (line: string) => void) {
   for (const filter of standing) say(`  standing: ${filter.id} opens ${describeFilter(filter)}, without a grant`);
   const mtcUsers = describeAuthorised(policy);
   for (const user of mtcUsers) say(`  ${user.mtcUser} authorises ${user.servers.join(', ') || 'nobody'}`);
+  const seeInside = [...servers.values()].filter(({ nat }) => nat === 'none').map(({ name }) => name);
+  for (const name of seeInside) say(`  not translated: ${name} sees inner addresses (nat: none)`);
   const groups = describeGroups(policy);
   for (const { group, of } of groups) say(`  group ${group}: ${of}`);
   const stagedFilters = policy.filters.filter((filter) => filter.staged).map(({ id }) => id);
@@ -77,6 +83,7 @@ function describe(policy: Policy, say: (line: string) => void) {
     filters: policy.filters.length,
     standing: standing.map(({ id }) => id),
     policyTests: tests,
+    ...(seeInside.length > 0 && { seeInside }),
   };
   return { policy: version, ...counted, stagedRules, mtcUsers, groups };
 }
@@ -94,6 +101,13 @@ function describePool(config: Config, say: (line: string) => void) {
   const pool = { poolEntries: entryCount(grants), poolMebibytes: poolMebibytes(grants) };
   say(`grants pool: ${pool.poolEntries} entries, ${pool.poolMebibytes} MiB in the kernel`);
   return pool;
+}
+
+function describeUntranslated({ inside }: Config, say: (line: string) => void) {
+  const untranslated = inside.filter(({ nat }) => nat === 'none');
+  for (const { realm, prefixes } of untranslated)
+    say(`not translated: realm ${realm} (nat: none), known outside as ${prefixes.map(({ text }) => text).join(', ')}`);
+  return untranslated.length > 0 ? { untranslatedRealms: untranslated.map(({ realm }) => realm) } : {};
 }
 
 function describeTriggers({ triggers }: Config, say: (line: string) => void) {

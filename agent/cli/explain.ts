@@ -55,9 +55,10 @@ function explainOffline({ server, device, protocol, port, duration, from, rules,
   if (!requestAddress) throw new CommanderError(2, 'mtgate.explain', `"${from}" is no IP address`);
   const listed = config && loadDevices(config).find((one) => one.device.externalId === externalId);
   const boundFamilies: Family[] = listed ? listed.bindings.map((inner) => inner.address.family) : ['ipv4', 'ipv6'];
+  const facts = { externalId, attributes: listed?.device.attributes ?? {}, boundFamilies };
   const question: Question = {
     server: known.name,
-    device: config && !listed ? undefined : { externalId, attributes: listed?.device.attributes ?? {}, boundFamilies },
+    device: config && !listed ? undefined : { ...facts, ...(listed && { inner: listed.bindings }) },
     protocol,
     port,
     durationSeconds: duration,

@@ -138,7 +138,7 @@ function newGrants(closed: boolean, draining: boolean): string {
 }
 
 function freeText({ ipv4Tcp, ipv4Udp, ipv6 }: Status['freeEndpoints']): string {
-  return `${ipv4Tcp} TCP and ${ipv4Udp} UDP of IPv4, ${ipv6} of IPv6`;
+  return `${ipv4Tcp} TCP and ${ipv4Udp} UDP of IPv4, ${ipv6} of IPv6 or not translated`;
 }
 
 function denialText(reason: string): string {

@@ -4,6 +4,7 @@
  * overlap is an error here, so that nothing behind has to wonder which of two
  * meanings a packet's address has. Of two realms it is a warning: a device's
  * address counts together with its realm, and each realm has its interface.
+ * Not where nothing is translated: what comes from outside then says no realm.
  */
 import type { Document, Issue, Path } from './document.ts';
 import { type Endpoint, type Family, hostPrefix, overlaps, type Prefix, prefix, sizeOf } from './net.ts';
@@ -16,7 +17,7 @@ export interface AddressPlan {
     readonly grants: {
       readonly prefixes: readonly Prefix[];
       readonly ports: { readonly low: number; readonly high: number };
-      readonly ipv6Grants: number;
+      readonly keyedGrants: number;
     };
     readonly egress: { readonly prefixes: readonly Prefix[] };
   };
@@ -32,6 +33,7 @@ export interface AddressPlan {
 interface Inside {
   readonly realm: string;
   readonly prefixes: readonly Prefix[];
+  readonly nat?: 'none';
 }
 
 const FAMILIES: readonly Family[] = ['ipv4', 'ipv6'];
@@ -55,15 +57,16 @@ export function poolOf({ pools: { grants } }: AddressPlan): Pool {
     ipv6: ofFamily('ipv6', grants.prefixes),
     portLow: grants.ports.low,
     portCount: grants.ports.high - grants.ports.low + 1,
-    ipv6Grants: grants.ipv6Grants,
+    keyedGrants: grants.keyedGrants,
   };
 }
 
 /** What is wrong with a plan. */
 export function planIssues(plan: Document<AddressPlan>): Issue[] {
   return [
-    ...overlapsOf(plan).flatMap(({ issue, ofRealms }) => (ofRealms ? [] : issue)),
+    ...overlapsOf(plan).flatMap(({ issue, of }) => (of === 'realms' ? [] : issue)),
     ...specialIssues(plan),
+    ...emptyPools(plan),
     ...poolIssues(plan),
   ];
 }
@@ -82,8 +85,14 @@ export function sharedRealms(inside: readonly Inside[]): ReadonlySet<string> {
 
 const isRealm = ({ path: [top] }: Space) => top === 'inside';
 
-/** Every overlap, and whether it is of two realms and nothing else. */
-function overlapsOf({ value, locate }: Document<AddressPlan>): { readonly issue: Issue; readonly ofRealms: boolean }[] {
+/** An overlap; of two realms and nothing else it may be. */
+interface Overlap {
+  readonly issue: Issue;
+  readonly of: 'realms' | 'any';
+}
+
+/** Every overlap. */
+function overlapsOf({ value, locate }: Document<AddressPlan>): Overlap[] {
   const spaces = spacesOf(value);
   const overlaps = overlapsAmong(spaces);
   // API and RADIUS may have one address, and a client may be this host: each kind is held against the spaces by itself
@@ -94,8 +103,12 @@ function overlapsOf({ value, locate }: Document<AddressPlan>): { readonly issue:
   }
   return overlaps.map(({ inner, outer }) => {
     const there = `${outer.prefix.text} (${outer.what}) in line ${locate(outer.path).line}`;
-    const issue = { ...locate(inner.path), message: `${inner.prefix.text} (${inner.what}) overlaps ${there}` };
-    return { issue, ofRealms: isRealm(inner) && isRealm(outer) && inner.what !== outer.what };
+    const message = `${inner.prefix.text} (${inner.what}) overlaps ${there}`;
+    const ofRealms = isRealm(inner) && isRealm(outer) && inner.what !== outer.what;
+    const own = ofRealms && [outer, inner].find(({ path }) => value.inside[path[1] as number]?.nat === 'none');
+    const advice = own ? `; ${own.what} has nat: none, and needs addresses that are no other realm's` : '';
+    const issue = { ...locate(inner.path), message: `${message}${advice}` };
+    return { issue, of: ofRealms && !own ? 'realms' : 'any' };
   });
 }
 
@@ -141,6 +154,18 @@ function spacesOf({ pools, inside }: AddressPlan): Space[] {
   ];
 }
 
+/** Only where nothing is translated there may be no pool. */
+function emptyPools({ value: { pools, inside }, locate }: Document<AddressPlan>): Issue[] {
+  const hidden = inside.findIndex(({ nat }) => nat !== 'none');
+  if (hidden < 0) return [];
+  return (['grants', 'egress'] as const)
+    .filter((pool) => pools[pool].prefixes.length === 0)
+    .map((pool) => ({
+      ...locate(['pools', pool, 'prefixes']),
+      message: `expected at least one prefix: realm ${inside[hidden]?.realm} is translated`,
+    }));
+}
+
 function poolIssues({ value, locate }: Document<AddressPlan>): Issue[] {
   const pool = poolOf(value);
   const { memoryMebibytes } = value.gate;
@@ -152,8 +177,8 @@ function poolIssues({ value, locate }: Document<AddressPlan>): Issue[] {
     );
   }
   const addresses = pool.ipv6.reduce((sum, prefix) => sum + sizeOf(prefix), 0n);
-  if (pool.ipv6.length > 0 && addresses < BigInt(pool.ipv6Grants) * ADDRESSES_PER_IPV6_GRANT) {
-    const wanted = `expected ${ADDRESSES_PER_IPV6_GRANT} for each of ${pool.ipv6Grants} ipv6Grants`;
+  if (pool.ipv6.length > 0 && addresses < BigInt(pool.keyedGrants) * ADDRESSES_PER_IPV6_GRANT) {
+    const wanted = `expected ${ADDRESSES_PER_IPV6_GRANT} for each of ${pool.keyedGrants} keyedGrants`;
     messages.push(`the ipv6 prefixes hold ${addresses} addresses; ${wanted}`);
   }
   const mebibytes = poolMebibytes(pool);
@@ -166,8 +191,8 @@ function poolIssues({ value, locate }: Document<AddressPlan>): Issue[] {
 
 /** Nothing wrong, but with consequences: devices of a family without a pool, realms that share addresses. */
 export function planWarnings(plan: Document<AddressPlan>): Issue[] {
-  const shared = overlapsOf(plan).flatMap(({ issue, ofRealms }) =>
-    ofRealms ? { ...issue, message: `${issue.message}; ${SHARED}` } : [],
+  const shared = overlapsOf(plan).flatMap(({ issue, of }) =>
+    of === 'realms' ? { ...issue, message: `${issue.message}; ${SHARED}` } : [],
   );
   return [...shared, ...poolWarnings(plan)];
 }
@@ -176,7 +201,8 @@ const SHARED = 'grants work in both realms, but what their devices send by thems
 
 function poolWarnings({ value, locate }: Document<AddressPlan>): Issue[] {
   const consequences = { grants: 'no device gets a grant in it', egress: 'what devices send by themselves is dropped' };
-  const used = FAMILIES.filter((family) => value.inside.some(({ prefixes }) => ofFamily(family, prefixes).length > 0));
+  const translated = value.inside.filter(({ nat }) => nat !== 'none');
+  const used = FAMILIES.filter((family) => translated.some(({ prefixes }) => ofFamily(family, prefixes).length > 0));
   return (['grants', 'egress'] as const).flatMap((pool) =>
     used
       .filter((family) => ofFamily(family, value.pools[pool].prefixes).length === 0)

@@ -1,8 +1,10 @@
 /**
  * The grants pool and its layout: which index of the gate's entries an
  * external endpoint has. IPv4 is a plain array (found by arithmetic, flat
- * cost); an IPv6 pool is far larger than memory, so its endpoints are chosen
- * anywhere in it and take one of `ipv6Grants` indices behind the IPv4 ones.
+ * cost). Behind it lie `keyedGrants` indices for grants that the gate finds by
+ * a key, and which take any of them: those of IPv6, whose pool is far larger
+ * than memory, and those that are not translated, whose endpoint is in no pool.
+ * A rule file may ask for the latter at any time, so there is always room.
  */
 import { type Address, addressAt, contains, type Endpoint, type Prefix, sizeOf } from './net.ts';
 import { PROTOCOLS, type Protocol } from './words.ts';
@@ -15,8 +17,8 @@ export interface Pool {
   readonly ipv6: readonly Prefix[];
   readonly portLow: number;
   readonly portCount: number;
-  /** How many IPv6 grants may be live or at rest at once. */
-  readonly ipv6Grants: number;
+  /** How many grants may be live or at rest at once that are IPv6, or not translated. */
+  readonly keyedGrants: number;
 }
 
 /** How many IPv4 addresses the pool has. */
@@ -24,14 +26,19 @@ export function ipv4Slots(pool: Pool): number {
   return pool.ipv4.reduce((sum, prefix) => sum + Number(sizeOf(prefix)), 0);
 }
 
-/** How many indices are IPv4 endpoints; the IPv6 ones follow. */
+/** How many indices are IPv4 endpoints; those of keyed grants follow. */
 export function ipv4Entries(pool: Pool): number {
   return ipv4Slots(pool) * PROTOCOLS.length * pool.portCount;
 }
 
 /** How many entries the gate must have. */
 export function entryCount(pool: Pool): number {
-  return ipv4Entries(pool) + (pool.ipv6.length > 0 ? pool.ipv6Grants : 0);
+  return ipv4Entries(pool) + pool.keyedGrants;
+}
+
+/** How many endpoints of the pool are found by a key. */
+export function ipv6Endpoints(pool: Pool): number {
+  return pool.ipv6.length > 0 ? pool.keyedGrants : 0;
 }
 
 /** The index of an IPv4 endpoint, or undefined where it is not in the pool. */
@@ -69,7 +76,5 @@ const BUCKET_BYTES = 16;
 export function poolMebibytes(pool: Pool): number {
   const table = (keys: number) => (keys > 0 ? BUCKET_BYTES * 2 ** Math.ceil(Math.log2(keys)) : 0);
   const entries = entryCount(pool);
-  return Math.ceil(
-    (entries * ENTRY_BYTES + table(entries) + table(pool.ipv6.length > 0 ? pool.ipv6Grants : 0)) / 2 ** 20,
-  );
+  return Math.ceil((entries * ENTRY_BYTES + table(entries) + table(ipv6Endpoints(pool))) / 2 ** 20);
 }

@@ -151,14 +151,24 @@ export const BASE_DENIALS = {
     text: "a drop of the operator's filters: `rule` says which",
     advice: 'Nothing, if it was meant; `mtgate explain packet` shows what would let it pass.',
   },
+  unsolicited: {
+    text: "to a device's own address (nat: none), and neither granted nor an answer",
+    advice: 'Somebody tries addresses. Nothing to do, unless it is a server of yours: it should ask for a grant.',
+  },
   unauthorisedTrigger: {
     text: 'to a trigger port of a device, and not from the gateway: a trigger that nobody authorised',
     advice: 'Tell the MTC user of the device. If it is an application of yours, ask for triggers, or use another port.',
   },
 } as const;
 
+export type BaseDenial = keyof typeof BASE_DENIALS;
+
 /** Why a packet did not pass, whoever dropped it. */
-export type PacketReason = DenialReason | keyof typeof BASE_DENIALS;
+export type PacketReason = DenialReason | BaseDenial;
+
+export function isBaseDenial(reason: string): reason is BaseDenial {
+  return Object.hasOwn(BASE_DENIALS, reason);
+}
 
 /** How a filter can have met a copied packet: it was dropped, or would have been. */
 export const FILTER_COPIES = ['filtered', 'staged'] as const;
@@ -172,6 +182,11 @@ export const ANSWER_MARK = 0xa0000000;
 
 /** The mark, with the number of the interface it is for, of a carried packet that the stack is to cut into fragments (gate.h). */
 export const FRAGMENT_MARK = 0xb0000000;
+/**
+ * The mark by which base and gate tell the guard at the interface of a realm whose addresses the outside knows
+ * that they let this in: without it nothing from outside gets there.
+ */
+export const LET_IN_MARK = 0xc0000000;
 /** The bits of a mark that say of which kind it is. */
 export const MARK_KIND = 0xf0000000;
 
@@ -182,9 +197,10 @@ export const SELF_TEST = { name: 'selfTest', mark: DENIAL_MARK + 0xff } as const
 /** What the base writes before a copied packet: this, with the reason's name, or a FilterCopy and the filter's id. */
 export const DENIAL_PREFIX = 'mtgate ';
 
-const UNAUTHORISED = 'unauthorisedTrigger' satisfies keyof typeof BASE_DENIALS;
+/** What the base says by a name alone. */
+const SAID_BY_NAME = ['unauthorisedTrigger', 'unsolicited', SELF_TEST.name] as const;
 /** Why a packet was copied. */
-export type CopyReason = DenialReason | FilterCopy | typeof UNAUTHORISED | typeof SELF_TEST.name;
+export type CopyReason = DenialReason | FilterCopy | (typeof SAID_BY_NAME)[number];
 
 /** What a copied packet's prefix says of it, or undefined where it is none of ours. */
 export function readPrefix(prefix: string): { readonly reason: CopyReason; readonly filter?: string } | undefined {
@@ -192,6 +208,6 @@ export function readPrefix(prefix: string): { readonly reason: CopyReason; reado
   const [name = '', filter] = prefix.slice(DENIAL_PREFIX.length).split(' ');
   const copy = FILTER_COPIES.find((one) => one === name);
   if (copy) return filter ? { reason: copy, filter } : undefined;
-  const reason = name === SELF_TEST.name || name === UNAUTHORISED ? name : denialOfName(name);
+  const reason = SAID_BY_NAME.find((one) => one === name) ?? denialOfName(name);
   return reason && filter === undefined ? { reason } : undefined;
 }

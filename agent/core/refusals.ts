@@ -457,6 +457,12 @@ export const REFUSALS = {
     code: 'UNAVAILABLE',
     title: 'As many requests wait for their devices as may',
   },
+  addressesShared: {
+    step: 'endpoint',
+    status: 422,
+    code: 'SERVICE_NOT_APPLICABLE',
+    title: 'The device cannot be reached without translation, which is how grants of this server are given',
+  },
   endpointsExhausted: {
     step: 'endpoint',
     status: 503,

@@ -286,7 +286,12 @@ const CONTEXT_IN = 192;
 const ROOM = 512;
 
 /** One packet through a program (BPF_PROG_TEST_RUN), as if an interface had received it. */
-export function testRun(programFd: number, ifindex: number, packet: Uint8Array, mark: number) {
+export function testRun(
+  programFd: number,
+  { ifindex, from }: { readonly ifindex: number; readonly from: number },
+  packet: Uint8Array,
+  mark: number,
+) {
   // All in one buffer: as long as the call holds it, the pointers into it are good.
   const context = RUN_OPTIONS;
   const input = context + RUN_CONTEXT;
@@ -295,6 +300,7 @@ export function testRun(programFd: number, ifindex: number, packet: Uint8Array, 
   const at = (offset: number) => BigInt(koffi.address(run)) + BigInt(offset);
   run.set(packet, input);
   run.writeUInt32LE(mark, context + 8);
+  run.writeUInt32LE(from, context + 36);
   run.writeUInt32LE(ifindex, context + 40);
   run.writeBigUInt64LE(BigInt(RUN_OPTIONS), 0);
   run.writeBigUInt64LE(at(input), 8);

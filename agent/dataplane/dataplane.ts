@@ -15,13 +15,14 @@ import type { Normalisation, PacketLimits, Protocol, Service } from '../core/wor
 
 /** A grant as packets see it. */
 export interface Mapping {
-  /** Place of the entry; fixed by the external endpoint (IPv4) or allocated (IPv6). */
+  /** Place of the entry; fixed by the external endpoint (IPv4 of the pool) or allocated. */
   readonly index: number;
   /** The grant's number, below 2^53, never used twice: tells a live entry from a leftover's key. */
   readonly number: number;
   readonly protocol: Protocol;
   readonly realm: number;
   readonly device: Endpoint;
+  /** That of the pool which stands for the device; or the device's own, and nothing is rewritten. */
   readonly external: Endpoint;
   /** The one address, or any address of the server's class. */
   readonly remote: Address | 'all';
@@ -31,9 +32,9 @@ export interface Mapping {
   readonly limits: PacketLimits;
 }
 
-/** Whether a grant hides its device's endpoint. */
-export function isTranslated({ external, device }: Pick<Mapping, 'external' | 'device'>): boolean {
-  return external.port !== device.port || external.address.text !== device.address.text;
+/** Whether packets of a grant are rewritten: no pool has an address of a realm, so an endpoint that is the device's is its own. */
+export function isTranslated({ device, external }: Pick<Mapping, 'device' | 'external'>): boolean {
+  return device.port !== external.port || device.address.text !== external.address.text;
 }
 
 /** An entry as it stands. */
@@ -143,7 +144,7 @@ export interface GateSetup {
     readonly nextHops: NextHops;
     /** Of the interface, in bytes of IP; absent: whatever is carried fits. */
     readonly mtu?: number;
-    /** False: the outside knows these addresses, and they are no secret. */
+    /** Whether the outside sees others than its addresses. If not, devices are known by them there, and they are no secret. */
     readonly translated: boolean;
   }[];
   /** The host's own addresses: those on inside interfaces (`gateway`) never appear outside; devices reach none of them but for services. */
@@ -175,7 +176,10 @@ export type Verdict =
   | { readonly verdict: 'pass' }
   | { readonly verdict: 'drop'; readonly reason: DenialReason; readonly sampled: boolean };
 
-/** A data plane that can be asked about one packet: an Ethernet frame, as an interface received it, with the mark that it has. */
+/**
+ * A data plane that can be asked about one packet: an Ethernet frame, as an interface received it, with the mark that
+ * it has; at an egress hook, `from` is the interface where it came in, 0 where the host itself sends it.
+ */
 export interface JudgingDataplane extends Dataplane {
-  judge(hook: Hook, ifindex: number, frame: Uint8Array, mark?: number): Verdict;
+  judge(hook: Hook, ifindex: number, frame: Uint8Array, mark?: number, from?: number): Verdict;
 }

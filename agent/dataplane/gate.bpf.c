@@ -88,7 +88,9 @@ static __always_inline struct gate_entry *entry_of_device(const struct gate_addr
 	return entry && entry->end && entry->number == target->number ? entry : NULL;
 }
 
-#define TO_POOL 0x10000 /* where a packet from outside aims at, in the place of a realm's number */
+/* Where a packet from outside aims at, in the place of a realm's number or beside it. */
+#define TO_POOL 0x10000
+#define TO_SEEN 0x20000 /* to a device that the outside knows by its address */
 
 /* The entry that leads from an endpoint as the outside knows it to a device's. */
 static __always_inline struct gate_entry *entry_inward(__u32 aim, const struct packet *packet,
@@ -99,7 +101,7 @@ static __always_inline struct gate_entry *entry_inward(__u32 aim, const struct p
 
 	if (aim == TO_POOL)
 		return entry_of_external(external, port, protocol, packet->ipv6, index);
-	entry = entry_of_device(external, port, peer, protocol, aim, index);
+	entry = entry_of_device(external, port, peer, protocol, (__u16)aim, index);
 	return entry && entry->flags & ENTRY_UNTRANSLATED ? entry : NULL;
 }
 
@@ -125,11 +127,23 @@ static __always_inline void count_carried(struct gate_count *grant, const struct
 	count(counter, load->packets, load->bytes);
 }
 
-/* What nothing carries to where it is aimed: the pool is closed, a device's address open to what is admitted. */
+/* What nothing carries to where it is aimed: the pool is closed, a device's
+ * address open to what is admitted; where the outside knows it, it may be an
+ * answer to the device, and the base has its say (gate_inside_egress). */
 static __always_inline int refuse(struct __sk_buff *skb, struct packet *packet, __u32 aim,
 				  enum reason reason)
 {
-	return aim == TO_POOL ? deny(skb, reason) : closed(skb, packet);
+	if (aim == TO_POOL)
+		return deny(skb, reason);
+	return aim & TO_SEEN ? pass(skb) : closed(skb, packet);
+}
+
+/* To a device; where the outside knows its address, the egress hook is told that this may. */
+static __always_inline int hand_in(struct __sk_buff *skb, const volatile struct gate_route *route, __u32 aim, bool ipv6)
+{
+	if (aim & TO_SEEN)
+		skb->mark = GATE_LET_IN_MARK;
+	return hand_to(route, ipv6);
 }
 
 /* ICMP from outside: an error about what a grant carried out, or an echo request that a filter lets in. */
@@ -181,7 +195,7 @@ __noinline int icmp_from_outside(struct __sk_buff *skb, struct packet *packet, _
 	if (!write_error(skb, packet, quote, BEHIND_ETHERNET, SOURCE, &change))
 		return drop(skb, REASON_MALFORMED);
 	count(COUNTER_ERRORS_CARRIED, 1, skb->len);
-	return hand_to(route, packet->ipv6);
+	return hand_in(skb, route, aim, packet->ipv6);
 }
 
 SEC("tc")
@@ -207,6 +221,8 @@ int gate_outside_ingress(struct __sk_buff *skb)
 			return deny(skb, REASON_SPOOFED_SOURCE);
 		aim = owner >> OWNER_BITS;
 		owner &= (1 << OWNER_BITS) - 1;
+		if (owner == OWNER_SEEN)
+			aim |= TO_SEEN;
 		if (owner == OWNER_GATEWAY)
 			return deny(skb, REASON_REALM_DESTINATION);
 		if (!is_of_device(owner))
@@ -278,7 +294,7 @@ int gate_outside_ingress(struct __sk_buff *skb)
 		skb->mark = GATE_FRAGMENT_MARK | route->ifindex;
 		return TC_ACT_OK;
 	}
-	return hand_to(route, packet.ipv6);
+	return hand_in(skb, route, aim, packet.ipv6);
 }
 
 static __always_inline bool is_changing_hands(const struct gate_state *now_state, const struct gate_address *address,
@@ -457,7 +473,9 @@ int gate_inside_ingress_bare(struct __sk_buff *skb)
 
 /*
  * Toward devices, whoever sends, the base's tracked flows included: while an
- * address changes hands nothing reaches it that was for its former holder.
+ * address changes hands nothing reaches it that was for its former holder. And
+ * where the outside knows the addresses of devices nothing of it gets in that
+ * neither gate nor base has let in: with no table there it is closed.
  */
 static __always_inline int to_inside(struct __sk_buff *skb, __u32 network)
 {
@@ -465,11 +483,18 @@ static __always_inline int to_inside(struct __sk_buff *skb, __u32 network)
 	__u32 ifindex = skb->ifindex;
 	struct packet packet = {};
 	struct gate_inside *here;
+	bool let_in = skb->mark == GATE_LET_IN_MARK;
 
-	if (!now_state || !now_state->changing || !is_ours(skb))
+	if (config.seen_realms && let_in)
+		skb->mark = 0;
+	if (!is_ours(skb) || (!config.seen_realms && (!now_state || !now_state->changing)))
 		return TC_ACT_UNSPEC;
 	here = bpf_map_lookup_elem(&inside, &ifindex);
 	if (!here)
+		return TC_ACT_UNSPEC;
+	if (here->seen && !let_in && skb->ingress_ifindex == config.outside.ifindex)
+		return drop(skb, REASON_REALM_DESTINATION);
+	if (!now_state || !now_state->changing)
 		return TC_ACT_UNSPEC;
 	if (!read_network(skb, &packet, network))
 		return drop(skb, REASON_MALFORMED);

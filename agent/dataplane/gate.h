@@ -30,6 +30,10 @@
  * into fragments: this base with the interface it is for in the low bits. */
 #define GATE_FRAGMENT_MARK 0xb0000000u
 
+/* The mark of what goes in to a realm whose addresses the outside knows: the
+ * base, or the gate, has let it in. */
+#define GATE_LET_IN_MARK 0xc0000000u
+
 #define GATE_ADMISSIONS_MAX 16 /* of one source prefix, those of wider ones included */
 
 /* Numbers as in DENIALS of core/reasons.ts. */
@@ -186,7 +190,7 @@ struct gate_admissions {
 /* Value of `inside` (key: __u32 ifindex): which realm an interface is. */
 struct gate_inside {
 	__u16 realm;
-	__u16 pad;
+	__u16 seen; /* the outside knows its addresses */
 };
 
 #define NEXT_HOP4 1
@@ -285,8 +289,8 @@ struct gate_config {
 	__u32 only_bound; /* 0: whoever is not in `bound` may speak, too */
 	__u32 normalise;
 	__u32 hop_limit;  /* of carried packets; 0: one less than it was */
+	__u32 seen_realms; /* whether there are any */
 	struct gate_pool4 pools4[GATE_POOLS_MAX];
-	__u32 pad;
 	struct gate_pool6 pools6[GATE_POOLS_MAX];
 	struct gate_service services[GATE_SERVICES_MAX];
 };

@@ -17,17 +17,18 @@ import { DENIAL_REASONS, DENIALS, type DenialReason, denialOfNumber } from '../c
 import type { PacketLimits } from '../core/words.ts';
 import { type AttachMode, type Attachment, Attachments, type Flaw, type Interfaces } from './attachment.ts';
 import { testRun } from './bpf.ts';
-import type {
-  Entry,
-  EntryState,
-  GateCounters,
-  GateSetup,
-  Hook,
-  InnerPrefix,
-  JudgingDataplane,
-  Mapping,
-  PacketCount,
-  Verdict,
+import {
+  type Entry,
+  type EntryState,
+  type GateCounters,
+  type GateSetup,
+  type Hook,
+  type InnerPrefix,
+  isTranslated,
+  type JudgingDataplane,
+  type Mapping,
+  type PacketCount,
+  type Verdict,
 } from './dataplane.ts';
 import {
   COUNTER_MAX,
@@ -139,7 +140,7 @@ export class Gate implements JudgingDataplane {
     this.#gate.bytes.set(values.entryBytes(mapping), at * 8);
     try {
       this.#gate.maps.answers.update(values.answerKey(mapping), values.targetBytes(mapping));
-      if (mapping.external.address.family === 'ipv6')
+      if (isFoundByEndpoint(mapping))
         this.#gate.maps.ipv6Endpoints.update(values.endpointKey(mapping), values.targetBytes(mapping));
     } catch (cause) {
       this.forget(mapping);
@@ -189,10 +190,11 @@ export class Gate implements JudgingDataplane {
     const at = this.#wordOf(mapping.index);
     const own = this.#gate.words[at + NUMBER] === BigInt(mapping.number);
     if (own) Atomics.store(this.#gate.words, at, 0n);
+    const { answers, ipv6Endpoints } = this.#gate.maps;
     for (const [map, key] of [
-      [this.#gate.maps.ipv6Endpoints, values.endpointKey(mapping)],
-      [this.#gate.maps.answers, values.answerKey(mapping)],
-    ] as const) {
+      ...(isFoundByEndpoint(mapping) ? [[ipv6Endpoints, values.endpointKey(mapping)] as const] : []),
+      [answers, values.answerKey(mapping)] as const,
+    ]) {
       const target = map.lookup(key);
       if (target && values.targetNumber(target) === mapping.number) map.remove(key);
     }
@@ -322,8 +324,8 @@ export class Gate implements JudgingDataplane {
   }
 
   /** Asks the program itself (BPF_PROG_TEST_RUN): it counts, and samples, as for any other packet. */
-  judge(hook: Hook, ifindex: number, frame: Uint8Array, markBefore = 0): Verdict {
-    const { verdict, mark, bytes } = testRun(this.#gate.programs[hook], ifindex, frame, markBefore);
+  judge(hook: Hook, ifindex: number, frame: Uint8Array, markBefore = 0, from = 0): Verdict {
+    const { verdict, mark, bytes } = testRun(this.#gate.programs[hook], { ifindex, from }, frame, markBefore);
     if (verdict === TC_ACT.redirect) return { verdict: 'redirect', bytes };
     if (verdict === TC_ACT.unspec) {
       if (hook === 'outsideEgress' && mark === GATE_ANSWER_MARK)
@@ -367,4 +369,9 @@ export class Gate implements JudgingDataplane {
       throw new AgentError('gateFault', `the gate has no entry ${index}`);
     return at;
   }
+}
+
+/** IPv4 endpoints of the pool have their index by arithmetic; what is not translated is found as its answers are. */
+function isFoundByEndpoint(mapping: Mapping): boolean {
+  return mapping.external.address.family === 'ipv6' && isTranslated(mapping);
 }

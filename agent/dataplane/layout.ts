@@ -4,7 +4,7 @@
  * values themselves are made and read in map-values.ts.
  */
 import { ADMISSIONS_MAX } from '../core/admissions.ts';
-import { ANSWER_MARK, DENIAL_MARK, FRAGMENT_MARK } from '../core/reasons.ts';
+import { ANSWER_MARK, DENIAL_MARK, FRAGMENT_MARK, LET_IN_MARK } from '../core/reasons.ts';
 
 export const GATE_SCHEMA = 4;
 export const GATE_POOLS_MAX = 8;
@@ -12,6 +12,7 @@ export const GATE_SERVICES_MAX = 16;
 export const GATE_MARK = DENIAL_MARK;
 export const GATE_ANSWER_MARK = ANSWER_MARK;
 export const GATE_FRAGMENT_MARK = FRAGMENT_MARK;
+export const GATE_LET_IN_MARK = LET_IN_MARK;
 export const ENTRY_ANY_REMOTE = 1;
 export const ENTRY_UNTRANSLATED = 2;
 export const LIMIT_BYTES_SHIFT = 24;
@@ -73,7 +74,7 @@ export const LAYOUT = {
     fields: { destination: 0, mask: 16, types: 32, port_low: 64, port_high: 66, protocol: 68, any: 69, pad: 70 },
   },
   gate_admissions: { size: 72 * ADMISSIONS_MAX, fields: { list: 0 } },
-  gate_inside: { size: 4, fields: { realm: 0, pad: 2 } },
+  gate_inside: { size: 4, fields: { realm: 0, seen: 2 } },
   gate_route: { size: 32, fields: { ifindex: 0, next_hops: 4, next_hop4: 8, next_hop6: 12, mtu: 28 } },
   gate_datagram: {
     size: 48,
@@ -110,8 +111,8 @@ export const LAYOUT = {
       only_bound: 48,
       normalise: 52,
       hop_limit: 56,
-      pools4: 60,
-      pad: 156,
+      seen_realms: 60,
+      pools4: 64,
       pools6: 160,
       services: 416,
     },

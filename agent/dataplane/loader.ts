@@ -17,7 +17,7 @@ import { release } from 'node:os';
 import { dirname, join } from 'node:path';
 import { AgentError } from '../core/errors.ts';
 import { contains, hostPrefix, prefix } from '../core/net.ts';
-import { entryCount, type Pool } from '../core/pool.ts';
+import { entryCount, ipv6Endpoints, type Pool } from '../core/pool.ts';
 import type { Programs } from './attachment.ts';
 import { type BpfMap, BpfObject, possibleCpus } from './bpf.ts';
 import type { GateSetup } from './dataplane.ts';
@@ -133,7 +133,7 @@ function settle({ maps, state }: Loaded, setup: GateSetup): void {
   );
   replace(
     maps.inside,
-    there.map((one) => [u32(one.ifindex), insideBytes(one.realm)]),
+    there.map((one) => [u32(one.ifindex), insideBytes(one)]),
   );
 }
 
@@ -175,7 +175,7 @@ function loadObject(file: string, bpffs: string, setup: GateSetup): BpfObject {
     for (const map of PINNED) object.setPinPath(map, join(folder, map));
     object.setMaxEntries('entries', entryCount(setup.pool));
     object.setMaxEntries('answers', entryCount(setup.pool));
-    object.setMaxEntries('ipv6_endpoints', Math.max(1, setup.pool.ipv6Grants));
+    object.setMaxEntries('ipv6_endpoints', Math.max(1, ipv6Endpoints(setup.pool)));
     object.setConstants('.rodata', configBytes(setup));
     object.load();
     return object;
@@ -203,9 +203,9 @@ export function removeOtherFolders(bpffs: string, pool: Pool): void {
   }
 }
 
-function folderOf(bpffs: string, { ipv4, ipv6, portLow, portCount, ipv6Grants }: Pool): string {
+function folderOf(bpffs: string, { ipv4, ipv6, portLow, portCount, keyedGrants }: Pool): string {
   const prefixes = [...ipv4, ...ipv6].map((prefix) => prefix.text);
-  const geometry = JSON.stringify({ prefixes, portLow, portCount, ipv6Grants });
+  const geometry = JSON.stringify({ prefixes, portLow, portCount, keyedGrants });
   return join(bpffs, `v${GATE_SCHEMA}-${createHash('sha256').update(geometry).digest('hex').slice(0, 12)}`);
 }
 

@@ -203,8 +203,9 @@ export function admissionsBytes(admissions: readonly Admission[]): Uint8Array {
   return value.bytes;
 }
 
-export function insideBytes(realm: number): Uint8Array {
-  return new Value(LAYOUT.gate_inside.size).u16(LAYOUT.gate_inside.fields.realm, realm).bytes;
+export function insideBytes({ realm, translated }: GateSetup['inside'][number]): Uint8Array {
+  const { fields, size } = LAYOUT.gate_inside;
+  return new Value(size).u16(fields.realm, realm).u16(fields.seen, translated ? 0 : 1).bytes;
 }
 
 /** Whose an address is, and of which realm. */
@@ -269,7 +270,8 @@ export function configBytes(setup: GateSetup): Uint8Array {
     .u64(fields.identification_key, identificationKey)
     .u32(fields.only_bound, onlyBound ? 1 : 0)
     .u32(fields.normalise, normaliseWord(normalise))
-    .u32(fields.hop_limit, normalise.hopLimit);
+    .u32(fields.hop_limit, normalise.hopLimit)
+    .u32(fields.seen_realms, setup.inside.some(({ translated }) => !translated) ? 1 : 0);
   config.bytes.set(routeBytes(outside), fields.outside);
   let slot = 0;
   for (const [i, prefix] of pool.ipv4.entries()) {

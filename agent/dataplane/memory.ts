@@ -11,7 +11,7 @@
  * answered, passed or denied; at the egress hook only if it is denied there.
  */
 import type { Address } from '../core/net.ts';
-import { ANSWER_MARK, type DenialReason } from '../core/reasons.ts';
+import { ANSWER_MARK, type DenialReason, LET_IN_MARK } from '../core/reasons.ts';
 import type { Protocol } from '../core/words.ts';
 import type { Hook, JudgingDataplane, Mapping, Verdict } from './dataplane.ts';
 import {
@@ -51,16 +51,16 @@ interface Shown {
 }
 
 /** Where a packet from outside aims at: the pool, or a device of a realm. */
-type Aim = 'pool' | number;
+type Aim = 'pool' | { readonly realm: number; readonly isSeen: boolean };
 
 export class Memory extends MemoryTables implements JudgingDataplane {
   readonly #pieces = new Pieces();
   readonly #icmpFullNs = new Map<bigint, bigint>();
 
-  judge(hook: Hook, ifindex: number, frame: Uint8Array, mark = 0): Verdict {
+  judge(hook: Hook, ifindex: number, frame: Uint8Array, mark = 0, from = 0): Verdict {
     if (hook === 'outsideIngress') return this.#fromOutside(frame);
     if (hook === 'insideIngress') return this.#fromInside(ifindex, frame);
-    if (hook === 'insideEgress') return this.#toInside(ifindex, frame);
+    if (hook === 'insideEgress') return this.#toInside(ifindex, frame, mark, from);
     return this.#toOutside(frame, mark);
   }
 
@@ -75,7 +75,7 @@ export class Memory extends MemoryTables implements JudgingDataplane {
       const owner = ownerOf(this.setup, destination);
       if (owner.kind === 'hostInside') return this.#deny('realmDestination', frame);
       if (owner.kind !== 'device') return this.#pass(frame);
-      aim = owner.realm;
+      aim = owner;
     }
     const refuse = (reason: DenialReason) => this.#refuse(aim, reason, packet, frame);
 
@@ -95,7 +95,8 @@ export class Memory extends MemoryTables implements JudgingDataplane {
 
     const { protocol, ports: those, piece } = shown;
     const endpoint = { address: destination, port: those.destination };
-    row ??= aim === 'pool' ? this.byEndpoint(protocol, endpoint) : this.untranslated(aim, protocol, endpoint, source);
+    row ??=
+      aim === 'pool' ? this.byEndpoint(protocol, endpoint) : this.untranslated(aim.realm, protocol, endpoint, source);
     if (!row) return refuse('noGrant');
     const { mapping } = row;
     if (!this.alive(row)) return refuse('grantEnded');
@@ -117,9 +118,10 @@ export class Memory extends MemoryTables implements JudgingDataplane {
     return this.#carry(row, 'in', frame, isTooBig ? 'cut' : 'redirect', bytes);
   }
 
-  /** What nothing carries: the pool is closed, a device's own address open to what is admitted. */
+  /** What nothing carries: the pool is closed, a device's own address open to what is admitted, a known one to the base's word. */
   #refuse(aim: Aim, reason: DenialReason, packet: Packet, frame: Uint8Array): Verdict {
     if (aim === 'pool') return this.#deny(reason, frame);
+    if (aim.isSeen) return this.#pass(frame);
     if (this.admitted.some((one) => isAdmitted(one, packet, frame))) return this.#pass(frame);
     return this.#deny('realmDestination', frame);
   }
@@ -142,7 +144,7 @@ export class Memory extends MemoryTables implements JudgingDataplane {
     const row =
       aim === 'pool'
         ? this.byEndpoint(protocol, source)
-        : this.untranslated(aim, protocol, source, destination.address);
+        : this.untranslated(aim.realm, protocol, source, destination.address);
     if (!row || !this.alive(row)) return refuse('errorNotCarried');
     if (this.#agentLost()) return this.#deny('agentLost', frame);
     const { mapping } = row;
@@ -157,11 +159,14 @@ export class Memory extends MemoryTables implements JudgingDataplane {
   }
 
   /** Toward a device, whoever sends: what is not dropped was counted where it came in. */
-  #toInside(ifindex: number, frame: Uint8Array): Verdict {
+  #toInside(ifindex: number, frame: Uint8Array, mark: number, from: number): Verdict {
     const inside = this.setup.inside.find((one) => one.ifindex === ifindex);
-    if (!inside || this.changing.size === 0) return { verdict: 'pass' };
+    if (!inside) return { verdict: 'pass' };
     const packet = readFrame(frame);
     if (packet === 'other') return { verdict: 'pass' };
+    const isLetIn = inside.translated || mark === LET_IN_MARK || from !== this.setup.outside.ifindex;
+    if (!isLetIn) return this.#drop('realmDestination', frame);
+    if (this.changing.size === 0) return { verdict: 'pass' };
     if (packet === 'malformed') return this.#drop('malformed', frame);
     if (holds(this.changing, inside.realm, packet.destination)) return this.#drop('addressChangingHands', frame);
     return { verdict: 'pass' };

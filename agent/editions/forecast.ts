@@ -13,6 +13,7 @@
 import type { Clock } from '../core/ports.ts';
 import { breathe } from '../core/slices.ts';
 import type { Grants } from '../grants/grants.ts';
+import { END_CAUSES } from '../grants/lifecycle.ts';
 import type { GrantRecord } from '../grants/record.ts';
 import { type KeptRefusal, requestOf } from '../inspector/refusals.ts';
 import type { Decision } from '../policy/decide.ts';
@@ -93,9 +94,9 @@ async function endsUnder(policy: Policy, { live, judge }: Grants, pace: Pace): P
   for (const record of live.all()) {
     if (pace.isOver()) await pace.rest();
     if (record.policyVersion === versionFor(policy, record.mtcUser)) continue;
-    const { decision } = judge.again(record, record.grantedSeconds, NO_USAGE, policy);
-    if (decision.verdict === 'allow') continue;
-    const { reason, rule, why } = decision;
+    const end = endUnder(policy, record, judge);
+    if (!end) continue;
+    const { reason, rule, why } = end;
     const { id: grantId, server, device } = record;
     count += 1;
     if (grantIds.length < ROWS_MOST) grantIds.push(grantId);
@@ -105,6 +106,17 @@ async function endsUnder(policy: Policy, { live, judge }: Grants, pace: Pace): P
     else groups.set(key, { reason, ...(rule && { rule }), count: 1, example: { grantId, server, device, why } });
   }
   return { count, groups: largest(groups), grantIds };
+}
+
+/** Why a live grant would end; undefined where it would not. */
+function endUnder(
+  policy: Policy,
+  record: GrantRecord,
+  judge: Grants['judge'],
+): { readonly reason: string; readonly rule?: string; readonly why: string } | undefined {
+  if (judge.isTranslatedOtherwise(record, policy)) return { reason: 'natChanged', why: END_CAUSES.natChanged };
+  const { decision } = judge.again(record, record.grantedSeconds, NO_USAGE, policy);
+  return decision.verdict === 'refuse' ? decision : undefined;
 }
 
 async function requestsUnder(

@@ -1,14 +1,25 @@
 /**
- * Allocation of external endpoints.
+ * Allocation of external endpoints, and of the places of their entries.
  *
- * One endpoint stands for one grant. It is drawn at random from a
+ * One endpoint of the pool stands for one grant. It is drawn at random from a
  * cryptographic source (RFC 6056 3.3.1: an attacker must not guess where the
  * next grant will be), and after its grant has ended it rests for 120 s
  * (RFC 6888 REQ-8), so that a late packet meets nobody. When all are in use
  * or at rest, allocation says so: nothing is evicted. Drawing costs the same
  * however full the pool is.
+ *
+ * A grant that is not translated has the device's own endpoint, which several
+ * servers may have at once; what is drawn for it is the place of its entry.
  */
-import { type Address, addressFromBytes, type Endpoint, type Family, mappedLength, type Prefix } from '../core/net.ts';
+import {
+  type Address,
+  addressFromBytes,
+  contains,
+  type Endpoint,
+  type Family,
+  mappedLength,
+  type Prefix,
+} from '../core/net.ts';
 import { indexOfIpv4, ipv4Addresses, ipv4Entries, type Pool } from '../core/pool.ts';
 import type { Random } from '../core/ports.ts';
 import { PROTOCOLS, type Protocol } from '../core/words.ts';
@@ -19,6 +30,10 @@ export interface Place {
   readonly external: Endpoint;
 }
 
+/** What one supply is for: the places of the IPv4 pool by protocol; all others. */
+export const KINDS = ['ipv4 tcp', 'ipv4 udp', 'keyed'] as const;
+export type Kind = (typeof KINDS)[number];
+
 /** How often an IPv6 address is drawn again when it is taken; a pool so full that this fails is full. */
 const DRAWS = 32;
 
@@ -27,48 +42,68 @@ export class Endpoints {
   readonly #random: Random;
   readonly #ipv4: Readonly<Record<Protocol, FreeSet>>;
   readonly #ipv4Addresses: readonly Address[];
-  readonly #ipv6: FreeSet;
-  /** IPv6 addresses in use or at rest; one address stands for one grant. */
+  readonly #keyed: FreeSet;
+  /** Where the indices begin that no endpoint has by arithmetic. */
+  readonly #keyedFrom: number;
+  /** IPv6 addresses of the pool in use or at rest; one address stands for one grant. */
   readonly #ipv6Taken = new Set<string>();
 
   constructor(pool: Pool, random: Random) {
     this.#pool = pool;
     this.#random = random;
-    const perProtocol = ipv4Entries(pool) / PROTOCOLS.length;
+    this.#keyedFrom = ipv4Entries(pool);
+    const perProtocol = this.#keyedFrom / PROTOCOLS.length;
     this.#ipv4 = { tcp: new FreeSet(perProtocol), udp: new FreeSet(perProtocol) };
     this.#ipv4Addresses = ipv4Addresses(pool);
-    this.#ipv6 = new FreeSet(pool.ipv6.length > 0 ? pool.ipv6Grants : 0);
+    this.#keyed = new FreeSet(pool.keyedGrants);
   }
 
-  /** Draws a free place, or undefined where there is none. */
+  /** Draws a free place of the pool, or undefined where there is none. */
   allocate(family: Family, protocol: Protocol): Place | undefined {
     return family === 'ipv4' ? this.#allocateIpv4(protocol) : this.#allocateIpv6();
   }
 
-  /** Takes a place that the store says is in use or at rest. Returns false where it is not (or no longer) in the pool. */
-  take(protocol: Protocol, place: Place): boolean {
-    if (place.external.address.family === 'ipv4') {
-      if (indexOfIpv4(this.#pool, protocol, place.external) !== place.index) return false;
-      return this.#ipv4[protocol].take(this.#ordinal(place.index));
+  /** Draws a place for a grant that is not translated, on this endpoint of a device. */
+  allocateOwn(device: Endpoint): Place | undefined {
+    const ordinal = this.#keyed.draw(this.#random);
+    return ordinal === undefined ? undefined : { index: this.#keyedFrom + ordinal, external: device };
+  }
+
+  /**
+   * Takes a place that the store says is in use or at rest. Returns false
+   * where there is no such place (any more), or its endpoint is no longer in
+   * the pool; that of a grant which is not translated never was.
+   */
+  take(protocol: Protocol, place: Place, isTranslated: boolean): boolean {
+    const { index, external } = place;
+    const { address } = external;
+    if (isTranslated && address.family === 'ipv4') {
+      if (indexOfIpv4(this.#pool, protocol, external) !== index) return false;
+      return this.#ipv4[protocol].take(this.#ordinal(index));
     }
-    if (!this.#ipv6.take(place.index - ipv4Entries(this.#pool))) return false;
-    this.#ipv6Taken.add(place.external.address.text);
+    if (isTranslated && !this.#pool.ipv6.some((prefix) => contains(prefix, address))) return false;
+    if (!this.#keyed.take(index - this.#keyedFrom)) return false;
+    if (isTranslated) this.#ipv6Taken.add(address.text);
     return true;
   }
 
   /** Gives a place back; its rest is over. */
-  free(protocol: Protocol, place: Place): void {
-    if (place.external.address.family === 'ipv4') {
-      this.#ipv4[protocol].put(this.#ordinal(place.index));
+  free(protocol: Protocol, { index, external }: Place): void {
+    if (index < this.#keyedFrom) {
+      this.#ipv4[protocol].put(this.#ordinal(index));
       return;
     }
-    this.#ipv6Taken.delete(place.external.address.text);
-    this.#ipv6.put(place.index - ipv4Entries(this.#pool));
+    this.#ipv6Taken.delete(external.address.text);
+    this.#keyed.put(index - this.#keyedFrom);
   }
 
-  /** How many grants of a kind could still be given a place. */
+  kindOf(protocol: Protocol, { index }: Pick<Place, 'index'>): Kind {
+    return index < this.#keyedFrom ? `ipv4 ${protocol}` : 'keyed';
+  }
+
+  /** How many more grants could be given a place: of IPv4 by protocol, of IPv6 together with those that are not translated. */
   available(family: Family, protocol: Protocol): number {
-    return family === 'ipv4' ? this.#ipv4[protocol].size : this.#ipv6.size;
+    return family === 'ipv4' ? this.#ipv4[protocol].size : this.#keyed.size;
   }
 
   #allocateIpv4(protocol: Protocol): Place | undefined {
@@ -85,11 +120,11 @@ export class Endpoints {
 
   #allocateIpv6(): Place | undefined {
     const address = this.#drawIpv6Address();
-    const ordinal = address && this.#ipv6.draw(this.#random);
+    const ordinal = address && this.#keyed.draw(this.#random);
     if (!address || ordinal === undefined) return undefined;
     this.#ipv6Taken.add(address.text);
     const port = this.#pool.portLow + this.#random.integer(this.#pool.portCount);
-    return { index: ipv4Entries(this.#pool) + ordinal, external: { address, port } };
+    return { index: this.#keyedFrom + ordinal, external: { address, port } };
   }
 
   #drawIpv6Address(): Address | undefined {

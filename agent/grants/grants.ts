@@ -16,7 +16,7 @@
  *   where it was made under another policy.
  */
 import { AgentError } from '../core/errors.ts';
-import type { Endpoint } from '../core/net.ts';
+import { type Address, contains, type Endpoint } from '../core/net.ts';
 import type { Refusal } from '../core/refusals.ts';
 import { breathe, faultsOf, inSlices, SLICE, slicesOf } from '../core/slices.ts';
 import type {
@@ -44,7 +44,16 @@ import { Judge } from './judge.ts';
 import type { EndCause, WaitEndCause } from './lifecycle.ts';
 import { LiveGrants, type Mark, type Page } from './live.ts';
 import { Opening } from './opening.ts';
-import { type EndedRecord, type GrantKey, type GrantRecord, namesOf, ownerOf, suspendedNs, withEnd } from './record.ts';
+import {
+  type EndedRecord,
+  type GrantKey,
+  type GrantRecord,
+  isRewritten,
+  namesOf,
+  ownerOf,
+  suspendedNs,
+  withEnd,
+} from './record.ts';
 import { Requests } from './requests.ts';
 import { Rest } from './rest.ts';
 import { Retries } from './retries.ts';
@@ -153,9 +162,20 @@ export class Grants {
     return this.waiting.page({ mtcUser, server, device }, after, limit);
   }
 
-  /** Whose an external endpoint is: that of a live grant, or at rest after one. */
-  ownerOf(protocol: Protocol, external: Endpoint): Owner | undefined {
-    const record = this.live.atExternal(protocol, external);
+  /**
+   * Whose an external endpoint is: that of a live grant, or at rest after one.
+   * Of grants on a device's own endpoint it is that of the server which has
+   * the address that a packet comes from; where none is, nobody's.
+   */
+  ownerOf(protocol: Protocol, external: Endpoint, from?: Address): Owner | undefined {
+    const { servers } = this.policy;
+    const record = this.live.atExternal(
+      protocol,
+      external,
+      (one) =>
+        isRewritten(one) ||
+        (from !== undefined && servers.get(one.server)?.sources.some((source) => contains(source, from)) === true),
+    );
     return record ? ownerOf(record) : this.rest.ownerOf(protocol, external);
   }
 
@@ -180,7 +200,7 @@ export class Grants {
     const { dataplane, clock, log, metrics } = this.#ground;
     dataplane.end(record.index, record.number, clock.monotonicNs() - CLOCK_LAG_NS);
     this.live.remove(record);
-    this.rest.lay(this.mapping(record), ownerOf(record), clock.monotonicNs());
+    this.rest.lay(this.mapping(record), isRewritten(record) ? ownerOf(record) : undefined, clock.monotonicNs());
     metrics.ended(cause);
     log.info({ ...namesOf(record), cause }, 'grantEnded');
     const ended = this.unrecorded.ended(record, cause);
@@ -418,8 +438,8 @@ export class Grants {
     const { dataplane } = this.#ground;
     return dataplane.usedUp().flatMap(({ index, number }) => {
       const mapping = dataplane.entry(index)?.mapping;
-      const record = mapping && this.live.atExternal(mapping.protocol, mapping.external);
-      return record?.number === number ? [record] : [];
+      const isIt = (one: GrantRecord) => one.number === number;
+      return (mapping && this.live.atExternal(mapping.protocol, mapping.external, isIt)) ?? [];
     });
   }
 }

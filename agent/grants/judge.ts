@@ -15,11 +15,12 @@ import { factsOf } from '../policy/explain.ts';
 import { NO_USAGE, type Policy, type Usage, versionFor } from '../policy/policy.ts';
 import type { Question } from '../policy/question.ts';
 import { wouldHave } from '../policy/staged.ts';
+import { translationOf } from '../policy/translation.ts';
 import type { BegunToday } from './begun.ts';
 import type { Ground } from './ground.ts';
 import type { EndCause } from './lifecycle.ts';
 import type { LiveGrants } from './live.ts';
-import { type GrantRecord, limitsOf, sameLimits } from './record.ts';
+import { type GrantRecord, isRewritten, limitsOf, sameLimits } from './record.ts';
 
 /**
  * A server whose list of devices is out of date asks once a second for one
@@ -107,9 +108,10 @@ export class Judge {
   ): { readonly question: Question; readonly decision: Decision } {
     const { directory, clock } = this.#ground;
     const device = directory.find({ networkAccessIdentifier: record.device }) ?? { externalId: record.device };
+    const { externalId, attributes, boundFamilies } = directory.factsOf(device);
     const question: Question = {
       server: record.server,
-      device: directory.factsOf(device),
+      device: { externalId, attributes, boundFamilies, inner: [record.inner] },
       protocol: record.protocol,
       port: record.devicePort,
       durationSeconds,
@@ -132,6 +134,7 @@ export class Judge {
     const { directory, revoked } = this.#ground;
     if (revoked(record.certificate)) return { objection: 'certificateRevoked', record };
     if (!directory.holds(record.device, record.inner)) return { objection: 'deviceUnbound', record };
+    if (this.isTranslatedOtherwise(record)) return { objection: 'natChanged', record };
     // What is said of a device changes without the rules; they alone are judged once.
     const policyVersion = versionFor(this.policy, record.mtcUser);
     if (policyVersion === record.policyVersion && !this.policy.readsAttributes) return { record };
@@ -143,6 +146,12 @@ export class Judge {
     if (sameLimits(record.limits, decision)) return { record, closesAtMs };
     const limited = { rule: decision.rule, policyVersion, limits: limitsOf(decision) };
     return { record: { ...record, ...limited }, closesAtMs };
+  }
+
+  /** Whether a grant would have another endpoint if it were given now. */
+  isTranslatedOtherwise(record: GrantRecord, policy = this.policy): boolean {
+    const now = translationOf(policy, record.server, record.inner.realm);
+    return now !== (isRewritten(record) ? 'translated' : 'untranslated');
   }
 
   /** Tells what staged rules would have decided, where that is something else; `about` says of what. */

@@ -39,6 +39,7 @@ export const END_CAUSES = {
   serverUnauthorised: 'the MTC user no longer authorises the server',
   unwanted: 'the MTC user does not want it any more',
   ruleChanged: "the operator's rules no longer allow it",
+  natChanged: 'nat: none was set or taken away, so its endpoint is another one now',
   quotaUsed: 'the bytes that its rule allows were used up',
   quotaUncertain: 'the host booted anew, and how much of its byte quota was used is not known',
   bindingUnconfirmed: 'the agent was away for too long, and nothing has told since who holds the inner address',

@@ -109,13 +109,19 @@ export class LiveGrants {
     return this.#recordOrNone(slot);
   }
 
-  atExternal(protocol: Protocol, { address, port }: Endpoint): GrantRecord | undefined {
+  /** The grant at an external endpoint; at a device's own there may be several, of which one is meant. */
+  atExternal(
+    protocol: Protocol,
+    { address, port }: Endpoint,
+    isMeant: (record: GrantRecord) => boolean = () => true,
+  ): GrantRecord | undefined {
     const slot = this.#byExternal.find(
       hashOfEndpoint(address, port),
       (one) =>
         this.#slots.word(one, WORD.externalPort) === port &&
         this.#slots.isAddress(one, address) &&
-        this.#packed.termsOf(one).protocol === protocol,
+        this.#packed.termsOf(one).protocol === protocol &&
+        isMeant(this.#packed.record(one)),
     );
     return this.#recordOrNone(slot);
   }

@@ -20,6 +20,7 @@ import {
   type Protocol,
   type ServerName,
 } from '../core/words.ts';
+import { isTranslated } from '../dataplane/dataplane.ts';
 import type { ReachableBinding } from '../directory/directory.ts';
 import type { Allowed } from '../policy/decide.ts';
 import type { Place } from './endpoints.ts';
@@ -101,6 +102,11 @@ export function limitsOf({ packetsPerSecond, bytes }: PacketLimits): PacketLimit
 
 export function sameLimits(a: PacketLimits, b: PacketLimits): boolean {
   return a.packetsPerSecond === b.packetsPerSecond && a.bytes === b.bytes;
+}
+
+/** Whether its packets are rewritten. */
+export function isRewritten({ inner, devicePort, external }: GrantRecord): boolean {
+  return isTranslated({ device: { address: inner.address, port: devicePort }, external });
 }
 
 /** A grant in the log: which, whose, and the request that it came from. */

@@ -5,14 +5,14 @@
  */
 import { entryCount } from '../core/pool.ts';
 import { breathe, faultsOf, SLICE, slicesOf } from '../core/slices.ts';
-import type { EntryState, InnerPrefix } from '../dataplane/dataplane.ts';
+import { type EntryState, type InnerPrefix, isTranslated } from '../dataplane/dataplane.ts';
 import { NO_CHANGE } from '../directory/binding.ts';
 import { type Sessions, STOPPED_KEPT_MS } from '../directory/sessions.ts';
 import type { Grants } from './grants.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
 import type { EndCause } from './lifecycle.ts';
 import { type Facts, type Repair, reconcile } from './reconcile.ts';
-import { type EndedRecord, type GrantRecord, ownerOf, REST_SECONDS, suspendedNs } from './record.ts';
+import { type EndedRecord, type GrantRecord, isRewritten, ownerOf, REST_SECONDS, suspendedNs } from './record.ts';
 import { Familiar } from './rows.ts';
 
 /** How a start went, for the log. */
@@ -108,8 +108,9 @@ export async function recover(ground: Ground, grants: Grants): Promise<Recovery>
 
   for await (const records of slicesOf(store.endedSince(nowMs - REST_SECONDS * 1000, familiar))) {
     for (const record of records) {
-      const taken = grants.endpoints.take(record.protocol, record);
-      if (taken) grants.rest.lay(record, ownerOf(record), nowNs, nowMs - (record.endedAtMs ?? nowMs));
+      const isOfPool = isRewritten(record);
+      if (!grants.endpoints.take(record.protocol, record, isOfPool)) continue;
+      grants.rest.lay(record, isOfPool ? ownerOf(record) : undefined, nowNs, nowMs - (record.endedAtMs ?? nowMs));
     }
   }
 
@@ -129,7 +130,7 @@ export async function recover(ground: Ground, grants: Grants): Promise<Recovery>
     const repairs: Repair[] = [];
     const ends: EndedRecord[] = [];
     for (const record of records) {
-      if (!grants.endpoints.take(record.protocol, record)) {
+      if (!grants.endpoints.take(record.protocol, record, isRewritten(record))) {
         ends.push({ ...record, state: 'ended', endCause: 'poolChanged', endedAtMs: nowMs });
         continue;
       }
@@ -159,7 +160,8 @@ export async function recover(ground: Ground, grants: Grants): Promise<Recovery>
       endStray(entry);
       // Where no record explains it, its endpoint rests like any other.
       const mapping = dataplane.entry(entry.index)?.mapping;
-      if (mapping && grants.endpoints.take(mapping.protocol, mapping)) grants.rest.lay(mapping, undefined, nowNs);
+      if (mapping && grants.endpoints.take(mapping.protocol, mapping, isTranslated(mapping)))
+        grants.rest.lay(mapping, undefined, nowNs);
     }
     await breathe();
   }

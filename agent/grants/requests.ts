@@ -16,8 +16,9 @@ import type { Mapping } from '../dataplane/dataplane.ts';
 import type { ReachableBinding } from '../directory/directory.ts';
 import type { Allowed } from '../policy/decide.ts';
 import { type Usage, versionFor } from '../policy/policy.ts';
+import { translationOf } from '../policy/translation.ts';
 import type { BegunToday } from './begun.ts';
-import type { Endpoints } from './endpoints.ts';
+import type { Endpoints, Kind } from './endpoints.ts';
 import { type Ground, orNotRecorded } from './ground.ts';
 import type { Judge } from './judge.ts';
 import type { EndCause } from './lifecycle.ts';
@@ -211,13 +212,16 @@ export class Requests {
     const noWay = this.#ground.notReady(realm);
     if (noWay) return refuse(noWay.reason, { why: noWay.why, rule });
 
-    const place = this.#held.endpoints.allocate(family, ask.protocol);
-    if (!place)
-      return refuse('endpointsExhausted', {
-        why: `no ${family} ${ask.protocol} endpoint is free`,
-        rule,
-        retryAfterSeconds: this.#held.rest.secondsUntilFree(family, ask.protocol, clock.monotonicNs()),
-      });
+    const isTranslated = translationOf(this.#held.judge.policy, who.name, realm) === 'translated';
+    const place = isTranslated
+      ? this.#held.endpoints.allocate(family, ask.protocol)
+      : this.#held.endpoints.allocateOwn({ address: binding.target, port: ask.devicePort });
+    if (!place) {
+      const what = isTranslated ? `${family} ${ask.protocol} endpoint` : 'place for a grant that is not translated';
+      const kind: Kind = isTranslated && family === 'ipv4' ? `ipv4 ${ask.protocol}` : 'keyed';
+      const retryAfterSeconds = this.#held.rest.secondsUntilFree(kind, clock.monotonicNs());
+      return refuse('endpointsExhausted', { why: `no ${what} is free`, rule, retryAfterSeconds });
+    }
 
     const { gateway, bootId, random } = this.#ground;
     const id = waited?.id ?? this.#ground.newId();

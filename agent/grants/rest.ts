@@ -6,7 +6,7 @@
  * A grant that rests has a slot, as a live one has (slots.ts); those of a kind
  * stand in a queue, in the order in which their rest ends.
  */
-import type { Endpoint, Family } from '../core/net.ts';
+import type { Endpoint } from '../core/net.ts';
 import {
   type ExternalId,
   type GrantId,
@@ -16,17 +16,13 @@ import {
   type Protocol,
 } from '../core/words.ts';
 import type { Dataplane } from '../dataplane/dataplane.ts';
-import type { Endpoints, Place } from './endpoints.ts';
+import { type Endpoints, KINDS, type Kind, type Place } from './endpoints.ts';
 import { HashIndex } from './hash-index.ts';
 import { Interned, TEXTS } from './interned.ts';
 import { REST_SECONDS } from './record.ts';
 import { hashOfEndpoint, LONG, Slots, WORD } from './slots.ts';
 
 const REST_NS = BigInt(REST_SECONDS) * 1_000_000_000n;
-
-/** An IPv6 endpoint can be taken by either protocol. */
-const KINDS = ['ipv4 tcp', 'ipv4 udp', 'ipv6'] as const;
-type Kind = (typeof KINDS)[number];
 
 /** A grant that is laid to rest. */
 export interface Rested extends Place {
@@ -73,7 +69,8 @@ export class Rest {
   /**
    * Lays an endpoint to rest; `elapsedMs` of its rest may have passed before
    * this start, but never more than all of it. `owner` is absent where the
-   * gate has it and no record does.
+   * gate has it and no record does, and where nothing was translated: a
+   * device's own endpoint is whoever's holds the address.
    */
   lay({ index, number, protocol, external }: Rested, owner: Owner | undefined, nowNs: bigint, elapsedMs = 0): void {
     const elapsedNs = BigInt(Math.min(Math.max(elapsedMs, 0), REST_SECONDS * 1000)) * 1_000_000n;
@@ -89,15 +86,15 @@ export class Rest {
     slots.setWord(slot, WORD.terms, owner ? this.#mtcUsers.use(owner.mtcUser) + 1 : 0);
     slots.setWord(slot, WORD.device, owner ? this.#devices.use(owner.device) + 1 : 0);
     this.#byExternal.add(slot);
-    this.#queues[kindOf(external.address.family, protocol)].push(slot);
+    this.#queues[this.#endpoints.kindOf(protocol, { index })].push(slot);
   }
 
   /**
    * In how many seconds, at least 1, the first endpoint of a kind may be free:
    * of those at rest, or, where none is, after a whole rest from now.
    */
-  secondsUntilFree(family: Family, protocol: Protocol, nowNs: bigint): number {
-    const first = this.#queues[kindOf(family, protocol)].first;
+  secondsUntilFree(kind: Kind, nowNs: bigint): number {
+    const { first } = this.#queues[kind];
     const waitNs = first === undefined ? REST_NS : this.#slots.long(first, LONG.expiresAtNs) - nowNs;
     return Math.max(1, Math.ceil(Number(waitNs) / 1e9));
   }
@@ -162,10 +159,6 @@ class Queue {
     this.size -= 1;
     this.#slots.give(left);
   }
-}
-
-function kindOf(family: Family, protocol: Protocol): Kind {
-  return family === 'ipv6' ? family : `${family} ${protocol}`;
 }
 
 function protocolAt(slots: Slots, slot: number): Protocol {

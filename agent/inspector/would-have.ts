@@ -26,7 +26,7 @@ export class WouldHave {
       return;
     }
     this.#told.set(filter, { atMs: nowMs, leftOut: 0 });
-    const { source, target } = packetDenial('filtered', bytes, () => undefined);
+    const { source, target } = packetDenial('filtered', bytes, { ownerOf: () => undefined });
     this.#log.info({ filter, source, target, leftOut: told?.leftOut ?? 0 }, 'filterWouldHave');
   }
 }

@@ -122,6 +122,19 @@ function sinkIssues(written: Written, pushes: Pushes | undefined): Issue[] {
   );
 }
 
+/** Without translation a grant needs a realm whose addresses are no other's. */
+export function realmlessIssues({ servers }: Written, realms: readonly { readonly shared: boolean }[]): Issue[] {
+  if (realms.length === 0 || realms.some(({ shared }) => !shared)) return [];
+  return servers.flatMap(({ name, value, locate }) =>
+    value.nat === 'none'
+      ? { ...locate('nat'), message: `server "${name}" gets no grant: every realm of agent.yaml ${SHARES}` }
+      : [],
+  );
+}
+
+/** What no grant without translation can be given in. */
+export const SHARES = 'shares addresses with another one, and without translation packets from outside name no realm';
+
 interface Source extends Owned {
   /** Of what agent.yaml says: none. */
   readonly place?: Place;

@@ -10,7 +10,7 @@ import type { Owned } from '../core/overlaps.ts';
 import type { Sink } from '../core/sinks.ts';
 import { type MtcUserName, type ServerName, TRIGGER_PAYLOAD_MOST } from '../core/words.ts';
 import { uncontained } from './admissions.ts';
-import { findIssues, type Pushes } from './checks.ts';
+import { findIssues, type Pushes, realmlessIssues } from './checks.ts';
 import { type FilterGroups, filterOf } from './filter-files.ts';
 import type { Filter } from './filters.ts';
 import type { DeviceFacts } from './groups.ts';
@@ -84,14 +84,13 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
       ]),
     ),
   };
-  const issues = findIssues(
-    reading,
-    surroundings.authorities,
-    surroundings.ownSpaces ?? [],
-    filterGroups,
-    surroundings.pushes,
-  );
-  if (issues.length > 0) return { issues: [...issues].sort(byPlace) };
+  const realms = surroundings.site?.inside ?? [];
+  const { authorities, ownSpaces = [] } = surroundings;
+  const issues = [
+    ...findIssues(reading, authorities, ownSpaces, filterGroups, surroundings.pushes),
+    ...realmlessIssues(written, realms),
+  ];
+  if (issues.length > 0) return { issues: issues.sort(byPlace) };
 
   const servers = byName(written.servers.map(serverOf));
   const mtcUsers = byName(written.mtcUsers.map(mtcUserOf));
@@ -108,6 +107,9 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
     packetTests: written.packetTests.map(packetTestOf),
   };
   const triggerPorts = surroundings.site?.triggerPorts ?? [];
+  const untranslatedRealms = realms.flatMap(({ realm, nat }) => (nat === 'none' ? realm : []));
+  const sharedRealms = realms.flatMap(({ realm, shared }) => (shared ? realm : []));
+  const someSeeInside = servers.some(({ nat }) => nat === 'none');
   const withRules = (
     rules: readonly Entry<WrittenRule>[],
     triggers: readonly Entry<WrittenTriggerRule>[],
@@ -121,7 +123,10 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
     const ruled = { allows, denies, triggerAllows, triggerDenies, filters };
     const said = {
       ...{ servers, mtcUsers, ...groups, ...ruled },
-      ...(triggerPorts.length > 0 && { triggerPorts }), // else as if there were no agent.yaml
+      // What says nothing is left out: as if there were no agent.yaml.
+      ...(triggerPorts.length > 0 && { triggerPorts }),
+      ...(untranslatedRealms.length > 0 && { untranslatedRealms }),
+      ...(someSeeInside && sharedRealms.length > 0 && { sharedRealms }),
       ...(staged && { staged: staged.version }),
     };
     return frozen({
@@ -129,6 +134,8 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
       ...rest,
       ...ruled,
       triggerPorts,
+      untranslatedRealms,
+      sharedRealms,
       readsAttributes: [...allows, ...denies].some(readsAttributes) || filters.some(namesGroup),
       ...(staged && { staged }),
     });
@@ -163,12 +170,13 @@ function isEnforced({ value }: Entry<{ readonly stage?: boolean }>): boolean {
 }
 
 function serverOf({ name, value }: Entry<WrittenServer>): Server {
-  const { certificates, sources, apiSources = sources, sinks } = value;
+  const { certificates, sources, apiSources = sources, nat, sinks } = value;
   return {
     name: name as ServerName,
     certificates: certificates.map(certificateOf),
     sources,
     apiSources,
+    ...(nat && { nat }),
     ...(sinks && { sinks: sinksOf(sinks) }),
   };
 }

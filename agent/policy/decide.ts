@@ -11,6 +11,7 @@
  *   applicationServer  which address may use the grant, in which family
  *   filter             no drop filter meets its packets: they will pass no filter
  *   rate, quota        the limits of the allow
+ *   endpoint           without translation (translation.ts) the address is one realm's alone
  * A port that takes triggers takes no grant, whatever the rules say.
  * A rule with a condition counts where it holds. Where that cannot be said, a
  * deny denies, and an allow goes no further.
@@ -42,6 +43,7 @@ import { type Wish, wishFor } from './preferences.ts';
 import { contextOnce, type Held, heldBy, mismatchOf, type Question, secondsLeft, windowOf } from './question.ts';
 import { candidatesOf, mtcUserOf } from './rule-index.ts';
 import { denied, no, ownedBy, type Refused, reached, refused, type Stop, type TraceLine, yes } from './steps.ts';
+import { untranslatedBy } from './translation.ts';
 
 export interface Allowed extends PacketLimits {
   readonly verdict: 'allow';
@@ -119,6 +121,13 @@ export function decide(policy: Policy, question: Question): Decision {
     const { family } = outcome.step === 'rule' ? { family: undefined } : target;
     return { ...refused(outcome, trace), ...(family && { family }) };
   }
+  const realm = device.inner?.find(({ address }) => address.family === outcome.family)?.realm;
+  const untranslated = untranslatedBy(policy, question.server, realm);
+  if (untranslated !== undefined && realm !== undefined && policy.sharedRealms.includes(realm)) {
+    const shared = no('addressesShared', `${untranslated}, but realm ${realm} shares addresses with another`);
+    return { ...refused(shared, [...trace, shared]), family: outcome.family };
+  }
+  if (untranslated !== undefined) trace.push(yes('endpoint', `the device's own, not translated: ${untranslated}`));
   const { totalSeconds, packetsPerSecond, bytes } = rule.limits;
   return {
     verdict: 'allow',

@@ -59,7 +59,7 @@ export const packetExpectation = {
   pass: f.choice('grant', 'base').exactOptional(),
 };
 /** What else than a filter drops a packet. */
-export const DROPPERS: readonly string[] = [...DENIAL_REASONS, 'unauthorisedTrigger', 'base'];
+export const DROPPERS: readonly string[] = [...DENIAL_REASONS, 'unauthorisedTrigger', 'unsolicited', 'base'];
 
 /** What the schema of a packet cannot see. */
 export function* packetIssues(

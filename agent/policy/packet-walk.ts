@@ -9,7 +9,7 @@
 import { type Address, contains, type Family, type Prefix, prefix } from '../core/net.ts';
 import type { PacketReason } from '../core/reasons.ts';
 import { covers } from '../core/trigger-plan.ts';
-import type { PortRange, ServerName } from '../core/words.ts';
+import type { PortRange, RealmName, ServerName } from '../core/words.ts';
 import {
   BEGINNING_TYPES,
   describeFilter,
@@ -36,6 +36,15 @@ export interface WalkSite {
   readonly pools: readonly Prefix[];
   /** Ports of devices that take triggers and nothing else. */
   readonly triggerPorts?: readonly PortRange[];
+  readonly inside?: readonly WalkRealm[];
+}
+
+/** A realm: whether the outside knows its devices by their own addresses, and whether another realm has some of them. */
+export interface WalkRealm {
+  readonly realm: RealmName;
+  readonly prefixes: readonly Prefix[];
+  readonly nat?: 'none';
+  readonly shared: boolean;
 }
 
 export type WalkOutcome =
@@ -94,6 +103,13 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
   const isOf = (prefixes: readonly Prefix[], address: Address | undefined) =>
     address !== undefined && prefixes.some((one) => contains(one, address));
 
+  const realms = site?.inside ?? [];
+  const untranslated = realms.flatMap(({ nat, prefixes }) => (nat === 'none' ? prefixes : []));
+  /** Whether what it begins needs an address of the egress pool. Where a device is only named: unless none does. */
+  const isHidden = from.address
+    ? !isOf(untranslated, from.address)
+    : realms.length === 0 || realms.some(({ nat }) => nat !== 'none');
+
   const hasPorts = packet.protocol === 'tcp' || packet.protocol === 'udp';
   const isTriggerPort = (port: number | undefined) =>
     hasPorts && port !== undefined && covers(policy.triggerPorts, port);
@@ -115,6 +131,12 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
     if (to.device && !to.address) return towardGrant(to.device);
     if (from.address && (isOf(IMPOSSIBLE, from.address) || isInner(from.address)))
       return denied('guards', 'spoofedSource', `${from.address.text} is no source of the outside`);
+    if (isOf(untranslated, to.address)) {
+      went('guards', 'to a realm with nat: none, left to the base');
+      if (isOf(NO_SOURCES, from.address)) return nowhere(from.address);
+      const said = byFilter();
+      return said ?? denied('base', 'unsolicited', "to a device's own address, and neither granted nor an answer");
+    }
     // The gate admits what an allow names; whether a flow begins so is the base's to say.
     const lets = policy.filters.find(
       (one) => one.action === 'allow' && !one.staged && matchesPacket(one, filtered, groups),
@@ -140,7 +162,8 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
   if (drop.verdict === 'drop') return byFilter() as Walk;
   if (site && from.address && !isInner(from.address))
     return denied('base', 'base', `${from.address.text} is no address of a realm`);
-  if (site && !site.egress.includes(family)) return denied('base', 'base', `the egress pool has no ${family} address`);
+  if (site && isHidden && !site.egress.includes(family))
+    return denied('base', 'base', `the egress pool has no ${family} address`);
   const allowed = byFilter();
   if (allowed) return allowed;
   went('filters', 'none speaks of it');

@@ -14,6 +14,7 @@ import type {
   PacketLimits,
   PortRange,
   Protocol,
+  RealmName,
   ServerName,
 } from '../core/words.ts';
 import type { Condition } from './condition.ts';
@@ -35,6 +36,8 @@ export interface Server {
   readonly sources: readonly Prefix[];
   /** Where its requests come from. */
   readonly apiSources: readonly Prefix[];
+  /** It sees inner addresses: its grants are not translated. */
+  readonly nat?: 'none';
   /** Where it is told by a push of what becomes of its grants. */
   readonly sinks?: readonly Sink[];
 }
@@ -206,6 +209,9 @@ export interface Policy {
   readonly filters: readonly Filter[];
   /** Of agent.yaml: ports of devices that take triggers and nothing else. They decide, so they are in the version. */
   readonly triggerPorts: readonly PortRange[];
+  /** Of agent.yaml, and in the version: realms with `nat: none`, and those that share addresses (translation.ts). */
+  readonly untranslatedRealms: readonly RealmName[];
+  readonly sharedRealms: readonly RealmName[];
   readonly tests: readonly PolicyTest[];
   readonly triggerTests: readonly TriggerTest[];
   readonly packetTests: readonly PacketTest[];

@@ -70,6 +70,7 @@ const server = f.mapping({
   certificates: f.list(certificate, 'certificates'),
   sources: f.list(f.prefix, 'prefixes'),
   apiSources: f.list(f.prefix, 'prefixes').exactOptional(),
+  nat: f.choice('none').exactOptional(),
   sinks: sinksOf(SERVER_EVENTS),
 });
 

@@ -11,15 +11,21 @@
  * what the base closes by itself. What the outside begins passes by a filter
  * alone, and such a flow is not hidden.
  *
+ * Devices of a realm with `nat: none` are known outside by their own addresses:
+ * what they begin is not hidden, and what the outside begins toward them is
+ * seen here and not by the gate, since an answer looks no different to it.
+ *
  * Pure: the same setup gives the same text, byte by byte.
  */
 import { type Address, addressAt, type Endpoint, type Family, type Prefix, sizeOf } from '../core/net.ts';
 import {
+  type BaseDenial,
   DENIAL_MARK,
   DENIAL_PREFIX,
   DENIAL_REASONS,
   DENIALS,
   FRAGMENT_MARK,
+  LET_IN_MARK,
   MARK_KIND,
   SELF_TEST,
 } from '../core/reasons.ts';
@@ -36,6 +42,8 @@ export interface BaseSetup extends FilterSetup {
     readonly shared?: boolean;
     /** Absent: it is not there. */
     readonly ifindex?: number;
+    /** Its devices are known outside by their own addresses. */
+    readonly nat?: 'none';
   }[];
   /** Of all these, the interfaces that are there: a chain at an interface's own hook needs it. */
   readonly present: readonly string[];
@@ -56,8 +64,8 @@ export interface BaseSetup extends FilterSetup {
 const SNAPLEN = 96;
 
 const FAMILIES = [
-  { family: 'ipv4', word: 'ip', type: 'ipv4_addr', icmp: 'icmp' },
-  { family: 'ipv6', word: 'ip6', type: 'ipv6_addr', icmp: 'icmpv6' },
+  { family: 'ipv4', word: 'ip', type: 'ipv4_addr', icmp: 'icmp', hops: 'ttl' },
+  { family: 'ipv6', word: 'ip6', type: 'ipv6_addr', icmp: 'icmpv6', hops: 'hoplimit' },
 ] as const;
 
 /** RFC 5095; RFC 6092, REC-4. */
@@ -73,6 +81,7 @@ const NO_PIECES = 'exthdr frag exists counter drop';
 const OPENED = 'meta l4proto { tcp, udp }';
 
 const UNAUTHORISED = 'unauthorised_trigger';
+const UNSOLICITED = 'unsolicited';
 /** Of sets that fill by themselves: how much each device has answered of late (nftables.ts does not compare them). */
 const ANSWERS_PREFIX = 'trigger_answers_';
 /** A trigger has an answer or two. */
@@ -85,6 +94,7 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
   const outside = quote(setup.outside);
   const inside = setup.inside.map((link) => quote(link.interface));
   const shared = setup.inside.filter((link) => link.shared).map((link) => quote(link.interface));
+  const untranslated = setup.inside.filter((link) => link.nat === 'none').map((link) => quote(link.interface));
   const isFiltering = setup.filters.length > 0;
   return table([
     ...FAMILIES.flatMap(({ family, type }) => [
@@ -97,6 +107,7 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
     ...DENIAL_REASONS.map((reason) => chain(chainOf(reason), [`counter ${copied(reason, setup)}`, 'drop'])),
     ...(isFiltering ? filterParts(setup, counted).map(part) : []),
     ...triggerChains(setup),
+    ...(untranslated.length > 0 ? [deniedByBase(UNSOLICITED, 'unsolicited', setup)] : []),
     // The inspector's own packet goes no further than this.
     chain('self_test', [
       'type filter hook output priority raw; policy accept;',
@@ -107,6 +118,7 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
       'type filter hook prerouting priority raw; policy accept;',
       `meta mark & ${hex(MARK_KIND)} == ${hex(FRAGMENT_MARK)} notrack`,
       ...FAMILIES.map(({ family, word }) => `${word} daddr @grants_${family} counter drop`),
+      ...FAMILIES.flatMap((one) => silent(setup, one)),
     ]),
     chain('forward', [
       'type filter hook forward priority filter; policy accept;',
@@ -135,6 +147,9 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
         ({ icmp }) =>
           `iifname ${outside} ct state established ct direction reply ${icmp} type echo-reply counter accept`,
       ),
+      ...(untranslated.length > 0
+        ? [`iifname ${outside} oifname { ${untranslated.join(', ')} } goto ${UNSOLICITED}`]
+        : []),
       'counter drop',
     ]),
     chain('from_inside', [
@@ -151,7 +166,7 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
       'fib saddr type local counter drop',
       ...answerRules(setup, 'inside'),
       ...FAMILIES.filter(({ family }) => of(family, setup.egress).length === 0).map(
-        ({ family }) => `meta nfproto ${family} counter drop`,
+        ({ family }) => `${whoIsHidden(untranslated)}meta nfproto ${family} counter drop`,
       ),
       ...allowRules(setup, 'outside'),
       ...FAMILIES.map(({ family, word }) => `${word} daddr @denied_${family} counter drop`),
@@ -165,6 +180,15 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
       ),
       'counter drop',
     ]),
+    ...(untranslated.length > 0
+      ? [
+          // Reached by what was let through alone; without this mark the gate lets nothing of it in.
+          chain('let_in', [
+            'type filter hook postrouting priority mangle; policy accept;',
+            `iifname ${outside} oifname { ${untranslated.join(', ')} } meta mark set ${hex(LET_IN_MARK)}`,
+          ]),
+        ]
+      : []),
     chain('hide', [
       'type nat hook postrouting priority srcnat; policy accept;',
       ...FAMILIES.flatMap(({ family, word }) => hide(outside, word, of(family, setup.egress), setup, family)),
@@ -216,7 +240,7 @@ function answerSet(family: Family): string {
  * from there nothing leaves but toward devices.
  */
 function triggerChains(setup: BaseSetup): string[] {
-  const { triggers, filterCopiesPerSecond: copies } = setup;
+  const { triggers } = setup;
   if (!triggers) return [];
   const { sources, sourcePort } = triggers;
   const inside = `{ ${setup.inside.map((link) => quote(link.interface)).join(', ')} }`;
@@ -225,11 +249,7 @@ function triggerChains(setup: BaseSetup): string[] {
       ({ family }) =>
         `set ${answerSet(family)} { type ${family}_addr; flags dynamic,timeout; timeout 2s; size ${ANSWERERS_MOST};\n}`,
     ),
-    chain(UNAUTHORISED, [
-      'counter',
-      ...(copies > 0 ? [`limit rate ${copies}/second burst 20 packets ${copied('unauthorisedTrigger', setup)}`] : []),
-      'drop',
-    ]),
+    deniedByBase(UNAUTHORISED, 'unauthorisedTrigger', setup),
     chain('from_gateway', [
       'type filter hook output priority filter; policy accept;',
       ...sources.flatMap((source) => {
@@ -239,6 +259,21 @@ function triggerChains(setup: BaseSetup): string[] {
       ...atTriggerPorts(setup, 'dport', 'counter drop').map((rule) => `oifname ${inside} ${rule}`),
     ]),
   ];
+}
+
+/** What the base denies by a name: dropped, and some of it copied. */
+function deniedByBase(name: string, reason: BaseDenial, setup: BaseSetup): string {
+  const { filterCopiesPerSecond: copies } = setup;
+  return chain(name, [
+    'counter',
+    ...(copies > 0 ? [`limit rate ${copies}/second burst 20 packets ${copied(reason, setup)}`] : []),
+    'drop',
+  ]);
+}
+
+/** Those whose flows need an address of the egress pool. */
+function whoIsHidden(untranslated: readonly string[]): string {
+  return untranslated.length > 0 ? `iifname != { ${untranslated.join(', ')} } ` : '';
 }
 
 function wordOf({ family }: Pick<Address, 'family'>): 'ip' | 'ip6' {
@@ -273,6 +308,20 @@ function noWayBack(shared: readonly string[]): string[] {
   return shared.length > 0 ? [`iifname { ${shared.join(', ')} } counter drop`] : [];
 }
 
+/**
+ * What comes to a device's own address and goes no further is not told so: the
+ * gateway would be seen in a traceroute, and that the realm's interface is gone.
+ */
+function silent({ outside, inside }: BaseSetup, { family, word, hops }: (typeof FAMILIES)[number]): string[] {
+  return inside.flatMap((link) => {
+    const own = link.nat === 'none' ? of(family, link.prefixes).map(({ text }) => text) : [];
+    if (own.length === 0) return [];
+    const toward = `iifname ${quote(outside)} ${word} daddr { ${own.join(', ')} }`;
+    const [spent, elsewhere] = [`${word} ${hops} < 2`, `fib daddr oifname != ${quote(link.interface)}`];
+    return [spent, elsewhere].map((why) => `${toward} ${why} counter drop`);
+  });
+}
+
 /** A device uses addresses of its own realm, and no others. */
 function ownSourcesOnly(link: BaseSetup['inside'][number]): string[] {
   return FAMILIES.map(({ family, word }) => {
@@ -286,7 +335,8 @@ function ownSourcesOnly(link: BaseSetup['inside'][number]): string[] {
 
 /** One device keeps to one prefix of the egress pool, and within it to one address (RFC 4787 REQ-2: paired). */
 function hide(outside: string, word: string, egress: readonly Prefix[], setup: BaseSetup, family: Family): string[] {
-  const inner = setup.inside.flatMap((link) => (link.shared ? [] : of(family, link.prefixes))).map(({ text }) => text);
+  const hidden = setup.inside.filter(({ shared, nat }) => !shared && nat !== 'none');
+  const inner = hidden.flatMap((link) => of(family, link.prefixes)).map(({ text }) => text);
   if (inner.length === 0) return [];
   return egress.map((prefix, i) => {
     const share = egress.length > 1 ? `jhash ${word} saddr mod ${egress.length} ${i} ` : '';

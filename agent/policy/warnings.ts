@@ -6,7 +6,7 @@
 import type { Issue } from '../core/document.ts';
 import { meet, portsText } from '../core/trigger-plan.ts';
 import type { PortRange, ServerName } from '../core/words.ts';
-import { type Pushes, sinksIn } from './checks.ts';
+import { type Pushes, SHARES, sinksIn } from './checks.ts';
 import { filterWarnings } from './filter-files.ts';
 import { type DeviceFacts, type DeviceSelector, isSelected, patternsOf, selectorText } from './groups.ts';
 import { ALL_DAY, type Hours, hoursText, neverCloses } from './hours.ts';
@@ -57,6 +57,7 @@ export function findWarnings(policy: Policy, written: Written, { devices, pushes
     ...emptyGroups(all, written),
     ...filterWarnings(policy.filters),
     ...towardTriggerPorts(policy),
+    ...withoutSomeRealms(policy, written),
     ...(devices ? unmatched(all, written, devices) : []),
     ...(pushes && !pushes.signed ? unsigned(written) : []),
   ];
@@ -215,6 +216,18 @@ function towardTriggerPorts({ filters, triggerPorts }: Policy): Issue[] {
       message: `allow "${id}" ${what}: ${portsText(met)} take triggers and nothing else (triggers.ports of agent.yaml)`,
     };
   });
+}
+
+/** Realms in which a server with `nat: none` gets no grant. */
+function withoutSomeRealms({ sharedRealms }: Policy, written: Written): Issue[] {
+  return written.servers.flatMap(({ name, value, locate }) =>
+    value.nat !== 'none'
+      ? []
+      : sharedRealms.map((realm) => ({
+          ...locate('nat'),
+          message: `server "${name}" gets no grant in realm ${realm}: it ${SHARES}`,
+        })),
+  );
 }
 
 function oddHours({ hours }: AnyAllow | DenyRule): string[] {

@@ -48,7 +48,7 @@ const POOL: Pool = {
   ipv6: [],
   portLow: 20_000,
   portCount: 16_384,
-  ipv6Grants: 0,
+  keyedGrants: 0,
 };
 
 /** How many UDP endpoints the pool has; a power of two. */

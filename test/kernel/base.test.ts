@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { address, contains, prefix } from '../../agent/core/net.ts';
-import { baseRuleset } from '../../agent/policy/ruleset.ts';
+import { type BaseSetup, baseRuleset } from '../../agent/policy/ruleset.ts';
 import { type Child, program } from '../child.ts';
 import type { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
@@ -24,7 +24,7 @@ import {
 } from '../standard-network.ts';
 
 const FAMILIES = ['ipv4', 'ipv6'] as const;
-const TEXT = baseRuleset({
+const SETUP: BaseSetup = {
   ...NO_FILTERS,
   outside: OUTSIDE,
   present: [OUTSIDE, INSIDE],
@@ -34,7 +34,7 @@ const TEXT = baseRuleset({
   deniedDestinations: [prefix('192.0.2.64/26'), prefix('2001:db8:66::/48')],
   services: [{ protocol: 'udp', port: 53 }],
   nflogGroup: 100,
-});
+};
 
 let network: Network;
 let service: Child;
@@ -44,7 +44,7 @@ let server: Probe;
 
 beforeAll(async () => {
   network = standardNetwork();
-  await network.run('gateway', ['nft', '-f', '-'], { input: TEXT });
+  await network.run('gateway', ['nft', '-f', '-'], { input: baseRuleset(SETUP) });
   // The server knows a way to the inside: it must be the gateway that closes it.
   for (const family of FAMILIES) {
     const via = (
@@ -111,4 +111,63 @@ describe.each(FAMILIES)('over %s', (family) => {
     await session.quiet();
     await session.stop();
   });
+});
+
+describe('in a realm with nat: none', () => {
+  beforeAll(async () => {
+    // Without an egress pool: no flow of its devices needs one.
+    const inside = SETUP.inside.map((one) => ({ ...one, nat: 'none' as const }));
+    const input = baseRuleset({ ...SETUP, inside, egress: [], filterCopiesPerSecond: 500 });
+    await network.run('gateway', ['nft', '-f', '-'], { input: `delete table inet mtgate\n${input}` });
+    await network.run('gateway', ['conntrack', '-F']);
+  });
+
+  describe.each(FAMILIES)('over %s', (family) => {
+    test.each(['udp', 'tcp'] as const)('a device reaches out by %s with its own address', async (protocol) => {
+      const text = `own ${family} ${protocol}`;
+      expect(await device[protocol]({ to: { address: SERVER[family], port: 7000 }, text })).toMatchObject({
+        outcome: 'answer',
+      });
+      const seen = await service.line(new RegExp(`${text}$`));
+      expect(/^\w+ \[?([^\]\s]+?)\]?:\d+ /.exec(seen)?.[1]).toBe(DEVICE[family]);
+    });
+
+    test.each(['udp', 'tcp'] as const)('what the outside begins by %s is unsolicited', async (protocol) => {
+      const before = await unsolicited();
+      const text = `unsolicited ${family} ${protocol}`;
+      expect(await server[protocol]({ to: { address: DEVICE[family], port: 7000 }, text, waitMs: 400 })).toEqual({
+        outcome: 'silence',
+      });
+      expect(onDevice.lines.some((line) => line.includes(text))).toBe(false);
+      expect(await unsolicited()).toBeGreaterThan(before);
+    });
+
+    test('a packet that ends at the gateway is not answered', async () => {
+      const knock = () => server.tcp({ to: { address: DEVICE[family], port: 7000 }, waitMs: 400 });
+      const via = family === 'ipv4' ? '198.51.100.1' : '2001:db8:51::1';
+      const spent = ['route', 'add', DEVICE[family], 'via', via, 'hoplimit', '2'];
+      await network.run('server', ['ip', ...spent]);
+      expect(await knock()).toEqual({ outcome: 'silence' }); // an error would be `refused`
+      await network.run('server', ['ip', 'route', 'delete', DEVICE[family]]);
+      // The realm's route goes with its interface; what is left leads outside, or nowhere.
+      const interfaceIs = (state: string) => network.run('gateway', ['ip', 'link', 'set', INSIDE, state]);
+      await interfaceIs('down');
+      expect(await knock()).toEqual({ outcome: 'silence' });
+      await interfaceIs('up');
+      const lost = ['address', 'replace', `${INNER_GATEWAY.ipv6}/48`, 'dev', INSIDE, 'nodad'];
+      await network.run('gateway', ['ip', ...lost]);
+    });
+
+    test('a listed destination is closed to devices', async () => {
+      expect(await device.udp({ to: { address: ROGUE[family], port: 7000 }, waitMs: 400 })).toEqual({
+        outcome: 'silence',
+      });
+    });
+  });
+
+  /** How many packets the base has dropped as such. */
+  async function unsolicited(): Promise<number> {
+    const { stdout } = await network.run('gateway', ['nft', 'list', 'chain', 'inet', 'mtgate', 'unsolicited']);
+    return Number(/counter packets (\d+)/.exec(stdout)?.[1]);
+  }
 });

@@ -47,7 +47,7 @@ const POOL: Pool = {
   ipv6: [prefix('2001:db8:a::/64')],
   portLow: EXTERNAL_PORT,
   portCount: 64,
-  ipv6Grants: 8,
+  keyedGrants: 8,
 };
 
 function interfacesOf(network: Network): Interfaces {

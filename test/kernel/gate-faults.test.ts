@@ -133,7 +133,7 @@ describe('what an operator reads', () => {
   test('nothing where all the room for pools is taken', () => {
     const ipv4 = Array.from({ length: 8 }, (_, i) => prefix(`203.0.113.${2 * i}/31`));
     const ipv6 = Array.from({ length: 8 }, (_, i) => prefix(`2001:db8:${i}::/64`));
-    expect(() => load({ ...POOL, ipv4, ipv6, ipv6Grants: 8 })).not.toThrow();
+    expect(() => load({ ...POOL, ipv4, ipv6, keyedGrants: 8 })).not.toThrow();
   });
 
   test('gateNotLoaded where the set-up is more than the gate has room for', () => {

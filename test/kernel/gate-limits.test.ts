@@ -22,7 +22,7 @@ const POOL: Pool = {
   ipv6: [prefix('2001:db8:a::/64')],
   portLow: 40_000,
   portCount: 64,
-  ipv6Grants: 8,
+  keyedGrants: 8,
 };
 const PER_SECOND = 1000;
 

@@ -19,7 +19,13 @@ import { IDENTIFICATION_KEY, type MakeRig, NORMALISE } from '../suites/fixture.t
 export const GATE_OBJECT = `${ROOT}dist/dataplane/gate.bpf.o`;
 
 /** A small pool, and a grant in it, for tests that need one of each and no more. */
-export const POOL: Pool = { ipv4: [prefix('203.0.113.0/30')], ipv6: [], portLow: 40_000, portCount: 16, ipv6Grants: 0 };
+export const POOL: Pool = {
+  ipv4: [prefix('203.0.113.0/30')],
+  ipv6: [],
+  portLow: 40_000,
+  portCount: 16,
+  keyedGrants: 0,
+};
 export const MAPPING: Mapping = {
   index: 0,
   number: 9,

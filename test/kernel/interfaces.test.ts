@@ -146,7 +146,7 @@ const POOL: Pool = {
   ipv6: [prefix('2001:db8:a::/64')],
   portLow: 40_000,
   portCount: 16,
-  ipv6Grants: 8,
+  keyedGrants: 8,
 };
 const REALM = ['10.20.0.0/16', 'fd00:20::/48'].map(prefix);
 const REALMS = [

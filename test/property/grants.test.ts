@@ -22,7 +22,9 @@ const rules = (durationSeconds: number, totalSeconds: number, ports = '5683, "70
   )
     .replace(', requestsPerMinute: 10', '')
     .replace('5683, "7000-7010"', ports);
-const POLICIES = [rules(900, 3600), rules(60, 100), rules(300, 300), rules(900, 900, '7000')].map(policyOf);
+const POLICIES = [rules(900, 3600), rules(60, 100), rules(300, 300), rules(900, 900, '7000')].map((text) =>
+  policyOf(text),
+);
 
 const seconds = fc.integer({ min: 1, max: 1000 });
 const step = fc.oneof(

@@ -42,7 +42,7 @@ const POOL: Pool = {
   ipv6: [prefix('2001:db8:a::/64'), prefix('2001:db8:b:1000::/52'), prefix('2001:db8:c::40/122')],
   portLow: 40_000,
   portCount: 64,
-  ipv6Grants: 32,
+  keyedGrants: 32,
 };
 /** The first index of the IPv6 grants. */
 const IPV6_INDEX = ipv4Entries(POOL);

@@ -1,6 +1,6 @@
 /** The command as an operator types it: what it says of files, and what it says when nobody answers. */
 import { once } from 'node:events';
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -76,6 +76,25 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
   test("check --config: the example agent.yaml, its pool's memory, the rules held against it", async () => {
     const { stdout } = await mtgate('check', 'rules', '--config', 'systemd/agent.yaml.example');
     expect(stdout).toMatch(/^grants pool: 225536 entries, 33 MiB in the kernel\n/m);
+  });
+
+  test('check --config: who sees inner addresses, and which realm is known outside by its own', async () => {
+    const own = mkdtempSync(join(folder, 'untranslated-'));
+    const server = (name: string, more = '') =>
+      `  ${name}: { certificates: [{ uri: "urn:${name}", issuer: mtc-ca }], sources: [198.51.100.${name.length}/32]${more} }\n`;
+    writeFileSync(join(own, 'a.yaml'), `servers:\n${server('tunnel', ', nat: none')}${server('other')}`);
+    const config = join(mkdtempSync(join(folder, 'agent-')), 'agent.yaml');
+    const example = readFileSync('systemd/agent.yaml.example', 'utf8');
+    writeFileSync(
+      config,
+      example.replace('interface: pgw0', 'interface: pgw0\n    nat: none').replace(/^devices:.*$/m, ''),
+    );
+    const { stdout, stderr } = await mtgate('check', own, '--config', config);
+    expect(stderr).toBe('');
+    expect(stdout).toContain('\n  not translated: tunnel sees inner addresses (nat: none)\n');
+    expect(stdout).toContain('\nnot translated: realm iot (nat: none), known outside as 10.20.0.0/16, fd00:20::/48\n');
+    const { stdout: json } = await mtgate('check', own, '--config', config, '--json');
+    expect(JSON.parse(json)).toMatchObject({ seeInside: ['tunnel'], untranslatedRealms: ['iot'] });
   });
 
   test('check: all files that cannot be read are told', async () => {

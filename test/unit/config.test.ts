@@ -2,6 +2,12 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { type Config, ownSpaces, readConfig } from '../../agent/config.ts';
 import { sharedRealms } from '../../agent/core/address-plan.ts';
+import { address } from '../../agent/core/net.ts';
+import { entryCount, poolMebibytes } from '../../agent/core/pool.ts';
+import { walkSite } from '../../agent/files.ts';
+import { guardedSpaces } from '../../agent/pushes.ts';
+import { objectionTo } from '../../agent/reports/sink-addresses.ts';
+import { gateSetup, siteOf, spacesOf } from '../../agent/site.ts';
 import { formatted, issuesOf } from '../issues.ts';
 
 const FILE = '/etc/mtgate/agent.yaml';
@@ -38,7 +44,7 @@ test('the least that must be said, and every default', () => {
   expect(config).toMatchObject({
     gateway: 'gw-1',
     outside: { interface: 'eth0', nextHops: {} },
-    pools: { grants: { ipv6: [], portLow: 1024, portCount: 64512, ipv6Grants: 65536 } },
+    pools: { grants: { ipv6: [], portLow: 1024, portCount: 64512, keyedGrants: 65536 } },
     inside: [{ realm: 'iot', interface: 'pgw0', nextHops: {} }],
     services: [],
     api: { certificate: '/etc/mtgate/api.crt', key: '/keys/api.key', minimumTls: '1.3' },
@@ -69,7 +75,7 @@ test('the example that is installed has neither issues nor warnings, and its com
   const spoken = text
     .replace(/^#(?:radius|triggers|reports):.*\n(?:#.*\n)+/gm, '') // by tests of their own: radius-config, trigger-config, below
     .replace(/^# (?=management|metrics|store|rules|services|gate|base| )/gm, '')
-    .replace(/ {2}(# )(?=ipv6Grants|minimumTls)/g, '  ');
+    .replace(/ {2}(# )(?=keyedGrants|minimumTls)/g, '  ');
   expect(spoken).not.toBe(text);
   const { base, ...rest } = configOf(readConfig(spoken, FILE)).config;
   expect({ ...rest, base: config.base }).toEqual(config);
@@ -164,6 +170,55 @@ test("the gateway's own spaces are its pools and realms", () => {
   ]);
 });
 
+describe('without translation', () => {
+  const OWN = ['prefixes: [10.20.0.0/16]', 'prefixes: [198.18.0.0/16, "2001:db8:20::/48"], nat: none'] as const;
+
+  test('devices are known outside by the addresses of their realm, and are inside all the same', () => {
+    const { config, warnings } = configOf(reading([...OWN]));
+    expect(warnings).toEqual([]); // of families without a pool
+    expect(config.inside[0]?.nat).toBe('none');
+    const { isInner, isExternal } = spacesOf(config);
+    const device = address('198.18.0.2');
+    expect([isInner(device), isExternal(device), isExternal(address('203.0.113.1'))]).toEqual([true, true, true]);
+    const translated = spacesOf(configOf(reading()).config);
+    expect([translated.isInner, translated.isExternal].map((is) => is(address('10.20.0.2')))).toEqual([true, false]);
+    // No report is pushed to a device.
+    expect(objectionTo(address('2001:db8:20::2'), guardedSpaces(config, []))).toBe(
+      '2001:db8:20::2 is realm iot of agent.yaml',
+    );
+  });
+
+  test('the gate is told, and the base hides nothing', () => {
+    const { config } = configOf(reading([...OWN]));
+    const site = siteOf(config, []);
+    const numbers = { realmId: () => 7, identificationKey: 1n };
+    expect(gateSetup(config, site, numbers).inside).toMatchObject([{ realm: 7, translated: false }]);
+    expect(gateSetup(configOf(reading()).config, site, numbers).inside).toMatchObject([{ translated: true }]);
+    expect(walkSite(config).inside).toMatchObject([{ realm: 'iot', nat: 'none', shared: false }]);
+  });
+
+  test('no pool is needed, unless a realm is translated', () => {
+    const empty = [
+      ['[203.0.113.0/29]', '[]'],
+      ['[203.0.113.8/29]', '[]'],
+    ] as [string, string][];
+    const { config } = configOf(reading([...OWN], ...empty));
+    expect([entryCount(config.pools.grants), poolMebibytes(config.pools.grants)]).toEqual([65_536, 9]);
+    expect(issuesOf(reading(...empty))).toEqual([
+      `${FILE}:4:13: expected at least one prefix: realm iot is translated`,
+      `${FILE}:5:13: expected at least one prefix: realm iot is translated`,
+    ]);
+  });
+
+  test("a realm has addresses that are no other realm's", () => {
+    const both =
+      'prefixes: [198.18.0.0/16], nat: none }\n  - { realm: lab, interface: eth1, prefixes: [198.18.7.0/24] }';
+    expect(issuesOf(reading(['prefixes: [10.20.0.0/16] }', both]))).toEqual([
+      `${FILE}:8:47: 198.18.7.0/24 (realm lab) overlaps 198.18.0.0/16 (realm iot) in line 7; realm iot has nat: none, and needs addresses that are no other realm's`,
+    ]);
+  });
+});
+
 describe('issues', () => {
   test.each<[string, [string, string][], string[]]>([
     [
@@ -241,7 +296,7 @@ describe('issues', () => {
     [
       'an IPv6 pool that is too small',
       [['[203.0.113.0/29]', '["2001:db8:a::/112"]']],
-      [`${FILE}:4:13: the ipv6 prefixes hold 65536 addresses; expected 4 for each of 65536 ipv6Grants`],
+      [`${FILE}:4:13: the ipv6 prefixes hold 65536 addresses; expected 4 for each of 65536 keyedGrants`],
     ],
     [
       'a pool that takes too much memory',
@@ -250,7 +305,7 @@ describe('issues', () => {
         ['gateway: gw-1', 'gateway: gw-1\ngate: { memoryMebibytes: 1000 }'],
       ],
       [
-        `${FILE}:5:13: the pool takes 4544 MiB, more than gate.memoryMebibytes (1000); narrow ports, shorten the prefixes, or raise the bound`,
+        `${FILE}:5:13: the pool takes 4552 MiB, more than gate.memoryMebibytes (1000); narrow ports, shorten the prefixes, or raise the bound`,
       ],
     ],
     [

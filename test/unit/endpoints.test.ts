@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { contains, formatEndpoint, prefix } from '../../agent/core/net.ts';
+import { address, contains, formatEndpoint, prefix } from '../../agent/core/net.ts';
 import { indexOfIpv4, ipv4Entries, type Pool } from '../../agent/core/pool.ts';
 import type { Protocol } from '../../agent/core/words.ts';
 import { Endpoints, type Place } from '../../agent/grants/endpoints.ts';
@@ -11,7 +11,7 @@ const POOL: Pool = {
   ipv6: [prefix('2001:db8:a::/120')],
   portLow: 20_000,
   portCount: 4,
-  ipv6Grants: 10,
+  keyedGrants: 10,
 };
 const CAPACITY = 3 * 4;
 
@@ -41,8 +41,8 @@ describe('allocation of external endpoints', () => {
   test('a place that the store names is not given again until it is freed', () => {
     const endpoints = new Endpoints(POOL, seededRandom(3));
     const taken = new Endpoints(POOL, seededRandom(9)).allocate('ipv4', 'tcp') as Place;
-    expect(endpoints.take('tcp', taken)).toBe(true);
-    expect(endpoints.take('tcp', taken)).toBe(false);
+    expect(endpoints.take('tcp', taken, true)).toBe(true);
+    expect(endpoints.take('tcp', taken, true)).toBe(false);
     const rest = Array.from({ length: CAPACITY - 1 }, () => endpoints.allocate('ipv4', 'tcp') as Place);
     expect(rest.some(({ index }) => index === taken.index)).toBe(false);
     endpoints.free('tcp', taken);
@@ -53,8 +53,35 @@ describe('allocation of external endpoints', () => {
     const endpoints = new Endpoints(POOL, seededRandom(4));
     const place = endpoints.allocate('ipv4', 'tcp') as Place;
     const other = new Endpoints({ ...POOL, portLow: 30_000 }, seededRandom(4));
-    expect(other.take('tcp', place)).toBe(false);
+    expect(other.take('tcp', place, true)).toBe(false);
     expect(other.available('ipv4', 'tcp')).toBe(CAPACITY);
+  });
+
+  test('a place without translation is any of those behind the IPv4 pool, of which IPv6 takes too', () => {
+    const endpoints = new Endpoints(POOL, seededRandom(6));
+    const device = { address: address('10.20.0.2'), port: 5683 };
+    const own = Array.from({ length: 6 }, () => endpoints.allocateOwn(device) as Place);
+    const ipv6 = Array.from({ length: 4 }, () => endpoints.allocate('ipv6', 'tcp') as Place);
+    expect(own.every(({ external }) => external === device)).toBe(true);
+    expect([...own, ...ipv6].map(({ index }) => index - ipv4Entries(POOL)).sort()).toEqual([...Array(10).keys()]);
+    expect([endpoints.allocateOwn(device), endpoints.allocate('ipv6', 'udp')]).toEqual([undefined, undefined]);
+    expect(endpoints.available('ipv4', 'udp')).toBe(CAPACITY);
+    endpoints.free('udp', own[0] as Place);
+    expect(endpoints.allocateOwn(device)).toEqual(own[0]);
+  });
+
+  test('what the store says of it is taken as that, and as nothing else', () => {
+    const endpoints = new Endpoints({ ...POOL, ipv4: [] }, seededRandom(7));
+    const device = { address: address('2001:db8:20::2'), port: 5683 };
+    expect(endpoints.take('udp', { index: 3, external: device }, true)).toBe(false); // in no pool
+    expect(endpoints.take('udp', { index: 3, external: device }, false)).toBe(true);
+    expect(endpoints.take('tcp', { index: 3, external: device }, false)).toBe(false);
+    expect(endpoints.take('tcp', { index: 4, external: device }, false)).toBe(true); // another server's
+    expect(endpoints.take('tcp', { index: 10, external: device }, false)).toBe(false);
+    const inPool = { index: 0, external: { address: address('203.0.113.0'), port: 20_000 } };
+    expect(new Endpoints(POOL, seededRandom(7)).take('tcp', inPool, false)).toBe(false);
+    expect(endpoints.kindOf('udp', { index: 3 })).toBe('keyed');
+    expect(new Endpoints(POOL, seededRandom(7)).kindOf('udp', { index: 3 })).toBe('ipv4 udp');
   });
 
   test('draws from all of the pool: no endpoint is favoured', () => {

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { prefix } from '../../agent/core/net.ts';
+import type { RealmName } from '../../agent/core/words.ts';
 import type { WalkSite } from '../../agent/policy/packet-walk.ts';
 import { runPolicyTests } from '../../agent/policy/policy-tests.ts';
 import { formatted, issuesOf } from '../issues.ts';
@@ -83,6 +84,22 @@ test.each([
       { low: 5683, high: 5683 },
     ],
   };
+  const text = `${RULES}tests: [{ name: t, packet: { ${packet} }, expect: { drop: innerLeak } }]\n`;
+  const [issue] = runPolicyTests(policyWithin({ site }, text), site);
+  expect(issue?.message).toContain(`found ${outcome} (`);
+});
+
+test.each([
+  ['from: 203.0.113.200, to: "inside:10.20.0.2", protocol: tcp, port: 22', 'drop unsolicited'],
+  ['from: 127.0.0.1, to: "inside:10.20.0.2", protocol: tcp, port: 22', 'drop spoofedSource'],
+  ['from: 192.0.2.1, to: "inside:10.20.0.2", protocol: icmp, type: echo-request', 'allow noc-ping'],
+  ['from: "inside:fd00:20::2", to: "2001:db8::1", protocol: udp, port: 1', 'pass base'], // no IPv6 egress pool
+  ['from: m1@acme.example, to: "2001:db8::1", protocol: udp, port: 1', 'pass base'],
+  ['from: "inside:10.20.0.2", to: 10.98.0.1, protocol: udp, port: 1', 'drop base'],
+  [`from: 198.51.100.7, to: m1@acme.example, protocol: udp, port: 5683, ${GIVEN}`, 'pass grant'],
+])('in a realm with nat: none: %s: %s', (packet, outcome) => {
+  const inside = [{ realm: 'iot' as RealmName, prefixes: SITE.realms, nat: 'none', shared: false }] as const;
+  const site: WalkSite = { ...SITE, inside };
   const text = `${RULES}tests: [{ name: t, packet: { ${packet} }, expect: { drop: innerLeak } }]\n`;
   const [issue] = runPolicyTests(policyWithin({ site }, text), site);
   expect(issue?.message).toContain(`found ${outcome} (`);

@@ -5,7 +5,7 @@ import type { PacketReason } from '../../agent/core/reasons.ts';
 import type { ExternalId, GrantId, MtcUserName, Owner } from '../../agent/core/words.ts';
 import { readNflog } from '../../agent/inspector/nflog-message.ts';
 import { readPacket } from '../../agent/inspector/packet.ts';
-import { packetDenial } from '../../agent/inspector/packet-denial.ts';
+import { type OwnerOf, packetDenial, type Whose } from '../../agent/inspector/packet-denial.ts';
 import { icmp, ip, raw, spoil, tcp, udp } from '../frames.ts';
 
 const A4 = '198.51.100.9';
@@ -74,24 +74,23 @@ describe('a packet', () => {
 describe('a denied packet', () => {
   const owner: Owner = { grant: 'G' as GrantId, mtcUser: 'acme' as MtcUserName, device: 'm1@a.example' as ExternalId };
   const asked: string[] = [];
-  const ownerOf = (protocol: string, external: { address: { text: string }; port: number }) => {
-    asked.push(`${protocol} ${external.address.text} ${external.port}`);
+  const ownerOf: OwnerOf = (protocol, external, from) => {
+    asked.push(`${protocol} ${external.address.text} ${external.port} from ${from?.text}`);
     return owner;
   };
 
   test('is put down to whose endpoint it was for', () => {
-    const row = packetDenial('wrongSource', ip(A6, B6, tcp(1, 443)), ownerOf);
+    const row = packetDenial('wrongSource', ip(A6, B6, tcp(1, 443)), { ownerOf });
     const seen = { source: A6, sourcePort: 1, target: `tcp [${B6}]:443` };
     expect(row).toEqual({ kind: 'packet', reason: 'wrongSource', ...seen, ...owner });
-    expect(asked.splice(0)).toEqual([`tcp ${B6} 443`]);
+    expect(asked.splice(0)).toEqual([`tcp ${B6} 443 from ${A6}`]);
   });
 
   test('to a trigger port of a device is a trigger that nobody authorised, and is put down to whose device it is', () => {
     const { mtcUser, device } = owner;
     const triggeredAt = ({ address: to, port }: { address: { text: string }; port: number }) =>
       port !== 5690 ? undefined : to.text === B4 ? { mtcUser, device } : {};
-    const row = (reason: PacketReason, bytes: Uint8Array) =>
-      packetDenial(reason, bytes, ownerOf, undefined, triggeredAt);
+    const row = (reason: PacketReason, bytes: Uint8Array) => packetDenial(reason, bytes, { ownerOf, triggeredAt });
     const whose = {
       kind: 'packet',
       reason: 'unauthorisedTrigger',
@@ -114,8 +113,25 @@ describe('a denied packet', () => {
   });
 
   test("is nobody's where the gate knew of no grant, whoever has the endpoint by now", () => {
-    expect(packetDenial('noGrant', ip(A4, B4, udp(1, 443)), ownerOf)).not.toHaveProperty('mtcUser');
+    expect(packetDenial('noGrant', ip(A4, B4, udp(1, 443)), { ownerOf })).not.toHaveProperty('mtcUser');
     expect(asked).toEqual([]);
+  });
+
+  test("to a device's own address is put down to who holds it, but what its grant was for to that", () => {
+    const { mtcUser, device } = owner;
+    const whose: Whose = {
+      ownerOf: (protocol, { port }) => (protocol === 'udp' && port === 7000 ? owner : undefined),
+      ownAddressAt: ({ text }) => (text === B4 ? { mtcUser, device } : undefined),
+    };
+    const row = (reason: PacketReason, bytes: Uint8Array) => packetDenial(reason, bytes, whose);
+    expect(row('unsolicited', ip(A4, B4, tcp(1, 22)))).toEqual({
+      ...{ kind: 'packet', reason: 'unsolicited', source: A4, sourcePort: 1, target: `tcp ${B4}:22`, mtcUser, device },
+    });
+    expect(row('wrongSource', ip(A4, B4, udp(1, 7000)))).toMatchObject({ ...owner });
+    expect(row('grantEnded', ip(A4, B4, udp(1, 7001)))).toMatchObject({ mtcUser, device });
+    expect(row('noGrant', ip(A4, B4, udp(1, 7000)))).not.toHaveProperty('grant');
+    expect(row('unsolicited', ip(A4, B4, icmp('icmp', 8, 0)))).toMatchObject({ mtcUser, device });
+    expect(row('unsolicited', ip(A6, B6, tcp(1, 22)))).not.toHaveProperty('mtcUser');
   });
 
   test.each([
@@ -125,7 +141,12 @@ describe('a denied packet', () => {
     ['cut behind the source', ip(A4, B4, udp(1, 2)).subarray(0, 17), A4, 'udp unknown'],
     ['nothing', new Uint8Array(), 'unknown', 'ip unknown'],
   ])('%s has the target that can be read', (_, bytes, source, target) => {
-    expect(packetDenial('malformed', bytes, ownerOf)).toEqual({ kind: 'packet', reason: 'malformed', source, target });
+    expect(packetDenial('malformed', bytes, { ownerOf })).toEqual({
+      kind: 'packet',
+      reason: 'malformed',
+      source,
+      target,
+    });
   });
 });
 

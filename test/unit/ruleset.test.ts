@@ -48,6 +48,16 @@ test('the base with filters reads as it was meant, and goes on counting', async 
   await expect(text).toMatchFileSnapshot('../golden/base-with-filters.nft');
 });
 
+test('the base with a realm that is not translated reads as it was meant', async () => {
+  const [translated, own] = SETUP.inside;
+  const inside = [
+    { ...translated, nat: undefined },
+    { ...own, nat: 'none' },
+  ] as BaseSetup['inside'];
+  const text = baseRuleset({ ...SETUP, inside, egress: [prefix('203.0.113.8/29')], filterCopiesPerSecond: 500 });
+  await expect(text).toMatchFileSnapshot('../golden/base-untranslated.nft');
+});
+
 test('the base with triggers reads as it was meant', async () => {
   const triggers = {
     sources: [address('10.20.0.1'), address('fd00:20::1')],

@@ -21,7 +21,7 @@ const ENTRIES = entryCount({
   ipv6: [prefix(GRANTS_POOL.ipv6)],
   portLow: 20_000,
   portCount: 100,
-  ipv6Grants: 65_536,
+  keyedGrants: 65_536,
 });
 const NOT_WRITTEN = { status: 503, body: { code: 'UNAVAILABLE' } };
 

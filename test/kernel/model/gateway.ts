@@ -44,7 +44,7 @@ const CONFIG = `
 gateway: model
 outside: { interface: outside }
 pools:
-  grants: { prefixes: [203.0.113.0/30, "2001:db8:a::/64"], ports: 40000-40015, ipv6Grants: 32 }
+  grants: { prefixes: [203.0.113.0/30, "2001:db8:a::/64"], ports: 40000-40015, keyedGrants: 32 }
   egress: { prefixes: [203.0.113.8/30, "2001:db8:e::/120"] }
 inside:
   - { realm: one, interface: inside1, prefixes: [10.20.0.0/16, "fd00:20::/48"] }

@@ -5,7 +5,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { prefix } from '../../../agent/core/net.ts';
-import { ANSWER_MARK } from '../../../agent/core/reasons.ts';
+import { ANSWER_MARK, LET_IN_MARK } from '../../../agent/core/reasons.ts';
 import type { Protocol } from '../../../agent/core/words.ts';
 import type { GateSetup, JudgingDataplane } from '../../../agent/dataplane/dataplane.ts';
 import { cut, ethernet, filler, icmp, ip, tcp, udp } from '../../frames.ts';
@@ -87,7 +87,15 @@ export function describeUntranslated(make: MakeRig, who: Who, protocol: Protocol
       return { ...all, inside: all.inside.map((one) => ({ ...one, translated })) };
     };
     const rig = standing(make, open, setup);
-    describe('from outside', () => table(rig, 'outsideIngress', rows));
+    // A known address may be answered: what the gate does not carry there, the base judges.
+    const seenRows = rows.map(
+      ([what, packet, outcome]): Row => [
+        what,
+        packet,
+        !translated && outcome === 'realmDestination' ? 'pass' : outcome,
+      ],
+    );
+    describe('from outside', () => table(rig, 'outsideIngress', seenRows));
     describe('from the device', () => table(rig, 'insideIngress', answers));
     describe('toward the outside', () => {
       table(rig, 'outsideEgress', [['what was granted, by its mark', fromDevice(7100), 'pass']], 'inside', ANSWER_MARK);
@@ -119,7 +127,20 @@ export function describeUntranslated(make: MakeRig, who: Who, protocol: Protocol
         plane.judge('outsideIngress', interfaces.outside, ethernet(packet)),
       );
       plane.admissions([]);
-      expect(judged).toEqual([{ verdict: 'pass' }, { verdict: 'drop', reason: 'realmDestination', sampled: false }]);
+      const closed = { verdict: 'drop', reason: 'realmDestination', sampled: false };
+      expect(judged).toEqual([{ verdict: 'pass' }, translated ? closed : { verdict: 'pass' }]);
+    });
+
+    test('nothing from outside gets in to known addresses that neither gate nor base let in', () => {
+      const { plane, interfaces } = rig();
+      const frame = ethernet(toDevice(7103));
+      const at = (mark: number, from: number) => plane.judge('insideEgress', interfaces.inside, frame, mark, from);
+      const closed = { verdict: 'drop', reason: 'realmDestination', sampled: false };
+      expect(at(0, interfaces.outside)).toEqual(translated ? { verdict: 'pass' } : closed);
+      expect(at(ANSWER_MARK, interfaces.outside)).toEqual(translated ? { verdict: 'pass' } : closed);
+      expect(at(LET_IN_MARK, interfaces.outside)).toEqual({ verdict: 'pass' });
+      expect(at(0, 0)).toEqual({ verdict: 'pass' }); // the gateway's own
+      expect(at(0, interfaces.secondInside)).toEqual({ verdict: 'pass' }); // the base's to judge
     });
 
     test('grants that are translated go on beside them', () => {
