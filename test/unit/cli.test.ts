@@ -78,23 +78,31 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
     expect(stdout).toMatch(/^grants pool: 225536 entries, 33 MiB in the kernel\n/m);
   });
 
-  test('check --config: who sees inner addresses, and which realm is known outside by its own', async () => {
-    const own = mkdtempSync(join(folder, 'untranslated-'));
-    const server = (name: string, more = '') =>
-      `  ${name}: { certificates: [{ uri: "urn:${name}", issuer: mtc-ca }], sources: [198.51.100.${name.length}/32]${more} }\n`;
-    writeFileSync(join(own, 'a.yaml'), `servers:\n${server('tunnel', ', nat: none')}${server('other')}`);
-    const config = join(mkdtempSync(join(folder, 'agent-')), 'agent.yaml');
-    const example = readFileSync('systemd/agent.yaml.example', 'utf8');
-    writeFileSync(
-      config,
-      example.replace('interface: pgw0', 'interface: pgw0\n    nat: none').replace(/^devices:.*$/m, ''),
-    );
-    const { stdout, stderr } = await mtgate('check', own, '--config', config);
-    expect(stderr).toBe('');
-    expect(stdout).toContain('\n  not translated: tunnel sees inner addresses (nat: none)\n');
-    expect(stdout).toContain('\nnot translated: realm iot (nat: none), known outside as 10.20.0.0/16, fd00:20::/48\n');
-    const { stdout: json } = await mtgate('check', own, '--config', config, '--json');
-    expect(JSON.parse(json)).toMatchObject({ seeInside: ['tunnel'], untranslatedRealms: ['iot'] });
+  describe('check --config: who sees inner addresses, and which realm is known outside by its own', () => {
+    let asked: string[];
+    beforeAll(() => {
+      const own = mkdtempSync(join(folder, 'untranslated-'));
+      const server = (name: string, more = '') =>
+        `  ${name}: { certificates: [{ uri: "urn:${name}", issuer: mtc-ca }], sources: [198.51.100.${name.length}/32]${more} }\n`;
+      writeFileSync(join(own, 'a.yaml'), `servers:\n${server('tunnel', ', nat: none')}${server('other')}`);
+      const config = join(mkdtempSync(join(folder, 'agent-')), 'agent.yaml');
+      const example = readFileSync('systemd/agent.yaml.example', 'utf8').replace(/^devices:.*$/m, '');
+      writeFileSync(config, example.replace('interface: pgw0', 'interface: pgw0\n    nat: none'));
+      asked = ['check', own, '--config', config];
+    });
+
+    test('for people', async () => {
+      const { stdout } = await mtgate(...asked);
+      expect(stdout).toContain('\n  not translated: tunnel sees inner addresses (nat: none)\n');
+      expect(stdout).toContain(
+        '\nnot translated: realm iot (nat: none), known outside as 10.20.0.0/16, fd00:20::/48\n',
+      );
+    });
+
+    test('for programs', async () => {
+      const { stdout } = await mtgate(...asked, '--json');
+      expect(JSON.parse(stdout)).toMatchObject({ seeInside: ['tunnel'], untranslatedRealms: ['iot'] });
+    });
   });
 
   test('check: all files that cannot be read are told', async () => {
