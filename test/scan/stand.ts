@@ -120,6 +120,11 @@ export class ScanStand {
     }
   }
 
+  /** Whether the gateway was taken away. */
+  get opened(): boolean {
+    return this.#opened;
+  }
+
   /** Does something, and tells what the gateway sent meanwhile on either side, beside what its links need. */
   async watch(act: () => Promise<unknown>): Promise<Seen> {
     const first = await this.#moment();
