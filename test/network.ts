@@ -171,9 +171,12 @@ export class Network {
     return folder;
   }
 
-  /** From now on packets from this inner address (absent: any), to that one (absent: anybody), may be seen outside, for this reason. */
-  show(what: { readonly source?: string; readonly to?: string }, reason: string): void {
-    this.#wire?.show(what, reason);
+  /**
+   * From now on, until the returned function is called, packets from this inner address (absent: any) to that one
+   * (absent: anybody) may be seen outside, for this reason.
+   */
+  show(what: { readonly source?: string; readonly to?: string }, reason: string): () => void {
+    return this.#wire?.show(what, reason) ?? (() => {});
   }
 
   /** Stops all children, then takes everything away. @throws Error where an inner address was seen outside */

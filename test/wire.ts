@@ -47,6 +47,7 @@ interface Shown {
   readonly source?: string;
   readonly to?: string;
   readonly sinceMs: number;
+  untilMs: number;
 }
 
 /** Makes the folder of a run; the way back takes it away. */
@@ -128,9 +129,16 @@ export class Wire {
     this.#addresses.add(address);
   }
 
-  /** From now on packets from this inner address (absent: any) to that one (absent: anybody) may show what they show. The reason is for the reader. */
-  show(what: { readonly source?: string; readonly to?: string }, _reason: string): void {
-    this.#shown.push({ ...what, sinceMs: Date.now() });
+  /**
+   * From now on, until the returned function is called, packets from this inner address (absent: any) to that one
+   * (absent: anybody) may show what they show. The reason is for the reader.
+   */
+  show(what: { readonly source?: string; readonly to?: string }, _reason: string): () => void {
+    const shown: Shown = { ...what, sinceMs: Date.now(), untilMs: Number.POSITIVE_INFINITY };
+    this.#shown.push(shown);
+    return () => {
+      shown.untilMs = Date.now();
+    };
   }
 
   /** What a program on the outside printed. */
@@ -145,7 +153,8 @@ export class Wire {
     const forms = new InnerForms(this.#prefixes, [...this.#addresses]);
     const exempt = (source: string, destination: string, atMs: number) =>
       this.#shown.some(
-        (one) => (one.source ?? source) === source && (one.to ?? destination) === destination && atMs >= one.sinceMs,
+        ({ source: from = source, to = destination, sinceMs, untilMs }) =>
+          from === source && to === destination && atMs >= sinceMs && atMs <= untilMs,
       );
     const { leaks, ...found } = searchCapture(this.#file, forms, exempt);
     const told = this.#printed.flatMap((text) => {

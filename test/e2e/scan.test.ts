@@ -7,10 +7,12 @@
  * shows that all of it would have found the devices. In full: `npm run scan`.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { API_PORT } from '../agent.ts';
 import { craftedPackets, nameIn } from '../scan/crafted.ts';
 import { type Scan, scans } from '../scan/programs.ts';
 import { knowledgeOf, scanAll, sendAll } from '../scan/run.ts';
 import { MARK, ScanStand, type Seen } from '../scan/stand.ts';
+import { GATEWAY } from '../standard-network.ts';
 
 const MINUTES = 60_000;
 
@@ -55,6 +57,19 @@ test('crafted packets are not answered, and none goes in; what they say of the l
   expect(hex(seen)).toEqual(NOTHING);
   expect(await routes()).toBe(before);
 });
+
+test.each(['-tls1_2', '-tls1_3'])(
+  'a client without a certificate sees of the API by %s what TLS shows, and no inner address',
+  async (version) => {
+    const { ca, network } = stand.agent;
+    const at = `${GATEWAY.ipv4}:${API_PORT}`;
+    const shown = ['-showcerts', '-CAfile', ca.certificateFile, version];
+    // What it prints is searched when the network closes, certificates decoded (wire.ts); of TLS 1.2 they are on the wire too.
+    const { stdout } = await network.run('rogue', ['openssl', 's_client', '-connect', at, ...shown], { mayFail: true });
+    expect(stdout).toContain('BEGIN CERTIFICATE');
+    expect(stdout).toContain('Acceptable client certificate CA names');
+  },
+);
 
 test('the 200 grants of the other server carry as before', async () => {
   expect(stand.live).toHaveLength(200);

@@ -170,6 +170,7 @@ export class ScanStand {
 
   /** No agent, no gate, no table, no blackhole routes: a router, and each external address stands for one device, whole. */
   async open(): Promise<void> {
+    this.network.show({}, 'the gateway is taken away on purpose');
     const inGateway = (...command: readonly string[]) => this.network.run('gateway', command);
     await this.agent.daemon.stop();
     rmSync(join(this.agent.bpffs, 'links'), { recursive: true });

