@@ -19,8 +19,10 @@ const NO_REDIRECTS_TAKEN = 'nobody on a link says which way the gateway sends pa
 const NO_REDIRECTS_SENT = 'nobody on a link is told what lies behind the gateway';
 const LOOSE = 'a strict check drops answers that come by another way; gate and base judge sources themselves';
 const NO_PROXY = 'the gateway answers for no address that is not its own';
+const NO_INNER_ARP =
+  'a link is told of no address but its own: on the outside one, who has the inner address is not answered';
 
-/** Of settings that the kernel joins by "and" the one of all interfaces is enough, by "or" both count. */
+/** Of settings that the kernel joins by "and", or by the greater, the one of all interfaces is enough; by "or" both count. */
 export const EXPECTATIONS: readonly Expectation[] = [
   { path: 'ipv4/ip_forward', values: ['1'], why: FORWARDED },
   { path: 'ipv6/conf/all/forwarding', values: ['1'], why: FORWARDED },
@@ -31,6 +33,8 @@ export const EXPECTATIONS: readonly Expectation[] = [
   { path: 'ipv4/conf/NAME/rp_filter', values: ['0', '2'], why: LOOSE },
   { path: 'ipv4/conf/all/proxy_arp', values: ['0'], why: NO_PROXY },
   { path: 'ipv4/conf/NAME/proxy_arp', values: ['0'], why: NO_PROXY },
+  { path: 'ipv4/conf/all/arp_ignore', values: ['1', '2'], why: NO_INNER_ARP },
+  { path: 'ipv4/conf/all/arp_announce', values: ['2', '1'], why: NO_INNER_ARP },
   { path: 'ipv6/conf/all/proxy_ndp', values: ['0'], why: NO_PROXY },
   { path: 'ipv6/conf/NAME/proxy_ndp', values: ['0'], why: NO_PROXY },
 ];

@@ -53,6 +53,9 @@ put 'ipv6/conf/*/accept_source_route' 0
 # The pools and the devices are routed; nothing answers for them.
 put 'ipv4/conf/*/proxy_arp' 0
 put 'ipv6/conf/*/proxy_ndp' 0
+# Nor does a link hear, answered or asked, of an address of another link: the outside would of the inner one.
+put ipv4/conf/all/arp_ignore 1 2
+put ipv4/conf/all/arp_announce 2 1
 
 # A strict check drops answers that come by another way; gate and base judge sources themselves.
 put 'ipv4/conf/*/rp_filter' 0 2

@@ -100,6 +100,23 @@ export interface AgentOptions {
   readonly more?: string;
 }
 
+interface CurlOptions {
+  readonly as?: Issued | null;
+  readonly from?: string;
+  readonly body?: unknown;
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Where the API's paths begin. */
+  readonly base?: string;
+}
+
+/** Between two answers; no answer of ours has it. */
+const ANSWER_END = '\n\x1e';
+
+function bodyOf(answer: string) {
+  const text = answer.slice(answer.lastIndexOf('\r\n\r\n') + 4);
+  return text ? JSON.parse(text) : undefined;
+}
+
 export class TestAgent {
   readonly network: Network;
   readonly folder: string;
@@ -194,35 +211,38 @@ ${options.more ?? ''}`,
   }
 
   /** One request by curl, as an MTC server would make it. */
-  async curl<Answer = Body>(
-    method: string,
-    path: string,
-    options: {
-      readonly as?: Issued | null;
-      readonly from?: string;
-      readonly body?: unknown;
-      readonly headers?: Readonly<Record<string, string>>;
-      /** Where the API's paths begin. */
-      readonly base?: string;
-    } = {},
-  ): Promise<Reply<Answer>> {
-    const { as = this.headEnd, from = 'server', body, headers = {}, base = BASE_PATH } = options;
+  async curl<Answer = Body>(method: string, path: string, options: CurlOptions = {}): Promise<Reply<Answer>> {
+    const [reply] = await this.curls<Answer>([{ method, path, body: options.body }], options);
+    return reply ?? { status: 0, body: undefined as Answer, complaint: 'curl said nothing' };
+  }
+
+  /** The same for many, one after another over one connection: most of what a request costs is its handshake. */
+  async curls<Answer = Body>(
+    requests: readonly { readonly method: string; readonly path: string; readonly body?: unknown }[],
+    { as = this.headEnd, from = 'server', headers = {}, base = BASE_PATH }: Omit<CurlOptions, 'body'> = {},
+  ): Promise<Reply<Answer>[]> {
     const command = [
-      ...['curl', '--silent', '--show-error', '--max-time', '10', '--request', method],
-      ...['--cacert', this.ca.certificateFile, '--write-out', '\n%{http_code}'],
+      ...['curl', '--silent', '--show-error', '--max-time', '10', '--include', '--cacert', this.ca.certificateFile],
+      ...['--write-out', ANSWER_END],
       ...(as ? ['--cert', as.certificateFile, '--key', as.keyFile] : []),
       ...Object.entries(headers).flatMap(([name, value]) => ['--header', `${name}: ${value}`]),
+    ];
+    const of = ({ method, path, body }: (typeof requests)[number]) => [
+      ...command.slice(1),
+      ...['--request', method],
       ...(body === undefined ? [] : ['--json', JSON.stringify(body)]),
       `https://${GATEWAY.ipv4}:${API_PORT}${base}${path}`,
     ];
-    const { stdout, stderr } = await this.network.run(from, command, { mayFail: true });
-    const at = stdout.lastIndexOf('\n');
-    const text = stdout.slice(0, at);
-    return {
-      status: Number(stdout.slice(at + 1)),
-      body: text ? JSON.parse(text) : undefined,
-      complaint: stderr.trim(),
-    };
+    const words = requests.flatMap((request, i) => [...(i > 0 ? ['--next'] : []), ...of(request)]);
+    const { stdout, stderr } = await this.network.run(from, ['curl', ...words], { mayFail: true });
+    return stdout
+      .split(ANSWER_END)
+      .slice(0, -1)
+      .map((answer, i, { length }) => ({
+        status: Number(/^HTTP\/\S+ (\d+)/.exec(answer)?.[1] ?? 0),
+        body: bodyOf(answer),
+        complaint: i === length - 1 ? stderr.trim() : '',
+      }));
   }
 
   /** One request by curl, as the MTC user would make it, from anywhere. */

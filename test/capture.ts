@@ -15,6 +15,7 @@ import type { Network } from './network.ts';
 
 export class Capture {
   readonly #child: Child;
+  #sent = 0;
 
   private constructor(child: Child) {
     this.#child = child;
@@ -45,6 +46,13 @@ export class Capture {
   /** Puts a frame on the wire as it is. */
   send(frame: Uint8Array): void {
     this.#child.say(Buffer.from(frame).toString('hex'));
+    this.#sent += 1;
+  }
+
+  /** Resolves when all that was put on the wire is there. */
+  async sent(): Promise<void> {
+    const wanted = `sent ${this.#sent}`;
+    if (this.#sent > 0) await this.#child.line(new RegExp(`^${wanted}$`));
   }
 
   stop(): Promise<void> {
@@ -59,8 +67,12 @@ async function run(device: string, filter: string): Promise<void> {
   const frame = Buffer.alloc(65_536);
   handle.open(device, filter, 16 << 20, frame);
   handle.on('packet', (length) => process.stdout.write(`<${frame.toString('hex', 0, length)}\n`));
+  let sent = 0;
   createInterface({ input: process.stdin })
-    .on('line', (line) => handle.send(Buffer.from(line, 'hex')))
+    .on('line', (line) => {
+      handle.send(Buffer.from(line, 'hex'));
+      process.stdout.write(`sent ${++sent}\n`);
+    })
     .on('close', () => process.exit(0));
   process.stdout.write('ready\n');
 }

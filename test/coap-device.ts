@@ -6,7 +6,8 @@
  * On PORT it serves CoAP by the library `coap`, and prints a line for each
  * request: `coap FROM METHOD PATH PAYLOAD`. A payload that is a code, such as
  * 4.04, is answered by that, any other by 2.04; `late` after the library's own
- * empty ACK. On PORT + 1 is another who answers nothing at first, and what
+ * empty ACK. What comes to /echo goes back by 2.05, both by blocks where it is
+ * large (RFC 7959). On PORT + 1 is another who answers nothing at first, and what
  * comes a second time by a reset: `silent FROM`, `reset FROM`. What comes
  * there as `flood` makes it hostile: it sends 20,000 datagrams of all kinds
  * to the sender, and prints `flooded`.
@@ -27,6 +28,11 @@ const typeOf = (host: string) => (host.includes(':') ? 'udp6' : 'udp4');
 function serveCoap(host: string): Promise<void> {
   const server = createServer({ type: typeOf(host) }, ({ rsinfo, method, url, payload }, response) => {
     const text = payload.toString();
+    if (url === '/echo') {
+      response.code = '2.05';
+      response.end(payload);
+      return;
+    }
     tell('coap', `${rsinfo.address} ${rsinfo.port}`, String(method), url, text);
     response.code = /^\d\.\d\d$/.test(text) ? text : '2.04';
     setTimeout(() => response.end(), text === 'late' ? LATE_MS : 0);

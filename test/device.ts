@@ -2,7 +2,7 @@
  * A small real device program, or any other peer: an echo over TCP and UDP,
  * run inside a namespace as
  *
- *   tsx test/device.ts PORT ADDRESS...
+ *   tsx test/device.ts PORT[-LAST] ADDRESS...
  *
  * It prints `ready`, and then a line for all that reaches it:
  * `udp FROM TO TEXT` for a datagram, `tcp FROM TO` for a connection and
@@ -19,13 +19,14 @@ import { createServer, type Socket } from 'node:net';
 
 const EVERY_MS = 5;
 
-const [portText, ...addresses] = process.argv.slice(2);
-const port = Number(portText);
+const [portText = '', ...addresses] = process.argv.slice(2);
+const [first = 0, last = first] = portText.split('-').map(Number);
+const ports = Array.from({ length: last - first + 1 }, (_, i) => first + i);
 
 const endpoint = (host: string, number: number) => (host.includes(':') ? `[${host}]:${number}` : `${host}:${number}`);
 const tell = (...words: readonly string[]) => process.stdout.write(`${words.join(' ')}\n`);
 
-function serveUdp(host: string): Promise<void> {
+function serveUdp(host: string, port: number): Promise<void> {
   const streams = new Map<string, NodeJS.Timeout>();
   const socket = createSocket(host.includes(':') ? 'udp6' : 'udp4');
   const stop = (peer: string) => {
@@ -51,7 +52,7 @@ function serveUdp(host: string): Promise<void> {
   return new Promise((resolve) => socket.bind(port, host, resolve));
 }
 
-function serveTcp(host: string): Promise<void> {
+function serveTcp(host: string, port: number): Promise<void> {
   const server = createServer((socket: Socket) => {
     const peer = endpoint(socket.remoteAddress ?? '', socket.remotePort ?? 0);
     let stream: NodeJS.Timeout | undefined;
@@ -74,5 +75,5 @@ function serveTcp(host: string): Promise<void> {
   return new Promise((resolve) => server.listen(port, host, resolve));
 }
 
-await Promise.all(addresses.flatMap((host) => [serveUdp(host), serveTcp(host)]));
+await Promise.all(addresses.flatMap((host) => ports.flatMap((port) => [serveUdp(host, port), serveTcp(host, port)])));
 tell('ready');

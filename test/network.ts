@@ -15,6 +15,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync }
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Child, type Ready, ROOT } from './child.ts';
+import { type Outside, Wire } from './wire.ts';
 
 /** One end of a link. Addresses as `ip address add` takes them, the link's first. */
 export interface End {
@@ -27,6 +28,8 @@ export interface End {
 export interface Plan {
   readonly namespaces: Readonly<Record<string, { readonly forwards?: boolean; readonly routes?: readonly string[] }>>;
   readonly links: readonly (readonly [End, End])[];
+  /** The wire on which no inner address may be seen, and the namespaces beyond it. */
+  readonly outside?: Outside & { readonly namespaces: readonly string[] };
 }
 
 export interface Output {
@@ -35,6 +38,9 @@ export interface Output {
   readonly stderr: string;
 }
 
+/** Programs that print what they were told, and nothing that a test told them. */
+const TELLS_OF_ANSWERS = ['curl', 'openssl'];
+
 const MARK = 'mtgate-';
 const live = new Set<Network>();
 
@@ -42,11 +48,14 @@ export class Network {
   static #serial = 0;
   readonly #id: string;
   readonly #namespaces: readonly string[];
-  readonly #children = new Set<Child>();
+  readonly #children = new Map<Child, string>();
   readonly #mounts: string[] = [];
   readonly #folders: string[] = [];
+  readonly #outside: readonly string[];
+  #wire: Wire | undefined;
 
-  private constructor(namespaces: readonly string[]) {
+  private constructor(namespaces: readonly string[], outside: readonly string[]) {
+    this.#outside = outside;
     Network.#serial += 1;
     this.#id = `${MARK}${process.pid}-${Network.#serial}`;
     this.#namespaces = namespaces;
@@ -54,11 +63,12 @@ export class Network {
 
   static create(plan: Plan): Network {
     sweep();
-    const network = new Network(Object.keys(plan.namespaces));
+    const network = new Network(Object.keys(plan.namespaces), plan.outside?.namespaces ?? []);
     if (live.size === 0) cleanUpAtExit();
     live.add(network);
     try {
       network.#build(plan);
+      network.#watch(plan);
     } catch (cause) {
       network.destroy();
       throw cause;
@@ -87,6 +97,8 @@ export class Network {
       readonly env?: Readonly<Record<string, string>>;
     } = {},
   ): Promise<Output> {
+    await this.#wire?.ready();
+    this.#hear(namespace, command);
     const [file = '', ...args] = this.inside(namespace, command);
     const env = { ...process.env, ...options.env };
     const output = await new Promise<Output>((resolve) => {
@@ -96,6 +108,8 @@ export class Network {
       child.stdin?.on('error', () => {});
       child.stdin?.end(options.input ?? '');
     });
+    if (this.#outside.includes(namespace) && TELLS_OF_ANSWERS.includes(command[0] ?? ''))
+      this.#wire?.printed(output.stdout);
     if (output.status !== 0 && !options.mayFail)
       throw new Error(
         `${command.join(' ')} in ${namespace}: status ${output.status}\n${output.stderr}${output.stdout}`,
@@ -110,6 +124,7 @@ export class Network {
     ready: Ready,
     options: { readonly env?: Readonly<Record<string, string>> } = {},
   ): Promise<Child> {
+    await this.#wire?.ready();
     return await this.launch(namespace, command, options).ready(ready);
   }
 
@@ -120,7 +135,7 @@ export class Network {
     options: { readonly env?: Readonly<Record<string, string>> } = {},
   ): Child {
     const child = new Child(this.inside(namespace, command), options);
-    this.#children.add(child);
+    this.#children.set(child, namespace);
     return child;
   }
 
@@ -156,21 +171,51 @@ export class Network {
     return folder;
   }
 
-  /** Stops all children, then takes everything away. */
+  /**
+   * From now on, until the returned function is called, packets from this inner address (absent: any) to that one
+   * (absent: anybody) may be seen outside, for this reason.
+   */
+  show(what: { readonly source?: string; readonly to?: string }, reason: string): () => void {
+    return this.#wire?.show(what, reason) ?? (() => {});
+  }
+
+  /** Stops all children, then takes everything away. @throws Error where an inner address was seen outside */
   async close(): Promise<void> {
-    for (const child of this.#children) child.kill();
+    for (const child of this.#children.keys()) child.kill();
     // A namespace lives as long as a process in it: its interfaces would outlast the name.
-    await Promise.all([...this.#children].map((child) => child.gone()));
-    this.destroy();
+    await Promise.all([...this.#children.keys()].map((child) => child.gone()));
+    try {
+      for (const [child, namespace] of this.#children)
+        if (this.#outside.includes(namespace)) this.#wire?.printed(child.lines.filter(isNoFrame).join('\n'));
+      await this.#wire?.end();
+    } finally {
+      this.destroy();
+    }
   }
 
   /** The same for moments that cannot wait. */
   destroy(): void {
     live.delete(this);
-    for (const child of this.#children) child.kill();
+    this.#wire?.kill();
+    for (const child of this.#children.keys()) child.kill();
     for (const folder of this.#mounts.splice(0)) unmount(folder);
     for (const folder of this.#folders.splice(0)) rmSync(folder, { recursive: true, force: true });
     for (const namespace of this.#namespaces) remove(this.name(namespace));
+  }
+
+  #watch({ outside, links }: Plan): void {
+    if (!outside) return;
+    this.#wire = Wire.watch(this.#id, outside, (command) => this.inside(outside.namespace, command));
+    const beyond = (end: End) => outside.namespaces.includes(end.namespace);
+    const own = links.filter((ends) => !ends.some(beyond)).flat();
+    for (const address of own.flatMap((end) => end.addresses)) this.#wire?.inside(address.replace(/\/.*/, ''));
+  }
+
+  /** An address that is given to something inside later. */
+  #hear(namespace: string, command: readonly string[]): void {
+    const [ip, object, verb, address = ''] = command;
+    if (ip !== 'ip' || !object?.startsWith('addr') || !['add', 'replace'].includes(verb ?? '')) return;
+    if (namespace !== 'gateway' && !this.#outside.includes(namespace)) this.#wire?.inside(address.replace(/\/.*/, ''));
   }
 
   #build(plan: Plan): void {
@@ -194,6 +239,9 @@ export class Network {
   }
 }
 
+/** A capture's program prints frames, whoever sent them. */
+const isNoFrame = (line: string) => !line.startsWith('<');
+
 function addition(address: string, device: string): string {
   return `address add ${address} dev ${device}${address.includes(':') ? ' nodad' : ''}`;
 }
@@ -216,6 +264,8 @@ function settings(path: string, forwards: boolean): void {
     'ipv4/conf/all/send_redirects': 0,
     'ipv4/conf/default/send_redirects': 0,
     'ipv4/conf/default/rp_filter': 0,
+    'ipv4/conf/all/arp_ignore': 1,
+    'ipv4/conf/all/arp_announce': 2,
     'ipv4/icmp_ratelimit': 0,
     'ipv6/icmp/ratelimit': 0,
   };

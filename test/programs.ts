@@ -3,12 +3,15 @@
  * a child then starts in a fifth of the time that it takes through tsx, which
  * compiles what it runs, and a run starts more than a hundred.
  *
+ * A run also keeps what was on its networks' outside wires (wire.ts).
+ *
  * File by file, as tsc would: a program knows itself by its own file's name.
  */
 import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { build } from 'vite';
 import { COMPILED, ROOT } from './child.ts';
+import { keepWires } from './wire.ts';
 
 const PROGRAMS = [
   ...[
@@ -48,5 +51,9 @@ export default async function compilePrograms(): Promise<(() => void) | undefine
     },
   });
   process.env[COMPILED] = outDir;
-  return () => rmSync(outDir, { recursive: true, force: true });
+  const letGo = keepWires();
+  return () => {
+    letGo();
+    rmSync(outDir, { recursive: true, force: true });
+  };
 }

@@ -62,6 +62,12 @@ const ONE_DEVICE: Plan = {
 /** Namespaces `server`, `rogue`, `wan`, `gateway` and what is inside, joined as drawn above. */
 export function standardNetwork(inside: Plan = ONE_DEVICE): Network {
   return Network.create({
+    outside: {
+      namespace: 'wan',
+      interface: UPLINK,
+      namespaces: ['wan', 'server', 'rogue'],
+      inner: [REALM_PREFIX.ipv4, REALM_PREFIX.ipv6],
+    },
     namespaces: {
       server: { routes: ['default via 198.51.100.1', 'default via 2001:db8:51::1'] },
       rogue: { routes: ['default via 192.0.2.65', 'default via 2001:db8:66::1'] },

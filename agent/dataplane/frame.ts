@@ -17,7 +17,7 @@ export const IPV4 = 20;
 export const IPV6 = 40;
 export const UDP = 8;
 export const TCP = 20;
-export const ICMP = 8;
+const ICMP = 8;
 
 const HOP_BY_HOP = 0;
 const IPV6_FRAGMENT = 44;

@@ -99,6 +99,8 @@ describe.each(FAMILIES)('over %s', (family) => {
   test('a standing allow lets begin what it names, past the gate and back; and nothing when it is gone', async () => {
     await apply('');
     expect(await rogue.udp({ to: direct, waitMs: 300 })).toEqual({ outcome: 'silence' });
+    const asItIs = { source: DEVICE[family], to: ROGUE[family] };
+    const hide = network.show(asItIs, "the filter opens the device's own address to this one");
     await apply(NOC);
     expect(await rogue.udp({ to: direct })).toMatchObject({ outcome: 'answer' });
     expect(await rogue.tcp({ to: direct, waitMs: 300 })).toEqual({ outcome: 'silence' });
@@ -111,6 +113,7 @@ describe.each(FAMILIES)('over %s', (family) => {
     await apply('');
     await session.quiet();
     await session.stop();
+    hide();
   });
 
   test('an address leaves and enters the groups of filters as it is bound', async () => {

@@ -190,6 +190,8 @@ describe.each(FAMILIES)('over %s', (family) => {
     expect(await server.udp({ to: direct, waitMs: 300 })).toEqual({ outcome: 'silence' });
     const allow = (protocol: string) =>
       `{ id: noc, allow: { from: "${SERVER[family]}", to: inside, protocol: ${protocol}, ports: [7000] }, standing: true }`;
+    const asItIs = { source: DEVICE[family], to: SERVER[family] };
+    const hide = network.show(asItIs, "the filter opens the device's own address to this one");
     await inForce(`filters: [${allow('udp')}]`);
     expect(await server.udp({ to: direct })).toMatchObject({ outcome: 'answer' });
     expect(await server.tcp({ to: direct, waitMs: 300 })).toEqual({ outcome: 'silence' });
@@ -201,6 +203,7 @@ describe.each(FAMILIES)('over %s', (family) => {
     await inForce('filters: []');
     await session.quiet();
     await session.stop();
+    hide();
   });
 
   test('a staged filter counts and copies, and does nothing', async () => {

@@ -244,6 +244,7 @@ describe.each(KINDS)('on wires, by %s', (kind) => {
     const { denied, sampled } = gate.counters();
     expect(denied.realmDestination.packets).toBeGreaterThanOrEqual(4n);
     expect(sampled.packets).toBe(denied.realmDestination.packets);
+    const hide = network.show({ source: INNER_GATEWAY.ipv4, to: SERVER.ipv4 }, 'the gate is taken away on purpose');
     within(network, 'gateway', () => gate.detach());
     // Without the gate the stack answers: the silence was the gate's doing.
     const to = { address: INNER_GATEWAY.ipv4, port: 9 };
@@ -251,6 +252,7 @@ describe.each(KINDS)('on wires, by %s', (kind) => {
       'the stack to answer',
       async () => (await server.udp({ to, waitMs: 300 })).outcome === 'refused' || undefined,
     );
+    hide();
   });
 
   test('frames that no socket sends', async () => {

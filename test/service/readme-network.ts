@@ -15,6 +15,12 @@ export const DEVICE = { ipv4: '10.20.0.2', ipv6: 'fd00:20::2' } as const;
 
 export function readmeNetwork(): Network {
   return Network.create({
+    outside: {
+      namespace: 'wan',
+      interface: 'eth0',
+      namespaces: ['wan', 'server', 'rogue'],
+      inner: ['10.20.0.0/16', 'fd00:20::/48'],
+    },
     namespaces: {
       server: { routes: ['default via 198.51.100.1', 'default via 2001:db8:51::1'] },
       rogue: { routes: ['default via 198.18.0.1'] },

@@ -387,6 +387,7 @@ describe('uninstalled', () => {
   test('what it says opens the gateway does', async () => {
     const steps = said.split('\n').filter((line) => /^ {2}(nft|ip|rm) /.test(line));
     expect(steps).toHaveLength(3);
+    network.show({}, 'the gateway is opened on purpose');
     await machine.run(steps.join('\n'));
     const to = { address: DEVICE.ipv4, port: DEVICE_PORT };
     // The kernel lets go of the gate a moment after its last pin.

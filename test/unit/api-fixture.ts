@@ -17,6 +17,7 @@ import { address, contains, prefix } from '../../agent/core/net.ts';
 import type { Clock, Log, Random } from '../../agent/core/ports.ts';
 import type { Refusal, Refuse } from '../../agent/core/refusals.ts';
 import type { Asker, DeviceReference, MtcUserName, ServerName } from '../../agent/core/words.ts';
+import { InnerForms } from '../inner-forms.ts';
 import { createPki, type Issued, loopbackServer, type Pki, type TestCa } from '../pki.ts';
 
 export const GRANTS = '/mobile-terminated-access/v1/grants';
@@ -138,6 +139,8 @@ const SOURCES: PartySources = new Map(
     faraway: ['198.51.100.0/24'],
   }).map(([name, sources]) => [name, { apiSources: sources.map(prefix) }]),
 );
+
+const INNER = new InnerForms(['10.20.0.0/16', 'fd00:20::/48'], ['10.20.0.2', '10.20.0.9']);
 
 /** Who is who by URI. */
 export const identity: IdentityPolicy = {
@@ -365,6 +368,9 @@ export class ApiFixture {
           const port = response.socket.localPort;
           response.on('end', () => {
             const text = Buffer.concat(chunks).toString();
+            // Whatever is asked and answered: no inner address of the gateways that stand behind this API in tests.
+            const inner = INNER.find(Buffer.from(`${JSON.stringify(response.headers)}\n${text}`));
+            if (inner && !`${path}${payload}`.includes('10.20.')) reject(new Error(`an answer shows ${inner}`));
             const isJson = String(response.headers['content-type']).includes('json');
             resolve({
               status: response.statusCode ?? 0,
