@@ -17,6 +17,7 @@ import type { TriggerManagement } from './api/trigger-routes.ts';
 import type { UserUseCases } from './api/user-routes.ts';
 import type { Config } from './config.ts';
 import { AgentError } from './core/errors.ts';
+import type { Identities } from './core/identities.ts';
 import { contains } from './core/net.ts';
 import type { Refusal, Refuse } from './core/refusals.ts';
 import { type Asker, referenceOf, type ServerName } from './core/words.ts';
@@ -79,6 +80,7 @@ export function serverUseCases(
   /** Changes with every start: what a server remembers of us may then be out of date. */
   const startedAs = ground.newId();
   const pages = new Pages(grants, startedAs);
+  const view = (record: GrantRecord | WaitingRequest) => serverView(record, ground.identities);
   const unknown = ({ name: server, correlator }: Asker, id: string): Refusal =>
     ground.refuse('grantNotFound', { why: 'no grant of this server has this id', server, correlator, grant: id });
   return {
@@ -94,17 +96,17 @@ export function serverUseCases(
       if ('reason' in answer) return answer;
       const isThere = grants.live.get(answer.id) ?? grants.waiting.get(answer.id);
       if (sink !== undefined && isThere) events.tellAt(answer.id, sink);
-      return serverView(answer);
+      return view(answer);
     },
     follow: (who) => (tell) => events.follow(who.name, tell),
     signingKey,
     show(who, id) {
       const found = grants.show(who, id) ?? grants.waiting.show(who, id);
-      return found ? serverView(found) : unknown(who, id);
+      return found ? view(found) : unknown(who, id);
     },
     async extend(who, id, durationSeconds) {
       const answer = await extensions.extend(who, id, durationSeconds);
-      return 'reason' in answer ? answer : grantView(answer);
+      return 'reason' in answer ? answer : (view(answer) as Grant);
     },
     async end(who, id) {
       const found = grants.show(who, id) ?? grants.waiting.show(who, id);
@@ -123,7 +125,7 @@ export function serverUseCases(
       );
     },
     list(who, { device, perPage, seek }) {
-      return pages.read({ server: who.name, ...(device && { device }) }, perPage, seek, serverView);
+      return pages.read({ server: who.name, ...(device && { device }) }, perPage, seek, view);
     },
     limits: (who) => ({
       ...limitsOf(grants.policy, who.name),
@@ -232,6 +234,12 @@ export function managementUseCases(
       const waitingGrants = grants.listWaiting(of, 0, 0).total;
       return { device, mtcUser, ...held, grants: shown, liveGrants, waitingGrants };
     },
+    standsFor(name) {
+      const digits = name.replace('+', '');
+      if (!/^\d{5,15}$/.test(digits)) return '';
+      const [msisdn, imsi] = (['msisdn', 'imsi'] as const).map((kind) => ground.identities.hash(kind, digits));
+      return `; log and records have it as ${msisdn} (MSISDN) or ${imsi} (IMSI), unless they are kept in clear`;
+    },
     servers: () => [...grants.policy.servers.keys()],
     bindings: () => directory.bindings(),
     async bind(device, realm, address, byUid) {
@@ -324,13 +332,19 @@ interface Waited {
   readonly waited: number;
 }
 
-export function serverView(record: GrantRecord | WaitingRequest): Grant | Wait {
-  return 'waitsUntilMs' in record ? waitView(record) : grantView(record);
+/** A device is named to its server as the server named it, or not at all. */
+export function serverView(record: GrantRecord | WaitingRequest, identities: Identities): Grant | Wait {
+  const { device, ...view } = 'waitsUntilMs' in record ? waitView(record) : grantView(record);
+  const named = identities.shown(device);
+  return { ...(named && { device: named }), ...view } as Grant | Wait;
 }
+
+/** As it is kept. */
+type Named = Required<Pick<Grant, 'device'>>;
 
 export const STATUS = { live: 'LIVE', held: 'HELD', ended: 'ENDED' } as const;
 
-function grantView(record: GrantRecord): Grant {
+function grantView(record: GrantRecord): Grant & Named {
   return {
     ...viewOfBoth(record),
     device: record.reference,
@@ -343,7 +357,7 @@ function grantView(record: GrantRecord): Grant {
   };
 }
 
-function waitView(request: WaitingRequest): Wait {
+function waitView(request: WaitingRequest): Wait & Named {
   const { ask, remote, family, requestedAtMs, waitsUntilMs } = request;
   const port = ask.applicationServer?.port;
   return {

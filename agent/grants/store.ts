@@ -9,12 +9,14 @@
  * again at what its decision rested on.
  */
 import { dirname, join } from 'node:path';
+import type { Identities } from '../core/identities.ts';
 import type { ServerName } from '../core/words.ts';
 import type { Nas } from '../directory/accounting.ts';
 import type { Binding, Change, Holder, Range } from '../directory/binding.ts';
 import type { Plan, Session } from '../directory/sessions.ts';
 import { inThisThread, inWorker, Writes } from '../sqlite/commit-thread.ts';
-import { openDatabase, orUnusable } from '../sqlite/database.ts';
+import { guarding, openDatabase, orUnusable } from '../sqlite/database.ts';
+import { bringOver } from '../sqlite/identity-form.ts';
 import {
   type BindingRow,
   bindingOf,
@@ -30,7 +32,7 @@ import {
 import { type LastUsed, readLastUsed, writeLastUsed } from './last-used.ts';
 import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
 import { COLUMNS, changedRow, type Familiar, newRow, type Row, recordOf } from './rows.ts';
-import { GRANTS_FORM } from './schema.ts';
+import { BROUGHT_OVER, GRANTS_FORM } from './schema.ts';
 import type { EndedWait, WaitingRequest } from './waiting-request.ts';
 import { type KeptWaitRow, waitEndRow, waitOf, waitRow } from './waiting-rows.ts';
 import { type AnswerRow, type Write, writerOn } from './writes.ts';
@@ -116,8 +118,9 @@ const PAGE = 512;
  * one the calling thread itself writes, which is right for tests in memory.
  * @throws AgentError storeInvalid where the file is no database of ours, or of another version
  */
-export function openStore(file: string, worker?: URL): GrantStore {
+export function openStore(file: string, identities: Identities, worker?: URL): GrantStore {
   const db = orUnusable(file, 'storeInvalid', () => openDatabase(file, GRANTS_FORM));
+  guarding(file, 'storeFailed')(() => bringOver(db, identities, BROUGHT_OVER));
   const statement = {
     answerOf: db.prepare(`SELECT request, grant_id AS "grant", expires_at_ms AS expiresAtMs FROM answers
       WHERE server = ? AND key = ? AND answered_at_ms > ?`),
@@ -267,7 +270,7 @@ export function openStore(file: string, worker?: URL): GrantStore {
     unconfirm: () => written({ kind: 'unconfirm' }),
     unconfirmed: () => (statement.unconfirmed.all() as BindingRow[]).map(rangeOfRow),
     *sessions() {
-      for (const row of statement.sessions.all() as SessionRow[]) yield sessionOf(row);
+      for (const row of statement.sessions.all() as SessionRow[]) yield sessionOf(row, identities);
     },
     stopped: (sinceMs) =>
       (statement.stopped.all(sinceMs) as { client: string; nas: string; session: string; atMs: number }[]).map(

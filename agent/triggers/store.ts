@@ -4,12 +4,14 @@
  * own in groups (core/commits.ts); reads are answered at once, from what is
  * committed.
  */
+import type { Identities } from '../core/identities.ts';
 import type { ExternalId, GrantId, ServerName, TriggerId } from '../core/words.ts';
 import { inThisThread, inWorker, Writes } from '../sqlite/commit-thread.ts';
-import { openDatabase, orUnusable } from '../sqlite/database.ts';
+import { guarding, openDatabase, orUnusable } from '../sqlite/database.ts';
+import { bringOver } from '../sqlite/identity-form.ts';
 import type { TriggerEndCause, TriggerState } from './lifecycle.ts';
 import { type KeptTriggerRow, TRIGGER_COLUMNS, triggerOf, triggerRow } from './rows.ts';
-import { TRIGGERS_FORM } from './schema.ts';
+import { BROUGHT_OVER, TRIGGERS_FORM } from './schema.ts';
 import type { Trigger } from './trigger.ts';
 import { type TriggerWrite, triggerWriterOn } from './writes.ts';
 
@@ -71,8 +73,9 @@ type KeptPending = Omit<PendingRow, 'isPriority' | 'validUntilNs' | 'grant'> & {
  * one the calling thread itself writes, which is right for tests in memory.
  * @throws AgentError storeInvalid where the file is no database of ours, or of another version
  */
-export function openTriggerStore(file: string, worker?: URL): TriggerStore {
+export function openTriggerStore(file: string, identities: Identities, worker?: URL): TriggerStore {
   const db = orUnusable(file, 'storeInvalid', () => openDatabase(file, TRIGGERS_FORM));
+  guarding(file, 'storeFailed')(() => bringOver(db, identities, BROUGHT_OVER));
   const filtered = '(@server IS NULL OR server = @server) AND (@device IS NULL OR device = @device)';
   const statement = {
     find: db.prepare(`SELECT ${TRIGGER_COLUMNS} FROM triggers WHERE id = ?`),

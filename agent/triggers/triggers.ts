@@ -85,7 +85,7 @@ export class Triggers {
     if (judged.validitySeconds === 0 && !isBound)
       return refuse('deviceAbsent', { why: 'not bound, and the trigger does not wait', rule: judged.rule });
 
-    const trigger = newTrigger({ id: newId(), gateway, bootId }, who, ask, judged, clock);
+    const trigger = newTrigger({ id: newId(), gateway, bootId }, who, this.#keptOf(ask), judged, clock);
     const pending = pendingOf(trigger);
     this.#put(pending, trigger.validUntilNs);
     try {
@@ -145,7 +145,7 @@ export class Triggers {
     try {
       await this.#sending.stop(pending.id, pending.device);
       if (isOver()) return over();
-      const trigger = replaced(former, who, ask, judged, bootId, clock);
+      const trigger = replaced(former, who, this.#keptOf(ask), judged, bootId, clock);
       // Its time may be over meanwhile: that it has ended is written behind this, and holds.
       if (!(await store.replace(trigger)) || isOver()) return over();
       this.#put({ ...pendingOf(trigger), isHeld: false }, trigger.validUntilNs);
@@ -295,6 +295,13 @@ export class Triggers {
     return this.#sending.close();
   }
 
+  /** What is accepted, as it may be kept. Its server may be told again what it said. */
+  #keptOf(ask: TriggerAsk): TriggerAsk {
+    const { identities } = this.#ground;
+    identities.remember(ask.device);
+    return { ...ask, device: identities.kept(ask.device) };
+  }
+
   #put(pending: Pending, untilNs: bigint): void {
     this.queue.put(pending);
     if (pending.validitySeconds > 0) this.#ending.put(pending.id, untilNs);
@@ -344,7 +351,7 @@ export class Triggers {
     return (reason, facts) =>
       this.#ground.refuse(reason, {
         ...askerFacts(who),
-        device: Object.values(device).join(),
+        device: this.#ground.identities.told(device),
         to: `trigger/${port}`,
         validitySeconds,
         payloadBytes: payload.length,

@@ -6,6 +6,7 @@ import type { ExternalId, Msisdn, ServerName } from '../../agent/core/words.ts';
 import { triggerUseCases } from '../../agent/trigger-use-cases.ts';
 import { openTriggerStore } from '../../agent/triggers/store.ts';
 import { HEAD_END, inner } from '../gateway.ts';
+import { IDENTITIES } from '../identities.ts';
 import { settled, TestTriggers, triggerAsk } from '../triggers.ts';
 import { ApiFixture, type Ask } from './api-fixture.ts';
 
@@ -66,7 +67,7 @@ beforeEach(async () => {
 
 function useCases() {
   const { triggers, gateway, notifications } = fixture;
-  return triggerUseCases(triggers, notifications, gateway.ground.refuse);
+  return triggerUseCases(triggers, notifications, gateway.ground.refuse, IDENTITIES);
 }
 
 const post = (changes: object = {}, ask: Ask = {}) =>
@@ -270,7 +271,7 @@ describe('refused', () => {
   test('a disk that takes nothing: 503 TEMPORARYERROR', async () => {
     const { AgentError } = await import('../../agent/core/errors.ts');
     fixture = await TestTriggers.started(RULES, DEVICES, {
-      ...openTriggerStore(':memory:'),
+      ...openTriggerStore(':memory:', IDENTITIES),
       insert: () => Promise.reject(new AgentError('storeFailed', 'the disk is full')),
     });
     expect((await post()).body).toMatchObject({ status: 503, code: 'UNAVAILABLE', cause: 'TEMPORARYERROR' });

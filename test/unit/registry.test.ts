@@ -7,6 +7,7 @@ import type { Device, ExternalId, Imsi, Msisdn, MtcUserName } from '../../agent/
 import type { RowFormat } from '../../agent/directory/device-rows.ts';
 import { Import, type Imported } from '../../agent/directory/registry-import.ts';
 import { connectRegistry, openRegistry, type RegistryStore } from '../../agent/directory/registry-store.ts';
+import { IDENTITIES } from '../identities.ts';
 
 let folder: string;
 let file: string;
@@ -14,7 +15,7 @@ let registry: RegistryStore;
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'mtgate-registry-'));
   file = join(folder, 'registry.db');
-  registry = openRegistry(file);
+  registry = openRegistry(file, IDENTITIES);
 });
 afterEach(() => {
   registry.close();
@@ -39,7 +40,7 @@ async function imported(
   return registry.writing(async () => {
     const db = connectRegistry(file);
     try {
-      const one = new Import(db, beside, { format, replace }, () => 'acme' as MtcUserName);
+      const one = new Import(db, beside, { format, replace }, () => 'acme' as MtcUserName, IDENTITIES);
       one.take(new TextEncoder().encode(text));
       const outcome = one.finish();
       if (commit && !('issues' in outcome)) {
@@ -190,7 +191,7 @@ describe('a file that cannot be used stops the start, and is left as it is', () 
       db.close();
     }
     const before = readFileSync(other);
-    expect(() => openRegistry(other), name).toThrow(
+    expect(() => openRegistry(other, IDENTITIES), name).toThrow(
       expect.objectContaining({ code: 'registryInvalid', message: expect.stringMatching(message) }),
     );
     expect(readFileSync(other).subarray(100)).toEqual(before.subarray(100));
@@ -202,7 +203,7 @@ describe('a file that cannot be used stops the start, and is left as it is', () 
     const bytes = readFileSync(file);
     bytes.fill(0x5a, 8192, 8192 + 4096);
     writeFileSync(file, bytes);
-    expect(() => openRegistry(file)).toThrow(expect.objectContaining({ code: 'registryInvalid' }));
-    registry = openRegistry(join(folder, 'new.db'));
+    expect(() => openRegistry(file, IDENTITIES)).toThrow(expect.objectContaining({ code: 'registryInvalid' }));
+    registry = openRegistry(join(folder, 'new.db'), IDENTITIES);
   });
 });
