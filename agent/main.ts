@@ -364,7 +364,8 @@ async function start(
     log,
     refuse: refusalRecorder(log, systemRandom, systemClock, (refusal, facts, how) => {
       metrics.refused(refusal.reason);
-      ledger.refused(refusal, facts, how);
+      // Behind the answer: whose device it was, and who is told of that, must not be read from how long it takes.
+      setImmediate(() => ledger.refused(refusal, facts, how));
     }),
     revoked: (certificate) => isRevoked(certificate, trust.cas),
     newId: () => newUlid() as GrantId,

@@ -115,10 +115,13 @@ export class Grants {
     return live ?? this.unrecorded.get(id as GrantId) ?? this.#ground.store.find(id);
   }
 
-  /** A server's own grant, live or ended. */
+  /** A server's own grant, live or ended. Another's is looked for as long as one that never was. */
   show(who: Pick<Asker, 'name'>, id: string): GrantRecord | undefined {
-    const record = this.find(id);
-    return record?.server === who.name ? record : undefined;
+    const isOwn = (record: GrantRecord | undefined) => record?.server === who.name;
+    const here = this.#unlessOver(this.live.get(id)) ?? this.unrecorded.get(id as GrantId);
+    if (isOwn(here)) return here;
+    const kept = this.#ground.store.find(id);
+    return isOwn(kept) ? kept : undefined;
   }
 
   /**
@@ -133,8 +136,10 @@ export class Grants {
     const { clock, directory } = this.#ground;
     this.live.pass(clock.boottimeNs());
     const device = of.device && directory.find(of.device);
+    // Of a device on which a server has none nothing is looked at: neither how many others have, nor whether it is there.
+    const isSeen = device && (of.server === undefined || this.live.countOnDevice(of.server, device.externalId) > 0);
     const inners =
-      of.device && (device ? directory.bindingsOf(device.externalId) : []).flatMap((one) => innerOf(one) ?? []);
+      of.device && (isSeen ? directory.bindingsOf(device.externalId) : []).flatMap((one) => innerOf(one) ?? []);
     return this.live.page({ mtcUser: of.mtcUser, server: of.server, inners }, after, limit);
   }
 

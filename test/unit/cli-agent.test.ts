@@ -446,12 +446,12 @@ test('device show: identifiers, bindings, grants', async () => {
   const { id } = await granted();
   const { stdout } = await operator('device', 'show', '+491715550100');
   expect(stdout).toMatch(
-    /^device +m1@meters\.example\nMSISDN +\+491715550100\nMTC user +acme\nregistered by +the devices file\n\n/,
+    /^device +m1@meters\.example\nMSISDN +hash:[0-9a-f]{6}\.[\w-]{22}\nMTC user +acme\nregistered by +the devices file\n\n/,
   );
   expect(stdout).toMatch(/^iot +10\.20\.0\.2 +file/m);
   expect(stdout).toContain(id);
   expect(JSON.parse((await operator('device', 'show', M1, '--json')).stdout)).toMatchObject({
-    msisdn: '491715550100',
+    msisdn: IDENTITIES.hash('msisdn', '491715550100'),
     bindings: [{ address: '10.20.0.2' }, { address: 'fd00:20::2' }],
     grants: [{ grantId: id }],
   });

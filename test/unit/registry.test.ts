@@ -23,6 +23,16 @@ afterEach(() => {
 });
 
 const device = (name: string, more: object = {}) => ({ externalId: `${name}@a.example`, ...more }) as unknown as Device;
+/** One of the devices file, as it is kept. */
+const registered = (
+  name: string,
+  { msisdn, imsi, ...more }: { msisdn?: string; imsi?: string; attributes?: object },
+) => ({
+  ...device(name, more),
+  ...(msisdn && { msisdn: IDENTITIES.hash('msisdn', msisdn) }),
+  ...(imsi && { imsi: IDENTITIES.hash('imsi', imsi) }),
+  source: 'file',
+});
 const all = () => {
   const snapshot = registry.snapshot();
   const devices = [...snapshot.devices()];
@@ -61,7 +71,7 @@ describe('the devices file', () => {
       device('m2', { msisdn: '4922222' }),
     ]);
     expect(registry.size).toBe(2);
-    const m1 = { ...device('m1', { msisdn: '4911111', imsi: '001011' }), source: 'file' };
+    const m1 = registered('m1', { msisdn: '4911111', imsi: '001011' });
     expect(registry.byExternalId('m1@a.example' as ExternalId)).toEqual(m1);
     expect(registry.byMsisdn('4911111' as Msisdn)).toEqual(m1);
     expect(registry.byImsi('001011' as Imsi)).toEqual(m1);
@@ -71,7 +81,10 @@ describe('the devices file', () => {
       device('m3', { msisdn: '4911111', attributes: { b: '1', a: '2' } }),
     ];
     await registry.replaceFile(changed);
-    expect(all()).toEqual(changed.map((one) => ({ ...one, source: 'file' })));
+    expect(all()).toEqual([
+      registered('m1', { msisdn: '4922222' }),
+      registered('m3', { msisdn: '4911111', attributes: { b: '1', a: '2' } }),
+    ]);
   });
 
   test('a device that was imported meanwhile: nothing is changed', async () => {
@@ -127,12 +140,12 @@ m6@a.example,4922222,
 `;
     expect(await imported(rows)).toEqual({
       issues: [
-        '2:msisdn: duplicate MSISDN 4911111; m1@a.example has it already, by an import',
-        '2:imsi: duplicate IMSI 000001; f1@a.example has it already, by the devices file',
-        '3:msisdn: duplicate MSISDN 4900001; f1@a.example has it already, by the devices file',
+        '2:msisdn: duplicate MSISDN; m1@a.example has it already, by an import',
+        '2:imsi: duplicate IMSI; f1@a.example has it already, by the devices file',
+        '3:msisdn: duplicate MSISDN; f1@a.example has it already, by the devices file',
         '5:externalId: duplicate external identifier m4@a.example; it stands in line 4 already',
-        '6:msisdn: duplicate MSISDN 4944444; it stands in line 4 already',
-        '6:imsi: duplicate IMSI 001014; it stands in line 4 already',
+        '6:msisdn: duplicate MSISDN; it stands in line 4 already',
+        '6:imsi: duplicate IMSI; it stands in line 4 already',
         '7:externalId: the devices file says otherwise of f1@a.example; change it there, or say here what it says',
       ],
       more: 0,
@@ -179,7 +192,7 @@ describe('a file that cannot be used stops the start, and is left as it is', () 
       'this is no database, but a text of more than a hundred bytes, as SQLite wants its header to be'.repeat(9),
       /not a database/,
     ],
-    ['of another version', 2, /its version is 2, and this mtgate reads 1/],
+    ['of another version', 3, /its version is 3, and this mtgate reads 2/],
     ['of another program', 0, /of another program/],
   ])('%s', (name, what, message) => {
     const other = join(folder, 'other.db');

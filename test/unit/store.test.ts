@@ -225,7 +225,11 @@ describe.each([
       sinceMs: 1,
     };
     const nas = { client: 'pgw-1', id: 'ggsn' };
-    const subscriber = { imsi: '262010000000001' as Imsi, msisdn: undefined, externalId: undefined };
+    const subscriber = {
+      imsi: IDENTITIES.hash('imsi', '262010000000001') as Imsi,
+      msisdn: undefined,
+      externalId: undefined,
+    };
     const session: Session = {
       ...{ nas, id: 's1', subscriber, holder },
       ranges: [{ realm: binding.realm, prefix: binding.prefix, target: address('10.20.0.2') }],
