@@ -117,11 +117,8 @@ export class Grants {
 
   /** A server's own grant, live or ended. Another's is looked for as long as one that never was. */
   show(who: Pick<Asker, 'name'>, id: string): GrantRecord | undefined {
-    const isOwn = (record: GrantRecord | undefined) => record?.server === who.name;
-    const here = this.#unlessOver(this.live.get(id)) ?? this.unrecorded.get(id as GrantId);
-    if (isOwn(here)) return here;
-    const kept = this.#ground.store.find(id);
-    return isOwn(kept) ? kept : undefined;
+    const here = this.#unlessOver(this.live.getOwn(who.name, id)) ?? this.unrecorded.get(id as GrantId);
+    return here?.server === who.name ? here : this.#ground.store.findOwn(who.name, id);
   }
 
   /**

@@ -54,6 +54,8 @@ export interface GrantStore {
   rewait(bootId: string, requests: readonly WaitingRequest[]): Promise<void>;
   /** One that waits, or has ended without a grant. */
   findWait(id: string): WaitingRequest | undefined;
+  /** The same, of this server; of another's not even the row is read, as of one that never was. */
+  findOwnWait(server: ServerName, id: string): WaitingRequest | undefined;
   /** Those that wait, in the order in which they came; read as they are asked for. */
   waits(): Iterable<WaitingRequest>;
   /** Writes a later end, and what decided it, if the grant lives and its end on record still is `fromNs`. Returns whether so. */
@@ -71,6 +73,8 @@ export interface GrantStore {
   /** The answer kept of a server's request with this key, since a time (UTC ms). */
   answerOf(server: ServerName, key: string, sinceMs: number): KeptAnswer | undefined;
   find(id: string): GrantRecord | undefined;
+  /** The same, of this server; of another's not even the row is read, as of one that never was. */
+  findOwn(server: ServerName, id: string): GrantRecord | undefined;
   /** The grants that live now, in the order in which they came. Each is read when it is asked for, so that much else may happen in between; what has ended by then is left out. */
   live(familiar?: Familiar): Iterable<GrantRecord>;
   /** Grants that ended at or after a time (UTC ms), in that order; read in the same way. */
@@ -125,8 +129,10 @@ export function openStore(file: string, identities: Identities, worker?: URL): G
     answerOf: db.prepare(`SELECT request, grant_id AS "grant", expires_at_ms AS expiresAtMs FROM answers
       WHERE server = ? AND key = ? AND answered_at_ms > ?`),
     find: db.prepare(`SELECT ${COLUMNS} FROM grants WHERE id = ?`).raw(),
+    findOwn: db.prepare(`SELECT ${COLUMNS} FROM grants WHERE id = ? AND server = ?`).raw(),
     // Their places alone are an index of their own, however many have ended; read in this order they share pages.
     findWait: db.prepare(`SELECT ${WAIT_COLUMNS} FROM waits WHERE id = ?`),
+    findOwnWait: db.prepare(`SELECT ${WAIT_COLUMNS} FROM waits WHERE id = ? AND server = ?`),
     waits: db.prepare(`SELECT ${WAIT_COLUMNS} FROM waits INDEXED BY waits_waiting
       WHERE state = 'waiting' AND (requested_at_ms, id) > (?, ?) ORDER BY requested_at_ms, id LIMIT ${PAGE}`),
     livePlaces: db.prepare(`SELECT rowid FROM grants INDEXED BY grants_entry WHERE state <> 'ended'`).pluck(),
@@ -209,6 +215,10 @@ export function openStore(file: string, identities: Identities, worker?: URL): G
       const row = statement.findWait.get(id) as KeptWaitRow | undefined;
       return row && waitOf(row);
     },
+    findOwnWait: (server, id) => {
+      const row = statement.findOwnWait.get(id, server) as KeptWaitRow | undefined;
+      return row && waitOf(row);
+    },
     *waits() {
       for (let after: [number, string] = [-1, '']; ; ) {
         const rows = statement.waits.all(...after) as KeptWaitRow[];
@@ -229,6 +239,10 @@ export function openStore(file: string, identities: Identities, worker?: URL): G
     answerOf: (server, key, sinceMs) => statement.answerOf.get(server, key, sinceMs) as KeptAnswer | undefined,
     find: (id) => {
       const row = statement.find.get(id) as Row | undefined;
+      return row && recordOf(row);
+    },
+    findOwn: (server, id) => {
+      const row = statement.findOwn.get(id, server) as Row | undefined;
       return row && recordOf(row);
     },
     *live(familiar) {

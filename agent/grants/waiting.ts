@@ -100,10 +100,8 @@ export class Waiting {
 
   /** A server's own. Another's is looked for as long as one that never was. */
   show({ name }: { readonly name: ServerName }, id: string): WaitingRequest | undefined {
-    const found = this.get(id)?.server === name ? this.find(id) : (this.#unrecorded.get(id as GrantId) ?? undefined);
-    if (found?.server === name) return found;
-    const kept = this.#ground.store.findWait(id);
-    return kept?.server === name ? kept : undefined;
+    const found = this.get(id)?.server === name ? this.find(id) : this.#unrecorded.get(id as GrantId);
+    return found?.server === name ? found : this.#ground.store.findOwnWait(name, id);
   }
 
   withKey(key: GrantKey): WaitingRequest | undefined {

@@ -42,6 +42,8 @@ export interface TriggerStore {
   /** Writes until when many are valid on the clock of a new boot: all or none. */
   reopen(bootId: string, ends: readonly Pick<Trigger, 'id' | 'validUntilNs'>[]): Promise<void>;
   find(id: string): Trigger | undefined;
+  /** The same, of this server; of another's not even the row is read, as of one that never was. */
+  findOwn(server: ServerName, id: string): Trigger | undefined;
   /** The one that belongs to a grant request. */
   ofGrant(id: string): Trigger | undefined;
   /** Those that are pending, in the order in which they came; read as they are asked for. */
@@ -79,6 +81,7 @@ export function openTriggerStore(file: string, identities: Identities, worker?: 
   const filtered = '(@server IS NULL OR server = @server) AND (@device IS NULL OR device = @device)';
   const statement = {
     find: db.prepare(`SELECT ${TRIGGER_COLUMNS} FROM triggers WHERE id = ?`),
+    findOwn: db.prepare(`SELECT ${TRIGGER_COLUMNS} FROM triggers WHERE id = ? AND server = ?`),
     ofGrant: db.prepare(`SELECT ${TRIGGER_COLUMNS} FROM triggers INDEXED BY triggers_grant WHERE grant_id = ?`),
     pending: db.prepare(`SELECT id, server, device, priority, validity_seconds AS validitySeconds,
       valid_until_ms AS validUntilMs, CAST(valid_until_ns AS TEXT) AS validUntilNs, boot_id AS bootId,
@@ -111,6 +114,10 @@ export function openTriggerStore(file: string, identities: Identities, worker?: 
       written({ kind: 'reopen', bootId, ends: ends.map(({ id, validUntilNs }) => [id, validUntilNs]) }),
     find: (id) => {
       const row = statement.find.get(id) as KeptTriggerRow | undefined;
+      return row && triggerOf(row);
+    },
+    findOwn: (server, id) => {
+      const row = statement.findOwn.get(id, server) as KeptTriggerRow | undefined;
       return row && triggerOf(row);
     },
     ofGrant: (id) => {

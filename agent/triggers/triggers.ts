@@ -212,9 +212,12 @@ export class Triggers {
 
   /** A trigger, pending or ended, whoever's it is. */
   find(id: string): Trigger | undefined {
-    const found = this.#ground.store.find(id);
-    const ended = this.#unrecorded.get(id as TriggerId);
-    if (!found || !ended) return found;
+    return this.#asItIs(this.#ground.store.find(id));
+  }
+
+  #asItIs(found: Trigger | undefined): Trigger | undefined {
+    const ended = found && this.#unrecorded.get(found.id);
+    if (!ended) return found;
     const { cause: endCause, endedAtMs, isForgotten } = ended;
     return { ...found, state: 'ended', endCause, endedAtMs, isForgotten };
   }
@@ -227,8 +230,8 @@ export class Triggers {
 
   /** A server's own, unless it has deleted the transaction. What belongs to a grant request is none. */
   show({ name }: Pick<Asker, 'name'>, id: string): Trigger | undefined {
-    const found = this.find(id);
-    return found?.server === name && !found.isForgotten && found.grant === undefined ? found : undefined;
+    const found = this.#asItIs(this.#ground.store.findOwn(name, id));
+    return found && !found.isForgotten && found.grant === undefined ? found : undefined;
   }
 
   /** All that is pending of a server, in the order in which it came; read in slices, as they are asked for. */

@@ -8,6 +8,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Msisdn } from '../../agent/core/words.ts';
 import { openRegistry } from '../../agent/directory/registry-store.ts';
 import { openStore } from '../../agent/grants/store.ts';
 import { triggerUseCases } from '../../agent/trigger-use-cases.ts';
@@ -37,7 +38,11 @@ export async function measureUnknown(rounds: number, progress: (what: string) =>
   const triggerStore = openTriggerStore(join(folder, 'triggers.db'), IDENTITIES);
   try {
     const gateway = new TestGateway(store, registry);
-    await gateway.start(TRIGGER_RULES, DEVICES);
+    const numbered = DEVICES.map(({ device, bindings }, i) => {
+      const msisdn = `49171555010${i}` as Msisdn;
+      return { device: { ...device, msisdn, attributes: { model: 'M2' } }, bindings };
+    });
+    await gateway.start(TRIGGER_RULES, numbered);
     const fixture = new TestTriggers(gateway, triggerStore);
     await fixture.start();
     const { ground, grants, extensions, events } = gateway;
