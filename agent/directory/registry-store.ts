@@ -52,11 +52,6 @@ export interface Snapshot {
 
 type FullRow = Row & { readonly source: Source };
 
-const NO_ROW: FullRow = {
-  ...{ external_id: '', msisdn: null, imsi: null, interface_id: null, attributes: '{"model":"M2"}' },
-  ...{ msisdn_clear: null, imsi_clear: null, source: 'file' },
-};
-
 const FORM: Form = {
   version: SCHEMA_VERSION,
   schema: SCHEMA,
@@ -81,6 +76,8 @@ export function openRegistry(file: string, identities: Identities): RegistryStor
     byExternalId: db.prepare('SELECT * FROM devices WHERE external_id = ?'),
     byMsisdn: db.prepare('SELECT * FROM devices WHERE msisdn = ?'),
     byImsi: db.prepare('SELECT * FROM devices WHERE imsi = ?'),
+    nobody: db.prepare(`SELECT 'nobody@nowhere.invalid' AS external_id, 'hash:of.nobody' AS msisdn, NULL AS imsi,
+      NULL AS interface_id, '{"model":"M2"}' AS attributes, 'file' AS source, NULL AS msisdn_clear, NULL AS imsi_clear`),
     domainAfter: db.prepare(`SELECT ${DOMAIN} FROM devices WHERE ${DOMAIN} > ? ORDER BY ${DOMAIN} LIMIT 1`).pluck(),
     ofDomain: db
       .prepare(`SELECT external_id FROM devices WHERE ${DOMAIN} = ? AND external_id > ? AND external_id >= ?
@@ -101,7 +98,7 @@ export function openRegistry(file: string, identities: Identities): RegistryStor
   const find = (by: Database.Statement, value: string): RegisteredDevice | undefined =>
     guarded(() => {
       const row = by.get(value) as FullRow | undefined;
-      const device = deviceOf(row ?? NO_ROW); // nobody's takes as long as somebody's
+      const device = deviceOf(row ?? (statement.nobody.get() as FullRow)); // nobody's takes as long as somebody's
       return row && device;
     });
   const replaceFile = db.transaction((devices: readonly Device[]) => {
