@@ -397,7 +397,7 @@ describe('many that are pending', () => {
 
   test('are read a slice at a time, as they are sent; one that ends meanwhile is left out', async () => {
     const slices = fixture.triggers.pendingOf(SERVER);
-    const find = vi.spyOn(fixture.store, 'find');
+    const find = vi.spyOn(fixture.store, 'findOwn');
     const first = (await slices.next()).value;
     expect(first).toHaveLength(128);
     expect(find).toHaveBeenCalledTimes(128);
@@ -409,12 +409,12 @@ describe('many that are pending', () => {
   });
 
   test('break off where a fault comes in between, and do not look whole', async () => {
-    const find = fixture.store.find;
+    const find = fixture.store.findOwn;
     let left = 200;
-    vi.spyOn(fixture.store, 'find').mockImplementation((id) => {
+    vi.spyOn(fixture.store, 'findOwn').mockImplementation((server, id) => {
       left -= 1;
       if (left < 0) throw new Error('the disk is gone');
-      return find(id);
+      return find(server, id);
     });
     await expect(api.ask({ path: TRANSACTIONS })).rejects.toThrow();
     expect(await api.line('requestFailed')).toMatchObject({ err: { message: 'the disk is gone' } });
