@@ -80,7 +80,7 @@ module.exports = {
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),
     home('koffi', 'koffi', '^agent/(dataplane/(bpf|netlink)|host)\\.ts$'),
-    home('better-sqlite3', 'better-sqlite3', '^agent/(sqlite/(database|transitions)|(grants|triggers)/writes|(inspector/denial|reports/outbox|desk/desk)-store|directory/registry-(store|import))\\.ts$'),
+    home('better-sqlite3', 'better-sqlite3', '^agent/(sqlite/(database|transitions|identity-form)|(grants|triggers)/writes|(inspector/denial|reports/outbox|desk/desk)-store|directory/registry-(store|import))\\.ts$'),
     home('papaparse', 'papaparse', '^agent/directory/device-rows\\.ts$'),
     home('cap', 'cap', '^agent/inspector/nflog\\.ts$'),
     home('coap-packet', 'coap-packet', '^agent/triggers/coap-message\\.ts$'),

@@ -117,6 +117,12 @@ export interface Config {
   };
   /** Without, no device is triggered, and no port of one is a trigger port. */
   readonly triggers?: TriggerPlan;
+  readonly identities: {
+    /** Whether databases and log hold IMSI and MSISDN as they are; else what stands for them (core/identities.ts). */
+    readonly keep: boolean;
+    /** The key by which they are hashed: a path, or credential:NAME. Without, the agent makes one in the store's directory. */
+    readonly key?: string;
+  };
   readonly management: { readonly socket: string };
   readonly metrics: { readonly listen: Endpoint };
   readonly store: { readonly directory: string };
@@ -245,6 +251,7 @@ function agentFile(folder: string) {
         coapPath: coapPath.prefault('trigger'),
       })
       .exactOptional(),
+    identities: f.mapping({ keep: yesOrNo('false'), key: secret.exactOptional() }).prefault({}),
     management: f.mapping({ socket: path.default('/run/mtgate/mtgate.sock') }).prefault({}),
     metrics: f.mapping({ listen: loopback.prefault('127.0.0.1:9464') }).prefault({}),
     store: f.mapping({ directory: path.default('/var/lib/mtgate') }).prefault({}),

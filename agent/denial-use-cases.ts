@@ -4,6 +4,7 @@
  */
 import type { DenialUseCases } from './api/denial-routes.ts';
 import { HANDSHAKES } from './core/handshakes.ts';
+import type { Identities } from './core/identities.ts';
 import { BASE_DENIALS, DENIALS } from './core/reasons.ts';
 import { REFUSALS, type Step } from './core/refusals.ts';
 import type { Account } from './inspector/account.ts';
@@ -21,9 +22,17 @@ interface Sources {
   readonly inspector: () => InspectorReading;
   readonly streamCut: () => void;
   readonly remedies: Remedies;
+  readonly identities: Identities;
 }
 
-export function denialUseCases({ ledger, account, inspector, streamCut, remedies }: Sources): DenialUseCases {
+export function denialUseCases({
+  ledger,
+  account,
+  inspector,
+  streamCut,
+  remedies,
+  identities,
+}: Sources): DenialUseCases {
   return {
     denials: (filter, limit) => ledger.denials.list(filter, limit),
     account: () => ({ ...account(), inspector: inspector() }),
@@ -46,7 +55,8 @@ export function denialUseCases({ ledger, account, inspector, streamCut, remedies
       };
     },
     streamCut,
-    refusals: (filter, limit) => ledger.refusals(filter, limit),
+    refusals: ({ device, ...filter }, limit) =>
+      ledger.refusals({ ...filter, ...(device !== undefined && { device: identities.toldAs(device) }) }, limit),
     why(id) {
       const denial = ledger.denials.get(id);
       if (denial) return { denial, ...explained(denial), ...remedies.ofDenial(denial) };

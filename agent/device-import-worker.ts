@@ -6,6 +6,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { Import, type Imported, type ImportOrder } from './directory/registry-import.ts';
 import { connectRegistry } from './directory/registry-store.ts';
+import { identitiesBy } from './identity-key.ts';
 import type { MtcUser } from './policy/policy.ts';
 import { ownerAmong } from './policy/rule-index.ts';
 
@@ -14,6 +15,8 @@ export interface ImportTask {
   /** Where the rows are gathered. */
   readonly beside: string;
   readonly order: ImportOrder;
+  /** By which IMSI and MSISDN are hashed, and whether they are kept as they are. */
+  readonly identityKey: { readonly key: Uint8Array; readonly keep: boolean };
   /** Whose devices are whose. */
   readonly mtcUsers: readonly Pick<MtcUser, 'name' | 'devices'>[];
 }
@@ -22,11 +25,11 @@ export interface ImportTask {
 export type ImportMessage = Uint8Array | 'finish' | 'commit';
 export type ImportAnswer = 'taken' | 'committed' | Imported;
 
-const { file, beside, order, mtcUsers } = workerData as ImportTask;
+const { file, beside, order, identityKey, mtcUsers } = workerData as ImportTask;
 const db = connectRegistry(file);
 db.pragma('cache_size = -65536');
 const ownerOf = ownerAmong(mtcUsers);
-const importing = new Import(db, beside, order, (externalId) => ownerOf(externalId)?.name);
+const importing = new Import(db, beside, order, (externalId) => ownerOf(externalId)?.name, identitiesBy(identityKey));
 parentPort?.on('message', (message: ImportMessage) => parentPort?.postMessage(answer(message)));
 
 function answer(message: ImportMessage): ImportAnswer {

@@ -11,6 +11,7 @@ import { AgentError } from './core/errors.ts';
 import type { ImportAnswer, ImportMessage, ImportTask } from './device-import-worker.ts';
 import type { Imported } from './directory/registry-import.ts';
 import type { RegistryStore } from './directory/registry-store.ts';
+import type { IdentityKey } from './identity-key.ts';
 
 /** Some five times what a million devices take. */
 const MEMORY_MOST = { maxOldGenerationSizeMb: 256, maxYoungGenerationSizeMb: 32 };
@@ -19,13 +20,15 @@ export class DeviceImports {
   readonly #registry: RegistryStore;
   readonly #folder: string;
   readonly #worker: URL;
+  readonly #identityKey: IdentityKey;
   #underWay = false;
 
   /** `folder` is where registry.db lies, `worker` the built device-import-worker. */
-  constructor(registry: RegistryStore, folder: string, worker: URL) {
+  constructor(registry: RegistryStore, folder: string, worker: URL, identityKey: IdentityKey) {
     this.#registry = registry;
     this.#folder = folder;
     this.#worker = worker;
+    this.#identityKey = identityKey;
     this.#forget();
   }
 
@@ -44,7 +47,12 @@ export class DeviceImports {
   ): Promise<{ readonly imported: Imported; readonly isCommitted: boolean }> {
     this.#underWay = true;
     const file = join(this.#folder, 'registry.db');
-    const thread = new ImportThread(this.#worker, { ...task, file, beside: this.#beside });
+    const thread = new ImportThread(this.#worker, {
+      ...task,
+      file,
+      beside: this.#beside,
+      identityKey: this.#identityKey,
+    });
     try {
       for await (const chunk of bytes) await thread.ask(Uint8Array.from(chunk)); // a copy: its buffer is the socket's
       return await this.#registry.writing(async () => {

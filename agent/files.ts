@@ -9,7 +9,7 @@
  * readable by others.
  */
 import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';
 import type { ReadFile } from './api/authorities.ts';
 import { blocksOf } from './api/pem.ts';
@@ -21,6 +21,7 @@ import { AgentError, type FaultCode } from './core/errors.ts';
 import type { RadiusClient } from './directory/clients.ts';
 import { type FileSurroundings, type ListedDevice, readDevices } from './directory/devices.ts';
 import type { Checked } from './editions/beginning.ts';
+import { type IdentityKey, makeIdentityKey, readIdentityKey } from './identity-key.ts';
 import { compilePolicy } from './policy/compile.ts';
 import type { WalkSite } from './policy/packet-walk.ts';
 import type { Policy } from './policy/policy.ts';
@@ -174,6 +175,14 @@ export function loadPushMaterial({ reports }: Config): {
     ),
     ...(file !== undefined && key && { key: judged(file, () => readSigningKey(key)) }),
   };
+}
+
+/** The key by which IMSI and MSISDN are hashed; one that is not there yet is made. @throws AgentError identityKeyInvalid */
+export function loadIdentityKey({ identities, store }: Config): IdentityKey {
+  const file = identities.key ?? join(store.directory, 'identities.key');
+  if (identities.key === undefined && !existsSync(file)) makeIdentityKey(file);
+  const { bytes } = readSecret(file, 'identityKeyInvalid');
+  return { key: readIdentityKey(bytes.toString('latin1'), file), keep: identities.keep };
 }
 
 /** What RFC 2865 3 calls the least of a good secret, in octets. */

@@ -3,6 +3,9 @@
  * granted, that one is about to end, that one has ended and why. To its sinks,
  * to the place that the request named, and to whoever follows by the API.
  *
+ * What is pushed names its grant, and its device only where that has no number
+ * or numbers are kept: it waits on the disk. Who follows is told both.
+ *
  * Where a server has no sink and no follower, nothing is done for it but to
  * look that this is so. Ids are made of the grant and what happened to it: told
  * again after a restart, it is the same event. What ended while the agent
@@ -25,6 +28,8 @@ export interface GrantEventParts {
   /** Where requests wanted to be told of their grants; kept. */
   readonly sinks: GrantSinks | undefined;
   readonly view: (record: GrantRecord | WaitingRequest) => Grant | Wait;
+  /** Whether MSISDN may be written down: what is pushed waits on the disk. */
+  readonly keepsNumbers: boolean;
   readonly clock: Clock;
   readonly log: Log;
   /** So long before its end a grant is about to end; 0: never. */
@@ -105,14 +110,17 @@ export class GrantEvents implements GrantWatcher {
   }
 
   #tell(record: GrantRecord | WaitingRequest, what: What): void {
-    const { pushes, view } = this.#parts;
+    const { pushes, view, keepsNumbers } = this.#parts;
     const { id, server } = record;
     const followers = this.#followers.get(server);
     const url = this.#sinks.get(id);
     if (!followers && url === undefined && !pushes?.listens(server)) return;
-    const data = JSON.stringify(grantBody(view(record)));
-    const events = [{ event: what, data }];
+    const { device, ...rest } = view(record);
+    const told = { ...(device && { device }), ...rest };
+    const events = [{ event: what, data: JSON.stringify(grantBody(told)) }];
     for (const tell of followers ?? []) tell(events);
+    const isKept = keepsNumbers || !device || !('phoneNumber' in device);
+    const data = isKept ? (events[0] as StreamEvent).data : JSON.stringify(grantBody(rest));
     // An end can move, and then comes nearer again.
     const when = what === 'ending' && 'expiresAtMs' in record ? `.${Math.floor(record.expiresAtMs / 1_000)}` : '';
     const event = { id: `${id}.${what}${when}`, type: `mtgate.grant.${what}.v1`, subject: id, data };

@@ -60,6 +60,7 @@ import {
   digest,
   loadConfig,
   loadDevices,
+  loadIdentityKey,
   loadPushMaterial,
   loadRadiusClients,
   loadTls,
@@ -86,6 +87,7 @@ import {
   systemRandom,
   userName,
 } from './host.ts';
+import { identitiesBy } from './identity-key.ts';
 import { deniedPackets, openAccount } from './inspector/account.ts';
 import { openDenialStore } from './inspector/denial-store.ts';
 import { Inspector } from './inspector/inspector.ts';
@@ -149,6 +151,7 @@ const FILES_INVALID = 78;
 const INVALID_FILES: readonly FaultCode[] = [
   ...(['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'] as const),
   ...(['editionsInvalid', 'editionUnfit', 'registryInvalid', 'deskInvalid'] as const),
+  ...(['identityKeyInvalid', 'identityKeyChanged'] as const),
 ];
 
 /** Starts everything; how to stop what has been started is put into `stops` as it goes. */
@@ -167,11 +170,13 @@ async function start(
 
   mkdirSync(config.store.directory, { recursive: true, mode: 0o750 });
   lockFolder(config.store.directory);
-  const registry = openRegistry(join(config.store.directory, 'registry.db'));
+  const identityKey = loadIdentityKey(config);
+  const identities = identitiesBy(identityKey);
+  const registry = openRegistry(join(config.store.directory, 'registry.db'), identities);
   stops.push(() => registry.close());
-  const devices = loadDevices(config, { registry });
+  const devices = loadDevices(config, { registry, identities });
   const importWorker = new URL('device-import-worker.js', import.meta.url);
-  const imports = new DeviceImports(registry, config.store.directory, importWorker);
+  const imports = new DeviceImports(registry, config.store.directory, importWorker, identityKey);
   const editions = openEditions(join(config.store.directory, 'editions.db'));
   stops.push(() => editions.close());
   const deskStore = openDesk(join(config.store.directory, 'desk.db'));
@@ -194,7 +199,7 @@ async function start(
   const { policy } = policies.inForce;
   const folder = new FolderWatch(config.rules, () => Number(systemClock.monotonicNs() / 1_000_000n));
   const worker = new URL('grants/store-worker.js', import.meta.url);
-  const store = openStore(join(config.store.directory, 'mtgate.db'), worker);
+  const store = openStore(join(config.store.directory, 'mtgate.db'), identities, worker);
   stops.push(() => store.close());
 
   const site = siteOf(config, await links());
@@ -242,7 +247,7 @@ async function start(
   const denied = () => deniedPackets(gate.counters());
   const recent = new RecentDenials(systemClock.monotonicNs(), denied());
   const heartbeatAge = () => heartbeatAgeSeconds(gate, systemClock);
-  const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log);
+  const denialStore = openDenialStore(join(config.store.directory, 'denials.db'), log, identities);
   stops.push(() => denialStore.close());
   const deviceOf = (named: string) => {
     const device = directory.find(referenceOf(named));
@@ -323,7 +328,7 @@ async function start(
     loopDelay,
   });
   const spaces = spacesOf(config);
-  const outboxStore = pushMaterial.key && openOutboxStore(join(config.store.directory, 'outbox.db'), log);
+  const outboxStore = pushMaterial.key && openOutboxStore(join(config.store.directory, 'outbox.db'), log, identities);
   const poster = openPoster({
     own: () => guardedSpaces(config, closure.site.links),
     cas: pushMaterial.cas,
@@ -348,7 +353,9 @@ async function start(
     () => poster.close(),
   );
   const grantEvents = new GrantEvents({
-    ...{ pushes, sinks: outboxStore?.grantSinks, view: serverView, clock: systemClock, log },
+    ...{ pushes, sinks: outboxStore?.grantSinks, clock: systemClock, log },
+    view: (record) => serverView(record, identities),
+    keepsNumbers: identities.keep,
     warnSeconds: config.reports.endWarningSeconds,
   });
   let waker: Waker | undefined;
@@ -360,12 +367,14 @@ async function start(
     store,
     directory,
     registry,
+    identities,
     clock: systemClock,
     random: systemRandom,
     log,
     refuse: refusalRecorder(log, systemRandom, systemClock, (refusal, facts, how) => {
       metrics.refused(refusal.reason);
-      ledger.refused(refusal, facts, how);
+      // Behind the answer: whose device it was, and who is told of that, must not be read from how long it takes.
+      setImmediate(() => ledger.refused(refusal, facts, how));
     }),
     revoked: (certificate) => isRevoked(certificate, trust.cas),
     newId: () => newUlid() as GrantId,
@@ -392,7 +401,8 @@ async function start(
   const accounting = { sessions, places: accountingPlaces(config), tally: accounted };
   const delivery = openDelivery(config, { clock: systemClock, random: systemRandom, log });
   const triggerWorker = new URL('triggers/store-worker.js', import.meta.url);
-  const triggerStore = delivery && openTriggerStore(join(config.store.directory, 'triggers.db'), triggerWorker);
+  const triggerStore =
+    delivery && openTriggerStore(join(config.store.directory, 'triggers.db'), identities, triggerWorker);
   const notifications: Notifications = {
     allowed: (server, url) => pushes?.allowed(server, url) ?? false,
     notify: async (server, url, body) => pushes?.notify(server, url, { id: newUlid(), data: JSON.stringify(body) }),
@@ -401,7 +411,7 @@ async function start(
     delivery &&
     triggerStore &&
     new Triggers({
-      ...{ gateway: ground.gateway, bootId: ground.bootId, clock: systemClock, log, metrics, directory },
+      ...{ gateway: ground.gateway, bootId: ground.bootId, clock: systemClock, log, metrics, directory, identities },
       requests: requestsIn(grants.waiting),
       ...{ store: triggerStore, delivery, notifications, refuse: ground.refuse, revoked: ground.revoked },
       isServed: (port) => covers(config.triggers?.ports ?? [], port),
@@ -489,7 +499,7 @@ async function start(
   const clerk = new DeskClerk(desk, ground, digest);
   const forMtcUsers = mtcUserUseCases(ground, grants, registry, clerk);
   const ofReports = reportUseCases({ denials: ledger.denials, account, sinceMs: startedAtMs, spaces, signingKey });
-  const ofTriggers = triggers && triggerUseCases(triggers, notifications, ground.refuse);
+  const ofTriggers = triggers && triggerUseCases(triggers, notifications, ground.refuse, identities);
   const apis = [
     grantsApi(forServers, ground.refuse, systemClock),
     t8Api(ofTriggers, ground.refuse),
@@ -532,7 +542,7 @@ async function start(
     notifyService('reloading');
     try {
       return await readAgain({
-        ...{ config, policies, folder, grants, bindings, registry, trusted, warn },
+        ...{ config, policies, folder, grants, bindings, registry, identities, trusted, warn },
         radius,
         clock: systemClock,
         log,
@@ -543,8 +553,7 @@ async function start(
   };
   process.on('SIGHUP', () => void reload().catch((fault) => logFault(log, fault, 'reloadFailed')));
   const denials = denialUseCases({
-    ledger,
-    account,
+    ...{ ledger, account, identities },
     inspector: () => inspector.reading(),
     streamCut: metrics.streamCut,
     remedies: remediesOf(grants, ledger, (record) => operatorDetail(record, ground)),

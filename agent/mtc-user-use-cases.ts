@@ -217,7 +217,7 @@ export function mtcUserUseCases(
   registry: Pick<RegistryStore, 'domainAfter' | 'ofDomain'>,
   clerk: DeskClerk,
 ): MtcUserUseCases {
-  const pages = new Pages(grants, ground.newId());
+  const pages = new Pages(grants);
   const refuserOf = ({ name, correlator, requestAddress }: MtcUserAsker): Refuse => {
     const asked = { mtcUser: name, correlator, from: requestAddress.text };
     return (reason, facts) => ground.refuse(reason, { ...asked, ...facts });

@@ -11,6 +11,7 @@
 import { certificateStatus } from './api/expiry.ts';
 import { readTrust, type Trust } from './api/tls.ts';
 import type { Config } from './config.ts';
+import type { Identities } from './core/identities.ts';
 import type { Clock, Log } from './core/ports.ts';
 import type { AccountingListener } from './directory/listener.ts';
 import type { OwnerOf } from './directory/registry.ts';
@@ -29,6 +30,7 @@ export interface ReloadParts {
   readonly folder: FolderWatch;
   readonly grants: Grants;
   readonly bindings: Bindings;
+  readonly identities: Identities;
   readonly registry: RegistryStore;
   /** The accounting server, where there is one. */
   readonly radius: AccountingListener | undefined;
@@ -44,11 +46,11 @@ export interface ReloadParts {
  * @throws AgentError rulesInvalid, devicesInvalid, certificateInvalid, secretInvalid; then nothing has changed
  */
 export async function readAgain(parts: ReloadParts): Promise<object> {
-  const { config, policies, folder, grants, bindings, registry, radius, trusted, warn, clock, log } = parts;
+  const { config, policies, folder, grants, bindings, registry, identities, radius, trusted, warn, clock, log } = parts;
   if (config.rules.autoApply) await policies.propose();
   const ownerOf: OwnerOf = (externalId) => mtcUserOf(grants.policy, externalId)?.name;
   const next = {
-    devices: loadDevices(config, { registry, ownerOf }),
+    devices: loadDevices(config, { registry, ownerOf, identities }),
     trust: readTrust(loadTls(config)),
     clients: loadRadiusClients(config, warn),
   };

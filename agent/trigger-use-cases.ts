@@ -4,9 +4,10 @@
  */
 import type { Transaction, TriggerUseCases } from './api/t8-routes.ts';
 import type { TriggerDetail, TriggerManagement } from './api/trigger-routes.ts';
+import type { Identities } from './core/identities.ts';
 import type { Log } from './core/ports.ts';
 import { askerFacts, type Refuse } from './core/refusals.ts';
-import type { Asker, ExternalId, ServerName } from './core/words.ts';
+import type { Asker, DeviceReference, ExternalId, ServerName } from './core/words.ts';
 import type { Directory } from './directory/directory.ts';
 import type { Notifications } from './triggers/ground.ts';
 import { endText } from './triggers/lifecycle.ts';
@@ -14,7 +15,13 @@ import type { TriggerStore } from './triggers/store.ts';
 import { deliveryResultOf, type Trigger, transactionOf } from './triggers/trigger.ts';
 import type { Triggers } from './triggers/triggers.ts';
 
-export function triggerUseCases(triggers: Triggers, notifications: Notifications, refuse: Refuse): TriggerUseCases {
+export function triggerUseCases(
+  triggers: Triggers,
+  notifications: Notifications,
+  refuse: Refuse,
+  identities: Identities,
+): TriggerUseCases {
+  const view = (trigger: Trigger) => serverView(trigger, identities.shown(trigger.device));
   const test = async (who: Asker, { id, notification }: Trigger) => {
     if (!notification) return;
     const body = { subscription: transactionOf(id, notification) };
@@ -28,7 +35,7 @@ export function triggerUseCases(triggers: Triggers, notifications: Notifications
       return view(created);
     },
     async *list(who) {
-      for await (const slice of triggers.pendingOf(who)) yield slice.map(view);
+      for await (const slice of triggers.pendingOf(who)) yield slice.map((one) => view(one));
     },
     show(who, id) {
       const found = triggers.show(who, id);
@@ -53,10 +60,11 @@ export function triggerUseCases(triggers: Triggers, notifications: Notifications
 }
 
 /** No more than its server may see. */
-function view(trigger: Trigger): Transaction {
+function serverView(trigger: Trigger, named: DeviceReference | undefined): Transaction {
   const { id, device, port, sourcePort, isPriority, payload, validitySeconds, features, notification } = trigger;
   return {
     ...{ id, device, port, isPriority, payload, validitySeconds },
+    ...(named && { named }),
     ...(sourcePort !== undefined && { sourcePort }),
     ...(features !== undefined && { features }),
     ...(notification && { notification }),

@@ -17,6 +17,7 @@ import type { TriggerManagement } from './api/trigger-routes.ts';
 import type { UserUseCases } from './api/user-routes.ts';
 import type { Config } from './config.ts';
 import { AgentError } from './core/errors.ts';
+import type { Identities } from './core/identities.ts';
 import { contains } from './core/net.ts';
 import type { Refusal, Refuse } from './core/refusals.ts';
 import { type Asker, referenceOf, type ServerName } from './core/words.ts';
@@ -27,9 +28,9 @@ import type { Extensions } from './grants/extensions.ts';
 import type { Grants } from './grants/grants.ts';
 import { type Ground, orNotRecorded } from './grants/ground.ts';
 import { END_CAUSES, waitEndText } from './grants/lifecycle.ts';
-import type { Mark } from './grants/live.ts';
 import type { GrantRecord } from './grants/record.ts';
 import type { WaitingRequest } from './grants/waiting-request.ts';
+import { PageKeys } from './page-keys.ts';
 import { explain } from './policy/explain.ts';
 import { type AllowRule, identify, type Limits, type Policy } from './policy/policy.ts';
 import { mtcUserOf } from './policy/rule-index.ts';
@@ -78,7 +79,8 @@ export function serverUseCases(
 ): GrantsUseCases {
   /** Changes with every start: what a server remembers of us may then be out of date. */
   const startedAs = ground.newId();
-  const pages = new Pages(grants, startedAs);
+  const pages = new Pages(grants);
+  const view = (record: GrantRecord | WaitingRequest) => serverView(record, ground.identities);
   const unknown = ({ name: server, correlator }: Asker, id: string): Refusal =>
     ground.refuse('grantNotFound', { why: 'no grant of this server has this id', server, correlator, grant: id });
   return {
@@ -94,17 +96,17 @@ export function serverUseCases(
       if ('reason' in answer) return answer;
       const isThere = grants.live.get(answer.id) ?? grants.waiting.get(answer.id);
       if (sink !== undefined && isThere) events.tellAt(answer.id, sink);
-      return serverView(answer);
+      return view(answer);
     },
     follow: (who) => (tell) => events.follow(who.name, tell),
     signingKey,
     show(who, id) {
       const found = grants.show(who, id) ?? grants.waiting.show(who, id);
-      return found ? serverView(found) : unknown(who, id);
+      return found ? view(found) : unknown(who, id);
     },
     async extend(who, id, durationSeconds) {
       const answer = await extensions.extend(who, id, durationSeconds);
-      return 'reason' in answer ? answer : grantView(answer);
+      return 'reason' in answer ? answer : (view(answer) as Grant);
     },
     async end(who, id) {
       const found = grants.show(who, id) ?? grants.waiting.show(who, id);
@@ -123,7 +125,7 @@ export function serverUseCases(
       );
     },
     list(who, { device, perPage, seek }) {
-      return pages.read({ server: who.name, ...(device && { device }) }, perPage, seek, serverView);
+      return pages.read({ server: who.name, ...(device && { device }) }, perPage, seek, view);
     },
     limits: (who) => ({
       ...limitsOf(grants.policy, who.name),
@@ -157,7 +159,7 @@ export function managementUseCases(
   running: Running,
 ): ManagementUseCases {
   const { log, directory } = ground;
-  const pages = new Pages(grants, ground.newId());
+  const pages = new Pages(grants);
   /** Why there is no such inner address; undefined where there is. */
   const stray = (realm: string, address: Parameters<ManagementUseCases['bind']>[2]) => {
     const known = config.inside.find((one) => one.realm === realm);
@@ -232,6 +234,12 @@ export function managementUseCases(
       const waitingGrants = grants.listWaiting(of, 0, 0).total;
       return { device, mtcUser, ...held, grants: shown, liveGrants, waitingGrants };
     },
+    standsFor(name) {
+      const digits = name.replace('+', '');
+      if (!/^\d{5,15}$/.test(digits)) return '';
+      const [msisdn, imsi] = (['msisdn', 'imsi'] as const).map((kind) => ground.identities.hash(kind, digits));
+      return `; log and records have it as ${msisdn} (MSISDN) or ${imsi} (IMSI), unless they are kept in clear`;
+    },
     servers: () => [...grants.policy.servers.keys()],
     bindings: () => directory.bindings(),
     async bind(device, realm, address, byUid) {
@@ -268,16 +276,15 @@ const SHOWN_OF_DEVICE = 100;
 /**
  * Lists by pages: what waits, then what is live. So one that is granted while
  * the list is read may be in it twice, first waiting, but is not missed. A key
- * names a place in the order of the grants, and this start of the agent, since
- * that order begins anew with each; among those that wait, by the last one.
+ * stands for a place in the order of the grants, which begins anew with each
+ * start of the agent; among those that wait, for the last one.
  */
 export class Pages {
   readonly #grants: Grants;
-  readonly #start: string;
+  readonly #keys = new PageKeys();
 
-  constructor(grants: Grants, startedAs: string) {
+  constructor(grants: Grants) {
     this.#grants = grants;
-    this.#start = startedAs.slice(-8);
   }
 
   /** A page as `view` shows it: nothing else of a record leaves here. */
@@ -287,8 +294,8 @@ export class Pages {
     key: string | undefined,
     view: (record: GrantRecord | WaitingRequest) => View,
   ): { grants: View[]; total: number; lastKey?: string } | 'seekUnknown' {
-    const from = key === undefined ? { waited: 0 } : this.#markOf(key);
-    if (from === 'seekUnknown') return from;
+    const from = key === undefined ? { waited: 0 } : this.#keys.open(key);
+    if (!from) return 'seekUnknown';
     const waited = this.#grants.listWaiting(of, 'waited' in from ? from.waited : Number.POSITIVE_INFINITY, limit);
     const left = limit - waited.requests.length;
     const live = this.#grants.list(of, 'waited' in from ? undefined : from, Math.max(1, left));
@@ -298,39 +305,27 @@ export class Pages {
       return {
         grants: waited.requests.map(view),
         total,
-        ...(more && { lastKey: this.#keyOf({ waited: waited.last }) }),
+        ...(more && { lastKey: this.#keys.seal({ waited: waited.last }) }),
       };
     }
     const grants = [...waited.requests, ...live.records].map(view);
-    return { grants, total, ...(live.next && { lastKey: this.#keyOf(live.next) }) };
-  }
-
-  #keyOf(mark: Mark | Waited): string {
-    if ('waited' in mark) return [this.#start, mark.waited.toString(36)].join('-');
-    return [this.#start, mark.line.toString(36), mark.sequence.toString(36)].join('-');
-  }
-
-  #markOf(key: string): Mark | Waited | 'seekUnknown' {
-    const start = `${this.#start}-`;
-    const [, first, second] = /^([0-9a-z]{1,11})(?:-([0-9a-z]{1,11}))?$/.exec(key.slice(start.length)) ?? [];
-    if (!key.startsWith(start) || first === undefined) return 'seekUnknown';
-    const number = Number.parseInt(first, 36);
-    return second === undefined ? { waited: number } : { line: number, sequence: Number.parseInt(second, 36) };
+    return { grants, total, ...(live.next && { lastKey: this.#keys.seal(live.next) }) };
   }
 }
 
-/** A place among those that wait. */
-interface Waited {
-  readonly waited: number;
+/** A device is named to its server as the server named it, or not at all. */
+export function serverView(record: GrantRecord | WaitingRequest, identities: Identities): Grant | Wait {
+  const { device, ...view } = 'waitsUntilMs' in record ? waitView(record) : grantView(record);
+  const named = identities.shown(device);
+  return { ...(named && { device: named }), ...view } as Grant | Wait;
 }
 
-export function serverView(record: GrantRecord | WaitingRequest): Grant | Wait {
-  return 'waitsUntilMs' in record ? waitView(record) : grantView(record);
-}
+/** As it is kept. */
+type Named = Required<Pick<Grant, 'device'>>;
 
 export const STATUS = { live: 'LIVE', held: 'HELD', ended: 'ENDED' } as const;
 
-function grantView(record: GrantRecord): Grant {
+function grantView(record: GrantRecord): Grant & Named {
   return {
     ...viewOfBoth(record),
     device: record.reference,
@@ -343,7 +338,7 @@ function grantView(record: GrantRecord): Grant {
   };
 }
 
-function waitView(request: WaitingRequest): Wait {
+function waitView(request: WaitingRequest): Wait & Named {
   const { ask, remote, family, requestedAtMs, waitsUntilMs } = request;
   const port = ask.applicationServer?.port;
   return {

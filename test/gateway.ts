@@ -40,6 +40,7 @@ import type { WalkRealm } from '../agent/policy/packet-walk.ts';
 import type { Policy } from '../agent/policy/policy.ts';
 import { serverView } from '../agent/use-cases.ts';
 import { HandClock, KeptLog, seededRandom } from './clock.ts';
+import { IDENTITIES } from './identities.ts';
 import { IDENTIFICATION_KEY, NORMALISE } from './suites/fixture.ts';
 
 export const OUTSIDE_IFINDEX = 2;
@@ -161,7 +162,7 @@ export class TestGateway {
   #boot = 1;
   #ids = 0;
 
-  constructor(store = openStore(':memory:'), registry = openRegistry(':memory:')) {
+  constructor(store = openStore(':memory:', IDENTITIES), registry = openRegistry(':memory:', IDENTITIES)) {
     this.store = store;
     this.registry = registry;
     this.memory = this.#bareMetal();
@@ -180,7 +181,9 @@ export class TestGateway {
     this.directory = new Directory(this.registry);
     this.sessions = new Sessions();
     this.events = new GrantEvents({
-      ...{ pushes: undefined, sinks: undefined, view: serverView, clock: this.clock, log: this.log },
+      ...{ pushes: undefined, sinks: undefined, clock: this.clock, log: this.log },
+      view: (record) => serverView(record, IDENTITIES),
+      keepsNumbers: false,
       warnSeconds: 60,
     });
     const ground: Ground = {
@@ -191,6 +194,7 @@ export class TestGateway {
       store: this.store,
       directory: this.directory,
       registry: this.registry,
+      identities: IDENTITIES,
       clock: this.clock,
       random: seededRandom(this.#boot * 1000 + this.#ids),
       log: this.log,

@@ -8,6 +8,7 @@ import type { Trigger, TriggerAsk } from '../agent/triggers/trigger.ts';
 import { Triggers } from '../agent/triggers/triggers.ts';
 import { requestsIn, wakerBy } from '../agent/wakes.ts';
 import { DEVICES, HEAD_END, M1, RULES, TestGateway } from './gateway.ts';
+import { IDENTITIES } from './identities.ts';
 
 export const TRIGGER_RULES = `${RULES}
 triggers:
@@ -85,7 +86,7 @@ export class TestTriggers {
   triggers!: Triggers;
   #ids = 0;
 
-  constructor(gateway: TestGateway, store = openTriggerStore(':memory:')) {
+  constructor(gateway: TestGateway, store = openTriggerStore(':memory:', IDENTITIES)) {
     this.gateway = gateway;
     this.store = store;
   }
@@ -103,7 +104,7 @@ export class TestTriggers {
     const { clock, log, refuse, revoked, bootId } = ground;
     this.delivery = new HandDelivery();
     this.triggers = new Triggers({
-      ...{ gateway: ground.gateway, bootId, clock, log, refuse, revoked, directory },
+      ...{ gateway: ground.gateway, bootId, clock, log, refuse, revoked, directory, identities: IDENTITIES },
       store: this.store,
       delivery: this.delivery,
       isServed: (port) => port !== 5684,

@@ -2,6 +2,8 @@
  * Who is connected to the API: from the first sight of an address, through
  * handshake and requests, to the end.
  *
+ * Whose handshake is over and who is nobody is turned away at once.
+ *
  * What Node's server does not keep: places and handshakes for each party
  * (places.ts), looked at before anything is spent on TLS; one request of a
  * connection after the other, a bound to how many wait there, and to how long
@@ -59,6 +61,7 @@ export class Connections {
   readonly #places: Places;
   readonly #nowMs: () => number;
   readonly #shed: (reason: ShedReason, remote: string) => void;
+  readonly #isKnown: (socket: TLSSocket) => boolean;
   /** Who may begin something in this turn of the loop. */
   readonly #beginnings: Turns;
   /** In this turn of the loop. */
@@ -70,11 +73,13 @@ export class Connections {
     places: Places,
     nowMs: () => number,
     shed: (reason: ShedReason, remote: string) => void,
+    isKnown: (socket: TLSSocket) => boolean,
   ) {
     this.#limits = limits;
     this.#places = places;
     this.#nowMs = nowMs;
     this.#shed = shed;
+    this.#isKnown = isKnown;
     this.#beginnings = new Turns(limits.begunAtOnce);
     // What is shed shall not have cost a TLS socket, nor what is not answered a way through the routes.
     putBefore(server, 'connection', (goOn, raw: Socket) => this.#accept(raw, goOn));
@@ -198,8 +203,16 @@ export class Connections {
     const connection = this.#byEnds.get(endsOf(socket));
     if (!connection) return;
     connection.secure = socket;
-    connection.place.settle(socket.isSessionReused());
     this.#secure.set(socket, connection);
+    if (this.#isKnown(socket)) connection.place.settle(socket.isSessionReused());
+    else this.turnAway(socket);
+  }
+
+  /** Cuts the connection of a peer that is nobody, without a word: one whose handshake is just over sees no more than TLS. */
+  turnAway(socket: Socket): void {
+    const connection = this.#secure.get(socket);
+    if (connection) this.#leave(connection);
+    else setImmediate(() => socket.destroy());
   }
 
   /**
@@ -232,6 +245,10 @@ export class Connections {
    */
   #cut(connection: Connection, reason: ShedReason): void {
     if (!connection.retired) this.#shed(reason, connection.remote);
+    this.#leave(connection);
+  }
+
+  #leave(connection: Connection): void {
     connection.retired = true;
     connection.place.leave();
     setImmediate(() => connection.raw.destroy());

@@ -115,13 +115,14 @@ export function readFacts(leaf: X509Certificate, cas: readonly NamedCa[], remote
 /** Who this is, now; the steps in order, each with its own reason. */
 export function identifyPeer(peer: PeerFacts, policy: IdentityPolicy, nowMs: number): PeerIdentity | NotIdentified {
   const proved = judgeCertificate(peer, nowMs);
-  if ('reason' in proved) return proved;
+  if ('reason' in proved) {
+    // Of a list that cannot be used only those are told whom it would concern.
+    const facts = proved.reason === 'revocationUnknown' ? factsOf(peer) : undefined;
+    return (facts && nobody(facts, policy.identify(facts))) ?? proved;
+  }
 
   const found = policy.identify(proved);
-  if (typeof found === 'string') {
-    const { uris, spkiSha256, issuer } = proved;
-    return { reason: found, why: `uris [${uris.join(' ')}], sha256 ${spkiSha256}, issuer ${issuer}` };
-  }
+  if (typeof found === 'string') return nobody(proved, found) as NotIdentified;
 
   const { from } = peer;
   if (!from || !policy.sourceAllowed(found, from)) {
@@ -129,6 +130,16 @@ export function identifyPeer(peer: PeerFacts, policy: IdentityPolicy, nowMs: num
     return { reason: 'sourceNotAllowed', why: `${found.name} does not ask from ${where}` };
   }
   return { ...found, requestAddress: from, certificate: proved.certificate, fingerprint: peer.fingerprint };
+}
+
+function nobody({ uris, spkiSha256, issuer }: CertificateFacts, found: Identified | RefusalReason) {
+  if (typeof found !== 'string') return undefined;
+  return { reason: found, why: `uris [${uris.join(' ')}], sha256 ${spkiSha256}, issuer ${issuer}` };
+}
+
+function factsOf({ uris, spkiSha256, chains }: PeerFacts): CertificateFacts | undefined {
+  const issuer = chains[0]?.ca.name;
+  return uris === 'unreadable' || issuer === undefined ? undefined : { uris, spkiSha256, issuer };
 }
 
 /** Whether a certificate is worth anything now, whoever's it is. */

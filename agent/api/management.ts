@@ -88,6 +88,8 @@ export interface ManagementUseCases
   /** Whether grants are begun and extended at all; live ones go on. Until it is said otherwise, or the agent starts anew. */
   drain(draining: boolean, byUid: number): void;
   device(name: string): OperatorDevice | undefined;
+  /** What the log and the records call a subscriber that is named by digits; nothing of other names. */
+  standsFor(name: string): string;
   /** The MTC servers of the rule files. */
   servers(): readonly ServerName[];
   bindings(): readonly OperatorBinding[];
@@ -217,7 +219,7 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
     const found = useCases.device(name);
     return found
       ? deviceDetail(found)
-      : reply.code(404).send(errorBody('deviceUnknown', `no device ${name} is registered`));
+      : reply.code(404).send(errorBody('deviceUnknown', `no device ${name} is registered${useCases.standsFor(name)}`));
   });
   app.get('/servers', () => useCases.servers());
   app.get('/bindings', () => useCases.bindings().map(bindingRow));

@@ -4,7 +4,7 @@
  * management socket, which the `mtgate` command reads.
  */
 import { formatEndpoint, isHost } from '../core/net.ts';
-import type { ExternalId, InnerAddress, PacketLimits, Protocol, ServerName } from '../core/words.ts';
+import type { DeviceReference, ExternalId, InnerAddress, PacketLimits, Protocol, ServerName } from '../core/words.ts';
 import type { PacketCount } from '../dataplane/dataplane.ts';
 import type { Binding } from '../directory/binding.ts';
 import type { RegisteredDevice, Source } from '../directory/registry.ts';
@@ -13,6 +13,8 @@ import type { TriggerDetail } from './trigger-routes.ts';
 
 /** A grant as the operator sees it. */
 export interface OperatorGrant extends Grant {
+  /** The identifier the server used, as it is kept. */
+  readonly device: DeviceReference;
   readonly server: ServerName;
   readonly externalId: ExternalId;
   readonly inner: InnerAddress;
@@ -23,7 +25,7 @@ export interface OperatorGrant extends Grant {
 }
 
 /** A request that waits for its device, as the operator sees it. */
-export type OperatorWait = Wait & Omit<OperatorGrant, keyof Grant | 'inner'>;
+export type OperatorWait = Wait & Pick<OperatorGrant, 'device'> & Omit<OperatorGrant, keyof Grant | 'inner'>;
 
 /** What was to wake the device that a request waits or waited for. */
 interface Woken {

@@ -31,8 +31,8 @@ import { readPayload } from './payload.ts';
 /** A grant as the server that holds it may see it. */
 export interface Grant {
   readonly id: string;
-  /** The identifier the server used, and no other. */
-  readonly device: DeviceReference;
+  /** The identifier the server used, and no other; absent where that is known no more. */
+  readonly device?: DeviceReference;
   readonly externalEndpoint: Endpoint;
   readonly applicationServer: { readonly address: Address | 'all'; readonly port?: number };
   readonly protocol: Protocol;
@@ -280,7 +280,7 @@ export function grantBody(grant: Grant | Wait): object {
   const server = applicationServer.address;
   return {
     grantId: grant.id,
-    device: grant.device,
+    ...(grant.device && { device: grant.device }),
     ...('waitsUntilMs' in grant
       ? {
           ipFamily: grant.family.toUpperCase(),

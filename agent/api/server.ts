@@ -9,8 +9,9 @@
  * document (RFC 9457); what throws is a fault, answered 500 without a word of
  * why.
  *
- * Invariants: nothing is answered to a peer whose certificate did not pass the
- * handshake; nothing of a request is looked at, its path included, before its
+ * Invariants: nothing is answered to a peer whose certificate proves nothing, or
+ * belongs to nobody: behind the handshake, which is the same for all of them,
+ * the connection is cut; nothing of a request is looked at, its path included, before its
  * asker is known; every wait has an end and every buffer a size; no input ends
  * the process. (RFC 9110, RFC 9112; RFC 8446 in tls.ts.)
  */
@@ -23,7 +24,7 @@ import { AgentError } from '../core/errors.ts';
 import type { ShedReason, TlsReason } from '../core/handshakes.ts';
 import { type Endpoint, formatEndpoint } from '../core/net.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
-import type { Refusal, Refuse } from '../core/refusals.ts';
+import { REFUSALS, type Refusal, type RefusalFace, type Refuse } from '../core/refusals.ts';
 import { Admission } from './admission.ts';
 import { Answers, headersOf } from './answers.ts';
 import { askedOf, askerOf, givenCorrelator } from './asker.ts';
@@ -46,7 +47,7 @@ import { Places } from './places.ts';
 import { bareAnswer, problemOf, randomUuid } from './problem.ts';
 import { SparingLog } from './sparing-log.ts';
 import { Streams } from './streams.ts';
-import { handshakeFailure, type Trust } from './tls.ts';
+import { type HandshakeFailure, handshakeFailure, type Trust, unproved } from './tls.ts';
 
 export interface ApiParts {
   /** Whose certificate it is and where it may ask from, by the policy in force at the moment of asking. */
@@ -87,6 +88,11 @@ export async function startApi(
   return server;
 }
 
+/** Whether nothing is told. */
+function isSilent({ reason }: NotIdentified): boolean {
+  return (REFUSALS[reason] as RefusalFace).silent === true;
+}
+
 /** How often is looked who has waited, or been waited for, too long. */
 const SWEEP_MS = 250;
 /** The kernel's queue of connections that are not accepted yet: as long as a flood may hold others up, and no longer. */
@@ -102,6 +108,7 @@ class ApisServer implements ApiServer {
   readonly #answers: Answers;
   readonly #streams: Streams;
   readonly #sweeping: NodeJS.Timeout;
+  readonly #tlsLog: SparingLog;
   readonly #paths = new Paths();
   readonly #peers: Peers;
   #endpoint: Endpoint | undefined;
@@ -111,13 +118,14 @@ class ApisServer implements ApiServer {
     this.#apis = apis;
     this.#limits = limits;
     this.#peers = new Peers(trust.cas);
+    this.#tlsLog = new SparingLog(parts.log, parts.clock);
     this.#answers = new Answers(parts, limits.requests.refusalMs);
     this.#app = Fastify({
       genReqId: (raw) => givenCorrelator(raw) ?? randomUuid(parts.random),
       https: {
         ...trust.context,
         requestCert: true,
-        rejectUnauthorized: true,
+        rejectUnauthorized: false, // #isKnown does
         handshakeTimeout: limits.handshakeMs,
         headersTimeout: limits.headerMs,
         requestTimeout: limits.requestMs,
@@ -143,7 +151,9 @@ class ApisServer implements ApiServer {
     const shed = (reason: ShedReason, remote: string) =>
       parts.shedConnection(reason, remote, shedLog.info({ reason, remote }, 'connectionShed'));
     const places = new Places(limits.connections, parties, nowMs);
-    this.#connections = new Connections(this.#app.server, limits, places, nowMs, shed);
+    this.#connections = new Connections(this.#app.server, limits, places, nowMs, shed, (socket) =>
+      this.#isKnown(socket),
+    );
     this.#admission = new Admission(limits.requests, () => parties().size, nowMs);
     this.#streams = new Streams(limits.streams, () => parties().size, parts.streamCut);
     this.#sweeping = setInterval(() => {
@@ -208,20 +218,34 @@ class ApisServer implements ApiServer {
   }
 
   #watch(server: Server): void {
-    const log = new SparingLog(this.#parts.log, this.#parts.clock);
-    server.on('tlsClientError', (fault, socket) => {
-      const failure = handshakeFailure(fault, socket);
-      this.#parts.refusedHandshake(failure.reason, failure.remote);
-      log.info(failure, 'tlsRefused');
-    });
+    server.on('tlsClientError', (fault, socket) => this.#refuseHandshake(handshakeFailure(fault, socket)));
     // An unknown expectation may be ignored (RFC 9110 10.1.1); Node would answer a bare 417.
     server.on('checkExpectation', (request, response) => server.emit('request', request, response));
+  }
+
+  #refuseHandshake(failure: HandshakeFailure): void {
+    this.#parts.refusedHandshake(failure.reason, failure.remote);
+    this.#tlsLog.info(failure, 'tlsRefused');
+  }
+
+  /** Whether a peer whose handshake is over is somebody. Else it is told nothing, whatever it lacks; the operator is. */
+  #isKnown(socket: TLSSocket): boolean {
+    const failure = unproved(socket);
+    if (failure) {
+      this.#refuseHandshake(failure);
+      return false;
+    }
+    const { identity, clock, refuse } = this.#parts;
+    const who = this.#peers.identify(socket, identity, clock.nowMs());
+    if (!('reason' in who) || !isSilent(who)) return true;
+    refuse(who.reason, { why: who.why, remote: socket.remoteAddress ?? '', to: 'TLS handshake' });
+    return false;
   }
 
   /** Lets a request on to the contract: of a known party that has not its part already, for a path that there is for its role. */
   #admit(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> | undefined {
     const who = this.#identify(request);
-    if ('reason' in who) return this.#answers.refuse(request, reply, who.reason, { why: who.why });
+    if ('reason' in who) return this.#refuseNobody(who, request, reply);
     request.asker = who;
     const party = partyOf(who);
     if (!this.#admission.enter(party)) {
@@ -240,6 +264,14 @@ class ApisServer implements ApiServer {
     return mistype === undefined
       ? undefined
       : this.#answers.refuse(request, reply, 'unsupportedMediaType', { why: mistype, detail: mistype });
+  }
+
+  /** Who is known is told why; who is not any more, nothing. */
+  async #refuseNobody(who: NotIdentified, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
+    if (!isSilent(who)) return this.#answers.refuse(request, reply, who.reason, { why: who.why });
+    this.#parts.refuse(who.reason, { ...askedOf(request), why: who.why });
+    this.#connections.turnAway(request.raw.socket);
+    return reply.hijack();
   }
 
   #identify(request: FastifyRequest): PeerIdentity | NotIdentified {
@@ -315,7 +347,7 @@ class ApisServer implements ApiServer {
     reply.headers(headersOf(request));
     try {
       const who = this.#identify(request);
-      if ('reason' in who) await this.#answers.refuse(request, reply, who.reason, { why: who.why });
+      if ('reason' in who) await this.#refuseNobody(who, request, reply);
       else {
         const detail = 'the path cannot be read';
         await this.#answers.refuse(request, reply, 'invalidArgument', { why: fault.message, detail });

@@ -8,13 +8,15 @@
  * identifier or an inner address, since `Transaction` has none.
  */
 import type { Refusal, RefusalReason, Refuse } from '../core/refusals.ts';
-import { type Asker, parseExternalId, type TriggerRequest } from '../core/words.ts';
+import { type Asker, type DeviceReference, parseExternalId, type TriggerRequest } from '../core/words.ts';
 import type { Answer, Api, Call, Operation } from './operation.ts';
 import { readPayload } from './payload.ts';
 
 /** A transaction as its server may see it. */
 export interface Transaction extends TriggerRequest {
   readonly id: string;
+  /** The identifier that the server used, and no other; absent where that is known no more. */
+  readonly named?: DeviceReference;
   /** As the specification names it. */
   readonly deliveryResult: string;
 }
@@ -164,7 +166,7 @@ function readAsk(body: TriggeringBody, call: Call): TriggerRequest | Unreadable 
 
 /** RFC 7396. */
 function patched(former: Transaction, patch: PatchBody, call: Call): TriggerRequest | Unreadable {
-  const { id: _, deliveryResult: __, ...ask } = former;
+  const { id: _, named: __, deliveryResult: ___, ...ask } = former;
   const payload = patch.triggerPayload === undefined ? ask.payload : readPayload(patch.triggerPayload);
   if (!payload) return BAD_PAYLOAD;
   const destination = patch.notificationDestination ?? ask.notification?.destination;
@@ -204,11 +206,17 @@ function collectionOf({ who, headers }: Call): string {
   return typeof host === 'string' && /^[A-Za-z0-9.:[\]-]{1,261}$/.test(host) ? `https://${host}${path}` : path;
 }
 
+function namedBy(named: DeviceReference | undefined): Pick<TriggeringBody, 'externalId' | 'msisdn'> {
+  if (!named || 'msisdnHash' in named) return {};
+  if ('phoneNumber' in named) return { msisdn: named.phoneNumber.replace('+', '') };
+  return { externalId: named.networkAccessIdentifier };
+}
+
 function bodyOf(transaction: Transaction, call: Call): object {
-  const { id, device, features, sourcePort, payload, notification, deliveryResult } = transaction;
+  const { id, named, features, sourcePort, payload, notification, deliveryResult } = transaction;
   return {
     self: `${collectionOf(call)}/${id}`,
-    ...('phoneNumber' in device ? { msisdn: device.phoneNumber } : { externalId: device.networkAccessIdentifier }),
+    ...namedBy(named),
     ...(features !== undefined && { supportedFeatures: features }),
     validityPeriod: transaction.validitySeconds,
     priority: transaction.isPriority ? 'PRIORITY' : 'NO_PRIORITY',

@@ -4,8 +4,10 @@
  *
  * RFC 8446: TLS 1.3, and by configuration 1.2 with ephemeral keys and AEAD
  * suites alone, without renegotiation (RFC 9325 4.2). A client certificate is
- * required and its chain must end at a named CA. Revocation is not the
- * handshake's matter: it is judged on every request (authorities.ts).
+ * asked for, and its chain must end at a named CA; by which CAs is not said
+ * (RFC 8446 4.2.4 leaves that open): their names tell whose programs come here.
+ * Revocation is not the handshake's matter: it is judged on every request
+ * (authorities.ts).
  *
  * All files are read and checked before any of them is put in force; what
  * cannot be used is named by its file.
@@ -87,6 +89,9 @@ function invalid({ file }: ReadFile, what: string, cause?: unknown): AgentError 
   return new AgentError('certificateInvalid', `${file}: ${what}`, { cause });
 }
 
+/** SSL_OP_DISABLE_TLSEXT_CA_NAMES (OpenSSL 3.0, ssl.h), for which Node has no name: CertificateRequest lists no CAs. */
+const NO_CA_NAMES = 0x200;
+
 /** Each context has ticket keys of its own, so that one made anew resumes no session of the one before. */
 function contextOptions({ certificate, key, clientCas, minimumVersion }: TlsMaterial): SecureContextOptions {
   return {
@@ -97,14 +102,13 @@ function contextOptions({ certificate, key, clientCas, minimumVersion }: TlsMate
     ciphers: SUITES.join(':'),
     honorCipherOrder: true,
     ecdhCurve: 'X25519:prime256v1:secp384r1',
-    secureOptions: constants.SSL_OP_NO_RENEGOTIATION,
+    secureOptions: constants.SSL_OP_NO_RENEGOTIATION | NO_CA_NAMES,
     sessionTimeout: SESSION_SECONDS,
   };
 }
 
 /** By OpenSSL's verification result, or by the code of Node's error. */
 const TLS_REASONS: Readonly<Record<string, TlsReason>> = {
-  ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE: 'tlsNoCertificate',
   CERT_HAS_EXPIRED: 'tlsCertificateExpired',
   CERT_NOT_YET_VALID: 'tlsCertificateExpired',
   UNABLE_TO_GET_ISSUER_CERT: 'tlsUnknownCa',
@@ -119,11 +123,26 @@ const TLS_REASONS: Readonly<Record<string, TlsReason>> = {
   ECONNRESET: 'tlsAborted',
 };
 
+export interface HandshakeFailure {
+  readonly remote: string | undefined;
+  readonly reason: TlsReason;
+  readonly why: string;
+}
+
+/**
+ * Why a peer whose handshake is over has shown no certificate of a named CA;
+ * undefined where it has. OpenSSL has verified the chain, and Node would have
+ * broken off there and then, with an alert for some and none for others; here
+ * all of them are let finish, so that each sees the same.
+ */
+export function unproved(socket: TLSSocket): HandshakeFailure | undefined {
+  if (socket.getPeerX509Certificate() === undefined)
+    return { remote: remoteOf(socket), reason: 'tlsNoCertificate', why: 'it showed no certificate' };
+  return socket.authorized ? undefined : handshakeFailure(new Error('not authorized'), socket);
+}
+
 /** Why whose handshake failed. What the chain lacked is on the socket; all else is in the error. */
-export function handshakeFailure(
-  fault: Error,
-  socket: TLSSocket,
-): { remote: string | undefined; reason: TlsReason; why: string } {
+export function handshakeFailure(fault: Error, socket: TLSSocket): HandshakeFailure {
   // Node types it as an Error; it is OpenSSL's name of the result.
   const verdict = socket.authorizationError as unknown as string | null | undefined;
   const code = verdict ?? (fault as NodeJS.ErrnoException).code ?? fault.message;

@@ -13,7 +13,8 @@ import { Progress } from './progress.ts';
 
 const COLUMNS = `Columns (CSV) or keys (JSON lines): externalId, msisdn, imsi, mtcUser, interfaceId, attributes.NAME
 (in JSON: attributes, a mapping of texts). All but externalId may be left out. mtcUser is a claim:
-where the rule files say another, that is an error.`;
+where the rule files say another, that is an error. Where IMSI and MSISDN are not kept (identities in
+agent.yaml), an export has what stands for them, which an import takes back: at this gateway alone.`;
 
 const IMPORT_HELP = `${COLUMNS}
 

@@ -1,6 +1,7 @@
 /** `device`: which device holds which inner address. */
 import type { Command } from 'commander';
 import type { BindingRow, DeviceDetail } from '../api/operator-rows.ts';
+import { msisdnText } from '../core/identities.ts';
 import { type Ask, call, json, socket } from './client.ts';
 import { registerDeviceRows } from './device-rows.ts';
 import { GRANT_COLUMNS } from './grants.ts';
@@ -33,7 +34,7 @@ export function registerDevice(program: Command): void {
         if (ask.json) return printJson(found);
         printPairs([
           ['device', found.device],
-          ['MSISDN', found.msisdn && `+${found.msisdn}`],
+          ['MSISDN', found.msisdn && msisdnText(found.msisdn)],
           ['IMSI', found.imsi],
           ['interface identifier', found.interfaceId],
           ['MTC user', found.mtcUser ?? 'none'],
@@ -53,7 +54,7 @@ export function registerDevice(program: Command): void {
         if (more > 0) print(`and ${more} more: mtgate grants list --device ${found.device}`);
       }),
     {
-      more: 'By external identifier, MSISDN or IMSI; digits that are both are the MSISDN.',
+      more: 'By external identifier, MSISDN or IMSI; digits that are both are the MSISDN. Unless they are kept (identities\nin agent.yaml), what stands for them is shown, as in the log and the records; it is taken here, too.',
       examples: ['mtgate device show m1@meters.acme.example', 'mtgate device show +491715550100'],
     },
   );

@@ -36,6 +36,9 @@ export const FAULTS = {
   deskFailed: 'Look at the disk of store.directory: space, rights, faults. What the MTC user asked for was not done.',
   registryInvalid:
     'Restore registry.db from a copy; or move it away, start, and import the devices anew (mtgate device import).',
+  identityKeyInvalid: 'Give it 32 random bytes in hex, for the agent alone to read: openssl rand -hex 32.',
+  identityKeyChanged:
+    'Put the former key back (identities.key of agent.yaml, or identities.key in store.directory). If it is lost, move registry.db away, start, and import the devices anew.',
   registryFailed:
     'Look at the disk of store.directory: space, rights, faults. What was registered before an import still is.',
   denialsNotKept:

@@ -8,8 +8,17 @@
  * is said to editors (JSON Schema) is the type as they see it.
  */
 import { z } from 'zod';
+import { isHashed } from './identities.ts';
 import { type Family, parseAddress, parsePrefix } from './net.ts';
-import { PROTOCOLS, parseExternalId, parseImsi, parseInterfaceId, parseMsisdn } from './words.ts';
+import {
+  type Imsi,
+  type Msisdn,
+  PROTOCOLS,
+  parseExternalId,
+  parseImsi,
+  parseInterfaceId,
+  parseMsisdn,
+} from './words.ts';
 
 /** A scalar, read by a function that answers undefined where the text is none of the kind. */
 export function field<Value>(
@@ -27,6 +36,16 @@ export function field<Value>(
       context.issues.push({ code: 'custom', input: text, message: complain(text) });
       return z.NEVER;
     });
+}
+
+/** One whose message does not say what was found: it may be what must not stand in a log. */
+function secretField<Value>(expected: string, read: (text: string) => Value | undefined) {
+  return field(
+    expected,
+    read,
+    {},
+    (text) => `expected ${expected}, found ${text === '' ? 'nothing' : 'something else'}`,
+  );
 }
 
 /** A mapping with these keys and no others. */
@@ -158,8 +177,14 @@ export const protocol = choice(...PROTOCOLS);
 export const family = choice<Family>('ipv4', 'ipv6');
 export const address = field('an IP address', parseAddress);
 export const externalId = field('an external identifier such as meter-1@meters.example', parseExternalId);
-export const msisdn = field('an MSISDN: 5 to 15 digits of E.164, such as +491715550100', parseMsisdn);
-export const imsi = field('an IMSI: 6 to 15 digits', parseImsi);
+export const msisdn = secretField(
+  'an MSISDN: 5 to 15 digits of E.164, such as +491715550100',
+  (text) => parseMsisdn(text) ?? (isHashed(text) ? (text as Msisdn) : undefined),
+);
+export const imsi = secretField(
+  'an IMSI: 6 to 15 digits',
+  (text) => parseImsi(text) ?? (isHashed(text) ? (text as Imsi) : undefined),
+);
 export const interfaceId = field('an interface identifier such as 0:0:0:1, not all zeros', parseInterfaceId);
 export const prefix = field(
   'a prefix such as 198.51.100.0/24 or 2001:db8::/32',

@@ -47,6 +47,8 @@ export interface RefusalFace {
   readonly retryAfterSeconds?: number;
   /** It sheds load. */
   readonly sheds?: true;
+  /** Whoever is refused so is nobody who is known here, and is told nothing: its connection is cut. */
+  readonly silent?: true;
 }
 
 export const REFUSALS = {
@@ -76,30 +78,35 @@ export const REFUSALS = {
     status: 403,
     code: 'PERMISSION_DENIED',
     title: 'The client certificate belongs to nobody who is known here',
+    silent: true,
   },
   certificateAmbiguous: {
     step: 'authentication',
     status: 403,
     code: 'PERMISSION_DENIED',
     title: 'The client certificate matches more than one holder',
+    silent: true,
   },
   certificateExpired: {
     step: 'authentication',
     status: 401,
     code: 'UNAUTHENTICATED',
     title: 'The client certificate is not valid at this time',
+    silent: true,
   },
   certificateWrongUse: {
     step: 'authentication',
     status: 401,
     code: 'UNAUTHENTICATED',
     title: 'The client certificate is not for client authentication',
+    silent: true,
   },
   certificateRevoked: {
     step: 'authentication',
     status: 401,
     code: 'UNAUTHENTICATED',
     title: 'The client certificate is revoked',
+    silent: true,
   },
   revocationUnknown: {
     step: 'authentication',

@@ -14,9 +14,9 @@ export type ServerName = Branded<'ServerName'>;
 export type MtcUserName = Branded<'MtcUserName'>;
 /** External identifier of a device, `local@domain`, ASCII, domain in lower case (TS 23.682 4.6.2). */
 export type ExternalId = Branded<'ExternalId'>;
-/** E.164 digits without the plus sign. */
+/** E.164 digits without the plus sign, or the hash that stands for them (identities.ts). */
 export type Msisdn = Branded<'Msisdn'>;
-/** 6 to 15 digits (TS 23.003 2.2). */
+/** 6 to 15 digits (TS 23.003 2.2), or the hash that stands for them. */
 export type Imsi = Branded<'Imsi'>;
 /** The interface identifier of a device's IPv6 addresses (RFC 4291 2.5.1): four groups of lower-case hex, `0:0:0:1`. */
 export type InterfaceId = Branded<'InterfaceId'>;
@@ -90,12 +90,20 @@ export interface Device {
 /** Texts by name. */
 export type Attributes = Readonly<Record<string, string>>;
 
-/** Which identifier a server used to name a device; answers repeat that one and no other. */
-export type DeviceReference = { readonly networkAccessIdentifier: string } | { readonly phoneNumber: string };
+/**
+ * Which identifier a server used to name a device; answers repeat that one and
+ * no other. The last is a phone number as a record keeps it (identities.ts):
+ * no server names a device so.
+ */
+export type DeviceReference =
+  | { readonly networkAccessIdentifier: string }
+  | { readonly phoneNumber: string }
+  | { readonly msisdnHash: string };
 
 /** The identifier that a text is, as an operator or a record has it: digits are an MSISDN. */
 export function referenceOf(name: string): DeviceReference {
-  return name.includes('@') ? { networkAccessIdentifier: name } : { phoneNumber: name };
+  if (name.includes('@')) return { networkAccessIdentifier: name };
+  return name.startsWith('hash:') ? { msisdnHash: name } : { phoneNumber: name };
 }
 
 /** Who asks: an authenticated MTC server, the address its request came from, and the marks of that one request. */

@@ -7,6 +7,7 @@
  * An event is authentic and well-formed; whether it is true, late or told
  * before is not known here. Texts of a NAS hold no control characters.
  */
+import type { ClearNames } from '../core/identities.ts';
 import type { Address, Prefix } from '../core/net.ts';
 import type { ExternalId, Imsi, Msisdn } from '../core/words.ts';
 
@@ -44,6 +45,8 @@ export interface SessionEvent {
     readonly imsi: Imsi | undefined;
     readonly msisdn: Msisdn | undefined;
     readonly externalId: ExternalId | undefined;
+    /** IMSI and MSISDN as they were told, where they are kept and the two above stand for them. */
+    readonly clear?: ClearNames;
   };
   /** Called-Station-Id in lower case, whatever it is: an APN or DNN, perhaps with its operator identifier. */
   readonly apn: string | undefined;

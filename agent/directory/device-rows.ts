@@ -10,6 +10,7 @@
  */
 import Papa from 'papaparse';
 import { attributeName, describe } from '../core/fields.ts';
+import { msisdnText } from '../core/identities.ts';
 import type { Device, MtcUserName } from '../core/words.ts';
 import {
   ATTRIBUTE_COLUMN,
@@ -258,7 +259,7 @@ function writtenOf({ device, mtcUser }: ExportedDevice): object {
   const { externalId, msisdn, imsi, interfaceId, attributes } = device;
   return {
     externalId,
-    ...(msisdn !== undefined && { msisdn: `+${msisdn}` }),
+    ...(msisdn !== undefined && { msisdn: msisdnText(msisdn) }),
     ...(imsi !== undefined && { imsi }),
     ...(mtcUser !== undefined && { mtcUser }),
     ...(interfaceId !== undefined && { interfaceId }),

@@ -10,6 +10,7 @@ import type { z } from 'zod';
 import { type Claim, clashesAmong } from '../core/claims.ts';
 import { byPlace, type Document, type Issue, type Path, readDocument } from '../core/document.ts';
 import { address, list, mapping, name, unknownWord } from '../core/fields.ts';
+import { FOREIGN_HASH, type Identities } from '../core/identities.ts';
 import { contains, type Prefix } from '../core/net.ts';
 import type { Device, InnerAddress, RealmName } from '../core/words.ts';
 import { deviceKeys, type OwnerOf, type Registry, wrongClaim } from './registry.ts';
@@ -30,6 +31,7 @@ export interface Realm {
 export interface FileSurroundings {
   /** What imports have registered. */
   readonly registry?: Registry;
+  readonly identities?: Pick<Identities, 'isForeign'>;
   readonly ownerOf?: OwnerOf;
 }
 
@@ -65,10 +67,11 @@ type Devices = z.output<typeof devicesFile>;
 
 function* claimsOf({ value, locate }: Document<Devices>): Generator<Claim> {
   const claim = (what: string, path: Path, key = what): Claim => ({ key, what, place: () => locate(path) });
+  // These two are not told: an issue may come to stand in the log.
   for (const [i, { externalId: id, msisdn: number, imsi: subscriber, bindings = [] }] of value.devices.entries()) {
     yield claim(`external identifier ${id}`, ['devices', i, 'externalId']);
-    if (number) yield claim(`MSISDN ${number}`, ['devices', i, 'msisdn']);
-    if (subscriber) yield claim(`IMSI ${subscriber}`, ['devices', i, 'imsi']);
+    if (number) yield claim('MSISDN', ['devices', i, 'msisdn'], `MSISDN ${number}`);
+    if (subscriber) yield claim('IMSI', ['devices', i, 'imsi'], `IMSI ${subscriber}`);
     for (const [j, { realm, address: held }] of bindings.entries()) {
       const path = ['devices', i, 'bindings', j, 'address'];
       yield claim(`address ${held.text} in realm ${realm}`, path);
@@ -96,16 +99,18 @@ function strayBindings({ value, locate }: Document<Devices>, realms: readonly Re
 /** What imports or rule files say otherwise. */
 function* contradictions(
   { value, locate }: Document<Devices>,
-  { registry, ownerOf }: FileSurroundings,
+  { registry, ownerOf, identities }: FileSurroundings,
 ): Generator<Issue> {
   for (const [i, listed] of value.devices.entries()) {
     const { externalId, msisdn, imsi } = listed;
+    for (const key of ['msisdn', 'imsi'] as const)
+      if (identities?.isForeign(listed[key] ?? '')) yield { ...locate(['devices', i, key]), message: FOREIGN_HASH };
     const wrong = ownerOf && wrongClaim(listed, ownerOf);
     if (wrong !== undefined) yield { ...locate(['devices', i, 'mtcUser']), message: wrong };
     const holders = registry && [
       ['externalId', `external identifier ${externalId}`, registry.byExternalId(externalId)] as const,
-      ['msisdn', `MSISDN ${msisdn}`, msisdn && registry.byMsisdn(msisdn)] as const,
-      ['imsi', `IMSI ${imsi}`, imsi && registry.byImsi(imsi)] as const,
+      ['msisdn', 'this MSISDN', msisdn && registry.byMsisdn(msisdn)] as const,
+      ['imsi', 'this IMSI', imsi && registry.byImsi(imsi)] as const,
     ];
     for (const [key, what, holder] of holders ?? []) {
       if (!holder || holder.source === 'file') continue;

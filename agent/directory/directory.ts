@@ -14,8 +14,18 @@
  * is nobody's, so that no grant is decided on it while those that rest on it
  * are ended; `apply` then gives it to the new holder.
  */
+import { isHashed } from '../core/identities.ts';
 import { type Family, hostPrefix, type Prefix } from '../core/net.ts';
-import type { Attributes, Device, DeviceReference, ExternalId, InnerAddress, RealmName } from '../core/words.ts';
+import type {
+  Attributes,
+  Device,
+  DeviceReference,
+  ExternalId,
+  Imsi,
+  InnerAddress,
+  Msisdn,
+  RealmName,
+} from '../core/words.ts';
 import { interfaceIdBits, parseExternalId, parseImsi, parseMsisdn } from '../core/words.ts';
 import {
   addressText,
@@ -60,15 +70,16 @@ export class Directory {
       const id = parseExternalId(reference.networkAccessIdentifier);
       return id && this.#registry.byExternalId(id);
     }
+    if ('msisdnHash' in reference) return this.#registry.byMsisdn(reference.msisdnHash as Msisdn);
     const msisdn = parseMsisdn(reference.phoneNumber);
     return msisdn && this.#registry.byMsisdn(msisdn);
   }
 
-  /** The device that an operator means: by external identifier, MSISDN, or IMSI. Digits that are both are the MSISDN. */
+  /** The device that an operator means: by external identifier, MSISDN, IMSI, or what stands for these. Digits that are both are the MSISDN. */
   named(name: string): RegisteredDevice | undefined {
     const id = parseExternalId(name);
     if (id) return this.#registry.byExternalId(id);
-    const [msisdn, imsi] = [parseMsisdn(name), parseImsi(name)];
+    const [msisdn, imsi] = isHashed(name) ? [name as Msisdn, name as Imsi] : [parseMsisdn(name), parseImsi(name)];
     return (msisdn && this.#registry.byMsisdn(msisdn)) ?? (imsi && this.#registry.byImsi(imsi));
   }
 

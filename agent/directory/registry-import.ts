@@ -7,6 +7,7 @@
  * What the devices file says an import may repeat, but not change.
  */
 import type Database from 'better-sqlite3';
+import { FOREIGN_HASH, type Identities } from '../core/identities.ts';
 import { type DeviceRow, DeviceRows, formatRowIssue, type RowFormat, type RowIssue } from './device-rows.ts';
 import type { OwnerOf } from './registry.ts';
 import { type Row, rowOf } from './registry-rows.ts';
@@ -26,16 +27,17 @@ const ISSUES_MOST = 100;
 
 const INCOMING = `CREATE TABLE incoming.devices (
   line INTEGER PRIMARY KEY, external_id TEXT NOT NULL UNIQUE, msisdn TEXT UNIQUE, imsi TEXT UNIQUE,
-  interface_id TEXT, attributes TEXT
+  interface_id TEXT, attributes TEXT, msisdn_clear TEXT, imsi_clear TEXT
 ) STRICT`;
 
 /** What of a device an import can change. */
-const SAID = ['msisdn', 'imsi', 'interface_id', 'attributes'] as const;
+const SAID = ['msisdn', 'imsi', 'interface_id', 'attributes', 'msisdn_clear', 'imsi_clear'] as const;
 const differs = `(${SAID.map((column) => `i.${column} IS NOT d.${column}`).join(' OR ')})`;
 
 /** `db` is a connection to the registry, of nobody else; `beside` a file that is made and is of no use afterwards. */
 export class Import {
   readonly #db: Database.Database;
+  readonly #identities: Identities;
   readonly #replace: boolean;
   readonly #rows: DeviceRows;
   readonly #put: Database.Statement;
@@ -43,8 +45,15 @@ export class Import {
   #more = 0;
   #taken = 0;
 
-  constructor(db: Database.Database, beside: string, { format, replace }: ImportOrder, ownerOf: OwnerOf) {
+  constructor(
+    db: Database.Database,
+    beside: string,
+    { format, replace }: ImportOrder,
+    ownerOf: OwnerOf,
+    identities: Identities,
+  ) {
     this.#db = db;
+    this.#identities = identities;
     this.#replace = replace;
     this.#rows = new DeviceRows(format, ownerOf);
     db.prepare('ATTACH ? AS incoming').run(beside);
@@ -53,7 +62,7 @@ export class Import {
     );
     db.exec(INCOMING);
     this.#put = db.prepare(`INSERT OR IGNORE INTO incoming.devices
-      VALUES (@line, @external_id, @msisdn, @imsi, @interface_id, @attributes)`);
+      VALUES (@line, @external_id, @msisdn, @imsi, @interface_id, @attributes, @msisdn_clear, @imsi_clear)`);
     db.exec('BEGIN');
   }
 
@@ -90,13 +99,17 @@ export class Import {
       return;
     }
     const { line, device } = read;
-    const row = rowOf(device);
+    const foreign = (['msisdn', 'imsi'] as const).filter((name) => this.#identities.isForeign(device[name] ?? ''));
+    for (const column of foreign) this.#note({ line, column, message: FOREIGN_HASH });
+    const row = rowOf(device, this.#identities);
     this.#taken += 1;
     if (this.#put.run({ ...row, line }).changes > 0) return;
     for (const [column, name, what] of IDENTIFIERS) {
       const held = row[name];
       const first = held && this.#db.prepare(`SELECT line FROM incoming.devices WHERE ${name} = ?`).pluck().get(held);
-      if (first) this.#note({ line, column, message: `duplicate ${what} ${held}; it stands in line ${first} already` });
+      if (!first) continue;
+      const whose = name === 'external_id' ? `${what} ${held}` : what;
+      this.#note({ line, column, message: `duplicate ${whose}; it stands in line ${first} already` });
     }
   }
 
@@ -121,13 +134,13 @@ export class Import {
       : `(d.source = 'file' OR NOT EXISTS (SELECT 1 FROM incoming.devices o WHERE o.external_id = d.external_id))`;
     for (const [column, name, what] of IDENTIFIERS.slice(1)) {
       yield [
-        `SELECT i.line, i.${name} AS value, d.external_id AS holder, d.source
+        `SELECT i.line, d.external_id AS holder, d.source
           FROM incoming.devices i CROSS JOIN main.devices d ON d.${name} = i.${name}
           WHERE d.external_id <> i.external_id AND ${stays} ORDER BY i.line`,
-        ({ line, value, holder, source }) => ({
+        ({ line, holder, source }) => ({
           line,
           column,
-          message: `duplicate ${what} ${value}; ${holder} has it already, by ${source === 'file' ? 'the devices file' : 'an import'}`,
+          message: `duplicate ${what}; ${holder} has it already, by ${source === 'file' ? 'the devices file' : 'an import'}`,
         }),
       ];
     }

@@ -12,11 +12,24 @@
  */
 import Database from 'better-sqlite3';
 import { AgentError } from '../core/errors.ts';
+import type { Identities } from '../core/identities.ts';
 import type { Device, ExternalId } from '../core/words.ts';
 import { connect, type Form, openDatabase, orUnusable } from '../sqlite/database.ts';
+import { bringOver } from '../sqlite/identity-form.ts';
 import type { DomainIndex } from './owned-devices.ts';
 import type { RegisteredDevice, Registry, Source } from './registry.ts';
-import { DOMAIN, DOMAIN_INDEX, deviceOf, type Row, rowOf, SCHEMA, SCHEMA_VERSION } from './registry-rows.ts';
+import {
+  ADDED,
+  BROUGHT_OVER,
+  DOMAIN,
+  DOMAIN_INDEX,
+  deviceOf,
+  FOREIGN,
+  type Row,
+  rowOf,
+  SCHEMA,
+  SCHEMA_VERSION,
+} from './registry-rows.ts';
 
 export interface RegistryStore extends Registry, DomainIndex {
   /** How many devices are registered. */
@@ -42,18 +55,29 @@ type FullRow = Row & { readonly source: Source };
 const FORM: Form = {
   version: SCHEMA_VERSION,
   schema: SCHEMA,
+  added: ADDED,
   synchronous: 'FULL',
   onOpen: (db) => void db.exec(DOMAIN_INDEX), // a file of an earlier mtgate has none
 };
 
-/** Opens the file, or makes it. @throws AgentError registryInvalid */
-export function openRegistry(file: string): RegistryStore {
+/** Opens the file, or makes it. @throws AgentError registryInvalid, identityKeyChanged */
+export function openRegistry(file: string, identities: Identities): RegistryStore {
   const db = orUnusable(file, 'registryInvalid', () => openDatabase(file, FORM));
+  try {
+    const lost = db.prepare(FOREIGN).pluck().get({ keyId: identities.keyId });
+    if (lost !== undefined) throw keyChanged(file, lost as string, identities);
+    bringOver(db, identities, BROUGHT_OVER);
+  } catch (fault) {
+    db.close();
+    throw fault instanceof AgentError ? fault : faultOf(file, fault);
+  }
   const statement = {
     has: db.prepare('SELECT 1 FROM devices WHERE external_id = ?').pluck(),
     byExternalId: db.prepare('SELECT * FROM devices WHERE external_id = ?'),
     byMsisdn: db.prepare('SELECT * FROM devices WHERE msisdn = ?'),
     byImsi: db.prepare('SELECT * FROM devices WHERE imsi = ?'),
+    nobody: db.prepare(`SELECT 'nobody@nowhere.invalid' AS external_id, 'hash:of.nobody' AS msisdn, NULL AS imsi,
+      NULL AS interface_id, '{"model":"M2"}' AS attributes, 'file' AS source, NULL AS msisdn_clear, NULL AS imsi_clear`),
     domainAfter: db.prepare(`SELECT ${DOMAIN} FROM devices WHERE ${DOMAIN} > ? ORDER BY ${DOMAIN} LIMIT 1`).pluck(),
     ofDomain: db
       .prepare(`SELECT external_id FROM devices WHERE ${DOMAIN} = ? AND external_id > ? AND external_id >= ?
@@ -62,7 +86,7 @@ export function openRegistry(file: string): RegistryStore {
     ofFile: db.prepare(`SELECT * FROM devices WHERE source = 'file'`),
     remove: db.prepare(`DELETE FROM devices WHERE external_id = ? AND source = 'file'`),
     put: db.prepare(`INSERT INTO devices
-      VALUES (@external_id, @msisdn, @imsi, @interface_id, @attributes, 'file')`),
+      VALUES (@external_id, @msisdn, @imsi, @interface_id, @attributes, 'file', @msisdn_clear, @imsi_clear)`),
   };
   const guarded = <Result>(act: () => Result): Result => {
     try {
@@ -74,11 +98,12 @@ export function openRegistry(file: string): RegistryStore {
   const find = (by: Database.Statement, value: string): RegisteredDevice | undefined =>
     guarded(() => {
       const row = by.get(value) as FullRow | undefined;
-      return row && deviceOf(row);
+      const device = deviceOf(row ?? (statement.nobody.get() as FullRow)); // nobody's takes as long as somebody's
+      return row && device;
     });
   const replaceFile = db.transaction((devices: readonly Device[]) => {
     let removed = 0;
-    const wanted = new Map(devices.map((device) => [device.externalId as string, rowOf(device)]));
+    const wanted = new Map(devices.map((device) => [device.externalId as string, rowOf(device, identities)]));
     for (const { source: _, ...row } of statement.ofFile.all() as FullRow[]) {
       // Those that change go first: two of them may have changed places.
       if (isSame(row, wanted.get(row.external_id))) wanted.delete(row.external_id);
@@ -100,8 +125,8 @@ export function openRegistry(file: string): RegistryStore {
     },
     has: (externalId) => guarded(() => statement.has.get(externalId) !== undefined),
     byExternalId: (externalId) => find(statement.byExternalId, externalId),
-    byMsisdn: (msisdn) => find(statement.byMsisdn, msisdn),
-    byImsi: (imsi) => find(statement.byImsi, imsi),
+    byMsisdn: (msisdn) => find(statement.byMsisdn, identities.hash('msisdn', msisdn)),
+    byImsi: (imsi) => find(statement.byImsi, identities.hash('imsi', imsi)),
     domainAfter: (domain) => guarded(() => statement.domainAfter.get(domain) as string | undefined),
     // Identifiers are ASCII: behind all that begin so stands what begins so and goes on with DEL.
     ofDomain: (domain, start, after, limit) =>
@@ -135,6 +160,11 @@ export function connectRegistry(file: string): Database.Database {
   return connect(file, FORM);
 }
 
+function keyChanged(file: string, device: string, { keyId }: Identities): AgentError {
+  const why = `the identifiers of imported devices (${device} is one) are hashed by another key than ${keyId}, which is this gateway's now`;
+  return new AgentError('identityKeyChanged', `${file}: ${why}`);
+}
+
 function faultOf(file: string, cause: unknown): AgentError {
   const { code, message } = cause as Error & { code?: string };
   // What was imported while the devices file was read: looked at once more, it says where.
@@ -148,6 +178,8 @@ function isSame(one: Row, other: Row | undefined): boolean {
     one.msisdn === other?.msisdn &&
     one.imsi === other.imsi &&
     one.interface_id === other.interface_id &&
-    one.attributes === other.attributes
+    one.attributes === other.attributes &&
+    one.msisdn_clear === other.msisdn_clear &&
+    one.imsi_clear === other.imsi_clear
   );
 }

@@ -5,6 +5,7 @@
 import type { Nas, SessionEvent } from './accounting.ts';
 import type { Unregistered } from './binding.ts';
 
+/** By what stands for his names (core/identities.ts); as they were told only where they are kept. */
 export type Subscriber = SessionEvent['subscriber'];
 
 /** IMSI tells one subscriber from another, else MSISDN, else the external identifier; who tells nothing is no other. */
@@ -20,22 +21,28 @@ export function hasIdentity({ imsi, msisdn, externalId }: Subscriber): boolean {
 
 /** What is known of one subscriber after one more event. */
 export function joined(known: Subscriber, more: Subscriber): Subscriber {
+  const clear = (known.clear ?? more.clear) && { ...more.clear, ...known.clear };
   return {
     imsi: known.imsi ?? more.imsi,
     msisdn: known.msisdn ?? more.msisdn,
     externalId: known.externalId ?? more.externalId,
+    ...(clear && { clear }),
   };
 }
 
 /** For the operator's log. */
-export function subscriberText({ imsi, msisdn, externalId }: Subscriber): string {
-  return externalId ?? (imsi ? `imsi:${imsi}` : msisdn ? `msisdn:${msisdn}` : 'a subscriber without a name');
+export function subscriberText(subscriber: Subscriber): string {
+  return subscriber.externalId ?? nameOf(subscriber) ?? 'a subscriber without a name';
 }
 
 /** The holder that a subscriber is whom the registry does not know; without any name it is the session itself. */
-export function unregistered({ imsi, msisdn }: Subscriber, session: string): Unregistered {
-  const name = imsi ? `imsi:${imsi}` : msisdn ? `msisdn:${msisdn}` : `session:${session}`;
-  return name.replaceAll('@', '%40') as Unregistered;
+export function unregistered(subscriber: Subscriber, session: string): Unregistered {
+  return (nameOf(subscriber) ?? `session:${session}`).replaceAll('@', '%40') as Unregistered;
+}
+
+function nameOf({ imsi, msisdn, clear = {} }: Subscriber): string | undefined {
+  if (imsi) return `imsi:${clear.imsi ?? imsi}`;
+  return msisdn && `msisdn:${clear.msisdn ?? msisdn}`;
 }
 
 /** One text a NAS, and a session of it, for maps. */

@@ -2,6 +2,7 @@
  * Bindings, and the accounting sessions that hold them, as rows of the
  * database and back: plain values only, for the thread that writes.
  */
+import type { Identities } from '../core/identities.ts';
 import { address, prefix } from '../core/net.ts';
 import type { ExternalId, Imsi, Msisdn, RealmName } from '../core/words.ts';
 import type { Nas } from '../directory/accounting.ts';
@@ -37,6 +38,7 @@ interface SessionKeyRow {
 }
 
 export interface SessionRow extends SessionKeyRow {
+  /** As they are kept: in clear, or what stands for them. */
   readonly imsi: string | null;
   readonly msisdn: string | null;
   readonly externalId: string | null;
@@ -116,24 +118,26 @@ export function rangeOfRow({ realm, prefix: of, target }: Pick<BindingRow, 'real
 }
 
 function sessionRow({ nas, id, subscriber, holder, ranges, lastAtMs, heardMs }: Session): SessionRow {
-  const { imsi = null, msisdn = null, externalId = null } = subscriber;
+  const { externalId = null, clear = {} } = subscriber;
+  const [imsi, msisdn] = [clear.imsi ?? subscriber.imsi ?? null, clear.msisdn ?? subscriber.msisdn ?? null];
   const held = ranges.map(({ realm, prefix: of, target }) => [realm, of.text, target?.text ?? null]);
   return { ...keyOf(nas, id), imsi, msisdn, externalId, holder, ranges: JSON.stringify(held), lastAtMs, heardMs };
 }
 
-export function sessionOf(row: SessionRow): Session {
-  const { client, nas, session: id, imsi, msisdn, externalId, holder, lastAtMs, heardMs } = row;
+export function sessionOf(row: SessionRow, identities: Identities): Session {
+  const { client, nas, session: id, externalId, holder, lastAtMs, heardMs } = row;
+  const nameOf = (name: string | null) => (name === null || identities.isForeign(name) ? undefined : name);
   const ranges = (JSON.parse(row.ranges) as [string, string, string | null][]).map(([realm, of, target]) =>
     rangeOfRow({ realm, prefix: of, target }),
   );
   return {
     nas: { client, id: nas },
     id,
-    subscriber: {
-      imsi: (imsi ?? undefined) as Imsi | undefined,
-      msisdn: (msisdn ?? undefined) as Msisdn | undefined,
+    subscriber: identities.subscriber({
+      imsi: nameOf(row.imsi) as Imsi | undefined,
+      msisdn: nameOf(row.msisdn) as Msisdn | undefined,
       externalId: (externalId ?? undefined) as ExternalId | undefined,
-    },
+    }),
     holder: holder as Holder,
     ranges,
     lastAtMs,

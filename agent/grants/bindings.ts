@@ -132,8 +132,9 @@ export class Bindings {
 
   /** Puts a newly read devices file in force. @throws AgentError devicesInvalid, with nothing changed */
   async replaceFile(listed: readonly ListedDevice[]): Promise<void> {
-    const { directory, registry, clock } = this.#ground;
+    const { directory, registry, clock, identities } = this.#ground;
     const sinceMs = clock.nowMs();
+    for (const { device } of listed) if (device.msisdn) identities.remember({ phoneNumber: device.msisdn });
     const wanted = listed.flatMap(({ device, bindings }) =>
       bindings.map(
         ({ realm, address }): Binding => ({
@@ -159,8 +160,10 @@ export class Bindings {
   }
 
   /** Carries out what a NAS tells. */
-  async account(event: AccountingEvent): Promise<Outcome> {
-    const { clock, log } = this.#ground;
+  async account(told: AccountingEvent): Promise<Outcome> {
+    const { clock, log, identities } = this.#ground;
+    // From here on a subscriber is what stands for his names.
+    const event = 'subscriber' in told ? { ...told, subscriber: identities.subscriber(told.subscriber) } : told;
     let plan: Plan | undefined;
     try {
       await this.#do({

@@ -124,10 +124,10 @@ export class Grants {
     return live ?? this.unrecorded.get(id as GrantId) ?? this.#ground.store.find(id);
   }
 
-  /** A server's own grant, live or ended. */
+  /** A server's own grant, live or ended. Another's is looked for as long as one that never was. */
   show(who: Pick<Asker, 'name'>, id: string): GrantRecord | undefined {
-    const record = this.find(id);
-    return record?.server === who.name ? record : undefined;
+    const here = this.#unlessOver(this.live.getOwn(who.name, id)) ?? this.unrecorded.get(id as GrantId);
+    return here?.server === who.name ? here : this.#ground.store.findOwn(who.name, id);
   }
 
   /**
@@ -142,8 +142,10 @@ export class Grants {
     const { clock, directory } = this.#ground;
     this.live.pass(clock.boottimeNs());
     const device = of.device && directory.find(of.device);
+    // Of a device on which a server has none nothing is looked at: neither how many others have, nor whether it is there.
+    const isSeen = device && (of.server === undefined || this.live.countOnDevice(of.server, device.externalId) > 0);
     const inners =
-      of.device && (device ? directory.bindingsOf(device.externalId) : []).flatMap((one) => innerOf(one) ?? []);
+      of.device && (isSeen ? directory.bindingsOf(device.externalId) : []).flatMap((one) => innerOf(one) ?? []);
     return this.live.page({ mtcUser: of.mtcUser, server: of.server, inners }, after, limit);
   }
 

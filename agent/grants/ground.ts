@@ -3,6 +3,7 @@
  * that they can be decided, recorded and ended without a machine around them.
  */
 import { AgentError } from '../core/errors.ts';
+import type { Identities } from '../core/identities.ts';
 import type { Pool } from '../core/pool.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
 import type { Refusal, Refuse } from '../core/refusals.ts';
@@ -25,6 +26,8 @@ export interface Ground {
   readonly store: GrantStore;
   readonly directory: Directory;
   readonly registry: Pick<RegistryStore, 'replaceFile'>;
+  /** What stands for IMSI and MSISDN, where these are not kept. */
+  readonly identities: Identities;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;

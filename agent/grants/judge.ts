@@ -46,6 +46,9 @@ interface Counted {
   countOnDevice(server: ServerName, device: ExternalId): number;
 }
 
+/** Who is asked about where nobody was found. */
+const NOBODY = { externalId: 'nobody@nowhere.invalid' as ExternalId };
+
 export class Judge {
   policy: Policy;
   readonly #ground: Ground;
@@ -82,10 +85,13 @@ export class Judge {
     usageOf: (device: ExternalId | undefined) => Usage,
   ): Question {
     const { directory, clock } = this.#ground;
+    // Looked at whether there is a device or not: "no such device" must not answer sooner than "not yours".
     const device = directory.find(ask.device);
+    const facts = directory.factsOf(device ?? NOBODY);
+    const usage = usageOf((device ?? NOBODY).externalId);
     return {
       server: who.name,
-      device: device && directory.factsOf(device),
+      device: device && facts,
       protocol: ask.protocol,
       port: ask.devicePort,
       durationSeconds: ask.durationSeconds,
@@ -93,7 +99,7 @@ export class Judge {
       remotePort: ask.applicationServer?.port,
       requestAddress: who.requestAddress,
       ipFamily: ask.ipFamily,
-      usage: usageOf(device?.externalId),
+      usage,
       begunToday: device && ((zone) => this.#begun.of(device.externalId, zone)),
       nowMs: clock.nowMs(),
     };

@@ -97,6 +97,13 @@ export class LiveGrants {
     return this.#recordOrNone(this.#slotOf(id));
   }
 
+  /** The same, of this server; another's is left where it lies. */
+  getOwn(server: ServerName, id: string): GrantRecord | undefined {
+    const slot = this.#slotOf(id);
+    const isOwn = slot >= 0 && this.#slots.word(slot, WORD.server) === this.#packed.servers.find(server);
+    return isOwn ? this.#packed.record(slot) : undefined;
+  }
+
   withKey({ server, device, family, protocol, devicePort }: GrantKey): GrantRecord | undefined {
     const pair = this.#packed.pairOf(server, device);
     if (pair < 0) return undefined;

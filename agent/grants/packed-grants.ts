@@ -71,11 +71,12 @@ const inner = {
   hash: ({ realm, address }: InnerAddress) => hashNumbers(hashText(realm), hashText(address.text)),
   same: (a: InnerAddress, b: InnerAddress) => a.address.text === b.address.text && a.realm === b.realm,
 };
-const referenceText = (of: DeviceReference) => ('phoneNumber' in of ? of.phoneNumber : of.networkAccessIdentifier);
+const referenceText = (of: DeviceReference) =>
+  'networkAccessIdentifier' in of ? of.networkAccessIdentifier : 'phoneNumber' in of ? of.phoneNumber : of.msisdnHash;
 const reference = {
   hash: (of: DeviceReference) => hashText(referenceText(of)),
   same: (a: DeviceReference, b: DeviceReference) =>
-    'phoneNumber' in a === 'phoneNumber' in b && referenceText(a) === referenceText(b),
+    'phoneNumber' in a === 'phoneNumber' in b && referenceText(a) === referenceText(b), // a hash has no @
 };
 /** A server and a device, by their numbers, in one. */
 const pairOf = (server: number, device: number) => server * 2 ** 32 + device;

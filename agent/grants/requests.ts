@@ -66,10 +66,11 @@ export class Requests {
    */
   request(who: Asker, ask: GrantRequest): Promise<GrantRecord | Refusal> {
     const refuse = this.#refuser(who, ask);
+    const compared = (one: GrantRequest) => ({ ...one, device: this.#ground.identities.compared(one.device) });
     return orNotRecorded(refuse, () =>
       this.#held.retries.once(
         who,
-        () => textOf(ask),
+        () => textOf(compared(ask)),
         refuse,
         async (retry) => {
           const decided = this.#decide(who, ask, refuse);
@@ -95,10 +96,11 @@ export class Requests {
   ): Promise<GrantRecord | WaitingRequest | Refusal> {
     const { gateway, bootId, clock, store, waker: wakerNow } = this.#ground;
     const refuse = this.#refuser(who, ask);
+    const compared = (one: GrantRequest) => ({ ...one, device: this.#ground.identities.compared(one.device) });
     return orNotRecorded(refuse, () =>
       this.#held.retries.once<GrantRecord | WaitingRequest>(
         who,
-        () => textOf(ask, waitSeconds, wake),
+        () => textOf(compared(ask), waitSeconds, wake),
         refuse,
         async (retry) => {
           const waker = wakerNow();
@@ -113,8 +115,8 @@ export class Requests {
           const full = this.#held.waiting.fullFor(who.name);
           if (full !== undefined) return refuse('waitingExhausted', { why: full, rule: decision.rule });
           const id = this.#ground.newId();
-          const accepted = { id, gateway, bootId, policyVersion, waitSeconds, who, ask, decision, device };
-          const request = newWait(accepted, clock);
+          const accepted = { id, gateway, bootId, policyVersion, waitSeconds, who, decision, device };
+          const request = newWait({ ...accepted, ask: this.#keptOf(ask) }, clock);
           return this.#held.waiting.accept(request, retry, wake && waker && (() => waker.accept(who, request, wake)));
         },
         (id) => {
@@ -138,9 +140,30 @@ export class Requests {
     });
   }
 
+  /** A request that is accepted, as it may be kept. Its server may be told again what it said. */
+  #keptOf(ask: GrantRequest): GrantRequest {
+    const { identities } = this.#ground;
+    if (!('phoneNumber' in ask.device)) return ask;
+    identities.remember(ask.device);
+    return { ...ask, device: identities.kept(ask.device) };
+  }
+
+  /** All that a request asked, so that it can be put to another policy later (inspector/refusals.ts keeps it). */
+  #asked(who: Asker, { device, protocol, devicePort, durationSeconds, applicationServer, ipFamily }: GrantRequest) {
+    const remote = applicationServer?.address;
+    return {
+      ...askerFacts(who),
+      device: this.#ground.identities.told(device),
+      to: `${protocol}/${devicePort}`,
+      durationSeconds,
+      ...(remote && { applicationServer: remote === 'all' ? remote : remote.text }),
+      ...(ipFamily && { ipFamily }),
+    };
+  }
+
   #refuser(who: Asker, ask: GrantRequest): Refuse {
     return (reason, facts) =>
-      this.#ground.refuse(reason, { ...asked(who, ask), policy: this.#held.judge.policy.version, ...facts });
+      this.#ground.refuse(reason, { ...this.#asked(who, ask), policy: this.#held.judge.policy.version, ...facts });
   }
 
   /**
@@ -164,7 +187,7 @@ export class Requests {
       if (tooMany) return refuse('tooManyUnknownDevices', tooMany);
       this.#held.judge.count(who, decision);
     }
-    this.#held.judge.tellStaged(question, decision, asked(who, ask));
+    this.#held.judge.tellStaged(question, decision, this.#asked(who, ask));
     const { device } = question;
     if (device && waited && device.externalId !== waited.device)
       return refuse('deviceUnknown', { why: `it was asked for as ${waited.device}, and now is ${device.externalId}` });
@@ -226,7 +249,7 @@ export class Requests {
     const { gateway, bootId, random } = this.#ground;
     const id = waited?.id ?? this.#ground.newId();
     const record = newRecord(
-      { id, gateway, bootId, who, ask, policyVersion, decision, device, binding, place },
+      { id, gateway, bootId, who, ask: this.#keptOf(ask), policyVersion, decision, device, binding, place },
       clock,
       random,
     );
@@ -306,18 +329,4 @@ interface Begun extends Reached {
 /** What is held and asked for beside a request that waits, which itself is held already. */
 function withoutOne({ grantsOnDevice, grantsOfServer }: Usage): Usage {
   return { grantsOnDevice: grantsOnDevice - 1, grantsOfServer: grantsOfServer - 1, requestsInLastMinute: 0 };
-}
-
-/** All that a request asked, so that it can be put to another policy later (inspector/refusals.ts keeps it). */
-function asked(who: Asker, ask: GrantRequest): Record<string, unknown> {
-  const { durationSeconds, applicationServer, ipFamily } = ask;
-  const remote = applicationServer?.address;
-  return {
-    ...askerFacts(who),
-    device: Object.values(ask.device).join(),
-    to: `${ask.protocol}/${ask.devicePort}`,
-    durationSeconds,
-    ...(remote && { applicationServer: remote === 'all' ? remote : remote.text }),
-    ...(ipFamily && { ipFamily }),
-  };
 }

@@ -90,6 +90,17 @@ const ADDED = {
     ALTER TABLE bindings ADD COLUMN unconfirmed INTEGER NOT NULL DEFAULT 0;`,
 };
 
+/** Brings a file to the form in which IMSI and MSISDN are written from now on (sqlite/identity-form.ts). */
+export const BROUGHT_OVER = `
+UPDATE grants SET reference = kept_reference(reference) WHERE reference LIKE '{"phoneNumber"%';
+UPDATE waits SET ask = kept_reference(ask) WHERE ask LIKE '%"phoneNumber"%';
+UPDATE answers SET request = compared_reference(request) WHERE request LIKE '%"phoneNumber"%';
+UPDATE bindings SET holder = kept_holder(holder) WHERE holder NOT LIKE '%@%';
+UPDATE ended_bindings SET holder = kept_holder(holder) WHERE holder NOT LIKE '%@%';
+UPDATE sessions SET imsi = kept_text('imsi', imsi), msisdn = kept_text('msisdn', msisdn), holder = kept_holder(holder)
+  WHERE holder IS NOT NULL;
+`;
+
 /** How many batches have been written: an older copy knows of fewer (last-used.ts). */
 const BATCHES = `CREATE TABLE IF NOT EXISTS batches (one INTEGER PRIMARY KEY CHECK (one = 1), count INTEGER NOT NULL) STRICT;
 INSERT OR IGNORE INTO batches VALUES (1, 0)`;

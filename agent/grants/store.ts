@@ -9,12 +9,14 @@
  * again at what its decision rested on.
  */
 import { dirname, join } from 'node:path';
+import type { Identities } from '../core/identities.ts';
 import type { ServerName } from '../core/words.ts';
 import type { Nas } from '../directory/accounting.ts';
 import type { Binding, Change, Holder, Range } from '../directory/binding.ts';
 import type { Plan, Session } from '../directory/sessions.ts';
 import { inThisThread, inWorker, Writes } from '../sqlite/commit-thread.ts';
-import { openDatabase, orUnusable } from '../sqlite/database.ts';
+import { guarding, openDatabase, orUnusable } from '../sqlite/database.ts';
+import { bringOver } from '../sqlite/identity-form.ts';
 import {
   type BindingRow,
   bindingOf,
@@ -30,7 +32,7 @@ import {
 import { type LastUsed, readLastUsed, writeLastUsed } from './last-used.ts';
 import type { EndedRecord, GrantRecord, KeptAnswer, Retry } from './record.ts';
 import { COLUMNS, changedRow, type Familiar, newRow, type Row, recordOf } from './rows.ts';
-import { GRANTS_FORM } from './schema.ts';
+import { BROUGHT_OVER, GRANTS_FORM } from './schema.ts';
 import type { EndedWait, WaitingRequest } from './waiting-request.ts';
 import { type KeptWaitRow, waitEndRow, waitOf, waitRow } from './waiting-rows.ts';
 import { type AnswerRow, type Write, writerOn } from './writes.ts';
@@ -52,6 +54,8 @@ export interface GrantStore {
   rewait(bootId: string, requests: readonly WaitingRequest[]): Promise<void>;
   /** One that waits, or has ended without a grant. */
   findWait(id: string): WaitingRequest | undefined;
+  /** The same, of this server; of another's not even the row is read, as of one that never was. */
+  findOwnWait(server: ServerName, id: string): WaitingRequest | undefined;
   /** Those that wait, in the order in which they came; read as they are asked for. */
   waits(): Iterable<WaitingRequest>;
   /** Writes a later end, and what decided it, if the grant lives and its end on record still is `fromNs`. Returns whether so. */
@@ -69,6 +73,8 @@ export interface GrantStore {
   /** The answer kept of a server's request with this key, since a time (UTC ms). */
   answerOf(server: ServerName, key: string, sinceMs: number): KeptAnswer | undefined;
   find(id: string): GrantRecord | undefined;
+  /** The same, of this server; of another's not even the row is read, as of one that never was. */
+  findOwn(server: ServerName, id: string): GrantRecord | undefined;
   /** The grants that live now, in the order in which they came. Each is read when it is asked for, so that much else may happen in between; what has ended by then is left out. */
   live(familiar?: Familiar): Iterable<GrantRecord>;
   /** Grants that ended at or after a time (UTC ms), in that order; read in the same way. */
@@ -116,14 +122,17 @@ const PAGE = 512;
  * one the calling thread itself writes, which is right for tests in memory.
  * @throws AgentError storeInvalid where the file is no database of ours, or of another version
  */
-export function openStore(file: string, worker?: URL): GrantStore {
+export function openStore(file: string, identities: Identities, worker?: URL): GrantStore {
   const db = orUnusable(file, 'storeInvalid', () => openDatabase(file, GRANTS_FORM));
+  guarding(file, 'storeFailed')(() => bringOver(db, identities, BROUGHT_OVER));
   const statement = {
     answerOf: db.prepare(`SELECT request, grant_id AS "grant", expires_at_ms AS expiresAtMs FROM answers
       WHERE server = ? AND key = ? AND answered_at_ms > ?`),
     find: db.prepare(`SELECT ${COLUMNS} FROM grants WHERE id = ?`).raw(),
+    findOwn: db.prepare(`SELECT ${COLUMNS} FROM grants WHERE id = ? AND server = ?`).raw(),
     // Their places alone are an index of their own, however many have ended; read in this order they share pages.
     findWait: db.prepare(`SELECT ${WAIT_COLUMNS} FROM waits WHERE id = ?`),
+    findOwnWait: db.prepare(`SELECT ${WAIT_COLUMNS} FROM waits WHERE id = ? AND server = ?`),
     waits: db.prepare(`SELECT ${WAIT_COLUMNS} FROM waits INDEXED BY waits_waiting
       WHERE state = 'waiting' AND (requested_at_ms, id) > (?, ?) ORDER BY requested_at_ms, id LIMIT ${PAGE}`),
     livePlaces: db.prepare(`SELECT rowid FROM grants INDEXED BY grants_entry WHERE state <> 'ended'`).pluck(),
@@ -206,6 +215,10 @@ export function openStore(file: string, worker?: URL): GrantStore {
       const row = statement.findWait.get(id) as KeptWaitRow | undefined;
       return row && waitOf(row);
     },
+    findOwnWait: (server, id) => {
+      const row = statement.findOwnWait.get(id, server) as KeptWaitRow | undefined;
+      return row && waitOf(row);
+    },
     *waits() {
       for (let after: [number, string] = [-1, '']; ; ) {
         const rows = statement.waits.all(...after) as KeptWaitRow[];
@@ -226,6 +239,10 @@ export function openStore(file: string, worker?: URL): GrantStore {
     answerOf: (server, key, sinceMs) => statement.answerOf.get(server, key, sinceMs) as KeptAnswer | undefined,
     find: (id) => {
       const row = statement.find.get(id) as Row | undefined;
+      return row && recordOf(row);
+    },
+    findOwn: (server, id) => {
+      const row = statement.findOwn.get(id, server) as Row | undefined;
       return row && recordOf(row);
     },
     *live(familiar) {
@@ -267,7 +284,7 @@ export function openStore(file: string, worker?: URL): GrantStore {
     unconfirm: () => written({ kind: 'unconfirm' }),
     unconfirmed: () => (statement.unconfirmed.all() as BindingRow[]).map(rangeOfRow),
     *sessions() {
-      for (const row of statement.sessions.all() as SessionRow[]) yield sessionOf(row);
+      for (const row of statement.sessions.all() as SessionRow[]) yield sessionOf(row, identities);
     },
     stopped: (sinceMs) =>
       (statement.stopped.all(sinceMs) as { client: string; nas: string; session: string; atMs: number }[]).map(

@@ -98,10 +98,10 @@ export class Waiting {
     return this.get(id) ?? this.#unrecorded.get(id as GrantId) ?? this.#ground.store.findWait(id);
   }
 
-  /** A server's own. */
+  /** A server's own. Another's is looked for as long as one that never was. */
   show({ name }: { readonly name: ServerName }, id: string): WaitingRequest | undefined {
-    const found = this.find(id);
-    return found?.server === name ? found : undefined;
+    const found = this.get(id)?.server === name ? this.find(id) : this.#unrecorded.get(id as GrantId);
+    return found?.server === name ? found : this.#ground.store.findOwnWait(name, id);
   }
 
   withKey(key: GrantKey): WaitingRequest | undefined {

@@ -7,8 +7,10 @@
  * A file that cannot be used is put aside (usable-file.ts).
  */
 import type Database from 'better-sqlite3';
+import type { Identities } from '../core/identities.ts';
 import type { Log } from '../core/ports.ts';
 import { type Form, guarding, openDatabase, present } from '../sqlite/database.ts';
+import { bringOver } from '../sqlite/identity-form.ts';
 import { openUsable } from '../sqlite/usable-file.ts';
 import type { Denial, DenialChanges } from './denials.ts';
 import type { KeptRefusal, RefusalFilter } from './refusals.ts';
@@ -74,13 +76,22 @@ const ADDED = {
 
 const FORM: Form = { version: 4, schema: SCHEMA, added: ADDED, synchronous: 'NORMAL' };
 
+/** Brings a file to the form in which MSISDN are written from now on (sqlite/identity-form.ts). */
+const BROUGHT_OVER = `
+UPDATE denials SET device = kept_name(device) WHERE device GLOB '[+0-9]*';
+UPDATE refusals SET device = kept_name(device) WHERE device GLOB '[+0-9]*';
+UPDATE refusals SET why = kept_why(why) WHERE why LIKE '%"phoneNumber"%';
+`;
+
 type Row = Readonly<Record<string, unknown>>;
 
-export function openDenialStore(file: string, log: Log): DenialStore {
-  return storeOn(
-    openUsable(file, (one) => openDatabase(one, FORM), log, 'denialStoreUnusable'),
-    file,
-  );
+export function openDenialStore(file: string, log: Log, identities: Identities): DenialStore {
+  const open = (one: string) => {
+    const db = openDatabase(one, FORM);
+    bringOver(db, identities, BROUGHT_OVER);
+    return db;
+  };
+  return storeOn(openUsable(file, open, log, 'denialStoreUnusable'), file);
 }
 
 function storeOn(db: Database.Database, file: string): DenialStore {

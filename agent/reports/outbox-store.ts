@@ -5,8 +5,10 @@
  * used is put aside (usable-file.ts).
  */
 import type Database from 'better-sqlite3';
+import type { Identities } from '../core/identities.ts';
 import type { Log } from '../core/ports.ts';
 import { type Form, guarding, openDatabase, present } from '../sqlite/database.ts';
+import { bringOver } from '../sqlite/identity-form.ts';
 import { openUsable } from '../sqlite/usable-file.ts';
 import type { OutboxChanges, OutboxStore, QueuedEvent, QueueRecord } from './outbox.ts';
 
@@ -26,13 +28,19 @@ CREATE TABLE grant_sinks (grant_id TEXT PRIMARY KEY, url TEXT NOT NULL) STRICT, 
 
 const FORM: Form = { version: 1, schema: SCHEMA, synchronous: 'NORMAL' };
 
+/** Brings a file to the form in which MSISDN are written from now on: what is pushed of a grant says none (grant-events.ts). */
+const BROUGHT_OVER = `UPDATE events SET data = json_remove(data, '$.device')
+  WHERE NOT kept() AND data LIKE '%"phoneNumber"%'`;
+
 type Row = Readonly<Record<string, unknown>>;
 
-export function openOutboxStore(file: string, log: Log): OutboxStore {
-  return storeOn(
-    openUsable(file, (one) => openDatabase(one, FORM), log, 'outboxUnusable'),
-    file,
-  );
+export function openOutboxStore(file: string, log: Log, identities: Identities): OutboxStore {
+  const open = (one: string) => {
+    const db = openDatabase(one, FORM);
+    bringOver(db, identities, BROUGHT_OVER);
+    return db;
+  };
+  return storeOn(openUsable(file, open, log, 'outboxUnusable'), file);
 }
 
 function storeOn(db: Database.Database, file: string): OutboxStore {

@@ -2,6 +2,7 @@
  * What triggers stand on: every port and part they use, as interfaces, so that
  * they can be decided, recorded and sent without a machine around them.
  */
+import type { Identities } from '../core/identities.ts';
 import type { Clock, Log } from '../core/ports.ts';
 import type { RefusalFacts, Refuse } from '../core/refusals.ts';
 import type { Asker, CertificateId, ExternalId, GrantId, RealmName, ServerName, TriggerId } from '../core/words.ts';
@@ -42,6 +43,8 @@ export interface TriggerGround {
   readonly requests: GrantRequests;
   /** In force now. */
   readonly policy: () => Policy;
+  /** What stands for an MSISDN, where it is not kept. */
+  readonly identities: Identities;
   readonly clock: Clock;
   readonly log: Log;
   readonly refuse: Refuse;

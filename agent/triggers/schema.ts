@@ -39,6 +39,9 @@ const ADDED = {
     CREATE UNIQUE INDEX triggers_grant ON triggers (grant_id) WHERE grant_id IS NOT NULL;`,
 };
 
+/** Brings a file to the form in which MSISDN are written from now on (sqlite/identity-form.ts). */
+export const BROUGHT_OVER = `UPDATE triggers SET reference = kept_reference(reference) WHERE reference LIKE '{"phoneNumber"%'`;
+
 /** How triggers.db is opened, and connected to once more by its writer. */
 export const TRIGGERS_FORM: Form = {
   version: 2,

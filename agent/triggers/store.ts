@@ -4,12 +4,14 @@
  * own in groups (core/commits.ts); reads are answered at once, from what is
  * committed.
  */
+import type { Identities } from '../core/identities.ts';
 import type { ExternalId, GrantId, ServerName, TriggerId } from '../core/words.ts';
 import { inThisThread, inWorker, Writes } from '../sqlite/commit-thread.ts';
-import { openDatabase, orUnusable } from '../sqlite/database.ts';
+import { guarding, openDatabase, orUnusable } from '../sqlite/database.ts';
+import { bringOver } from '../sqlite/identity-form.ts';
 import type { TriggerEndCause, TriggerState } from './lifecycle.ts';
 import { type KeptTriggerRow, TRIGGER_COLUMNS, triggerOf, triggerRow } from './rows.ts';
-import { TRIGGERS_FORM } from './schema.ts';
+import { BROUGHT_OVER, TRIGGERS_FORM } from './schema.ts';
 import type { Trigger } from './trigger.ts';
 import { type TriggerWrite, triggerWriterOn } from './writes.ts';
 
@@ -40,6 +42,8 @@ export interface TriggerStore {
   /** Writes until when many are valid on the clock of a new boot: all or none. */
   reopen(bootId: string, ends: readonly Pick<Trigger, 'id' | 'validUntilNs'>[]): Promise<void>;
   find(id: string): Trigger | undefined;
+  /** The same, of this server; of another's not even the row is read, as of one that never was. */
+  findOwn(server: ServerName, id: string): Trigger | undefined;
   /** The one that belongs to a grant request. */
   ofGrant(id: string): Trigger | undefined;
   /** Those that are pending, in the order in which they came; read as they are asked for. */
@@ -71,11 +75,13 @@ type KeptPending = Omit<PendingRow, 'isPriority' | 'validUntilNs' | 'grant'> & {
  * one the calling thread itself writes, which is right for tests in memory.
  * @throws AgentError storeInvalid where the file is no database of ours, or of another version
  */
-export function openTriggerStore(file: string, worker?: URL): TriggerStore {
+export function openTriggerStore(file: string, identities: Identities, worker?: URL): TriggerStore {
   const db = orUnusable(file, 'storeInvalid', () => openDatabase(file, TRIGGERS_FORM));
+  guarding(file, 'storeFailed')(() => bringOver(db, identities, BROUGHT_OVER));
   const filtered = '(@server IS NULL OR server = @server) AND (@device IS NULL OR device = @device)';
   const statement = {
     find: db.prepare(`SELECT ${TRIGGER_COLUMNS} FROM triggers WHERE id = ?`),
+    findOwn: db.prepare(`SELECT ${TRIGGER_COLUMNS} FROM triggers WHERE id = ? AND server = ?`),
     ofGrant: db.prepare(`SELECT ${TRIGGER_COLUMNS} FROM triggers INDEXED BY triggers_grant WHERE grant_id = ?`),
     pending: db.prepare(`SELECT id, server, device, priority, validity_seconds AS validitySeconds,
       valid_until_ms AS validUntilMs, CAST(valid_until_ns AS TEXT) AS validUntilNs, boot_id AS bootId,
@@ -108,6 +114,10 @@ export function openTriggerStore(file: string, worker?: URL): TriggerStore {
       written({ kind: 'reopen', bootId, ends: ends.map(({ id, validUntilNs }) => [id, validUntilNs]) }),
     find: (id) => {
       const row = statement.find.get(id) as KeptTriggerRow | undefined;
+      return row && triggerOf(row);
+    },
+    findOwn: (server, id) => {
+      const row = statement.findOwn.get(id, server) as KeptTriggerRow | undefined;
       return row && triggerOf(row);
     },
     ofGrant: (id) => {

@@ -15,7 +15,8 @@ import type { TriggerQueue } from './queue.ts';
 import type { Trigger, TriggerAsk } from './trigger.ts';
 
 const HOUR_MS = 3_600_000;
-const NOBODY = 'nobody@nowhere.invalid' as ExternalId;
+/** Who is asked about where nobody was found: "no such device" must not answer sooner than "not yours". */
+const NOBODY = { externalId: 'nobody@nowhere.invalid' as ExternalId };
 
 /** It is only not yet: hours open again, and owners have quiet hours. */
 const NOT_YET: readonly RefusalReason[] = ['outsideHours', 'unwanted'];
@@ -38,7 +39,7 @@ export class TriggerJudge {
   /** What is decided of a trigger that a server asks for; `instead` is what it takes the place of. */
   decide(who: Asker, ask: TriggerAsk, instead?: Trigger): Judged {
     const device = this.#ground.directory.find(ask.device);
-    const usage = instead ? this.#rateOnly(who.name) : this.#usageOf(who.name, device?.externalId);
+    const usage = instead ? this.#rateOnly(who.name) : this.#usageOf(who.name, (device ?? NOBODY).externalId);
     return { device, decision: this.#decide(who.name, ask, device, usage) };
   }
 
@@ -78,9 +79,10 @@ export class TriggerJudge {
 
   #decide(server: ServerName, ask: TriggerAsk, device: Device | undefined, usage: TriggerUsage): TriggerDecision {
     const { clock, directory, policy } = this.#ground;
+    const facts = directory.factsOf(device ?? NOBODY);
     const question: TriggerQuestion = {
       server,
-      device: device && directory.factsOf(device),
+      device: device && facts,
       protocol: 'udp',
       port: ask.port,
       durationSeconds: ask.validitySeconds,
@@ -92,13 +94,12 @@ export class TriggerJudge {
     return decideTrigger(policy(), question);
   }
 
-  #usageOf(server: ServerName, device: ExternalId | undefined): TriggerUsage {
+  #usageOf(server: ServerName, device: ExternalId): TriggerUsage {
     const { store, clock } = this.#ground;
-    const pending = device ? this.#queue.onDevice(device).filter((one) => one.server === server) : [];
+    const pending = this.#queue.onDevice(device).filter((one) => one.server === server);
     // What is being written is not on record yet; a moment long it may count twice.
     const unwritten = pending.filter(({ isHeld, attempts }) => isHeld && attempts === 0).length;
-    // Looked up whether there is a device or not: "no such device" must not answer sooner than "not yours".
-    const recorded = store.countSince(server, device ?? NOBODY, clock.nowMs() - HOUR_MS);
+    const recorded = store.countSince(server, device, clock.nowMs() - HOUR_MS);
     return {
       ...this.#rateOnly(server),
       pendingOnDevice: pending.length,

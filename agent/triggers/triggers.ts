@@ -85,7 +85,7 @@ export class Triggers {
     if (judged.validitySeconds === 0 && !isBound)
       return refuse('deviceAbsent', { why: 'not bound, and the trigger does not wait', rule: judged.rule });
 
-    const trigger = newTrigger({ id: newId(), gateway, bootId }, who, ask, judged, clock);
+    const trigger = newTrigger({ id: newId(), gateway, bootId }, who, this.#keptOf(ask), judged, clock);
     const pending = pendingOf(trigger);
     this.#put(pending, trigger.validUntilNs);
     try {
@@ -145,7 +145,7 @@ export class Triggers {
     try {
       await this.#sending.stop(pending.id, pending.device);
       if (isOver()) return over();
-      const trigger = replaced(former, who, ask, judged, bootId, clock);
+      const trigger = replaced(former, who, this.#keptOf(ask), judged, bootId, clock);
       // Its time may be over meanwhile: that it has ended is written behind this, and holds.
       if (!(await store.replace(trigger)) || isOver()) return over();
       this.#put({ ...pendingOf(trigger), isHeld: false }, trigger.validUntilNs);
@@ -212,9 +212,12 @@ export class Triggers {
 
   /** A trigger, pending or ended, whoever's it is. */
   find(id: string): Trigger | undefined {
-    const found = this.#ground.store.find(id);
-    const ended = this.#unrecorded.get(id as TriggerId);
-    if (!found || !ended) return found;
+    return this.#asItIs(this.#ground.store.find(id));
+  }
+
+  #asItIs(found: Trigger | undefined): Trigger | undefined {
+    const ended = found && this.#unrecorded.get(found.id);
+    if (!ended) return found;
     const { cause: endCause, endedAtMs, isForgotten } = ended;
     return { ...found, state: 'ended', endCause, endedAtMs, isForgotten };
   }
@@ -227,8 +230,8 @@ export class Triggers {
 
   /** A server's own, unless it has deleted the transaction. What belongs to a grant request is none. */
   show({ name }: Pick<Asker, 'name'>, id: string): Trigger | undefined {
-    const found = this.find(id);
-    return found?.server === name && !found.isForgotten && found.grant === undefined ? found : undefined;
+    const found = this.#asItIs(this.#ground.store.findOwn(name, id));
+    return found && !found.isForgotten && found.grant === undefined ? found : undefined;
   }
 
   /** All that is pending of a server, in the order in which it came; read in slices, as they are asked for. */
@@ -295,6 +298,13 @@ export class Triggers {
     return this.#sending.close();
   }
 
+  /** What is accepted, as it may be kept. Its server may be told again what it said. */
+  #keptOf(ask: TriggerAsk): TriggerAsk {
+    const { identities } = this.#ground;
+    identities.remember(ask.device);
+    return { ...ask, device: identities.kept(ask.device) };
+  }
+
   #put(pending: Pending, untilNs: bigint): void {
     this.queue.put(pending);
     if (pending.validitySeconds > 0) this.#ending.put(pending.id, untilNs);
@@ -344,7 +354,7 @@ export class Triggers {
     return (reason, facts) =>
       this.#ground.refuse(reason, {
         ...askerFacts(who),
-        device: Object.values(device).join(),
+        device: this.#ground.identities.told(device),
         to: `trigger/${port}`,
         validitySeconds,
         payloadBytes: payload.length,

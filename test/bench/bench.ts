@@ -1,7 +1,7 @@
 /**
  * `npm run bench`: how fast the gateway is, and beside what.
  *
- *   --packets, --grants, --promptness, --triggers   only these parts (default: all)
+ *   --packets, --grants, --promptness, --triggers, --unknown   only these parts (default: all)
  *   --policy              decisions over 10 and 10,000 rules, and what it takes to apply so many; left out otherwise
  *   --accounting          messages of RADIUS accounting a second, beside the codec alone; left out otherwise
  *   --registry            a million registered devices: import, export, start; left out otherwise
@@ -31,6 +31,7 @@ import { measureRegistry, showRegistry } from './registry.ts';
 import { measureScale, showScale } from './scale.ts';
 import { measureStreams, showStreams } from './streams.ts';
 import { measureTriggers, showTriggers } from './triggers.ts';
+import { measureUnknown, showUnknown } from './unknown.ts';
 
 const { values } = parseArgs({
   options: {
@@ -38,6 +39,7 @@ const { values } = parseArgs({
     grants: { type: 'boolean', default: false },
     promptness: { type: 'boolean', default: false },
     triggers: { type: 'boolean', default: false },
+    unknown: { type: 'boolean', default: false },
     policy: { type: 'boolean', default: false },
     peers: { type: 'boolean', default: false },
     accounting: { type: 'boolean', default: false },
@@ -56,6 +58,7 @@ const all = !(
     'grants',
     'promptness',
     'triggers',
+    'unknown',
     'policy',
     'peers',
     'accounting',
@@ -82,6 +85,7 @@ const grants = all || values.grants ? await measureGrants(rounds, seconds, progr
 const promptness = all || values.promptness ? await measurePromptness(progress) : undefined;
 const triggers = all || values.triggers ? await measureTriggers(rounds, seconds, progress) : undefined;
 const pendingTriggers = all || values.triggers ? await measurePendingTriggers(progress) : undefined;
+const unknown = all || values.unknown ? await measureUnknown(rounds, progress) : undefined;
 if (values.peers && missingPeers().length > 0) {
   progress(`installing ${missingPeers().join(', ')}`);
   execFileSync('apt-get', ['-qq', 'install', '-y', '--no-install-recommends', ...missingPeers()], { stdio: 'ignore' });
@@ -95,7 +99,7 @@ const peers = values.peers ? await measurePeers(rounds, progress) : undefined;
 
 if (values.json) {
   process.stdout.write(
-    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, triggers, pendingTriggers, streams, policy, scale, accounting, registry, peers }, null, 2)}\n`,
+    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, triggers, pendingTriggers, unknown, streams, policy, scale, accounting, registry, peers }, null, 2)}\n`,
   );
 } else {
   process.stdout.write(
@@ -108,6 +112,7 @@ if (values.json) {
       ...(promptness ? ['', showPromptness(promptness)] : []),
       ...(triggers ? ['', showTriggers(triggers)] : []),
       ...(pendingTriggers ? ['', showPendingTriggers(pendingTriggers)] : []),
+      ...(unknown ? ['', showUnknown(unknown)] : []),
       ...(streams ? ['', showStreams(streams)] : []),
       ...(policy ? ['', showPolicy(policy)] : []),
       ...(accounting ? ['', showAccounting(accounting)] : []),

@@ -15,6 +15,7 @@ import { openTriggerStore, type TriggerStore } from '../../agent/triggers/store.
 import { newTrigger } from '../../agent/triggers/trigger.ts';
 import { RULES, TestAgent } from '../agent.ts';
 import { type Child, ROOT } from '../child.ts';
+import { IDENTITIES } from '../identities.ts';
 import type { Network } from '../network.ts';
 import { INNER_GATEWAY, SERVER, standardNetwork } from '../standard-network.ts';
 import { table } from './figures.ts';
@@ -97,7 +98,11 @@ async function heldAtStart(daemon: Child): Promise<number> {
 }
 
 async function written(file: string): Promise<void> {
-  const store: TriggerStore = openTriggerStore(file, new URL(`file://${ROOT}dist/triggers/store-worker.js`));
+  const store: TriggerStore = openTriggerStore(
+    file,
+    IDENTITIES,
+    new URL(`file://${ROOT}dist/triggers/store-worker.js`),
+  );
   const who = { name: 'head-end' as ServerName, certificate: 'mtc-ca:1' as CertificateId, correlator: randomUUID() };
   const asker = { ...who, role: 'server', requestAddress: address(SERVER.ipv4) } as const;
   for (let from = 0; from < TRIGGERS; from += WRITES) {

@@ -15,6 +15,7 @@ import { openRegistry } from '../../agent/directory/registry-store.ts';
 import { openStore } from '../../agent/grants/store.ts';
 import { TestAgent } from '../agent.ts';
 import { ROOT } from '../child.ts';
+import { IDENTITIES } from '../identities.ts';
 import { standardNetwork } from '../standard-network.ts';
 import { table } from './figures.ts';
 import { peakMebibytes } from './process-usage.ts';
@@ -75,7 +76,11 @@ export async function measureRegistry(progress: (what: string) => void): Promise
 
     progress(`registry: ${BINDINGS} bindings, and a start`);
     const folder = join(agent.folder, 'store');
-    const store = openStore(join(folder, 'mtgate.db'), new URL(`file://${ROOT}dist/grants/store-worker.js`));
+    const store = openStore(
+      join(folder, 'mtgate.db'),
+      IDENTITIES,
+      new URL(`file://${ROOT}dist/grants/store-worker.js`),
+    );
     for (let from = 0; from < BINDINGS; from += SLICE) {
       const gains = Array.from({ length: SLICE }, (_, i) => bindingOf(from + i));
       await store.rebind({ losses: [], gains }, [], Date.now());
@@ -101,7 +106,7 @@ function bindingOf(i: number): Binding {
 
 /** By MSISDN, which takes two searches, in no order. */
 function lookUp(file: string): RegistryResults['lookUpMicroseconds'] {
-  const registry = openRegistry(file);
+  const registry = openRegistry(file, IDENTITIES);
   const each = (prefix: string) => {
     const from = performance.now();
     for (let i = 0; i < LOOKED_UP; i++) {

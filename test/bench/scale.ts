@@ -15,11 +15,12 @@ import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { address } from '../../agent/core/net.ts';
-import { loadConfig, loadDevices, loadPolicy } from '../../agent/files.ts';
+import { loadConfig, loadDevices, loadIdentityKey, loadPolicy } from '../../agent/files.ts';
 import { Endpoints } from '../../agent/grants/endpoints.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { openStore } from '../../agent/grants/store.ts';
 import { newUlid, systemClock, systemRandom } from '../../agent/host.ts';
+import { identitiesBy } from '../../agent/identity-key.ts';
 import { RULES as AGENT_RULES, API_PORT, TestAgent } from '../agent.ts';
 import { type Child, PATIENCE_MS, program, ROOT } from '../child.ts';
 import type { Network } from '../network.ts';
@@ -120,6 +121,7 @@ export async function prepared(
   const endpoints = new Endpoints(config.pools.grants, systemRandom);
   const store = openStore(
     join(config.store.directory, 'mtgate.db'),
+    identitiesBy(loadIdentityKey(config)),
     new URL(`file://${ROOT}dist/grants/store-worker.js`),
   );
   for (let from = 0; from < live; from += WRITES) {

@@ -93,6 +93,7 @@ const ELSEWHERE = [
   /^… without quotation marks$/,
   // Of the devices file, and of imports.
   /^an MSISDN: /,
+  /^something else$/,
   /^an IMSI: /,
   /^an interface identifier /,
 ];

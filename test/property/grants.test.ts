@@ -11,6 +11,7 @@ import { type GrantStore, openStore } from '../../agent/grants/store.ts';
 import type { WaitingRequest } from '../../agent/grants/waiting-request.ts';
 import { entriesOf } from '../entries.ts';
 import { ask, DEVICES, HEAD_END, inner, M1, M2, policyOf, RULES, TestGateway } from '../gateway.ts';
+import { IDENTITIES } from '../identities.ts';
 
 const SECOND = 1_000_000_000n;
 const PORTS = [5683, 7000, 7001];
@@ -91,7 +92,7 @@ class World {
   readonly ends = new Map<string, bigint>();
 
   constructor() {
-    this.gateway = new TestGateway(unhurried(openStore(':memory:')));
+    this.gateway = new TestGateway(unhurried(openStore(':memory:', IDENTITIES)));
   }
 
   async start(): Promise<void> {

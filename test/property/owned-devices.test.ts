@@ -5,6 +5,7 @@ import type { ExternalId } from '../../agent/core/words.ts';
 import { devicesMatching } from '../../agent/directory/owned-devices.ts';
 import { openRegistry } from '../../agent/directory/registry-store.ts';
 import { fixedStart, matchesDevice, parseDevicePattern } from '../../agent/policy/patterns.ts';
+import { IDENTITIES } from '../identities.ts';
 
 const local = fc.string({ unit: fc.constantFrom('a', 'b', '1', '~', '!'), minLength: 1, maxLength: 3 });
 const domain = fc.constantFrom('x.example', 'a.x.example', 'b.a.x.example', 'y.example', 'xx.example');
@@ -24,7 +25,7 @@ test('by pages, whatever the patterns, devices and size of a page', async () => 
       fc.array(pattern, { maxLength: 4 }),
       fc.integer({ min: 1, max: 7 }),
       async (devices, texts, limit) => {
-        const registry = openRegistry(':memory:');
+        const registry = openRegistry(':memory:', IDENTITIES);
         try {
           await registry.replaceFile(devices.map((externalId) => ({ externalId })));
           const parsed = texts.flatMap((text) => parseDevicePattern(text) ?? []);

@@ -13,6 +13,7 @@ import { triggerUseCases } from '../../agent/trigger-use-cases.ts';
 import { serverUseCases } from '../../agent/use-cases.ts';
 import { operationsWithBodies } from '../contract-bodies.ts';
 import { DEVICES, M1, M2 } from '../gateway.ts';
+import { IDENTITIES } from '../identities.ts';
 import { TestTriggers, TRIGGER_RULES } from '../triggers.ts';
 import { ApiFixture } from '../unit/api-fixture.ts';
 
@@ -53,7 +54,7 @@ beforeAll(async () => {
   const forServers = serverUseCases(ground, grants, extensions, events, undefined, digest);
   api = new ApiFixture();
   await api.start({}, {}, grantOperations(forServers, refuse, clock), [
-    t8Api(triggerUseCases(triggers, notifications, refuse), refuse),
+    t8Api(triggerUseCases(triggers, notifications, refuse, IDENTITIES), refuse),
   ]);
   agent = new https.Agent({ keepAlive: true, maxSockets: 1 });
   const opened = await api.ask({

@@ -161,8 +161,7 @@ export const identity: IdentityPolicy = {
 function fakeGrants(refuse: Refuse, clock: Clock, asked: Asker[]): GrantsUseCases {
   const grants = new Map<string, Grant & { server: ServerName }>();
   const waiting = new Map<string, Wait>();
-  const nameOf = (device: DeviceReference) =>
-    'phoneNumber' in device ? device.phoneNumber : device.networkAccessIdentifier;
+  const nameOf = (device: DeviceReference | undefined) => Object.values(device ?? {}).join();
   const own = (server: ServerName, id: string): (Grant & { server: ServerName }) | Refusal => {
     const grant = grants.get(id);
     return grant?.server === server ? grant : refuse('grantNotFound', { why: grant ? 'of another' : 'never was' });

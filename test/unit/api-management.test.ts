@@ -119,6 +119,7 @@ const editionRow = {
 };
 
 const useCases: ManagementUseCases = {
+  standsFor: () => '',
   denials(filter, limit) {
     calls.push(['denials', filter, limit]);
     return [knock];

@@ -158,7 +158,7 @@ describe('the routes of all contracts', () => {
   });
 
   test.each(routes)(
-    '$method $path: with another role’s certificate, or nobody’s: the refusal, and the same everywhere',
+    '$method $path: with another role’s certificate: the refusal, and the same everywhere; with nobody’s: no answer at all',
     async (route) => {
       const { tenant, acme, stranger, both, expired } = api.clients;
       const problem = (status: number, code: string, title: string) => ({
@@ -172,9 +172,8 @@ describe('the routes of all contracts', () => {
       expect(await ask(route, roleOf(route) === 'server' ? tenant : acme)).toEqual(
         denied('This API is not for this client'),
       );
-      expect(await ask(route, stranger)).toEqual(denied('The client certificate belongs to nobody who is known here'));
-      expect(await ask(route, both)).toEqual(denied('The client certificate matches more than one holder'));
-      await expect(ask(route, expired)).rejects.toThrow();
+      for (const client of [stranger, both, expired])
+        await expect(ask(route, client)).rejects.toThrow(/hang up|ECONNRESET|EPIPE/);
       expect(reached).toEqual([]);
     },
   );

@@ -6,6 +6,7 @@ import type { ExternalId, Msisdn, ServerName } from '../../agent/core/words.ts';
 import { triggerUseCases } from '../../agent/trigger-use-cases.ts';
 import { openTriggerStore } from '../../agent/triggers/store.ts';
 import { HEAD_END, inner } from '../gateway.ts';
+import { IDENTITIES } from '../identities.ts';
 import { settled, TestTriggers, triggerAsk } from '../triggers.ts';
 import { ApiFixture, type Ask } from './api-fixture.ts';
 
@@ -66,7 +67,7 @@ beforeEach(async () => {
 
 function useCases() {
   const { triggers, gateway, notifications } = fixture;
-  return triggerUseCases(triggers, notifications, gateway.ground.refuse);
+  return triggerUseCases(triggers, notifications, gateway.ground.refuse, IDENTITIES);
 }
 
 const post = (changes: object = {}, ask: Ask = {}) =>
@@ -270,7 +271,7 @@ describe('refused', () => {
   test('a disk that takes nothing: 503 TEMPORARYERROR', async () => {
     const { AgentError } = await import('../../agent/core/errors.ts');
     fixture = await TestTriggers.started(RULES, DEVICES, {
-      ...openTriggerStore(':memory:'),
+      ...openTriggerStore(':memory:', IDENTITIES),
       insert: () => Promise.reject(new AgentError('storeFailed', 'the disk is full')),
     });
     expect((await post()).body).toMatchObject({ status: 503, code: 'UNAVAILABLE', cause: 'TEMPORARYERROR' });
@@ -396,7 +397,7 @@ describe('many that are pending', () => {
 
   test('are read a slice at a time, as they are sent; one that ends meanwhile is left out', async () => {
     const slices = fixture.triggers.pendingOf(SERVER);
-    const find = vi.spyOn(fixture.store, 'find');
+    const find = vi.spyOn(fixture.store, 'findOwn');
     const first = (await slices.next()).value;
     expect(first).toHaveLength(128);
     expect(find).toHaveBeenCalledTimes(128);
@@ -408,12 +409,12 @@ describe('many that are pending', () => {
   });
 
   test('break off where a fault comes in between, and do not look whole', async () => {
-    const find = fixture.store.find;
+    const find = fixture.store.findOwn;
     let left = 200;
-    vi.spyOn(fixture.store, 'find').mockImplementation((id) => {
+    vi.spyOn(fixture.store, 'findOwn').mockImplementation((server, id) => {
       left -= 1;
       if (left < 0) throw new Error('the disk is gone');
-      return find(id);
+      return find(server, id);
     });
     await expect(api.ask({ path: TRANSACTIONS })).rejects.toThrow();
     expect(await api.line('requestFailed')).toMatchObject({ err: { message: 'the disk is gone' } });

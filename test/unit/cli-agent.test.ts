@@ -32,6 +32,7 @@ import { managementUseCases, operatorDetail } from '../../agent/use-cases.ts';
 import { userUseCases } from '../../agent/user-use-cases.ts';
 import { ROOT } from '../child.ts';
 import { ask, DEVICES, HEAD_END, M1, RULES, TestGateway } from '../gateway.ts';
+import { IDENTITIES, keyOf } from '../identities.ts';
 import { MTGATE, mtgate, type Said, said } from '../mtgate.ts';
 import { digest, policyOf } from '../rules.ts';
 
@@ -75,15 +76,16 @@ beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'mtgate-cli-agent-'));
   const [m1, ...others] = DEVICES;
   if (!m1) throw new Error('no device');
-  const registry = openRegistry(join(folder, 'registry.db'));
+  const registry = openRegistry(join(folder, 'registry.db'), IDENTITIES);
   gateway = new TestGateway(undefined, registry);
   await gateway.start(undefined, [{ ...m1, device: { ...m1.device, msisdn: '491715550100' as never } }, ...others]);
   const reading = readConfig(readFileSync(join(ROOT, 'systemd/agent.yaml.example'), 'utf8'), 'agent.yaml');
   if ('issues' in reading) throw new Error('the example agent.yaml is wrong');
   const { ground, grants, bindings } = gateway;
-  store = openDenialStore(join(folder, 'denials.db'), gateway.log);
+  store = openDenialStore(join(folder, 'denials.db'), gateway.log, IDENTITIES);
   ledger = new Ledger(store, gateway.clock, ground.random, gateway.log, () => undefined);
   const denials = denialUseCases({
+    identities: IDENTITIES,
     ledger,
     account: () => ({ seen: 0, inspected: 0, unsampled: 0, lost: 0 }),
     inspector: () => SEES,
@@ -109,7 +111,10 @@ beforeAll(async () => {
     ...{ policies, desk: gateway.desk, grants, store: gateway.store, ledger, clock: gateway.clock },
     userName: async (uid) => (uid === 0 ? 'root' : `uid ${uid}`),
   });
-  const imports = new DeviceImports(registry, folder, new URL(`file://${ROOT}dist/device-import-worker.js`));
+  const imports = new DeviceImports(registry, folder, new URL(`file://${ROOT}dist/device-import-worker.js`), {
+    key: keyOf('tests'),
+    keep: false,
+  });
   const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log: gateway.log });
   const ofUsers = userUseCases(grants, new DeskClerk(gateway.desk, ground, digest));
   const operators = { ...denials, ...ofDevices, ...ofEditions, ...ofUsers, radius: () => undefined, ...SINKS };
@@ -444,12 +449,12 @@ test('device show: identifiers, bindings, grants', async () => {
   const { id } = await granted();
   const { stdout } = await operator('device', 'show', '+491715550100');
   expect(stdout).toMatch(
-    /^device +m1@meters\.example\nMSISDN +\+491715550100\nMTC user +acme\nregistered by +the devices file\n\n/,
+    /^device +m1@meters\.example\nMSISDN +hash:[0-9a-f]{6}\.[\w-]{22}\nMTC user +acme\nregistered by +the devices file\n\n/,
   );
   expect(stdout).toMatch(/^iot +10\.20\.0\.2 +file/m);
   expect(stdout).toContain(id);
   expect(JSON.parse((await operator('device', 'show', M1, '--json')).stdout)).toMatchObject({
-    msisdn: '491715550100',
+    msisdn: IDENTITIES.hash('msisdn', '491715550100'),
     bindings: [{ address: '10.20.0.2' }, { address: 'fd00:20::2' }],
     grants: [{ grantId: id }],
   });

@@ -14,6 +14,7 @@ import { Ledger } from '../../agent/inspector/ledger.ts';
 import type { Remedies } from '../../agent/remedies.ts';
 import { until } from '../child.ts';
 import { HandClock, KeptLog, seededRandom } from '../clock.ts';
+import { IDENTITIES } from '../identities.ts';
 
 const clock = new HandClock();
 const log = new KeptLog();
@@ -228,7 +229,7 @@ describe('the ledger', () => {
   let store: DenialStore;
   let ledger: Ledger;
   const open = () => {
-    store = openDenialStore(file, log);
+    store = openDenialStore(file, log, IDENTITIES);
     ledger = new Ledger(store, clock, seededRandom(++starts), log, deviceOf);
   };
   const refusal = (instance: string, reason: RefusalReason = 'noRuleAllows'): Refusal => ({
@@ -418,7 +419,14 @@ describe('the ledger', () => {
     const account = () => ({ seen: 0, inspected: 0, unsampled: 0, lost: 0 });
     const inspector = () =>
       ({ state: 'sees', received: 0, filtered: 0, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 }) as const;
-    const { why } = denialUseCases({ ledger, account, inspector, streamCut: () => {}, remedies: REMEDIES });
+    const { why } = denialUseCases({
+      ledger,
+      account,
+      inspector,
+      streamCut: () => {},
+      remedies: REMEDIES,
+      identities: IDENTITIES,
+    });
     ledger.refused(refusal('aa'), FACTS);
     expect(why('urn:uuid:aa')).toMatchObject({
       ...{ refusal: { rule: 'r1' }, advice: expect.stringContaining('explain'), toPass: ['a rule'] },
@@ -440,7 +448,14 @@ describe('the ledger', () => {
     const account = () => ({ seen: 0, inspected: 0, unsampled: 0, lost: 0 });
     const inspector = () =>
       ({ state: 'sees', received: 0, filtered: 0, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 }) as const;
-    const { followDenials } = denialUseCases({ ledger, account, inspector, streamCut: () => {}, remedies: REMEDIES });
+    const { followDenials } = denialUseCases({
+      ledger,
+      account,
+      inspector,
+      streamCut: () => {},
+      remedies: REMEDIES,
+      identities: IDENTITIES,
+    });
     const told: Denial[][] = [];
     const end = followDenials({ reason: 'noGrant' }, (rows) => told.push([...rows]));
     for (let i = 0; i < 100; i++) ledger.denials.add(knock());

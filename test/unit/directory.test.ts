@@ -5,6 +5,7 @@ import type { Device, ExternalId, InnerAddress, RealmName } from '../../agent/co
 import { type Binding, type Change, rangeOf } from '../../agent/directory/binding.ts';
 import { Directory, type DirectoryRefusal } from '../../agent/directory/directory.ts';
 import { openRegistry } from '../../agent/directory/registry-store.ts';
+import { IDENTITIES } from '../identities.ts';
 
 const id = (name: string) => `${name}@meters.example` as ExternalId;
 const at = (text: string, realm = 'iot'): InnerAddress => ({ realm: realm as RealmName, address: address(text) });
@@ -21,7 +22,7 @@ const DEVICES: Device[] = [
   { externalId: id('m3') },
 ];
 
-const registry = openRegistry(':memory:');
+const registry = openRegistry(':memory:', IDENTITIES);
 await registry.replaceFile(DEVICES);
 const none = new Set<ExternalId>();
 

@@ -13,6 +13,7 @@ import { Ledger } from '../../agent/inspector/ledger.ts';
 import type { KeptRefusal } from '../../agent/inspector/refusals.ts';
 import { KeptLog, seededRandom } from '../clock.ts';
 import { ask, HEAD_END, M1, OTHER, policyOf, RULES, TestGateway } from '../gateway.ts';
+import { IDENTITIES } from '../identities.ts';
 
 let folder: string;
 let gateway: TestGateway;
@@ -22,7 +23,7 @@ let ledger: Ledger;
 beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'mtgate-forecast-'));
   gateway = await TestGateway.started();
-  denials = openDenialStore(join(folder, 'denials.db'), gateway.log);
+  denials = openDenialStore(join(folder, 'denials.db'), gateway.log, IDENTITIES);
   ledger = new Ledger(denials, gateway.clock, seededRandom(1), gateway.log, () => undefined);
   // As main has it: what is refused is kept.
   const { clock } = gateway;
@@ -141,7 +142,7 @@ test.each([
 ])('a file of denials of version %i goes on, with what it has', (version, added) => {
   denials.close();
   const file = join(folder, 'older.db');
-  openDenialStore(file, gateway.log).close();
+  openDenialStore(file, gateway.log, IDENTITIES).close();
   const db = new Database(file);
   const asker = ['external_id', 'certificate', 'source_port'];
   for (const column of [...added, 'mtc_user', ...asker]) db.exec(`ALTER TABLE refusals DROP COLUMN ${column}`);
@@ -151,7 +152,7 @@ test.each([
     VALUES (1, 'urn:uuid:1', 5, 'noRuleAllows', 'rule', 'why', 's', 'd', 'x', 'udp/1');
     PRAGMA user_version = ${version}`);
   db.close();
-  denials = openDenialStore(file, gateway.log);
+  denials = openDenialStore(file, gateway.log, IDENTITIES);
   const before = { instance: 'urn:uuid:1', atMs: 5, reason: 'noRuleAllows', step: 'rule', why: 'why' } as const;
   expect(denials.refusals({}, 9)).toEqual([{ ...before, server: 's', device: 'd', source: 'x', target: 'udp/1' }]);
   const next = {

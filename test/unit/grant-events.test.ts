@@ -2,8 +2,10 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { GrantEvents } from '../../agent/grant-events.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
+import type { WaitingRequest } from '../../agent/grants/waiting-request.ts';
 import { serverUseCases, serverView } from '../../agent/use-cases.ts';
 import { ask, HEAD_END, inner, M2, OTHER, TestGateway } from '../gateway.ts';
+import { IDENTITIES } from '../identities.ts';
 import { digest } from '../rules.ts';
 
 interface Told {
@@ -105,7 +107,9 @@ describe('a sink', () => {
       tellServer: (server: string, event: { id: string }) => void pushed.push(`${server} ${event.id}`),
       listens: (server?: string) => server === undefined || server === HEAD_END.name,
     },
-    ...{ sinks: store, view: serverView, clock: gateway.clock, log: gateway.log },
+    ...{ sinks: store, clock: gateway.clock, log: gateway.log },
+    view: (record: GrantRecord | WaitingRequest) => serverView(record, IDENTITIES),
+    keepsNumbers: false,
     warnSeconds: 60,
   });
   let events: GrantEvents;

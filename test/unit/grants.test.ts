@@ -25,6 +25,7 @@ import {
   RULES,
   TestGateway,
 } from '../gateway.ts';
+import { IDENTITIES } from '../identities.ts';
 import { word } from '../suites/fixture.ts';
 
 async function granted(gateway: TestGateway, changes: Partial<GrantRequest> = {}): Promise<GrantRecord> {
@@ -342,7 +343,7 @@ describe('a decision waits for its commit', () => {
   });
 
   test('the store loses its voice after the commit: nothing opens, and the record ends when it speaks again', async () => {
-    const store = openStore(':memory:');
+    const store = openStore(':memory:', IDENTITIES);
     let isMute = true;
     const heard = async <Result>(said: Promise<Result>) => {
       const result = await said;
@@ -369,7 +370,7 @@ describe('a decision waits for its commit', () => {
 
   test('a store that stays mute fills no memory: so many unrecorded ends, and no grant is begun', async () => {
     const gateway = new TestGateway({
-      ...openStore(':memory:'),
+      ...openStore(':memory:', IDENTITIES),
       insert: () => Promise.reject(new AgentError('storeFailed', 'full')),
       end: () => Promise.reject(new AgentError('storeFailed', 'full')),
     });

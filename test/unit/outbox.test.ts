@@ -8,6 +8,7 @@ import type { Outcome } from '../../agent/reports/delivery.ts';
 import { Outbox, type OutboxStore, sinkId } from '../../agent/reports/outbox.ts';
 import { openOutboxStore } from '../../agent/reports/outbox-store.ts';
 import { HandClock, KeptLog, seededRandom } from '../clock.ts';
+import { IDENTITIES } from '../identities.ts';
 
 const A = sinkId('mtcUser', 'acme', 'siem');
 const B = sinkId('server', 'head-end', 'events');
@@ -31,7 +32,7 @@ afterEach(() => {
 });
 
 function open(caps: Partial<typeof CAPS> = {}): Outbox {
-  const store = openOutboxStore(join(folder, 'outbox.db'), log);
+  const store = openOutboxStore(join(folder, 'outbox.db'), log, IDENTITIES);
   stores.push(store);
   return new Outbox(store, clock, seededRandom(7), log, { ...CAPS, ...caps });
 }

@@ -7,6 +7,7 @@ import type { Device, ExternalId, Imsi, Msisdn, MtcUserName } from '../../agent/
 import type { RowFormat } from '../../agent/directory/device-rows.ts';
 import { Import, type Imported } from '../../agent/directory/registry-import.ts';
 import { connectRegistry, openRegistry, type RegistryStore } from '../../agent/directory/registry-store.ts';
+import { IDENTITIES } from '../identities.ts';
 
 let folder: string;
 let file: string;
@@ -14,7 +15,7 @@ let registry: RegistryStore;
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'mtgate-registry-'));
   file = join(folder, 'registry.db');
-  registry = openRegistry(file);
+  registry = openRegistry(file, IDENTITIES);
 });
 afterEach(() => {
   registry.close();
@@ -22,6 +23,16 @@ afterEach(() => {
 });
 
 const device = (name: string, more: object = {}) => ({ externalId: `${name}@a.example`, ...more }) as unknown as Device;
+/** One of the devices file, as it is kept. */
+const registered = (
+  name: string,
+  { msisdn, imsi, ...more }: { msisdn?: string; imsi?: string; attributes?: object },
+) => ({
+  ...device(name, more),
+  ...(msisdn && { msisdn: IDENTITIES.hash('msisdn', msisdn) }),
+  ...(imsi && { imsi: IDENTITIES.hash('imsi', imsi) }),
+  source: 'file',
+});
 const all = () => {
   const snapshot = registry.snapshot();
   const devices = [...snapshot.devices()];
@@ -39,7 +50,7 @@ async function imported(
   return registry.writing(async () => {
     const db = connectRegistry(file);
     try {
-      const one = new Import(db, beside, { format, replace }, () => 'acme' as MtcUserName);
+      const one = new Import(db, beside, { format, replace }, () => 'acme' as MtcUserName, IDENTITIES);
       one.take(new TextEncoder().encode(text));
       const outcome = one.finish();
       if (commit && !('issues' in outcome)) {
@@ -60,7 +71,7 @@ describe('the devices file', () => {
       device('m2', { msisdn: '4922222' }),
     ]);
     expect(registry.size).toBe(2);
-    const m1 = { ...device('m1', { msisdn: '4911111', imsi: '001011' }), source: 'file' };
+    const m1 = registered('m1', { msisdn: '4911111', imsi: '001011' });
     expect(registry.byExternalId('m1@a.example' as ExternalId)).toEqual(m1);
     expect(registry.byMsisdn('4911111' as Msisdn)).toEqual(m1);
     expect(registry.byImsi('001011' as Imsi)).toEqual(m1);
@@ -70,7 +81,10 @@ describe('the devices file', () => {
       device('m3', { msisdn: '4911111', attributes: { b: '1', a: '2' } }),
     ];
     await registry.replaceFile(changed);
-    expect(all()).toEqual(changed.map((one) => ({ ...one, source: 'file' })));
+    expect(all()).toEqual([
+      registered('m1', { msisdn: '4922222' }),
+      registered('m3', { msisdn: '4911111', attributes: { b: '1', a: '2' } }),
+    ]);
   });
 
   test('a device that was imported meanwhile: nothing is changed', async () => {
@@ -126,12 +140,12 @@ m6@a.example,4922222,
 `;
     expect(await imported(rows)).toEqual({
       issues: [
-        '2:msisdn: duplicate MSISDN 4911111; m1@a.example has it already, by an import',
-        '2:imsi: duplicate IMSI 000001; f1@a.example has it already, by the devices file',
-        '3:msisdn: duplicate MSISDN 4900001; f1@a.example has it already, by the devices file',
+        '2:msisdn: duplicate MSISDN; m1@a.example has it already, by an import',
+        '2:imsi: duplicate IMSI; f1@a.example has it already, by the devices file',
+        '3:msisdn: duplicate MSISDN; f1@a.example has it already, by the devices file',
         '5:externalId: duplicate external identifier m4@a.example; it stands in line 4 already',
-        '6:msisdn: duplicate MSISDN 4944444; it stands in line 4 already',
-        '6:imsi: duplicate IMSI 001014; it stands in line 4 already',
+        '6:msisdn: duplicate MSISDN; it stands in line 4 already',
+        '6:imsi: duplicate IMSI; it stands in line 4 already',
         '7:externalId: the devices file says otherwise of f1@a.example; change it there, or say here what it says',
       ],
       more: 0,
@@ -178,7 +192,7 @@ describe('a file that cannot be used stops the start, and is left as it is', () 
       'this is no database, but a text of more than a hundred bytes, as SQLite wants its header to be'.repeat(9),
       /not a database/,
     ],
-    ['of another version', 2, /its version is 2, and this mtgate reads 1/],
+    ['of another version', 3, /its version is 3, and this mtgate reads 2/],
     ['of another program', 0, /of another program/],
   ])('%s', (name, what, message) => {
     const other = join(folder, 'other.db');
@@ -190,7 +204,7 @@ describe('a file that cannot be used stops the start, and is left as it is', () 
       db.close();
     }
     const before = readFileSync(other);
-    expect(() => openRegistry(other), name).toThrow(
+    expect(() => openRegistry(other, IDENTITIES), name).toThrow(
       expect.objectContaining({ code: 'registryInvalid', message: expect.stringMatching(message) }),
     );
     expect(readFileSync(other).subarray(100)).toEqual(before.subarray(100));
@@ -202,7 +216,7 @@ describe('a file that cannot be used stops the start, and is left as it is', () 
     const bytes = readFileSync(file);
     bytes.fill(0x5a, 8192, 8192 + 4096);
     writeFileSync(file, bytes);
-    expect(() => openRegistry(file)).toThrow(expect.objectContaining({ code: 'registryInvalid' }));
-    registry = openRegistry(join(folder, 'new.db'));
+    expect(() => openRegistry(file, IDENTITIES)).toThrow(expect.objectContaining({ code: 'registryInvalid' }));
+    registry = openRegistry(join(folder, 'new.db'), IDENTITIES);
   });
 });

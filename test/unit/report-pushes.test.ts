@@ -6,6 +6,7 @@ import { type NewEvent, Outbox, type SinkId, sinkId } from '../../agent/reports/
 import { openOutboxStore } from '../../agent/reports/outbox-store.ts';
 import { ReportPushes } from '../../agent/reports/report-pushes.ts';
 import { HandClock, KeptLog, seededRandom } from '../clock.ts';
+import { IDENTITIES } from '../identities.ts';
 
 const ACME = 'acme' as MtcUserName;
 const SIEM = sinkId('mtcUser', 'acme', 'siem');
@@ -24,7 +25,13 @@ beforeEach(() => {
   clock = new HandClock();
   let ids = 0;
   denials = new Denials(clock, () => `row-${++ids}`);
-  outbox = new Outbox(openOutboxStore(':memory:', new KeptLog()), clock, seededRandom(1), new KeptLog(), CAPS);
+  outbox = new Outbox(
+    openOutboxStore(':memory:', new KeptLog(), IDENTITIES),
+    clock,
+    seededRandom(1),
+    new KeptLog(),
+    CAPS,
+  );
   told = [];
   pushes = begin();
 });

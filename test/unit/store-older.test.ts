@@ -11,6 +11,7 @@ import type { GrantRecord } from '../../agent/grants/record.ts';
 import { type GrantStore, openStore } from '../../agent/grants/store.ts';
 import { entriesOf } from '../entries.ts';
 import { ask, DEVICES, HEAD_END, inner, M1, M2, RULES, TestGateway } from '../gateway.ts';
+import { IDENTITIES } from '../identities.ts';
 import { grantRecord } from '../records.ts';
 
 const END = ['', '-wal', '-shm'] as const;
@@ -22,7 +23,7 @@ let store: GrantStore;
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'mtgate-store-'));
   file = join(folder, 'mtgate.db');
-  store = openStore(file);
+  store = openStore(file, IDENTITIES);
 });
 
 afterEach(async () => {
@@ -41,7 +42,7 @@ async function putBack(): Promise<void> {
     rmSync(file + end, { force: true });
     if (existsSync(`${file}.copy${end}`)) copyFileSync(`${file}.copy${end}`, file + end);
   }
-  store = openStore(file);
+  store = openStore(file, IDENTITIES);
 }
 
 async function restarted(before: TestGateway, reboot: boolean, devices = DEVICES): Promise<TestGateway> {
@@ -125,12 +126,12 @@ test('it is an older copy until a start has come to its end, and from then on th
   copyFileSync(`${file}-wal`, `${newest}-wal`);
   await putBack();
   await store.close(); // killed before it was put in force
-  store = openStore(file);
+  store = openStore(file, IDENTITIES);
   expect(store.isOlder).toBe(true);
   await store.note();
   expect(store.isOlder).toBe(false);
   await store.close();
-  store = openStore(file);
+  store = openStore(file, IDENTITIES);
   expect(store.isOlder).toBe(false);
   for (const end of ['', '-wal']) copyFileSync(newest + end, `${file}.copy${end}`);
   rmSync(`${file}.copy-shm`, { force: true });
@@ -161,10 +162,10 @@ test('a note that is not ours stops the start, and says which file', async () =>
   expect(JSON.parse(readFileSync(note, 'utf8'))).toEqual({ batches: 1, class: 1, realm: 0 });
   for (const text of ['', '{}', '{"batches":"many","class":1,"realm":1}']) {
     writeFileSync(note, text);
-    expect(() => openStore(file)).toThrow(/last-used\.json is not what was written there/);
-    expect(() => openStore(file)).toThrow(AgentError);
+    expect(() => openStore(file, IDENTITIES)).toThrow(/last-used\.json is not what was written there/);
+    expect(() => openStore(file, IDENTITIES)).toThrow(AgentError);
   }
   rmSync(note);
-  store = openStore(file);
+  store = openStore(file, IDENTITIES);
   expect(store.isOlder).toBe(false);
 });

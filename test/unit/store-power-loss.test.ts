@@ -18,6 +18,7 @@ import { type GrantStore, openStore } from '../../agent/grants/store.ts';
 import { seededRandom } from '../clock.ts';
 import { entriesOf } from '../entries.ts';
 import { ask, HEAD_END, RULES, TestGateway } from '../gateway.ts';
+import { IDENTITIES } from '../identities.ts';
 import { grantRecord } from '../records.ts';
 
 const WORKER = new URL('../../dist/grants/store-worker.js', import.meta.url);
@@ -137,7 +138,7 @@ describe('the log cut by a power loss', () => {
 test('started after the reboot: what was acknowledged is open again, for no longer than it was, and nothing else', async () => {
   const file = join(folder, 'gateway.db');
   rmSync(join(folder, NOTE), { force: true });
-  const gateway = new TestGateway(openStore(file, WORKER));
+  const gateway = new TestGateway(openStore(file, IDENTITIES, WORKER));
   await gateway.start(RULES.replace('grantsPerDevice: 3, requestsPerMinute: 10', 'grantsPerDevice: 9'));
   const database = readFileSync(file);
   const moments: { length: number; live: Map<string, number> }[] = [];
@@ -162,7 +163,7 @@ test('started after the reboot: what was acknowledged is open again, for no long
     writeFileSync(join(folder, 'cut.db-wal'), log.subarray(0, length));
     rmSync(join(folder, 'cut.db-shm'), { force: true });
     rmSync(join(folder, NOTE), { force: true });
-    const after = new TestGateway(openStore(join(folder, 'cut.db')));
+    const after = new TestGateway(openStore(join(folder, 'cut.db'), IDENTITIES));
     Object.assign(after.clock, { utcMs: gateway.clock.utcMs });
     after.reboot(60);
     await after.start();
@@ -186,7 +187,7 @@ async function opensWith(phase: Phase, database: Buffer, log: readonly Buffer[],
   writeFileSync(`${file}-wal`, Buffer.concat(log));
   const promised = phase.acknowledged.findLast((one) => one.length <= length);
   writeFileSync(join(folder, NOTE), promised?.noted ?? '');
-  const store = openStore(file);
+  const store = openStore(file, IDENTITIES);
   expect(store.isOlder, 'it is behind what was noted beside it').toBe(false);
   await store.close();
   const db = new Database(file);
@@ -262,7 +263,7 @@ function groupsOf(random: ReturnType<typeof seededRandom>) {
 /** Does the same in memory, one transaction after the other, and notes what is there after each. */
 async function replayed(groups: readonly Act[][]): Promise<Map<string, number>> {
   const file = join(folder, 'replayed.db');
-  const store = openStore(file);
+  const store = openStore(file, IDENTITIES);
   const reader = new Database(file, { readonly: true });
   await store.insert(FIRST);
   const found = new Map([[contentOf(reader), 0]]);
@@ -280,7 +281,7 @@ async function replayed(groups: readonly Act[][]): Promise<Map<string, number>> 
 
 async function recorded(groups: readonly Act[][]): Promise<Phase[]> {
   const file = join(folder, 'run.db');
-  const store = openStore(file, WORKER);
+  const store = openStore(file, IDENTITIES, WORKER);
   await store.insert(FIRST);
   const control = new Database(file);
   const log = () => readFileSync(`${file}-wal`);

@@ -11,6 +11,7 @@ import type { Plan, Session } from '../../agent/directory/sessions.ts';
 import { type EndCause, TRANSITIONS } from '../../agent/grants/lifecycle.ts';
 import type { EndedRecord, GrantRecord } from '../../agent/grants/record.ts';
 import { type GrantStore, openStore } from '../../agent/grants/store.ts';
+import { IDENTITIES } from '../identities.ts';
 import { grantRecord } from '../records.ts';
 
 const ended = (record: GrantRecord, endCause: EndCause, endedAtMs: number): EndedRecord => ({
@@ -41,7 +42,7 @@ describe.each([
   ['this thread', undefined],
 ])('the store, written by %s', (_, worker) => {
   beforeEach(() => {
-    store = openStore(file, worker);
+    store = openStore(file, IDENTITIES, worker);
   });
 
   test('keeps every field of a record, over a restart', async () => {
@@ -58,7 +59,7 @@ describe.each([
     await store.insert(ipv4);
     await store.insert(ipv6);
     await store.close();
-    store = openStore(file, worker);
+    store = openStore(file, IDENTITIES, worker);
     expect(store.find(ipv4.id)).toEqual(ipv4);
     expect(store.find(ipv6.id)).toEqual(ipv6);
     expect([...store.live()]).toHaveLength(2);
@@ -114,7 +115,7 @@ describe.each([
       const twin = grantRecord({ id: 'B' as GrantId, number: 2 });
       await expect(store.insert(twin, { ...retry, key: 'twin' })).rejects.toThrow('UNIQUE');
       // Another process reads what a kill would leave: this one has closed nothing.
-      const other = openStore(file);
+      const other = openStore(file, IDENTITIES);
       expect(other.answerOf(record.server, 'k', 0)).toEqual(kept);
       expect(other.find(record.id)).toEqual(record);
       expect(other.answerOf(record.server, 'twin', 0)).toBeUndefined();
@@ -209,7 +210,7 @@ describe.each([
     expect(store.idsOf('class', ['a', 'b', 'c', 'a'])).toEqual([2, 1, 3, 2]);
     expect(store.idOf('realm', 'iot')).toBe(1);
     await store.close();
-    store = openStore(file, worker);
+    store = openStore(file, IDENTITIES, worker);
     expect(store.idOf('class', 'a')).toBe(2);
     expect(store.idOf('class', 'd')).toBe(4);
   });
@@ -224,7 +225,11 @@ describe.each([
       sinceMs: 1,
     };
     const nas = { client: 'pgw-1', id: 'ggsn' };
-    const subscriber = { imsi: '262010000000001' as Imsi, msisdn: undefined, externalId: undefined };
+    const subscriber = {
+      imsi: IDENTITIES.hash('imsi', '262010000000001') as Imsi,
+      msisdn: undefined,
+      externalId: undefined,
+    };
     const session: Session = {
       ...{ nas, id: 's1', subscriber, holder },
       ranges: [{ realm: binding.realm, prefix: binding.prefix, target: address('10.20.0.2') }],
@@ -278,7 +283,7 @@ describe('writes that come together', () => {
     );
 
   test('one that cannot be written fails alone', async () => {
-    store = openStore(file, WORKER);
+    store = openStore(file, IDENTITIES, WORKER);
     const [first, second, third, ...rest] = grants(50) as [GrantRecord, GrantRecord, GrantRecord, ...GrantRecord[]];
     const twin = { ...third, index: second.index };
     const outcomes = await Promise.allSettled([first, second, twin, ...rest].map((record) => store.insert(record)));
@@ -295,17 +300,17 @@ describe('writes that come together', () => {
   });
 
   test('what was begun before a close is durable after it, and nothing is written later', async () => {
-    store = openStore(file, WORKER);
+    store = openStore(file, IDENTITIES, WORKER);
     const begun = grants(20).map((record) => store.insert(record));
     const closed = store.close();
     await expect(store.insert(grantRecord())).rejects.toMatchObject({ code: 'storeFailed', message: /is closed/ });
     await Promise.all([...begun, closed]);
-    store = openStore(file);
+    store = openStore(file, IDENTITIES);
     expect([...store.live()]).toHaveLength(20);
   });
 
   test('a thread that dies fails what it was given, says why, and is replaced', async () => {
-    store = openStore(file, new URL('data:text/javascript,throw new Error("no disk today")'));
+    store = openStore(file, IDENTITIES, new URL('data:text/javascript,throw new Error("no disk today")'));
     const failed = await Promise.allSettled(grants(2).map((record) => store.insert(record)));
     expect(failed).toMatchObject(
       [0, 1].map(() => ({ reason: { code: 'storeFailed', cause: { message: 'no disk today' } } })),
@@ -319,7 +324,7 @@ describe('a file that is not ours', () => {
     expect.objectContaining({ code: 'storeInvalid', message: expect.stringContaining(text) });
   const opening = (path: string) => {
     try {
-      return openStore(path);
+      return openStore(path, IDENTITIES);
     } catch (fault) {
       expect(fault).toBeInstanceOf(AgentError);
       return fault;
@@ -348,14 +353,14 @@ describe('a file that is not ours', () => {
   test('the version before is brought up to date, and keeps what it has', async () => {
     const file = join(folder, 'before');
     const record = grantRecord();
-    const first = openStore(file);
+    const first = openStore(file, IDENTITIES);
     await first.insert(record);
     await first.close();
     const old = new Database(file);
     old.exec(`DROP INDEX grants_entry; CREATE UNIQUE INDEX grants_entry ON grants (entry) WHERE state = 'live';
       ALTER TABLE bindings DROP COLUMN unconfirmed; PRAGMA user_version = 5`);
     old.close();
-    const store = openStore(file);
+    const store = openStore(file, IDENTITIES);
     await store.hold({ ...record, state: 'held' });
     expect([...store.live()]).toMatchObject([{ id: record.id, state: 'held' }]);
     expect(await store.resume(record)).toBe(true);

@@ -10,6 +10,7 @@ import { TRANSITIONS } from '../../agent/triggers/lifecycle.ts';
 import { openTriggerStore } from '../../agent/triggers/store.ts';
 import { deliveryResultOf, type Trigger } from '../../agent/triggers/trigger.ts';
 import { HEAD_END, inner, M2, OTHER, policyOf } from '../gateway.ts';
+import { IDENTITIES } from '../identities.ts';
 import { settled, TestTriggers, TRIGGER_RULES, triggerAsk } from '../triggers.ts';
 
 const TO_M2 = { device: { networkAccessIdentifier: M2 } };
@@ -270,7 +271,7 @@ describe('refused', () => {
   });
 
   test('a store that does not take it: nothing is pending, and what may be on record is never sent', async () => {
-    const store = openTriggerStore(':memory:');
+    const store = openTriggerStore(':memory:', IDENTITIES);
     const fixture = await TestTriggers.started(TRIGGER_RULES, undefined, {
       ...store,
       insert: async (trigger) => {
@@ -456,7 +457,7 @@ describe('over a restart', () => {
   });
 
   test('an end that the store did not take is written with a later sweep, and told once', async () => {
-    const store = openTriggerStore(':memory:');
+    const store = openTriggerStore(':memory:', IDENTITIES);
     let fails = true;
     const fixture = await TestTriggers.started(TRIGGER_RULES, undefined, {
       ...store,
@@ -484,7 +485,7 @@ describe('the store', () => {
   test('has the transitions of the life cycle, and takes no other step', () => {
     folder = mkdtempSync(join(tmpdir(), 'mtgate-triggers-'));
     const file = join(folder, 'triggers.db');
-    openTriggerStore(file);
+    openTriggerStore(file, IDENTITIES);
     const db = new Database(file);
     const kept = db.prepare('SELECT from_state AS "from", to_state AS "to", cause FROM transitions').all();
     expect(new Set(kept.map((one) => JSON.stringify(one)))).toEqual(
@@ -496,13 +497,13 @@ describe('the store', () => {
   test('a file of version 1 becomes one of now, with all that is in it', async () => {
     folder = mkdtempSync(join(tmpdir(), 'mtgate-triggers-'));
     const file = join(folder, 'triggers.db');
-    const fixture = await TestTriggers.started(undefined, undefined, openTriggerStore(file));
+    const fixture = await TestTriggers.started(undefined, undefined, openTriggerStore(file, IDENTITIES));
     const { id } = await fixture.accepted(TO_M2);
     await fixture.store.close();
     const db = new Database(file);
     db.exec('DROP INDEX triggers_grant; ALTER TABLE triggers DROP COLUMN grant_id; PRAGMA user_version = 1');
     db.close();
-    const store = openTriggerStore(file);
+    const store = openTriggerStore(file, IDENTITIES);
     expect(store.find(id)).toMatchObject({ id, state: 'pending', to: M2 });
     expect([...store.pending()]).toHaveLength(1);
     expect(store.ofGrant('grant-1')).toBeUndefined();

@@ -7,6 +7,7 @@ import type { GrantRecord } from '../../agent/grants/record.ts';
 import { type GrantStore, openStore } from '../../agent/grants/store.ts';
 import type { WaitingRequest } from '../../agent/grants/waiting-request.ts';
 import { ask, DEVICES, HEAD_END, inner, M1, M2, OTHER, policyOf, RULES, TestGateway } from '../gateway.ts';
+import { IDENTITIES } from '../identities.ts';
 
 const SECOND = 1_000_000_000n;
 const M3 = 'm3@meters.example' as ExternalId;
@@ -93,7 +94,7 @@ describe('a request that waits', () => {
   });
 
   test('bound while the request is recorded: it is granted, and not before it is on record', async () => {
-    const store = openStore(':memory:');
+    const store = openStore(':memory:', IDENTITIES);
     const whileRecorded: unknown[] = [];
     const gateway = new TestGateway(
       over(store, () => ({
@@ -260,7 +261,7 @@ describe('it is judged again when the device is bound', () => {
   });
 
   test('a change while the grant is recorded: it is not opened', async () => {
-    const store = openStore(':memory:');
+    const store = openStore(':memory:', IDENTITIES);
     let leave = (): unknown => undefined;
     const gateway = new TestGateway(
       over(store, () => ({
@@ -362,8 +363,8 @@ describe('over a restart', () => {
 
   test('an older copy of the database is not believed', async () => {
     const gateway = new TestGateway(
-      over(openStore(':memory:'), () => ({ isOlder: true })),
-      openRegistry(':memory:'),
+      over(openStore(':memory:', IDENTITIES), () => ({ isOlder: true })),
+      openRegistry(':memory:', IDENTITIES),
     );
     await gateway.start();
     const waiting = await waits(gateway);
@@ -372,7 +373,7 @@ describe('over a restart', () => {
   });
 
   test('bound before the agent went down, and not granted yet: it is granted at the start', async () => {
-    const store = openStore(':memory:');
+    const store = openStore(':memory:', IDENTITIES);
     let isCut = true;
     let cut = (): void => {};
     const isGranting = new Promise<void>((resolve) => {
@@ -427,14 +428,14 @@ describe('with an Idempotency-Key', () => {
 
 describe('a store that fails', () => {
   test('accepts nothing that is not on record', async () => {
-    const gateway = new TestGateway(over(openStore(':memory:'), () => ({ wait: storeFails })));
+    const gateway = new TestGateway(over(openStore(':memory:', IDENTITIES), () => ({ wait: storeFails })));
     await gateway.start();
     expect(await request(gateway)).toMatchObject({ reason: 'recordNotWritten' });
     expect(gateway.grants.waiting.size).toBe(0);
   });
 
   test('ends what it cannot grant, writes that with a later sweep, and the binding stands', async () => {
-    const store = openStore(':memory:');
+    const store = openStore(':memory:', IDENTITIES);
     let isFull = true;
     const failing =
       <Args extends unknown[], Result>(write: (...args: Args) => Promise<Result>) =>

@@ -5,6 +5,7 @@ import type { Asker, ExternalId, GrantId, GrantRequest, Wake } from '../../agent
 import type { WaitingRequest } from '../../agent/grants/waiting-request.ts';
 import { openTriggerStore, type TriggerStore } from '../../agent/triggers/store.ts';
 import { ask, DEVICES, HEAD_END, inner, M1, M2, policyOf } from '../gateway.ts';
+import { IDENTITIES } from '../identities.ts';
 import { settled, TestTriggers, TRIGGER_RULES } from '../triggers.ts';
 
 const TO_M2 = { device: { networkAccessIdentifier: M2 } };
@@ -272,7 +273,7 @@ describe('is refused', () => {
   });
 
   test('where the trigger cannot be recorded', async () => {
-    const store = openTriggerStore(':memory:');
+    const store = openTriggerStore(':memory:', IDENTITIES);
     await start(TRIGGER_RULES, DEVICES, {
       ...store,
       insert: () => Promise.reject(new AgentError('storeFailed', 'disk full')),
@@ -371,7 +372,7 @@ describe('killed', () => {
     ['given up', (id: GrantId) => fixture.gateway.grants.giveUp({ id }, 'endedByServer')],
     ['granted', () => bind('10.20.0.9')],
   ])('%s, and the recall was not on record: it is recalled at the start', async (_, end) => {
-    const store: TriggerStore = openTriggerStore(':memory:');
+    const store: TriggerStore = openTriggerStore(':memory:', IDENTITIES);
     const real = store.end;
     await start(TRIGGER_RULES, DEVICES, store);
     const waiting = await waits({ ipFamily: 'ipv4' });
