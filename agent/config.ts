@@ -133,7 +133,12 @@ export interface Config {
     /** Devices speak only from addresses that are bound. */
     readonly onlyBound: boolean;
   };
-  readonly base: { readonly nflogGroup: number; readonly deniedDestinations: readonly Prefix[] };
+  readonly base: {
+    readonly nflogGroup: number;
+    readonly deniedDestinations: readonly Prefix[];
+    /** Flows that a device may have at once; each takes an external port. */
+    readonly flowsPerDevice: number;
+  };
 }
 
 const networkInterface = f.field('the name of a network interface', (text) =>
@@ -268,6 +273,7 @@ function agentFile(folder: string) {
       .mapping({
         nflogGroup: f.integer(1, 65535).default(100),
         deniedDestinations: f.list(f.prefix, 'prefixes', 0).default(NOT_PUBLIC),
+        flowsPerDevice: f.integer(1, 64_512).default(1_000),
       })
       .prefault({}),
   });

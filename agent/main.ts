@@ -282,6 +282,7 @@ async function start(
     radius: ofRadius.radius,
     gate: () => gate.counters(),
     filterPackets: () => closure.filterPackets(),
+    refusedFlows: () => closure.refusedFlows(),
     liveGrants: () => grants.live.size,
     heldGrants: () => grants.live.held,
     waitingGrants: () => grants.waiting.size,

@@ -25,6 +25,8 @@ export interface Readings {
   gate(): GateCounters;
   /** Packets that each filter met; it may be some seconds old. */
   filterPackets(): Promise<readonly { readonly filter: string; readonly staged: boolean; readonly packets: number }[]>;
+  /** Packets that would have begun a device's flow, beyond its cap; it may be some seconds old. */
+  refusedFlows(): Promise<number>;
   liveGrants(): number;
   heldGrants(): number;
   waitingGrants(): number;
@@ -143,6 +145,12 @@ export function openMetrics(readings: Readings): Metrics {
       return filters.map(({ filter, staged, packets }) => [packets, { filter, staged: String(staged) }]);
     },
     ['filter', 'staged'],
+  );
+  read(
+    Counter,
+    'mtgate_flow_cap_packets_total',
+    'Packets of devices that would have begun a flow more than a device may have, and were dropped',
+    async () => [[await readings.refusedFlows()]],
   );
   read(Gauge, 'mtgate_live_grants', 'Grants that are live', () => [[readings.liveGrants()]]);
   read(Gauge, 'mtgate_held_grants', 'Of the live ones, those held until their bindings are confirmed', () => [

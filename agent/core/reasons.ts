@@ -138,7 +138,20 @@ export const BASE_DENIALS = {
     text: 'to a trigger port of a device, and not from the gateway: a trigger that nobody authorised',
     advice: 'Tell the MTC user of the device. If it is an application of yours, ask for triggers, or use another port.',
   },
+  flowCapExceeded: {
+    text: 'a device would have begun a flow, and has as many as it may; or a million devices have some',
+    advice: 'Look at the device: is it well? If devices need more flows at once, raise base.flowsPerDevice.',
+  },
 } as const;
+
+function baseDenialOfName(name: string): keyof typeof BASE_DENIALS | undefined {
+  return Object.hasOwn(BASE_DENIALS, name) ? (name as keyof typeof BASE_DENIALS) : undefined;
+}
+
+/** Whether the base dropped it: the gate has not counted it. */
+export function isOfBase(reason: CopyReason): reason is keyof typeof BASE_DENIALS {
+  return baseDenialOfName(reason) !== undefined;
+}
 
 /** Why a packet did not pass, whoever dropped it. */
 export type PacketReason = DenialReason | keyof typeof BASE_DENIALS;
@@ -160,9 +173,8 @@ export const SELF_TEST = { name: 'selfTest', mark: DENIAL_MARK + 0xff } as const
 /** What the base writes before a copied packet: this, with the reason's name, or a FilterCopy and the filter's id. */
 export const DENIAL_PREFIX = 'mtgate ';
 
-const UNAUTHORISED = 'unauthorisedTrigger' satisfies keyof typeof BASE_DENIALS;
 /** Why a packet was copied. */
-export type CopyReason = DenialReason | FilterCopy | typeof UNAUTHORISED | typeof SELF_TEST.name;
+export type CopyReason = PacketReason | FilterCopy | typeof SELF_TEST.name;
 
 /** What a copied packet's prefix says of it, or undefined where it is none of ours. */
 export function readPrefix(prefix: string): { readonly reason: CopyReason; readonly filter?: string } | undefined {
@@ -170,6 +182,6 @@ export function readPrefix(prefix: string): { readonly reason: CopyReason; reado
   const [name = '', filter] = prefix.slice(DENIAL_PREFIX.length).split(' ');
   const copy = FILTER_COPIES.find((one) => one === name);
   if (copy) return filter ? { reason: copy, filter } : undefined;
-  const reason = name === SELF_TEST.name || name === UNAUTHORISED ? name : denialOfName(name);
+  const reason = name === SELF_TEST.name ? name : (baseDenialOfName(name) ?? denialOfName(name));
   return reason && filter === undefined ? { reason } : undefined;
 }

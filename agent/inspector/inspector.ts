@@ -11,7 +11,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import type { Log } from '../core/ports.ts';
-import { type PacketReason, SELF_TEST } from '../core/reasons.ts';
+import { isOfBase, type PacketReason, SELF_TEST } from '../core/reasons.ts';
 import type { ChildMessage } from './child-message.ts';
 
 const READY_MS = 10_000;
@@ -113,7 +113,7 @@ export class Inspector {
     this.#counts.damaged += message.damaged;
     for (const { reason, filter, bytes } of message.packets) {
       if (reason === SELF_TEST.name) this.#passed();
-      else if (reason === 'staged' || reason === 'filtered' || reason === 'unauthorisedTrigger') {
+      else if (reason === 'staged' || isOfBase(reason)) {
         this.#counts.filtered += 1; // the base's copies: the gate has not counted them
         if (reason === 'staged') this.#parts.wouldHave(filter ?? '', bytes);
         else this.#parts.saw(reason, bytes, filter);
