@@ -94,6 +94,10 @@ import { WouldHave } from './inspector/would-have.ts';
 import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
 import { DeskClerk, mtcUserUseCases } from './mtc-user-use-cases.ts';
+import { Holders } from './nat/holders.ts';
+import { NatRecord } from './nat/nat-record.ts';
+import { openRecordReader } from './nat/record-store.ts';
+import { mappingOf, natUseCases, wasOpen } from './nat-use-cases.ts';
 import { mtcUserOf } from './policy/rule-index.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { keepingLast } from './policy-compiler.ts';
@@ -112,7 +116,9 @@ import {
   baseSetup,
   gatePlaces,
   gateSetup,
+  grantsPrefixes,
   poolPrefixes,
+  recorderSetup,
   type Site,
   siteOf,
   spacesOf,
@@ -303,6 +309,7 @@ async function start(
     timesLeft: () => timesLeft(trust, systemClock.nowMs()),
     account,
     inspector: () => inspector.reading(),
+    natRecord: () => natRecord.reading(),
     refusalsGivenUp: () => ledger.givenUp,
     linesLeftOut,
     sinks: () => pushes?.sinks() ?? [],
@@ -343,6 +350,17 @@ async function start(
     ...{ pushes, sinks: outboxStore?.grantSinks, view: serverView, clock: systemClock, log },
     warnSeconds: config.reports.endWarningSeconds,
   });
+  const holders = new Holders(config.inside, (inner) => directory.holderOf(inner));
+  const natFile = join(config.store.directory, 'nat.db');
+  const natReader = openRecordReader(natFile);
+  const natRecord = new NatRecord({
+    setup: recorderSetup(config, natFile, bootId()),
+    holders,
+    endedGrants: function* (sinceMs) {
+      for (const grant of store.endedSince(sinceMs)) if (wasOpen(grant)) yield mappingOf(grant);
+    },
+    log,
+  });
   let waker: Waker | undefined;
   const ground: Ground = {
     gateway: config.gateway,
@@ -367,7 +385,14 @@ async function start(
       return draining ? { reason: 'gatewayDraining', why: 'the operator wants no new grants' } : undefined;
     },
     metrics,
-    watcher: grantEvents,
+    watcher: {
+      granted: (grant) => grantEvents.granted(grant),
+      opened: (grant) => natRecord.begun(mappingOf(grant)),
+      ended: (grant) => {
+        grantEvents.ended(grant);
+        if ('external' in grant) natRecord.ended(mappingOf(grant));
+      },
+    },
     waker: () => waker,
   };
   const grants = new Grants(ground, desk.lay(policy));
@@ -378,7 +403,10 @@ async function start(
     pushes?.switchPolicy(next);
   });
   const groups = {
-    follow: (verb: 'add' | 'delete', bound: readonly Binding[]) => closure.followBindings(verb, bound),
+    follow: (verb: 'add' | 'delete', bound: readonly Binding[]) => {
+      if (verb === 'delete') holders.lost(bound, systemClock.nowMs());
+      return closure.followBindings(verb, bound);
+    },
     refill: () => closure.refillGroups(),
   };
   const accounting = { sessions, places: accountingPlaces(config), tally: accounted };
@@ -432,10 +460,12 @@ async function start(
   grantEvents.begin((id) => grants.find(id) ?? grants.waiting.find(id));
   await triggers?.resume();
   inspector.start();
+  natRecord.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(
     () => ledger.keep(),
     () => inspector.stop(),
+    () => natRecord.stop(),
     every(KEEP_MS, log, () => ledger.keep()),
     every(3_600_000, log, () => ledger.age()),
     every(TICK_MS, log, async () => {
@@ -548,6 +578,10 @@ async function start(
     reportsOf: (name: string) =>
       grants.policy.mtcUsers.has(name as MtcUserName) ? ofReports.all(name as MtcUserName) : undefined,
   };
+  const ofNat = natUseCases({
+    pools: { grants: grantsPrefixes(config), egress: config.pools.egress },
+    ...{ grants, record: natRecord, reader: natReader, nowMs: () => systemClock.nowMs() },
+  });
   const shown = triggers && triggerStore && { triggers: triggerManagement(triggers, triggerStore, directory, log) };
   const management = await startManagement(
     config.management.socket,
@@ -557,7 +591,7 @@ async function start(
       bindings,
       {
         ...{ ...denials, ...ofDevices, ...ofEditions, ...ofRadius },
-        ...{ ...ofSinks, ...shown, ...userUseCases(grants, clerk) },
+        ...{ ...ofSinks, ...shown, ...userUseCases(grants, clerk), ...ofNat },
       },
       config,
       {
@@ -567,7 +601,20 @@ async function start(
         },
         status: () =>
           runningStatus(
-            { config, closure, gate, inspector, recent, trust, draining, registry, policies, folder, fault: log.last },
+            {
+              config,
+              closure,
+              gate,
+              inspector,
+              natRecord,
+              recent,
+              trust,
+              draining,
+              registry,
+              policies,
+              folder,
+              fault: log.last,
+            },
             systemClock,
           ),
       },
