@@ -26,6 +26,8 @@ export interface Begun extends Mapping {
 export interface Ended {
   readonly key: number;
   readonly endedMs: number;
+  /** Where it is known by now exactly. */
+  readonly beganMs?: number | undefined;
 }
 
 const SHIFT = 17;
@@ -90,6 +92,8 @@ export class RecordWriter {
   write(happened: readonly (Begun | Ended)[], nowMs: number, told: (row: Mapping, ended: boolean) => void): void {
     const rows: [Mapping, boolean][] = [];
     const { end, put, find, alive } = this.#statements;
+    const ended = (key: number, endedMs: number, beganMs: number | null = null) =>
+      end.get({ key, endedMs, endedFromMs: null, beganMs }) as Mapping | undefined;
     this.#guarded(() =>
       this.#db.transaction(() => {
         for (const one of happened) {
@@ -97,11 +101,11 @@ export class RecordWriter {
             if (one.key !== null) {
               const before = find.get(one.key) as Mapping | undefined;
               if (before && isSame(before, one)) continue; // a dump saw it first
-              if (before) rows.push([end.get(one.beganMs, null, one.key) as Mapping, true]); // its end was not told
+              if (before) rows.push([ended(one.key, one.beganMs) as Mapping, true]); // its end was not told
             }
             if (put.run(one).changes > 0) rows.push([one, one.endedMs !== null]);
           } else {
-            const row = end.get(one.endedMs, null, one.key) as Mapping | undefined;
+            const row = ended(one.key, one.endedMs, one.beganMs);
             if (row) rows.push([row, true]);
           }
         }
@@ -127,7 +131,8 @@ export class RecordWriter {
     this.#guarded(() =>
       this.#db.transaction(() => {
         for (const key of keys) {
-          const row = this.#statements.end.get(toMs, fromMs, key) as Mapping | undefined;
+          const times = { endedMs: toMs, endedFromMs: fromMs, beganMs: null };
+          const row = this.#statements.end.get({ key, ...times }) as Mapping | undefined;
           if (row) rows.push(row);
         }
       })(),
@@ -177,8 +182,10 @@ function writing(db: Database.Database) {
     endAll: db.prepare('UPDATE mappings SET ended_ms = ?, ended_from_ms = ?, flow = NULL WHERE flow IS NOT NULL'),
     put: db.prepare(`INSERT OR IGNORE INTO mappings VALUES (NULL, @protocol, @external, @port, @realm, @inner,
       @innerPort, @device, @grant, @server, @beganMs, @beganFromMs, @endedMs, @endedFromMs, @key)`),
-    end: db.prepare(`UPDATE mappings SET ended_ms = max(began_ms, ?), ended_from_ms = ?, flow = NULL WHERE flow = ?
-      RETURNING ${COLUMNS}`),
+    end: db.prepare(`UPDATE mappings SET began_ms = coalesce(@beganMs, began_ms),
+      began_from_ms = CASE WHEN @beganMs IS NULL THEN began_from_ms END,
+      ended_ms = max(coalesce(@beganMs, began_ms), @endedMs), ended_from_ms = @endedFromMs, flow = NULL
+      WHERE flow = @key RETURNING ${COLUMNS}`),
     find: db.prepare(`SELECT ${COLUMNS} FROM mappings WHERE flow = ?`),
     running: db.prepare('SELECT flow FROM mappings WHERE flow IS NOT NULL').pluck(),
     gap: db.prepare('INSERT INTO gaps VALUES (?, ?, ?)'),

@@ -43,8 +43,8 @@ const SHORTENED_EVERY_MS = 24 * 3_600_000;
 /** A flow as it was heard, or found. */
 interface Heard extends Flow {
   readonly atMs: number;
-  /** It was running when it was looked for: since when, only the kernel's note says. */
-  readonly sinceMs?: number | undefined;
+  /** It began at `atMs` or before, but not before this. */
+  readonly sinceMs: number;
 }
 
 const setup = JSON.parse(process.argv[2] ?? '') as RecorderSetup;
@@ -98,10 +98,11 @@ function lose(why: 'overrun' | 'notWritten'): void {
 
 function drain(): void {
   const atMs = Date.now();
+  const sinceMs = heardUntilMs;
   const outcome = events.read(EVENTS_A_TURN, (bytes) => {
     reader.read(bytes, 0, (flow) => {
       (flow.isEnded ? meanwhile?.ended : meanwhile?.begun)?.add(flow.key);
-      hear({ ...flow, atMs });
+      hear({ ...flow, atMs: Date.now(), sinceMs: flow.isEnded ? 0 : sinceMs });
     });
   });
   if (outcome === 'lost') {
@@ -161,15 +162,13 @@ function flush(): Promise<void> {
 function rowsOf(flow: Heard, held: Held, begun: Set<number>): (Begun | Ended)[] {
   const { key, atMs, sinceMs, isEnded, endedMs = atMs } = flow;
   if (!isEnded) begun.add(key);
-  else if (begun.delete(key) || writer.runs(key)) return [{ key, endedMs }];
-  const began = flow.beganMs ?? (isEnded || sinceMs !== undefined ? undefined : atMs);
+  else if (begun.delete(key) || writer.runs(key)) return [{ key, endedMs, beganMs: flow.beganMs }];
   const row: Begun = {
     ...{ protocol: flow.protocol, external: flow.external, port: flow.port },
     ...{ realm: held.realm, inner: flow.inner, innerPort: flow.innerPort, device: held.device },
     ...{ grant: null, server: null },
-    beganMs: began ?? endedMs,
-    // Without a note of the kernel's: since all was heard, or since ever.
-    beganFromMs: began === undefined ? (sinceMs ?? 0) : null,
+    beganMs: flow.beganMs ?? endedMs,
+    beganFromMs: flow.beganMs === undefined && sinceMs < endedMs ? sinceMs : null,
     endedMs: isEnded ? endedMs : null,
     endedFromMs: null,
     key: isEnded ? null : key,

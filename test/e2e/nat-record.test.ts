@@ -115,7 +115,7 @@ describe.each(FAMILIES)('a flow that a device began, %s', (family) => {
       // Behind its end, and before it began, nobody had it.
       await sleep(20);
       expect((await who(endpoint, iso(Date.parse(ended.ended ?? '') + 5))).candidates).toEqual([]);
-      expect((await who(endpoint, iso(Date.parse(row.began) - 5))).candidates).toEqual([]);
+      expect((await who(endpoint, iso(Date.parse(ended.began) - 5))).candidates).toEqual([]);
       expect((await who(endpoint, row.began, protocol === 'udp' ? 'tcp' : 'udp')).candidates).toEqual([]);
     },
   );
@@ -189,7 +189,7 @@ test('the collector is told of beginning and end: no server of a flow, no IMSI, 
   const { address, port } = await seenAs('told');
   const begun = await collector.line(new RegExp(`NATBEGIN .*external="${address}" port="${port}"`));
   expect(begun).toMatch(
-    /^<134>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z gw-demo mtgate - NATBEGIN \[mapping@32473 protocol="udp" external="[^"]+" port="\d+" realm="iot" inner="10\.20\.0\.2" innerPort="\d+" device="m1@meters\.example" began="[^"]+"\]$/,
+    /^<134>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z gw-demo mtgate - NATBEGIN \[mapping@32473 protocol="udp" external="[^"]+" port="\d+" realm="iot" inner="10\.20\.0\.2" innerPort="\d+" device="m1@meters\.example" began="[^"]+" beganFrom="[^"]+"\]$/,
   );
   await session.stop();
   await network.run('gateway', ['conntrack', '-D', '-p', 'udp', '-s', DEVICE.ipv4]);

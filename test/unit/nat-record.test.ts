@@ -83,6 +83,16 @@ describe('the store', () => {
     writer.close();
   });
 
+  test('corrects a beginning that was heard late by what its end tells', () => {
+    const writer = open();
+    writer.write([flow(1, { beganMs: T0 + 400, beganFromMs: T0 - 100 })], T0 + 400, tell);
+    expect(find(T0).mappings).toMatchObject([{ beganMs: T0 + 400, beganFromMs: T0 - 100 }]);
+    writer.write([{ key: 1, endedMs: T0 + 900, beganMs: T0 + 30 }], T0 + 1_000, tell);
+    expect(find(T0 + 30).mappings).toMatchObject([{ beganMs: T0 + 30, beganFromMs: null, endedMs: T0 + 900 }]);
+    expect(find(T0).mappings).toEqual([]);
+    writer.close();
+  });
+
   test('has a grant once, however often it is handed over', () => {
     const writer = open();
     const grant = flow(null, { grant: 'G1', server: 'head-end', endedMs: T0 + 60_000 });
