@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { DenialList } from '../../agent/api/denial-routes.ts';
 import type { NatAnswer, NatRow } from '../../agent/api/nat-routes.ts';
 import { call } from '../../agent/cli/client.ts';
 import { DEVICE_NAME, DEVICE_PORT, TestAgent } from '../agent.ts';
@@ -306,25 +307,39 @@ test('a device of which nobody knows whose address it had is not guessed: the ad
 });
 
 test('many flows at once are all there, and the agent counts them', async () => {
-  const countMetric = async () => {
-    const { stdout } = await network.run('gateway', ['curl', '--silent', 'http://127.0.0.1:9464/metrics']);
-    return Number(/^mtgate_nat_flows_total\{what="begun"\} (\d+)$/m.exec(stdout)?.[1]);
-  };
+  const countMetric = () => metric('mtgate_nat_flows_total{what="begun"}');
   const before = await countMetric();
-  const script = `const { createSocket } = require('node:dgram');
-    const from = (port) => { if (port === 20900) return; const socket = createSocket('udp4');
-      socket.bind(port, () => socket.send('x', ${SERVICE}, '${SERVER.ipv4}', () => { socket.close(); from(port + 1); })); };
-    from(20000);`;
   const from = service.lines.length;
-  await network.run('device', [process.execPath, '-e', script]);
+  await network.run('device', [process.execPath, '-e', flowsFrom(20_000, 20_900)]);
   await until('all flows', async () => ((await countMetric()) >= before + 900 ? true : undefined));
   const seen = service.lines.slice(from).flatMap((line) => /^udp ([^:]+):(\d+) .* x$/.exec(line)?.slice(1) ?? []);
   expect(seen.length / 2).toBe(900);
   const db = new Database(join(agent.folder, 'store/nat.db'), { readonly: true });
-  const rows = db.prepare("SELECT port FROM mappings WHERE device = 'm2@meters.example'").pluck().all() as number[];
+  const rows = db.prepare("SELECT port FROM mappings WHERE device LIKE '%@meters.example'").pluck().all() as number[];
   db.close();
   const recorded = new Set(rows);
   expect(seen.filter((_, i) => i % 2 === 1).filter((port) => !recorded.has(Number(port)))).toEqual([]);
+});
+
+test('what is more than a device may have at once is refused, counted, and told of', async () => {
+  await network.run('device', [process.execPath, '-e', flowsFrom(30_000, 30_200)]);
+  const { denials } = await until('a denial', async () => {
+    const list = await call<DenialList>(
+      { socket: join(agent.folder, 'mtgate.sock') },
+      'GET',
+      '/denials?reason=flowCapExceeded',
+    );
+    return list.denials.length > 0 ? list : undefined;
+  });
+  expect(denials[0]).toMatchObject({ source: DEVICE.ipv4, target: `udp ${SERVER.ipv4}:${SERVICE}` });
+  const { stdout } = await network.run('gateway', ['nft', 'list', 'counters', 'table', 'inet', 'mtgate_flows']);
+  const packets = Number(/packets (\d+)/.exec(stdout)?.[1]);
+  expect(packets).toBeGreaterThan(50);
+  await until(
+    'the metric',
+    async () => ((await metric('mtgate_flow_cap_packets_total')) === packets ? true : undefined),
+    15_000,
+  );
 });
 
 test('a collector over TCP that goes away and comes back is told what waited', async () => {
@@ -353,6 +368,20 @@ test('a collector over TCP that goes away and comes back is told what waited', a
   const second = await flow('goes');
   await tcp.line(new RegExp(`NATBEGIN .*port="${second.port}"`));
 });
+
+/** A device's program that begins a flow from each of these ports, one after the other. */
+function flowsFrom(low: number, below: number): string {
+  return `const { createSocket } = require('node:dgram');
+    const from = (port) => { if (port === ${below}) return; const socket = createSocket('udp4');
+      socket.bind(port, () => socket.send('x', ${SERVICE}, '${SERVER.ipv4}', () => { socket.close(); from(port + 1); })); };
+    from(${low});`;
+}
+
+async function metric(name: string): Promise<number> {
+  const { stdout } = await network.run('gateway', ['curl', '--silent', 'http://127.0.0.1:9464/metrics']);
+  const line = stdout.split('\n').find((one) => one.startsWith(`${name} `));
+  return Number(line?.slice(name.length));
+}
 
 function isAlive(pid: number): boolean {
   try {
