@@ -4,7 +4,7 @@ const only = (name, comment, from, to) => ({ name, comment, severity: 'error', f
 
 /** Adapters touch the operating system; whoever decides must not know them. */
 const adapters =
-  '^agent/(host|grants/store|desk/desk-store|editions/edition-store|inspector/(inspector|nflog|denial-store)|directory/listener|triggers/trigger-source|dataplane/(bpf|tc|loader|attachment|gate|netlink|nftables|iproute|conntrack)|api/(server|management|loopback)|triggers/store|reports/(post|outbox-store))\\.ts$';
+  '^agent/(host|grants/store|desk/desk-store|editions/edition-store|inspector/(inspector|nflog|denial-store)|directory/listener|triggers/trigger-source|dataplane/(bpf|tc|loader|attachment|gate|netlink|nftables|iproute|conntrack)|api/(server|management|loopback)|triggers/store|reports/(post|outbox-store)|nat/(nat-record|recorder|record-store|collector))\\.ts$';
 
 /** A package has one home, so that replacing it is one file's work. */
 const home = (name, pkg, places) =>
@@ -22,7 +22,7 @@ module.exports = {
     only(
       'core-is-pure',
       'Decisions must run without a machine around them.',
-      { path: '^agent/(core|policy|directory)/|^agent/grants/(lifecycle|endpoints|reconcile|live|opening|slots|line|chains|calendar|column|hash-index|interned|packed-text|packed-grants|grants|extensions|retries|judge|begun|rest|unrecorded)\\.ts$|^agent/dataplane/(dataplane|layout|map-values|memory|netlink-message|rtnetlink|conntrack-message|prefix-set)\\.ts$|^agent/inspector/(packet|nflog-message|packet-denial|denials|account|refusals|ledger)\\.ts$|^agent/triggers/(delivery|lifecycle|trigger|timetable|queue|ground|trigger-judge|sending|triggers|coap|coap-message)\\.ts$|^agent/doctor/(finding|.*-judgements)\\.ts$|^agent/cli/candidates\\.ts$|^agent/desk/(desk|laid-policy|preference-form|desk-switch)\\.ts$|^agent/editions/(edition|beginning|policy-switch|forecast)\\.ts$', pathNot: '^agent/directory/(listener|radius)\\.ts$' },
+      { path: '^agent/(core|policy|directory)/|^agent/grants/(lifecycle|endpoints|reconcile|live|opening|slots|line|chains|calendar|column|hash-index|interned|packed-text|packed-grants|grants|extensions|retries|judge|begun|rest|unrecorded)\\.ts$|^agent/dataplane/(dataplane|layout|map-values|memory|netlink-message|rtnetlink|conntrack-message|flow-message|prefix-set)\\.ts$|^agent/inspector/(packet|nflog-message|packet-denial|denials|account|refusals|ledger)\\.ts$|^agent/triggers/(delivery|lifecycle|trigger|timetable|queue|ground|trigger-judge|sending|triggers|coap|coap-message)\\.ts$|^agent/doctor/(finding|.*-judgements)\\.ts$|^agent/cli/candidates\\.ts$|^agent/desk/(desk|laid-policy|preference-form|desk-switch)\\.ts$|^agent/editions/(edition|beginning|policy-switch|forecast)\\.ts$|^agent/nat/(mapping|who|holders|syslog|recorder-message)\\.ts$', pathNot: '^agent/directory/(listener|radius)\\.ts$' },
       { dependencyTypes: ['core'] },
     ),
     only('policy-knows-core', 'Policy is read, not run: it needs the words and nothing else.', { path: '^agent/policy/' }, { path: own, pathNot: '^agent/(core|policy)/' }),
@@ -59,6 +59,12 @@ module.exports = {
       { path: '^agent/reports/', pathNot: '^agent/reports/(post|outbox-store)\\.ts$' },
       { dependencyTypes: ['core'], pathNot: '^(node:)?crypto$' },
     ),
+    only(
+      'nat-knows-core',
+      'The NAT record is of what the kernel tells and of what grants are told to be; who held an address is asked through a function.',
+      { path: '^agent/nat/' },
+      { path: own, pathNot: '^agent/(core|nat|sqlite)/|^agent/directory/(binding|prefix-trie)\\.ts$|^agent/dataplane/(flow-message|conntrack-message|netlink)\\.ts$' },
+    ),
     only('inspector-knows-core', 'Who was turned away is told in the words of the domain; whose it was is asked through a function.', { path: '^agent/inspector/' }, { path: own, pathNot: '^agent/(core|inspector|sqlite)/' }),
     only(
       'grants-know-their-ports',
@@ -75,12 +81,12 @@ module.exports = {
     only(
       'adapters-are-plugged-in-by-main',
       'Kernel, database, sockets and files sit at the edge.',
-      { path: own, pathNot: '^agent/(main|cli|cli/offline-apply|device-import-worker)\\.ts$|^agent/dataplane/(tc|loader|attachment|gate|iproute|nftables|conntrack)\\.ts$' },
+      { path: own, pathNot: '^agent/(main|cli|cli/offline-apply|device-import-worker|nat/recorder)\\.ts$|^agent/dataplane/(tc|loader|attachment|gate|iproute|nftables|conntrack)\\.ts$' },
       { path: adapters, dependencyTypesNot: ['type-only'] },
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),
     home('koffi', 'koffi', '^agent/(dataplane/(bpf|netlink)|host)\\.ts$'),
-    home('better-sqlite3', 'better-sqlite3', '^agent/(sqlite/(database|transitions|identity-form)|(grants|triggers)/writes|(inspector/denial|reports/outbox|desk/desk)-store|directory/registry-(store|import))\\.ts$'),
+    home('better-sqlite3', 'better-sqlite3', '^agent/(sqlite/(database|transitions|identity-form)|(grants|triggers)/writes|(inspector/denial|reports/outbox|desk/desk|nat/record)-store|directory/registry-(store|import))\\.ts$'),
     home('papaparse', 'papaparse', '^agent/directory/device-rows\\.ts$'),
     home('cap', 'cap', '^agent/inspector/nflog\\.ts$'),
     home('coap-packet', 'coap-packet', '^agent/triggers/coap-message\\.ts$'),

@@ -82,6 +82,8 @@ export class Closure {
   #policy: Policy;
   #counted: ReturnType<Base['counted']> = Promise.resolve(new Map());
   #countedUntilMs = 0;
+  #refused: ReturnType<Base['refusedFlows']> = Promise.resolve(0);
+  #refusedUntilMs = 0;
   /** The base is written, or changed, by one at a time. */
   #turn: Promise<unknown> = Promise.resolve();
   /** What is not built on this site yet. */
@@ -175,6 +177,17 @@ export class Closure {
         packets: Number(counted.get(filter)?.packets ?? 0n),
       })),
     );
+  }
+
+  /** Packets that would have begun a device's flow and were refused; read again at most every ten seconds. */
+  refusedFlows(): Promise<number> {
+    const now = performance.now();
+    if (now >= this.#refusedUntilMs) {
+      this.#refusedUntilMs = now + COUNTED_FOR_MS;
+      this.#refused = this.#parts.base.refusedFlows();
+      this.#refused.catch(() => {}); // whoever asks has the fault
+    }
+    return this.#refused;
   }
 
   /** Addresses that were bound leave the groups of filters, or enter them once they are bound. @throws AgentError nftFailed */

@@ -126,6 +126,13 @@ export interface Config {
   readonly management: { readonly socket: string };
   readonly metrics: { readonly listen: Endpoint };
   readonly store: { readonly directory: string };
+  readonly natRecord: {
+    /** Who had which public endpoint is known for so long, where that fits into so much. */
+    readonly keepDays: number;
+    readonly keepMebibytes: number;
+    /** Told of each mapping, by syslog (RFC 5424). */
+    readonly syslog?: { readonly collector: Endpoint; readonly transport: 'udp' | 'tcp' };
+  };
   /** The folder of the rule files, and whether what lies there is put in force at start and reload, without an `apply`. */
   readonly rules: { readonly folder: string; readonly autoApply: boolean };
   /** The devices file. */
@@ -142,7 +149,12 @@ export interface Config {
     readonly onlyBound: boolean;
     readonly normalise: Normalisation;
   };
-  readonly base: { readonly nflogGroup: number; readonly deniedDestinations: readonly Prefix[] };
+  readonly base: {
+    readonly nflogGroup: number;
+    readonly deniedDestinations: readonly Prefix[];
+    /** Flows that a device may have at once; each takes an external port. */
+    readonly flowsPerDevice: number;
+  };
 }
 
 const networkInterface = f.field('the name of a network interface', (text) =>
@@ -152,6 +164,7 @@ const listen = f.field('one address of this host and a port, such as 192.0.2.10:
 const apn = f.field('an APN or DNN such as iot.example or iot.example.mnc001.mcc262.gprs', parseApn);
 const heard = f.field('one address of this host and a port, such as 192.0.2.10:1813', listenable);
 const resolver = f.field('the address of a resolver and its port, such as 192.0.2.53:53', listenable);
+const collector = f.field('the address of a syslog collector and its port, such as 192.0.2.60:514', listenable);
 const loopback = f.field('a loopback address and a port, such as 127.0.0.1:9464', (text) => {
   const endpoint = listenable(text);
   return endpoint && LOOPBACK.some((prefix) => contains(prefix, endpoint.address)) ? endpoint : undefined;
@@ -255,6 +268,13 @@ function agentFile(folder: string) {
     management: f.mapping({ socket: path.default('/run/mtgate/mtgate.sock') }).prefault({}),
     metrics: f.mapping({ listen: loopback.prefault('127.0.0.1:9464') }).prefault({}),
     store: f.mapping({ directory: path.default('/var/lib/mtgate') }).prefault({}),
+    natRecord: f
+      .mapping({
+        keepDays: f.integer(1, 3_650).default(30),
+        keepMebibytes: f.integer(16, 1_048_576).default(4_096),
+        syslog: f.mapping({ collector, transport: f.choice('udp', 'tcp').default('udp') }).exactOptional(),
+      })
+      .prefault({}),
     rules: f
       .shortFor(
         'folder',
@@ -290,6 +310,7 @@ function agentFile(folder: string) {
       .mapping({
         nflogGroup: f.integer(1, 65535).default(100),
         deniedDestinations: f.list(f.prefix, 'prefixes', 0).default(NOT_PUBLIC),
+        flowsPerDevice: f.integer(1, 64_512).default(1_000),
       })
       .prefault({}),
   });

@@ -97,6 +97,10 @@ import { WouldHave } from './inspector/would-have.ts';
 import { FaultKeepingLog } from './last-fault.ts';
 import { openMetrics } from './metrics.ts';
 import { DeskClerk, mtcUserUseCases } from './mtc-user-use-cases.ts';
+import { Holders } from './nat/holders.ts';
+import { NatRecord } from './nat/nat-record.ts';
+import { openRecordReader } from './nat/record-store.ts';
+import { mappingOf, natUseCases, wasOpen } from './nat-use-cases.ts';
 import { mtcUserOf } from './policy/rule-index.ts';
 import { baseRuleset } from './policy/ruleset.ts';
 import { keepingLast } from './policy-compiler.ts';
@@ -116,8 +120,10 @@ import {
   type GateNumbers,
   gatePlaces,
   gateSetup,
+  grantsPrefixes,
   ownAddressAt,
   poolPrefixes,
+  recorderSetup,
   type Site,
   siteOf,
   spacesOf,
@@ -255,14 +261,14 @@ async function start(
     return device && mtcUser && { mtcUser, externalId: device.externalId };
   };
   const ledger = new Ledger(denialStore, systemClock, systemRandom, log, deviceOf);
-  const holders = {
+  const tenants = {
     holderOf: (inner: InnerAddress) => directory.holderOf(inner),
     mtcUserOf: (device: ExternalId) => mtcUserOf(grants.policy, device)?.name,
   };
   const whose: Whose = {
     ownerOf: (protocol, external, from) => grants.ownerOf(protocol, external, from),
-    triggeredAt: triggeredAt(config, holders),
-    ownAddressAt: ownAddressAt(config, holders),
+    triggeredAt: triggeredAt(config, tenants),
+    ownAddressAt: ownAddressAt(config, tenants),
   };
   const wouldHave = new WouldHave(systemClock, log);
   const inspector = new Inspector({
@@ -296,6 +302,7 @@ async function start(
     radius: ofRadius.radius,
     gate: () => gate.counters(),
     filterPackets: () => closure.filterPackets(),
+    refusedFlows: () => closure.refusedFlows(),
     liveGrants: () => grants.live.size,
     heldGrants: () => grants.live.held,
     waitingGrants: () => grants.waiting.size,
@@ -316,6 +323,7 @@ async function start(
     timesLeft: () => timesLeft(trust, systemClock.nowMs()),
     account,
     inspector: () => inspector.reading(),
+    natRecord: () => natRecord.reading(),
     refusalsGivenUp: () => ledger.givenUp,
     linesLeftOut,
     sinks: () => pushes?.sinks() ?? [],
@@ -358,6 +366,17 @@ async function start(
     keepsNumbers: identities.keep,
     warnSeconds: config.reports.endWarningSeconds,
   });
+  const holders = new Holders(config.inside, (inner) => directory.holderOf(inner));
+  const natFile = join(config.store.directory, 'nat.db');
+  const natReader = openRecordReader(natFile);
+  const natRecord = new NatRecord({
+    setup: recorderSetup(config, natFile, bootId()),
+    holders,
+    endedGrants: function* (sinceMs) {
+      for (const grant of store.endedSince(sinceMs)) if (wasOpen(grant)) yield mappingOf(grant);
+    },
+    log,
+  });
   let waker: Waker | undefined;
   const ground: Ground = {
     gateway: config.gateway,
@@ -384,7 +403,14 @@ async function start(
       return draining ? { reason: 'gatewayDraining', why: 'the operator wants no new grants' } : undefined;
     },
     metrics,
-    watcher: grantEvents,
+    watcher: {
+      granted: (grant) => grantEvents.granted(grant),
+      opened: (grant) => natRecord.begun(mappingOf(grant)),
+      ended: (grant) => {
+        grantEvents.ended(grant);
+        if ('external' in grant) natRecord.ended(mappingOf(grant));
+      },
+    },
     waker: () => waker,
   };
   const grants = new Grants(ground, desk.lay(policy));
@@ -395,7 +421,10 @@ async function start(
     pushes?.switchPolicy(next);
   });
   const groups = {
-    follow: (verb: 'add' | 'delete', bound: readonly Binding[]) => closure.followBindings(verb, bound),
+    follow: (verb: 'add' | 'delete', bound: readonly Binding[]) => {
+      if (verb === 'delete') holders.lost(bound, systemClock.nowMs());
+      return closure.followBindings(verb, bound);
+    },
     refill: () => closure.refillGroups(),
   };
   const accounting = { sessions, places: accountingPlaces(config), tally: accounted };
@@ -450,10 +479,12 @@ async function start(
   grantEvents.begin((id) => grants.find(id) ?? grants.waiting.find(id));
   await triggers?.resume();
   inspector.start();
+  natRecord.start();
   gate.sample(config.gate.sampledDenialsPerSecond);
   stops.push(
     () => ledger.keep(),
     () => inspector.stop(),
+    () => natRecord.stop(),
     every(KEEP_MS, log, () => ledger.keep()),
     every(3_600_000, log, () => ledger.age()),
     every(TICK_MS, log, async () => {
@@ -565,6 +596,10 @@ async function start(
     reportsOf: (name: string) =>
       grants.policy.mtcUsers.has(name as MtcUserName) ? ofReports.all(name as MtcUserName) : undefined,
   };
+  const ofNat = natUseCases({
+    pools: { grants: grantsPrefixes(config), egress: config.pools.egress },
+    ...{ grants, record: natRecord, reader: natReader, nowMs: () => systemClock.nowMs() },
+  });
   const shown = triggers && triggerStore && { triggers: triggerManagement(triggers, triggerStore, directory, log) };
   const management = await startManagement(
     config.management.socket,
@@ -574,7 +609,7 @@ async function start(
       bindings,
       {
         ...{ ...denials, ...ofDevices, ...ofEditions, ...ofRadius },
-        ...{ ...ofSinks, ...shown, ...userUseCases(grants, clerk) },
+        ...{ ...ofSinks, ...shown, ...userUseCases(grants, clerk), ...ofNat },
       },
       config,
       {
@@ -584,7 +619,20 @@ async function start(
         },
         status: () =>
           runningStatus(
-            { config, closure, gate, inspector, recent, trust, draining, registry, policies, folder, fault: log.last },
+            {
+              config,
+              closure,
+              gate,
+              inspector,
+              natRecord,
+              recent,
+              trust,
+              draining,
+              registry,
+              policies,
+              folder,
+              fault: log.last,
+            },
             systemClock,
           ),
       },

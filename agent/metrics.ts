@@ -15,6 +15,7 @@ import type { GateCounters } from './dataplane/dataplane.ts';
 import type { EndCause } from './grants/lifecycle.ts';
 import type { Account } from './inspector/account.ts';
 import type { InspectorReading } from './inspector/inspector.ts';
+import type { NatRecordReading } from './nat/nat-record.ts';
 import type { Would } from './policy/staged.ts';
 import type { Outcome } from './reports/delivery.ts';
 import type { DeliveryOutcome } from './triggers/delivery.ts';
@@ -25,6 +26,8 @@ export interface Readings {
   gate(): GateCounters;
   /** Packets that each filter met; it may be some seconds old. */
   filterPackets(): Promise<readonly { readonly filter: string; readonly staged: boolean; readonly packets: number }[]>;
+  /** Packets that would have begun a device's flow, beyond its cap; it may be some seconds old. */
+  refusedFlows(): Promise<number>;
   liveGrants(): number;
   heldGrants(): number;
   waitingGrants(): number;
@@ -50,6 +53,7 @@ export interface Readings {
   }[];
   account(): Account;
   inspector(): InspectorReading;
+  natRecord(): NatRecordReading;
   /** Refusals that could not be kept. */
   refusalsGivenUp(): number;
   /** Lines of the log that a journal which stood still had no room for. */
@@ -143,6 +147,12 @@ export function openMetrics(readings: Readings): Metrics {
       return filters.map(({ filter, staged, packets }) => [packets, { filter, staged: String(staged) }]);
     },
     ['filter', 'staged'],
+  );
+  read(
+    Counter,
+    'mtgate_flow_cap_packets_total',
+    'Packets of devices that would have begun a flow more than a device may have, and were dropped',
+    async () => [[await readings.refusedFlows()]],
   );
   read(Gauge, 'mtgate_live_grants', 'Grants that are live', () => [[readings.liveGrants()]]);
   read(Gauge, 'mtgate_held_grants', 'Of the live ones, those held until their bindings are confirmed', () => [
@@ -275,6 +285,37 @@ export function openMetrics(readings: Readings): Metrics {
       ];
     },
     ['why'],
+  );
+  read(Gauge, 'mtgate_nat_recording', '1 while it is recorded who has which public endpoint', () => [
+    [readings.natRecord().recording ? 1 : 0],
+  ]);
+  read(
+    Counter,
+    'mtgate_nat_flows_total',
+    'Flows of devices that were recorded, by what happened to them',
+    () => {
+      const { begun, ended } = readings.natRecord();
+      return [
+        [begun, { what: 'begun' }],
+        [ended, { what: 'ended' }],
+      ];
+    },
+    ['what'],
+  );
+  read(
+    Counter,
+    'mtgate_nat_lost_total',
+    'What the NAT record missed: events that the kernel had no room for (kernel), or agent and disk had no time for (recorder); messages that the collector did not take (collector); ends of the process (deaths)',
+    () => {
+      const { lostInKernel, givenUp, unsent, deaths } = readings.natRecord();
+      return [
+        [lostInKernel, { where: 'kernel' }],
+        [givenUp, { where: 'recorder' }],
+        [unsent, { where: 'collector' }],
+        [deaths, { where: 'deaths' }],
+      ];
+    },
+    ['where'],
   );
   read(Counter, 'mtgate_refusals_given_up_total', 'Refusals that the disk did not take in time', () => [
     [readings.refusalsGivenUp()],

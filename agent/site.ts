@@ -6,7 +6,7 @@
 import type { Config } from './config.ts';
 import { sharedRealms } from './core/address-plan.ts';
 import type { Admission } from './core/admissions.ts';
-import { type Address, contains, type Endpoint, encloses, type Prefix } from './core/net.ts';
+import { type Address, contains, type Endpoint, encloses, formatEndpoint, type Prefix } from './core/net.ts';
 import { covers } from './core/trigger-plan.ts';
 import type { Attributes, ExternalId, InnerAddress, MtcUserName, RealmName, Service } from './core/words.ts';
 import type { Interfaces } from './dataplane/attachment.ts';
@@ -16,6 +16,7 @@ import { Apns } from './directory/apns.ts';
 import { type Binding, deviceOf } from './directory/binding.ts';
 import type { Places } from './directory/claimed-ranges.ts';
 import type { HolderAt, TriggeredAt } from './inspector/packet-denial.ts';
+import type { RecorderSetup } from './nat/recorder-message.ts';
 import { admissionsOf } from './policy/admissions.ts';
 import { type GroupMember, groupsIn } from './policy/filter-ruleset.ts';
 import { isInGroup } from './policy/groups.ts';
@@ -121,7 +122,7 @@ export function baseSetup(config: Config, { outside, inside }: Site, ground: Fil
       return { ...one, shared: shared.has(one.realm), ...(ifindex !== undefined && { ifindex }) };
     }),
     present: [outside, ...inside.values()].flatMap((link) => (link ? link.name : [])),
-    grants: grantsOf(config),
+    grants: grantsPrefixes(config),
     egress: config.pools.egress,
     services: config.services,
     management: config.radius?.listen ?? [],
@@ -222,20 +223,35 @@ export function accountingPlaces({ inside, radius }: Config): Places {
 
 /** Both pools: nothing on this host answers for them. */
 export function poolPrefixes(config: Config): readonly Prefix[] {
-  return [...grantsOf(config), ...config.pools.egress];
+  return [...grantsPrefixes(config), ...config.pools.egress];
 }
 
 /** Which addresses are inside, and which stand for devices outside: where nothing is translated, their own. */
 export function spacesOf(config: Config) {
   const inner = config.inside.flatMap(({ prefixes }) => prefixes);
   const own = config.inside.flatMap(({ prefixes, nat }) => (nat === 'none' ? prefixes : []));
-  const external = [...grantsOf(config), ...own];
+  const external = [...grantsPrefixes(config), ...own];
   return {
     isInner: (address: Address) => inner.some((one) => contains(one, address)),
     isExternal: (address: Address) => external.some((one) => contains(one, address)),
   };
 }
 
-function grantsOf({ pools: { grants } }: Config): readonly Prefix[] {
+export function grantsPrefixes({ pools: { grants } }: Config): readonly Prefix[] {
   return [...grants.ipv4, ...grants.ipv6];
+}
+
+/** Some seconds of ten thousand flows each that begin and end. */
+const NAT_EVENTS_BYTES = 64 * 2 ** 20;
+
+/** What the process is started with that keeps the NAT record. */
+export function recorderSetup({ gateway, pools, natRecord }: Config, file: string, bootId: string): RecorderSetup {
+  const { keepDays, keepMebibytes, syslog } = natRecord;
+  return {
+    ...{ file, gateway, bootId, socketBytes: NAT_EVENTS_BYTES },
+    egress: pools.egress.map(({ text }) => text),
+    keepMs: keepDays * 86_400_000,
+    keepBytes: keepMebibytes * 2 ** 20,
+    ...(syslog && { syslog: { ...syslog, collector: formatEndpoint(syslog.collector) } }),
+  };
 }

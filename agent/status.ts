@@ -14,6 +14,7 @@ import type { PolicySwitch } from './editions/policy-switch.ts';
 import { deniedPackets } from './inspector/account.ts';
 import type { InspectorReading } from './inspector/inspector.ts';
 import type { LastFault } from './last-fault.ts';
+import type { NatRecordReading } from './nat/nat-record.ts';
 import type { RecentDenials } from './recent-denials.ts';
 import type { FolderWatch } from './rule-folder.ts';
 
@@ -40,6 +41,8 @@ export interface RunningStatus {
   readonly packets: ReturnType<typeof packetsOf>;
   readonly deniedInLastMinute: number;
   readonly inspector: InspectorReading;
+  /** Who had which public endpoint: whether that is recorded, and how much was. */
+  readonly natRecord: NatRecordReading;
   readonly certificates: readonly CertificateStatus[];
   readonly edition: EditionStatus;
   readonly lastFault?: LastFault;
@@ -76,6 +79,7 @@ interface Parts {
   readonly closure: Closure;
   readonly gate: Pick<Gate, 'counters' | 'attachments' | 'lastHeartbeat'>;
   readonly inspector: { reading(): InspectorReading };
+  readonly natRecord: { reading(): NatRecordReading };
   readonly recent: RecentDenials;
   readonly trust: Trust;
   readonly draining: boolean;
@@ -86,7 +90,8 @@ interface Parts {
 }
 
 export function runningStatus(parts: Parts, clock: Clock): RunningStatus {
-  const { config, closure, gate, inspector, recent, trust, draining, registry, policies, folder, fault } = parts;
+  const { config, closure, gate, inspector, natRecord, recent, trust, draining, registry, policies, folder, fault } =
+    parts;
   const counters = gate.counters();
   const gap = closure.objection();
   return {
@@ -106,6 +111,7 @@ export function runningStatus(parts: Parts, clock: Clock): RunningStatus {
     packets: packetsOf(counters),
     deniedInLastMinute: recent.inLastMinute(clock.monotonicNs(), deniedPackets(counters)),
     inspector: inspector.reading(),
+    natRecord: natRecord.reading(),
     certificates: certificateStatus(trust, clock.nowMs()),
     edition: editionStatus(policies, folder),
     ...(fault && { lastFault: fault }),

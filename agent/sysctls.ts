@@ -11,6 +11,8 @@ interface Expectation {
   readonly path: string;
   /** Any of these will do; the first is what an operator is told. */
   readonly values: readonly string[];
+  /** More than the first will do, too. */
+  readonly orMore?: true;
   readonly why: string;
 }
 
@@ -21,6 +23,10 @@ const LOOSE = 'a strict check drops answers that come by another way; gate and b
 const NO_PROXY = 'the gateway answers for no address that is not its own';
 const NO_INNER_ARP =
   'a link is told of no address but its own: on the outside one, who has the inner address is not answered';
+
+const RECORDED = 'the NAT record is made of what connection tracking tells, and when it says that was';
+const UDP_KEPT = 'what stands for a device outlives a pause of its application (RFC 4787 REQ-5)';
+const PING_KEPT = 'what stands for a ping outlives a slow answer (RFC 5508 REQ-2)';
 
 /** Of settings that the kernel joins by "and", or by the greater, the one of all interfaces is enough; by "or" both count. */
 export const EXPECTATIONS: readonly Expectation[] = [
@@ -37,6 +43,12 @@ export const EXPECTATIONS: readonly Expectation[] = [
   { path: 'ipv4/conf/all/arp_announce', values: ['2', '1'], why: NO_INNER_ARP },
   { path: 'ipv6/conf/all/proxy_ndp', values: ['0'], why: NO_PROXY },
   { path: 'ipv6/conf/NAME/proxy_ndp', values: ['0'], why: NO_PROXY },
+  { path: 'netfilter/nf_conntrack_events', values: ['1'], why: RECORDED },
+  { path: 'netfilter/nf_conntrack_timestamp', values: ['1'], why: RECORDED },
+  { path: 'netfilter/nf_conntrack_udp_timeout', values: ['120'], orMore: true, why: UDP_KEPT },
+  { path: 'netfilter/nf_conntrack_udp_timeout_stream', values: ['300'], orMore: true, why: UDP_KEPT },
+  { path: 'netfilter/nf_conntrack_icmp_timeout', values: ['60'], orMore: true, why: PING_KEPT },
+  { path: 'netfilter/nf_conntrack_icmpv6_timeout', values: ['60'], orMore: true, why: PING_KEPT },
 ];
 
 /** A setting that is not as it must be. */
@@ -50,11 +62,12 @@ export interface WrongSysctl {
 
 /** All that is wrong now. What is not there (a kernel without IPv6, an interface that has gone) is not wrong. */
 export function wrongSysctls(interfaces: readonly string[]): WrongSysctl[] {
-  return EXPECTATIONS.flatMap(({ path, values, why }) =>
+  return EXPECTATIONS.flatMap(({ path, values, orMore, why }) =>
     pathsOf(path, interfaces).flatMap((one) => {
       const value = read(one);
       const [expected = ''] = values;
-      return value === undefined || values.includes(value) ? [] : { name: `net/${one}`, value, expected, why };
+      const isRight = value === undefined || values.includes(value) || (orMore && Number(value) > Number(expected));
+      return isRight ? [] : { name: `net/${one}`, value, expected, why };
     }),
   );
 }

@@ -8,6 +8,7 @@ import type { DeviceUseCases } from './api/device-routes.ts';
 import type { EditionUseCases } from './api/edition-routes.ts';
 import { type IdentityPolicy, partyOf } from './api/identity.ts';
 import type { ManagementUseCases } from './api/management.ts';
+import type { NatUseCases } from './api/nat-routes.ts';
 import type { OperatorGrant, OperatorGrantDetail, OperatorWait, OperatorWaitDetail } from './api/operator-rows.ts';
 import type { RadiusUseCases } from './api/radius-routes.ts';
 import type { Grant, GrantsUseCases, ServerLimits, Wait } from './api/routes.ts';
@@ -151,6 +152,7 @@ export function managementUseCases(
   others: DenialUseCases &
     EditionUseCases &
     DeviceUseCases &
+    NatUseCases &
     RadiusUseCases &
     UserUseCases &
     SinkUseCases &

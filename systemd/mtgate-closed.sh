@@ -29,6 +29,11 @@ put() {
 	done
 }
 
+# least NAME VALUE: sets a sysctl where it is less.
+least() {
+	was=$(cat "/proc/sys/net/$1" 2>/dev/null) && [ "$was" -lt "$2" ] && put "$1" "$2"
+}
+
 failed=0
 if stands; then
 	forward=1
@@ -59,6 +64,15 @@ put ipv4/conf/all/arp_announce 2 1
 
 # A strict check drops answers that come by another way; gate and base judge sources themselves.
 put 'ipv4/conf/*/rp_filter' 0 2
+
+# The NAT record is made of what connection tracking tells of flows that devices begin.
+put netfilter/nf_conntrack_events 1
+put netfilter/nf_conntrack_timestamp 1
+# What stands for a device outlives a pause of its application (RFC 4787 REQ-5, RFC 5508 REQ-2).
+least netfilter/nf_conntrack_udp_timeout 120
+least netfilter/nf_conntrack_udp_timeout_stream 300
+least netfilter/nf_conntrack_icmp_timeout 60
+least netfilter/nf_conntrack_icmpv6_timeout 60
 
 put ipv4/ip_forward $forward
 put ipv6/conf/all/forwarding $forward

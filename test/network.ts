@@ -269,7 +269,22 @@ function settings(path: string, forwards: boolean): void {
     'ipv4/icmp_ratelimit': 0,
     'ipv6/icmp/ratelimit': 0,
   };
-  const script = Object.entries(values).map(([name, value]) => `echo ${value} > /proc/sys/net/${name}`);
+  // As systemd/mtgate-closed.sh has them on a gateway; they are there once the kernel tracks connections.
+  const tracking = {
+    events: 1,
+    timestamp: 1,
+    udp_timeout: 120,
+    udp_timeout_stream: 300,
+    icmp_timeout: 60,
+    icmpv6_timeout: 60,
+  };
+  const script = [
+    ...Object.entries(values).map(([name, value]) => `echo ${value} > /proc/sys/net/${name}`),
+    ...Object.entries(tracking).map(([name, value]) => {
+      const file = `/proc/sys/net/netfilter/nf_conntrack_${name}`;
+      return `[ ! -e ${file} ] || echo ${value} > ${file}`;
+    }),
+  ];
   execFileSync('nsenter', [`--net=${path}`, '--', 'sh', '-ec', script.join('\n')]);
 }
 

@@ -30,6 +30,7 @@ import {
 import { addDenialRoutes, type DenialUseCases } from './denial-routes.ts';
 import { addDeviceRoutes, type DeviceUseCases } from './device-routes.ts';
 import { addEditionRoutes, type EditionUseCases } from './edition-routes.ts';
+import { addNatRoutes, type NatUseCases } from './nat-routes.ts';
 import {
   bindingRow,
   deviceDetail,
@@ -74,6 +75,7 @@ export interface ManagementUseCases
   extends DenialUseCases,
     EditionUseCases,
     DeviceUseCases,
+    NatUseCases,
     RadiusUseCases,
     TriggerManagement,
     UserUseCases,
@@ -242,6 +244,7 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
   });
 
   addDenialRoutes(app, useCases);
+  addNatRoutes(app, useCases);
   addRadiusRoutes(app, useCases);
   addTriggerRoutes(app, useCases, (request) => uidOf(request.raw.socket));
   addUserRoutes(app, useCases, (request) => uidOf(request.raw.socket));

@@ -110,6 +110,7 @@ function statusPage(status: Status): string[] {
     ['denied', `${status.deniedInLastMinute} in the last minute; since the gate began:`],
     ...denied.map(([reason, number]) => ['', `${number} ${reason} (${denialText(reason)})`] as const),
     ['inspector', inspectorText(status.inspector)],
+    ['NAT record', natRecordText(status.natRecord)],
     ...status.certificates.map(
       (one, i) => [i === 0 ? 'certificates' : '', `${KINDS[one.kind]} ${one.name}: ${dateText(one)}`] as const,
     ),
@@ -147,6 +148,12 @@ function denialText(reason: string): string {
 
 function inspectorText({ state, deaths, blindnesses }: Status['inspector']): string {
   return `${state}; its child ended ${count(deaths, 'time')}, was blind ${count(blindnesses, 'time')}`;
+}
+
+function natRecordText({ recording, begun, lostInKernel, givenUp, deaths }: Status['natRecord']): string {
+  const lost = lostInKernel + givenUp;
+  const state = recording ? 'recording' : 'NOT RECORDING';
+  return `${state}; ${count(begun, 'flow')} since the start, ${lost} missed; its process ended ${count(deaths, 'time')}`;
 }
 
 function dateText({ notAfter, nextUpdate, usable, daysLeft, why }: CertificateStatus): string {

@@ -43,6 +43,10 @@ export const FAULTS = {
     'Look at the disk of store.directory: space, rights, faults. What was registered before an import still is.',
   denialsNotKept:
     'Look at the disk: space, rights, faults. Grants go on; the list of denials is in memory until it works.',
+  natRecordNotWritten:
+    'Look at the disk of store.directory: space, rights, faults. Grants and flows go on; what is heard waits, as long as there is room.',
+  natRecordNotRead:
+    'Look at nat.db in store.directory, and whether the recorder runs: mtgate status, events natRecorder*.',
   certificateInvalid: 'Correct the file: PEM, readable by the agent, key and certificate of one pair.',
   secretInvalid: 'Write the shared secret of the RADIUS client into its file, in the first line.',
   listenFailed: 'Is the address on this host and the port free?',

@@ -56,6 +56,17 @@ export const EVENTS = {
   inspectorBlind: 'Our own test packet did not come through: denials are counted and not seen. The child is restarted.',
   inspectorDied: "The inspector's child ended; it is started again. The gateway is as closed as before.",
   inspectorChildFault: "A fault in the inspector's child, in its own words.",
+  natRecorderReady: 'The recorder listens; the flows of devices that run are on record.',
+  natRecorderDied: 'The process that keeps the NAT record ended; it is started again, and finds what runs.',
+  natEventsLost:
+    'Not all that connection tracking told was heard or written: since `sinceMs` flows that began and ended may be missing. Those that run are looked at.',
+  natRecordShortened:
+    'The NAT record is as large as natRecord.keepMebibytes allows: what is oldest goes before natRecord.keepDays are over. Once a day.',
+  natRecordUnusable: 'The file of the NAT record cannot be used and was put aside, or is done without.',
+  natRecordNotWritten: 'The NAT record could not be written; it is tried again, and waits as long as there is room.',
+  natCollectorAway:
+    'The syslog collector of the NAT record does not take it: `why`. It is tried again; the record itself goes on.',
+  natCollectorBack: 'The syslog collector takes the NAT record again; `unsent` messages were given up so far.',
   denialStoreUnusable:
     'The file of denials cannot be used and was put aside, or is done without. Grants do not rest on it.',
   denialsNotKept: 'Denials and refusals could not be written; they stay in memory as long as there is room.',

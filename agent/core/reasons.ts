@@ -159,6 +159,10 @@ export const BASE_DENIALS = {
     text: 'to a trigger port of a device, and not from the gateway: a trigger that nobody authorised',
     advice: 'Tell the MTC user of the device. If it is an application of yours, ask for triggers, or use another port.',
   },
+  flowCapExceeded: {
+    text: 'a device would have begun a flow, and has as many as it may; or a million devices have some',
+    advice: 'Look at the device: is it well? If devices need more flows at once, raise base.flowsPerDevice.',
+  },
 } as const;
 
 export type BaseDenial = keyof typeof BASE_DENIALS;
@@ -197,10 +201,8 @@ export const SELF_TEST = { name: 'selfTest', mark: DENIAL_MARK + 0xff } as const
 /** What the base writes before a copied packet: this, with the reason's name, or a FilterCopy and the filter's id. */
 export const DENIAL_PREFIX = 'mtgate ';
 
-/** What the base says by a name alone. */
-const SAID_BY_NAME = ['unauthorisedTrigger', 'unsolicited', SELF_TEST.name] as const;
 /** Why a packet was copied. */
-export type CopyReason = DenialReason | FilterCopy | (typeof SAID_BY_NAME)[number];
+export type CopyReason = PacketReason | FilterCopy | typeof SELF_TEST.name;
 
 /** What a copied packet's prefix says of it, or undefined where it is none of ours. */
 export function readPrefix(prefix: string): { readonly reason: CopyReason; readonly filter?: string } | undefined {
@@ -208,6 +210,6 @@ export function readPrefix(prefix: string): { readonly reason: CopyReason; reado
   const [name = '', filter] = prefix.slice(DENIAL_PREFIX.length).split(' ');
   const copy = FILTER_COPIES.find((one) => one === name);
   if (copy) return filter ? { reason: copy, filter } : undefined;
-  const reason = SAID_BY_NAME.find((one) => one === name) ?? denialOfName(name);
+  const reason = name === SELF_TEST.name || isBaseDenial(name) ? name : denialOfName(name);
   return reason && filter === undefined ? { reason } : undefined;
 }

@@ -201,6 +201,16 @@ function refusalIn({ type, flags, body }: Message): Refusal | undefined {
   return { errno, why: why ? textIn(why) : '' };
 }
 
+/** An attribute whose value is a text. */
+export function attribute(type: number, text: string): Uint8Array {
+  const value = new TextEncoder().encode(text);
+  const bytes = new Uint8Array(aligned(ATTRIBUTE_HEADER + value.length));
+  viewOf(bytes).setUint16(0, ATTRIBUTE_HEADER + value.length, true);
+  viewOf(bytes).setUint16(2, type, true);
+  bytes.set(value, ATTRIBUTE_HEADER);
+  return bytes;
+}
+
 /** Bytes behind one another. */
 export function joined(parts: readonly Uint8Array[]): Uint8Array {
   const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));

@@ -29,6 +29,9 @@ const libc = koffi.load('libc.so.6');
 const socket = libc.func('int socket(int domain, int type, int protocol)');
 const connect = libc.func('int connect(int fd, const uint8_t *address, uint32_t size)');
 const setsockopt = libc.func('int setsockopt(int fd, int level, int name, const void *value, uint32_t size)');
+const bind = libc.func('int bind(int fd, const uint8_t *address, uint32_t size)');
+const poll = libc.func('int poll(void *fds, unsigned long count, int milliseconds)');
+const getsockopt = libc.func('int getsockopt(int fd, int level, int name, void *value, void *size)');
 const send = libc.func('long send(int fd, const uint8_t *data, size_t length, int flags)');
 const recv = libc.func('long recv(int fd, void *data, size_t length, int flags)');
 
@@ -38,12 +41,19 @@ const AF_NETLINK = 16;
 const SOCK_RAW = 3;
 const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
+const SO_RCVBUF = 8;
 const SO_RCVTIMEO = 20;
+const SO_RCVBUFFORCE = 33;
+const SO_MEMINFO = 55;
+/** Of what SO_MEMINFO tells, how many messages the socket had no room for (SK_MEMINFO_DROPS), and how much it tells. */
+const MEMINFO = { drops: 8, words: 9 } as const;
 const SOL_NETLINK = 270;
 const NETLINK_CAP_ACK = 10;
 const NETLINK_EXT_ACK = 11;
 const NETLINK_GET_STRICT_CHK = 12;
 const MSG_TRUNC = 0x20;
+const MSG_DONTWAIT = 0x40;
+const POLLIN = 1;
 /** struct sockaddr_nl: port 0 is the kernel. */
 const KERNEL = Uint8Array.of(AF_NETLINK, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
 /** struct timeval. The answer is there when the question has been sent. */
@@ -119,6 +129,78 @@ export async function order(
   return refused;
 }
 
+/**
+ * What the kernel tells without being asked. What is not read in time is lost, and counted; nothing of the kernel ever
+ * waits for who listens.
+ */
+export class Events {
+  readonly #fd: number;
+  readonly #bytes = new Uint8Array(ROOM);
+
+  private constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  /** Of these groups (a bit each), with so much room for what is not read yet. @throws AgentError netlinkFailed */
+  static open(protocol: Protocol, groups: number, roomBytes: number): Events {
+    const complain: Complaint = (why) => new AgentError('netlinkFailed', `the kernel's events cannot be heard: ${why}`);
+    const fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, PROTOCOLS[protocol]);
+    if (fd < 0) throw complain(`socket: ${getSystemErrorName(-koffi.errno())}`);
+    const room = Uint32Array.of(roomBytes);
+    // More than net.core.rmem_max takes CAP_NET_ADMIN; without, as much as there is.
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, room, room.byteLength) < 0)
+      setsockopt(fd, SOL_SOCKET, SO_RCVBUF, room, room.byteLength);
+    const address = new Uint8Array(KERNEL);
+    new DataView(address.buffer).setUint32(8, groups, true);
+    if (bind(fd, address, address.byteLength) < 0) {
+      const why = getSystemErrorName(-koffi.errno());
+      closeSync(fd);
+      throw complain(`bind: ${why}`);
+    }
+    return new Events(fd);
+  }
+
+  /** Resolves when there is something to read, or the time is over. */
+  async wait(milliseconds: number): Promise<void> {
+    const asked = new DataView(new ArrayBuffer(8)); // struct pollfd
+    asked.setInt32(0, this.#fd, true);
+    asked.setInt16(4, POLLIN, true);
+    await inThread(poll, new Uint8Array(asked.buffer), 1, milliseconds);
+  }
+
+  /**
+   * Reads what is there, so many messages at the most; the bytes are good until `take` returns. `lost`: some were, and
+   * what is behind them may be read.
+   * @throws AgentError netlinkFailed
+   */
+  read(most: number, take: (bytes: Uint8Array) => void): 'empty' | 'more' | 'lost' {
+    for (let i = 0; i < most; i++) {
+      const length = Number(recv(this.#fd, this.#bytes, ROOM, MSG_DONTWAIT));
+      if (length >= 0) {
+        take(this.#bytes.subarray(0, length));
+        continue;
+      }
+      const errno = koffi.errno();
+      if (errno === EAGAIN) return 'empty';
+      if (errno === ENOBUFS) return 'lost';
+      if (errno !== EINTR)
+        throw new AgentError('netlinkFailed', `the kernel's events cannot be heard: ${getSystemErrorName(-errno)}`);
+    }
+    return 'more';
+  }
+
+  /** How many messages were lost since it was opened. */
+  lost(): number {
+    const words = new Uint32Array(MEMINFO.words);
+    getsockopt(this.#fd, SOL_SOCKET, SO_MEMINFO, words, Uint32Array.of(words.byteLength));
+    return words[MEMINFO.drops] as number;
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+}
+
 /** What became of an exchange: a number is the room that its answer takes. */
 type Outcome = 'ended' | 'again' | number;
 type Complaint = (why: string) => AgentError;
@@ -181,7 +263,7 @@ function open(protocol: Protocol, complain: Complaint): number {
 const inUse = new Set<unknown>();
 
 /** A call in a thread of libuv: its result, or its negated errno, which koffi hands over within the callback. */
-function inThread(call: typeof send, ...args: readonly unknown[]): Promise<number> {
+function inThread(call: Pick<typeof send, 'async'>, ...args: readonly unknown[]): Promise<number> {
   inUse.add(args);
   return new Promise((resolve, reject) => {
     call.async(...args, (fault: Error | null, result: number) => {

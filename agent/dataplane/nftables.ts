@@ -12,9 +12,11 @@
 import { AgentError } from '../core/errors.ts';
 import { run } from './command.ts';
 import { ask } from './netlink.ts';
-import { attributeIn, type Question, textIn } from './netlink-message.ts';
+import { attribute, attributeIn, joined, type Question, textIn } from './netlink-message.ts';
 
 const TABLE = ['inet', 'mtgate'] as const;
+/** Beside it, how many flows each device has (policy/flow-caps.ts): never listed, since packets fill it. */
+const FLOWS_TABLE = 'mtgate_flows';
 
 /** The sets that follow who is in which device group, and the counters of filters (policy/filter-ruleset.ts). */
 const GROUP_SET =
@@ -26,6 +28,7 @@ const FILLED_BY_PACKETS = /(\n\tset trigger_answers_\S+ \{\n(?:\t\t(?!elements)[
 /** NFNL_SUBSYS_NFTABLES, in the upper byte of a message's type. */
 const NFTABLES = 10 << 8;
 const NFT_MSG_GETCHAIN = 4;
+const NFT_MSG_GETRULE = 7;
 const NFT_MSG_GETGEN = 16;
 /** struct nfgenmsg: family, version, resource. */
 const NFGEN_HEADER = 4;
@@ -39,6 +42,13 @@ const GENERATION: Question = {
   dump: false,
   body: new Uint8Array(NFGEN_HEADER),
 };
+const NFTA_RULE_TABLE = 1;
+const FLOW_RULES: Question = {
+  what: 'the rules on flows of devices',
+  type: NFTABLES | NFT_MSG_GETRULE,
+  dump: true,
+  body: joined([Uint8Array.of(NFPROTO_INET, 0, 0, 0), attribute(NFTA_RULE_TABLE, `${FLOWS_TABLE}\0`)]),
+};
 const CHAINS: Question = {
   what: 'the chains of nftables',
   type: NFTABLES | NFT_MSG_GETCHAIN,
@@ -50,7 +60,7 @@ const CHAINS: Question = {
 export type Element = readonly [set: string, element: string];
 
 interface Shown {
-  /** The table without its counters' values and what is in its group sets. */
+  /** The tables without their counters' values, and what is in sets that change. */
   readonly text: string;
   readonly elements: ReadonlyMap<string, ReadonlySet<string>>;
 }
@@ -108,6 +118,12 @@ export class Base {
     );
   }
 
+  /** Packets that would have begun a device's flow and were refused. */
+  async refusedFlows(): Promise<number> {
+    const { output } = await nft(['list', 'counters', 'table', 'inet', FLOWS_TABLE]);
+    return Number(/packets (\d+)/.exec(output)?.[1] ?? 0);
+  }
+
   /** Whether the table stands as it was applied, or a chain, rule or element is gone or added. */
   async look(): Promise<'stands' | 'baseMissing' | 'baseChanged'> {
     const current = await edition(); // before the list: what changes in between is listed once more
@@ -127,13 +143,17 @@ async function edition(): Promise<string> {
   if (!id) throw new AgentError('netlinkFailed', 'nftables does not tell its generation');
   const ours = chains.flatMap(({ body }) => {
     const table = attributeIn(body, NFGEN_HEADER, NFTA_CHAIN_TABLE);
-    return table && textIn(table) === TABLE[1] ? body.subarray(NFGEN_HEADER) : [];
+    const name = table && textIn(table);
+    return name === TABLE[1] || name === FLOWS_TABLE ? body.subarray(NFGEN_HEADER) : [];
   });
   return Buffer.concat([id, ...ours]).toString('latin1');
 }
 
-/** The table without counters, or undefined where there is none. */
+/** The table without counters, with the rules on flows beside it; undefined where there is none. */
 async function shown(): Promise<Shown | undefined> {
+  const flowRules = (await ask('netfilter', FLOW_RULES)).map(({ body }) =>
+    Buffer.from(body.subarray(NFGEN_HEADER)).toString('hex'),
+  );
   const outcome = await nft(['--stateless', 'list', 'table', ...TABLE]);
   if (outcome.status !== 0) return undefined;
   const elements = new Map<string, Set<string>>();
@@ -141,7 +161,7 @@ async function shown(): Promise<Shown | undefined> {
     elements.set(set, new Set(elementsOf(list)));
     return `\n\tset ${set}\n`;
   });
-  return { text, elements };
+  return { text: [text, ...flowRules].join('\n'), elements };
 }
 
 function elementsOf(list = ''): string[] {

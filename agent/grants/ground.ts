@@ -52,6 +52,8 @@ export interface Ground {
 
 /** Told of what becomes of grants without their servers' asking. Fails never, and is done at once. */
 export interface GrantWatcher {
+  /** A grant is live. */
+  opened?(grant: GrantRecord): void;
   /** A request that waited is granted. */
   granted(grant: GrantRecord): void;
   /** A grant has ended, or a request waits no more and was not granted. */

@@ -293,6 +293,7 @@ export class Requests {
     this.#held.live.put(standing.record);
     metrics.granted();
     log.info({ ...namesOf(record), rule: record.rule, until: record.expiresAtMs }, 'grantOpened');
+    this.#ground.watcher?.opened?.(standing.record);
     if (waited) this.#ground.watcher?.granted(standing.record);
     return standing.record;
   }

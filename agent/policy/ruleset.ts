@@ -32,6 +32,7 @@ import {
 import { portsText, type TriggerPlan } from '../core/trigger-plan.ts';
 import type { Service } from '../core/words.ts';
 import { allowRules, answerRules, type Counted, type FilterSetup, filterParts, type Part } from './filter-ruleset.ts';
+import { flowCaps } from './flow-caps.ts';
 
 export interface BaseSetup extends FilterSetup {
   readonly outside: string;
@@ -54,6 +55,8 @@ export interface BaseSetup extends FilterSetup {
   /** What devices may reach on the gateway itself, beside neighbour discovery. */
   readonly services: readonly Service[];
   readonly nflogGroup: number;
+  /** How many flows a device may have at once; absent: as many as it likes. */
+  readonly flowsPerDevice?: number;
   /** Where the host itself listens for its management alone, over UDP: not reachable from outside. */
   readonly management?: readonly Endpoint[];
   /** Where triggers come from, and the ports of devices that they alone reach. */
@@ -67,6 +70,9 @@ const FAMILIES = [
   { family: 'ipv4', word: 'ip', type: 'ipv4_addr', icmp: 'icmp', hops: 'ttl' },
   { family: 'ipv6', word: 'ip6', type: 'ipv6_addr', icmp: 'icmpv6', hops: 'hoplimit' },
 ] as const;
+
+/** Any number will do. */
+const EGRESS_SEED = '0x6d746761';
 
 /** RFC 5095; RFC 6092, REC-4. */
 const NO_SOURCE_ROUTES = 'meta nfproto ipv6 rt type 0 counter drop';
@@ -89,8 +95,13 @@ const ANSWER_RATE = 'limit rate over 10/second burst 50 packets';
 /** Devices that answered within two seconds; of more, the rest are not counted. */
 const ANSWERERS_MOST = 16_384;
 
-/** The table's definition, for `nft -f`; its filters go on counting from where they were. */
+/** The definition for `nft -f`: the table, whose filters go on counting from where they were, and the caps on flows. */
 export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): string {
+  const { flowsPerDevice } = setup;
+  return `${baseTable(setup, counted)}${flowsPerDevice === undefined ? '' : flowCaps({ ...setup, flowsPerDevice })}`;
+}
+
+function baseTable(setup: BaseSetup, counted: Counted): string {
   const outside = quote(setup.outside);
   const inside = setup.inside.map((link) => quote(link.interface));
   const shared = setup.inside.filter((link) => link.shared).map((link) => quote(link.interface));
@@ -99,6 +110,7 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
   return table([
     ...FAMILIES.flatMap(({ family, type }) => [
       prefixSet(`grants_${family}`, type, of(family, setup.grants)),
+      prefixSet(`egress_${family}`, type, of(family, setup.egress)),
       prefixSet(`denied_${family}`, type, of(family, setup.deniedDestinations)),
     ]),
     // The gate's sampled denials: their packets are marked as someone else's
@@ -113,11 +125,17 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
       'type filter hook output priority raw; policy accept;',
       `meta mark ${hex(SELF_TEST.mark)} ${copied(SELF_TEST.name, setup)} drop`,
     ]),
-    // Reached only where the gate is not attached: the grants pool is closed then.
     chain('early', [
       'type filter hook prerouting priority raw; policy accept;',
       `meta mark & ${hex(MARK_KIND)} == ${hex(FRAGMENT_MARK)} notrack`,
+      // From outside only where the gate is not attached: the grants pool is closed then.
       ...FAMILIES.map(({ family, word }) => `${word} daddr @grants_${family} counter drop`),
+      ...FAMILIES.flatMap(({ family, word, hops }) => [
+        // No hairpinning: devices do not reach each other by what stands for them outside.
+        `iifname { ${inside.join(', ')} } ${word} daddr @egress_${family} counter drop`,
+        // The gateway would tell that it is there: time exceeded, about an answer to a device.
+        `${word} daddr @egress_${family} ${word} ${hops} < 2 counter drop`,
+      ]),
       ...FAMILIES.flatMap((one) => silent(setup, one)),
     ]),
     chain('forward', [
@@ -333,17 +351,25 @@ function ownSourcesOnly(link: BaseSetup['inside'][number]): string[] {
   });
 }
 
-/** One device keeps to one prefix of the egress pool, and within it to one address (RFC 4787 REQ-2: paired). */
+/**
+ * One device keeps to one prefix of the egress pool, and within it to one address (RFC 4787 REQ-2: paired): with
+ * `persistent` the kernel draws it from the source alone. With `fully-random` each flow has a port of its own, drawn
+ * anew (RFC 6056), never the device's; from all unprivileged ones, be the device's own what it may (against
+ * RFC 4787 REQ-3: that it is a low one is nobody's business). The seed stands there so that all rules draw alike.
+ */
 function hide(outside: string, word: string, egress: readonly Prefix[], setup: BaseSetup, family: Family): string[] {
   const hidden = setup.inside.filter(({ shared, nat }) => !shared && nat !== 'none');
   const inner = hidden.flatMap((link) => of(family, link.prefixes)).map(({ text }) => text);
   if (inner.length === 0) return [];
-  return egress.map((prefix, i) => {
-    const share = egress.length > 1 ? `jhash ${word} saddr mod ${egress.length} ${i} ` : '';
+  return egress.flatMap((prefix, i) => {
+    const share = egress.length > 1 ? `jhash ${word} saddr mod ${egress.length} seed ${EGRESS_SEED} ${i} ` : '';
     const first = prefix.address.text;
     const last = addressAt(prefix, sizeOf(prefix) - 1n).text;
-    const range = first === last ? first : `${first}-${last}`;
-    return `oifname ${outside} ${word} saddr { ${inner.join(', ')} } ${share}snat ${word} to ${range} fully-random,persistent`;
+    const [from, to] = word === 'ip6' ? [`[${first}]`, `[${last}]`] : [first, last];
+    const range = (low: string, high: string) => (first === last ? low : `${low}-${high}`);
+    const rule = (what: string, to: string) =>
+      `oifname ${outside} ${word} saddr { ${inner.join(', ')} } ${share}${what}snat ${word} to ${to} fully-random,persistent`;
+    return [rule('meta l4proto { tcp, udp } ', `${range(from, to)}:1024-65535`), rule('', range(first, last))];
   });
 }
 

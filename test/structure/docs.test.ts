@@ -62,13 +62,15 @@ test('every event of the log is explained in a sentence, and no other is written
 
 test('what the agent expects of kernel settings, the closure puts right', () => {
   const script = read('systemd/mtgate-closed.sh').replace('forward=1', '').replaceAll('$forward', '1');
-  const puts = Array.from(script.matchAll(/^put '?([^' ]+)'? (\d)(?: (\d))?$/gm), ([, path, first, second]) => ({
+  const lines = script.matchAll(/^(put|least) '?([^' ]+)'? (\d+)(?: (\d))?$/gm);
+  const puts = Array.from(lines, ([, how, path, first, second]) => ({
     path,
     values: [first, ...(second ? [second] : [])],
+    orMore: how === 'least',
   }));
   const covers = (path: string) => (one: { path: string | undefined }) =>
     one.path === path || one.path === path.replace(/\/(all|NAME)\//, '/*/');
-  for (const { path, values } of EXPECTATIONS) {
-    expect({ path, values: puts.find(covers(path))?.values }).toEqual({ path, values });
+  for (const { path, values, orMore = false } of EXPECTATIONS) {
+    expect({ ...puts.find(covers(path)), path }).toEqual({ path, values, orMore });
   }
 });

@@ -130,6 +130,10 @@ const useCases: ManagementUseCases = {
     followers.add(tell);
     return () => void followers.delete(tell);
   },
+  whoHad(question) {
+    calls.push(['whoHad', question]);
+    return { candidates: [], notes: ['n'] };
+  },
   sinks: () => undefined,
   reportsOf: () => undefined,
   streamCut: () => void calls.push(['streamCut']),

@@ -10,6 +10,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type Management, startManagement } from '../../agent/api/management.ts';
 import type { SinkUseCases } from '../../agent/api/sink-routes.ts';
 import { readConfig } from '../../agent/config.ts';
+import { prefix } from '../../agent/core/net.ts';
 import type { RefusalFacts, Refuse } from '../../agent/core/refusals.ts';
 import { denialUseCases } from '../../agent/denial-use-cases.ts';
 import { DeviceImports } from '../../agent/device-imports.ts';
@@ -24,6 +25,8 @@ import { type DenialStore, openDenialStore } from '../../agent/inspector/denial-
 import type { InspectorReading } from '../../agent/inspector/inspector.ts';
 import { Ledger } from '../../agent/inspector/ledger.ts';
 import { DeskClerk } from '../../agent/mtc-user-use-cases.ts';
+import { openRecordReader } from '../../agent/nat/record-store.ts';
+import { natUseCases } from '../../agent/nat-use-cases.ts';
 import { remediesOf } from '../../agent/remedies.ts';
 import { sinkId } from '../../agent/reports/outbox.ts';
 import { readRuleFolder } from '../../agent/rule-folder.ts';
@@ -117,7 +120,20 @@ beforeAll(async () => {
   });
   const ofDevices = deviceUseCases({ registry, imports, bindings, grants, log: gateway.log });
   const ofUsers = userUseCases(grants, new DeskClerk(gateway.desk, ground, digest));
-  const operators = { ...denials, ...ofDevices, ...ofEditions, ...ofUsers, radius: () => undefined, ...SINKS };
+  const ofNat = natUseCases({
+    pools: { grants: [prefix('203.0.113.0/29')], egress: [prefix('203.0.113.8/29')] },
+    ...{ grants, record: { reading: () => running.natRecord }, reader: openRecordReader(join(folder, 'nat.db')) },
+    nowMs: () => Date.now(),
+  });
+  const operators = {
+    ...denials,
+    ...ofDevices,
+    ...ofEditions,
+    ...ofUsers,
+    ...ofNat,
+    radius: () => undefined,
+    ...SINKS,
+  };
   const useCases = managementUseCases(ground, grants, bindings, operators, reading.config, {
     reload: async () => ({ policy: grants.policy.version, devices: 2, liveGrants: grants.live.size, unusable: [] }),
     drain: (draining) => {
@@ -157,6 +173,7 @@ const STANDING: RunningStatus = {
   registeredDevices: 2,
   interfaces: { outside: 'eth0', inside: [{ realm: 'iot', interface: 'pgw0' }] },
   missingInterfaces: [],
+  natRecord: { recording: true, deaths: 0, begun: 7, ended: 5, lostInKernel: 0, givenUp: 0, unsent: 0 },
   wrongSysctls: [],
   attachments: ['outsideIngress eth0 tcx', 'outsideEgress eth0 tcx', 'insideIngress pgw0 tcx'],
   heartbeatAgeSeconds: 0.4,

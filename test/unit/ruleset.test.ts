@@ -58,6 +58,13 @@ test('the base with a realm that is not translated reads as it was meant', async
   await expect(text).toMatchFileSnapshot('../golden/base-untranslated.nft');
 });
 
+test('the base with caps on flows reads as it was meant', async () => {
+  const text = baseRuleset({ ...SETUP, flowsPerDevice: 1_000, filterCopiesPerSecond: 500 });
+  const base = baseRuleset({ ...SETUP, filterCopiesPerSecond: 500 });
+  expect(text.startsWith(base)).toBe(true);
+  await expect(text.slice(base.length)).toMatchFileSnapshot('../golden/flow-caps.nft');
+});
+
 test('the base with triggers reads as it was meant', async () => {
   const triggers = {
     sources: [address('10.20.0.1'), address('fd00:20::1')],

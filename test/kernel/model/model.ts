@@ -121,6 +121,10 @@ export class Model {
       this.#silent += 1;
       return ends('drop base', 'to the grants pool', ['met']);
     }
+    if (this.#egress.some((one) => contains(one, destination)) && (from !== 'outside' || packet.hops <= 1)) {
+      this.#silent += 1;
+      return ends('drop base', 'to the egress pool, from a device or with no hop left', ['met']);
+    }
     const tracked = this.flows.track(packet);
     const met = ['met', 'tracked'];
     const { flow, way, state } = tracked;

@@ -1,0 +1,160 @@
+/**
+ * The process that keeps the NAT record, by itself: the test is its agent, and
+ * stands at both ends of a gateway with the base (tun.ts). What it cannot hear
+ * is lost, counted, noted and mended; what it can, is all there.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { prefix } from '../../agent/core/net.ts';
+import { addressOf, type Mapping } from '../../agent/nat/mapping.ts';
+import { openRecordReader } from '../../agent/nat/record-store.ts';
+import type { FromRecorder, RecorderCounts, RecorderSetup, ToRecorder } from '../../agent/nat/recorder-message.ts';
+import { baseRuleset } from '../../agent/policy/ruleset.ts';
+import { ROOT, until } from '../child.ts';
+import { ip, udp } from '../frames.ts';
+import { Network } from '../network.ts';
+import { NO_FILTERS } from '../rules.ts';
+import { EGRESS_POOL, GRANTS_POOL, REALM_PREFIX, SERVER } from '../standard-network.ts';
+import { Tun } from '../tun.ts';
+
+let network: Network;
+let inside: Tun;
+let outside: Tun;
+let folder: string;
+
+beforeAll(async () => {
+  network = Network.create({ namespaces: { gateway: { forwards: true } }, links: [] });
+  folder = network.folder();
+  inside = Tun.open(network, 'gateway', 'inside', 'tun');
+  outside = Tun.open(network, 'gateway', 'outside', 'tun');
+  const lines = ['link set inside up', 'link set outside up', 'route add default dev outside'];
+  await network.run('gateway', ['ip', '-batch', '-'], {
+    input: [...lines, `route add ${REALM_PREFIX.ipv4} dev inside`].join('\n'),
+  });
+  const base = baseRuleset({
+    ...NO_FILTERS,
+    outside: 'outside',
+    present: ['outside', 'inside'],
+    inside: [{ interface: 'inside', prefixes: [prefix(REALM_PREFIX.ipv4)] }],
+    grants: [prefix(GRANTS_POOL.ipv4)],
+    egress: [prefix(EGRESS_POOL.ipv4)],
+    deniedDestinations: [],
+    services: [],
+    nflogGroup: 100,
+  });
+  await network.run('gateway', ['nft', '-f', '-'], { input: base });
+});
+afterAll(async () => {
+  inside?.close();
+  outside?.close();
+  await network.close();
+});
+afterEach(async () => {
+  recorder?.kill('SIGKILL');
+  await network.run('gateway', ['conntrack', '-F']);
+});
+
+let recorder: ChildProcess | undefined;
+let said: FromRecorder[] = [];
+
+/** Starts it as the agent does; every address is of the device that its last number names. */
+async function start(file: string, socketBytes = 64 * 2 ** 20): Promise<ChildProcess> {
+  const setup: RecorderSetup = {
+    ...{ file: join(folder, file), gateway: 'gw', bootId: 'boot', socketBytes },
+    ...{ egress: [EGRESS_POOL.ipv4], keepMs: 2 ** 40, keepBytes: 2 ** 40 },
+  };
+  const [command = '', ...args] = network.inside('gateway', [
+    process.execPath,
+    join(ROOT, 'dist/nat/recorder.js'),
+    JSON.stringify(setup),
+  ]);
+  const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'inherit', 'ipc'], serialization: 'advanced' });
+  said = [];
+  child.on('message', (message) => {
+    const heard = message as FromRecorder;
+    said.push(heard);
+    if (heard.kind !== 'who') return;
+    const held = heard.addresses.map((bytes) => ({ realm: 'iot', device: `m${addressOf(bytes).text}@x.example` }));
+    child.send({ kind: 'held', question: heard.question, held } satisfies ToRecorder);
+  });
+  recorder = child;
+  await until('that it listens', () => said.find(({ kind }) => kind === 'ready'));
+  return child;
+}
+
+const counts = (): RecorderCounts | undefined =>
+  said.flatMap((one) => (one.kind === 'counts' ? one.counts : [])).at(-1);
+
+/** A device begins a flow; what stands for it outside. */
+function begin(device: string, port: number): { readonly external: Uint8Array; readonly port: number } {
+  inside.write(ip(device, SERVER.ipv4, udp(port, 53, 'who')));
+  const [seen] = outside.read().filter((bytes) => bytes[9] === 17);
+  if (!seen) throw new Error(`the flow of ${device} did not get out`);
+  return { external: seen.subarray(12, 16), port: ((seen[20] ?? 0) << 8) | (seen[21] ?? 0) };
+}
+
+function find(file: string, of: ReturnType<typeof begin>, atMs: number): readonly Mapping[] {
+  return openRecordReader(join(folder, file)).find(of.external, of.port, atMs, atMs).mappings;
+}
+
+test('of many flows at once each is on record, with its device', async () => {
+  await start('many.db');
+  const flows = Array.from({ length: 5_000 }, (_, i) => {
+    const device = `10.20.${1 + (i % 50)}.1`;
+    return { device, innerPort: 1_024 + i, of: begin(device, 1_024 + i) };
+  });
+  await until('that all is written', () => ((counts()?.begun ?? 0) >= flows.length ? true : undefined));
+  const nowMs = Date.now();
+  const wrong = flows.filter(
+    ({ device, innerPort, of }) =>
+      !find('many.db', of, nowMs).some((one) => one.device === `m${device}@x.example` && one.innerPort === innerPort),
+  );
+  expect(wrong).toEqual([]);
+  expect(counts()).toMatchObject({ lostInKernel: 0, givenUp: 0 });
+  await network.run('gateway', ['conntrack', '-F']);
+  await until('that all have ended', () => (counts()?.ended === flows.length ? true : undefined));
+  const laterMs = Date.now() + 1_000;
+  expect(flows.filter(({ of }) => find('many.db', of, laterMs).length > 0)).toEqual([]);
+});
+
+test('what the socket had no room for is counted and noted; flows that run are found, and their beginnings known', async () => {
+  const child = await start('lost.db', 1);
+  child.kill('SIGSTOP');
+  const beforeMs = Date.now();
+  const flows = Array.from({ length: 200 }, (_, i) => begin('10.20.7.7', 2_000 + i));
+  const short = begin('10.20.7.7', 3_000);
+  await network.run('gateway', ['conntrack', '-D', '-p', 'udp', '--sport', '3000']);
+  const duringMs = Date.now();
+  child.kill('SIGCONT');
+  await until('that it knows', () => said.find((one) => one.kind === 'log' && one.event === 'natEventsLost'));
+  // By what it says: to look at the file all the while would leave it no time to ask who held the addresses.
+  await until('that it is mended', () => ((counts()?.begun ?? 0) >= flows.length ? true : undefined), 30_000);
+  await until('that it is counted', () => ((counts()?.lostInKernel ?? 0) > 150 ? true : undefined));
+  await delay(500); // the gap is noted behind the flows
+  let exact = 0;
+  for (const of of flows) {
+    const [row] = find('lost.db', of, duringMs);
+    expect(row).toMatchObject({ device: 'm10.20.7.7@x.example' });
+    // The few that were heard late: not before all was last heard. Those that were found: exactly.
+    expect(row?.beganFromMs ?? row?.beganMs).toBeLessThanOrEqual(duringMs + 10);
+    if (row?.beganFromMs === null) exact += 1;
+    else expect(row?.beganFromMs).toBeGreaterThan(beforeMs - 5_000);
+  }
+  expect(exact).toBeGreaterThan(150);
+  // It began and ended while nobody heard: it is missing, and the gap says why.
+  expect(find('lost.db', short, duringMs)).toEqual([]);
+  const { gaps } = openRecordReader(join(folder, 'lost.db')).find(short.external, short.port, duringMs, duringMs);
+  expect(gaps).toMatchObject([{ why: 'overrun' }]);
+});
+
+test('what has been heard when the agent dies is written', async () => {
+  const child = await start('dies.db');
+  const of = begin('10.20.9.9', 4_000);
+  const gone = once(child, 'exit');
+  child.disconnect();
+  await gone;
+  expect(find('dies.db', of, Date.now() - 1)).toHaveLength(1);
+});
