@@ -148,6 +148,7 @@ export class Wire {
 
   /** Ends the capture and searches all. @throws Error that shows what was found */
   async end(): Promise<void> {
+    await this.ready(); // a signal before that would end it
     const lost = await this.#drained();
     await this.#tcpdump.stop('SIGTERM');
     const forms = new InnerForms(this.#prefixes, [...this.#addresses]);

@@ -111,7 +111,7 @@ const own = (family: (typeof FAMILIES)[number]) => hostPrefix(address(DEVICE[fam
 /** What a device gets to hear that begins a flow of each kind, to the family's server. */
 async function begin(from: string, waitMs: number): Promise<Record<'udp' | 'tcp' | 'ping', string>> {
   const to = from.includes(':') ? SERVER.ipv6 : SERVER.ipv4;
-  const question = { to: { address: to, port: PORT }, from: { address: from }, text: `from ${from}`, waitMs };
+  const question = { to: { address: to, port: PORT }, from: { address: from }, waitMs };
   const [udp, tcp, ping] = await Promise.all([
     device.udp(question),
     device.tcp(question),

@@ -29,6 +29,7 @@ describe('the standard network', () => {
 
   beforeAll(async () => {
     network = standardNetwork();
+    network.show({}, 'no gate stands on this gateway');
     device = await network.spawn('device', program('test/device.ts', '7000', DEVICE.ipv4, DEVICE.ipv6), {
       line: /^ready$/,
     });
