@@ -80,7 +80,7 @@ await steps.take('A scanner of the grants pool gets silence', async () => {
 
 await steps.take('Without a certificate, TLS refuses', async () => {
   const { status: was, complaint } = await agent.grant({}, { as: null });
-  must(was === 0 && complaint.includes('certificate required'), `saw HTTP ${was} ${complaint}`);
+  must(was === 0 && /reset by peer|closed|empty reply/i.test(complaint), `saw HTTP ${was} ${complaint}`);
   return complaint;
 });
 

@@ -235,7 +235,7 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
   test('who has no certificate, or is authorised by nobody, is refused with the reason in the log', async () => {
     expect(await agent.grant({}, { as: null })).toMatchObject({
       status: 0,
-      complaint: expect.stringContaining('certificate required'),
+      complaint: expect.stringMatching(/reset by peer|closed|empty reply/i), // and no word of why
     });
     await agent.daemon.line(/"event":"tlsRefused"/); // the handshake's end is not the client's
     expect(agent.logged('tlsRefused').at(-1)).toMatchObject({ reason: 'tlsNoCertificate', remote: SERVER.ipv4 });
