@@ -484,7 +484,6 @@ async function start(
   stops.push(
     () => ledger.keep(),
     () => inspector.stop(),
-    () => natRecord.stop(),
     every(KEEP_MS, log, () => ledger.keep()),
     every(3_600_000, log, () => ledger.age()),
     every(TICK_MS, log, async () => {
@@ -505,6 +504,7 @@ async function start(
     every(TICK_MS, log, () => pushes?.tick()),
     every(TICK_MS, log, () => grantEvents.tick(grants.live)),
     every(TICK_MS, log, () => recent.note(systemClock.monotonicNs(), denied())),
+    () => natRecord.stop(), // it takes a moment to write what it has heard; the gate hears the agent meanwhile
   );
 
   radius =
