@@ -15,7 +15,7 @@ export interface Link {
   readonly ifindex: number;
   /** `ether` for everything with an Ethernet header, `none` where frames begin with IP (TUN); in iproute2's words. */
   readonly kind: string;
-  /** The most bytes of IP that a packet may have there. */
+  /** The most bytes of IP that a packet may have there; 0: not said. */
   readonly mtu: number;
   readonly addresses: readonly Address[];
 }
@@ -106,7 +106,7 @@ export function readLinks(links: readonly Message[], addresses: readonly Message
     const view = viewOf(body, LINK_HEADER);
     const name = attributeIn(body, LINK_HEADER, IFLA_IFNAME);
     const mtu = attributeIn(body, LINK_HEADER, IFLA_MTU);
-    if (type !== RTM_NEWLINK || name === undefined || mtu === undefined) return [];
+    if (type !== RTM_NEWLINK || name === undefined) return [];
     const hardware = view.getUint16(2, true);
     const ifindex = view.getInt32(4, true);
     const kind = KINDS[hardware] ?? `[${hardware}]`;
@@ -114,7 +114,7 @@ export function readLinks(links: readonly Message[], addresses: readonly Message
       name: textIn(name),
       ifindex,
       kind,
-      mtu: viewOf(mtu, 4).getUint32(0, true),
+      mtu: mtu ? viewOf(mtu, 4).getUint32(0, true) : 0,
       addresses: held.get(ifindex) ?? [],
     };
   });

@@ -65,11 +65,12 @@ describe('recorded', () => {
   test('interfaces with their addresses, without link-local ones and peers', () => {
     const links = readLinks(messages('links'), messages('addresses'));
     expect(links.map(({ addresses, ...link }) => ({ ...link, addresses: addresses.map(({ text }) => text) }))).toEqual([
-      { name: 'lo', ifindex: 1, kind: 'loopback', addresses: ['127.0.0.1', '::1'] },
+      { name: 'lo', ifindex: 1, kind: 'loopback', mtu: 65536, addresses: ['127.0.0.1', '::1'] },
       {
         name: 'outside',
         ifindex: 3,
         kind: 'ether',
+        mtu: 1500,
         addresses: ['192.0.2.1', '10.9.0.1', '2001:db8:9::1', '2001:db8::1'],
       },
     ]);
@@ -219,7 +220,7 @@ describe('a route', () => {
 
 test('a kind of interface that has no name has its number', () => {
   const [link] = readLinks([message(16, [0, 0, 0x39, 3, 5, ...new Uint8Array(11), 6, 0, 3, 0, 120, 0, 0, 0])], []);
-  expect(link).toEqual({ name: 'x', ifindex: 5, kind: '[825]', addresses: [] });
+  expect(link).toEqual({ name: 'x', ifindex: 5, kind: '[825]', mtu: 0, addresses: [] });
 });
 
 describe('connection tracking', () => {
