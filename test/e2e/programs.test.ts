@@ -92,7 +92,7 @@ describe.each(['plain', 'narrow'] as const)('over a %s path', (path) => {
       await inDevice(['node', '-e', HTTP_SERVER, address, join(folder, 'content')], { line: /^ready$/ });
     await inDevice(['iperf3', '--server', '--port', String(PORT.iperf), '--forceflush'], listens(PORT.iperf));
     await inDevice(program('test/coap-device.ts', String(PORT.coap), ...both), { line: /^ready$/ });
-    for (const family of FAMILIES) dtls[family] = await serveDtls(DEVICE[family]);
+    for (const family of FAMILIES) dtls[family] = await serveDtls(family);
     await network.run('device', ['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', join(folder, 'host-key')]);
     await network.run('server', ['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', join(folder, 'user-key')]);
     mkdirSync('/run/sshd', { recursive: true });
@@ -106,10 +106,10 @@ describe.each(['plain', 'narrow'] as const)('over a %s path', (path) => {
     await inDevice(['/usr/sbin/sshd', '-D', '-e', '-f', join(folder, 'sshd_config')], listens(PORT.ssh));
   }
 
-  async function serveDtls(address: string): Promise<Child> {
-    const name = `dtls-${address.replaceAll(':', '-')}`;
-    const { certificateFile, keyFile } = agent.ca.issue({ name, usage: ['serverAuth'] });
-    const at = ['-accept', `${host(address)}:${PORT.dtls}`];
+  async function serveDtls(family: Family): Promise<Child> {
+    // A device that names itself by its address in its certificate tells it to its server: that is not the gateway's to hide.
+    const { certificateFile, keyFile } = agent.ca.issue({ name: `dtls-${family}`, usage: ['serverAuth'] });
+    const at = ['-accept', `${host(DEVICE[family])}:${PORT.dtls}`];
     const files = ['-cert', certificateFile, '-key', keyFile];
     return await network.spawn('device', ['openssl', 's_server', '-dtls1_2', ...at, ...files], { line: /^ACCEPT/ });
   }
@@ -215,7 +215,7 @@ describe.each(['plain', 'narrow'] as const)('over a %s path', (path) => {
       });
 
       // iperf3 sizes its datagrams by the MSS of its TCP connection, which is why they wait too.
-      const udp = ['--udp', '--bandwidth', '50M'];
+      const udp = ['--udp'];
       onceTold('TCP to the device', () => measure());
       test('TCP from the device', () => measure('--reverse'));
       onceTold('UDP to the device', () => measure(...udp));
@@ -232,7 +232,7 @@ describe.each(['plain', 'narrow'] as const)('over a %s path', (path) => {
           '--connect-timeout',
           '3000',
         ];
-        const { stdout } = await atServer('timeout', '15', ...iperf, '--time', '1', ...options);
+        const { stdout } = await atServer('timeout', '15', ...iperf, '--time', '1', '--bitrate', '50M', ...options);
         const { end, error } = JSON.parse(stdout) as IperfReport;
         expect(error).toBeUndefined();
         const received = end.sum_received ?? end.sum;

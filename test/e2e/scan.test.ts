@@ -58,18 +58,17 @@ test('crafted packets are not answered, and none goes in; what they say of the l
   expect(await routes()).toBe(before);
 });
 
-test.each(['-tls1_2', '-tls1_3'])(
-  'a client without a certificate sees of the API by %s what TLS shows, and no inner address',
-  async (version) => {
-    const { ca, network } = stand.agent;
-    const at = `${GATEWAY.ipv4}:${API_PORT}`;
-    const shown = ['-showcerts', '-CAfile', ca.certificateFile, version];
-    // What it prints is searched when the network closes, certificates decoded (wire.ts); of TLS 1.2 they are on the wire too.
-    const { stdout } = await network.run('rogue', ['openssl', 's_client', '-connect', at, ...shown], { mayFail: true });
-    expect(stdout).toContain('BEGIN CERTIFICATE');
-    expect(stdout).toContain('Acceptable client certificate CA names');
-  },
-);
+test('a client without a certificate is shown a certificate of the API by TLS 1.3 alone, with no inner address in it', async () => {
+  const { ca, network } = stand.agent;
+  const at = `${GATEWAY.ipv4}:${API_PORT}`;
+  const shown = async (version: string) => {
+    const words = ['s_client', '-connect', at, '-showcerts', '-CAfile', ca.certificateFile, version];
+    // What it prints is searched when the network closes, its certificates decoded (wire.ts).
+    return (await network.run('rogue', ['openssl', ...words], { mayFail: true })).stdout;
+  };
+  expect(await shown('-tls1_2')).toContain('no peer certificate available');
+  expect(await shown('-tls1_3')).toContain('BEGIN CERTIFICATE');
+});
 
 test('the 200 grants of the other server carry as before', async () => {
   expect(stand.live).toHaveLength(200);

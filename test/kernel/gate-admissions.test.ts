@@ -24,6 +24,11 @@ beforeAll(async () => {
   gate = gateOnWires(network, POOL);
   for (const family of FAMILIES)
     await network.run('wan', ['ip', 'route', 'add', REALM_PREFIX[family], 'via', GATEWAY[family]]);
+  for (const family of FAMILIES)
+    network.show(
+      { source: DEVICE[family], to: ROGUE[family] },
+      'it is let begin flows to the own address, and answered',
+    );
   const echo = program('test/device.ts', String(PORT), DEVICE.ipv4, DEVICE.ipv6);
   [, rogue] = await Promise.all([
     network.spawn('device', echo, { line: /^ready$/ }),
