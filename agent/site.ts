@@ -17,7 +17,7 @@ import { type Binding, deviceOf } from './directory/binding.ts';
 import type { Places } from './directory/claimed-ranges.ts';
 import type { HolderAt, TriggeredAt } from './inspector/packet-denial.ts';
 import type { RecorderSetup } from './nat/recorder-message.ts';
-import { admissionsOf } from './policy/admissions.ts';
+import { admissionsOf, echoAdmissionsOf } from './policy/admissions.ts';
 import { type GroupMember, groupsIn } from './policy/filter-ruleset.ts';
 import { isInGroup } from './policy/groups.ts';
 import type { Policy } from './policy/policy.ts';
@@ -175,12 +175,10 @@ function innerHolder(inside: Config['inside'], { holderOf, mtcUserOf }: Holders)
   };
 }
 
-/** What standing filters let past the gate's guard. */
+/** What standing filters let past the gate's guard, and whom it answers in the name of external addresses. */
 export function admissions(config: Config, { filters }: Policy): readonly Admission[] {
-  return admissionsOf(
-    filters,
-    config.inside.flatMap(({ prefixes }) => prefixes),
-  );
+  const realms = config.inside.flatMap(({ prefixes }) => prefixes);
+  return [...admissionsOf(filters, realms), ...echoAdmissionsOf(filters, grantsPrefixes(config))];
 }
 
 /** Who is in the device groups that filters name, by the interface of the realm. */

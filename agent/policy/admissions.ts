@@ -24,6 +24,16 @@ export function admissionsOf(filters: readonly Filter[], realms: readonly Prefix
     );
 }
 
+/** Who may ping external addresses: an allow that names them, since "inside" does not mean them. `pool`: the grants pool. */
+export function echoAdmissionsOf(filters: readonly Filter[], pool: readonly Prefix[]): Admission[] {
+  const naming = filters.flatMap((filter) => {
+    const { protocol, to } = filter;
+    const isIcmp = protocol === 'icmp' || protocol === 'icmpv6';
+    return isIcmp && to && to.prefixes.length > 0 ? { ...filter, to: { ...to, sides: [] } } : [];
+  });
+  return admissionsOf(naming, pool);
+}
+
 /** Of filters in the order of their ids, the first for which the gate has no room, and the source where it has none. */
 export function uncontained(
   filters: readonly Filter[],

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { address, prefix } from '../../agent/core/net.ts';
-import { admissionsOf } from '../../agent/policy/admissions.ts';
+import { admissionsOf, echoAdmissionsOf } from '../../agent/policy/admissions.ts';
 import { type FilteredPacket, judgePacket, type PacketEnd } from '../../agent/policy/filters.ts';
 import { policyOf } from '../rules.ts';
 
@@ -67,5 +67,23 @@ test('what the gate is told of standing filters: sources, parts of realms, and w
     '0.0.0.0/0 10.20.1.0/24 icmp 8',
     '0.0.0.0/0 10.20.0.0/16 icmp 8',
     '::/0 fd00:20::1/128 any',
+  ]);
+});
+
+test('external addresses are pinged by an allow that names them, and by no other', () => {
+  const { filters } = policyOf(`
+filters:
+  - { id: a, allow: { from: 192.0.2.0/28, to: 203.0.113.0/30, protocol: icmp, types: [echo-request] } }
+  - { id: b, allow: { from: 192.0.2.0/28, to: [inside, 203.0.113.4/32], protocol: icmp, types: [echo-request] } }
+  - { id: c, allow: { from: outside, to: inside, protocol: icmp } }
+  - { id: d, allow: { from: 192.0.2.0/28, to: 203.0.113.0/29, protocol: udp }, standing: true }
+  - { id: e, allow: { from: 192.0.2.0/28, to: 203.0.113.0/29, protocol: icmp }, stage: true }
+  - { id: f, allow: { from: "2001:db8::/48", to: "2001:db8:a::/48", protocol: icmpv6, types: [echo-request] } }
+`);
+  const told = echoAdmissionsOf(filters, ['203.0.113.0/29', '2001:db8:a::/64'].map(prefix));
+  expect(told.map(({ source, destination, protocol }) => `${source.text} ${destination.text} ${protocol}`)).toEqual([
+    '192.0.2.0/28 203.0.113.0/30 icmp',
+    '192.0.2.0/28 203.0.113.4/32 icmp',
+    '2001:db8::/48 2001:db8:a::/64 icmpv6',
   ]);
 });
