@@ -264,8 +264,8 @@ function settings(path: string, forwards: boolean): void {
     'ipv4/conf/all/send_redirects': 0,
     'ipv4/conf/default/send_redirects': 0,
     'ipv4/conf/default/rp_filter': 0,
-    'ipv4/conf/all/arp_ignore': 1,
-    'ipv4/conf/all/arp_announce': 2,
+    // Of what forwards: hosts answer for all they have, be it on another link.
+    ...(forwards && { 'ipv4/conf/all/arp_ignore': 1, 'ipv4/conf/all/arp_announce': 2 }),
     'ipv4/icmp_ratelimit': 0,
     'ipv6/icmp/ratelimit': 0,
   };
