@@ -85,7 +85,12 @@ function numbered(word: string, count: number): string[] {
 function rowsOf(part: string): Row[] {
   return Array.from(part.matchAll(/^\| (.+) \|$/gm), ([, cells = '']) => cells.split(' | '))
     .filter(([number]) => number !== 'no.' && number !== '---')
-    .map(([number = '', asks = '', ...rest]) => ({ number, asks, verdicts: rest.slice(0, -1), why: rest.at(-1) ?? '' }));
+    .map(([number = '', asks = '', ...rest]) => ({
+      number,
+      asks,
+      verdicts: rest.slice(0, -1),
+      why: rest.at(-1) ?? '',
+    }));
 }
 
 function testsIn(text: string): (readonly [file: string, title: string])[] {
