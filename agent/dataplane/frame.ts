@@ -324,7 +324,7 @@ export function isCarriedError(packet: Packet, type: number, outward: boolean): 
   return (six ? [1, 2, 4] : [3, 12]).includes(type) || (type === timeExceeded && !outward);
 }
 
-/** RFC 5508, REQ-3 and 4; a quote may have options (REQ-3c), or be of a first piece. */
+/** RFC 5508, REQ-3 and 4; a quote may have options (REQ-3b), or be of a first piece. */
 export function readQuote(frame: Uint8Array, packet: Packet): Quote | undefined {
   const headerAt = packet.contentAt + ICMP;
   const six = packet.family === 'ipv6';

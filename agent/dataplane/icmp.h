@@ -68,7 +68,7 @@ static __always_inline bool is_carried_error(__u8 type, bool ipv6, bool outward)
 }
 
 /* Reads what an error quotes, if it could be of a grant: a TCP or UDP packet,
- * whole or the first piece, behind options or none (RFC 5508, REQ-3c). */
+ * whole or the first piece, behind options or none (RFC 5508, REQ-3b). */
 static __always_inline bool read_quote(struct __sk_buff *skb, const struct packet *packet, struct quote *quote)
 {
 	__be16 ports[2];
