@@ -19,6 +19,9 @@ import { searchCapture } from './wire-search.ts';
 /** The environment's word for the folder of a run's captures. */
 const FOLDER = 'WIRE_FOLDER';
 const NOTES = 'searched.jsonl';
+/** Of many segments, as the stack hands it over. */
+const LARGEST_FRAME = 65_568;
+const RING_KIB = 32_768;
 
 /** Which wire, and whose addresses must not be seen there. */
 export interface Outside {
@@ -100,22 +103,10 @@ export class Wire {
     const folder = process.env[FOLDER];
     if (!folder) return undefined;
     const file = join(folder, `${id}.pcap`);
-    // What comes from the gateway is inbound here. At once and not by blocks: the last packet counts.
-    const tcpdump = [
-      'tcpdump',
-      '-i',
-      name,
-      '-n',
-      '-s',
-      '0',
-      '-B',
-      '8192',
-      '--immediate-mode',
-      '-Z',
-      'root',
-      '-w',
-      file,
-    ];
+    // At once and not by blocks: the last packet counts. Each place in the kernel's ring is as large as the largest packet.
+    const how = ['-s', String(LARGEST_FRAME), '-B', String(RING_KIB), '--immediate-mode', '-Z', 'root'];
+    const tcpdump = ['tcpdump', '-i', name, '-n', ...how, '-w', file];
+    // What comes from the gateway is inbound here.
     return new Wire(file, new Child(inside([...tcpdump, 'inbound'])), inner);
   }
 
@@ -158,7 +149,10 @@ export class Wire {
           from === source && to === destination && atMs >= sinceMs && atMs <= untilMs,
       );
     const { leaks, ...found } = searchCapture(this.#file, forms, exempt);
-    const told = this.#printed.flatMap((text) => {
+    // Whoever may see an address may tell it.
+    const known = this.#shown.flatMap(({ source }) => source ?? []);
+    const told = this.#printed.flatMap((all) => {
+      const text = known.reduce((rest, address) => rest.replaceAll(address, 'shown'), all);
       const certificates = Array.from(text.matchAll(PEM), ([, base64 = '']) => Buffer.from(base64, 'base64'));
       const finds = [Buffer.from(text), ...certificates].flatMap((bytes) => forms.find(bytes) ?? []);
       return finds.map((find) => `what a program outside was told: ${find}`);

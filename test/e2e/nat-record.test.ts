@@ -16,7 +16,7 @@ import { type Child, program, until } from '../child.ts';
 import type { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
 import { Session } from '../session.ts';
-import { DEVICE, GRANTS_POOL, SERVER, SERVER_SECOND, standardNetwork } from '../standard-network.ts';
+import { DEVICE, GATEWAY, GRANTS_POOL, SERVER, SERVER_SECOND, standardNetwork } from '../standard-network.ts';
 
 const SERVICE = 7000;
 const FAMILIES = ['ipv4', 'ipv6'] as const;
@@ -30,6 +30,9 @@ let collector: Child;
 
 beforeAll(async () => {
   network = standardNetwork();
+  const collecting = 'the record names inner addresses, and is told to its collector';
+  for (const source of [GATEWAY.ipv4, DEVICE.ipv4, DEVICE.ipv6])
+    network.show({ source, to: SERVER_SECOND.ipv4 }, collecting);
   agent = new TestAgent(network, {
     more: `natRecord: { syslog: { collector: "${SERVER_SECOND.ipv4}:${COLLECTOR.udp}" } }`,
   });

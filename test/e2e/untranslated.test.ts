@@ -91,6 +91,10 @@ describe('without translation', () => {
       namespaces: Object.assign({}, ...realms.map((one) => one.namespace)),
       links: realms.map((one) => one.link),
     });
+    for (const family of FAMILIES) {
+      network.show({ source: OWN[family] }, 'a device on an address of its own is known by it');
+      network.show({ source: DEVICE[family], to: ROGUE[family] }, 'the plant is a server inside the realm');
+    }
     for (const family of FAMILIES)
       for (const prefix of [REALM_PREFIX[family], OWN_PREFIX[family]])
         await network.run('wan', ['ip', 'route', 'add', prefix, 'via', GATEWAY[family]]);

@@ -115,6 +115,11 @@ describe.each(FAMILIES)('over %s', (family) => {
 
 describe('in a realm with nat: none', () => {
   beforeAll(async () => {
+    for (const family of FAMILIES)
+      network.show(
+        { source: DEVICE[family], to: SERVER[family] },
+        'devices of this realm speak with their own addresses',
+      );
     // Without an egress pool: no flow of its devices needs one.
     const inside = SETUP.inside.map((one) => ({ ...one, nat: 'none' as const }));
     const input = baseRuleset({ ...SETUP, inside, egress: [], filterCopiesPerSecond: 500 });
