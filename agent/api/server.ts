@@ -235,10 +235,16 @@ class ApisServer implements ApiServer {
       this.#refuseHandshake(failure);
       return false;
     }
-    const { identity, clock, refuse } = this.#parts;
-    const who = this.#peers.identify(socket, identity, clock.nowMs());
-    if (!('reason' in who) || !isSilent(who)) return true;
-    refuse(who.reason, { why: who.why, remote: socket.remoteAddress ?? '', to: 'TLS handshake' });
+    const { identity, clock, refuse, log } = this.#parts;
+    const remote = socket.remoteAddress ?? '';
+    try {
+      const who = this.#peers.identify(socket, identity, clock.nowMs());
+      if (!('reason' in who) || !isSilent(who)) return true;
+      refuse(who.reason, { why: who.why, remote, to: 'TLS handshake' });
+    } catch (err) {
+      // Nobody above this would catch it, and the process lives on.
+      log.error({ err, remote }, 'identificationFailed');
+    }
     return false;
   }
 

@@ -49,6 +49,7 @@ export const EVENTS = {
   grantEnded: 'A grant ended; `cause` says why. Its packets have stopped.',
   refused:
     'A request was not granted: step, reason, rule, `why`; `instance` is what its asker was told. `leftOut` counts lines that were not written.',
+  identificationFailed: 'A fault of ours met the handshake of a client, whose connection was cut.',
   requestFailed: 'A request met a fault of ours and was answered 500; `instance` is what its asker was told.',
   tlsRefused: 'A handshake failed; `reason` says why. `leftOut` counts lines that were not written.',
   inspectorReady: "The inspector's child reads the denials that the gate hands on.",

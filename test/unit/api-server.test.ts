@@ -1,4 +1,5 @@
 /** The API over real TLS: the good path, and every bad input with the answer it gets. */
+import https from 'node:https';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { RefusalReason } from '../../agent/core/refusals.ts';
 import { ApiFixture, BASE, GOOD, GRANTS } from './api-fixture.ts';
@@ -421,20 +422,26 @@ describe('faults', () => {
     }
   });
 
-  it('in judging who asks, too, end nothing but the request', async () => {
+  it('in judging who asks, too, end nothing but the request, or the connection that it would have been', async () => {
     const whole = new ApiFixture(api);
+    const before = new https.Agent({ keepAlive: true, maxSockets: 1 });
     try {
       await whole.start();
+      expect((await whole.ask({ path: `${BASE}/limits`, agent: before })).status).toBe(200);
       Object.defineProperty(whole, 'aheadMs', {
         configurable: true,
         get() {
           throw new Error('no clock');
         },
       });
-      for (const path of [`${BASE}/limits`, `${GRANTS}/%zz`]) expect((await whole.ask({ path })).status).toBe(500);
+      for (const path of [`${BASE}/limits`, `${GRANTS}/%zz`])
+        expect((await whole.ask({ path, agent: before })).status).toBe(500);
+      await expect(whole.ask({ path: `${BASE}/limits` })).rejects.toMatchObject({ code: 'ECONNRESET' });
+      expect(await whole.line('identificationFailed')).toMatchObject({ level: 'error', remote: '127.0.0.1' });
       Object.defineProperty(whole, 'aheadMs', { value: 0 });
       expect((await whole.ask({ path: `${BASE}/limits` })).status).toBe(200);
     } finally {
+      before.destroy();
       await whole.server.close();
     }
   });
