@@ -12,12 +12,14 @@
  *
  * What arrives goes back as it came; but `stream` is answered by a number
  * every 5 ms, counting up, without end: a running session, to be cut. Over
- * UDP `stop` ends it.
+ * UDP `stop` ends it; the word on stdin ends all.
  */
 import { createSocket, type RemoteInfo } from 'node:dgram';
 import { createServer, type Socket } from 'node:net';
+import { createInterface } from 'node:readline';
 
 const EVERY_MS = 5;
+const stops = new Set<() => void>();
 
 const [portText = '', ...addresses] = process.argv.slice(2);
 const [first = 0, last = first] = portText.split('-').map(Number);
@@ -33,6 +35,9 @@ function serveUdp(host: string, port: number): Promise<void> {
     clearInterval(streams.get(peer));
     streams.delete(peer);
   };
+  stops.add(() => {
+    for (const peer of streams.keys()) stop(peer);
+  });
   socket.on('message', (data, from: RemoteInfo) => {
     const text = data.toString();
     const peer = endpoint(from.address, from.port);
@@ -56,6 +61,8 @@ function serveTcp(host: string, port: number): Promise<void> {
   const server = createServer((socket: Socket) => {
     const peer = endpoint(socket.remoteAddress ?? '', socket.remotePort ?? 0);
     let stream: NodeJS.Timeout | undefined;
+    const stop = () => clearInterval(stream);
+    stops.add(stop);
     tell('tcp', peer, endpoint(host, port));
     socket.setNoDelay(true);
     socket.on('data', (data) => {
@@ -68,7 +75,8 @@ function serveTcp(host: string, port: number): Promise<void> {
     });
     socket.on('error', () => {});
     socket.on('close', () => {
-      clearInterval(stream);
+      stop();
+      stops.delete(stop);
       tell('tcp', peer, 'closed');
     });
   });
@@ -76,4 +84,7 @@ function serveTcp(host: string, port: number): Promise<void> {
 }
 
 await Promise.all(addresses.flatMap((host) => ports.flatMap((port) => [serveUdp(host, port), serveTcp(host, port)])));
+createInterface({ input: process.stdin }).on('line', (line) => {
+  if (line === 'stop') for (const stop of stops) stop();
+});
 tell('ready');

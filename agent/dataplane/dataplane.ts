@@ -103,7 +103,7 @@ export interface Dataplane {
   /** The heartbeat's last time; 0n where there was none. */
   lastHeartbeat(): bigint;
   heartbeat(nowNs: bigint): void;
-  /** How many denials a second go on to be looked at; 0 switches it off. */
+  /** How many denials a second go on to be looked at, a tenth of them at once; 0 switches it off. */
   sample(perSecond: number): void;
   /** Which prefixes stand for which class. */
   classes(): ReadonlyMap<string, number>;

@@ -18,6 +18,9 @@
 #define GATE_POOLS_MAX 8     /* prefixes of one family in the grants pool */
 #define GATE_SERVICES_MAX 16 /* what devices may reach on the gateway */
 
+/* So many nanoseconds' samples may be taken at once. */
+#define SAMPLE_BURST 100000000ULL
+
 /* The mark of a sampled denial: this base with the reason in the low bits. */
 #define GATE_MARK 0xd0000000u
 #define GATE_MARK_MASK 0xf0000000u
@@ -249,7 +252,7 @@ struct gate_state {
 	__u64 heartbeat;           /* 0  when the agent was last heard */
 	__u64 orphan_grace;        /* 8  ns; past heartbeat + this every grant is refused */
 	__u64 tombstone;           /* 16 ns after an end in which UDP leftovers are dropped */
-	__u64 sample_interval;     /* 24 ns between two sampled denials; 0: none */
+	__u64 sample_interval;     /* 24 ns between two sampled denials, on the average; 0: none */
 	__u64 changing;            /* 32 how many prefixes are in `changing` */
 	__u64 sample_next;         /* 40 the gate's: when the next may be sampled (GCRA) */
 	__u64 lengths_ipv4;        /* 48 of the prefixes in `bound`: a byte for each, bits of the mapped form; 0: no more */

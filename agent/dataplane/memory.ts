@@ -40,6 +40,8 @@ import { plus } from './tally.ts';
 /** A second's worth, at once. */
 const ICMP_BURST = 10n;
 const ICMP_BUCKETS = 4096n;
+/** So many nanoseconds' samples, at once. */
+const SAMPLE_BURST_NS = SECOND_NS / 10n;
 /** Headers of IP and TCP, which the MSS leaves out. */
 const HEADERS = { ipv4: 40, ipv6: 60 } as const;
 
@@ -348,12 +350,12 @@ export class Memory extends MemoryTables implements JudgingDataplane {
     return { verdict: 'drop', reason, sampled: false };
   }
 
-  /** A denial that may be looked at: one an interval. */
+  /** A denial that may be looked at: one an interval on the average. */
   #deny(reason: DenialReason, frame: Uint8Array): Verdict {
     const dropped = this.#drop(reason, frame);
     const now = this.#nowNs();
-    if (this.sampleEveryNs === 0n || now < this.sampleNextNs) return dropped;
-    this.sampleNextNs = now + this.sampleEveryNs;
+    if (this.sampleEveryNs === 0n || now + SAMPLE_BURST_NS < this.sampleNextNs) return dropped;
+    this.sampleNextNs = (now > this.sampleNextNs ? now : this.sampleNextNs) + this.sampleEveryNs;
     this.tally.add('sampled', frame);
     return { ...dropped, sampled: true };
   }

@@ -37,8 +37,9 @@ static __always_inline int pass(const struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
-/* One denial an interval (GCRA without a burst). Of two that race one wins;
- * the other is simply not sampled. */
+/* One denial an interval on the average, and as many at once as belong to
+ * SAMPLE_BURST (GCRA): whoever asks twice in a row is told of twice. Of two
+ * that race one wins; the other is simply not sampled. */
 static __always_inline bool sample(void)
 {
 	struct gate_state *now_state = gate_state();
@@ -52,9 +53,9 @@ static __always_inline bool sample(void)
 	/* The coarse clock's tick may be longer than the interval. */
 	now = bpf_ktime_get_ns();
 	next = now_state->sample_next;
-	if (now < next)
+	if (now + SAMPLE_BURST < next)
 		return false;
-	return __sync_val_compare_and_swap(&now_state->sample_next, next, now + interval) == next;
+	return __sync_val_compare_and_swap(&now_state->sample_next, next, (now > next ? now : next) + interval) == next;
 }
 
 static __always_inline int drop(struct __sk_buff *skb, __u32 reason)

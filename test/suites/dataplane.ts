@@ -597,6 +597,13 @@ export function describeDataplane(name: string, make: MakeRig): void {
       expect(denial()).toMatchObject({ sampled: false });
     });
 
+    test('of the denials of a tenth of a second all go on, even at once', () => {
+      ready();
+      plane.sample(10);
+      const attempts = [1, 2].map((port) => judge('outsideIngress', ip('192.0.2.66', '203.0.113.1', udp(port, 40000))));
+      expect(attempts).toEqual(attempts.map(() => ({ verdict: 'drop', reason: 'noGrant', sampled: true })));
+    });
+
     test('what is stopped on its way out is never sampled: it would go on', () => {
       ready();
       plane.sample(1000);
