@@ -134,8 +134,8 @@ export class Streams {
     stream.gatheredBytes = 0;
     if (response.destroyed || response.writableEnded || frames.length === 0) return;
     if (!passes()) return void response.destroy();
-    response.write(frames);
-    if (response.writableLength <= this.#limits.unreadBytes) return;
+    // What the writes before this one have left: a reader has not yet had the time to read this one.
+    if (response.writableLength <= this.#limits.unreadBytes) return void response.write(frames);
     this.#cut();
     response.destroy();
   }

@@ -236,7 +236,7 @@ describe('the API of reports', () => {
     await quick.until((text) => text.includes('retry:'));
     const closed = slow.closed();
     for (let round = 0; round < 40; round++) {
-      for (let i = 0; i < 400; i++)
+      for (let i = 0; i < 1_000; i++)
         tenants.denials.add({ ...PACKET, source: address(`198.18.${i >> 8}.${i & 255}`).text });
       await new Promise((resolve) => setTimeout(resolve, 210)); // the rhythm in which reports are told
       if (tenants.cuts > 0) break;
