@@ -77,8 +77,8 @@ test('what is taken is what another parser takes', () => {
   let taken = 0;
   fc.assert(
     fc.property(fc.oneof({ weight: 4, arbitrary: broken }, loose), (cut) => {
-      // Of a last line of spaces, within or behind a block scalar, the two think differently.
-      const text = `${cut.replace(/\n[ \n]+$/, '')}\n`;
+      // Of a document's last line of spaces, within or behind a block scalar, the two think differently.
+      const text = `${cut.replace(/\n[ \n]+(?=$|\n---|\n\.\.\.)/g, '')}\n`;
       const reading = readYaml(text);
       if ('faults' in reading) {
         expect(reading.faults.length).toBeGreaterThan(0);
