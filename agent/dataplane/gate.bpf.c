@@ -13,119 +13,19 @@
  * Invariants. A packet to the grants pool is carried or dropped, never passed.
  * No answer that belongs to a live grant is handed on as something else. What
  * cannot be read is dropped. Without a state, a heartbeat or a route: dropped.
- * The order of the checks is part of the contract: memory.ts keeps the same.
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
 #include <stddef.h>
 
 #include "fragments.h"
+#include "grants.h"
 #include "guards.h"
 #include "icmp.h"
-#include "limits.h"
 #include "maps.h"
 #include "nat.h"
 #include "parse.h"
 #include "verdict.h"
-
-static __always_inline bool in_grants_pool(const struct packet *packet, const struct gate_address *address)
-{
-	return packet->ipv6 ? in_ipv6_pool(address) : slot_of(address) >= 0;
-}
-
-/* The entry of an external endpoint of the pool, if one was ever opened there, and its place. */
-static __always_inline struct gate_entry *entry_of_external(const struct gate_address *address, __be16 port,
-							    __u8 protocol, bool ipv6, __u32 *index)
-{
-	__u32 offset = bpf_ntohs(port) - config.port_low;
-	bool udp = protocol == IPPROTO_UDP;
-	struct gate_entry *entry;
-
-	if (offset >= config.port_count)
-		return NULL;
-	if (!ipv6) {
-		*index = (slot_of(address) * 2 + udp) * config.port_count + offset;
-		entry = bpf_map_lookup_elem(&entries, index);
-	} else {
-		struct gate_endpoint key = {};
-		struct gate_target *target;
-
-		key.address = *address;
-		key.port = port;
-		key.protocol = protocol;
-		target = bpf_map_lookup_elem(&ipv6_endpoints, &key);
-		if (!target)
-			return NULL;
-		*index = target->index;
-		entry = bpf_map_lookup_elem(&entries, index);
-		if (entry && entry->number != target->number)
-			return NULL;
-	}
-	return entry && entry->end ? entry : NULL;
-}
-
-/* The entry of the grant by which a device's endpoint and a peer speak, live or not. */
-static __always_inline struct gate_entry *entry_of_device(const struct gate_address *device, __be16 port,
-							  const struct gate_address *peer, __u8 protocol, __u16 realm,
-							  __u32 *index)
-{
-	struct gate_answer key = {};
-	struct gate_target *target;
-	struct gate_entry *entry;
-
-	key.class_id = class_of(peer);
-	if (!key.class_id)
-		return NULL;
-	key.device = *device;
-	key.realm = realm;
-	key.port = port;
-	key.protocol = protocol;
-	target = bpf_map_lookup_elem(&answers, &key);
-	if (!target)
-		return NULL;
-	*index = target->index;
-	entry = bpf_map_lookup_elem(&entries, index);
-	return entry && entry->end && entry->number == target->number ? entry : NULL;
-}
-
-/* Where a packet from outside aims at, in the place of a realm's number or beside it. */
-#define TO_POOL 0x10000
-#define TO_SEEN 0x20000 /* to a device that the outside knows by its address */
-
-/* The entry that leads from an endpoint as the outside knows it to a device's. */
-static __always_inline struct gate_entry *entry_inward(__u32 aim, const struct packet *packet,
-						       const struct gate_address *external, __be16 port,
-						       const struct gate_address *peer, __u8 protocol, __u32 *index)
-{
-	struct gate_entry *entry;
-
-	if (aim == TO_POOL)
-		return entry_of_external(external, port, protocol, packet->ipv6, index);
-	entry = entry_of_device(external, port, peer, protocol, (__u16)aim, index);
-	return entry && entry->flags & ENTRY_UNTRANSLATED ? entry : NULL;
-}
-
-/* Nobody hears any more that an address changed hands: no grant holds. */
-static __always_inline bool agent_lost(const struct gate_state *now_state, __u64 now)
-{
-	return !now_state->heartbeat || now_state->heartbeat + now_state->orphan_grace <= now;
-}
-
-static __always_inline bool is_remote(const struct gate_entry *entry, const struct gate_address *address, __be16 port)
-{
-	return (entry->flags & ENTRY_ANY_REMOTE || same_address(&entry->remote, address)) &&
-	       (!entry->remote_port || entry->remote_port == port);
-}
-
-/* Where there is a quota, the bytes were counted when it was charged. */
-static __always_inline void count_carried(struct gate_count *grant, const struct gate_count *load, __u64 limits,
-					  enum counter counter)
-{
-	__sync_fetch_and_add(&grant->packets, load->packets);
-	if (!(limits >> LIMIT_BYTES_SHIFT))
-		__sync_fetch_and_add(&grant->bytes, load->bytes);
-	count(counter, load->packets, load->bytes);
-}
 
 /* What nothing carries to where it is aimed: the pool is closed, a device's
  * address open to what is admitted; where the outside knows it, it may be an
@@ -202,13 +102,12 @@ SEC("tc")
 int gate_outside_ingress(struct __sk_buff *skb)
 {
 	struct change change = {};
-	struct gate_state *now_state;
 	struct packet packet = {};
-	struct gate_route *route;
-	struct gate_entry *entry;
+	struct claim claim = {};
 	struct gate_count load;
-	__u32 realm, index, aim = TO_POOL;
-	__u64 now, limits;
+	__u32 aim = TO_POOL;
+	enum reason reason;
+	__u64 limits;
 
 	if (!is_ours(skb))
 		return pass(skb);
@@ -239,73 +138,36 @@ int gate_outside_ingress(struct __sk_buff *skb)
 		return refuse(skb, &packet, aim, REASON_MALFORMED);
 	}
 
-	now = bpf_ktime_get_coarse_ns();
-	if (packet.share == LATER_PIECE) {
-		entry = entry_of_piece(&packet, now, &index);
-		if (!entry)
-			return refuse(skb, &packet, aim, REASON_FRAGMENT);
-	} else {
-		entry = entry_inward(aim, &packet, &packet.destination, packet.destination_port, &packet.source,
-				     packet.protocol, &index);
-		if (!entry)
-			return refuse(skb, &packet, aim, REASON_NO_GRANT);
-	}
-	if (entry->end <= now)
-		return refuse(skb, &packet, aim, REASON_GRANT_ENDED);
-	now_state = gate_state();
-	if (!now_state || agent_lost(now_state, now))
-		return deny(skb, REASON_AGENT_LOST);
-	if (class_of(&packet.source) != entry->class_id || !is_remote(entry, &packet.source, packet.source_port))
-		return deny(skb, REASON_WRONG_SOURCE);
-	if (packet.hops <= 1)
-		return deny(skb, REASON_HOP_LIMIT);
-	realm = entry->realm;
-	route = bpf_map_lookup_elem(&realms, &realm);
-	if (!route)
-		return refuse(skb, &packet, aim, REASON_NO_GRANT);
-	if (!fits(skb, &packet, BEHIND_ETHERNET, route->mtu)) {
+	reason = judge_inward(&packet, aim, &claim);
+	if (reason)
+		return is_absence(reason) ? refuse(skb, &packet, aim, reason) : deny(skb, reason);
+	if (!fits(skb->gso_size, &packet, BEHIND_ETHERNET, claim.route->mtu)) {
 		if (!packet.may_be_cut || packet.share != WHOLE)
-			return answer_too_big(skb, &packet, BEHIND_ETHERNET, route->mtu, index);
+			return answer_too_big(skb, &packet, BEHIND_ETHERNET, claim.route->mtu, claim.index);
 		change.by_stack = true;
 	}
-	load = load_of(skb, &packet, 0);
-	limits = limits_of(entry);
-	if (limits) {
-		enum reason beyond = judge_limits(entry, &load, limits, true, now);
+	load = load_of(skb->len, skb->gso_size, &packet, 0);
+	limits = limits_of(claim.entry);
+	reason = charge(&claim, &load, limits, true);
+	if (reason)
+		return deny(skb, reason);
 
-		if (beyond == REASON_BYTE_QUOTA_EXCEEDED)
-			tell_used_up(entry, index);
-		if (beyond)
-			return deny(skb, beyond);
-	}
-
-	if (packet.share != WHOLE && !remember_piece(&packet, entry->number, index, now))
+	if (packet.share != WHOLE && !remember_piece(&packet, claim.entry->number, claim.index, claim.now))
 		return deny(skb, REASON_FRAGMENT);
 	if (packet.syn && !normalise_syn(skb, packet.transport, packet.payload,
-					 mss_between(route->mtu, config.outside.mtu, packet.ipv6)))
+					 mss_between(claim.route->mtu, config.outside.mtu, packet.ipv6)))
 		return drop(skb, REASON_MALFORMED);
-	change.to = &entry->device;
-	change.port = entry->device_port;
-	change.number = entry->number;
+	change.to = &claim.entry->device;
+	change.port = claim.entry->device_port;
+	change.number = claim.entry->number;
 	if (!rewrite(skb, &packet, BEHIND_ETHERNET, DESTINATION, &change))
 		return drop(skb, REASON_MALFORMED);
-	count_carried(&entry->in, &load, limits, COUNTER_GRANTED_IN);
+	count_carried(&claim.entry->in, &load, limits, COUNTER_GRANTED_IN);
 	if (change.by_stack) {
-		skb->mark = GATE_FRAGMENT_MARK | route->ifindex;
+		skb->mark = GATE_FRAGMENT_MARK | claim.route->ifindex;
 		return TC_ACT_OK;
 	}
-	return hand_in(skb, route, aim, packet.ipv6);
-}
-
-static __always_inline bool is_changing_hands(const struct gate_state *now_state, const struct gate_address *address,
-					      __u32 realm)
-{
-	struct gate_inner key;
-
-	if (!now_state->changing)
-		return false;
-	key = inner_host(realm, address);
-	return bpf_map_lookup_elem(&changing, &key);
+	return hand_in(skb, claim.route, aim, packet.ipv6);
 }
 
 /* To the outside; where the device's own address shows, the egress hook is told that it may. */
@@ -378,10 +240,10 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 	struct gate_state *now_state;
 	struct packet packet = {};
 	struct gate_inside *here;
-	struct gate_entry *entry;
+	struct claim claim = {};
 	struct gate_count load;
-	__u64 now, limits;
-	__u32 index;
+	enum reason reason;
+	__u64 limits;
 
 	here = bpf_map_lookup_elem(&inside, &ifindex);
 	if (!here || !is_ours(skb))
@@ -408,54 +270,34 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 		return deny(skb, REASON_MALFORMED);
 	}
 
-	now = bpf_ktime_get_coarse_ns();
-	if (packet.share == LATER_PIECE)
-		entry = entry_of_piece(&packet, now, &index);
-	else
-		entry = entry_of_device(&packet.source, packet.source_port, &packet.destination, packet.protocol,
-					here->realm, &index);
-	if (!entry)
+	reason = judge_outward(&packet, here->realm, now_state, &claim);
+	if (reason)
+		return deny(skb, reason);
+	if (!claim.entry)
 		return guard_inside(skb, &packet, here->realm);
-	if (entry->end <= now) {
-		if (packet.protocol == IPPROTO_UDP && now < entry->end + now_state->tombstone &&
-		    is_remote(entry, &packet.destination, packet.destination_port))
-			return deny(skb, REASON_TOMBSTONE);
-		return guard_inside(skb, &packet, here->realm);
-	}
-	if (agent_lost(now_state, now))
-		return deny(skb, REASON_AGENT_LOST);
-	if (!is_remote(entry, &packet.destination, packet.destination_port))
-		return deny(skb, REASON_WRONG_REMOTE);
-	if (packet.hops <= 1)
-		return deny(skb, REASON_HOP_LIMIT);
-	if (!fits(skb, &packet, network, config.outside.mtu))
-		return answer_too_big(skb, &packet, network, config.outside.mtu, index);
-	load = load_of(skb, &packet, network == AT_START ? ETH_HLEN : 0);
-	limits = limits_of(entry);
-	if (limits) {
-		enum reason beyond = judge_limits(entry, &load, limits, false, now);
+	if (!fits(skb->gso_size, &packet, network, config.outside.mtu))
+		return answer_too_big(skb, &packet, network, config.outside.mtu, claim.index);
+	load = load_of(skb->len, skb->gso_size, &packet, network == AT_START ? ETH_HLEN : 0);
+	limits = limits_of(claim.entry);
+	reason = charge(&claim, &load, limits, false);
+	if (reason)
+		return deny(skb, reason);
 
-		if (beyond == REASON_BYTE_QUOTA_EXCEEDED)
-			tell_used_up(entry, index);
-		if (beyond)
-			return deny(skb, beyond);
-	}
-
-	if (packet.share != WHOLE && (!remember_piece(&packet, entry->number, index, now) ||
-				      !hide_identification(skb, &packet, entry->number)))
+	if (packet.share != WHOLE && (!remember_piece(&packet, claim.entry->number, claim.index, claim.now) ||
+				      !hide_identification(skb, &packet, claim.entry->number)))
 		return deny(skb, REASON_FRAGMENT);
 	if (packet.syn && !normalise_syn(skb, packet.transport, packet.payload,
 					 mss_to_outside(here->realm, packet.ipv6)))
 		return drop(skb, REASON_MALFORMED);
-	change.to = &entry->external;
-	change.port = entry->external_port;
-	change.number = entry->number;
+	change.to = &claim.entry->external;
+	change.port = claim.entry->external_port;
+	change.number = claim.entry->number;
 	if (!rewrite(skb, &packet, network, SOURCE, &change))
 		return drop(skb, REASON_MALFORMED);
 	if (network == AT_START && !put_ethernet(skb))
 		return drop(skb, REASON_MALFORMED);
-	count_carried(&entry->out, &load, limits, COUNTER_GRANTED_OUT);
-	return hand_out(skb, entry, packet.ipv6);
+	count_carried(&claim.entry->out, &load, limits, COUNTER_GRANTED_OUT);
+	return hand_out(skb, claim.entry, packet.ipv6);
 }
 
 SEC("tc")

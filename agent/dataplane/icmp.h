@@ -326,10 +326,8 @@ static __always_inline int turn_back(struct __sk_buff *skb, __u32 network)
 }
 
 /* Whether a packet fits a link, or each segment of a coalesced one does. */
-static __always_inline bool fits(const struct __sk_buff *skb, const struct packet *packet, __u32 network, __u32 mtu)
+static __always_inline bool fits(__u32 segment, const struct packet *packet, __u32 network, __u32 mtu)
 {
-	__u32 segment = skb->gso_size;
-
 	return !mtu || (segment ? packet->payload + segment : packet->end) - network <= mtu;
 }
 

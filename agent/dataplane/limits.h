@@ -23,14 +23,14 @@
 #define RACES_MAX 8
 
 /* Packets and bytes as on the wire. Reckoned, since gso_segs is 0 from sources
- * that the kernel distrusts. `added`: a header that the packet is still to get. */
-static __always_inline struct gate_count load_of(const struct __sk_buff *skb, const struct packet *packet, __u32 added)
+ * that the kernel distrusts, from the frame's length and its segments' (struct view).
+ * `added`: a header that the packet is still to get. */
+static __always_inline struct gate_count load_of(__u32 length, __u32 segment, const struct packet *packet, __u32 added)
 {
-	struct gate_count load = { .packets = 1, .bytes = skb->len + added };
-	__u32 segment = skb->gso_size;
+	struct gate_count load = { .packets = 1, .bytes = length + added };
 
-	if (segment && skb->len > packet->payload) {
-		load.packets = (skb->len - packet->payload + segment - 1) / segment;
+	if (segment && length > packet->payload) {
+		load.packets = (length - packet->payload + segment - 1) / segment;
 		load.bytes += (load.packets - 1) * (packet->payload + added);
 	}
 	return load;

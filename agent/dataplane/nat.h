@@ -52,29 +52,21 @@ static __always_inline bool rewrite_transport(struct __sk_buff *skb, const struc
 	       !bpf_skb_store_bytes(skb, packet->transport + side * sizeof(from), &change->port, sizeof(from), 0);
 }
 
-static __always_inline bool rewrite_ipv4(struct __sk_buff *skb, const struct packet *packet, __u32 network,
-					 enum side side, const struct change *change)
+/* The IP header, and the port of a whole packet, in place. False: there is none. */
+static __always_inline bool write_ipv4(struct view view, const struct packet *packet, __u32 network, enum side side,
+				       const struct change *change)
 {
 	const __u32 at = network + sizeof(struct iphdr);
 	bool outward = side == SOURCE;
 	__be32 from = ipv4_of(outward ? &packet->source : &packet->destination);
 	__be32 to = ipv4_of(change->to);
-	struct iphdr *ip;
-	__be16 *ports, *halves;
-	__u32 *words;
+	struct iphdr *ip = view.start + network;
+	__be16 *ports = view.start + at, *halves = view.start + network;
+	__u32 *words = view.start + network;
 	__u64 sum;
-	void *data;
 
-	if (!rewrite_transport(skb, packet, side, change, from, to, sizeof(to)))
+	if (view.start + at + 2 * sizeof(*ports) > view.end)
 		return false;
-	data = frame_start(skb);
-	if (data + at + 2 * sizeof(*ports) > frame_end(skb))
-		return false;
-	ip = data + network;
-	words = data + network;
-	halves = data + network;
-	ports = data + at;
-
 	sum = (__u64)(__u16)~ip->check + (__u32)~words[0] + (__u32)~words[1] + (__u16)~halves[4] + (__u32)~from;
 	if (config.normalise & NORMALISE_TRAFFIC_CLASS)
 		ip->tos &= ECN;
@@ -89,36 +81,48 @@ static __always_inline bool rewrite_ipv4(struct __sk_buff *skb, const struct pac
 	return true;
 }
 
-static __always_inline bool rewrite_ipv6(struct __sk_buff *skb, const struct packet *packet, __u32 network,
-					 enum side side, const struct change *change)
+/* The same. `sum` gets what the header's words have changed by. */
+static __always_inline bool write_ipv6(struct view view, const struct packet *packet, __u32 network, enum side side,
+				       const struct change *change, __u64 *sum)
 {
 	const __u32 at = network + sizeof(struct ipv6hdr);
 	bool outward = side == SOURCE;
-	struct gate_address from = outward ? packet->source : packet->destination;
-	struct gate_address to = *change->to;
-	__u64 sum = (__u32)bpf_csum_diff((__be32 *)&from, sizeof(from), (__be32 *)&to, sizeof(to), 0);
-	__be16 *ports, *halves;
-	struct ipv6hdr *ip;
-	__u32 *words;
-	void *data;
+	struct ipv6hdr *ip = view.start + network;
+	__be16 *ports = view.start + at, *halves = view.start + network;
+	__u32 *words = view.start + network;
 
-	if (!rewrite_transport(skb, packet, side, change, 0, sum, 0))
+	if (view.start + at + 2 * sizeof(*ports) > view.end)
 		return false;
-	data = frame_start(skb);
-	if (data + at + 2 * sizeof(*ports) > frame_end(skb))
-		return false;
-	ip = data + network;
-	words = data + network;
-	halves = data + network;
-	ports = data + at;
-
-	sum += (__u64)(__u32)~words[0] + (__u16)~halves[3];
+	*sum += (__u64)(__u32)~words[0] + (__u16)~halves[3];
 	words[0] = ipv6_word_of(words[0], outward);
 	ip->hop_limit = hops_of(packet->hops) + change->by_stack;
-	sum += (__u64)words[0] + halves[3];
-	__builtin_memcpy(outward ? &ip->saddr : &ip->daddr, &to, sizeof(to));
+	*sum += (__u64)words[0] + halves[3];
+	__builtin_memcpy(outward ? &ip->saddr : &ip->daddr, change->to, sizeof(*change->to));
 	if (packet->share == WHOLE)
 		ports[side] = change->port;
+	return true;
+}
+
+static __always_inline bool rewrite_ipv4(struct __sk_buff *skb, const struct packet *packet, __u32 network,
+					 enum side side, const struct change *change)
+{
+	__be32 from = ipv4_of(side == SOURCE ? &packet->source : &packet->destination);
+	__be32 to = ipv4_of(change->to);
+
+	return rewrite_transport(skb, packet, side, change, from, to, sizeof(to)) &&
+	       write_ipv4(view_of(skb), packet, network, side, change);
+}
+
+static __always_inline bool rewrite_ipv6(struct __sk_buff *skb, const struct packet *packet, __u32 network,
+					 enum side side, const struct change *change)
+{
+	struct gate_address from = side == SOURCE ? packet->source : packet->destination;
+	struct gate_address to = *change->to;
+	__u64 sum = (__u32)bpf_csum_diff((__be32 *)&from, sizeof(from), (__be32 *)&to, sizeof(to), 0);
+
+	if (!rewrite_transport(skb, packet, side, change, 0, sum, 0) ||
+	    !write_ipv6(view_of(skb), packet, network, side, change, &sum))
+		return false;
 	/* Nothing unless the NIC summed the packet. */
 	bpf_csum_update(skb, folded(sum));
 	return true;

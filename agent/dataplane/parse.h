@@ -72,10 +72,17 @@ static __always_inline bool is_ours(const struct __sk_buff *skb)
 	return skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
 }
 
+/* A frame as a hook shows it. Pointers got before a helper that moves the packet are void. */
+struct view {
+	void *start; /* of what can be read in place, and where that ends */
+	void *end;
+	__u32 length;  /* of the whole frame */
+	__u32 segment; /* bytes of each packet's payload, where one frame stands for several (GRO); 0: it does not */
+};
+
 /* Where the frame begins and ends in memory. As assembly, or the compiler
  * merges these loads as the 32 bit values that the type says they are, and the
- * verifier sees pointers no more. Pointers got before a helper that moves the
- * packet are void. */
+ * verifier sees pointers no more. */
 static __always_inline void *frame_start(const struct __sk_buff *skb)
 {
 	void *start;
@@ -92,7 +99,12 @@ static __always_inline void *frame_end(const struct __sk_buff *skb)
 	return end;
 }
 
-/* Makes the first bytes readable in place; the caller compares with the end all the same. */
+static __always_inline struct view view_of(const struct __sk_buff *skb)
+{
+	return (struct view){ frame_start(skb), frame_end(skb), skb->len, skb->gso_size };
+}
+
+/* Makes the first bytes readable in place; who reads them compares with the end all the same. */
 static __always_inline bool pull(struct __sk_buff *skb, __u32 length)
 {
 	if (frame_start(skb) + length <= frame_end(skb))
@@ -100,26 +112,22 @@ static __always_inline bool pull(struct __sk_buff *skb, __u32 length)
 	return !bpf_skb_pull_data(skb, length);
 }
 
-static __always_inline bool read_ipv4(struct __sk_buff *skb, struct packet *packet, __u32 network)
+static __always_inline bool read_ipv4(struct view view, struct packet *packet, __u32 network)
 {
 	const __u32 fixed = network + sizeof(struct iphdr);
 	const struct iphdr *ip;
 	__u32 header, total;
-	void *data;
 
-	if (!pull(skb, fixed))
+	if (view.start + fixed > view.end)
 		return false;
-	data = frame_start(skb);
-	if (data + fixed > frame_end(skb))
-		return false;
-	ip = data + network;
+	ip = view.start + network;
 
 	header = ip->ihl * 4;
 	total = bpf_ntohs(ip->tot_len);
 	/* Coalesced past 64 KiB the length no longer fits, and is 0 (BIG TCP). */
-	if (!total && skb->gso_size)
-		total = skb->len - network;
-	if (ip->version != 4 || header < sizeof(*ip) || total < header || network + total > skb->len)
+	if (!total && view.segment)
+		total = view.length - network;
+	if (ip->version != 4 || header < sizeof(*ip) || total < header || network + total > view.length)
 		return false;
 
 	packet->source = mapped(ip->saddr);
@@ -161,22 +169,18 @@ static __always_inline enum reason unfit_next_header(__u8 next)
 	}
 }
 
-static __always_inline bool read_ipv6(struct __sk_buff *skb, struct packet *packet, __u32 network)
+static __always_inline bool read_ipv6(struct view view, struct packet *packet, __u32 network)
 {
 	const __u32 fixed = network + sizeof(struct ipv6hdr);
 	const struct ipv6hdr *ip;
-	void *data;
 
-	if (!pull(skb, fixed))
+	if (view.start + fixed > view.end)
 		return false;
-	data = frame_start(skb);
-	if (data + fixed > frame_end(skb))
-		return false;
-	ip = data + network;
+	ip = view.start + network;
 
 	packet->transport = fixed;
 	packet->end = fixed + bpf_ntohs(ip->payload_len);
-	if (ip->version != 6 || packet->end > skb->len)
+	if (ip->version != 6 || packet->end > view.length)
 		return false;
 
 	__builtin_memcpy(&packet->source, &ip->saddr, sizeof(packet->source));
@@ -193,24 +197,30 @@ static __always_inline bool read_ipv6(struct __sk_buff *skb, struct packet *pack
 /* False: malformed. `packet` must be zero. */
 static __always_inline bool read_network(struct __sk_buff *skb, struct packet *packet, __u32 network)
 {
-	return skb->protocol == bpf_htons(ETH_P_IP) ? read_ipv4(skb, packet, network) : read_ipv6(skb, packet, network);
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return pull(skb, network + sizeof(struct iphdr)) && read_ipv4(view_of(skb), packet, network);
+	return pull(skb, network + sizeof(struct ipv6hdr)) && read_ipv6(view_of(skb), packet, network);
 }
 
-/* The ports of a packet that is not unfit. False: malformed. */
-static __always_inline bool read_transport(struct __sk_buff *skb, struct packet *packet, __u32 network)
+/* Where the transport's header begins in a packet that is not unfit. */
+static __always_inline __u32 transport_of(const struct packet *packet, __u32 network)
+{
+	return network + (packet->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+}
+
+/* The ports, where they can be read in place. False: malformed. */
+static __always_inline bool read_ports(struct view view, struct packet *packet, __u32 network)
 {
 	bool udp = packet->protocol == IPPROTO_UDP;
-	__u32 at = network + (packet->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	__u32 at = transport_of(packet, network);
 	__u32 fixed = at + (udp ? sizeof(struct udphdr) : sizeof(struct tcphdr));
-	void *data;
 
-	if (fixed > packet->end || !pull(skb, fixed))
+	if (fixed > packet->end)
 		return false;
-	data = frame_start(skb);
 	if (udp) {
-		const struct udphdr *header = data + at;
+		const struct udphdr *header = view.start + at;
 
-		if ((void *)(header + 1) > frame_end(skb))
+		if ((void *)(header + 1) > view.end)
 			return false;
 		if (bpf_ntohs(header->len) < sizeof(*header) || at + bpf_ntohs(header->len) > packet->end)
 			return false;
@@ -218,9 +228,9 @@ static __always_inline bool read_transport(struct __sk_buff *skb, struct packet 
 		packet->destination_port = header->dest;
 		packet->payload = fixed;
 	} else {
-		const struct tcphdr *header = data + at;
+		const struct tcphdr *header = view.start + at;
 
-		if ((void *)(header + 1) > frame_end(skb))
+		if ((void *)(header + 1) > view.end)
 			return false;
 		packet->payload = at + header->doff * 4;
 		if (packet->payload < fixed || packet->payload > packet->end)
@@ -230,6 +240,16 @@ static __always_inline bool read_transport(struct __sk_buff *skb, struct packet 
 		packet->syn = header->syn;
 	}
 	return true;
+}
+
+/* The ports of a packet that is not unfit. False: malformed. */
+static __always_inline bool read_transport(struct __sk_buff *skb, struct packet *packet, __u32 network)
+{
+	bool udp = packet->protocol == IPPROTO_UDP;
+	__u32 at = transport_of(packet, network);
+
+	return pull(skb, at + (udp ? sizeof(struct udphdr) : sizeof(struct tcphdr))) &&
+	       read_ports(view_of(skb), packet, network);
 }
 
 #endif
