@@ -34,7 +34,7 @@ static __always_inline int refuse(struct __sk_buff *skb, struct packet *packet, 
 				  enum reason reason)
 {
 	if (aim == TO_POOL)
-		return deny(skb, reason);
+		return deny(skb, packet, reason);
 	return aim & TO_SEEN ? pass(skb) : closed(skb, packet);
 }
 
@@ -60,7 +60,7 @@ __noinline int icmp_from_outside(struct __sk_buff *skb, struct packet *packet, _
 	__u64 now;
 
 	if (!packet || !room)
-		return deny(skb, REASON_MALFORMED);
+		return deny(skb, packet, REASON_MALFORMED);
 	quote = &room->quote;
 	if (packet->transport + ICMP_HEADER > packet->end ||
 	    bpf_skb_load_bytes(skb, packet->transport, &type, sizeof(type)))
@@ -79,17 +79,17 @@ __noinline int icmp_from_outside(struct __sk_buff *skb, struct packet *packet, _
 	if (!entry || entry->end <= now)
 		return refuse(skb, packet, aim, REASON_ERROR_NOT_CARRIED);
 	if (!now_state || agent_lost(now_state, now))
-		return deny(skb, REASON_AGENT_LOST);
+		return deny(skb, packet, REASON_AGENT_LOST);
 	realm = entry->realm;
 	route = bpf_map_lookup_elem(&realms, &realm);
 	if (!route || class_of(&quote->destination) != entry->class_id ||
 	    !is_remote(entry, &quote->destination, quote->destination_port) || is_impossible_source(packet) ||
 	    is_inside(&packet->source) || !holds_sum(skb, packet))
-		return deny(skb, REASON_ERROR_NOT_CARRIED);
+		return deny(skb, packet, REASON_ERROR_NOT_CARRIED);
 	if (packet->hops <= 1)
-		return deny(skb, REASON_HOP_LIMIT);
+		return deny(skb, packet, REASON_HOP_LIMIT);
 	if (!takes_icmp(index))
-		return deny(skb, REASON_ICMP_RATE_EXCEEDED);
+		return deny(skb, packet, REASON_ICMP_RATE_EXCEEDED);
 	change.to = &entry->device;
 	change.port = entry->device_port;
 	if (!write_error(skb, packet, quote, BEHIND_ETHERNET, SOURCE, &change))
@@ -112,18 +112,18 @@ int gate_outside_ingress(struct __sk_buff *skb)
 	if (!is_ours(skb))
 		return pass(skb);
 	if (!read_network(skb, &packet, BEHIND_ETHERNET))
-		return deny(skb, REASON_MALFORMED);
+		return deny(skb, &packet, REASON_MALFORMED);
 	if (!in_grants_pool(&packet, &packet.destination)) {
 		__u32 owner = ownership_of(&packet.destination);
 
 		if (is_impossible_source(&packet) || is_inside(&packet.source))
-			return deny(skb, REASON_SPOOFED_SOURCE);
+			return deny(skb, &packet, REASON_SPOOFED_SOURCE);
 		aim = owner >> OWNER_BITS;
 		owner &= (1 << OWNER_BITS) - 1;
 		if (owner == OWNER_SEEN)
 			aim |= TO_SEEN;
 		if (owner == OWNER_GATEWAY)
-			return deny(skb, REASON_REALM_DESTINATION);
+			return deny(skb, &packet, REASON_REALM_DESTINATION);
 		if (!is_of_device(owner))
 			return pass(skb);
 	}
@@ -140,7 +140,7 @@ int gate_outside_ingress(struct __sk_buff *skb)
 
 	reason = judge_inward(&packet, aim, &claim);
 	if (reason)
-		return is_absence(reason) ? refuse(skb, &packet, aim, reason) : deny(skb, reason);
+		return is_absence(reason) ? refuse(skb, &packet, aim, reason) : deny(skb, &packet, reason);
 	if (!fits(skb->gso_size, &packet, BEHIND_ETHERNET, claim.route->mtu)) {
 		if (!packet.may_be_cut || packet.share != WHOLE)
 			return answer_too_big(skb, &packet, BEHIND_ETHERNET, claim.route->mtu, claim.index);
@@ -150,10 +150,10 @@ int gate_outside_ingress(struct __sk_buff *skb)
 	limits = limits_of(claim.entry);
 	reason = charge(&claim, &load, limits, true);
 	if (reason)
-		return deny(skb, reason);
+		return deny(skb, &packet, reason);
 
 	if (packet.share != WHOLE && !remember_piece(&packet, claim.entry->number, claim.index, claim.now))
-		return deny(skb, REASON_FRAGMENT);
+		return deny(skb, &packet, REASON_FRAGMENT);
 	if (packet.syn && !normalise_syn(skb, packet.transport, packet.payload,
 					 mss_between(claim.route->mtu, config.outside.mtu, packet.ipv6)))
 		return drop(skb, REASON_MALFORMED);
@@ -203,7 +203,7 @@ __noinline int icmp_from_inside(struct __sk_buff *skb, const struct packet *pack
 	__u64 now;
 
 	if (!packet || !room || !now_state)
-		return deny(skb, REASON_MALFORMED);
+		return deny(skb, packet, REASON_MALFORMED);
 	quote = &room->quote;
 	if (packet->transport + ICMP_HEADER > packet->end ||
 	    bpf_skb_load_bytes(skb, packet->transport, &type, sizeof(type)) || !is_error(type, packet->ipv6) ||
@@ -214,16 +214,16 @@ __noinline int icmp_from_inside(struct __sk_buff *skb, const struct packet *pack
 	if (!entry || entry->end <= now)
 		return guard_inside(skb, packet, realm);
 	if (agent_lost(now_state, now))
-		return deny(skb, REASON_AGENT_LOST);
+		return deny(skb, packet, REASON_AGENT_LOST);
 	if (!is_carried_error(type, packet->ipv6, true) || !same_address(&packet->destination, &quote->source) ||
 	    !is_remote(entry, &quote->source, quote->source_port) ||
 	    (!same_address(&packet->source, &entry->device) && is_bound(realm, &packet->source, packet->ipv6)) ||
 	    !holds_sum(skb, packet))
-		return deny(skb, REASON_ERROR_NOT_CARRIED);
+		return deny(skb, packet, REASON_ERROR_NOT_CARRIED);
 	if (packet->hops <= 1)
-		return deny(skb, REASON_HOP_LIMIT);
+		return deny(skb, packet, REASON_HOP_LIMIT);
 	if (!takes_icmp(index))
-		return deny(skb, REASON_ICMP_RATE_EXCEEDED);
+		return deny(skb, packet, REASON_ICMP_RATE_EXCEEDED);
 	change.to = &entry->external;
 	change.port = entry->external_port;
 	if (!write_error(skb, packet, quote, network, DESTINATION, &change) || (network == AT_START && !put_ethernet(skb)))
@@ -249,17 +249,17 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 	if (!here || !is_ours(skb))
 		return pass(skb);
 	if (!read_network(skb, &packet, network))
-		return deny(skb, REASON_MALFORMED);
+		return deny(skb, &packet, REASON_MALFORMED);
 	now_state = gate_state();
 	if (!now_state || is_changing_hands(now_state, &packet.source, here->realm))
-		return deny(skb, REASON_ADDRESS_CHANGING_HANDS);
+		return deny(skb, &packet, REASON_ADDRESS_CHANGING_HANDS);
 	/* What grants never carry in is never an answer to one; the base drops
 	 * it all the same, since connection tracking knows no flow for it. */
 	if (packet.unfit == REASON_FRAGMENT) {
 		int reading = read_piece(skb, &packet, here->realm);
 
 		if (reading == BROKEN)
-			return deny(skb, REASON_FRAGMENT);
+			return deny(skb, &packet, REASON_FRAGMENT);
 		if (reading == OF_ANOTHER_PROTOCOL)
 			return guard_inside(skb, &packet, here->realm);
 	} else if (packet.unfit) {
@@ -267,12 +267,12 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 			return icmp_from_inside(skb, &packet, here->realm, network);
 		return guard_inside(skb, &packet, here->realm);
 	} else if (!read_transport(skb, &packet, network)) {
-		return deny(skb, REASON_MALFORMED);
+		return deny(skb, &packet, REASON_MALFORMED);
 	}
 
 	reason = judge_outward(&packet, here->realm, now_state, &claim);
 	if (reason)
-		return deny(skb, reason);
+		return deny(skb, &packet, reason);
 	if (!claim.entry)
 		return guard_inside(skb, &packet, here->realm);
 	if (!fits(skb->gso_size, &packet, network, config.outside.mtu))
@@ -281,11 +281,11 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 	limits = limits_of(claim.entry);
 	reason = charge(&claim, &load, limits, false);
 	if (reason)
-		return deny(skb, reason);
+		return deny(skb, &packet, reason);
 
 	if (packet.share != WHOLE && (!remember_piece(&packet, claim.entry->number, claim.index, claim.now) ||
 				      !hide_identification(skb, &packet, claim.entry->number)))
-		return deny(skb, REASON_FRAGMENT);
+		return deny(skb, &packet, REASON_FRAGMENT);
 	if (packet.syn && !normalise_syn(skb, packet.transport, packet.payload,
 					 mss_to_outside(here->realm, packet.ipv6)))
 		return drop(skb, REASON_MALFORMED);

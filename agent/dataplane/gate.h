@@ -20,6 +20,8 @@
 
 /* So many nanoseconds' samples may be taken at once. */
 #define SAMPLE_BURST 100000000ULL
+#define SAMPLE_SHARE 8 /* of so many parts one source has one */
+#define SAMPLE_SLOTS_BITS 10 /* sources share slots by their hash */
 
 /* The mark of a sampled denial: this base with the reason in the low bits. */
 #define GATE_MARK 0xd0000000u

@@ -115,7 +115,7 @@ static __noinline bool is_admitted(struct __sk_buff *skb, struct packet *packet)
 __noinline int closed(struct __sk_buff *skb, struct packet *packet)
 {
 	if (!packet || !is_admitted(skb, packet))
-		return deny(skb, REASON_REALM_DESTINATION);
+		return deny(skb, packet, REASON_REALM_DESTINATION);
 	return pass(skb);
 }
 
@@ -203,16 +203,16 @@ __noinline int guard_inside(struct __sk_buff *skb, const struct packet *packet, 
 	__u32 owner;
 
 	if (!packet)
-		return deny(skb, REASON_MALFORMED);
+		return deny(skb, packet, REASON_MALFORMED);
 	owner = owner_of(&packet->destination);
 	if (packet->ipv6 && is_link_local(&packet->destination))
 		owner = OWNER_GATEWAY;
 	if ((owner == OWNER_GATEWAY || owner == OWNER_HOST) && !is_welcome(skb, packet))
-		return deny(skb, REASON_GATEWAY_SERVICE);
+		return deny(skb, packet, REASON_GATEWAY_SERVICE);
 	if (is_of_device(owner))
-		return deny(skb, REASON_DEVICE_TO_DEVICE);
+		return deny(skb, packet, REASON_DEVICE_TO_DEVICE);
 	if (config.only_bound && !is_bound(realm, &packet->source, packet->ipv6) && !is_link_upkeep(skb, packet, owner))
-		return deny(skb, REASON_ADDRESS_UNBOUND);
+		return deny(skb, packet, REASON_ADDRESS_UNBOUND);
 	return pass(skb);
 }
 

@@ -350,7 +350,7 @@ __noinline int answer_too_big(struct __sk_buff *skb, const struct packet *packet
 	bool udp;
 
 	if (!packet || packet->share != WHOLE || !takes_icmp(index))
-		return deny(skb, REASON_PACKET_TOO_BIG);
+		return deny(skb, packet, REASON_PACKET_TOO_BIG);
 	count(REASON_PACKET_TOO_BIG, 1, skb->len);
 	udp = packet->protocol == IPPROTO_UDP;
 	header = packet->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
@@ -417,7 +417,7 @@ static __noinline int answer_echo(struct __sk_buff *skb, const struct packet *pa
 	__u64 flags = BPF_F_RECOMPUTE_CSUM;
 
 	if (!takes_icmp(packet->source.high ^ packet->source.high >> 32 ^ packet->source.low ^ packet->source.low >> 32))
-		return deny(skb, REASON_ICMP_RATE_EXCEEDED);
+		return deny(skb, packet, REASON_ICMP_RATE_EXCEEDED);
 	count(COUNTER_ECHOES_ANSWERED, 1, skb->len);
 	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
 		return TC_ACT_SHOT;

@@ -42,6 +42,8 @@ const ICMP_BURST = 10n;
 const ICMP_BUCKETS = 4096n;
 /** So many nanoseconds' samples, at once. */
 const SAMPLE_BURST_NS = SECOND_NS / 10n;
+/** Of so many parts one source has one. */
+const SAMPLE_SHARE = 8n;
 /** Headers of IP and TCP, which the MSS leaves out. */
 const HEADERS = { ipv4: 40, ipv6: 60 } as const;
 
@@ -58,6 +60,7 @@ type Aim = 'pool' | { readonly realm: number; readonly isSeen: boolean };
 export class Memory extends MemoryTables implements JudgingDataplane {
   readonly #pieces = new Pieces();
   readonly #icmpFullNs = new Map<bigint, bigint>();
+  readonly #sampleNextNs = new Map<string, bigint>();
 
   judge(hook: Hook, ifindex: number, frame: Uint8Array, mark = 0, from = 0): Verdict {
     if (hook === 'outsideIngress') return this.#fromOutside(frame);
@@ -350,12 +353,17 @@ export class Memory extends MemoryTables implements JudgingDataplane {
     return { verdict: 'drop', reason, sampled: false };
   }
 
-  /** A denial that may be looked at: one an interval on the average. */
+  /** A denial that may be looked at: one an interval on the average, of one source one in eight intervals. */
   #deny(reason: DenialReason, frame: Uint8Array): Verdict {
     const dropped = this.#drop(reason, frame);
+    if (this.sampleEveryNs === 0n) return dropped;
     const now = this.#nowNs();
-    if (this.sampleEveryNs === 0n || now + SAMPLE_BURST_NS < this.sampleNextNs) return dropped;
+    const packet = readFrame(frame);
+    const source = typeof packet === 'string' ? packet : packet.source.text;
+    const ownNextNs = this.#sampleNextNs.get(source) ?? 0n;
+    if (now + SAMPLE_BURST_NS < this.sampleNextNs || now + SAMPLE_BURST_NS < ownNextNs) return dropped;
     this.sampleNextNs = (now > this.sampleNextNs ? now : this.sampleNextNs) + this.sampleEveryNs;
+    this.#sampleNextNs.set(source, (now > ownNextNs ? now : ownNextNs) + this.sampleEveryNs * SAMPLE_SHARE);
     this.tally.add('sampled', frame);
     return { ...dropped, sampled: true };
   }

@@ -19,6 +19,7 @@
 #include <linux/pkt_cls.h>
 
 #include "maps.h"
+#include "parse.h"
 
 static __always_inline void count(__u32 counter, __u64 packets, __u64 bytes)
 {
@@ -37,25 +38,42 @@ static __always_inline int pass(const struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
-/* One denial an interval on the average, and as many at once as belong to
- * SAMPLE_BURST (GCRA): whoever asks twice in a row is told of twice. Of two
- * that race one wins; the other is simply not sampled. */
-static __always_inline bool sample(void)
+/* Of the sources that share a slot, when their part of the samples is full again. */
+static __always_inline __u64 *sample_part(const struct packet *packet)
+{
+	__u64 words = packet ? packet->source.high ^ packet->source.low : 0;
+	__u32 slot = words * 0x9e3779b97f4a7c15ULL >> (64 - SAMPLE_SLOTS_BITS);
+
+	return bpf_map_lookup_elem(&sample_parts, &slot);
+}
+
+/* Whether a denial may be looked at: one an interval on the average, and as
+ * many at once as belong to SAMPLE_BURST (GCRA), so that whoever asks twice in
+ * a row is told of twice; of one source SAMPLE_SHARE times fewer, so that who
+ * floods does not hide who knocks once. Nothing is written. */
+static __always_inline bool may_sample(const struct gate_state *now_state, const __u64 *part, __u64 now)
+{
+	return now_state && part && now_state->sample_interval && now + SAMPLE_BURST >= now_state->sample_next &&
+	       now + SAMPLE_BURST >= *(const volatile __u64 *)part;
+}
+
+/* Takes one. Of two that race one wins; the other is simply not sampled. */
+static __always_inline bool sample(const struct packet *packet)
 {
 	struct gate_state *now_state = gate_state();
-	__u64 interval, next, now;
+	__u64 *part = sample_part(packet);
+	__u64 now = bpf_ktime_get_ns(); /* the coarse clock's tick may be longer than the interval */
+	__u64 interval, next, own;
 
-	if (!now_state)
+	if (!may_sample(now_state, part, now) || !now_state || !part)
 		return false;
 	interval = now_state->sample_interval;
-	if (!interval)
-		return false;
-	/* The coarse clock's tick may be longer than the interval. */
-	now = bpf_ktime_get_ns();
 	next = now_state->sample_next;
-	if (now + SAMPLE_BURST < next)
+	if (__sync_val_compare_and_swap(&now_state->sample_next, next, (now > next ? now : next) + interval) != next)
 		return false;
-	return __sync_val_compare_and_swap(&now_state->sample_next, next, (now > next ? now : next) + interval) == next;
+	own = *part;
+	*part = (now > own ? now : own) + interval * SAMPLE_SHARE;
+	return true;
 }
 
 static __always_inline int drop(struct __sk_buff *skb, __u32 reason)
@@ -75,11 +93,11 @@ static __always_inline int drop(struct __sk_buff *skb, __u32 reason)
  * of the cache; and global, as all that is called from many places: the
  * verifier looks at such a function once, whoever calls it.
  */
-__noinline int deny(struct __sk_buff *skb, __u32 reason)
+__noinline int deny(struct __sk_buff *skb, const struct packet *packet, __u32 reason)
 {
 	int verdict = drop(skb, reason);
 
-	if (!sample() || bpf_skb_change_type(skb, PACKET_OTHERHOST))
+	if (!sample(packet) || bpf_skb_change_type(skb, PACKET_OTHERHOST))
 		return verdict;
 	count(COUNTER_SAMPLED, 1, skb->len);
 	return TC_ACT_OK;

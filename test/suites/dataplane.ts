@@ -597,11 +597,19 @@ export function describeDataplane(name: string, make: MakeRig): void {
       expect(denial()).toMatchObject({ sampled: false });
     });
 
-    test('of the denials of a tenth of a second all go on, even at once', () => {
+    test('of the denials of a tenth of a second all go on, even at once; of one source an eighth of them', () => {
       ready();
-      plane.sample(10);
-      const attempts = [1, 2].map((port) => judge('outsideIngress', ip('192.0.2.66', '203.0.113.1', udp(port, 40000))));
-      expect(attempts).toEqual(attempts.map(() => ({ verdict: 'drop', reason: 'noGrant', sampled: true })));
+      plane.sample(200);
+      const knock = (source: string) => judge('outsideIngress', ip(source, '203.0.113.1', udp(7, 40000)));
+      const isSampled = (verdict: Verdict) => verdict.verdict === 'drop' && verdict.sampled;
+      const floods = Array.from({ length: 8 }, () => isSampled(knock('192.0.2.66')));
+      expect(floods.slice(0, 3)).toEqual([true, true, true]);
+      expect(floods.at(-1)).toBe(false);
+      expect(['192.0.2.67', '192.0.2.67', '192.0.2.68'].map((source) => isSampled(knock(source)))).toEqual([
+        true,
+        true,
+        true,
+      ]);
     });
 
     test('what is stopped on its way out is never sampled: it would go on', () => {
