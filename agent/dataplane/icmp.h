@@ -134,8 +134,11 @@ static long sum_chunk(__u32 step, struct summing *summing)
 	struct gate_scratch *room = gate_scratch();
 	__u32 length = summing->left < CHUNK ? summing->left : CHUNK;
 
-	if (!room || step >= CHUNKS_MAX || length < 1 || length > CHUNK)
+	if (!room || step >= CHUNKS_MAX || !length)
 		return 1;
+	/* Linux 6.1 draws nothing from a length not being 0; what a mask leaves it knows. */
+	asm volatile("" : "+r"(length));
+	length = ((length - 1) & (CHUNK - 1)) + 1;
 	__builtin_memset(room->before, 0, CHUNK);
 	if (bpf_skb_load_bytes(summing->skb, summing->at, room->before, length))
 		return 1;
@@ -415,11 +418,12 @@ static __noinline int answer_echo(struct __sk_buff *skb, const struct packet *pa
 	__u8 hops = config.hop_limit ? config.hop_limit : OWN_HOPS;
 	__u32 at = packet->transport;
 	__u64 flags = BPF_F_RECOMPUTE_CSUM;
+	struct gate_scratch *room = gate_scratch();
 
 	if (!takes_icmp(packet->source.high ^ packet->source.high >> 32 ^ packet->source.low ^ packet->source.low >> 32))
 		return deny(skb, packet, REASON_ICMP_RATE_EXCEEDED);
 	count(COUNTER_ECHOES_ANSWERED, 1, skb->len);
-	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
+	if (!room || (skb->vlan_present && bpf_skb_vlan_pop(skb)))
 		return TC_ACT_SHOT;
 	if (bpf_l4_csum_replace(skb, at + offsetof(struct error, check), bpf_htons(request << 8), bpf_htons(reply << 8),
 				sizeof(__be16)) ||
@@ -427,19 +431,23 @@ static __noinline int answer_echo(struct __sk_buff *skb, const struct packet *pa
 		return TC_ACT_SHOT;
 	if (packet->ipv6) {
 		const __u32 source_at = BEHIND_ETHERNET + offsetof(struct ipv6hdr, saddr);
-		struct gate_address ends[2] = { packet->destination, packet->source };
+		struct gate_address *ends = (void *)room->after;
 
-		if (bpf_skb_store_bytes(skb, source_at, ends, sizeof(ends), flags) ||
+		ends[0] = packet->destination;
+		ends[1] = packet->source;
+		if (bpf_skb_store_bytes(skb, source_at, ends, 2 * sizeof(*ends), flags) ||
 		    bpf_skb_store_bytes(skb, BEHIND_ETHERNET + offsetof(struct ipv6hdr, hop_limit), &hops,
 					sizeof(hops), flags))
 			return TC_ACT_SHOT;
 	} else {
 		const __u32 source_at = BEHIND_ETHERNET + offsetof(struct iphdr, saddr);
-		__be32 ends[2] = { ipv4_of(&packet->destination), ipv4_of(&packet->source) };
+		__be32 *ends = (void *)room->after;
 
+		ends[0] = ipv4_of(&packet->destination);
+		ends[1] = ipv4_of(&packet->source);
 		if (bpf_l3_csum_replace(skb, BEHIND_ETHERNET + offsetof(struct iphdr, check),
 					bpf_htons(packet->hops << 8), bpf_htons(hops << 8), sizeof(__be16)) ||
-		    bpf_skb_store_bytes(skb, source_at, ends, sizeof(ends), flags) ||
+		    bpf_skb_store_bytes(skb, source_at, ends, 2 * sizeof(*ends), flags) ||
 		    bpf_skb_store_bytes(skb, BEHIND_ETHERNET + offsetof(struct iphdr, ttl), &hops, sizeof(hops), flags))
 			return TC_ACT_SHOT;
 	}

@@ -138,13 +138,17 @@ static __always_inline __u32 mss_between(__u32 mtu, __u32 other, bool ipv6)
 __noinline int normalise_syn(struct __sk_buff *skb, __u32 transport, __u32 payload, __u32 mss)
 {
 	__u32 at = transport + sizeof(struct tcphdr);
-	__u32 length = (payload - at) & 60;
-	struct walk walk = { .length = length, .mss = mss };
+	__u32 length = payload - at;
 	struct gate_scratch *room = gate_scratch();
+	struct walk walk = { .mss = mss };
 	__s64 difference;
 
 	if (!room || !length)
 		return !!room;
+	/* A multiple of 4, and not 0, as Linux 6.1 sees it too: what a mask leaves it knows. */
+	asm volatile("" : "+r"(length));
+	length = ((length - 4) & 60) + 4;
+	walk.length = length;
 	if (bpf_skb_load_bytes(skb, at, room->before, length) || bpf_skb_load_bytes(skb, at, room->after, length))
 		return 0;
 	bpf_loop(OPTIONS_MAX, amend_option, &walk, 0);
