@@ -99,6 +99,7 @@ export class Closure {
     this.#site = site;
     this.#policy = policy;
     for (const absence of site.absent) this.#tell(absence);
+    this.#tellXdp();
   }
 
   /** Why no grant may be opened: none at all, or none toward this realm. */
@@ -132,6 +133,7 @@ export class Closure {
     const { config, gate, base, links, missingBlackholes, wrongSysctls } = this.#parts;
     try {
       await this.#follow(siteOf(config, await links()));
+      this.#keepXdp();
       const [standing, holes] = await Promise.all([this.#inTurn(() => base.look()), missingBlackholes(this.#pools())]);
       this.#judge([
         ...[...this.#outdated].map(outdatedGap),
@@ -218,7 +220,7 @@ export class Closure {
     const attach = found.has('gateMissing') || found.has('gateReplaced');
     const outcomes = await Promise.allSettled([
       this.#build(),
-      attach && (async () => gate.attach(config.gate.attach, gatePlaces(this.#site)))(),
+      attach && (async () => gate.attach(config.gate.attach, gatePlaces(this.#parts.config, this.#site)))(),
       found.has('blackholeMissing') && setBlackholes(this.#pools()),
     ]);
     const faults = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason] : []));
@@ -232,11 +234,11 @@ export class Closure {
 
   /** An interface or an address came, went, or became another one: gate and base are built for what is there now. */
   async #follow(site: Site): Promise<void> {
-    const { log } = this.#parts;
+    const { config, log } = this.#parts;
     const before = this.#site;
-    if (gateKey(site) === gateKey(before)) return;
+    if (gateKey(config, site) === gateKey(config, before)) return;
     this.#outdated.add('gate');
-    if (placesKey(site) !== placesKey(before)) this.#outdated.add('base');
+    if (placesKey(config, site) !== placesKey(config, before)) this.#outdated.add('base');
     this.#site = site;
     await this.#build().catch(() => {}); // what is outdated is a gap, and built again by repair, which says why not
     const isNew = (absence: Absence) => !before.absent.some(({ why }) => why === absence.why);
@@ -247,12 +249,27 @@ export class Closure {
     }
   }
 
+  /** XDP that somebody took away is put back: no gap, since TC behind it decides the same. */
+  #keepXdp(): void {
+    const { config, gate, log } = this.#parts;
+    const lost = gate.xdpLost();
+    if (lost.length === 0) return;
+    log.warn({ interfaces: lost.join(' ') }, 'xdpLost');
+    gate.attach(config.gate.attach, gatePlaces(config, this.#site));
+    this.#tellXdp();
+  }
+
+  #tellXdp(): void {
+    for (const refusal of this.#parts.gate.xdpRefusals()) this.#parts.log.warn(refusal, 'xdpNotUsed');
+  }
+
   /** Builds what is outdated: the gate first, which closes by itself. */
   async #build(): Promise<void> {
     const { config, numbers, gate, log } = this.#parts;
     const site = this.#site;
     if (this.#outdated.has('gate')) {
-      gate.rebuild(gateSetup(config, site, numbers), config.gate.attach, gatePlaces(site));
+      gate.rebuild(gateSetup(config, site, numbers), config.gate.attach, gatePlaces(config, site));
+      this.#tellXdp();
       this.#outdated.delete('gate');
       log.info({ attachments: gate.attachments().length }, 'gateRebuilt');
     }
@@ -301,7 +318,7 @@ export class Closure {
   }
 
   #names(): string[] {
-    const { outside, inside } = gatePlaces(this.#site);
+    const { outside, inside } = gatePlaces(this.#parts.config, this.#site);
     return [outside, ...inside].flatMap((one) => one?.name ?? []);
   }
 }
@@ -318,14 +335,14 @@ function gateGap({ kind, hook, interface: { name } }: Flaw): Gap {
 }
 
 /** Of a site, what the base depends on: its names and the interfaces behind them. */
-function placesKey(site: Site): string {
-  return JSON.stringify(gatePlaces(site));
+function placesKey(config: Config, site: Site): string {
+  return JSON.stringify(gatePlaces(config, site));
 }
 
-/** Of a site, what the gate depends on: MTUs and the host's addresses, too. */
-function gateKey(site: Site): string {
+/** Of a site, what the gate depends on: MTUs, what takes redirected frames, and the host's addresses, too. */
+function gateKey(config: Config, site: Site): string {
   const isInside = (link: Link) => [...site.inside.values()].includes(link);
   const addresses = site.links.map((link) => [isInside(link), ...link.addresses.map(({ text }) => text)]);
-  const mtus = [site.outside, ...site.inside.values()].map((link) => link?.mtu);
-  return JSON.stringify([gatePlaces(site), mtus, addresses]);
+  const ways = [site.outside, ...site.inside.values()].map((link) => [link?.mtu, link?.takesFrames]);
+  return JSON.stringify([gatePlaces(config, site), ways, addresses]);
 }

@@ -44,10 +44,15 @@ const LOOPBACK = ['127.0.0.0/8', '::1/128'].map(prefix);
 /** How many services the gate compares a packet with (GATE_SERVICES_MAX). */
 const SERVICES = 16;
 
+/** Where the gate hangs at an interface: XDP means in front of TC, which it leaves the rest to. */
+const HOOK_CHOICES = ['auto', 'xdp', 'xdp-generic', 'tc'] as const;
+export type HookChoice = (typeof HOOK_CHOICES)[number];
+
 /** A private address space and the interface that leads to its devices. */
 interface Realm {
   readonly realm: RealmName;
   readonly interface: string;
+  readonly hook: HookChoice;
   readonly prefixes: readonly Prefix[];
   readonly nextHops: NextHops;
   /** The outside knows its devices by their own addresses: neither grants nor what devices begin is translated. */
@@ -78,7 +83,7 @@ interface ClientCa {
 export interface Config {
   /** Names this gateway in every record. */
   readonly gateway: string;
-  readonly outside: { readonly interface: string; readonly nextHops: NextHops };
+  readonly outside: { readonly interface: string; readonly nextHops: NextHops; readonly hook: HookChoice };
   readonly pools: { readonly grants: Pool; readonly egress: readonly Prefix[] };
   readonly inside: readonly Realm[];
   readonly services: readonly Service[];
@@ -199,10 +204,11 @@ function agentFile(folder: string) {
   });
   const nextHops = f.mapping({ ipv4: hop('ipv4').exactOptional(), ipv6: hop('ipv6').exactOptional() }).default({});
   const prefixes = f.list(f.prefix, 'prefixes');
+  const hook = f.choice(...HOOK_CHOICES).default('auto');
   const poolPrefixes = f.list(f.prefix, 'prefixes', 0); // none: core/address-plan.ts says when
   return f.mapping({
     gateway: f.name(),
-    outside: f.mapping({ interface: networkInterface, nextHops }),
+    outside: f.mapping({ interface: networkInterface, nextHops, hook }),
     pools: f.mapping({
       grants: f.mapping({
         prefixes: poolPrefixes,
@@ -217,6 +223,7 @@ function agentFile(folder: string) {
         interface: networkInterface,
         prefixes,
         nextHops,
+        hook,
         nat: f.choice('none').exactOptional(),
         apns: f.list(apn, 'APNs').default([]),
       }),

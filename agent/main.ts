@@ -240,7 +240,7 @@ async function start(
   });
   stops.push(() => gate.close());
   gate.admissions(admissions(config, policy));
-  gate.attach(config.gate.attach, gatePlaces(site));
+  gate.attach(config.gate.attach, gatePlaces(config, site));
   const gapFound = (kind: GapKind) => metrics.gapFound(kind);
   const hosts = { links, missingBlackholes, setBlackholes, wrongSysctls };
   const held = {

@@ -3,7 +3,7 @@
  * there, what the gate is built on, what the base is written from. An
  * interface that is not there closes what lies behind it and nothing else.
  */
-import type { Config } from './config.ts';
+import type { Config, HookChoice } from './config.ts';
 import { sharedRealms } from './core/address-plan.ts';
 import type { Admission } from './core/admissions.ts';
 import { type Address, contains, type Endpoint, encloses, formatEndpoint, type Prefix } from './core/net.ts';
@@ -12,6 +12,7 @@ import type { Attributes, ExternalId, InnerAddress, MtcUserName, RealmName, Serv
 import type { Interfaces } from './dataplane/attachment.ts';
 import type { GateSetup } from './dataplane/dataplane.ts';
 import type { Link } from './dataplane/rtnetlink.ts';
+import type { XdpMode } from './dataplane/tc.ts';
 import { Apns } from './directory/apns.ts';
 import { type Binding, deviceOf } from './directory/binding.ts';
 import type { Places } from './directory/claimed-ranges.ts';
@@ -64,9 +65,32 @@ export function siteOf(config: Config, links: readonly Link[]): Site {
 }
 
 /** Where the gate hangs. */
-export function gatePlaces({ outside, inside }: Site): Interfaces {
-  const place = ({ name, ifindex, kind }: Link) => ({ name, ifindex, bare: kind === 'none' });
-  return { ...(outside && { outside: place(outside) }), inside: [...inside.values()].map(place) };
+export function gatePlaces(config: Config, { outside, inside }: Site): Interfaces {
+  const place = (link: Link, asked: HookChoice) => {
+    const { mode } = xdpChoice(asked, link);
+    return { name: link.name, ifindex: link.ifindex, bare: link.kind === 'none', ...(mode && { xdp: mode }) };
+  };
+  return {
+    ...(outside && { outside: place(outside, config.outside.hook) }),
+    inside: config.inside.flatMap(({ realm, hook }) => {
+      const link = inside.get(realm);
+      return link ? place(link, hook) : [];
+    }),
+  };
+}
+
+/** Whether the gate is to hang at XDP of an interface, how, and why so. */
+export function xdpChoice(
+  asked: HookChoice,
+  { kind, virtual }: Link,
+): { readonly mode?: XdpMode; readonly why: string } {
+  if (asked === 'tc') return { why: 'as configured' };
+  if (kind !== 'ether') return { why: 'its frames have no Ethernet header' };
+  if (asked === 'xdp') return { mode: 'native', why: 'as configured' };
+  if (asked === 'xdp-generic') return { mode: 'generic', why: 'as configured' };
+  // A veth hands over frames whose sums its peer left unfinished, and a VLAN's or a bridge's have been through a driver already.
+  if (virtual !== undefined) return { why: `a ${virtual} gains nothing by it` };
+  return { mode: 'native', why: 'its driver has it' };
 }
 
 /** What the gate is built on that stands in no file. */
@@ -81,9 +105,9 @@ export function gateSetup(config: Config, site: Site, { realmId, identificationK
   const insideIndices = new Set([...inside.values()].map(({ ifindex }) => ifindex));
   return {
     pool: config.pools.grants,
-    outside: { ...wayOf(outside), nextHops: config.outside.nextHops },
-    inside: config.inside.map(({ realm, prefixes, nextHops, nat }) => ({
-      ...wayOf(inside.get(realm)),
+    outside: { ...wayOf(outside, config.outside.hook), nextHops: config.outside.nextHops },
+    inside: config.inside.map(({ realm, prefixes, nextHops, hook, nat }) => ({
+      ...wayOf(inside.get(realm), hook),
       realm: realmId(realm),
       prefixes,
       nextHops,
@@ -101,8 +125,11 @@ export function gateSetup(config: Config, site: Site, { realmId, identificationK
   };
 }
 
-function wayOf(link: Link | undefined): { readonly ifindex: number | undefined; readonly mtu?: number } {
-  return { ifindex: link?.ifindex, ...(link && { mtu: link.mtu }) };
+/** Where the kernel does not say whether an interface takes redirected frames, who asks for XDP at it does. */
+function wayOf(link: Link | undefined, asked: HookChoice): Omit<GateSetup['outside'], 'nextHops'> {
+  if (!link) return { ifindex: undefined };
+  const { ifindex, mtu, kind, takesFrames = asked === 'xdp' } = link;
+  return { ifindex, mtu, takesFrames: takesFrames && kind === 'ether' };
 }
 
 /** What the base is written from, beside the filters of the policy: who is in their groups. */

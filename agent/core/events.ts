@@ -25,6 +25,8 @@ export const EVENTS = {
   stopping: 'A signal came. Live grants run on in the gate, at most orphanGraceSeconds.',
   stopped: 'All is recorded, the gateway stays closed, the process ends.',
   configurationWarning: 'A file is valid and perhaps not meant so: `warning` says what and where.',
+  xdpLost: 'The gate was taken away from XDP of these interfaces, and is put back: TC carried meanwhile.',
+  xdpNotUsed: 'The gate does not hang at XDP of an interface: `why`. It carries there by TC alone.',
   gapFound: 'Gate, base or blackholes are not as they must be: `gap` says what. No grant is opened until they are.',
   gapRepaired: 'What `gap` says is put back.',
   gapNotRepaired: 'A gap is there and could not be closed; it is tried again. `faults` says why.',

@@ -1,6 +1,8 @@
 /**
- * Where the gate hangs, and how it comes to hang there: by TCX links where
- * the kernel has them (6.6), else as filters of clsact.
+ * Where the gate hangs, and how it comes to hang there: at TC, by TCX links
+ * where the kernel has them (6.6), else as filters of clsact; and in front of
+ * that at XDP, where it is wanted and the driver can. TC alone is enough: it
+ * decides the same, so whatever keeps XDP away is told and no fault.
  *
  * Invariants. At no moment is a place without a gate that had one: a link is
  * updated in place, a filter replaced in place, and a change of kind attaches
@@ -9,6 +11,7 @@
  * their filters too). What is ours is what is pinned, since pins live as long
  * as attachments and say so even if the agent died in between:
  *   <bpffs>/links/HOOK-IFINDEX          the TCX link there
+ *   <bpffs>/links/XDPHOOK-IFINDEX-MODE  the XDP link there
  *   <bpffs>/filters/HOOK-IFINDEX-ID     the program of the clsact filter there
  * (bpffs allows no dot in a name, so interfaces stand there by their index.)
  * Where such a pin says that ours hung, whoever took its place gives it back.
@@ -17,13 +20,16 @@ import { existsSync, mkdirSync, readdirSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { AgentError } from '../core/errors.ts';
 import { BpfError } from './bpf.ts';
-import { HOOKS, type Hook } from './dataplane.ts';
+import { HOOKS, type Hook, type XdpHook } from './dataplane.ts';
 import {
   attachTc,
   closeFd,
   createTcxLink,
+  createXdpLink,
   detachTc,
+  EBUSY,
   EINVAL,
+  EOPNOTSUPP,
   ensureClsact,
   linkPlace,
   openPinned,
@@ -33,6 +39,7 @@ import {
   type TcPlace,
   tcProgramId,
   updateLink,
+  type XdpMode,
 } from './tc.ts';
 
 /** The first priority there is, and a handle that nobody takes by accident ("mtga"). */
@@ -47,6 +54,8 @@ interface Interface {
   readonly ifindex: number;
   /** Its frames have no Ethernet header (TUN). */
   readonly bare?: boolean;
+  /** How the gate is to hang at XDP, too; absent: not at all. */
+  readonly xdp?: XdpMode;
 }
 
 /** Those that are there. */
@@ -57,9 +66,9 @@ export interface Interfaces {
 
 /** One place where the gate hangs. */
 export interface Attachment {
-  readonly hook: Hook;
+  readonly hook: Hook | XdpHook;
   readonly interface: Interface;
-  readonly kind: 'tcx' | 'clsact';
+  readonly kind: 'tcx' | 'clsact' | XdpMode;
   readonly programId: number;
 }
 
@@ -70,18 +79,32 @@ export interface Flaw {
   readonly interface: Interface;
 }
 
+/** Why the gate does not hang at XDP of an interface, though it was wanted. */
+export interface XdpRefusal {
+  readonly interface: string;
+  readonly why: string;
+}
+
 /** The loaded programs, by their file descriptors. */
-export type Programs = Readonly<Record<Hook | 'insideIngressBare' | 'insideEgressBare', number>>;
+export type Programs = Readonly<Record<Hook | XdpHook | 'insideIngressBare' | 'insideEgressBare', number>>;
 
 interface Place {
   readonly hook: Hook;
   readonly interface: Interface;
 }
 
+interface XdpPlace {
+  readonly hook: XdpHook;
+  readonly interface: Interface;
+  readonly mode: XdpMode;
+}
+
 export class Attachments {
   readonly #links: string;
   readonly #filters: string;
   #places: readonly Place[] = [];
+  #xdpPlaces: readonly XdpPlace[] = [];
+  #xdpRefusals: readonly XdpRefusal[] = [];
   /** The kernel's numbers of the programs that hang there since the last attach. */
   #own: readonly number[] = [];
 
@@ -96,7 +119,13 @@ export class Attachments {
     this.#places = placesOf(interfaces);
     this.#own = Object.values(programs).map(programId);
     const kind = this.#attachAll(mode, programs);
+    this.#attachXdp(xdpPlacesOf(interfaces), programs);
     this.#sweep(this.#places, kind, programs);
+  }
+
+  /** Where XDP was wanted at the last attach and is not, and why. */
+  xdpRefusals(): readonly XdpRefusal[] {
+    return this.#xdpRefusals;
   }
 
   /** What of the last attach does not hold any more. */
@@ -109,23 +138,36 @@ export class Attachments {
     });
   }
 
+  /** The interfaces at whose XDP this gate hung, and does not. */
+  xdpLost(): readonly string[] {
+    return this.#xdpPlaces
+      .filter((place) => !this.#own.includes(this.#linked(this.#xdpPath(place), place.interface) ?? 0))
+      .map((place) => place.interface.name);
+  }
+
   /** What hangs there now, as the kernel says: a place that somebody cleared is not in the list. */
   list(): readonly Attachment[] {
-    const found = (place: Place, kind: Attachment['kind'], id: number | undefined): Attachment[] =>
-      id === undefined ? [] : [{ ...place, kind, programId: id }];
-    return this.#places.flatMap((place) => [
-      ...found(place, 'tcx', this.#linked(place)),
+    type At = Pick<Attachment, 'hook' | 'interface'>;
+    const found = ({ hook, interface: at }: At, kind: Attachment['kind'], id: number | undefined): Attachment[] =>
+      id === undefined ? [] : [{ hook, interface: at, kind, programId: id }];
+    const atTc = this.#places.flatMap((place) => [
+      ...found(place, 'tcx', this.#linked(this.#linkPath(place), place.interface)),
       ...found(place, 'clsact', this.#filtered(place)),
     ]);
+    const atXdp = this.#xdpPlaces.flatMap((place) =>
+      found(place, place.mode, this.#linked(this.#xdpPath(place), place.interface)),
+    );
+    return [...atTc, ...atXdp];
   }
 
   /** Takes the gate away everywhere. Nothing is closed after this, so only tests and uninstalling do it. */
   detach(): void {
     this.#places = [];
+    this.#xdpPlaces = [];
     this.#sweep([], 'tcx');
   }
 
-  #attachAll(mode: AttachMode, programs: Programs): Attachment['kind'] {
+  #attachAll(mode: AttachMode, programs: Programs): 'tcx' | 'clsact' {
     try {
       if (mode !== 'clsact') for (const place of this.#places) this.#link(place, programs[programOf(place)]);
       if (mode !== 'clsact') return 'tcx';
@@ -138,26 +180,54 @@ export class Attachments {
     return 'clsact';
   }
 
-  #link(place: Place, program: number): void {
-    const path = this.#linkPath(place);
-    attempt(place, () => {
-      if (existsSync(path)) {
-        const link = openPinned(path);
-        try {
-          // An interface that went away leaves its link behind, with no place; its index may be another's now.
-          if (linkPlace(link)?.ifindex === place.interface.ifindex) return updateLink(link, program);
-        } finally {
-          closeFd(link);
-        }
-        unlinkSync(path);
-      }
-      const link = createTcxLink(program, place.interface.ifindex, pointOf(place.hook));
+  /** In front of TC, which hangs there by now; what an interface does not take is left to it. */
+  #attachXdp(places: readonly XdpPlace[], programs: Programs): void {
+    const refusals: XdpRefusal[] = [];
+    this.#xdpPlaces = places.filter((place) => {
+      const path = this.#xdpPath(place);
+      const { ifindex, name } = place.interface;
       try {
-        pin(link, path);
+        // An interface has one XDP program: that of the other mode must go before.
+        for (const other of this.#xdpPins(place)) if (other !== path) unlinkSync(other);
+        this.#hang(path, ifindex, programs[place.hook], (program) => createXdpLink(program, ifindex, place.mode));
+        return true;
+      } catch (cause) {
+        if (!(cause instanceof BpfError)) throw cause;
+        refusals.push({ interface: name, why: xdpComplaint(cause) });
+        return false;
+      }
+    });
+    this.#xdpRefusals = refusals;
+  }
+
+  #link(place: Place, program: number): void {
+    const { ifindex } = place.interface;
+    attempt(place, () =>
+      this.#hang(this.#linkPath(place), ifindex, program, (fd) => createTcxLink(fd, ifindex, pointOf(place.hook))),
+    );
+  }
+
+  /** Puts a program in the place of the one that the pinned link there has, or makes and pins a link. */
+  #hang(path: string, ifindex: number, program: number, create: (program: number) => number): void {
+    if (existsSync(path)) {
+      const link = openPinned(path);
+      try {
+        // An interface that went away leaves its link behind, with no place; its index may be another's now.
+        if (linkPlace(link)?.ifindex === ifindex) {
+          updateLink(link, program);
+          return;
+        }
       } finally {
         closeFd(link);
       }
-    });
+      unlinkSync(path);
+    }
+    const link = create(program);
+    try {
+      pin(link, path);
+    } finally {
+      closeFd(link);
+    }
   }
 
   #filter(place: Place, program: number): void {
@@ -183,13 +253,12 @@ export class Attachments {
     });
   }
 
-  #linked(place: Place): number | undefined {
-    const path = this.#linkPath(place);
+  #linked(path: string, { ifindex }: Interface): number | undefined {
     if (!existsSync(path)) return undefined;
     const link = openPinned(path);
     try {
       const found = linkPlace(link);
-      return found?.ifindex === place.interface.ifindex ? found.programId : undefined;
+      return found?.ifindex === ifindex ? found.programId : undefined;
     } finally {
       closeFd(link);
     }
@@ -211,10 +280,12 @@ export class Attachments {
   }
 
   /** Takes away what is ours but not wanted: other places, the other kind, programs of earlier runs. */
-  #sweep(wanted: readonly Place[], kind: Attachment['kind'], programs?: Programs): void {
+  #sweep(wanted: readonly Place[], kind: 'tcx' | 'clsact', programs?: Programs): void {
+    const linked = kind === 'tcx' ? wanted.map((place) => this.#linkPath(place)) : [];
+    const kept = [...linked, ...this.#xdpPlaces.map((place) => this.#xdpPath(place))];
     for (const name of readFolder(this.#links)) {
-      const keep = kind === 'tcx' && wanted.some((place) => this.#linkPath(place) === join(this.#links, name));
-      if (!keep) unlinkSync(join(this.#links, name));
+      const path = join(this.#links, name);
+      if (!kept.includes(path)) unlinkSync(path);
     }
     for (const { name, hook, ifindex, id } of this.#filterPins()) {
       const place = wanted.find((one) => one.hook === hook && one.interface.ifindex === ifindex);
@@ -227,6 +298,18 @@ export class Attachments {
 
   #linkPath(place: Place): string {
     return join(this.#links, `${place.hook}-${place.interface.ifindex}`);
+  }
+
+  #xdpPath({ hook, interface: { ifindex }, mode }: XdpPlace): string {
+    return join(this.#links, `${hook}-${ifindex}-${mode}`);
+  }
+
+  /** The XDP links at an interface, whatever their mode, and on which side it was. */
+  #xdpPins({ interface: { ifindex } }: XdpPlace): string[] {
+    return readFolder(this.#links).flatMap((name) => {
+      const [, index, mode] = name.split('-');
+      return mode !== undefined && Number(index) === ifindex ? join(this.#links, name) : [];
+    });
   }
 
   #filterPins(): { name: string; hook: Hook; ifindex: number; id: number }[] {
@@ -246,6 +329,19 @@ function placesOf({ outside, inside }: Interfaces): readonly Place[] {
     ...inside.flatMap((one) => [...at('insideEgress', one), ...at('insideIngress', one)]),
     ...at('outsideIngress', outside),
   ];
+}
+
+function xdpPlacesOf({ outside, inside }: Interfaces): readonly XdpPlace[] {
+  const at = (hook: XdpHook, one: Interface | undefined): XdpPlace[] =>
+    one?.xdp ? [{ hook, interface: one, mode: one.xdp }] : [];
+  return [...inside.flatMap((one) => at('insideXdp', one)), ...at('outsideXdp', outside)];
+}
+
+/** What an interface's refusal means to its operator. */
+function xdpComplaint({ errno, message }: BpfError): string {
+  if (errno === EBUSY) return 'another XDP program hangs there';
+  if (errno === EOPNOTSUPP) return 'its driver has no XDP of its own';
+  return `its driver refuses: ${message}`;
 }
 
 function programOf({ hook, interface: { bare } }: Place): keyof Programs {

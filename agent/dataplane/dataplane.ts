@@ -136,7 +136,13 @@ export interface Dataplane {
 export interface GateSetup {
   readonly pool: Pool;
   /** `ifindex` undefined, here and below: the interface is not there. */
-  readonly outside: { readonly ifindex: number | undefined; readonly nextHops: NextHops; readonly mtu?: number };
+  readonly outside: {
+    readonly ifindex: number | undefined;
+    readonly nextHops: NextHops;
+    readonly mtu?: number;
+    /** Whether it takes frames that XDP redirects to it; here and below. */
+    readonly takesFrames?: boolean;
+  };
   readonly inside: readonly {
     readonly ifindex: number | undefined;
     readonly realm: number;
@@ -144,6 +150,7 @@ export interface GateSetup {
     readonly nextHops: NextHops;
     /** Of the interface, in bytes of IP; absent: whatever is carried fits. */
     readonly mtu?: number;
+    readonly takesFrames?: boolean;
     /** Whether the outside sees others than its addresses. If not, devices are known by them there, and they are no secret. */
     readonly translated: boolean;
   }[];
@@ -163,6 +170,8 @@ export interface GateSetup {
 /** The places where the gate looks at packets. */
 export const HOOKS = ['outsideIngress', 'outsideEgress', 'insideIngress', 'insideEgress'] as const;
 export type Hook = (typeof HOOKS)[number];
+/** In front of the ingress hooks; what is not decided there goes on to them. */
+export type XdpHook = 'outsideXdp' | 'insideXdp';
 
 /**
  * What became of one packet. `redirect`: carried, or answered, `bytes` is the

@@ -26,6 +26,7 @@
 #include "nat.h"
 #include "parse.h"
 #include "verdict.h"
+#include "xdp.h"
 
 /* What nothing carries to where it is aimed: the pool is closed, a device's
  * address open to what is admitted; where the outside knows it, it may be an

@@ -200,15 +200,27 @@ struct gate_inside {
 
 #define NEXT_HOP4 1
 #define NEXT_HOP6 2
+#define ROUTE_TAKES_FRAMES 4 /* the interface takes what XDP redirects to it */
 
 /* Where carried packets go: value of `realms` (key: __u32 realm id) for the
  * devices, and in struct gate_config for the outside. */
 struct gate_route {
 	__u32 ifindex;
-	__u32 next_hops; /* NEXT_HOP4, NEXT_HOP6: which of the two are given */
+	__u32 next_hops; /* NEXT_HOP4, NEXT_HOP6: which of the two are given; ROUTE_TAKES_FRAMES */
 	__u32 next_hop4; /* network order, as next_hop6 */
 	__u32 next_hop6[4];
 	__u32 mtu;       /* of the interface; 0: not known */
+};
+
+#define HOPS_BITS 12
+
+/* A neighbour, of each CPU's `hops`: of which address, and by which interface. */
+struct gate_hop {
+	struct gate_address address;
+	__u64 until;   /* CLOCK_MONOTONIC ns, coarse */
+	__u32 ifindex;
+	__u8 to[6];    /* MAC addresses: its own, and the interface's */
+	__u8 from[6];
 };
 
 #define FRAGMENTS_MAX 8192 /* datagrams in pieces at one time; of more the longest idle are forgotten */

@@ -15,7 +15,14 @@ import { mappedLength, type Prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import { DENIAL_REASONS, DENIALS, type DenialReason, denialOfNumber } from '../core/reasons.ts';
 import type { PacketLimits } from '../core/words.ts';
-import { type AttachMode, type Attachment, Attachments, type Flaw, type Interfaces } from './attachment.ts';
+import {
+  type AttachMode,
+  type Attachment,
+  Attachments,
+  type Flaw,
+  type Interfaces,
+  type XdpRefusal,
+} from './attachment.ts';
 import { testRun } from './bpf.ts';
 import {
   type Entry,
@@ -119,6 +126,16 @@ export class Gate implements JudgingDataplane {
   /** Where it should hang by the last attach and does not, or another does. */
   flaws(): readonly Flaw[] {
     return this.#attachments.flaws();
+  }
+
+  /** Interfaces at whose XDP the gate hung since the last attach, and does not. */
+  xdpLost(): readonly string[] {
+    return this.#attachments.xdpLost();
+  }
+
+  /** Interfaces at whose XDP the last attach was to hang it, and could not. */
+  xdpRefusals(): readonly XdpRefusal[] {
+    return this.#attachments.xdpRefusals();
   }
 
   /** Takes the gate away from all interfaces; the maps stay. */

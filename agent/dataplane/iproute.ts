@@ -7,6 +7,7 @@
 import { AgentError } from '../core/errors.ts';
 import type { Family, Prefix } from '../core/net.ts';
 import { run } from './command.ts';
+import { ALL_FAMILIES, allDevices, readNetdevFamily, readTakers } from './netdev.ts';
 import { ask } from './netlink.ts';
 import {
   ALL_ADDRESSES,
@@ -20,8 +21,21 @@ import {
 
 /** All interfaces of this network namespace. */
 export async function links(): Promise<Link[]> {
-  const [links, addresses] = await Promise.all([ask('route', ALL_LINKS), ask('route', ALL_ADDRESSES)]);
-  return readLinks(links, addresses);
+  const [links, addresses, able] = await Promise.all([ask('route', ALL_LINKS), ask('route', ALL_ADDRESSES), takers()]);
+  return readLinks(links, addresses, able);
+}
+
+/** The kernel's number of the family `netdev`, which it gives once. */
+let netdev: Promise<number | undefined> | undefined;
+
+/** The interfaces that take redirected frames; undefined where the kernel does not say. */
+async function takers(): Promise<Set<number> | undefined> {
+  netdev ??= ask('generic', ALL_FAMILIES).then(readNetdevFamily);
+  const family = await netdev.catch((cause) => {
+    netdev = undefined;
+    throw cause;
+  });
+  return family === undefined ? undefined : readTakers(await ask('generic', allDevices(family)));
 }
 
 /** Makes exactly these prefixes blackholes, and takes back those of an earlier configuration. */

@@ -20,6 +20,7 @@ export const GATE_USED_UP_MAX = 4096;
 export const GATE_LENGTHS_MAX = 8;
 export const NEXT_HOP4 = 1;
 export const NEXT_HOP6 = 2;
+export const ROUTE_TAKES_FRAMES = 4;
 
 /** enum owner. */
 export const OWNERS = { realm: 1, gateway: 2, host: 3, seen: 4 } as const;

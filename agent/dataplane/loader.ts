@@ -83,6 +83,8 @@ export function load(file: string, bpffs: string, setup: GateSetup): Loaded {
       insideIngressBare: object.programFd('gate_inside_ingress_bare'),
       insideEgress: object.programFd('gate_inside_egress'),
       insideEgressBare: object.programFd('gate_inside_egress_bare'),
+      outsideXdp: object.programFd('gate_outside_xdp'),
+      insideXdp: object.programFd('gate_inside_xdp'),
     },
     maps: mapsOf(object),
     bytes: new Uint8Array(entries.memory),

@@ -30,6 +30,7 @@ import {
   NORMALISE,
   OWNER_BITS,
   type OWNERS,
+  ROUTE_TAKES_FRAMES,
 } from './layout.ts';
 
 /** Bytes of a struct, to be filled field by field. */
@@ -214,12 +215,20 @@ export function ownerBytes(owner: (typeof OWNERS)[keyof typeof OWNERS] | 0, real
 }
 
 /** Without an interface the kernel drops what is handed there: none has the number 0. */
-export function routeBytes({ ifindex, nextHops: { ipv4, ipv6 }, mtu = 0 }: GateSetup['outside']): Uint8Array {
+export function routeBytes({
+  ifindex,
+  nextHops: { ipv4, ipv6 },
+  mtu = 0,
+  takesFrames = false,
+}: GateSetup['outside']): Uint8Array {
   const { fields, size } = LAYOUT.gate_route;
   const route = new Value(size)
     .u32(fields.ifindex, ifindex ?? 0)
     .u32(fields.mtu, mtu)
-    .u32(fields.next_hops, (ipv4 ? NEXT_HOP4 : 0) | (ipv6 ? NEXT_HOP6 : 0));
+    .u32(
+      fields.next_hops,
+      (ipv4 ? NEXT_HOP4 : 0) | (ipv6 ? NEXT_HOP6 : 0) | (takesFrames && ifindex !== undefined ? ROUTE_TAKES_FRAMES : 0),
+    );
   if (ipv4) route.bytes.set(wireOfIpv4(ipv4), fields.next_hop4);
   if (ipv6) route.bytes.set(ipv6.bytes, fields.next_hop6);
   return route.bytes;

@@ -3,7 +3,7 @@
  * What the gate knows: its configuration, its maps, and the look-ups in them.
  *
  * Who writes what: the agent everything but counters, what limits have used,
- * `used_up`, `fragments`, `icmp_buckets`, `sample_parts` and state.sample_next; the gate only
+ * `used_up`, `fragments`, `icmp_buckets`, `sample_parts`, `hops` and state.sample_next; the gate only
  * those. Sizes that follow from the grants pool (`entries`, `answers`,
  * `ipv6_endpoints`) are set by the loader before the maps are made.
  */
@@ -151,6 +151,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } sample_parts SEC(".maps");
+
+/* Neighbours as the kernel knew them not long ago (xdp.h). */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1 << HOPS_BITS);
+	__type(key, __u32);
+	__type(value, struct gate_hop);
+} hops SEC(".maps");
 
 #define SCRATCH 128
 

@@ -35,7 +35,7 @@ const getsockopt = libc.func('int getsockopt(int fd, int level, int name, void *
 const send = libc.func('long send(int fd, const uint8_t *data, size_t length, int flags)');
 const recv = libc.func('long recv(int fd, void *data, size_t length, int flags)');
 
-const PROTOCOLS = { route: 0, netfilter: 12 } as const;
+const PROTOCOLS = { route: 0, netfilter: 12, generic: 16 } as const;
 type Protocol = keyof typeof PROTOCOLS;
 const AF_NETLINK = 16;
 const SOCK_RAW = 3;

@@ -18,6 +18,10 @@ export interface Link {
   /** The most bytes of IP that a packet may have there; 0: not said. */
   readonly mtu: number;
   readonly addresses: readonly Address[];
+  /** What the kernel makes it of, such as `veth` or `vlan`, in iproute2's words; absent: a device has it, of silicon or of a hypervisor. */
+  readonly virtual?: string;
+  /** Whether XDP can redirect frames to it; absent: the kernel does not say (before Linux 6.3). */
+  readonly takesFrames?: boolean;
 }
 
 /** Marks our routes among others' (`ip route show proto 109`); 109 is 'm', and unassigned. */
@@ -35,6 +39,8 @@ const ADDRESS_HEADER = 8;
 const ROUTE_HEADER = 12;
 const IFLA_IFNAME = 3;
 const IFLA_MTU = 4;
+const IFLA_LINKINFO = 18;
+const IFLA_INFO_KIND = 1;
 /** An attribute of 8 bytes, IFLA_EXT_MASK: without an interface's counters (RTEXT_FILTER_SKIP_STATS), half of the answer. */
 const WITHOUT_COUNTERS = [8, 0, 29, 0, 8, 0, 0, 0] as const;
 const IFA_ADDRESS = 1;
@@ -86,8 +92,15 @@ export const OUR_BLACKHOLES: Question = {
   body: Uint8Array.of(0, 0, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, 0, RTN_BLACKHOLE, 0, 0, 0, 0),
 };
 
-/** Interfaces with their addresses. An address whose interface has come since, or gone, is left out. */
-export function readLinks(links: readonly Message[], addresses: readonly Message[]): Link[] {
+/**
+ * Interfaces with their addresses. An address whose interface has come since, or gone, is left out. `takers`: the
+ * interfaces that take redirected frames, where the kernel says so.
+ */
+export function readLinks(
+  links: readonly Message[],
+  addresses: readonly Message[],
+  takers?: ReadonlySet<number>,
+): Link[] {
   const held = new Map<number, Address[]>();
   for (const { type, body } of addresses) {
     const view = viewOf(body, ADDRESS_HEADER);
@@ -106,6 +119,8 @@ export function readLinks(links: readonly Message[], addresses: readonly Message
     const view = viewOf(body, LINK_HEADER);
     const name = attributeIn(body, LINK_HEADER, IFLA_IFNAME);
     const mtu = attributeIn(body, LINK_HEADER, IFLA_MTU);
+    const about = attributeIn(body, LINK_HEADER, IFLA_LINKINFO);
+    const virtual = about && attributeIn(about, 0, IFLA_INFO_KIND);
     if (type !== RTM_NEWLINK || name === undefined) return [];
     const hardware = view.getUint16(2, true);
     const ifindex = view.getInt32(4, true);
@@ -116,6 +131,8 @@ export function readLinks(links: readonly Message[], addresses: readonly Message
       kind,
       mtu: mtu ? viewOf(mtu, 4).getUint32(0, true) : 0,
       addresses: held.get(ifindex) ?? [],
+      ...(virtual && { virtual: textIn(virtual) }),
+      ...(takers && { takesFrames: takers.has(ifindex) }),
     };
   });
 }

@@ -1,6 +1,6 @@
 /**
- * What libbpf knows of TC: TCX links, filters of the clsact qdisc, and the
- * pins that keep them, or say whose they are. As thin as bpf.ts, which has
+ * What libbpf knows of the hooks of an interface: TCX and XDP links, filters
+ * of the clsact qdisc, and the pins that keep them, or say whose they are. As thin as bpf.ts, which has
  * the calls; which of these to use, and when, is attachment.ts.
  */
 import { calls, check, present } from './bpf.ts';
@@ -9,10 +9,16 @@ import { calls, check, present } from './bpf.ts';
 const TCX = { ingress: 46, egress: 47 } as const;
 /** Put in front of what is attached already. */
 const BPF_F_BEFORE = 1 << 3;
-const BPF_LINK_TYPE_TCX = 11;
+/** enum bpf_link_type: those that hang at an interface, whose index stands at the same place. */
+const AT_INTERFACES = { xdp: 6, tcx: 11 } as const;
+const BPF_XDP = 37;
+/** XDP_FLAGS_*_MODE: before a packet has an skb, where the driver can; or behind that, anywhere. */
+const XDP_MODES = { generic: 1 << 1, native: 1 << 2 } as const;
 const TC_POINT = { ingress: 1, egress: 2 } as const;
 const TC_REPLACE = 1;
 export const EINVAL = 22;
+export const EBUSY = 16;
+export const EOPNOTSUPP = 95;
 const EEXIST = 17;
 
 export type Point = keyof typeof TC_POINT;
@@ -22,10 +28,13 @@ export function programId(fd: number): number {
   return info(fd).readUInt32LE(4);
 }
 
-/** Where a TCX link hangs; undefined for any other kind. `ifindex` 0: its interface is gone. */
+/** How an XDP program hangs. */
+export type XdpMode = keyof typeof XDP_MODES;
+
+/** Where a link hangs; undefined for one that hangs at no interface. `ifindex` 0: its interface is gone, or it was detached. */
 export function linkPlace(fd: number): { ifindex: number; programId: number } | undefined {
   const link = info(fd);
-  if (link.readUInt32LE(0) !== BPF_LINK_TYPE_TCX) return undefined;
+  if (!Object.values<number>(AT_INTERFACES).includes(link.readUInt32LE(0))) return undefined;
   return { programId: link.readUInt32LE(8), ifindex: link.readUInt32LE(16) };
 }
 
@@ -52,10 +61,19 @@ export function closeFd(fd: number): void {
 
 /** A TCX link, in front of what hangs there. It lives until its descriptor and its pin are gone. */
 export function createTcxLink(programFd: number, ifindex: number, point: Point): number {
-  const options = Buffer.alloc(16);
+  return createLink(programFd, ifindex, TCX[point], BPF_F_BEFORE);
+}
+
+/** An XDP link: there is one at an interface, at the most. */
+export function createXdpLink(programFd: number, ifindex: number, mode: XdpMode): number {
+  return createLink(programFd, ifindex, BPF_XDP, XDP_MODES[mode]);
+}
+
+function createLink(programFd: number, ifindex: number, type: number, flags: number): number {
+  const options = Buffer.alloc(16); // struct bpf_link_create_opts
   options.writeBigUInt64LE(16n, 0);
-  options.writeUInt32LE(BPF_F_BEFORE, 8);
-  return check('bpf_link_create', calls().linkCreate(programFd, ifindex, TCX[point], options));
+  options.writeUInt32LE(flags, 8);
+  return check('bpf_link_create', calls().linkCreate(programFd, ifindex, type, options));
 }
 
 /** Another program in a link's place, with no packet in between. */

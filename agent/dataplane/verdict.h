@@ -50,11 +50,14 @@ static __always_inline __u64 *sample_part(const struct packet *packet)
 /* Whether a denial may be looked at: one an interval on the average, and as
  * many at once as belong to SAMPLE_BURST (GCRA), so that whoever asks twice in
  * a row is told of twice; of one source SAMPLE_SHARE times fewer, so that who
- * floods does not hide who knocks once. Nothing is written. */
-static __always_inline bool may_sample(const struct gate_state *now_state, const __u64 *part, __u64 now)
+ * floods does not hide who knocks once. Nothing is written. The coarse clock
+ * will do, since its tick is shorter than the burst. */
+static __always_inline bool may_sample(const struct gate_state *now_state, const __u64 *part)
 {
-	return now_state && part && now_state->sample_interval && now + SAMPLE_BURST >= now_state->sample_next &&
-	       now + SAMPLE_BURST >= *(const volatile __u64 *)part;
+	__u64 limit = bpf_ktime_get_coarse_ns() + SAMPLE_BURST;
+
+	return now_state && part && now_state->sample_interval && limit >= now_state->sample_next &&
+	       limit >= *(const volatile __u64 *)part;
 }
 
 /* Takes one. Of two that race one wins; the other is simply not sampled. */
@@ -62,11 +65,11 @@ static __always_inline bool sample(const struct packet *packet)
 {
 	struct gate_state *now_state = gate_state();
 	__u64 *part = sample_part(packet);
-	__u64 now = bpf_ktime_get_ns(); /* the coarse clock's tick may be longer than the interval */
-	__u64 interval, next, own;
+	__u64 interval, next, own, now;
 
-	if (!may_sample(now_state, part, now) || !now_state || !part)
+	if (!now_state || !part || !may_sample(now_state, part))
 		return false;
+	now = bpf_ktime_get_coarse_ns();
 	interval = now_state->sample_interval;
 	next = now_state->sample_next;
 	if (__sync_val_compare_and_swap(&now_state->sample_next, next, (now > next ? now : next) + interval) != next)

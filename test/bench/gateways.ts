@@ -1,94 +1,145 @@
 /**
- * Three gateways that carry the same packets to the same devices, each in a
+ * Gateways that carry the same packets to the same devices, each in a
  * namespace of its own, between one generator and one sink:
  *
- *                     ┌─ plain: forwards, nothing else
- *   generator ────────┼─ nat:   forwards, nftables DNAT by a map ────── sink
- *                     └─ gate:  the gate at TC, the base beside it
+ *                     ┌─ plain:  forwards, nothing else
+ *                     ├─ nat:    forwards, nftables DNAT by a map
+ *   generator ────────┼─ gate:   the gate at TC, or at XDP too, the base beside it ───── sink
+ *                     ├─ bare:   the same without anything made alike in headers
+ *                     └─ shortest: an XDP program that redirects all, or drops all
  *
  * They stand side by side, so that a row is measured without changing what
- * the others run on. The sink counts what arrives as it should (a device's
- * address and port) and drops it at its first look; no socket is involved.
+ * the others run on. The sink counts what arrives as it should and drops it
+ * at its first look; no socket is involved. Behind a gateway at TC that look
+ * is at the netdev hook, behind one at XDP it is at XDP, as it would be in a
+ * host that has it.
  *
  * External endpoints lie at random places of the pool, as the agent draws
- * them; device number i has endpoint number i.
+ * them; device number i has endpoint number i, of each family.
  */
-import { address, addressAt, hostPrefix, prefix } from '../../agent/core/net.ts';
-import { indexOfIpv4, type Pool } from '../../agent/core/pool.ts';
-import type { PacketLimits } from '../../agent/core/words.ts';
+import { type Address, address, addressAt, type Family, hostPrefix, prefix } from '../../agent/core/net.ts';
+import { indexOfIpv4, ipv4Entries, type Pool } from '../../agent/core/pool.ts';
+import type { Normalisation, PacketLimits } from '../../agent/core/words.ts';
+import { BpfObject, possibleCpus } from '../../agent/dataplane/bpf.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
+import { closeFd, createXdpLink } from '../../agent/dataplane/tc.ts';
 import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { ROOT } from '../child.ts';
-import { enter } from '../enter.ts';
+import { within } from '../enter.ts';
 import { Network } from '../network.ts';
 import { NO_FILTERS } from '../rules.ts';
 import { IDENTIFICATION_KEY, NORMALISE } from '../suites/fixture.ts';
-import type { Target } from './generator.ts';
+import { compile, type Target } from './generator.ts';
 import { switchNapiOn } from './napi.ts';
 
-const GATEWAYS = ['plain', 'nat', 'gate'] as const;
+const GATEWAYS = ['plain', 'nat', 'gate', 'bare', 'shortest'] as const;
 export type Gateway = (typeof GATEWAYS)[number];
+/** Where a gateway meets its packets; of the one without a choice, what it does with them. */
+export type Way = 'stack' | 'tc' | 'xdp' | 'redirect' | 'drop';
 
-export const SERVER = { address: '198.51.100.10', port: 40_000 } as const;
-const OUTSIDE_ADDRESS = address('192.0.2.2');
-const UPSTREAM = address('192.0.2.1');
-const INNER_ADDRESS = address('10.20.0.1');
+export const SERVER = { ipv4: '198.51.100.10', ipv6: '2001:db8:51::10' } as const;
+/** Of no server's class. */
+export const STRANGER = { ipv4: '192.0.2.66', ipv6: '2001:db8:66::66' } as const;
+export const SERVER_PORT = 40_000;
+const OUTSIDE_ADDRESS = { ipv4: address('192.0.2.2'), ipv6: address('2001:db8:0:1::2') } as const;
+const UPSTREAM = { ipv4: address('192.0.2.1'), ipv6: address('2001:db8:0:1::1') } as const;
+const INNER_ADDRESS = { ipv4: address('10.16.0.1'), ipv6: address('fd00:16::1') } as const;
 /** The user plane, as the next hop toward all devices. */
-const USER_PLANE = address('10.20.0.2');
-const REALM = prefix('10.20.0.0/14');
-const DEVICES = prefix('10.22.0.0/15');
+const USER_PLANE = { ipv4: address('10.16.0.2'), ipv6: address('fd00:16::2') } as const;
+const REALM = { ipv4: prefix('10.0.0.0/8'), ipv6: prefix('fd00:16::/32') } as const;
+const DEVICES = { ipv4: prefix('10.64.0.0/10'), ipv6: prefix('fd00:16:1::/48') } as const;
 const DEVICE_PORT = 5683;
 const SERVER_CLASS = 1;
 const HOUR_NS = 3_600_000_000_000n;
 const SAMPLED_PER_SECOND = 500;
 const NFLOG_GROUP = 100;
+const FAMILIES = ['ipv4', 'ipv6'] as const;
+
+/** Grants that have ended, to be denied: the first numbers of all. */
+export const ENDED = 1_000;
+/** A million live ones, and the ended. */
+const MOST = 1_001_000;
 
 const POOL: Pool = {
-  ipv4: [prefix('203.0.113.0/29')],
-  ipv6: [],
+  ipv4: [prefix('203.0.112.0/26')],
+  ipv6: [prefix('2001:db8:ffff::/64')],
   portLow: 20_000,
   portCount: 16_384,
-  keyedGrants: 0,
+  keyedGrants: 2 ** 20,
 };
 
 /** How many UDP endpoints the pool has; a power of two. */
-const PLACES = 8 * POOL.portCount;
+const PLACES = 64 * POOL.portCount;
 /** Odd, and so i -> i * SCATTER is a permutation of the places that looks drawn at random. */
 const SCATTER = 0x9e37_79b1;
 
-export function device(i: number): Target {
-  return { address: addressAt(DEVICES, BigInt(i)), port: DEVICE_PORT };
+export function device(family: Family, i: number): Target {
+  return { address: addressAt(DEVICES[family], BigInt(i)), port: DEVICE_PORT };
 }
 
 /** The external endpoint of device i; behind the last grant, one that has none. */
-export function endpoint(i: number): Target {
+export function endpoint(family: Family, i: number): Target {
   const place = (Math.imul(i, SCATTER) >>> 0) % PLACES;
-  const host = addressAt(POOL.ipv4[0] as (typeof POOL.ipv4)[number], BigInt(Math.floor(place / POOL.portCount)));
-  return { address: host, port: POOL.portLow + (place % POOL.portCount) };
+  const port = POOL.portLow + (place % POOL.portCount);
+  if (family === 'ipv4') {
+    const host = Math.floor(place / POOL.portCount);
+    return { address: addressAt(POOL.ipv4[0] as (typeof POOL.ipv4)[number], BigInt(host)), port };
+  }
+  // Each grant has an address of its own.
+  const host = (BigInt(Math.imul(i, 0x85eb_ca6b) >>> 0) << 32n) | BigInt(Math.imul(i, SCATTER) >>> 0);
+  return { address: addressAt(POOL.ipv6[0] as (typeof POOL.ipv6)[number], host), port };
 }
 
 export class Gateways {
   readonly network: Network;
-  #gate: Gate | undefined;
+  readonly #gates = new Map<Gateway, Gate>();
+  /** A sink's program, and its two limits, at the interface of each gateway where one hangs now. */
+  readonly #hung = new Map<string, { readonly object: BpfObject; readonly link: number }>();
+  readonly #ends: string;
+  #held = 0;
 
   private constructor(network: Network) {
     this.network = network;
+    this.#ends = compile('ends');
   }
 
-  /** Builds all of it, with the first so many devices reachable by DNAT and by grants. */
-  static async build(grants: number): Promise<Gateways> {
+  /** Builds all of it, with the first so many devices reachable by DNAT. */
+  static async build(forwarded: number): Promise<Gateways> {
     const gateways = new Gateways(Network.create(plan()));
     const { network } = gateways;
     for (const gateway of GATEWAYS) {
       const userPlane = network.link('sink', fromName(gateway)).mac;
       await network.run(gateway, ['sh', '-ec', settings(gateways.generatorLink(gateway).from, userPlane)]);
-      inside(network, gateway, () => switchNapiOn('outside'));
+      within(network, gateway, () => switchNapiOn('outside'));
     }
     await network.run('sink', ['nft', '-f', '-'], { input: sinkRules() });
-    await network.run('nat', ['nft', '-f', '-'], { input: natRules(grants) });
-    await network.run('gate', ['nft', '-f', '-'], { input: baseRules() });
-    gateways.#gate = inside(network, 'gate', () => openGate(network, grants));
+    await network.run('nat', ['nft', '-f', '-'], { input: natRules(forwarded) });
+    for (const [gateway, normalise] of [
+      ['gate', NORMALISE],
+      ['bare', NOTHING_ALIKE],
+    ] as const) {
+      await network.run(gateway, ['nft', '-f', '-'], { input: baseRules() });
+      gateways.#gates.set(
+        gateway,
+        within(network, gateway, () => openGate(network, gateway, normalise)),
+      );
+    }
+    gateways.hold(0);
     return gateways;
+  }
+
+  /** Opens grants of both families in the gates until so many live, beside the ended ones. */
+  hold(grants: number): void {
+    const wanted = grants + ENDED;
+    const endNs = process.hrtime.bigint() + HOUR_NS;
+    for (const [gateway, gate] of this.#gates) {
+      // What nothing is made alike for is measured with a thousand.
+      const most = gateway === 'bare' ? Math.min(wanted, ENDED + 1_000) : wanted;
+      for (let i = this.#held; i < most; i++) {
+        for (const family of FAMILIES) openGrant(gate, family, i, i < ENDED ? 1n : endNs);
+      }
+    }
+    this.#held = Math.max(this.#held, wanted);
   }
 
   /** How the generator addresses a gateway. */
@@ -97,30 +148,71 @@ export class Gateways {
     return { ifindex, from: mac, to: this.network.link(gateway, 'outside').mac };
   }
 
-  /** Packets that have arrived at the sink, right in address and port. */
-  arrived(gateway: Gateway): Promise<number> {
-    return this.#counter('sink', ['netdev', 'bench', gateway]);
+  /** Has a gateway meet its packets there from now on. */
+  meet(gateway: Gateway, way: Way): void {
+    const gate = this.#gates.get(gateway);
+    if (gate) within(this.network, gateway, () => gate.attach('auto', placesOf(this.network, gateway, way === 'xdp')));
+    this.#hang('sink', fromName(gateway), way === 'xdp' || way === 'redirect' ? 'sink' : undefined);
+    if (gateway === 'shortest') this.#hang('shortest', 'outside', way === 'drop' ? 'drop' : 'redirect');
+  }
+
+  /** Packets that have arrived at the sink, right in port. */
+  async arrived(gateway: Gateway): Promise<number> {
+    const early = this.#hung.get(`sink ${fromName(gateway)}`);
+    if (early) return countOf(early.object);
+    return await this.#counter('sink', ['netdev', 'bench', gateway]);
   }
 
   /** Packets that the gateway has denied. */
-  async denied(gateway: 'nat' | 'gate'): Promise<number> {
+  async denied(gateway: Gateway): Promise<number> {
     if (gateway === 'nat') return await this.#counter('nat', ['ip', 'bench', 'denied']);
-    return Number(this.#gate?.counters().denied.noGrant.packets ?? 0n);
+    const dropping = this.#hung.get('shortest outside');
+    if (gateway === 'shortest' && dropping) return countOf(dropping.object);
+    const denied = Object.values(this.#gates.get(gateway)?.counters().denied ?? {});
+    return denied.reduce((sum, { packets }) => sum + Number(packets), 0);
   }
 
-  /** Gives the gate's first so many grants these limits. */
+  /** Gives the gate's first so many live grants these limits. */
   limit(count: number, limits: PacketLimits): void {
-    for (let i = 0; i < count; i++) this.#gate?.limit(indexOf(endpoint(i)), i + 1, limits);
+    const gate = this.#gates.get('gate');
+    for (let i = ENDED; i < ENDED + count; i++)
+      for (const family of FAMILIES) gate?.limit(indexOf(family, i), numberOf(family, i), limits);
   }
 
   /** The agent's heartbeat, without which the gate soon refuses every grant. */
   beat(): void {
-    this.#gate?.heartbeat(process.hrtime.bigint());
+    for (const gate of this.#gates.values()) gate.heartbeat(process.hrtime.bigint());
   }
 
   async close(): Promise<void> {
-    this.#gate?.close();
+    for (const { object, link } of this.#hung.values()) {
+      closeFd(link);
+      object.close();
+    }
+    for (const gate of this.#gates.values()) gate.close();
     await this.network.close();
+  }
+
+  /** Hangs a program of ends.bpf.c at an interface's XDP, in place of the one there; undefined: none. */
+  #hang(namespace: string, name: string, program: 'sink' | 'drop' | 'redirect' | undefined): void {
+    const place = `${namespace} ${name}`;
+    const before = this.#hung.get(place);
+    if (before) {
+      closeFd(before.link);
+      before.object.close();
+      this.#hung.delete(place);
+    }
+    if (!program) return;
+    const object = new BpfObject(this.#ends);
+    object.load();
+    const way = Buffer.alloc(16);
+    way.writeUInt32LE(this.network.link('shortest', 'inside').ifindex, 0);
+    way.write(this.network.link('sink', fromName('shortest')).mac.replaceAll(':', ''), 4, 'hex');
+    way.write(this.network.link('shortest', 'inside').mac.replaceAll(':', ''), 10, 'hex');
+    object.map('ways', 4, way.length).update(Buffer.alloc(4), way);
+    const { ifindex } = this.network.link(namespace, name);
+    const link = within(this.network, namespace, () => createXdpLink(object.programFd(program), ifindex, 'native'));
+    this.#hung.set(place, { object, link });
   }
 
   async #counter(namespace: string, name: readonly string[]): Promise<number> {
@@ -128,6 +220,22 @@ export class Gateways {
     const { nftables } = JSON.parse(stdout) as { nftables: { counter?: { packets: number } }[] };
     return nftables.find((part) => part.counter)?.counter?.packets ?? 0;
   }
+}
+
+const NOTHING_ALIKE: Normalisation = {
+  hopLimit: 0,
+  identification: false,
+  flowLabel: false,
+  trafficClass: false,
+  timestamps: false,
+  mss: false,
+};
+
+/** What a program of ends.bpf.c has counted, on all CPUs. */
+function countOf(object: BpfObject): number {
+  const values = object.map('counts', 4, 8 * possibleCpus()).first(1);
+  const words = new BigUint64Array(values.buffer, values.byteOffset, values.length / 8);
+  return words.reduce((sum, one) => sum + Number(one), 0);
 }
 
 function toName(gateway: Gateway): string {
@@ -139,9 +247,12 @@ function fromName(gateway: Gateway): string {
 }
 
 function plan(): Parameters<typeof Network.create>[0] {
-  const routes = [`${REALM.text} via ${USER_PLANE.text}`, `default via ${UPSTREAM.text}`];
-  const outside = [`${OUTSIDE_ADDRESS.text}/30`];
-  const inner = [`${INNER_ADDRESS.text}/24`];
+  const routes = FAMILIES.flatMap((family) => [
+    `${REALM[family].text} via ${USER_PLANE[family].text}`,
+    `default via ${UPSTREAM[family].text}`,
+  ]);
+  const outside = [`${OUTSIDE_ADDRESS.ipv4.text}/30`, `${OUTSIDE_ADDRESS.ipv6.text}/64`];
+  const inner = [`${INNER_ADDRESS.ipv4.text}/24`, `${INNER_ADDRESS.ipv6.text}/64`];
   return {
     namespaces: {
       generator: {},
@@ -164,19 +275,20 @@ function plan(): Parameters<typeof Network.create>[0] {
 /** Nothing waits for ARP, and what goes back where it came from is not answered by ICMP redirects. */
 function settings(upstreamMac: string, userPlaneMac: string): string {
   return [
-    `ip neighbour add ${UPSTREAM.text} lladdr ${upstreamMac} dev outside nud permanent`,
-    `ip neighbour add ${USER_PLANE.text} lladdr ${userPlaneMac} dev inside nud permanent`,
+    ...FAMILIES.flatMap((family) => [
+      `ip neighbour add ${UPSTREAM[family].text} lladdr ${upstreamMac} dev outside nud permanent`,
+      `ip neighbour add ${USER_PLANE[family].text} lladdr ${userPlaneMac} dev inside nud permanent`,
+    ]),
     ...['all', 'outside'].map((name) => `echo 0 > /proc/sys/net/ipv4/conf/${name}/send_redirects`),
   ].join('\n');
 }
 
 function sinkRules(): string {
-  const right = `ip daddr ${DEVICES.text} udp dport ${DEVICE_PORT}`;
   const chains = GATEWAYS.map(
     (gateway) => `counter ${gateway} { }
 chain ${gateway} {
   type filter hook ingress device "${fromName(gateway)}" priority 0; policy accept;
-  ${right} counter name ${gateway} drop
+  udp dport ${DEVICE_PORT} counter name ${gateway} drop
 }`,
   );
   return `table netdev bench {\n${chains.join('\n')}\n}\n`;
@@ -185,7 +297,9 @@ chain ${gateway} {
 /** Port forwarding as one would write it: a map, and nothing forwarded that is not in it. */
 function natRules(grants: number): string {
   const text = ({ address: host, port }: Target) => `${host.text} . ${port}`;
-  const elements = Array.from({ length: grants }, (_, i) => `${text(endpoint(i))} : ${text(device(i))}`);
+  const elements = Array.from({ length: grants }, (_, i) => i + ENDED).map(
+    (i) => `${text(endpoint('ipv4', i))} : ${text(device('ipv4', i))}`,
+  );
   return `table ip bench {
 counter denied { }
 map grants {
@@ -210,9 +324,9 @@ function baseRules(): string {
   return baseRuleset({
     ...NO_FILTERS,
     outside: 'outside',
-    inside: [{ interface: 'inside', prefixes: [REALM] }],
+    inside: [{ interface: 'inside', prefixes: [REALM.ipv4, REALM.ipv6] }],
     present: ['outside', 'inside'],
-    grants: POOL.ipv4,
+    grants: [...POOL.ipv4, ...POOL.ipv6],
     egress: [prefix('203.0.113.8/29')],
     deniedDestinations: [],
     services: [],
@@ -220,54 +334,63 @@ function baseRules(): string {
   });
 }
 
-function openGate(network: Network, grants: number): Gate {
-  const at = (name: string) => ({ name, ifindex: network.link('gate', name).ifindex });
-  const [outside, toDevices] = [at('outside'), at('inside')];
+function placesOf(network: Network, gateway: Gateway, xdp: boolean) {
+  const at = (name: string) => ({
+    name,
+    ifindex: network.link(gateway, name).ifindex,
+    ...(xdp && { xdp: 'native' as const }),
+  });
+  return { outside: at('outside'), inside: [at('inside')] };
+}
+
+function openGate(network: Network, gateway: Gateway, normalise: Normalisation): Gate {
+  const { outside, inside: realms } = placesOf(network, gateway, false);
+  const mtu = 1500;
   const gate = Gate.load({
     object: `${ROOT}dist/dataplane/gate.bpf.o`,
-    bpffs: `${network.bpffs()}/mtgate`,
+    bpffs: `${network.bpffs()}/mtgate`, // each call is another file system
     setup: {
       pool: POOL,
-      outside: { ifindex: outside.ifindex, nextHops: { ipv4: UPSTREAM } },
-      inside: [
-        { ifindex: toDevices.ifindex, realm: 1, prefixes: [REALM], nextHops: { ipv4: USER_PLANE }, translated: true },
-      ],
-      own: [
-        { address: INNER_ADDRESS, on: 'inside' },
-        { address: OUTSIDE_ADDRESS, on: 'elsewhere' },
-      ],
+      outside: { ifindex: outside.ifindex, nextHops: UPSTREAM, mtu, takesFrames: true },
+      inside: realms.map(({ ifindex }) => ({
+        ...{ ifindex, realm: 1, prefixes: [REALM.ipv4, REALM.ipv6], nextHops: USER_PLANE, mtu },
+        ...{ takesFrames: true, translated: true },
+      })),
+      own: FAMILIES.flatMap((family) => [
+        { address: INNER_ADDRESS[family], on: 'inside' as const },
+        { address: OUTSIDE_ADDRESS[family], on: 'elsewhere' as const },
+      ]),
       services: [],
       orphanGraceSeconds: 300,
       udpTombstoneSeconds: 30,
       onlyBound: true,
-      normalise: NORMALISE,
+      normalise,
       identificationKey: IDENTIFICATION_KEY,
     },
   });
-  gate.attach('auto', { outside, inside: [toDevices] });
-  gate.addClass(prefix('198.51.100.0/24'), SERVER_CLASS);
+  for (const text of ['198.51.100.0/24', '2001:db8:51::/48']) gate.addClass(prefix(text), SERVER_CLASS);
   gate.sample(SAMPLED_PER_SECOND);
-  const endNs = process.hrtime.bigint() + HOUR_NS;
-  for (let i = 0; i < grants; i++) {
-    const external = endpoint(i);
-    const index = indexOf(external);
-    const remote = { remote: address(SERVER.address), remotePort: 0, classId: SERVER_CLASS, limits: {} };
-    gate.open({ index, number: i + 1, protocol: 'udp', realm: 1, device: device(i), external, ...remote }, endNs);
-    gate.bind(1, hostPrefix(device(i).address));
-  }
   return gate;
 }
 
-function indexOf(external: Target): number {
-  return indexOfIpv4(POOL, 'udp', external) ?? -1;
+function openGrant(gate: Gate, family: Family, i: number, endNs: bigint): void {
+  const remote: Address = address(SERVER[family]);
+  gate.open(
+    {
+      ...{ index: indexOf(family, i), number: numberOf(family, i), protocol: 'udp', realm: 1 },
+      ...{ device: device(family, i), external: endpoint(family, i) },
+      ...{ remote, remotePort: 0, classId: SERVER_CLASS, limits: {} },
+    },
+    endNs,
+  );
+  gate.bind(1, hostPrefix(device(family, i).address));
 }
 
-/** Runs synchronous work in a namespace. */
-function inside<T>(network: Network, namespace: string, work: () => T): T {
-  const leave = enter(network.name(namespace));
-  try {
-    return work();
-  } finally {
-    leave();
-  }
+function numberOf(family: Family, i: number): number {
+  return i + 1 + (family === 'ipv6' ? MOST : 0);
+}
+
+function indexOf(family: Family, i: number): number {
+  if (i >= MOST) throw new RangeError(`no room for grant ${i}`);
+  return family === 'ipv4' ? (indexOfIpv4(POOL, 'udp', endpoint(family, i)) ?? -1) : ipv4Entries(POOL) + i;
 }

@@ -21,6 +21,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import koffi from 'koffi';
 import type { Address } from '../../agent/core/net.ts';
+import { address } from '../../agent/core/net.ts';
 import { BpfObject } from '../../agent/dataplane/bpf.ts';
 import { type Child, PATIENCE_MS, program, ROOT } from '../child.ts';
 import type { Network } from '../network.ts';
@@ -48,7 +49,8 @@ export interface Target {
   readonly port: number;
 }
 
-const TARGET_BYTES = 8;
+const TARGET_BYTES = 24;
+const PLAN_BYTES = 48;
 
 export class Generator {
   readonly #child: Child;
@@ -59,7 +61,7 @@ export class Generator {
 
   /** Starts it in a namespace, on the given CPU. */
   static async start(network: Network, namespace: string, cpu: number, targets: readonly Target[]): Promise<Generator> {
-    const command = ['taskset', '--cpu-list', String(cpu), ...program('test/bench/generator.ts', compile())];
+    const command = ['taskset', '--cpu-list', String(cpu), ...program('test/bench/generator.ts', compile('generator'))];
     const child = await network.spawn(namespace, command, { line: /^waiting$/ });
     child.say(encode(targets).toString('base64'));
     await child.ready({ line: /^ready$/ });
@@ -75,41 +77,61 @@ export class Generator {
   }
 }
 
-function compile(): string {
-  const object = `${ROOT}dist/bench/generator.bpf.o`;
+/** One of the bench's own programs; returns the object file. */
+export function compile(name: 'generator' | 'ends'): string {
+  const object = `${ROOT}dist/bench/${name}.bpf.o`;
   mkdirSync(`${ROOT}dist/bench`, { recursive: true });
   const include = `-I/usr/include/${arch() === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu`;
-  const options = ['-O2', '-g', '-Wall', '-Wextra', '-Werror', '-target', 'bpf', '-mcpu=v3', include];
+  const options = [
+    '-O2',
+    '-g',
+    '-Wall',
+    '-Wextra',
+    '-Werror',
+    '-Wno-unused-parameter',
+    '-target',
+    'bpf',
+    '-mcpu=v3',
+    include,
+  ];
   const compiler = 'clang'; // as for the gate itself
-  execFileSync(compiler, [...options, '-c', `${ROOT}test/bench/generator.bpf.c`, '-o', object]);
+  execFileSync(compiler, [...options, '-c', `${ROOT}test/bench/${name}.bpf.c`, '-o', object]);
   return object;
+}
+
+/** As the programs have it: IPv4 in the first word. */
+function wireOf({ family, bytes }: Address): Uint8Array {
+  return family === 'ipv4' ? bytes.subarray(12) : bytes;
 }
 
 function encode(targets: readonly Target[]): Buffer {
   const bytes = Buffer.alloc(targets.length * TARGET_BYTES);
-  for (const [i, { address, port }] of targets.entries()) {
-    bytes.set(address.bytes.subarray(12), i * TARGET_BYTES);
-    bytes.writeUInt16BE(port, i * TARGET_BYTES + 4);
+  for (const [i, { address: to, port }] of targets.entries()) {
+    bytes.set(wireOf(to), i * TARGET_BYTES);
+    bytes.writeUInt16BE(port, i * TARGET_BYTES + 16);
   }
   return bytes;
 }
 
 /** struct plan. */
 function planBytes({ ifindex, first, count, source, to, from }: Order): Buffer {
-  const bytes = Buffer.alloc(32);
+  const bytes = Buffer.alloc(PLAN_BYTES);
+  const sender = address(source.address);
   bytes.writeUInt32LE(ifindex, 0);
   bytes.writeUInt32LE(first, 4);
   bytes.writeUInt32LE(count, 8);
-  bytes.set(source.address.split('.').map(Number), 12);
-  bytes.writeUInt16BE(source.port, 16);
-  bytes.write(to.replaceAll(':', ''), 18, 'hex');
-  bytes.write(from.replaceAll(':', ''), 24, 'hex');
+  bytes.writeUInt32LE(sender.family === 'ipv6' ? 1 : 0, 12);
+  bytes.set(wireOf(sender), 16);
+  bytes.write(to.replaceAll(':', ''), 32, 'hex');
+  bytes.write(from.replaceAll(':', ''), 38, 'hex');
+  bytes.writeUInt16BE(source.port, 44);
   return bytes;
 }
 
 /** How many packets a call sends: some ten milliseconds of them. */
 const SLICE = 1 << 15;
-const FRAME_BYTES = 60;
+/** Without the checksum that ends it on a wire. */
+const FRAME_BYTES = { ipv4: 60, ipv6: 80 } as const;
 const BPF_F_TEST_XDP_LIVE_FRAMES = 1 << 1;
 
 /** Loads the program; returns what sends one slice. */
@@ -123,18 +145,19 @@ function open(object: string, targets: Uint8Array) {
 
   const libbpf = koffi.load('libbpf.so.1');
   const testRun = libbpf.func('int bpf_prog_test_run_opts(int fd, void *options)');
-  const frame = Buffer.alloc(FRAME_BYTES);
+  const frame = Buffer.alloc(FRAME_BYTES.ipv6);
   const options = Buffer.alloc(80); // struct bpf_test_run_opts
   options.writeBigUInt64LE(80n, 0);
   options.writeBigUInt64LE(koffi.address(frame), 8);
-  options.writeUInt32LE(frame.length, 24);
   options.writeInt32LE(SLICE, 60);
   options.writeUInt32LE(BPF_F_TEST_XDP_LIVE_FRAMES, 68);
   return {
-    plans: loaded.map('plans', 4, 32),
-    send() {
+    plans: loaded.map('plans', 4, PLAN_BYTES),
+    send(family: keyof typeof FRAME_BYTES) {
+      options.writeUInt32LE(FRAME_BYTES[family], 24);
+      options.writeUInt32LE(0, 28); // where the last call left its frame's size, as if this one's must fit
       const result: number = testRun(loaded.programFd('generate'), options);
-      if (result < 0) throw new Error(`bpf_prog_test_run_opts: ${result} (frame of ${frame.length} bytes)`);
+      if (result < 0) throw new Error(`bpf_prog_test_run_opts: ${result} (frame of ${options.readUInt32LE(24)} of ${frame.length} bytes)`);
     },
   };
 }
@@ -162,7 +185,7 @@ function run(object: string): void {
     const waitedBefore = waitedSeconds();
     const elapsed = () => (performance.now() - start) / 1000;
     let packets = 0;
-    for (; elapsed() < order.seconds; packets += SLICE) generator.send();
+    for (; elapsed() < order.seconds; packets += SLICE) generator.send(address(order.source.address).family);
     const sent: Sent = { packets, coreSeconds: elapsed() - (waitedSeconds() - waitedBefore) };
     tell(`sent ${JSON.stringify(sent)}`);
   });

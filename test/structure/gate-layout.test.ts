@@ -74,6 +74,7 @@ describe('gate.h and layout.ts', () => {
       GATE_LENGTHS_MAX: layout.GATE_LENGTHS_MAX,
       NEXT_HOP4: layout.NEXT_HOP4,
       NEXT_HOP6: layout.NEXT_HOP6,
+      ROUTE_TAKES_FRAMES: layout.ROUTE_TAKES_FRAMES,
       REASON_MAX: DENIAL_REASONS.length + 1,
       ...Object.fromEntries(DENIAL_REASONS.map((reason) => [`REASON_${snake(reason)}`, DENIALS[reason].number])),
       ...Object.fromEntries(

@@ -149,7 +149,7 @@ export class Gateway {
     const site = siteOf(config, await links());
     const setup = gateSetup(config, site, NUMBERS);
     const gate = Gate.load({ object: GATE_OBJECT, bpffs: join(network.bpffs(), 'mtgate'), setup });
-    gate.attach(config.gate.attach, gatePlaces(site));
+    gate.attach(config.gate.attach, gatePlaces(config, site));
     for (const { realm, prefix } of bindings()) gate.bind(realmId(realm), prefix);
     gate.sample(config.gate.sampledDenialsPerSecond);
     const base = new Base();
