@@ -280,6 +280,7 @@ export async function packetsPassed(): Promise<void> {
 
 /** struct bpf_test_run_opts, then struct __sk_buff of a kernel that may know more of it than we do. */
 const RUN_OPTIONS = 80;
+const XDP_CONTEXT = 24;
 const RUN_CONTEXT = 256;
 const CONTEXT_IN = 192;
 /** A program may make a packet longer. */
@@ -316,5 +317,29 @@ export function testRun(
     verdict: run.readInt32LE(56),
     bytes: Uint8Array.from(run.subarray(output, output + run.readUInt32LE(28))),
     mark: run.readUInt32LE(context + 8),
+  };
+}
+
+/** Has an XDP program look at a frame that came in at an interface, at whose XDP something hangs. */
+export function testRunXdp(programFd: number, ifindex: number, packet: Uint8Array) {
+  const context = RUN_OPTIONS;
+  const input = context + RUN_CONTEXT;
+  const output = input + packet.length;
+  const run = Buffer.alloc(output + packet.length + ROOM);
+  const at = (offset: number) => BigInt(koffi.address(run)) + BigInt(offset);
+  run.set(packet, input);
+  run.writeUInt32LE(packet.length, context + 4); // struct xdp_md: data_end, ingress_ifindex
+  run.writeUInt32LE(ifindex, context + 12);
+  run.writeBigUInt64LE(BigInt(RUN_OPTIONS), 0);
+  run.writeBigUInt64LE(at(input), 8);
+  run.writeBigUInt64LE(at(output), 16);
+  run.writeUInt32LE(packet.length, 24);
+  run.writeUInt32LE(packet.length + ROOM, 28);
+  run.writeBigUInt64LE(at(context), 32);
+  run.writeUInt32LE(XDP_CONTEXT, 48);
+  check('bpf_prog_test_run_opts', calls().testRun(programFd, run));
+  return {
+    verdict: run.readInt32LE(56),
+    bytes: Uint8Array.from(run.subarray(output, output + run.readUInt32LE(28))),
   };
 }

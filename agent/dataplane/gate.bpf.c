@@ -82,7 +82,7 @@ __noinline int icmp_from_outside(struct __sk_buff *skb, struct packet *packet, _
 	if (!now_state || agent_lost(now_state, now))
 		return deny(skb, packet, REASON_AGENT_LOST);
 	realm = entry->realm;
-	route = bpf_map_lookup_elem(&realms, &realm);
+	route = route_of(realm);
 	if (!route || class_of(&quote->destination) != entry->class_id ||
 	    !is_remote(entry, &quote->destination, quote->destination_port) || is_impossible_source(packet) ||
 	    is_inside(&packet->source) || !holds_sum(skb, packet))
@@ -108,7 +108,6 @@ int gate_outside_ingress(struct __sk_buff *skb)
 	struct gate_count load;
 	__u32 aim = TO_POOL;
 	enum reason reason;
-	__u64 limits;
 
 	if (!is_ours(skb))
 		return pass(skb);
@@ -148,8 +147,7 @@ int gate_outside_ingress(struct __sk_buff *skb)
 		change.by_stack = true;
 	}
 	load = load_of(skb->len, skb->gso_size, &packet, 0);
-	limits = limits_of(claim.entry);
-	reason = charge(&claim, &load, limits, true);
+	reason = charge(&claim, &load, true);
 	if (reason)
 		return deny(skb, &packet, reason);
 
@@ -163,7 +161,7 @@ int gate_outside_ingress(struct __sk_buff *skb)
 	change.number = claim.entry->number;
 	if (!rewrite(skb, &packet, BEHIND_ETHERNET, DESTINATION, &change))
 		return drop(skb, REASON_MALFORMED);
-	count_carried(&claim.entry->in, &load, limits, COUNTER_GRANTED_IN);
+	count_carried(&claim.entry->in, &load, claim.limits, COUNTER_GRANTED_IN);
 	if (change.by_stack) {
 		skb->mark = GATE_FRAGMENT_MARK | claim.route->ifindex;
 		return TC_ACT_OK;
@@ -182,7 +180,7 @@ static __always_inline int hand_out(struct __sk_buff *skb, const struct gate_ent
 /* The largest segment that a realm and the outside take. */
 static __always_inline __u32 mss_to_outside(__u32 realm, bool ipv6)
 {
-	struct gate_route *route = bpf_map_lookup_elem(&realms, &realm);
+	struct gate_route *route = route_of(realm);
 
 	return mss_between(config.outside.mtu, route ? route->mtu : 0, ipv6);
 }
@@ -244,7 +242,6 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 	struct claim claim = {};
 	struct gate_count load;
 	enum reason reason;
-	__u64 limits;
 
 	here = bpf_map_lookup_elem(&inside, &ifindex);
 	if (!here || !is_ours(skb))
@@ -279,8 +276,7 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 	if (!fits(skb->gso_size, &packet, network, config.outside.mtu))
 		return answer_too_big(skb, &packet, network, config.outside.mtu, claim.index);
 	load = load_of(skb->len, skb->gso_size, &packet, network == AT_START ? ETH_HLEN : 0);
-	limits = limits_of(claim.entry);
-	reason = charge(&claim, &load, limits, false);
+	reason = charge(&claim, &load, false);
 	if (reason)
 		return deny(skb, &packet, reason);
 
@@ -297,7 +293,7 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 		return drop(skb, REASON_MALFORMED);
 	if (network == AT_START && !put_ethernet(skb))
 		return drop(skb, REASON_MALFORMED);
-	count_carried(&claim.entry->out, &load, limits, COUNTER_GRANTED_OUT);
+	count_carried(&claim.entry->out, &load, claim.limits, COUNTER_GRANTED_OUT);
 	return hand_out(skb, claim.entry, packet.ipv6);
 }
 

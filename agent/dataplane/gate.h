@@ -13,7 +13,7 @@
 
 #include <linux/types.h>
 
-#define GATE_SCHEMA 4
+#define GATE_SCHEMA 5
 
 #define GATE_POOLS_MAX 8     /* prefixes of one family in the grants pool */
 #define GATE_SERVICES_MAX 16 /* what devices may reach on the gateway */
@@ -166,6 +166,16 @@ struct gate_prefix {
 	__u8 address[16];
 };
 
+#define SEEN_CLASSES_BITS 8
+
+/* Element of `seen_classes`, of each CPU: the class of an address, as it was. */
+struct gate_seen_class {
+	struct gate_address address;
+	__u64 changed; /* state.classes_changed of then; 0: nothing is remembered */
+	__u32 class_id;
+	__u32 pad;
+};
+
 enum owner {
 	OWNER_REALM = 1,   /* a realm prefix: devices */
 	OWNER_GATEWAY = 2, /* an address of the host on an inside interface */
@@ -202,8 +212,8 @@ struct gate_inside {
 #define NEXT_HOP6 2
 #define ROUTE_TAKES_FRAMES 4 /* the interface takes what XDP redirects to it */
 
-/* Where carried packets go: value of `realms` (key: __u32 realm id) for the
- * devices, and in struct gate_config for the outside. */
+/* Where carried packets go: element of `realms` (index: realm id; ifindex 0:
+ * there is none) for the devices, and in struct gate_config for the outside. */
 struct gate_route {
 	__u32 ifindex;
 	__u32 next_hops; /* NEXT_HOP4, NEXT_HOP6: which of the two are given; ROUTE_TAKES_FRAMES */
@@ -271,6 +281,7 @@ struct gate_state {
 	__u64 sample_next;         /* 40 the gate's: when the next may be sampled (GCRA) */
 	__u64 lengths_ipv4;        /* 48 of the prefixes in `bound`: a byte for each, bits of the mapped form; 0: no more */
 	__u64 lengths_ipv6;        /* 56 */
+	__u64 classes_changed;     /* 64 how often `classes` was: what is remembered from before is void */
 };
 
 struct gate_pool4 {

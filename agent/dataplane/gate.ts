@@ -23,7 +23,7 @@ import {
   type Interfaces,
   type XdpRefusal,
 } from './attachment.ts';
-import { testRun } from './bpf.ts';
+import { testRun, testRunXdp } from './bpf.ts';
 import {
   type Entry,
   type EntryState,
@@ -36,6 +36,7 @@ import {
   type Mapping,
   type PacketCount,
   type Verdict,
+  type XdpHook,
 } from './dataplane.ts';
 import {
   COUNTER_MAX,
@@ -58,6 +59,7 @@ const SECOND_NS = 1_000_000_000n;
 /** What stands in a map that is a set. */
 const HELD = Uint8Array.of(1);
 const TC_ACT = { ok: 0, shot: 2, redirect: 7, unspec: -1 } as const;
+const XDP_ACT = { drop: 1, pass: 2, redirect: 4 } as const;
 
 export class Gate implements JudgingDataplane {
   readonly #object: string;
@@ -270,11 +272,13 @@ export class Gate implements JudgingDataplane {
     const key = values.prefixKey(of);
     if (of.text === ALL_IPV4.text) this.#gate.maps.classes.update(key, values.u32(NONE));
     else this.#gate.maps.classes.remove(key);
+    this.#forgetClasses();
   }
 
   addClass(of: Prefix, classId: number): void {
     if (classId === NONE) throw new AgentError('gateFault', `${of.text}: class 0 stands for no class`);
     this.#gate.maps.classes.update(values.prefixKey(of), values.u32(classId));
+    this.#forgetClasses();
   }
 
   bind(realm: number, prefix: Prefix): void {
@@ -353,6 +357,26 @@ export class Gate implements JudgingDataplane {
     const reason = denialOfNumber(mark - GATE_MARK);
     if (!reason) throw new AgentError('gateFault', `${hook} answered ${verdict} with mark ${mark}`);
     return { verdict: 'drop', reason, sampled: verdict === TC_ACT.ok };
+  }
+
+  /**
+   * The same of the program at XDP; `pass` is on to the ingress hook. What it carries has its link layer written.
+   */
+  judgeEarly(hook: XdpHook, ifindex: number, frame: Uint8Array): Verdict {
+    const { denied } = this.counters();
+    const { verdict, bytes } = testRunXdp(this.#gate.programs[hook], ifindex, frame);
+    if (verdict === XDP_ACT.pass) return { verdict: 'pass' };
+    if (verdict === XDP_ACT.redirect) return { verdict: 'redirect', bytes };
+    const since = this.counters().denied;
+    // The one that was counted: no mark of XDP's reaches anybody.
+    const reason = DENIAL_REASONS.find((one) => since[one].packets !== denied[one].packets);
+    if (verdict !== XDP_ACT.drop || !reason) throw new AgentError('gateFault', `${hook} answered ${verdict}`);
+    return { verdict: 'drop', reason, sampled: false };
+  }
+
+  /** What the gate remembers of classes holds no more. */
+  #forgetClasses(): void {
+    Atomics.add(this.#gate.state, STATE.classes_changed, 1n);
   }
 
   /** The gate looks for each length that bound prefixes have: it must know of this one's. */

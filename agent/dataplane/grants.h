@@ -124,11 +124,13 @@ static __always_inline bool is_changing_hands(const struct gate_state *now_state
 	return bpf_map_lookup_elem(&changing, &key);
 }
 
-/* What a packet and a grant are to each other. */
+/* What a packet and a grant are to each other. `limits` lie in the entry's
+ * other cache line, and are read with its first, so that both come at once. */
 struct claim {
 	struct gate_entry *entry;
 	struct gate_route *route; /* of the device's realm */
 	__u64 now;
+	__u64 limits;
 	__u32 index;
 };
 
@@ -138,7 +140,6 @@ static __always_inline enum reason judge_inward(struct packet *packet, __u32 aim
 {
 	struct gate_state *now_state;
 	struct gate_entry *entry;
-	__u32 realm;
 
 	claim->now = bpf_ktime_get_coarse_ns();
 	if (packet->share == LATER_PIECE) {
@@ -152,6 +153,7 @@ static __always_inline enum reason judge_inward(struct packet *packet, __u32 aim
 			return REASON_NO_GRANT;
 	}
 	claim->entry = entry;
+	claim->limits = limits_of(entry);
 	if (entry->end <= claim->now)
 		return REASON_GRANT_ENDED;
 	now_state = gate_state();
@@ -161,8 +163,7 @@ static __always_inline enum reason judge_inward(struct packet *packet, __u32 aim
 		return REASON_WRONG_SOURCE;
 	if (packet->hops <= 1)
 		return REASON_HOP_LIMIT;
-	realm = entry->realm;
-	claim->route = bpf_map_lookup_elem(&realms, &realm);
+	claim->route = route_of(entry->realm);
 	return claim->route ? REASON_NONE : REASON_NO_GRANT;
 }
 
@@ -186,6 +187,7 @@ static __always_inline enum reason judge_outward(struct packet *packet, __u16 re
 					realm, &claim->index);
 	if (!entry)
 		return REASON_NONE;
+	claim->limits = limits_of(entry);
 	if (entry->end <= claim->now) {
 		if (packet->protocol == IPPROTO_UDP && claim->now < entry->end + now_state->tombstone &&
 		    is_remote(entry, &packet->destination, packet->destination_port))
@@ -203,13 +205,13 @@ static __always_inline enum reason judge_outward(struct packet *packet, __u16 re
 }
 
 /* What the limits of its grant have against a packet that fits: then nothing of them is used. */
-static __always_inline enum reason charge(struct claim *claim, const struct gate_count *load, __u64 limits, bool inward)
+static __always_inline enum reason charge(struct claim *claim, const struct gate_count *load, bool inward)
 {
 	enum reason beyond;
 
-	if (!limits)
+	if (!claim->limits)
 		return REASON_NONE;
-	beyond = judge_limits(claim->entry, load, limits, inward, claim->now);
+	beyond = judge_limits(claim->entry, load, claim->limits, inward, claim->now);
 	if (beyond == REASON_BYTE_QUOTA_EXCEEDED)
 		tell_used_up(claim->entry, claim->index);
 	return beyond;

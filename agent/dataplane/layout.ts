@@ -6,7 +6,7 @@
 import { ADMISSIONS_MAX } from '../core/admissions.ts';
 import { ANSWER_MARK, DENIAL_MARK, FRAGMENT_MARK, LET_IN_MARK } from '../core/reasons.ts';
 
-export const GATE_SCHEMA = 4;
+export const GATE_SCHEMA = 5;
 export const GATE_POOLS_MAX = 8;
 export const GATE_SERVICES_MAX = 16;
 export const GATE_MARK = DENIAL_MARK;
@@ -87,7 +87,7 @@ export const LAYOUT = {
   },
   gate_inner: { size: 24, fields: { length: 0, realm: 4, address: 8 } },
   gate_state: {
-    size: 64,
+    size: 72,
     fields: {
       heartbeat: 0,
       orphan_grace: 8,
@@ -97,6 +97,7 @@ export const LAYOUT = {
       sample_next: 40,
       lengths_ipv4: 48,
       lengths_ipv6: 56,
+      classes_changed: 64,
     },
   },
   gate_pool4: { size: 12, fields: { address: 0, mask: 4, slot: 8 } },

@@ -29,7 +29,7 @@ const BPFFS_MAGIC = 0xcafe4a11;
 /** How much of the verifier's text an operator is shown: what it stumbled over stands last. */
 const LOG_TAIL = 2000;
 
-/** All maps that the next program goes on with: what a packet has to do with no other is not among them. */
+/** All maps that the next program goes on with: what a packet has to do with no other, or the configuration says, is not among them. */
 const PINNED = [
   'entries',
   'state',
@@ -38,8 +38,6 @@ const PINNED = [
   'classes',
   'owned',
   'admissions',
-  'inside',
-  'realms',
   'bound',
   'changing',
   'counters',
@@ -129,14 +127,11 @@ function settle({ maps, state }: Loaded, setup: GateSetup): void {
   const allIpv4 = prefixKey(ALL_IPV4);
   if (!maps.classes.lookup(allIpv4)) maps.classes.update(allIpv4, u32(NONE));
   const there = setup.inside.flatMap((one) => (one.ifindex === undefined ? [] : { ...one, ifindex: one.ifindex }));
-  replace(
-    maps.realms,
-    there.map((one) => [u32(one.realm), routeBytes(one)]),
-  );
-  replace(
-    maps.inside,
-    there.map((one) => [u32(one.ifindex), insideBytes(one)]),
-  );
+  for (const one of there) {
+    maps.realms.update(u32(one.realm), routeBytes(one));
+    maps.inside.update(u32(one.ifindex), insideBytes(one));
+  }
+  Atomics.add(state, STATE.classes_changed, 1n);
 }
 
 /** Addresses that were changing hands when an earlier agent died are heard again; their grants ended before that. */

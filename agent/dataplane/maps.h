@@ -3,7 +3,7 @@
  * What the gate knows: its configuration, its maps, and the look-ups in them.
  *
  * Who writes what: the agent everything but counters, what limits have used,
- * `used_up`, `fragments`, `icmp_buckets`, `sample_parts`, `hops` and state.sample_next; the gate only
+ * `used_up`, `fragments`, `icmp_buckets`, `sample_parts`, `seen_classes`, `hops` and state.sample_next; the gate only
  * those. Sizes that follow from the grants pool (`entries`, `answers`,
  * `ipv6_endpoints`) are set by the loader before the maps are made.
  */
@@ -64,6 +64,14 @@ struct {
 	__type(value, __u32); /* class id */
 } classes SEC(".maps");
 
+/* What the trie said of the addresses that packets came from of late. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1 << SEEN_CLASSES_BITS);
+	__type(key, __u32);
+	__type(value, struct gate_seen_class);
+} seen_classes SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -88,8 +96,8 @@ struct {
 } inside SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 256);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << 16);
 	__type(key, __u32); /* realm id */
 	__type(value, struct gate_route);
 } realms SEC(".maps");
@@ -280,13 +288,48 @@ static __noinline bool is_bound(__u32 realm, const struct gate_address *address,
 	return false;
 }
 
-/* The server class an address belongs to; 0: none. */
-static __always_inline __u32 class_of(const struct gate_address *address)
+/* Spreads addresses over a power of two of slots. */
+static __always_inline __u32 slot_among(const struct gate_address *address, __u32 bits)
+{
+	return (address->high ^ address->low) * 0x9e3779b97f4a7c15ULL >> (64 - bits);
+}
+
+static __noinline __u32 class_in_trie(const struct gate_address *address)
 {
 	struct gate_prefix key = host_prefix(address);
 	__u32 *class_id = bpf_map_lookup_elem(&classes, &key);
 
 	return class_id ? *class_id : 0;
+}
+
+/* The server class an address belongs to; 0: none. Packets come in trains, and
+ * a look into the trie costs more than all else: what it said holds until the
+ * agent has changed it. */
+static __always_inline __u32 class_of(const struct gate_address *address)
+{
+	__u32 slot = slot_among(address, SEEN_CLASSES_BITS);
+	struct gate_seen_class *seen = bpf_map_lookup_elem(&seen_classes, &slot);
+	struct gate_state *now_state = gate_state();
+	__u64 changed;
+
+	if (!seen || !now_state)
+		return 0;
+	/* Read before the trie is: a change in between is seen by the next packet. */
+	changed = *(volatile __u64 *)&now_state->classes_changed;
+	if (seen->changed != changed || !same_address(&seen->address, address)) {
+		seen->class_id = class_in_trie(address);
+		seen->address = *address;
+		seen->changed = changed;
+	}
+	return seen->class_id;
+}
+
+/* Where packets to a realm's devices go; NULL: its interface is not there. */
+static __always_inline struct gate_route *route_of(__u32 realm)
+{
+	struct gate_route *route = bpf_map_lookup_elem(&realms, &realm);
+
+	return route && route->ifindex ? route : NULL;
 }
 
 /* Whose an address is, and of which realm; 0: nobody's here. */

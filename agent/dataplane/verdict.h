@@ -41,8 +41,7 @@ static __always_inline int pass(const struct __sk_buff *skb)
 /* Of the sources that share a slot, when their part of the samples is full again. */
 static __always_inline __u64 *sample_part(const struct packet *packet)
 {
-	__u64 words = packet ? packet->source.high ^ packet->source.low : 0;
-	__u32 slot = words * 0x9e3779b97f4a7c15ULL >> (64 - SAMPLE_SLOTS_BITS);
+	__u32 slot = packet ? slot_among(&packet->source, SAMPLE_SLOTS_BITS) : 0;
 
 	return bpf_map_lookup_elem(&sample_parts, &slot);
 }

@@ -100,7 +100,7 @@ static __always_inline struct gate_hop *hop_of(struct xdp_md *context, const vol
 	} else if (given) {
 		to = mapped(route->next_hop4);
 	}
-	slot = (to.high ^ to.low) * 0x9e3779b97f4a7c15ULL >> (64 - HOPS_BITS);
+	slot = slot_among(&to, HOPS_BITS);
 	hop = bpf_map_lookup_elem(&hops, &slot);
 	if (!hop)
 		return NULL;
@@ -193,7 +193,6 @@ int gate_outside_xdp(struct xdp_md *context)
 	struct gate_count load;
 	struct gate_hop *hop;
 	enum reason reason;
-	__u64 limits;
 
 	switch (read_early(view, &packet)) {
 	case NOT_IP:
@@ -218,8 +217,7 @@ int gate_outside_xdp(struct xdp_md *context)
 	if (!hop)
 		return XDP_PASS;
 	load = load_of(view.length, 0, &packet, 0);
-	limits = limits_of(claim.entry);
-	reason = charge(&claim, &load, limits, true);
+	reason = charge(&claim, &load, true);
 	if (reason)
 		return deny_early(&packet, reason, view.length);
 	change.to = &claim.entry->device;
@@ -227,7 +225,7 @@ int gate_outside_xdp(struct xdp_md *context)
 	change.number = claim.entry->number;
 	if (!send_early(view, &packet, DESTINATION, &change, hop))
 		return XDP_DROP;
-	count_carried(&claim.entry->in, &load, limits, COUNTER_GRANTED_IN);
+	count_carried(&claim.entry->in, &load, claim.limits, COUNTER_GRANTED_IN);
 	return bpf_redirect(claim.route->ifindex, 0);
 }
 
@@ -244,7 +242,6 @@ int gate_inside_xdp(struct xdp_md *context)
 	struct gate_count load;
 	struct gate_hop *hop;
 	enum reason reason;
-	__u64 limits;
 
 	here = bpf_map_lookup_elem(&inside, &ifindex);
 	if (!here || read_early(view, &packet) != IS_READ || packet.unfit || !read_ports(view, &packet, BEHIND_ETHERNET))
@@ -258,8 +255,7 @@ int gate_inside_xdp(struct xdp_md *context)
 	if (!hop)
 		return XDP_PASS;
 	load = load_of(view.length, 0, &packet, 0);
-	limits = limits_of(claim.entry);
-	reason = charge(&claim, &load, limits, false);
+	reason = charge(&claim, &load, false);
 	if (reason)
 		return deny_early(&packet, reason, view.length);
 	change.to = &claim.entry->external;
@@ -267,7 +263,7 @@ int gate_inside_xdp(struct xdp_md *context)
 	change.number = claim.entry->number;
 	if (!send_early(view, &packet, SOURCE, &change, hop))
 		return XDP_DROP;
-	count_carried(&claim.entry->out, &load, limits, COUNTER_GRANTED_OUT);
+	count_carried(&claim.entry->out, &load, claim.limits, COUNTER_GRANTED_OUT);
 	return bpf_redirect(config.outside.ifindex, 0);
 }
 

@@ -157,7 +157,10 @@ function open(object: string, targets: Uint8Array) {
       options.writeUInt32LE(FRAME_BYTES[family], 24);
       options.writeUInt32LE(0, 28); // where the last call left its frame's size, as if this one's must fit
       const result: number = testRun(loaded.programFd('generate'), options);
-      if (result < 0) throw new Error(`bpf_prog_test_run_opts: ${result} (frame of ${options.readUInt32LE(24)} of ${frame.length} bytes)`);
+      if (result < 0)
+        throw new Error(
+          `bpf_prog_test_run_opts: ${result} (frame of ${options.readUInt32LE(24)} of ${frame.length} bytes)`,
+        );
     },
   };
 }
