@@ -123,7 +123,15 @@ export function openMetrics(readings: Readings): Metrics {
     'Packets that the gate carried (ICMP errors about them by themselves), answered, passed on to the base, or handed on to be looked at',
     () => {
       const counters = readings.gate();
-      const verdicts = ['grantedIn', 'grantedOut', 'passed', 'sampled', 'errorsCarried', 'echoesAnswered'] as const;
+      const verdicts = [
+        'grantedIn',
+        'grantedOut',
+        'passed',
+        'sampled',
+        'errorsCarried',
+        'echoesAnswered',
+        'atXdp',
+      ] as const;
       return verdicts.map((verdict) => [Number(counters[verdict].packets), { verdict }]);
     },
     ['verdict'],

@@ -125,11 +125,15 @@ export function gateSetup(config: Config, site: Site, { realmId, identificationK
   };
 }
 
-/** Where the kernel does not say whether an interface takes redirected frames, who asks for XDP at it does. */
 function wayOf(link: Link | undefined, asked: HookChoice): Omit<GateSetup['outside'], 'nextHops'> {
-  if (!link) return { ifindex: undefined };
-  const { ifindex, mtu, kind, takesFrames = asked === 'xdp' } = link;
-  return { ifindex, mtu, takesFrames: takesFrames && kind === 'ether' };
+  return link
+    ? { ifindex: link.ifindex, mtu: link.mtu, takesFrames: takesFrames(link, asked) }
+    : { ifindex: undefined };
+}
+
+/** Whether XDP can redirect to an interface: as the kernel says; where it does not, whoever asks for XDP there does. */
+export function takesFrames({ kind, takesFrames: said }: Link, asked: HookChoice): boolean {
+  return kind === 'ether' && (said ?? asked === 'xdp');
 }
 
 /** What the base is written from, beside the filters of the policy: who is in their groups. */

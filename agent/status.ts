@@ -5,9 +5,9 @@
 import { type CertificateStatus, certificateStatus } from './api/expiry.ts';
 import type { Trust } from './api/tls.ts';
 import type { Closure } from './closure.ts';
-import type { Config } from './config.ts';
+import type { Config, HookChoice } from './config.ts';
 import type { Clock } from './core/ports.ts';
-import type { Attachment } from './dataplane/attachment.ts';
+import type { Attachment, XdpRefusal } from './dataplane/attachment.ts';
 import type { GateCounters, PacketCount } from './dataplane/dataplane.ts';
 import type { Gate } from './dataplane/gate.ts';
 import type { PolicySwitch } from './editions/policy-switch.ts';
@@ -17,6 +17,7 @@ import type { LastFault } from './last-fault.ts';
 import type { NatRecordReading } from './nat/nat-record.ts';
 import type { RecentDenials } from './recent-denials.ts';
 import type { FolderWatch } from './rule-folder.ts';
+import { type Site, takesFrames, xdpChoice } from './site.ts';
 
 /** The part that only main knows. */
 export interface RunningStatus {
@@ -35,6 +36,8 @@ export interface RunningStatus {
   readonly wrongSysctls: readonly string[];
   /** Place, interface and kind, such as `outsideIngress eth0 tcx`. */
   readonly attachments: readonly string[];
+  /** Of each interface that is there: where its packets meet the gate first, and why there. */
+  readonly hooks: readonly HookStatus[];
   readonly heartbeatAgeSeconds: number;
   /** So long a heartbeat may be missing before the gate refuses every grant. */
   readonly orphanGraceSeconds: number;
@@ -77,7 +80,7 @@ export interface Status extends RunningStatus {
 interface Parts {
   readonly config: Pick<Config, 'outside' | 'inside' | 'gate'>;
   readonly closure: Closure;
-  readonly gate: Pick<Gate, 'counters' | 'attachments' | 'lastHeartbeat'>;
+  readonly gate: Pick<Gate, 'counters' | 'attachments' | 'xdpRefusals' | 'lastHeartbeat'>;
   readonly inspector: { reading(): InspectorReading };
   readonly natRecord: { reading(): NatRecordReading };
   readonly recent: RecentDenials;
@@ -106,6 +109,7 @@ export function runningStatus(parts: Parts, clock: Clock): RunningStatus {
     missingInterfaces: closure.site.absent.map(({ why }) => why),
     wrongSysctls: closure.wrongSysctls.map(({ name, value, expected }) => `${name} is ${value}, not ${expected}`),
     attachments: gate.attachments().map(attachmentText),
+    hooks: hooksOf(config, closure.site, gate.xdpRefusals()),
     heartbeatAgeSeconds: heartbeatAgeSeconds(gate, clock),
     orphanGraceSeconds: config.gate.orphanGraceSeconds,
     packets: packetsOf(counters),
@@ -140,6 +144,36 @@ export function heartbeatAgeSeconds(gate: Pick<Gate, 'lastHeartbeat'>, clock: Cl
   return Number(clock.monotonicNs() - gate.lastHeartbeat()) / 1e9;
 }
 
+/** Where an interface's packets meet the gate first. */
+export interface HookStatus {
+  readonly interface: string;
+  readonly hook: Exclude<HookChoice, 'auto'>;
+  readonly why: string;
+}
+
+function hooksOf(
+  config: Pick<Config, 'outside' | 'inside'>,
+  { outside, inside }: Site,
+  refusals: readonly XdpRefusal[],
+): readonly HookStatus[] {
+  const ways = [
+    { link: outside, asked: config.outside.hook, isOutside: true },
+    ...config.inside.map(({ realm, hook }) => ({ link: inside.get(realm), asked: hook, isOutside: false })),
+  ];
+  return ways.flatMap(({ link, asked, isOutside }): HookStatus[] => {
+    if (!link) return [];
+    const { mode, why } = xdpChoice(asked, link);
+    const refusal = refusals.find((one) => one.interface === link.name);
+    if (!mode || refusal) return [{ interface: link.name, hook: 'tc', why: refusal?.why ?? why }];
+    const beyond = ways.flatMap((other) =>
+      other.isOutside !== isOutside && other.link && !takesFrames(other.link, other.asked) ? other.link.name : [],
+    );
+    const rest =
+      beyond.length > 0 ? `; TC carries what goes to ${beyond.join(', ')}, which takes no redirected frames` : '';
+    return [{ interface: link.name, hook: mode === 'native' ? 'xdp' : 'xdp-generic', why: `${why}${rest}` }];
+  });
+}
+
 /** An attachment in a word: `outsideIngress outside tcx`. */
 export const attachmentText = ({ hook, interface: link, kind }: Attachment) => `${hook} ${link.name} ${kind}`;
 
@@ -152,6 +186,7 @@ export function packetsOf({
   sampled,
   errorsCarried,
   echoesAnswered,
+  atXdp,
 }: GateCounters) {
   const number = ({ packets }: PacketCount) => Number(packets);
   const happened = Object.entries(denied).flatMap(([reason, count]) =>
@@ -164,6 +199,7 @@ export function packetsOf({
     sampled: number(sampled),
     errorsCarried: number(errorsCarried),
     echoesAnswered: number(echoesAnswered),
+    atXdp: number(atXdp),
     denied: Object.fromEntries(happened) as Readonly<Record<string, number>>,
   };
 }

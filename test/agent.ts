@@ -92,8 +92,9 @@ export interface AgentOptions {
   readonly devices?: string;
   readonly attach?: 'auto' | 'tcx' | 'clsact';
   readonly ports?: string;
-  /** The interface of the realm, and further keys of it as agent.yaml has them. */
+  /** The interface of the realm, and further keys of it as agent.yaml has them; and that of the outside. */
   readonly inside?: string;
+  readonly outside?: string;
   /** Where the records lie; `store` in the agent's folder. */
   readonly store?: string;
   /** More sections of agent.yaml. */
@@ -148,7 +149,7 @@ export class TestAgent {
       'agent.yaml',
       `
 gateway: gw-demo
-outside: { interface: ${OUTSIDE} }
+outside: { interface: ${options.outside ?? OUTSIDE} }
 pools:
   grants: { prefixes: [${GRANTS_POOL.ipv4}, "${GRANTS_POOL.ipv6}"], ports: ${options.ports ?? '20000-29999'} }
   egress: { prefixes: [${EGRESS_POOL.ipv4}, "${EGRESS_POOL.ipv6}"] }

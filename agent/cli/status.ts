@@ -88,7 +88,7 @@ function liveText({ liveGrants, heldGrants }: Status): string {
 
 /** One screen: the state in a sentence, then what it rests on. */
 function statusPage(status: Status): string[] {
-  const { gateway, closed, gap, draining, interfaces, attachments, packets, freeEndpoints, lastFault } = status;
+  const { gateway, closed, gap, draining, interfaces, attachments, hooks, packets, freeEndpoints, lastFault } = status;
   const state = closed ? 'closed: gate and base stand' : `NOT AS IT SHOULD BE: ${gap}`;
   const denied = Object.entries(packets.denied).sort(([, a], [, b]) => b - a);
   const realms = interfaces.inside.map((one) => `${one.interface} (${one.realm})`).join(', ');
@@ -105,8 +105,10 @@ function statusPage(status: Status): string[] {
     ...status.missingInterfaces.map((why) => ['', `MISSING: ${why}`] as const),
     ...status.wrongSysctls.map((text, i) => [i === 0 ? 'kernel' : '', `WRONG: ${text}`] as const),
     ...attachments.map((text, i) => [i === 0 ? 'gate' : '', text.split(' ').join('  ')] as const),
+    ...hooks.map((one) => ['', `${one.interface} meets its packets at ${one.hook}: ${one.why}`] as const),
     ['heartbeat', `${span(status.heartbeatAgeSeconds)} ago (refused after ${span(status.orphanGraceSeconds)} without)`],
     ['carried', `${packets.grantedIn} packets in, ${packets.grantedOut} out; ${packets.passed} left to the base`],
+    ...(packets.atXdp > 0 ? [['', `${packets.atXdp} carried or denied at XDP`] as const] : []),
     ['denied', `${status.deniedInLastMinute} in the last minute; since the gate began:`],
     ...denied.map(([reason, number]) => ['', `${number} ${reason} (${denialText(reason)})`] as const),
     ['inspector', inspectorText(status.inspector)],

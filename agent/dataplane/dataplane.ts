@@ -64,6 +64,8 @@ export interface GateCounters {
   readonly errorsCarried: PacketCount;
   /** Echo requests to external addresses that the gate answered. */
   readonly echoesAnswered: PacketCount;
+  /** Of those carried or denied: finished at XDP, in front of the stack. */
+  readonly atXdp: PacketCount;
   readonly denied: Readonly<Record<DenialReason, PacketCount>>;
 }
 

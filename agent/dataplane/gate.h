@@ -79,6 +79,7 @@ enum counter {
 	COUNTER_SAMPLED,                  /* denials handed on with a mark */
 	COUNTER_ERRORS_CARRIED,           /* ICMP errors about granted flows, either way */
 	COUNTER_ECHOES_ANSWERED,          /* by the gate, in the name of an external address */
+	COUNTER_AT_XDP,                   /* of those carried or denied: finished at XDP */
 	COUNTER_MAX,
 };
 

@@ -337,6 +337,7 @@ export class Gate implements JudgingDataplane {
       sampled: read(COUNTERS.sampled),
       errorsCarried: read(COUNTERS.errorsCarried),
       echoesAnswered: read(COUNTERS.echoesAnswered),
+      atXdp: read(COUNTERS.atXdp),
       denied: Object.fromEntries(DENIAL_REASONS.map((reason) => [reason, read(DENIALS[reason].number)])) as Record<
         DenialReason,
         PacketCount

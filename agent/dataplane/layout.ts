@@ -33,8 +33,9 @@ export const COUNTERS = {
   sampled: 27,
   errorsCarried: 28,
   echoesAnswered: 29,
+  atXdp: 30,
 } as const;
-export const COUNTER_MAX = 30;
+export const COUNTER_MAX = 31;
 
 /** What of carried packets is made alike. */
 export const NORMALISE = { identification: 1, flowLabel: 2, trafficClass: 4, timestamps: 8, mss: 16 } as const;

@@ -24,6 +24,7 @@ export class Tally {
       sampled: this.#of('sampled'),
       errorsCarried: this.#of('errorsCarried'),
       echoesAnswered: this.#of('echoesAnswered'),
+      atXdp: this.#of('atXdp'),
       denied: Object.fromEntries(denied) as GateCounters['denied'],
     };
   }

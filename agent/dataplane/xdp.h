@@ -60,6 +60,7 @@ static __always_inline int deny_early(const struct packet *packet, enum reason r
 	if (may_sample(gate_state(), sample_part(packet)))
 		return XDP_PASS;
 	count(reason, 1, length);
+	count(COUNTER_AT_XDP, 1, length);
 	return XDP_DROP;
 }
 
@@ -226,6 +227,7 @@ int gate_outside_xdp(struct xdp_md *context)
 	if (!send_early(view, &packet, DESTINATION, &change, hop))
 		return XDP_DROP;
 	count_carried(&claim.entry->in, &load, claim.limits, COUNTER_GRANTED_IN);
+	count(COUNTER_AT_XDP, 1, view.length);
 	return bpf_redirect(claim.route->ifindex, 0);
 }
 
@@ -264,6 +266,7 @@ int gate_inside_xdp(struct xdp_md *context)
 	if (!send_early(view, &packet, SOURCE, &change, hop))
 		return XDP_DROP;
 	count_carried(&claim.entry->out, &load, claim.limits, COUNTER_GRANTED_OUT);
+	count(COUNTER_AT_XDP, 1, view.length);
 	return bpf_redirect(config.outside.ifindex, 0);
 }
 

@@ -27,10 +27,10 @@ import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { ROOT } from '../child.ts';
 import { within } from '../enter.ts';
 import { Network } from '../network.ts';
+import { switchNapiOn } from '../offloads.ts';
 import { NO_FILTERS } from '../rules.ts';
 import { IDENTIFICATION_KEY, NORMALISE } from '../suites/fixture.ts';
 import { compile, type Target } from './generator.ts';
-import { switchNapiOn } from './napi.ts';
 
 const GATEWAYS = ['plain', 'nat', 'gate', 'bare', 'shortest'] as const;
 export type Gateway = (typeof GATEWAYS)[number];

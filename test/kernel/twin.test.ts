@@ -80,7 +80,7 @@ function liveThrough(commands: readonly Command[], { plane: gate, interfaces }: 
   expect(new Map(gate.classes())).toEqual(new Map(twin.classes()));
   expect(boundIn(gate)).toEqual(boundIn(twin));
   const counters = gate.counters();
-  expect(counters).toEqual(twin.counters());
+  expect({ ...counters, atXdp: undefined }).toEqual({ ...twin.counters(), atXdp: undefined }); // which has none
   seen.errors += Number(counters.errorsCarried.packets);
   seen.tooBig += Number(counters.denied.packetTooBig.packets);
 }

@@ -579,6 +579,7 @@ export function describeDataplane(name: string, make: MakeRig): void {
         sampled: none,
         errorsCarried: none,
         echoesAnswered: none,
+        atXdp: expect.anything(),
       });
       const expected = { wrongSource: one(47), noGrant: one(67), innerLeak: one(42) };
       expect(denied).toEqual({ ...Object.fromEntries(DENIAL_REASONS.map((reason) => [reason, none])), ...expected });

@@ -176,10 +176,11 @@ const STANDING: RunningStatus = {
   natRecord: { recording: true, deaths: 0, begun: 7, ended: 5, lostInKernel: 0, givenUp: 0, unsent: 0 },
   wrongSysctls: [],
   attachments: ['outsideIngress eth0 tcx', 'outsideEgress eth0 tcx', 'insideIngress pgw0 tcx'],
+  hooks: [{ interface: 'eth0', hook: 'xdp', why: 'its driver has it' }],
   heartbeatAgeSeconds: 0.4,
   orphanGraceSeconds: 300,
   packets: {
-    ...{ grantedIn: 1, grantedOut: 2, passed: 3, sampled: 4, errorsCarried: 6, echoesAnswered: 8 },
+    ...{ grantedIn: 1, grantedOut: 2, passed: 3, sampled: 4, errorsCarried: 6, echoesAnswered: 8, atXdp: 0 },
     denied: { noGrant: 5, wrongSource: 12 },
   },
   deniedInLastMinute: 7,
