@@ -18,7 +18,7 @@ export function switchNapiOn(device: string): void {
 }
 
 /** Sums are complete when packets leave, as on a wire; those of a veth are otherwise left to whoever receives them. */
-export function completeSums(device: string): void {
+function completeSums(device: string): void {
   change(device, ETHTOOL_STXCSUM, 0);
 }
 

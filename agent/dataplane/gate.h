@@ -167,16 +167,6 @@ struct gate_prefix {
 	__u8 address[16];
 };
 
-#define SEEN_CLASSES_BITS 8
-
-/* Element of `seen_classes`, of each CPU: the class of an address, as it was. */
-struct gate_seen_class {
-	struct gate_address address;
-	__u64 changed; /* state.classes_changed of then; 0: nothing is remembered */
-	__u32 class_id;
-	__u32 pad;
-};
-
 enum owner {
 	OWNER_REALM = 1,   /* a realm prefix: devices */
 	OWNER_GATEWAY = 2, /* an address of the host on an inside interface */
@@ -221,17 +211,6 @@ struct gate_route {
 	__u32 next_hop4; /* network order, as next_hop6 */
 	__u32 next_hop6[4];
 	__u32 mtu;       /* of the interface; 0: not known */
-};
-
-#define HOPS_BITS 12
-
-/* A neighbour, of each CPU's `hops`: of which address, and by which interface. */
-struct gate_hop {
-	struct gate_address address;
-	__u64 until;   /* CLOCK_MONOTONIC ns, coarse */
-	__u32 ifindex;
-	__u8 to[6];    /* MAC addresses: its own, and the interface's */
-	__u8 from[6];
 };
 
 #define FRAGMENTS_MAX 8192 /* datagrams in pieces at one time; of more the longest idle are forgotten */

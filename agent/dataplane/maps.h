@@ -64,6 +64,16 @@ struct {
 	__type(value, __u32); /* class id */
 } classes SEC(".maps");
 
+#define SEEN_CLASSES_BITS 8
+
+/* Element of `seen_classes`, of each CPU: the class of an address, as it was. */
+struct gate_seen_class {
+	struct gate_address address;
+	__u64 changed; /* state.classes_changed of then; 0: nothing is remembered */
+	__u32 class_id;
+	__u32 pad;
+};
+
 /* What the trie said of the addresses that packets came from of late. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -159,6 +169,17 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } sample_parts SEC(".maps");
+
+#define HOPS_BITS 12
+
+/* A neighbour, of each CPU's `hops`: of which address, and by which interface. */
+struct gate_hop {
+	struct gate_address address;
+	__u64 until;   /* CLOCK_MONOTONIC ns, coarse */
+	__u32 ifindex;
+	__u8 to[6];    /* MAC addresses: its own, and the interface's */
+	__u8 from[6];
+};
 
 /* Neighbours as the kernel knew them not long ago (xdp.h). */
 struct {

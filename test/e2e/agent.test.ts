@@ -9,6 +9,7 @@ import { DEVICE_NAME, DEVICE_PORT, RULES, TestAgent } from '../agent.ts';
 import { Capture } from '../capture.ts';
 import { type Child, PATIENCE_MS, program, until } from '../child.ts';
 import type { Network } from '../network.ts';
+import { likeWires } from '../offloads.ts';
 import { Probe } from '../probe.ts';
 import { Session } from '../session.ts';
 import {
@@ -16,6 +17,8 @@ import {
   EGRESS_POOL,
   GATEWAY,
   INNER_GATEWAY,
+  INSIDE,
+  OUTSIDE,
   REALM_PREFIX,
   ROGUE,
   SERVER,
@@ -28,7 +31,11 @@ const FAMILIES = ['ipv4', 'ipv6'] as const;
 /** UDP that is to meet silence is followed by a datagram that is answered; so silence is known at once. */
 const SHORT_MS = 300;
 
-describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) => {
+/** The last is also what the packets of hosts on wires meet where a driver has XDP. */
+const WAYS = [{ attach: 'tcx' }, { attach: 'clsact' }, { attach: 'tcx', xdp: true }] as const;
+
+describe.each(WAYS)('the gate attached by %o', ({ attach, ...more }) => {
+  const xdp = 'xdp' in more;
   let network: Network;
   let agent: TestAgent;
   let device: Child;
@@ -37,7 +44,15 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
 
   beforeAll(async () => {
     network = standardNetwork();
-    agent = new TestAgent(network, { attach });
+    if (xdp)
+      likeWires(network, [
+        ['server', UPLINK],
+        ['rogue', UPLINK],
+        ['wan', UPLINK],
+        ['device', UPLINK],
+      ]);
+    const hook = xdp ? ', hook: xdp' : '';
+    agent = new TestAgent(network, { attach, outside: `${OUTSIDE}${hook}`, inside: `${INSIDE}${hook}` });
     device = await network.spawn('device', program('test/device.ts', String(DEVICE_PORT), DEVICE.ipv4, DEVICE.ipv6), {
       line: /^ready$/,
     });
@@ -70,8 +85,10 @@ describe.each(['tcx', 'clsact'] as const)('the gate attached by %s', (attach) =>
     expect(attachments.sort()).toEqual([
       `insideEgress inside ${attach}`,
       `insideIngress inside ${attach}`,
+      ...(xdp ? ['insideXdp inside native'] : []),
       `outsideEgress outside ${attach}`,
       `outsideIngress outside ${attach}`,
+      ...(xdp ? ['outsideXdp outside native'] : []),
     ]);
     expect({ closed, liveGrants }).toEqual({ closed: true, liveGrants: 0 });
   });

@@ -5,6 +5,7 @@
  * The whole file runs inside the gateway's namespace: a netlink socket belongs
  * to the namespace that it was opened in.
  */
+import { release } from 'node:os';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { address, type Prefix, parseAddress, prefix } from '../../agent/core/net.ts';
 import { links, missingBlackholes, setBlackholes } from '../../agent/dataplane/iproute.ts';
@@ -14,6 +15,7 @@ import type { Link } from '../../agent/dataplane/rtnetlink.ts';
 import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { enter } from '../enter.ts';
 import { Network } from '../network.ts';
+import { switchNapiOn } from '../offloads.ts';
 import { NO_FILTERS } from '../rules.ts';
 import { Tun } from '../tun.ts';
 
@@ -65,9 +67,17 @@ async function shown<T>(...words: readonly string[]): Promise<T[]> {
   return JSON.parse((await network.run('gateway', ['ip', '-json', ...words])).stdout || '[]') as T[];
 }
 
-/** In one order: that of addresses is the kernel's own matter. */
+function atLeast(major: number, minor: number): boolean {
+  const [own = 0, ownMinor = 0] = release().split('.').map(Number);
+  return own > major || (own === major && ownMinor >= minor);
+}
+
+/** In one order: that of addresses is the kernel's own matter. Without what ip does not show. */
 function flat(all: readonly Link[]): object[] {
-  return all.map(({ addresses, ...link }) => ({ ...link, addresses: addresses.map(({ text }) => text).sort() }));
+  return all.map(({ addresses, takesFrames: _, ...link }) => ({
+    ...link,
+    addresses: addresses.map(({ text }) => text).sort(),
+  }));
 }
 
 describe('interfaces', () => {
@@ -77,15 +87,19 @@ describe('interfaces', () => {
     link_type: string;
     mtu: number;
     addr_info: { local: string; scope: string }[];
+    linkinfo?: { info_kind?: string };
   };
   const byIproute = async (): Promise<Link[]> =>
-    (await shown<Shown>('address', 'show')).map(({ ifname, ifindex, link_type, mtu, addr_info }) => ({
-      name: ifname,
-      ifindex,
-      kind: link_type,
-      mtu,
-      addresses: addr_info.flatMap(({ local, scope }) => (scope === 'link' ? [] : (parseAddress(local) ?? []))),
-    }));
+    (await shown<Shown>('-details', 'address', 'show')).map(
+      ({ ifname, ifindex, link_type, mtu, addr_info, linkinfo }) => ({
+        ...(linkinfo?.info_kind && { virtual: linkinfo.info_kind }),
+        name: ifname,
+        ifindex,
+        kind: link_type,
+        mtu,
+        addresses: addr_info.flatMap(({ local, scope }) => (scope === 'link' ? [] : (parseAddress(local) ?? []))),
+      }),
+    );
 
   test('are what ip shows: names, kinds, addresses, of this namespace', async () => {
     const found = await links();
@@ -96,6 +110,15 @@ describe('interfaces', () => {
     const of = (name: string) => found.find((one) => one.name === name)?.addresses.map(({ text }) => text);
     expect([of('tun0'), of('br0'), of('outside.1')]).toEqual([['10.20.0.1', 'fd00:20::1'], ['198.51.100.1'], []]);
     expect(of('many')).toHaveLength(500);
+  });
+
+  test('take redirected frames where the kernel says so: a veth does once its other end has NAPI', async () => {
+    if (!atLeast(6, 3)) return expect((await links()).every(({ takesFrames }) => takesFrames === undefined)).toBe(true);
+    const takes = async () => (await links()).flatMap(({ name, takesFrames }) => (takesFrames ? name : []));
+    const before = await takes();
+    expect(before).not.toContain('many');
+    switchNapiOn('many-far');
+    expect((await takes()).filter((name) => !before.includes(name))).toEqual(['many']);
   });
 
   test('that come and go are followed', async () => {

@@ -228,7 +228,7 @@ describe('issues', () => {
         ['key: /keys', 'kee: /keys'],
       ],
       [
-        `${FILE}:1:1: "outside" is missing: expected a mapping with the keys interface, nextHops`,
+        `${FILE}:1:1: "outside" is missing: expected a mapping with the keys interface, nextHops, hook`,
         `${FILE}:2:1: unknown key "outsied"; did you mean "outside"?`,
         `${FILE}:8:1: "key" is missing: expected a path, or credential:NAME`,
         `${FILE}:11:3: unknown key "kee"; did you mean "key"?`,

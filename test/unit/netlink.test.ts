@@ -71,6 +71,7 @@ describe('recorded', () => {
         ifindex: 3,
         kind: 'ether',
         mtu: 1500,
+        virtual: 'veth',
         addresses: ['192.0.2.1', '10.9.0.1', '2001:db8:9::1', '2001:db8::1'],
       },
     ]);

@@ -3,6 +3,7 @@ import { expect, test } from 'vitest';
 import { span } from '../../agent/cli/times.ts';
 import { FaultKeepingLog } from '../../agent/last-fault.ts';
 import { RecentDenials } from '../../agent/recent-denials.ts';
+import { takesFrames, xdpChoice } from '../../agent/site.ts';
 import { HandClock, KeptLog } from '../clock.ts';
 
 test('denials of the last minute: not those before, and none made up', () => {
@@ -47,4 +48,27 @@ test.each([
   [90_061, '1 d 1 h'],
 ])('%s seconds are %s', (seconds, text) => {
   expect(span(seconds)).toBe(text);
+});
+
+const link = { name: 'eth0', ifindex: 2, kind: 'ether', mtu: 1500, addresses: [] };
+
+test.each([
+  ['auto', link, 'native', 'its driver has it'],
+  ['auto', { ...link, virtual: 'veth' }, undefined, 'a veth gains nothing by it'],
+  ['auto', { ...link, virtual: 'vlan' }, undefined, 'a vlan gains nothing by it'],
+  ['auto', { ...link, virtual: 'bond' }, undefined, 'a bond gains nothing by it'],
+  ['auto', { ...link, kind: 'none', virtual: 'tun' }, undefined, 'its frames have no Ethernet header'],
+  ['xdp', { ...link, kind: 'none', virtual: 'tun' }, undefined, 'its frames have no Ethernet header'],
+  ['xdp', { ...link, virtual: 'veth' }, 'native', 'as configured'],
+  ['xdp-generic', { ...link, virtual: 'vlan' }, 'generic', 'as configured'],
+  ['tc', link, undefined, 'as configured'],
+] as const)('with hook: %s an interface such as %o hangs the gate at XDP: %s', (asked, one, mode, why) => {
+  expect(xdpChoice(asked, one)).toEqual({ ...(mode && { mode }), why });
+});
+
+test('an interface takes redirected frames if the kernel says so; where it does not, if XDP was asked for there', () => {
+  expect(takesFrames({ ...link, takesFrames: true }, 'auto')).toBe(true);
+  expect(takesFrames({ ...link, takesFrames: false }, 'xdp')).toBe(false);
+  expect([takesFrames(link, 'auto'), takesFrames(link, 'xdp')]).toEqual([false, true]);
+  expect(takesFrames({ ...link, kind: 'none', takesFrames: true }, 'xdp')).toBe(false); // a TUN wants no Ethernet header
 });
