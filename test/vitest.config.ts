@@ -11,7 +11,9 @@ const PROGRAMS = { globalSetup: new URL('./programs.ts', import.meta.url).pathna
  * kernel's queue of packets for each; what a killed run left, any other file
  * may take away before it is looked at.
  */
-const ALONE = ['e2e/admission', 'kernel/gate-limits', 'kernel/network'].map((name) => `test/${name}.test.ts`);
+const ALONE = ['e2e/admission', 'kernel/gate-limits', 'kernel/gate-queues', 'kernel/network'].map(
+  (name) => `test/${name}.test.ts`,
+);
 
 /**
  * `unit` runs anywhere in seconds. `kernel` needs root and a kernel; its files

@@ -1,7 +1,7 @@
 /**
  * `npm run bench`: how fast the gateway is, and beside what.
  *
- *   --packets, --grants, --promptness, --triggers, --unknown   only these parts (default: all)
+ *   --packets, --flood, --goodput, --grants, --promptness, --triggers, --unknown   only these parts (default: all)
  *   --policy              decisions over 10 and 10,000 rules, and what it takes to apply so many; left out otherwise
  *   --accounting          messages of RADIUS accounting a second, beside the codec alone; left out otherwise
  *   --registry            a million registered devices: import, export, start; left out otherwise
@@ -10,6 +10,7 @@
  *   --scale               what many live grants cost; takes some minutes, and is left out otherwise
  *   --seconds N           of each measurement (default 1)
  *   --rounds N            how often each is repeated (default 5)
+ *   --plot FILE           of the packets, as an SVG there
  *   --json                one JSON document instead of tables
  *
  * Nothing here asserts a speed: a figure means something only beside the one
@@ -18,13 +19,17 @@
  * What the figures mean: native-notes/performance.md.
  */
 import { execFileSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, release } from 'node:os';
 import { parseArgs } from 'node:util';
 import { measureAccounting, showAccounting } from './accounting.ts';
+import { measureFlood, showFlood } from './flood.ts';
+import { measureGoodput, showGoodput } from './goodput.ts';
 import { measureGrants, showGrants } from './grants.ts';
 import { measurePackets, showPackets } from './packets.ts';
 import { measurePeers, missingPeers, showPeers } from './peers.ts';
 import { measurePendingTriggers, showPendingTriggers } from './pending-triggers.ts';
+import { plotPackets } from './plot.ts';
 import { measurePolicy, showPolicy } from './policy.ts';
 import { measurePromptness, showPromptness } from './promptness.ts';
 import { measureRegistry, showRegistry } from './registry.ts';
@@ -36,6 +41,8 @@ import { measureUnknown, showUnknown } from './unknown.ts';
 const { values } = parseArgs({
   options: {
     packets: { type: 'boolean', default: false },
+    flood: { type: 'boolean', default: false },
+    goodput: { type: 'boolean', default: false },
     grants: { type: 'boolean', default: false },
     promptness: { type: 'boolean', default: false },
     triggers: { type: 'boolean', default: false },
@@ -48,6 +55,7 @@ const { values } = parseArgs({
     scale: { type: 'boolean', default: false },
     seconds: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '5' },
+    plot: { type: 'string' },
     json: { type: 'boolean', default: false },
   },
 });
@@ -55,6 +63,8 @@ const { values } = parseArgs({
 const all = !(
   [
     'packets',
+    'flood',
+    'goodput',
     'grants',
     'promptness',
     'triggers',
@@ -81,6 +91,9 @@ const machine = {
   node: process.version,
 };
 const packets = all || values.packets ? await measurePackets(rounds, seconds, progress) : undefined;
+if (values.plot !== undefined && packets) writeFileSync(values.plot, plotPackets(packets));
+const flood = all || values.flood ? await measureFlood(Math.max(seconds, 3), progress) : undefined;
+const goodput = all || values.goodput ? await measureGoodput(rounds, seconds, progress) : undefined;
 const grants = all || values.grants ? await measureGrants(rounds, seconds, progress) : undefined;
 const promptness = all || values.promptness ? await measurePromptness(progress) : undefined;
 const triggers = all || values.triggers ? await measureTriggers(rounds, seconds, progress) : undefined;
@@ -99,7 +112,7 @@ const peers = values.peers ? await measurePeers(rounds, progress) : undefined;
 
 if (values.json) {
   process.stdout.write(
-    `${JSON.stringify({ machine, rounds, seconds, packets, grants, promptness, triggers, pendingTriggers, unknown, streams, policy, scale, accounting, registry, peers }, null, 2)}\n`,
+    `${JSON.stringify({ machine, rounds, seconds, packets, flood, goodput, grants, promptness, triggers, pendingTriggers, unknown, streams, policy, scale, accounting, registry, peers }, null, 2)}\n`,
   );
 } else {
   process.stdout.write(
@@ -107,6 +120,8 @@ if (values.json) {
       `Linux ${machine.kernel}, ${machine.cpus} CPUs (${machine.model}), Node ${machine.node}`,
       `medians of ${rounds} rounds of ${seconds} s each, in brackets the lowest and the highest`,
       ...(packets ? ['', showPackets(packets)] : []),
+      ...(flood ? ['', showFlood(flood)] : []),
+      ...(goodput ? ['', showGoodput(goodput)] : []),
       ...(grants ? ['', showGrants(grants)] : []),
       ...(peers ? ['', showPeers(peers, grants?.rows.at(-1)?.perSecond.median)] : []),
       ...(promptness ? ['', showPromptness(promptness)] : []),

@@ -37,6 +37,30 @@ struct {
 	__type(value, struct way);
 } ways SEC(".maps");
 
+/* How long stamped packets took: eight steps to each power of two of nanoseconds. */
+#define STEPS 8
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 64 * STEPS);
+	__type(key, __u32);
+	__type(value, __u64);
+} latencies SEC(".maps");
+
+static __always_inline void note(__u64 took)
+{
+	__u32 power = 0, step;
+	__u64 *slot;
+
+	for (int bit = 32; bit; bit >>= 1)
+		if (took >> (power + bit))
+			power += bit;
+	step = power * STEPS + (power < 3 ? 0 : took >> (power - 3) & (STEPS - 1));
+	slot = bpf_map_lookup_elem(&latencies, &step);
+	if (slot)
+		*slot += 1;
+}
+
 static __always_inline void count(void)
 {
 	__u32 only = 0;
@@ -64,6 +88,12 @@ int sink(struct xdp_md *context)
 		return XDP_PASS;
 	if ((void *)(udp + 1) > end || udp->dest != bpf_htons(DEVICE_PORT))
 		return XDP_PASS;
+	if (!udp->check && (void *)(udp + 1) + sizeof(__u64) <= end) {
+		__u64 sent;
+
+		__builtin_memcpy(&sent, udp + 1, sizeof(sent));
+		note(bpf_ktime_get_ns() - sent);
+	}
 	count();
 	return XDP_DROP;
 }

@@ -90,6 +90,14 @@ export function endpoint(family: Family, i: number): Target {
   return { address: addressAt(POOL.ipv6[0] as (typeof POOL.ipv6)[number], host), port };
 }
 
+export interface Latency {
+  readonly nanoseconds: number;
+  readonly count: number;
+}
+
+/** As in ends.bpf.c. */
+const STEPS = 8;
+
 export class Gateways {
   readonly network: Network;
   readonly #gates = new Map<Gateway, Gate>();
@@ -148,11 +156,11 @@ export class Gateways {
     return { ifindex, from: mac, to: this.network.link(gateway, 'outside').mac };
   }
 
-  /** Has a gateway meet its packets there from now on. */
-  meet(gateway: Gateway, way: Way): void {
+  /** Has a gateway meet its packets there from now on. `seenAtXdp`: the sink looks there whatever the gateway does. */
+  meet(gateway: Gateway, way: Way, seenAtXdp = false): void {
     const gate = this.#gates.get(gateway);
     if (gate) within(this.network, gateway, () => gate.attach('auto', placesOf(this.network, gateway, way === 'xdp')));
-    this.#hang('sink', fromName(gateway), way === 'xdp' || way === 'redirect' ? 'sink' : undefined);
+    this.#hang('sink', fromName(gateway), seenAtXdp || way === 'xdp' || way === 'redirect' ? 'sink' : undefined);
     if (gateway === 'shortest') this.#hang('shortest', 'outside', way === 'drop' ? 'drop' : 'redirect');
   }
 
@@ -161,6 +169,19 @@ export class Gateways {
     const early = this.#hung.get(`sink ${fromName(gateway)}`);
     if (early) return countOf(early.object);
     return await this.#counter('sink', ['netdev', 'bench', gateway]);
+  }
+
+  /** Nanoseconds that stamped packets took to the sink behind a gateway that has it at XDP, in order, each as often as it was seen. */
+  latencies(gateway: Gateway): Latency[] {
+    const hung = this.#hung.get(`sink ${fromName(gateway)}`);
+    const values = hung?.object.map('latencies', 4, 8 * possibleCpus()).first(64 * STEPS) ?? new Uint8Array();
+    const words = new BigUint64Array(values.buffer, values.byteOffset, values.length / 8);
+    const cpus = possibleCpus();
+    return Array.from({ length: 64 * STEPS }, (_, step) => {
+      const power = Math.floor(step / STEPS);
+      const count = words.subarray(step * cpus, (step + 1) * cpus).reduce((sum, one) => sum + Number(one), 0);
+      return { nanoseconds: 2 ** power * (1 + (step % STEPS) / STEPS), count };
+    }).filter(({ count }) => count > 0);
   }
 
   /** Packets that the gateway has denied. */

@@ -31,7 +31,7 @@ struct plan {
 	__u8 to[ETH_ALEN];
 	__u8 from[ETH_ALEN];
 	__be16 source_port;
-	__u8 pad[2];
+	__u16 stamped; /* the payload begins with the time of sending, and there is no sum (IPv4) */
 };
 
 struct target {
@@ -148,6 +148,12 @@ int generate(struct xdp_md *context)
 		frame->ip.check = ~folded(sum + bpf_htons(0x4500) + total + bpf_htons(0x4000) +
 					  bpf_htons(64 << 8 | IPPROTO_UDP));
 		write_udp(data + offsetof(struct frame4, udp), plan, target, sum);
+		if (plan->stamped) {
+			__u64 now = bpf_ktime_get_ns();
+
+			__builtin_memcpy(frame->payload, &now, sizeof(now));
+			frame->udp.check = 0;
+		}
 	}
 	return bpf_redirect(plan->ifindex, 0);
 }

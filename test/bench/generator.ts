@@ -36,6 +36,8 @@ export interface Order {
   readonly first: number;
   readonly count: number;
   readonly seconds: number;
+  /** So many, evenly, with the time of sending in them; absent: as fast as it goes. IPv4 only. */
+  readonly perSecond?: number;
 }
 
 export interface Sent {
@@ -114,7 +116,7 @@ function encode(targets: readonly Target[]): Buffer {
 }
 
 /** struct plan. */
-function planBytes({ ifindex, first, count, source, to, from }: Order): Buffer {
+function planBytes({ ifindex, first, count, source, to, from, perSecond }: Order): Buffer {
   const bytes = Buffer.alloc(PLAN_BYTES);
   const sender = address(source.address);
   bytes.writeUInt32LE(ifindex, 0);
@@ -125,11 +127,14 @@ function planBytes({ ifindex, first, count, source, to, from }: Order): Buffer {
   bytes.write(to.replaceAll(':', ''), 32, 'hex');
   bytes.write(from.replaceAll(':', ''), 38, 'hex');
   bytes.writeUInt16BE(source.port, 44);
+  bytes.writeUInt16LE(perSecond ? 1 : 0, 46);
   return bytes;
 }
 
 /** How many packets a call sends: some ten milliseconds of them. */
 const SLICE = 1 << 15;
+/** Of packets that are sent evenly. */
+const SLICES_PER_SECOND = 1_000;
 /** Without the checksum that ends it on a wire. */
 const FRAME_BYTES = { ipv4: 60, ipv6: 80 } as const;
 const BPF_F_TEST_XDP_LIVE_FRAMES = 1 << 1;
@@ -149,11 +154,11 @@ function open(object: string, targets: Uint8Array) {
   const options = Buffer.alloc(80); // struct bpf_test_run_opts
   options.writeBigUInt64LE(80n, 0);
   options.writeBigUInt64LE(koffi.address(frame), 8);
-  options.writeInt32LE(SLICE, 60);
   options.writeUInt32LE(BPF_F_TEST_XDP_LIVE_FRAMES, 68);
   return {
     plans: loaded.map('plans', 4, PLAN_BYTES),
-    send(family: keyof typeof FRAME_BYTES) {
+    send(family: keyof typeof FRAME_BYTES, packets: number) {
+      options.writeInt32LE(packets, 60);
       options.writeUInt32LE(FRAME_BYTES[family], 24);
       options.writeUInt32LE(0, 28); // where the last call left its frame's size, as if this one's must fit
       const result: number = testRun(loaded.programFd('generate'), options);
@@ -188,7 +193,13 @@ function run(object: string): void {
     const waitedBefore = waitedSeconds();
     const elapsed = () => (performance.now() - start) / 1000;
     let packets = 0;
-    for (; elapsed() < order.seconds; packets += SLICE) generator.send(address(order.source.address).family);
+    const { family } = address(order.source.address);
+    const slice = order.perSecond ? order.perSecond / SLICES_PER_SECOND : SLICE;
+    for (; elapsed() < order.seconds; packets += slice) {
+      // Waits at work: a timer would not be as even.
+      while (order.perSecond && packets > elapsed() * order.perSecond);
+      generator.send(family, slice);
+    }
     const sent: Sent = { packets, coreSeconds: elapsed() - (waitedSeconds() - waitedBefore) };
     tell(`sent ${JSON.stringify(sent)}`);
   });

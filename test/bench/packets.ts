@@ -131,7 +131,7 @@ interface PacketRow {
   readonly lost: number;
 }
 
-interface Packets {
+export interface Packets {
   readonly rows: readonly PacketRow[];
   readonly goals: readonly Goal[];
 }

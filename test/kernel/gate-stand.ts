@@ -49,20 +49,29 @@ export interface Stand {
 }
 
 /** The gate at the gateway of the standard network, with the servers as class 7, the device bound, heard until orphanGraceSeconds from now. */
-export function gateOnWires(network: Network, pool: Pool): Gate {
-  const at = (name: string) => ({ name, ifindex: network.link('gateway', name).ifindex });
+export function gateOnWires(network: Network, pool: Pool, where: 'tc' | 'xdp' = 'tc'): Gate {
+  const takesFrames = where === 'xdp';
+  const at = (name: string) => ({
+    ...{ name, ifindex: network.link('gateway', name).ifindex },
+    ...(where === 'xdp' && { xdp: 'native' as const }),
+  });
   const [outside, inside] = [at(OUTSIDE), at(INSIDE)];
   const families = ['ipv4', 'ipv6'] as const;
   const gate = within(network, 'gateway', () => {
     const setup: GateSetup = {
       pool,
-      outside: { ifindex: outside.ifindex, nextHops: { ipv4: address(UPSTREAM.ipv4), ipv6: address(UPSTREAM.ipv6) } },
+      outside: {
+        ifindex: outside.ifindex,
+        nextHops: { ipv4: address(UPSTREAM.ipv4), ipv6: address(UPSTREAM.ipv6) },
+        takesFrames,
+      },
       inside: [
         {
           ifindex: inside.ifindex,
           realm: 1,
           prefixes: families.map((family) => prefix(REALM_PREFIX[family])),
           nextHops: { ipv4: address(DEVICE.ipv4), ipv6: address(DEVICE.ipv6) },
+          takesFrames,
           translated: true,
         },
       ],

@@ -1,0 +1,142 @@
+/**
+ * How the gate comes to hang at XDP and not: both modes, one in place of the
+ * other, what an interface refuses and why, what others have there. TC hangs
+ * behind it whatever becomes of it.
+ */
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { prefix } from '../../agent/core/net.ts';
+import { Gate } from '../../agent/dataplane/gate.ts';
+import type { XdpMode } from '../../agent/dataplane/tc.ts';
+import { within } from '../enter.ts';
+import { Network } from '../network.ts';
+import { IDENTIFICATION_KEY, NORMALISE } from '../suites/fixture.ts';
+import { GATE_OBJECT, POOL } from './gate-stand.ts';
+
+let network: Network;
+const gates: Gate[] = [];
+
+beforeAll(async () => {
+  const end = (namespace: string, name: string) => ({ namespace, interface: name, addresses: [] });
+  network = Network.create({
+    namespaces: { gateway: {}, other: {} },
+    links: [
+      [end('gateway', 'outside'), end('other', 'far-outside')],
+      [end('gateway', 'inside'), end('other', 'far-inside')],
+    ],
+  });
+  const links = ['add link inside name over type macvlan', 'set over up', 'add br0 type bridge', 'set br0 up'];
+  for (const words of links) await network.run('gateway', ['ip', 'link', ...words.split(' ')]);
+});
+afterAll(async () => {
+  for (const gate of gates) gate.close();
+  await network.close();
+});
+
+async function at(name: string) {
+  const { stdout } = await network.run('gateway', ['ip', '-json', 'link', 'show', 'dev', name]);
+  const [{ ifindex }] = JSON.parse(stdout) as [{ ifindex: number }];
+  return { name, ifindex };
+}
+
+/** A gate, as an agent of its own has it, at the gateway's outside and another interface inside. */
+async function load(inside = 'inside') {
+  const [one, other] = [await at('outside'), await at(inside)];
+  const gate = within(network, 'gateway', () =>
+    Gate.load({
+      object: GATE_OBJECT,
+      bpffs: `${network.bpffs()}/mtgate`,
+      setup: {
+        pool: POOL,
+        outside: { ifindex: one.ifindex, nextHops: {} },
+        inside: [
+          { ifindex: other.ifindex, realm: 1, prefixes: [prefix('10.20.0.0/16')], nextHops: {}, translated: true },
+        ],
+        own: [],
+        services: [],
+        orphanGraceSeconds: 300,
+        udpTombstoneSeconds: 30,
+        onlyBound: true,
+        normalise: NORMALISE,
+        identificationKey: IDENTIFICATION_KEY,
+      },
+    }),
+  );
+  gates.push(gate);
+  /** Attaches it; returns what hangs at XDP, in words. */
+  const attach = (outsideMode?: XdpMode, insideMode?: XdpMode): string[] => {
+    within(network, 'gateway', () =>
+      gate.attach('auto', {
+        outside: { ...one, ...(outsideMode && { xdp: outsideMode }) },
+        inside: [{ ...other, ...(insideMode && { xdp: insideMode }) }],
+      }),
+    );
+    return within(network, 'gateway', () => gate.attachments())
+      .filter(({ hook }) => hook.endsWith('Xdp'))
+      .map(({ hook, interface: { name }, kind }) => `${hook} ${name} ${kind}`)
+      .sort();
+  };
+  const atTc = () => within(network, 'gateway', () => gate.attachments()).filter(({ hook }) => !hook.endsWith('Xdp'));
+  return { gate, attach, atTc };
+}
+
+/** What iproute2 sees of XDP at an interface. */
+async function shown(name: string): Promise<string> {
+  const { stdout } = await network.run('gateway', ['ip', '-details', 'link', 'show', 'dev', name]);
+  return /\bxdp(generic)?\/?id|prog\/xdp( id|generic)?|\bxdpgeneric\b|\bxdp\b/.exec(stdout)?.[0] ?? '';
+}
+
+describe('the gate', () => {
+  let one: Awaited<ReturnType<typeof load>>;
+  beforeAll(async () => {
+    one = await load();
+  });
+  beforeEach(() => {
+    one.attach();
+  });
+
+  test('hangs at XDP of the interfaces where it is wanted, and at TC of all', async () => {
+    expect(one.attach()).toEqual([]);
+    expect(one.attach('native', 'native')).toEqual(['insideXdp inside native', 'outsideXdp outside native']);
+    expect(one.atTc()).toHaveLength(4);
+    expect(await shown('outside')).not.toBe('');
+    expect(one.attach('native')).toEqual(['outsideXdp outside native']);
+    expect(one.attach()).toEqual([]);
+    expect(await shown('outside')).toBe('');
+    expect(one.atTc()).toHaveLength(4);
+    expect(one.gate.xdpRefusals()).toEqual([]);
+  });
+
+  test('goes from one mode to the other', () => {
+    expect(one.attach('native')).toEqual(['outsideXdp outside native']);
+    expect(one.attach('generic')).toEqual(['outsideXdp outside generic']);
+    expect(one.attach('native')).toEqual(['outsideXdp outside native']);
+  });
+
+  test('cannot be switched off by whoever has no hand on its pin', async () => {
+    one.attach('native');
+    const off = await network.run('gateway', ['ip', 'link', 'set', 'dev', 'outside', 'xdp', 'off'], { mayFail: true });
+    expect(off.status).not.toBe(0);
+    expect(within(network, 'gateway', () => one.gate.xdpLost())).toEqual([]);
+  });
+
+  test('leaves an interface to TC that another XDP program has, and says so', async () => {
+    const other = await load();
+    other.attach('native');
+    expect(one.attach('native', 'native')).toEqual(['insideXdp inside native']);
+    expect(one.gate.xdpRefusals()).toEqual([{ interface: 'outside', why: 'another XDP program hangs there' }]);
+    expect(one.atTc()).toHaveLength(4);
+    expect(within(network, 'gateway', () => one.gate.xdpLost())).toEqual([]);
+    other.attach();
+    expect(one.attach('native')).toEqual(['outsideXdp outside native']);
+    expect(one.gate.xdpRefusals()).toEqual([]);
+  });
+});
+
+test.each(['br0', 'over'])('a driver without XDP (%s) is told, and has TC; generic it can be', async (name) => {
+  const one = await load(name);
+  expect(one.attach(undefined, 'native')).toEqual([]);
+  expect(one.gate.xdpRefusals()).toEqual([{ interface: name, why: 'its driver has no XDP of its own' }]);
+  expect(one.atTc()).toHaveLength(4);
+  expect(one.attach(undefined, 'generic')).toEqual([`insideXdp ${name} generic`]);
+  one.attach();
+});
