@@ -69,12 +69,12 @@ export function ipv4Addresses(pool: Pool): readonly Address[] {
   );
 }
 
-/** A hash map's table: 16 bytes a bucket, as many as the next power of two of the keys it may hold. */
-const BUCKET_BYTES = 16;
+/** The gate's tables of keys (entry-table.ts): 16 bytes a key, of a power of two of keys. */
+const KEY_BYTES = 16;
 
 /** What a pool takes in the kernel: the entries, and the tables of the keys that lead to them. */
 export function poolMebibytes(pool: Pool): number {
-  const table = (keys: number) => (keys > 0 ? BUCKET_BYTES * 2 ** Math.ceil(Math.log2(keys)) : 0);
+  const table = (keys: number) => (keys > 0 ? KEY_BYTES * 2 ** Math.ceil(Math.log2(keys)) : 0);
   const entries = entryCount(pool);
   return Math.ceil((entries * ENTRY_BYTES + table(entries) + table(ipv6Endpoints(pool))) / 2 ** 20);
 }

@@ -111,8 +111,8 @@ struct gate_address {
  * counters, `used_up` and `rate_full`. What a quota has left follows from the
  * counters.
  * Index: IPv4 (slot * 2 + (udp ? 1 : 0)) * port_count + (port - port_low),
- * slot = place of the address in the pool; behind these, `ipv6_grants`
- * indices for IPv6, found through the map `ipv6_endpoints`.
+ * slot = place of the address in the pool; behind these, indices that are
+ * found through the table `endpoints`.
  */
 struct gate_entry {
 	__u64 end;                     /* 0   CLOCK_MONOTONIC ns; 0: never opened */
@@ -135,7 +135,7 @@ struct gate_entry {
 	__u64 rate_full;               /* 120 the gate's: when the bucket is full again, in sixteenths of ns */
 };
 
-/* Key of `ipv6_endpoints`: external endpoint -> struct gate_target. */
+/* Key in the table `endpoints`: an external endpoint of IPv6. */
 struct gate_endpoint {
 	struct gate_address address;
 	__be16 port;
@@ -143,7 +143,7 @@ struct gate_endpoint {
 	__u8 pad[5];
 };
 
-/* Key of `answers`: what a device's packet shows -> struct gate_target. */
+/* Key in the table `answers`: what a device's packet shows. */
 struct gate_answer {
 	struct gate_address device;
 	__u32 class_id; /* of the remote */
@@ -153,9 +153,23 @@ struct gate_answer {
 	__u8 pad[7];
 };
 
-/* Value of `ipv6_endpoints` and `answers`, and what stands in `used_up`. */
+#define BUCKET_SLOTS 8
+
+/*
+ * The tables `endpoints` and `answers`: from a key to an index of `entries`, in
+ * two or three cache lines whatever they hold. A key has two buckets, each a
+ * line; a slot is the key's tag, in the upper half, and an index, or 0. Whose
+ * the index is the entry tells by itself: no slot that is left over, or whose
+ * tag another key has too, leads anywhere. Only the agent writes slots, one
+ * aligned store each (entry-table.ts, which reckons buckets and tags likewise).
+ */
+struct gate_bucket {
+	__u64 slots[BUCKET_SLOTS];
+};
+
+/* What stands in `used_up`. */
 struct gate_target {
-	__u64 number; /* must be the entry's own, or the target is a leftover */
+	__u64 number;
 	__u32 index;
 	__u32 pad;
 };
@@ -262,6 +276,7 @@ struct gate_state {
 	__u64 lengths_ipv4;        /* 48 of the prefixes in `bound`: a byte for each, bits of the mapped form; 0: no more */
 	__u64 lengths_ipv6;        /* 56 */
 	__u64 classes_changed;     /* 64 how often `classes` was: what is remembered from before is void */
+	__u64 seed;                /* 72 of the tables' hashes; secret, and the same as long as the tables are */
 };
 
 struct gate_pool4 {
@@ -298,6 +313,8 @@ struct gate_config {
 	__u32 normalise;
 	__u32 hop_limit;  /* of carried packets; 0: one less than it was */
 	__u32 seen_realms; /* whether there are any */
+	__u32 endpoints_mask; /* buckets of the tables, which are a power of two, less one */
+	__u32 answers_mask;
 	struct gate_pool4 pools4[GATE_POOLS_MAX];
 	struct gate_pool6 pools6[GATE_POOLS_MAX];
 	struct gate_service services[GATE_SERVICES_MAX];

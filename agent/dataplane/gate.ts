@@ -158,9 +158,8 @@ export class Gate implements JudgingDataplane {
     Atomics.store(this.#gate.words, at, 0n);
     this.#gate.bytes.set(values.entryBytes(mapping), at * 8);
     try {
-      this.#gate.maps.answers.update(values.answerKey(mapping), values.targetBytes(mapping));
-      if (isFoundByEndpoint(mapping))
-        this.#gate.maps.ipv6Endpoints.update(values.endpointKey(mapping), values.targetBytes(mapping));
+      this.#gate.answers.put(values.answerKey(mapping), mapping.index);
+      if (isFoundByEndpoint(mapping)) this.#gate.endpoints.put(values.endpointKey(mapping), mapping.index);
     } catch (cause) {
       this.forget(mapping);
       throw cause;
@@ -209,16 +208,18 @@ export class Gate implements JudgingDataplane {
     const at = this.#wordOf(mapping.index);
     const own = this.#gate.words[at + NUMBER] === BigInt(mapping.number);
     if (own) Atomics.store(this.#gate.words, at, 0n);
-    const { answers, ipv6Endpoints } = this.#gate.maps;
-    for (const [map, key] of [
-      ...(isFoundByEndpoint(mapping) ? [[ipv6Endpoints, values.endpointKey(mapping)] as const] : []),
-      [answers, values.answerKey(mapping)] as const,
-    ]) {
-      const target = map.lookup(key);
-      if (target && values.targetNumber(target) === mapping.number) map.remove(key);
-    }
+    // Where the entry is another grant's by now, with the same key, the slot is that one's.
+    const entry = this.#gate.bytes.subarray(at * 8, at * 8 + LAYOUT.gate_entry.size);
+    const isAnothers = (key: Uint8Array, keyOf: (entry: Uint8Array) => Uint8Array) =>
+      !own && Buffer.compare(key, keyOf(entry)) === 0;
+    const { answers, endpoints } = this.#gate;
+    const answer = values.answerKey(mapping);
+    if (!isAnothers(answer, values.answerKeyOf)) answers.remove(answer, mapping.index);
+    const endpoint = values.endpointKey(mapping);
+    if (isFoundByEndpoint(mapping) && !isAnothers(endpoint, values.endpointKeyOf))
+      endpoints.remove(endpoint, mapping.index);
     // Last, so that what is left over after a crash can still be seen, and forgotten again.
-    if (own) this.#gate.bytes.fill(0, at * 8, at * 8 + LAYOUT.gate_entry.size);
+    if (own) entry.fill(0);
   }
 
   entry(index: number): Entry | undefined {

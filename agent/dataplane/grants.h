@@ -19,6 +19,103 @@ static __always_inline bool in_grants_pool(const struct packet *packet, const st
 	return packet->ipv6 ? in_ipv6_pool(address) : slot_of(address) >= 0;
 }
 
+/* Where the tables have a key, and by what tag. */
+struct place {
+	__u32 bucket;
+	__u32 tag;
+};
+
+/* Of a key's words. Two sums side by side: what shares a bucket need not share a tag. */
+static __always_inline struct place place_of(const __u32 *words, __u32 count, __u64 seed)
+{
+	__u32 a = seed, b = seed >> 32;
+
+#pragma unroll
+	for (__u32 i = 0; i < count; i++) {
+		a = (a ^ words[i]) * 0x9e3779b1u;
+		a ^= a >> 15;
+		b = (b + words[i]) * 0x85ebca6bu;
+		b ^= b >> 13;
+	}
+	return (struct place){ .bucket = a, .tag = b | 1 };
+}
+
+static __always_inline __u32 second_bucket(struct place place)
+{
+	return place.bucket ^ (place.tag >> 1) * 0x27d4eb2fu;
+}
+
+static __always_inline bool is_endpoint(const struct gate_entry *entry, const struct gate_endpoint *key)
+{
+	return entry->external_port == key->port && entry->protocol == key->protocol &&
+	       same_address(&entry->external, &key->address);
+}
+
+static __always_inline bool is_answer(const struct gate_entry *entry, const struct gate_answer *key)
+{
+	return entry->device_port == key->port && entry->protocol == key->protocol && entry->realm == key->realm &&
+	       entry->class_id == key->class_id && same_address(&entry->device, &key->device);
+}
+
+/* Which of the tables a key is for: a constant wherever it is used. */
+enum table { ENDPOINTS, ANSWERS };
+
+/* The entry of a key in one of its buckets. */
+static __always_inline struct gate_entry *entry_in(enum table table, __u32 bucket_number, __u32 tag, const void *key,
+						   __u32 *index)
+{
+	struct gate_bucket *bucket;
+
+	if (table == ENDPOINTS)
+		bucket = bpf_map_lookup_elem(&endpoints, &bucket_number);
+	else
+		bucket = bpf_map_lookup_elem(&answers, &bucket_number);
+	if (!bucket)
+		return NULL;
+	for (int i = 0; i < BUCKET_SLOTS; i++) {
+		__u64 slot = *(volatile __u64 *)&bucket->slots[i];
+		struct gate_entry *entry;
+
+		if (slot >> 32 != tag)
+			continue;
+		*index = slot;
+		entry = bpf_map_lookup_elem(&entries, index);
+		if (entry && (table == ENDPOINTS ? is_endpoint(entry, key) : is_answer(entry, key)))
+			return entry;
+	}
+	return NULL;
+}
+
+static __noinline struct gate_entry *entry_of_endpoint(const struct gate_endpoint *key, __u32 *index)
+{
+	struct gate_state *now_state = gate_state();
+	struct gate_entry *entry;
+	struct place place;
+
+	if (!now_state)
+		return NULL;
+	place = place_of((const __u32 *)key, sizeof(*key) / sizeof(__u32), now_state->seed);
+	entry = entry_in(ENDPOINTS, place.bucket & config.endpoints_mask, place.tag, key, index);
+	if (entry)
+		return entry;
+	return entry_in(ENDPOINTS, second_bucket(place) & config.endpoints_mask, place.tag, key, index);
+}
+
+static __noinline struct gate_entry *entry_of_answer(const struct gate_answer *key, __u32 *index)
+{
+	struct gate_state *now_state = gate_state();
+	struct gate_entry *entry;
+	struct place place;
+
+	if (!now_state)
+		return NULL;
+	place = place_of((const __u32 *)key, sizeof(*key) / sizeof(__u32), now_state->seed);
+	entry = entry_in(ANSWERS, place.bucket & config.answers_mask, place.tag, key, index);
+	if (entry)
+		return entry;
+	return entry_in(ANSWERS, second_bucket(place) & config.answers_mask, place.tag, key, index);
+}
+
 /* The entry of an external endpoint of the pool, if one was ever opened there, and its place. */
 static __always_inline struct gate_entry *entry_of_external(const struct gate_address *address, __be16 port,
 							    __u8 protocol, bool ipv6, __u32 *index)
@@ -34,18 +131,11 @@ static __always_inline struct gate_entry *entry_of_external(const struct gate_ad
 		entry = bpf_map_lookup_elem(&entries, index);
 	} else {
 		struct gate_endpoint key = {};
-		struct gate_target *target;
 
 		key.address = *address;
 		key.port = port;
 		key.protocol = protocol;
-		target = bpf_map_lookup_elem(&ipv6_endpoints, &key);
-		if (!target)
-			return NULL;
-		*index = target->index;
-		entry = bpf_map_lookup_elem(&entries, index);
-		if (entry && entry->number != target->number)
-			return NULL;
+		entry = entry_of_endpoint(&key, index);
 	}
 	return entry && entry->end ? entry : NULL;
 }
@@ -56,7 +146,6 @@ static __always_inline struct gate_entry *entry_of_device(const struct gate_addr
 							  __u32 *index)
 {
 	struct gate_answer key = {};
-	struct gate_target *target;
 	struct gate_entry *entry;
 
 	key.class_id = class_of(peer);
@@ -66,12 +155,8 @@ static __always_inline struct gate_entry *entry_of_device(const struct gate_addr
 	key.realm = realm;
 	key.port = port;
 	key.protocol = protocol;
-	target = bpf_map_lookup_elem(&answers, &key);
-	if (!target)
-		return NULL;
-	*index = target->index;
-	entry = bpf_map_lookup_elem(&entries, index);
-	return entry && entry->end && entry->number == target->number ? entry : NULL;
+	entry = entry_of_answer(&key, index);
+	return entry && entry->end ? entry : NULL;
 }
 
 /* Where a packet from outside aims at, in the place of a realm's number or beside it. */

@@ -18,6 +18,7 @@ export const ENTRY_UNTRANSLATED = 2;
 export const LIMIT_BYTES_SHIFT = 24;
 export const GATE_USED_UP_MAX = 4096;
 export const GATE_LENGTHS_MAX = 8;
+export const BUCKET_SLOTS = 8;
 export const NEXT_HOP4 = 1;
 export const NEXT_HOP6 = 2;
 export const ROUTE_TAKES_FRAMES = 4;
@@ -69,6 +70,7 @@ export const LAYOUT = {
   },
   gate_endpoint: { size: 24, fields: { address: 0, port: 16, protocol: 18, pad: 19 } },
   gate_answer: { size: 32, fields: { device: 0, class_id: 16, realm: 20, port: 22, protocol: 24, pad: 25 } },
+  gate_bucket: { size: 64, fields: { slots: 0 } },
   gate_target: { size: 16, fields: { number: 0, index: 8, pad: 12 } },
   gate_prefix: { size: 20, fields: { length: 0, address: 4 } },
   gate_admission: {
@@ -88,7 +90,7 @@ export const LAYOUT = {
   },
   gate_inner: { size: 24, fields: { length: 0, realm: 4, address: 8 } },
   gate_state: {
-    size: 72,
+    size: 80,
     fields: {
       heartbeat: 0,
       orphan_grace: 8,
@@ -99,13 +101,14 @@ export const LAYOUT = {
       lengths_ipv4: 48,
       lengths_ipv6: 56,
       classes_changed: 64,
+      seed: 72,
     },
   },
   gate_pool4: { size: 12, fields: { address: 0, mask: 4, slot: 8 } },
   gate_pool6: { size: 32, fields: { address: 0, mask: 16 } },
   gate_service: { size: 4, fields: { protocol: 0, pad: 1, port: 2 } },
   gate_config: {
-    size: 480,
+    size: 488,
     fields: {
       outside: 0,
       identification_key: 32,
@@ -115,9 +118,11 @@ export const LAYOUT = {
       normalise: 52,
       hop_limit: 56,
       seen_realms: 60,
-      pools4: 64,
-      pools6: 160,
-      services: 416,
+      endpoints_mask: 64,
+      answers_mask: 68,
+      pools4: 72,
+      pools6: 168,
+      services: 424,
     },
   },
 } as const;

@@ -11,7 +11,7 @@
  *
  *   <bpffs>/v2-0123456789ab/MAP
  */
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, rmdirSync, statfsSync, unlinkSync } from 'node:fs';
 import { release } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -21,8 +21,18 @@ import { entryCount, ipv6Endpoints, type Pool } from '../core/pool.ts';
 import type { Programs } from './attachment.ts';
 import { type BpfMap, BpfObject, possibleCpus } from './bpf.ts';
 import type { GateSetup } from './dataplane.ts';
-import { GATE_SCHEMA, LAYOUT, OWNERS } from './layout.ts';
-import { configBytes, insideBytes, ownerBytes, prefixKey, routeBytes, u32 } from './map-values.ts';
+import { bucketsFor, EntryTable } from './entry-table.ts';
+import { ENTRY, GATE_SCHEMA, LAYOUT, OWNERS } from './layout.ts';
+import {
+  answerKeyOf,
+  configBytes,
+  endpointKeyOf,
+  insideBytes,
+  ownerBytes,
+  prefixKey,
+  routeBytes,
+  u32,
+} from './map-values.ts';
 
 const OLDEST_KERNEL = [6, 1] as const;
 const BPFFS_MAGIC = 0xcafe4a11;
@@ -33,7 +43,7 @@ const LOG_TAIL = 2000;
 const PINNED = [
   'entries',
   'state',
-  'ipv6_endpoints',
+  'endpoints',
   'answers',
   'classes',
   'owned',
@@ -60,6 +70,9 @@ export const STATE = Object.fromEntries(
 export interface Loaded {
   readonly programs: Programs;
   readonly maps: ReturnType<typeof mapsOf>;
+  /** From what packets show to the entry of their grant. */
+  readonly endpoints: EntryTable;
+  readonly answers: EntryTable;
   /** The entries, as bytes and as words. */
   readonly bytes: Uint8Array;
   readonly words: BigUint64Array;
@@ -73,6 +86,23 @@ export function load(file: string, bpffs: string, setup: GateSetup): Loaded {
   const object = loadObject(file, bpffs, setup);
   const entries = object.mapped('entries', entryCount(setup.pool) * LAYOUT.gate_entry.size);
   const state = object.mapped('state', LAYOUT.gate_state.size);
+  const table = (name: string, keys: number) => object.mapped(name, bucketsFor(keys) * LAYOUT.gate_bucket.size);
+  const endpoints = table('endpoints', ipv6Endpoints(setup.pool));
+  const answers = table('answers', entryCount(setup.pool));
+  const bytes = new Uint8Array(entries.memory);
+  const words = new BigUint64Array(state.memory);
+  // What is in the tables was put there by the seed that stands beside them.
+  if (words[STATE.seed] === 0n) Atomics.store(words, STATE.seed, randomBytes(8).readBigUInt64LE() | 1n);
+  const seed = Atomics.load(words, STATE.seed);
+  const entryAt = (index: number) => {
+    const at = index * LAYOUT.gate_entry.size;
+    const entry = bytes.subarray(at, at + LAYOUT.gate_entry.size);
+    return entry.subarray(ENTRY.number, ENTRY.number + 8).some((byte) => byte !== 0) ? entry : undefined;
+  };
+  const keyAt = (keyOf: (entry: Uint8Array) => Uint8Array) => (index: number) => {
+    const entry = entryAt(index);
+    return entry && keyOf(entry);
+  };
   const loaded: Loaded = {
     programs: {
       outsideIngress: object.programFd('gate_outside_ingress'),
@@ -85,11 +115,15 @@ export function load(file: string, bpffs: string, setup: GateSetup): Loaded {
       insideXdp: object.programFd('gate_inside_xdp'),
     },
     maps: mapsOf(object),
-    bytes: new Uint8Array(entries.memory),
+    endpoints: new EntryTable(endpoints.memory, seed, keyAt(endpointKeyOf)),
+    answers: new EntryTable(answers.memory, seed, keyAt(answerKeyOf)),
+    bytes,
     words: new BigUint64Array(entries.memory),
-    state: new BigUint64Array(state.memory),
+    state: words,
     close: () => {
       entries.release();
+      endpoints.release();
+      answers.release();
       state.release();
       object.close();
     },
@@ -101,8 +135,6 @@ export function load(file: string, bpffs: string, setup: GateSetup): Loaded {
 function mapsOf(object: BpfObject) {
   const target = LAYOUT.gate_target.size;
   return {
-    ipv6Endpoints: object.map('ipv6_endpoints', LAYOUT.gate_endpoint.size, target),
-    answers: object.map('answers', LAYOUT.gate_answer.size, target),
     classes: object.map('classes', LAYOUT.gate_prefix.size, 4),
     owned: object.map('owned', LAYOUT.gate_prefix.size, 4),
     admissions: object.map('admissions', LAYOUT.gate_prefix.size, LAYOUT.gate_admissions.size),
@@ -171,8 +203,8 @@ function loadObject(file: string, bpffs: string, setup: GateSetup): BpfObject {
     if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 });
     for (const map of PINNED) object.setPinPath(map, join(folder, map));
     object.setMaxEntries('entries', entryCount(setup.pool));
-    object.setMaxEntries('answers', entryCount(setup.pool));
-    object.setMaxEntries('ipv6_endpoints', Math.max(1, ipv6Endpoints(setup.pool)));
+    object.setMaxEntries('answers', bucketsFor(entryCount(setup.pool)));
+    object.setMaxEntries('endpoints', bucketsFor(ipv6Endpoints(setup.pool)));
     object.setConstants('.rodata', configBytes(setup));
     object.load();
     return object;

@@ -7,6 +7,7 @@
  */
 import type { Admission } from '../core/admissions.ts';
 import { type Address, addressFromBytes, mappedLength, type Prefix, sizeOf } from '../core/net.ts';
+import { entryCount, ipv6Endpoints } from '../core/pool.ts';
 import { type Normalisation, type PacketLimits, PROTOCOL_NUMBERS, PROTOCOLS, type Protocol } from '../core/words.ts';
 import {
   type Entry,
@@ -17,6 +18,7 @@ import {
   type Mapping,
   type PacketCount,
 } from './dataplane.ts';
+import { bucketsFor } from './entry-table.ts';
 import {
   ENTRY,
   ENTRY_ANY_REMOTE,
@@ -152,19 +154,31 @@ export function answerKey({ device, classId, realm, protocol }: Mapping): Uint8A
     .u8(fields.protocol, PROTOCOL_NUMBERS[protocol]).bytes;
 }
 
-export function targetBytes({ index, number }: Mapping): Uint8Array {
-  const { fields, size } = LAYOUT.gate_target;
-  return new Value(size).u64(fields.number, BigInt(number)).u32(fields.index, index).bytes;
+/** The keys of the entry that these 128 bytes are. */
+export function endpointKeyOf(entry: Uint8Array): Uint8Array {
+  const { fields, size } = LAYOUT.gate_endpoint;
+  const key = new Uint8Array(size);
+  key.set(entry.subarray(ENTRY.external, ENTRY.external + 16), fields.address);
+  key.set(entry.subarray(ENTRY.external_port, ENTRY.external_port + 2), fields.port);
+  key[fields.protocol] = entry[ENTRY.protocol] ?? 0;
+  return key;
+}
+
+export function answerKeyOf(entry: Uint8Array): Uint8Array {
+  const { fields, size } = LAYOUT.gate_answer;
+  const key = new Uint8Array(size);
+  key.set(entry.subarray(ENTRY.device, ENTRY.device + 16), fields.device);
+  key.set(entry.subarray(ENTRY.class_id, ENTRY.class_id + 4), fields.class_id);
+  key.set(entry.subarray(ENTRY.realm, ENTRY.realm + 2), fields.realm);
+  key.set(entry.subarray(ENTRY.device_port, ENTRY.device_port + 2), fields.port);
+  key[fields.protocol] = entry[ENTRY.protocol] ?? 0;
+  return key;
 }
 
 export function readTarget(bytes: Uint8Array): Pick<EntryState, 'index' | 'number'> {
-  const index = viewOf(bytes).getUint32(LAYOUT.gate_target.fields.index, true);
-  return { index, number: targetNumber(bytes) };
-}
-
-/** The grant number a target was made for. */
-export function targetNumber(bytes: Uint8Array): number {
-  return Number(viewOf(bytes).getBigUint64(LAYOUT.gate_target.fields.number, true));
+  const { fields } = LAYOUT.gate_target;
+  const view = viewOf(bytes);
+  return { index: view.getUint32(fields.index, true), number: Number(view.getBigUint64(fields.number, true)) };
 }
 
 export function prefixKey(prefix: Prefix): Uint8Array {
@@ -280,6 +294,8 @@ export function configBytes(setup: GateSetup): Uint8Array {
     .u32(fields.only_bound, onlyBound ? 1 : 0)
     .u32(fields.normalise, normaliseWord(normalise))
     .u32(fields.hop_limit, normalise.hopLimit)
+    .u32(fields.endpoints_mask, bucketsFor(ipv6Endpoints(pool)) - 1)
+    .u32(fields.answers_mask, bucketsFor(entryCount(pool)) - 1)
     .u32(fields.seen_realms, setup.inside.some(({ translated }) => !translated) ? 1 : 0);
   config.bytes.set(routeBytes(outside), fields.outside);
   let slot = 0;

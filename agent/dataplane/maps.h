@@ -5,7 +5,7 @@
  * Who writes what: the agent everything but counters, what limits have used,
  * `used_up`, `fragments`, `icmp_buckets`, `sample_parts`, `seen_classes`, `hops` and state.sample_next; the gate only
  * those. Sizes that follow from the grants pool (`entries`, `answers`,
- * `ipv6_endpoints`) are set by the loader before the maps are made.
+ * `endpoints`) are set by the loader before the maps are made.
  */
 #ifndef MTGATE_MAPS_H
 #define MTGATE_MAPS_H
@@ -41,19 +41,19 @@ struct {
 } state SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
-	__type(key, struct gate_endpoint);
-	__type(value, struct gate_target);
-} ipv6_endpoints SEC(".maps");
+	__type(key, __u32);
+	__type(value, struct gate_bucket);
+} endpoints SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
-	__type(key, struct gate_answer);
-	__type(value, struct gate_target);
+	__type(key, __u32);
+	__type(value, struct gate_bucket);
 } answers SEC(".maps");
 
 struct {

@@ -72,6 +72,7 @@ describe('gate.h and layout.ts', () => {
       LIMIT_BYTES_SHIFT: layout.LIMIT_BYTES_SHIFT,
       GATE_USED_UP_MAX: layout.GATE_USED_UP_MAX,
       GATE_LENGTHS_MAX: layout.GATE_LENGTHS_MAX,
+      BUCKET_SLOTS: layout.BUCKET_SLOTS,
       NEXT_HOP4: layout.NEXT_HOP4,
       NEXT_HOP6: layout.NEXT_HOP6,
       ROUTE_TAKES_FRAMES: layout.ROUTE_TAKES_FRAMES,
