@@ -151,8 +151,10 @@ int gate_outside_ingress(struct __sk_buff *skb)
 	if (reason)
 		return deny(skb, &packet, reason);
 
-	if (packet.share != WHOLE && !remember_piece(&packet, claim.entry->number, claim.index, claim.now))
+	if (packet.share != WHOLE && !remember_piece(&packet, claim.entry->number, claim.index, claim.now)) {
+		give_back(&claim, &load, true);
 		return deny(skb, &packet, REASON_FRAGMENT);
+	}
 	if (packet.syn && !normalise_syn(skb, packet.transport, packet.payload,
 					 mss_between(claim.route->mtu, config.outside.mtu, packet.ipv6)))
 		return drop(skb, REASON_MALFORMED);
@@ -281,8 +283,10 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 		return deny(skb, &packet, reason);
 
 	if (packet.share != WHOLE && (!remember_piece(&packet, claim.entry->number, claim.index, claim.now) ||
-				      !hide_identification(skb, &packet, claim.entry->number)))
+				      !hide_identification(skb, &packet, claim.entry->number))) {
+		give_back(&claim, &load, false);
 		return deny(skb, &packet, REASON_FRAGMENT);
+	}
 	if (packet.syn && !normalise_syn(skb, packet.transport, packet.payload,
 					 mss_to_outside(here->realm, packet.ipv6)))
 		return drop(skb, REASON_MALFORMED);

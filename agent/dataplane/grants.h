@@ -302,4 +302,13 @@ static __always_inline enum reason charge(struct claim *claim, const struct gate
 	return beyond;
 }
 
+/* Gives back the bytes of a packet that was charged, and is not carried all the same. */
+static __always_inline void give_back(struct claim *claim, const struct gate_count *load, bool inward)
+{
+	struct gate_count *own = inward ? &claim->entry->in : &claim->entry->out;
+
+	if (claim->limits >> LIMIT_BYTES_SHIFT)
+		__sync_fetch_and_add(&own->bytes, -load->bytes);
+}
+
 #endif

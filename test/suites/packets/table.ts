@@ -78,7 +78,8 @@ function isIcmp(frame: Uint8Array): boolean {
 
 /** The counters that moved, by how many packets and bytes. */
 function moved(before: GateCounters, after: GateCounters): Record<string, string> {
-  const flat = ({ denied, ...others }: GateCounters) => Object.entries({ ...others, ...denied });
+  // Where a packet was finished is no matter of the table's.
+  const flat = ({ denied, atXdp: _, ...others }: GateCounters) => Object.entries({ ...others, ...denied });
   const old = new Map(flat(before));
   return Object.fromEntries(
     flat(after).flatMap(([name, { packets, bytes }]) => {
