@@ -211,6 +211,12 @@ async function start(
   const site = siteOf(config, await links());
   const unsuitable = site.absent.find(({ code }) => code === 'interfaceUnsuitable'); // waiting would not mend it
   if (unsuitable) throw new AgentError(unsuitable.code, unsuitable.why);
+  // Before anything is touched that may be another agent's. Where no gate can be, the base closes all the same.
+  const noGate = faultOf(() => {
+    Gate.prepare(config.gate.bpffs);
+    lockFolder(config.gate.bpffs);
+  });
+  if (noGate instanceof AgentError && noGate.code === 'alreadyRunning') throw noGate;
   await setBlackholes(poolPrefixes(config));
   const base = new Base();
   await registry.replaceFile(devices.map(({ device }) => device));
@@ -227,8 +233,7 @@ async function start(
     attributesOf: directory.attributesOf,
   };
   await base.apply(baseRuleset(baseSetup(config, site, mayBeBound), await base.counted()));
-  Gate.prepare(config.gate.bpffs);
-  lockFolder(config.gate.bpffs);
+  if (noGate !== undefined) throw noGate;
   const numbers: GateNumbers = {
     realmId: (realm: RealmName) => store.idOf('realm', realm),
     identificationKey: Buffer.from(systemRandom.bytes(8)).readBigUInt64LE(),
@@ -688,3 +693,12 @@ main().catch((fault) => {
   );
   process.exit(INVALID_FILES.includes(code) ? FILES_INVALID : 1);
 });
+
+function faultOf(work: () => void): unknown {
+  try {
+    work();
+  } catch (fault) {
+    return fault;
+  }
+  return undefined;
+}
