@@ -5,6 +5,7 @@
 import koffi from 'koffi';
 import { within } from './enter.ts';
 import type { Network } from './network.ts';
+import { UPLINK } from './standard-network.ts';
 
 const AF_INET = 2;
 const SOCK_DGRAM = 2;
@@ -31,14 +32,13 @@ export function withQueues(device: string, queues: number): void {
   order(device, ETHTOOL_SCHANNELS, asked);
 }
 
-/** What is between hosts and the gateway becomes like a wire that XDP can be used on. */
-export function likeWires(network: Network, ends: readonly (readonly [namespace: string, device: string])[]): void {
-  for (const [namespace, device] of ends) {
+/** What is between the hosts of the standard network and its gateway becomes like a wire that XDP can be used on. */
+export function likeWires(network: Network): void {
+  for (const namespace of ['server', 'rogue', 'wan', 'device'])
     within(network, namespace, () => {
-      switchNapiOn(device);
-      completeSums(device);
+      switchNapiOn(UPLINK);
+      completeSums(UPLINK);
     });
-  }
 }
 
 function change(device: string, command: number, to: 0 | 1): void {

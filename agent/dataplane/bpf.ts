@@ -286,60 +286,52 @@ const CONTEXT_IN = 192;
 /** A program may make a packet longer. */
 const ROOM = 512;
 
-/** One packet through a program (BPF_PROG_TEST_RUN), as if an interface had received it. */
+/** One packet through a program at TC (BPF_PROG_TEST_RUN), as if an interface had received it. */
 export function testRun(
   programFd: number,
   { ifindex, from }: { readonly ifindex: number; readonly from: number },
   packet: Uint8Array,
   mark: number,
 ) {
-  // All in one buffer: as long as the call holds it, the pointers into it are good.
-  const context = RUN_OPTIONS;
-  const input = context + RUN_CONTEXT;
-  const output = input + packet.length;
-  const run = Buffer.alloc(output + packet.length + ROOM);
-  const at = (offset: number) => BigInt(koffi.address(run)) + BigInt(offset);
-  run.set(packet, input);
-  run.writeUInt32LE(mark, context + 8);
-  run.writeUInt32LE(from, context + 36);
-  run.writeUInt32LE(ifindex, context + 40);
-  run.writeBigUInt64LE(BigInt(RUN_OPTIONS), 0);
-  run.writeBigUInt64LE(at(input), 8);
-  run.writeBigUInt64LE(at(output), 16);
-  run.writeUInt32LE(packet.length, 24);
-  run.writeUInt32LE(packet.length + ROOM, 28);
-  run.writeBigUInt64LE(at(context), 32);
-  run.writeBigUInt64LE(at(context), 40);
-  run.writeUInt32LE(CONTEXT_IN, 48);
-  run.writeUInt32LE(RUN_CONTEXT, 52);
-  check('bpf_prog_test_run_opts', calls().testRun(programFd, run));
-  return {
-    verdict: run.readInt32LE(56),
-    bytes: Uint8Array.from(run.subarray(output, output + run.readUInt32LE(28))),
-    mark: run.readUInt32LE(context + 8),
-  };
+  const context = Buffer.alloc(RUN_CONTEXT); // struct __sk_buff
+  context.writeUInt32LE(mark, 8);
+  context.writeUInt32LE(from, 36);
+  context.writeUInt32LE(ifindex, 40);
+  const { verdict, bytes, contextAfter } = runOnce(programFd, packet, context, CONTEXT_IN);
+  return { verdict, bytes, mark: contextAfter.readUInt32LE(8) };
 }
 
-/** Has an XDP program look at a frame that came in at an interface, at whose XDP something hangs. */
+/** The same of a program at XDP, for an interface at whose XDP something hangs. */
 export function testRunXdp(programFd: number, ifindex: number, packet: Uint8Array) {
-  const context = RUN_OPTIONS;
-  const input = context + RUN_CONTEXT;
+  const context = Buffer.alloc(XDP_CONTEXT); // struct xdp_md
+  context.writeUInt32LE(packet.length, 4); // data_end
+  context.writeUInt32LE(ifindex, 12);
+  const { verdict, bytes } = runOnce(programFd, packet, context, XDP_CONTEXT);
+  return { verdict, bytes };
+}
+
+/** `context`: with room for what the kernel writes back, of which so many bytes go in. */
+function runOnce(programFd: number, packet: Uint8Array, context: Buffer, contextIn: number) {
+  // All in one buffer: as long as the call holds it, the pointers into it are good.
+  const input = RUN_OPTIONS + context.length;
   const output = input + packet.length;
   const run = Buffer.alloc(output + packet.length + ROOM);
   const at = (offset: number) => BigInt(koffi.address(run)) + BigInt(offset);
+  run.set(context, RUN_OPTIONS);
   run.set(packet, input);
-  run.writeUInt32LE(packet.length, context + 4); // struct xdp_md: data_end, ingress_ifindex
-  run.writeUInt32LE(ifindex, context + 12);
   run.writeBigUInt64LE(BigInt(RUN_OPTIONS), 0);
   run.writeBigUInt64LE(at(input), 8);
   run.writeBigUInt64LE(at(output), 16);
   run.writeUInt32LE(packet.length, 24);
   run.writeUInt32LE(packet.length + ROOM, 28);
-  run.writeBigUInt64LE(at(context), 32);
-  run.writeUInt32LE(XDP_CONTEXT, 48);
+  run.writeBigUInt64LE(at(RUN_OPTIONS), 32);
+  run.writeBigUInt64LE(at(RUN_OPTIONS), 40);
+  run.writeUInt32LE(contextIn, 48);
+  run.writeUInt32LE(context.length, 52);
   check('bpf_prog_test_run_opts', calls().testRun(programFd, run));
   return {
     verdict: run.readInt32LE(56),
     bytes: Uint8Array.from(run.subarray(output, output + run.readUInt32LE(28))),
+    contextAfter: run.subarray(RUN_OPTIONS, input),
   };
 }

@@ -38,6 +38,7 @@ import {
   type Verdict,
   type XdpHook,
 } from './dataplane.ts';
+import type { EntryTable } from './entry-table.ts';
 import {
   COUNTER_MAX,
   COUNTERS,
@@ -156,10 +157,11 @@ export class Gate implements JudgingDataplane {
     if (Atomics.load(this.#gate.words, at) > process.hrtime.bigint())
       throw new AgentError('gateFault', `entry ${mapping.index} is alive: it is not opened again`);
     Atomics.store(this.#gate.words, at, 0n);
-    this.#gate.bytes.set(values.entryBytes(mapping), at * 8);
+    const entry = values.entryBytes(mapping);
+    this.#gate.bytes.set(entry, at * 8);
     try {
-      this.#gate.answers.put(values.answerKey(mapping), mapping.index);
-      if (isFoundByEndpoint(mapping)) this.#gate.endpoints.put(values.endpointKey(mapping), mapping.index);
+      this.#gate.answers.put(values.answerKeyOf(entry), mapping.index);
+      if (isFoundByEndpoint(mapping)) this.#gate.endpoints.put(values.endpointKeyOf(entry), mapping.index);
     } catch (cause) {
       this.forget(mapping);
       throw cause;
@@ -210,14 +212,13 @@ export class Gate implements JudgingDataplane {
     if (own) Atomics.store(this.#gate.words, at, 0n);
     // Where the entry is another grant's by now, with the same key, the slot is that one's.
     const entry = this.#gate.bytes.subarray(at * 8, at * 8 + LAYOUT.gate_entry.size);
-    const isAnothers = (key: Uint8Array, keyOf: (entry: Uint8Array) => Uint8Array) =>
-      !own && Buffer.compare(key, keyOf(entry)) === 0;
-    const { answers, endpoints } = this.#gate;
-    const answer = values.answerKey(mapping);
-    if (!isAnothers(answer, values.answerKeyOf)) answers.remove(answer, mapping.index);
-    const endpoint = values.endpointKey(mapping);
-    if (isFoundByEndpoint(mapping) && !isAnothers(endpoint, values.endpointKeyOf))
-      endpoints.remove(endpoint, mapping.index);
+    const forgotten = values.entryBytes(mapping);
+    const removeFrom = (table: EntryTable, keyOf: (entry: Uint8Array) => Uint8Array) => {
+      const key = keyOf(forgotten);
+      if (own || Buffer.compare(key, keyOf(entry)) !== 0) table.remove(key, mapping.index);
+    };
+    removeFrom(this.#gate.answers, values.answerKeyOf);
+    if (isFoundByEndpoint(mapping)) removeFrom(this.#gate.endpoints, values.endpointKeyOf);
     // Last, so that what is left over after a crash can still be seen, and forgotten again.
     if (own) entry.fill(0);
   }

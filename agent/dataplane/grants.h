@@ -86,7 +86,9 @@ static __always_inline struct gate_entry *entry_in(enum table table, __u32 bucke
 	return NULL;
 }
 
-static __noinline struct gate_entry *entry_of_endpoint(const struct gate_endpoint *key, __u32 *index)
+/* The entry of a key of so many words, in a table of so many buckets less one. */
+static __always_inline struct gate_entry *entry_of_key(enum table table, const void *key, __u32 words, __u32 mask,
+						       __u32 *index)
 {
 	struct gate_state *now_state = gate_state();
 	struct gate_entry *entry;
@@ -94,26 +96,19 @@ static __noinline struct gate_entry *entry_of_endpoint(const struct gate_endpoin
 
 	if (!now_state)
 		return NULL;
-	place = place_of((const __u32 *)key, sizeof(*key) / sizeof(__u32), now_state->seed);
-	entry = entry_in(ENDPOINTS, place.bucket & config.endpoints_mask, place.tag, key, index);
-	if (entry)
-		return entry;
-	return entry_in(ENDPOINTS, second_bucket(place) & config.endpoints_mask, place.tag, key, index);
+	place = place_of(key, words, now_state->seed);
+	entry = entry_in(table, place.bucket & mask, place.tag, key, index);
+	return entry ? entry : entry_in(table, second_bucket(place) & mask, place.tag, key, index);
+}
+
+static __noinline struct gate_entry *entry_of_endpoint(const struct gate_endpoint *key, __u32 *index)
+{
+	return entry_of_key(ENDPOINTS, key, sizeof(*key) / sizeof(__u32), config.endpoints_mask, index);
 }
 
 static __noinline struct gate_entry *entry_of_answer(const struct gate_answer *key, __u32 *index)
 {
-	struct gate_state *now_state = gate_state();
-	struct gate_entry *entry;
-	struct place place;
-
-	if (!now_state)
-		return NULL;
-	place = place_of((const __u32 *)key, sizeof(*key) / sizeof(__u32), now_state->seed);
-	entry = entry_in(ANSWERS, place.bucket & config.answers_mask, place.tag, key, index);
-	if (entry)
-		return entry;
-	return entry_in(ANSWERS, second_bucket(place) & config.answers_mask, place.tag, key, index);
+	return entry_of_key(ANSWERS, key, sizeof(*key) / sizeof(__u32), config.answers_mask, index);
 }
 
 /* The entry of an external endpoint of the pool, if one was ever opened there, and its place. */

@@ -89,19 +89,15 @@ export function load(file: string, bpffs: string, setup: GateSetup): Loaded {
   const table = (name: string, keys: number) => object.mapped(name, bucketsFor(keys) * LAYOUT.gate_bucket.size);
   const endpoints = table('endpoints', ipv6Endpoints(setup.pool));
   const answers = table('answers', entryCount(setup.pool));
-  const bytes = new Uint8Array(entries.memory);
-  const words = new BigUint64Array(state.memory);
+  const [bytes, words] = [new Uint8Array(entries.memory), new BigUint64Array(entries.memory)];
+  const stateWords = new BigUint64Array(state.memory);
   // What is in the tables was put there by the seed that stands beside them.
-  if (words[STATE.seed] === 0n) Atomics.store(words, STATE.seed, randomBytes(8).readBigUInt64LE() | 1n);
-  const seed = Atomics.load(words, STATE.seed);
-  const entryAt = (index: number) => {
-    const at = index * LAYOUT.gate_entry.size;
-    const entry = bytes.subarray(at, at + LAYOUT.gate_entry.size);
-    return entry.subarray(ENTRY.number, ENTRY.number + 8).some((byte) => byte !== 0) ? entry : undefined;
-  };
+  if (stateWords[STATE.seed] === 0n) Atomics.store(stateWords, STATE.seed, randomBytes(8).readBigUInt64LE() | 1n);
+  const seed = Atomics.load(stateWords, STATE.seed);
   const keyAt = (keyOf: (entry: Uint8Array) => Uint8Array) => (index: number) => {
-    const entry = entryAt(index);
-    return entry && keyOf(entry);
+    const at = index * LAYOUT.gate_entry.size;
+    const isEmpty = words[(at + ENTRY.number) / 8] === 0n;
+    return isEmpty ? undefined : keyOf(bytes.subarray(at, at + LAYOUT.gate_entry.size));
   };
   const loaded: Loaded = {
     programs: {
@@ -118,8 +114,8 @@ export function load(file: string, bpffs: string, setup: GateSetup): Loaded {
     endpoints: new EntryTable(endpoints.memory, seed, keyAt(endpointKeyOf)),
     answers: new EntryTable(answers.memory, seed, keyAt(answerKeyOf)),
     bytes,
-    words: new BigUint64Array(entries.memory),
-    state: words,
+    words,
+    state: stateWords,
     close: () => {
       entries.release();
       endpoints.release();

@@ -136,25 +136,7 @@ export function readEntry(index: number, bytes: Uint8Array): Entry {
   return { mapping, endNs: view.getBigUint64(ENTRY.end, true) };
 }
 
-export function endpointKey({ external, protocol }: Mapping): Uint8Array {
-  const { fields, size } = LAYOUT.gate_endpoint;
-  return new Value(size)
-    .address(fields.address, external.address)
-    .port(fields.port, external.port)
-    .u8(fields.protocol, PROTOCOL_NUMBERS[protocol]).bytes;
-}
-
-export function answerKey({ device, classId, realm, protocol }: Mapping): Uint8Array {
-  const { fields, size } = LAYOUT.gate_answer;
-  return new Value(size)
-    .address(fields.device, device.address)
-    .u32(fields.class_id, classId)
-    .u16(fields.realm, realm)
-    .port(fields.port, device.port)
-    .u8(fields.protocol, PROTOCOL_NUMBERS[protocol]).bytes;
-}
-
-/** The keys of the entry that these 128 bytes are. */
+/** What leads to the entry that these 128 bytes are: its key in the table `endpoints`, and in `answers`. */
 export function endpointKeyOf(entry: Uint8Array): Uint8Array {
   const { fields, size } = LAYOUT.gate_endpoint;
   const key = new Uint8Array(size);

@@ -155,9 +155,9 @@ static __always_inline bool write_sum(struct view view, const struct packet *pac
 	return true;
 }
 
-/* Rewrites a packet and sends it on. False: nothing was changed. */
-static __always_inline bool send_early(struct view view, const struct packet *packet, enum side side,
-				       const struct change *change, const struct gate_hop *hop)
+/* Rewrites a packet, all of which has been read. False: it could not be. */
+static __always_inline bool rewrite_early(struct view view, const struct packet *packet, enum side side,
+					  const struct change *change, const struct gate_hop *hop)
 {
 	struct ethhdr *ethernet = view.start;
 	__u64 unused = 0;
@@ -175,6 +175,35 @@ static __always_inline bool send_early(struct view view, const struct packet *pa
 	return true;
 }
 
+/* Carries a plain packet of a grant that holds, where its neighbour is known:
+ * it is charged, rewritten and sent on. `side`: DESTINATION goes inward. */
+static __always_inline int carry_early(struct xdp_md *context, struct view view, const struct packet *packet,
+				       struct claim *claim, enum side side, const volatile struct gate_route *route)
+{
+	struct gate_entry *entry = claim->entry;
+	bool inward = side == DESTINATION;
+	struct gate_count load = load_of(view.length, 0, packet, 0);
+	struct change change = {};
+	struct gate_hop *hop;
+	enum reason reason;
+
+	hop = hop_of(context, route, inward ? &entry->device : &packet->destination, packet->ipv6, claim->now);
+	if (!hop)
+		return XDP_PASS;
+	reason = charge(claim, &load, inward);
+	if (reason)
+		return deny_early(packet, reason, view.length);
+	change.to = inward ? &entry->device : &entry->external;
+	change.port = inward ? entry->device_port : entry->external_port;
+	change.number = entry->number;
+	if (!rewrite_early(view, packet, side, &change, hop))
+		return XDP_DROP;
+	count_carried(inward ? &entry->in : &entry->out, &load, claim->limits,
+		      inward ? COUNTER_GRANTED_IN : COUNTER_GRANTED_OUT);
+	count(COUNTER_AT_XDP, 1, view.length);
+	return bpf_redirect(route->ifindex, 0);
+}
+
 /* Whether nothing of this packet needs more than a look at its headers. */
 static __always_inline bool is_plain(struct view view, const struct packet *packet, __u32 mtu,
 				     const volatile struct gate_route *route)
@@ -189,10 +218,7 @@ int gate_outside_xdp(struct xdp_md *context)
 	struct view view = view_of_early(context);
 	struct gate_state *now_state = gate_state();
 	struct packet packet = {};
-	struct change change = {};
 	struct claim claim = {};
-	struct gate_count load;
-	struct gate_hop *hop;
 	enum reason reason;
 
 	switch (read_early(view, &packet)) {
@@ -214,21 +240,7 @@ int gate_outside_xdp(struct xdp_md *context)
 		return deny_early(&packet, reason, view.length);
 	if (!now_state || now_state->changing || !is_plain(view, &packet, claim.route->mtu, claim.route))
 		return XDP_PASS;
-	hop = hop_of(context, claim.route, &claim.entry->device, packet.ipv6, claim.now);
-	if (!hop)
-		return XDP_PASS;
-	load = load_of(view.length, 0, &packet, 0);
-	reason = charge(&claim, &load, true);
-	if (reason)
-		return deny_early(&packet, reason, view.length);
-	change.to = &claim.entry->device;
-	change.port = claim.entry->device_port;
-	change.number = claim.entry->number;
-	if (!send_early(view, &packet, DESTINATION, &change, hop))
-		return XDP_DROP;
-	count_carried(&claim.entry->in, &load, claim.limits, COUNTER_GRANTED_IN);
-	count(COUNTER_AT_XDP, 1, view.length);
-	return bpf_redirect(claim.route->ifindex, 0);
+	return carry_early(context, view, &packet, &claim, DESTINATION, claim.route);
 }
 
 SEC("xdp")
@@ -238,12 +250,8 @@ int gate_inside_xdp(struct xdp_md *context)
 	struct gate_state *now_state = gate_state();
 	__u32 ifindex = context->ingress_ifindex;
 	struct packet packet = {};
-	struct change change = {};
 	struct gate_inside *here;
 	struct claim claim = {};
-	struct gate_count load;
-	struct gate_hop *hop;
-	enum reason reason;
 
 	here = bpf_map_lookup_elem(&inside, &ifindex);
 	if (!here || read_early(view, &packet) != IS_READ || packet.unfit || !read_ports(view, &packet, BEHIND_ETHERNET))
@@ -253,21 +261,7 @@ int gate_inside_xdp(struct xdp_md *context)
 	if (!is_plain(view, &packet, config.outside.mtu, &config.outside) ||
 	    !in_grants_pool(&packet, &claim.entry->external))
 		return XDP_PASS;
-	hop = hop_of(context, &config.outside, &packet.destination, packet.ipv6, claim.now);
-	if (!hop)
-		return XDP_PASS;
-	load = load_of(view.length, 0, &packet, 0);
-	reason = charge(&claim, &load, false);
-	if (reason)
-		return deny_early(&packet, reason, view.length);
-	change.to = &claim.entry->external;
-	change.port = claim.entry->external_port;
-	change.number = claim.entry->number;
-	if (!send_early(view, &packet, SOURCE, &change, hop))
-		return XDP_DROP;
-	count_carried(&claim.entry->out, &load, claim.limits, COUNTER_GRANTED_OUT);
-	count(COUNTER_AT_XDP, 1, view.length);
-	return bpf_redirect(config.outside.ifindex, 0);
+	return carry_early(context, view, &packet, &claim, SOURCE, &config.outside);
 }
 
 #endif

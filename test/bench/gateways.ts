@@ -29,7 +29,7 @@ import { within } from '../enter.ts';
 import { Network } from '../network.ts';
 import { switchNapiOn } from '../offloads.ts';
 import { NO_FILTERS } from '../rules.ts';
-import { IDENTIFICATION_KEY, NORMALISE } from '../suites/fixture.ts';
+import { NORMALISE, USUAL } from '../suites/fixture.ts';
 import { compile, type Target } from './generator.ts';
 
 const GATEWAYS = ['plain', 'nat', 'gate', 'bare', 'shortest'] as const;
@@ -381,12 +381,8 @@ function openGate(network: Network, gateway: Gateway, normalise: Normalisation):
         { address: INNER_ADDRESS[family], on: 'inside' as const },
         { address: OUTSIDE_ADDRESS[family], on: 'elsewhere' as const },
       ]),
-      services: [],
-      orphanGraceSeconds: 300,
-      udpTombstoneSeconds: 30,
-      onlyBound: true,
+      ...USUAL,
       normalise,
-      identificationKey: IDENTIFICATION_KEY,
     },
   });
   for (const text of ['198.51.100.0/24', '2001:db8:51::/48']) gate.addClass(prefix(text), SERVER_CLASS);

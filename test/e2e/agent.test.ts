@@ -44,13 +44,7 @@ describe.each(WAYS)('the gate attached by %o', ({ attach, ...more }) => {
 
   beforeAll(async () => {
     network = standardNetwork();
-    if (xdp)
-      likeWires(network, [
-        ['server', UPLINK],
-        ['rogue', UPLINK],
-        ['wan', UPLINK],
-        ['device', UPLINK],
-      ]);
+    if (xdp) likeWires(network);
     const hook = xdp ? ', hook: xdp' : '';
     agent = new TestAgent(network, { attach, outside: `${OUTSIDE}${hook}`, inside: `${INSIDE}${hook}` });
     device = await network.spawn('device', program('test/device.ts', String(DEVICE_PORT), DEVICE.ipv4, DEVICE.ipv6), {

@@ -17,7 +17,7 @@ import type { Network } from '../network.ts';
 import { likeWires } from '../offloads.ts';
 import { Probe } from '../probe.ts';
 import { Session } from '../session.ts';
-import { DEVICE, OUTSIDE, ROGUE, SERVER, standardNetwork, UPLINK } from '../standard-network.ts';
+import { DEVICE, OUTSIDE, ROGUE, SERVER, standardNetwork } from '../standard-network.ts';
 
 const FAMILIES = ['ipv4', 'ipv6'] as const;
 const PROTOCOLS = ['udp', 'tcp'] as const;
@@ -40,12 +40,7 @@ describe.each(WAYS)('outside at $outside, inside at $inside', ({ outside, inside
 
   beforeAll(async () => {
     network = standardNetwork();
-    likeWires(network, [
-      ['server', UPLINK],
-      ['rogue', UPLINK],
-      ['wan', UPLINK],
-      ['device', UPLINK],
-    ]);
+    likeWires(network);
     agent = new TestAgent(network, { outside: `${OUTSIDE}, hook: ${outside}`, inside: `inside, hook: ${inside}` });
     device = await network.spawn('device', program('test/device.ts', String(DEVICE_PORT), DEVICE.ipv4, DEVICE.ipv6), {
       line: /^ready$/,

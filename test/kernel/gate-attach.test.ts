@@ -28,7 +28,7 @@ import {
   UPLINK,
   UPSTREAM,
 } from '../standard-network.ts';
-import { IDENTIFICATION_KEY, NORMALISE } from '../suites/fixture.ts';
+import { USUAL } from '../suites/fixture.ts';
 import { GATE_OBJECT } from './gate-stand.ts';
 
 type Interfaces = Required<SomeInterfaces>;
@@ -73,12 +73,7 @@ function setupOf({ outside, inside }: Interfaces, other: Partial<GateSetup> & { 
       ...FAMILIES.map((family) => ({ address: address(INNER_GATEWAY[family]), on: 'inside' as const })),
       ...FAMILIES.map((family) => ({ address: address(GATEWAY[family]), on: 'elsewhere' as const })),
     ],
-    services: [],
-    orphanGraceSeconds: 300,
-    udpTombstoneSeconds: 30,
-    onlyBound: true,
-    normalise: NORMALISE,
-    identificationKey: IDENTIFICATION_KEY,
+    ...USUAL,
     ...rest,
   };
 }

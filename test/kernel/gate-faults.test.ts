@@ -13,7 +13,7 @@ import { requireKernel } from '../../agent/dataplane/loader.ts';
 import { entriesOf } from '../entries.ts';
 import { ethernet, ip, udp } from '../frames.ts';
 import { Network } from '../network.ts';
-import { IDENTIFICATION_KEY, NORMALISE } from '../suites/fixture.ts';
+import { USUAL } from '../suites/fixture.ts';
 import { GATE_OBJECT, HOUR, MAPPING, POOL } from './gate-stand.ts';
 
 const NOWHERE = { outside: { name: 'outside', ifindex: 4711 }, inside: [] };
@@ -45,12 +45,7 @@ function load(pool = POOL, object = GATE_OBJECT): Gate {
       outside: { ifindex: NOWHERE.outside.ifindex, nextHops: {} },
       inside: [],
       own: [],
-      services: [],
-      orphanGraceSeconds: 300,
-      udpTombstoneSeconds: 30,
-      onlyBound: true,
-      normalise: NORMALISE,
-      identificationKey: IDENTIFICATION_KEY,
+      ...USUAL,
     },
   });
   gates.push(gate);

@@ -26,7 +26,7 @@ import { within } from '../enter.ts';
 import { entriesOf } from '../entries.ts';
 import { ethernet, ip, udp } from '../frames.ts';
 import { type End, Network } from '../network.ts';
-import { IDENTIFICATION_KEY, NORMALISE } from '../suites/fixture.ts';
+import { USUAL } from '../suites/fixture.ts';
 import { GATE_OBJECT, HOUR, MAPPING, POOL } from './gate-stand.ts';
 
 const [major = 0, minor = 0] = release().split('.').map(Number);
@@ -76,12 +76,7 @@ function load(setup: Partial<GateSetup> = {}): Gate {
         translated: true,
       })),
       own: [{ address: address('10.20.0.1'), on: 'inside' }],
-      services: [],
-      orphanGraceSeconds: 300,
-      udpTombstoneSeconds: 30,
-      onlyBound: true,
-      normalise: NORMALISE,
-      identificationKey: IDENTIFICATION_KEY,
+      ...USUAL,
       ...setup,
     },
   });

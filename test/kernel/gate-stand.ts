@@ -14,7 +14,7 @@ import { ROOT } from '../child.ts';
 import { enter, within } from '../enter.ts';
 import { Network } from '../network.ts';
 import { DEVICE, INNER_GATEWAY, INSIDE, OUTSIDE, REALM_PREFIX, SERVER_PREFIX, UPSTREAM } from '../standard-network.ts';
-import { IDENTIFICATION_KEY, type MakeRig, NORMALISE, setupOf } from '../suites/fixture.ts';
+import { type MakeRig, setupOf, USUAL } from '../suites/fixture.ts';
 
 export const GATE_OBJECT = `${ROOT}dist/dataplane/gate.bpf.o`;
 
@@ -76,12 +76,7 @@ export function gateOnWires(network: Network, pool: Pool, where: 'tc' | 'xdp' = 
         },
       ],
       own: families.map((family) => ({ address: address(INNER_GATEWAY[family]), on: 'inside' as const })),
-      services: [],
-      orphanGraceSeconds: 300,
-      udpTombstoneSeconds: 30,
-      onlyBound: true,
-      normalise: NORMALISE,
-      identificationKey: IDENTIFICATION_KEY,
+      ...USUAL,
     };
     const loaded = Gate.load({ object: GATE_OBJECT, bpffs: `${network.bpffs()}/mtgate`, setup });
     loaded.attach('auto', { outside, inside: [inside] });

@@ -9,7 +9,7 @@ import { Gate } from '../../agent/dataplane/gate.ts';
 import type { XdpMode } from '../../agent/dataplane/tc.ts';
 import { within } from '../enter.ts';
 import { Network } from '../network.ts';
-import { IDENTIFICATION_KEY, NORMALISE } from '../suites/fixture.ts';
+import { USUAL } from '../suites/fixture.ts';
 import { GATE_OBJECT, POOL } from './gate-stand.ts';
 
 let network: Network;
@@ -52,12 +52,7 @@ async function load(inside = 'inside') {
           { ifindex: other.ifindex, realm: 1, prefixes: [prefix('10.20.0.0/16')], nextHops: {}, translated: true },
         ],
         own: [],
-        services: [],
-        orphanGraceSeconds: 300,
-        udpTombstoneSeconds: 30,
-        onlyBound: true,
-        normalise: NORMALISE,
-        identificationKey: IDENTIFICATION_KEY,
+        ...USUAL,
       },
     }),
   );

@@ -58,6 +58,16 @@ export const NORMALISE: Normalisation = {
 };
 export const IDENTIFICATION_KEY = 0x0123_4567_89ab_cdefn;
 
+/** What a gate is loaded with where the test is about something else. */
+export const USUAL = {
+  services: [],
+  orphanGraceSeconds: 300,
+  udpTombstoneSeconds: 30,
+  onlyBound: true,
+  normalise: NORMALISE,
+  identificationKey: IDENTIFICATION_KEY,
+} as const satisfies Partial<GateSetup>;
+
 export function setupOf(interfaces: Interfaces): GateSetup {
   return {
     pool: POOL,
