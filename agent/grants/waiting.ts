@@ -282,8 +282,9 @@ export class Waiting {
     const faults = await faultsOf([inSlices([...this.#unrecorded.values()], (one) => this.#write(one))]);
     const now = secondOf(this.#ground.clock.boottimeNs());
     const over: WaitingRequest[] = [];
-    // The present second may have more; none that was put into one before.
+    // None is put into a second that is past; of the present one some are over.
     for (; this.#second < now; this.#second += 1) over.push(...(this.#ending.get(this.#second) ?? []));
+    for (const one of this.#ending.get(now) ?? []) if (this.#isOver(one)) over.push(one);
     faults.push(
       ...(await faultsOf([
         inSlices(over, async (one) => {

@@ -291,7 +291,7 @@ describe('it ends', () => {
     expect(gateway.grants.waiting.size).toBe(2);
     gateway.clock.suspend(1);
     expect(found(gateway, short)).toMatchObject({ state: 'ended', endCause: 'waitedTooLong' });
-    gateway.clock.pass(11);
+    gateway.clock.pass(10);
     await gateway.grants.sweep();
     expect(gateway.store.findWait(long.id)).toMatchObject({ state: 'ended', endCause: 'waitedTooLong' });
     await bind(gateway);
