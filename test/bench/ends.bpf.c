@@ -15,6 +15,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define DEVICE_PORT 5683
+#define SERVER_PORT 40000
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -70,7 +71,7 @@ static __always_inline void count(void)
 		*slot += 1;
 }
 
-/* Counts what comes to a device's port. */
+/* Counts what comes to a device's port, or to the server's. */
 SEC("xdp")
 int sink(struct xdp_md *context)
 {
@@ -86,7 +87,7 @@ int sink(struct xdp_md *context)
 		udp = data + sizeof(*ethernet) + sizeof(struct iphdr);
 	else
 		return XDP_PASS;
-	if ((void *)(udp + 1) > end || udp->dest != bpf_htons(DEVICE_PORT))
+	if ((void *)(udp + 1) > end || (udp->dest != bpf_htons(DEVICE_PORT) && udp->dest != bpf_htons(SERVER_PORT)))
 		return XDP_PASS;
 	if (!udp->check && (void *)(udp + 1) + sizeof(__u64) <= end) {
 		__u64 sent;

@@ -2,7 +2,8 @@
  * What a flood that is denied does to granted traffic: ten thousand packets a
  * second of one grant, from one core, while another core sends what nobody was
  * granted into the same interface as fast as it can. Both pass the one queue
- * that a veth has.
+ * that a veth usually has; or each core has a queue of its own, as a NIC that
+ * spreads flows has them (RSS).
  */
 import { availableParallelism } from 'node:os';
 import { table } from './figures.ts';
@@ -21,6 +22,8 @@ const ROWS: readonly { readonly name: string; readonly gateway: Gateway; readonl
 interface FloodRow {
   readonly name: string;
   readonly flooded: boolean;
+  /** Of the gateway's outside interface. */
+  readonly queues: number;
   /** Of the flood, million packets a second. */
   readonly mpps: number;
   /** Of the granted packets. */
@@ -30,8 +33,20 @@ interface FloodRow {
 }
 
 export async function measureFlood(seconds: number, progress: (what: string) => void): Promise<readonly FloodRow[]> {
-  progress('a flood');
-  const gateways = await Gateways.build(1_000);
+  const rows: FloodRow[] = [];
+  for (const queues of new Set([1, availableParallelism()])) {
+    progress(`a flood: ${queues} queues`);
+    rows.push(...(await measureWith(queues, seconds, progress)));
+  }
+  return rows;
+}
+
+async function measureWith(
+  queues: number,
+  seconds: number,
+  progress: (what: string) => void,
+): Promise<readonly FloodRow[]> {
+  const gateways = await Gateways.build(1_000, queues);
   try {
     gateways.hold(1_000);
     const targets: Target[] = [endpoint('ipv4', ENDED)];
@@ -44,19 +59,19 @@ export async function measureFlood(seconds: number, progress: (what: string) => 
       for (const flooded of [false, true]) {
         progress(`a flood: ${name}${flooded ? ', flooded' : ''}`);
         gateways.beat();
-        gateways.meet(gateway, way, true);
-        const link = gateways.generatorLink(gateway);
-        const source = { address: SERVER.ipv4, port: SERVER_PORT };
-        await granted.burst({ ...link, source, first: 0, count: 1, seconds: 0.1, perSecond: PER_SECOND });
+        gateways.meet(gateway, way, { seenAtXdp: true });
+        const link = gateways.linkTo(gateway);
+        const peer = { address: SERVER.ipv4, port: SERVER_PORT };
+        await granted.burst({ ...link, peer, first: 0, count: 1, seconds: 0.1, perSecond: PER_SECOND });
         const [before, seen] = [await gateways.arrived(gateway), gateways.latencies(gateway)];
         const [sent, flooding] = await Promise.all([
-          granted.burst({ ...link, source, first: 0, count: 1, seconds, perSecond: PER_SECOND }),
-          flooded ? flood.burst({ ...link, source, first: 1, count: NOBODY, seconds }) : undefined,
+          granted.burst({ ...link, peer, first: 0, count: 1, seconds, perSecond: PER_SECOND }),
+          flooded ? flood.burst({ ...link, peer, first: 1, count: NOBODY, seconds }) : undefined,
         ]);
         const arrived = (await gateways.arrived(gateway)) - before;
         const took = since(gateways.latencies(gateway), seen);
         rows.push({
-          ...{ name, flooded, mpps: flooding ? flooding.packets / flooding.coreSeconds / 1e6 : 0 },
+          ...{ name, flooded, queues, mpps: flooding ? flooding.packets / flooding.coreSeconds / 1e6 : 0 },
           ...{ lost: 1 - arrived / sent.packets, p50Us: quantile(took, 0.5) / 1e3, p99Us: quantile(took, 0.99) / 1e3 },
         });
       }
@@ -84,9 +99,10 @@ function quantile(latencies: readonly Latency[], share: number): number {
 
 export function showFlood(rows: readonly FloodRow[]): string {
   return table(
-    ['one grant, 10,000 packets a second', 'flood Mpps', 'lost', 'p50 us', 'p99 us'],
-    rows.map(({ name, flooded, mpps, lost, p50Us, p99Us }) => [
+    ['one grant, 10,000 packets a second', 'queues', 'flood Mpps', 'lost', 'p50 us', 'p99 us'],
+    rows.map(({ name, flooded, queues, mpps, lost, p50Us, p99Us }) => [
       `${name}${flooded ? ', flooded' : ''}`,
+      String(queues),
       flooded ? mpps.toFixed(2) : '',
       `${(lost * 100).toFixed(3)} %`,
       p50Us.toFixed(1),

@@ -17,6 +17,7 @@
  * External endpoints lie at random places of the pool, as the agent draws
  * them; device number i has endpoint number i, of each family.
  */
+import { readFileSync, writeFileSync } from 'node:fs';
 import { type Address, address, addressAt, type Family, hostPrefix, prefix } from '../../agent/core/net.ts';
 import { indexOfIpv4, ipv4Entries, type Pool } from '../../agent/core/pool.ts';
 import type { Normalisation, PacketLimits } from '../../agent/core/words.ts';
@@ -27,7 +28,7 @@ import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { ROOT } from '../child.ts';
 import { within } from '../enter.ts';
 import { Network } from '../network.ts';
-import { switchNapiOn } from '../offloads.ts';
+import { switchNapiOn, withQueues } from '../offloads.ts';
 import { NO_FILTERS } from '../rules.ts';
 import { NORMALISE, USUAL } from '../suites/fixture.ts';
 import { compile, type Target } from './generator.ts';
@@ -104,23 +105,30 @@ export class Gateways {
   /** A sink's program, and its two limits, at the interface of each gateway where one hangs now. */
   readonly #hung = new Map<string, { readonly object: BpfObject; readonly link: number }>();
   readonly #ends: string;
+  readonly #slowAgain: () => void;
   #held = 0;
 
   private constructor(network: Network) {
     this.network = network;
     this.#ends = compile('ends');
+    this.#slowAgain = hurryRcu();
   }
 
-  /** Builds all of it, with the first so many devices reachable by DNAT. */
-  static async build(forwarded: number): Promise<Gateways> {
+  /** Builds all of it, with the first so many devices reachable by DNAT. `queues`: of each link to the generator, one a sending CPU. */
+  static async build(forwarded: number, queues = 1): Promise<Gateways> {
     const gateways = new Gateways(Network.create(plan()));
     const { network } = gateways;
     for (const gateway of GATEWAYS) {
       const userPlane = network.link('sink', fromName(gateway)).mac;
-      await network.run(gateway, ['sh', '-ec', settings(gateways.generatorLink(gateway).from, userPlane)]);
-      within(network, gateway, () => switchNapiOn('outside'));
+      await network.run(gateway, ['sh', '-ec', settings(gateways.linkTo(gateway).from, userPlane)]);
+      within(network, gateway, () => {
+        for (const name of ['outside', 'inside']) switchNapiOn(name);
+        withQueues('outside', queues);
+      });
+      within(network, 'generator', () => withQueues(toName(gateway), queues));
     }
-    await network.run('sink', ['nft', '-f', '-'], { input: sinkRules() });
+    await network.run('sink', ['nft', '-f', '-'], { input: countingRules(fromName, DEVICE_PORT) });
+    await network.run('generator', ['nft', '-f', '-'], { input: countingRules(toName, SERVER_PORT) });
     await network.run('nat', ['nft', '-f', '-'], { input: natRules(forwarded) });
     for (const [gateway, normalise] of [
       ['gate', NORMALISE],
@@ -150,25 +158,32 @@ export class Gateways {
     this.#held = Math.max(this.#held, wanted);
   }
 
-  /** How the generator addresses a gateway. */
-  generatorLink(gateway: Gateway): { readonly ifindex: number; readonly from: string; readonly to: string } {
-    const { ifindex, mac } = this.network.link('generator', toName(gateway));
-    return { ifindex, from: mac, to: this.network.link(gateway, 'outside').mac };
+  /** How a gateway is addressed by the generator; outward, by the sink, which stands for the devices then. */
+  linkTo(gateway: Gateway, outward = false): { readonly ifindex: number; readonly from: string; readonly to: string } {
+    const { ifindex, mac } = this.network.link(...this.#endOf(gateway, !outward));
+    return { ifindex, from: mac, to: this.network.link(gateway, outward ? 'inside' : 'outside').mac };
   }
 
-  /** Has a gateway meet its packets there from now on. `seenAtXdp`: the sink looks there whatever the gateway does. */
-  meet(gateway: Gateway, way: Way, seenAtXdp = false): void {
+  /** Has a gateway meet its packets there from now on. `seenAtXdp`: whoever counts them looks there whatever the gateway does. */
+  meet(gateway: Gateway, way: Way, { outward = false, seenAtXdp = false } = {}): void {
     const gate = this.#gates.get(gateway);
     if (gate) within(this.network, gateway, () => gate.attach('auto', placesOf(this.network, gateway, way === 'xdp')));
-    this.#hang('sink', fromName(gateway), seenAtXdp || way === 'xdp' || way === 'redirect' ? 'sink' : undefined);
+    const isAtXdp = seenAtXdp || way === 'xdp' || way === 'redirect';
+    this.#hang(...this.#endOf(gateway, outward), isAtXdp ? 'sink' : undefined);
     if (gateway === 'shortest') this.#hang('shortest', 'outside', way === 'drop' ? 'drop' : 'redirect');
   }
 
-  /** Packets that have arrived at the sink, right in port. */
-  async arrived(gateway: Gateway): Promise<number> {
-    const early = this.#hung.get(`sink ${fromName(gateway)}`);
+  /** Packets that have arrived, right in port: at the sink; outward, at the generator, which stands for the server then. */
+  async arrived(gateway: Gateway, outward = false): Promise<number> {
+    const [namespace, name] = this.#endOf(gateway, outward);
+    const early = this.#hung.get(`${namespace} ${name}`);
     if (early) return countOf(early.object);
-    return await this.#counter('sink', ['netdev', 'bench', gateway]);
+    return await this.#counter(namespace, ['netdev', 'bench', gateway]);
+  }
+
+  /** The far end of a link to a gateway: outside of it, or inside. */
+  #endOf(gateway: Gateway, outside: boolean): readonly [namespace: string, name: string] {
+    return outside ? ['generator', toName(gateway)] : ['sink', fromName(gateway)];
   }
 
   /** Nanoseconds that stamped packets took to the sink behind a gateway that has it at XDP, in order, each as often as it was seen. */
@@ -211,6 +226,7 @@ export class Gateways {
       object.close();
     }
     for (const gate of this.#gates.values()) gate.close();
+    this.#slowAgain();
     await this.network.close();
   }
 
@@ -241,6 +257,23 @@ export class Gateways {
     const { nftables } = JSON.parse(stdout) as { nftables: { counter?: { packets: number } }[] };
     return nftables.find((part) => part.counter)?.counter?.packets ?? 0;
   }
+}
+
+/**
+ * Each call of the generator waits for the kernel's RCU: 20 ms on some
+ * machines, next to nothing on others, and idle. Hurried, it is next to nothing
+ * on all. Returns what undoes it; an exit does too.
+ */
+function hurryRcu(): () => void {
+  const file = '/sys/kernel/rcu_expedited';
+  const before = readFileSync(file, 'latin1');
+  const undo = () => writeFileSync(file, before);
+  writeFileSync(file, '1');
+  process.once('exit', undo);
+  return () => {
+    process.off('exit', undo);
+    undo();
+  };
 }
 
 const NOTHING_ALIKE: Normalisation = {
@@ -304,12 +337,13 @@ function settings(upstreamMac: string, userPlaneMac: string): string {
   ].join('\n');
 }
 
-function sinkRules(): string {
+/** What an end counts and drops, by the gateway that it comes from. */
+function countingRules(nameOf: (gateway: Gateway) => string, port: number): string {
   const chains = GATEWAYS.map(
     (gateway) => `counter ${gateway} { }
 chain ${gateway} {
-  type filter hook ingress device "${fromName(gateway)}" priority 0; policy accept;
-  udp dport ${DEVICE_PORT} counter name ${gateway} drop
+  type filter hook ingress device "${nameOf(gateway)}" priority 0; policy accept;
+  udp dport ${port} counter name ${gateway} drop
 }`,
   );
   return `table netdev bench {\n${chains.join('\n')}\n}\n`;

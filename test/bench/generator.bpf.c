@@ -6,8 +6,9 @@
  * IPv4 is a frame of 64 bytes (with its checksum), over IPv6 one of 84.
  *
  * The kernel hands the same frames out again, as the gateway left them, so
- * every header is written anew. Each packet goes to a target drawn at random;
- * its sums are right, since a sum of 0 would spare the gateway some work.
+ * every header is written anew. Each packet goes to a target drawn at random,
+ * or comes from it; its sums are right, since a sum of 0 would spare the
+ * gateway some work.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -16,6 +17,7 @@
 #include <linux/ipv6.h>
 #include <linux/udp.h>
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include <bpf/bpf_endian.h>
@@ -27,12 +29,15 @@ struct plan {
 	__u32 first;   /* of the targets */
 	__u32 count;
 	__u32 ipv6;
-	__be32 source[4];
+	__be32 address[4];
 	__u8 to[ETH_ALEN];
 	__u8 from[ETH_ALEN];
-	__be16 source_port;
-	__u16 stamped; /* the payload begins with the time of sending, and there is no sum (IPv4) */
+	__be16 port;   /* with `address`: the one end, of which the targets are the other */
+	__u16 flags;
 };
+
+#define STAMPED 1 /* the payload begins with the time of sending, and there is no sum (IPv4) */
+#define OUTWARD 2 /* the targets are the sources */
 
 struct target {
 	__be32 address[4];
@@ -82,11 +87,12 @@ static __always_inline __u16 folded(__u64 sum)
 static __always_inline void write_udp(struct udphdr *udp, const struct plan *plan, const struct target *target, __u64 sum)
 {
 	const __be16 length = bpf_htons(sizeof(*udp) + PAYLOAD);
+	bool outward = plan->flags & OUTWARD;
 
-	udp->source = plan->source_port;
-	udp->dest = target->port;
+	udp->source = outward ? target->port : plan->port;
+	udp->dest = outward ? plan->port : target->port;
 	udp->len = length;
-	udp->check = ~folded(sum + bpf_htons(IPPROTO_UDP) + 2 * length + plan->source_port + target->port);
+	udp->check = ~folded(sum + bpf_htons(IPPROTO_UDP) + 2 * length + plan->port + target->port);
 }
 
 SEC("xdp")
@@ -95,12 +101,14 @@ int generate(struct xdp_md *context)
 	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
 	const struct target *target;
 	const struct plan *plan;
+	bool outward;
 	__u32 key = 0;
 	__u64 sum = 0;
 
 	plan = bpf_map_lookup_elem(&plans, &key);
 	if (!plan)
 		return XDP_ABORTED;
+	outward = plan->flags & OUTWARD;
 	key = plan->first + ((__u64)bpf_get_prandom_u32() * plan->count >> 32);
 	target = bpf_map_lookup_elem(&targets, &key);
 	if (!target)
@@ -120,10 +128,11 @@ int generate(struct xdp_md *context)
 			.nexthdr = IPPROTO_UDP,
 			.hop_limit = 64,
 		};
-		__builtin_memcpy(&frame->ip.saddr, plan->source, sizeof(frame->ip.saddr));
-		__builtin_memcpy(&frame->ip.daddr, target->address, sizeof(frame->ip.daddr));
+		__builtin_memcpy(outward ? &frame->ip.daddr : &frame->ip.saddr, plan->address, sizeof(plan->address));
+		__builtin_memcpy(outward ? &frame->ip.saddr : &frame->ip.daddr, target->address,
+				 sizeof(target->address));
 		for (int i = 0; i < 4; i++)
-			sum += (__u64)plan->source[i] + target->address[i];
+			sum += (__u64)plan->address[i] + target->address[i];
 		write_udp(data + offsetof(struct frame6, udp), plan, target, sum);
 	} else {
 		const __be16 total = bpf_htons(sizeof(struct iphdr) + sizeof(struct udphdr) + PAYLOAD);
@@ -134,7 +143,7 @@ int generate(struct xdp_md *context)
 		__builtin_memcpy(frame->ethernet.h_dest, plan->to, ETH_ALEN);
 		__builtin_memcpy(frame->ethernet.h_source, plan->from, ETH_ALEN);
 		frame->ethernet.h_proto = bpf_htons(ETH_P_IP);
-		sum = (__u64)plan->source[0] + target->address[0];
+		sum = (__u64)plan->address[0] + target->address[0];
 		frame->ip = (struct iphdr){
 			.version = 4,
 			.ihl = 5,
@@ -142,13 +151,13 @@ int generate(struct xdp_md *context)
 			.frag_off = bpf_htons(0x4000), /* do not fragment */
 			.ttl = 64,
 			.protocol = IPPROTO_UDP,
-			.saddr = plan->source[0],
-			.daddr = target->address[0],
+			.saddr = outward ? target->address[0] : plan->address[0],
+			.daddr = outward ? plan->address[0] : target->address[0],
 		};
 		frame->ip.check = ~folded(sum + bpf_htons(0x4500) + total + bpf_htons(0x4000) +
 					  bpf_htons(64 << 8 | IPPROTO_UDP));
 		write_udp(data + offsetof(struct frame4, udp), plan, target, sum);
-		if (plan->stamped) {
+		if (plan->flags & STAMPED) {
 			__u64 now = bpf_ktime_get_ns();
 
 			__builtin_memcpy(frame->payload, &now, sizeof(now));

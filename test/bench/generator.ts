@@ -32,7 +32,9 @@ export interface Order {
   /** MAC addresses: the gateway's, and the generator's own. */
   readonly to: string;
   readonly from: string;
-  readonly source: { readonly address: string; readonly port: number };
+  /** The one end of all packets; the targets are the other: where they go, or where they come from. */
+  readonly peer: { readonly address: string; readonly port: number };
+  readonly isOutward?: boolean;
   readonly first: number;
   readonly count: number;
   readonly seconds: number;
@@ -53,6 +55,8 @@ export interface Target {
 
 const TARGET_BYTES = 24;
 const PLAN_BYTES = 48;
+const STAMPED = 1;
+const OUTWARD = 2;
 
 export class Generator {
   readonly #child: Child;
@@ -116,23 +120,23 @@ function encode(targets: readonly Target[]): Buffer {
 }
 
 /** struct plan. */
-function planBytes({ ifindex, first, count, source, to, from, perSecond }: Order): Buffer {
+function planBytes({ ifindex, first, count, peer, isOutward, to, from, perSecond }: Order): Buffer {
   const bytes = Buffer.alloc(PLAN_BYTES);
-  const sender = address(source.address);
+  const end = address(peer.address);
   bytes.writeUInt32LE(ifindex, 0);
   bytes.writeUInt32LE(first, 4);
   bytes.writeUInt32LE(count, 8);
-  bytes.writeUInt32LE(sender.family === 'ipv6' ? 1 : 0, 12);
-  bytes.set(wireOf(sender), 16);
+  bytes.writeUInt32LE(end.family === 'ipv6' ? 1 : 0, 12);
+  bytes.set(wireOf(end), 16);
   bytes.write(to.replaceAll(':', ''), 32, 'hex');
   bytes.write(from.replaceAll(':', ''), 38, 'hex');
-  bytes.writeUInt16BE(source.port, 44);
-  bytes.writeUInt16LE(perSecond ? 1 : 0, 46);
+  bytes.writeUInt16BE(peer.port, 44);
+  bytes.writeUInt16LE((perSecond ? STAMPED : 0) | (isOutward ? OUTWARD : 0), 46);
   return bytes;
 }
 
-/** How many packets a call sends: some ten milliseconds of them. */
-const SLICE = 1 << 15;
+/** How many packets a call sends: some tens of milliseconds of them, beside which the call itself is nothing. */
+const SLICE = 1 << 17;
 /** Of packets that are sent evenly. */
 const SLICES_PER_SECOND = 1_000;
 /** Without the checksum that ends it on a wire. */
@@ -193,7 +197,7 @@ function run(object: string): void {
     const waitedBefore = waitedSeconds();
     const elapsed = () => (performance.now() - start) / 1000;
     let packets = 0;
-    const { family } = address(order.source.address);
+    const { family } = address(order.peer.address);
     const slice = order.perSecond ? order.perSecond / SLICES_PER_SECOND : SLICE;
     for (; elapsed() < order.seconds; packets += slice) {
       // Waits at work: a timer would not be as even.

@@ -42,6 +42,8 @@ interface Row {
   /** Which of the generator's targets. */
   readonly targets: string;
   readonly source?: string;
+  /** From the devices to the server. */
+  readonly outward?: boolean;
   readonly denied?: boolean;
   /** What the grants may carry meanwhile. */
   readonly limits?: PacketLimits;
@@ -67,6 +69,13 @@ function carrying(family: Family, held: number, hit: number): Row[] {
     { name: `gate at TC, ${what}`, gateway: 'gate', way: 'tc', ...to('endpoint') },
     { name: `gate at XDP, ${what}`, gateway: 'gate', way: 'xdp', ...to('endpoint') },
   ];
+}
+
+/** The other way: what devices answer. */
+function answering(family: Family, held: number, hit: number): Row[] {
+  const rows = carrying(family, held, hit).filter(({ gateway }) => gateway !== 'nat'); // which answers what it tracks
+  const targets = `device ${family} ${hit} of ${held}`;
+  return rows.map((row) => ({ ...row, name: `${row.name}, outward`, targets, outward: true }));
 }
 
 const few = (family: Family, kind: string) => ({ family, held: FEW, targets: `${kind} ${family} ${FEW} of ${FEW}` });
@@ -106,7 +115,12 @@ function denying(family: Family): Row[] {
 }
 
 const ROWS: readonly Row[] = HELD.flatMap((held) => [
-  ...FAMILIES.flatMap((family) => [FEW, ...(held > MANY ? [MANY] : [])].flatMap((hit) => carrying(family, held, hit))),
+  ...FAMILIES.flatMap((family) =>
+    [FEW, ...(held > MANY ? [MANY] : [])].flatMap((hit) => [
+      ...carrying(family, held, hit),
+      ...(held === 100_000 ? [] : answering(family, held, hit)),
+    ]),
+  ),
   ...(held === FEW
     ? [
         ...LIMITS,
@@ -153,14 +167,17 @@ export async function measurePackets(
       for (const target of list) targets.push(target);
     }
     const cpu = availableParallelism() - 1;
-    const generator = await Generator.start(gateways.network, 'generator', cpu, targets);
+    const senders: Senders = {
+      inward: await Generator.start(gateways.network, 'generator', cpu, targets),
+      outward: await Generator.start(gateways.network, 'sink', cpu, targets),
+    };
     const runs = new Map<string, Run[]>(ROWS.map((row) => [row.name, []]));
     for (const held of HELD) {
       progress(`packets: ${held} grants of each family`);
       gateways.hold(held);
       const rows = ROWS.filter((row) => row.held === held);
       const once = (row: Row, long: number) =>
-        measure(gateways, generator, row, places.get(row.targets) ?? { first: 0, count: 1 }, long);
+        measure(gateways, senders, row, places.get(row.targets) ?? { first: 0, count: 1 }, long);
       for (const row of rows) await once(row, 0.2); // to warm up
       for (let round = 1; round <= rounds; round++) {
         progress(`packets: round ${round} of ${rounds}`);
@@ -191,23 +208,25 @@ interface Run {
   readonly lost: number;
 }
 
+type Senders = Readonly<Record<'inward' | 'outward', Generator>>;
+
 async function measure(
   gateways: Gateways,
-  generator: Generator,
+  senders: Senders,
   row: Row,
   { first, count }: { readonly first: number; readonly count: number },
   seconds: number,
 ): Promise<Run> {
-  const { gateway, way, family, denied, limits, source = SERVER[family] } = row;
+  const { gateway, way, family, denied, limits, outward = false, source = SERVER[family] } = row;
   gateways.beat();
-  gateways.meet(gateway, way);
+  gateways.meet(gateway, way, { outward });
   if (limits) gateways.limit(count, limits);
-  const counted = () => (denied ? gateways.denied(gateway) : gateways.arrived(gateway));
+  const counted = () => (denied ? gateways.denied(gateway) : gateways.arrived(gateway, outward));
   const before = await counted();
-  const link = gateways.generatorLink(gateway);
-  const sent = await generator.burst({
-    ...link,
-    source: { address: source, port: SERVER_PORT },
+  const sent = await senders[outward ? 'outward' : 'inward'].burst({
+    ...gateways.linkTo(gateway, outward),
+    peer: { address: source, port: SERVER_PORT },
+    isOutward: outward,
     first,
     count,
     seconds,
@@ -226,14 +245,15 @@ function ratio(runs: Runs, name: string, beside: string): Figure {
   return figure((runs.get(name) ?? []).map(({ perSecond }, round) => perSecond / (other[round]?.perSecond ?? 0)));
 }
 
-function summarise({ name, held, family, way, targets }: Row, runs: Runs): PacketRow {
+function summarise({ name, held, family, way, targets, outward }: Row, runs: Runs): PacketRow {
   const own = runs.get(name) ?? [];
   const hit = Number(targets.split(' ')[2]);
+  const plain = `plain forwarding, ${family}, ${text(held)} held, ${text(hit)} hit${outward ? ', outward' : ''}`;
   return {
     ...{ name, held, family, way },
     mpps: figure(own.map(({ perSecond }) => perSecond / 1e6)),
     nanoseconds: figure(own.map(({ perSecond }) => 1e9 / perSecond)),
-    toPlain: ratio(runs, name, `plain forwarding, ${family}, ${text(held)} held, ${text(hit)} hit`),
+    toPlain: ratio(runs, name, plain),
     lost: Math.max(...own.map(({ lost }) => lost)),
   };
 }
