@@ -112,15 +112,6 @@ static __always_inline bool read_quote(struct __sk_buff *skb, const struct packe
 	return true;
 }
 
-static __always_inline __u64 pseudo_header(const struct gate_address *source, const struct gate_address *destination,
-					   __u32 length, __u8 protocol)
-{
-	__u64 sum = (__u32)source->high + (source->high >> 32) + (__u32)source->low + (source->low >> 32);
-
-	sum += (__u32)destination->high + (destination->high >> 32) + (__u32)destination->low + (destination->low >> 32);
-	return sum + bpf_htonl(length) + bpf_htonl(protocol);
-}
-
 /* What is summed of a frame, and what is left of it. */
 struct summing {
 	struct __sk_buff *skb;

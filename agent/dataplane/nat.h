@@ -3,15 +3,15 @@
  * Carrying: one end of a packet is rewritten, its headers are made like those
  * of all others (normalise.h), and it is handed to the other side's interface.
  *
- * The fields of the IP header and the ports are written in place, the IPv4
- * header's sum by RFC 1624, so that a wrong one stays wrong. The transport's
- * sum goes through the kernel's helper, which alone knows whether it is
- * complete, partial (offloaded: only the pseudo header is in it, so the port
- * must not be) or none (UDP over IPv4). The helper also keeps skb->csum of a
- * packet summed by the NIC; for IPv6 it reckons as for IPv4, where the header's
- * own sum hides a changed address (Linux 6.16 has a flag for it, older ones
- * refuse the flag), and nothing accounts for the header's other fields:
- * bpf_csum_update makes up for both.
+ * All fields are written in place, sums by RFC 1624, so that a wrong one stays
+ * wrong. A transport's sum that may be partial (offloaded: only the pseudo
+ * header is in it, so the port must not be) goes through the kernel's helper,
+ * which alone knows; so does that of a datagram's first piece.
+ * skb->csum of a packet summed by the NIC follows what has changed in all:
+ * nothing in an IPv4 header, whose own sum hides it. For IPv6 the helper reckons
+ * as for IPv4 (Linux 6.16 has a flag for it, older ones refuse the flag), and
+ * nothing accounts for the header's other fields: bpf_csum_update makes up for
+ * both. It does nothing where the NIC did not sum.
  */
 #ifndef MTGATE_NAT_H
 #define MTGATE_NAT_H
@@ -21,17 +21,6 @@
 
 #define AF_INET 2
 #define AF_INET6 10
-
-/* Which end of a packet is rewritten. Its source: it goes outward. */
-enum side { SOURCE, DESTINATION };
-
-/* What becomes of it. */
-struct change {
-	const struct gate_address *to;
-	__u64 number;  /* of the grant */
-	__be16 port;
-	bool by_stack; /* which takes a hop of its own when it forwards */
-};
 
 /* The transport's sum, and where the packet is a piece its port: it stands where no constant says. */
 static __always_inline bool rewrite_transport(struct __sk_buff *skb, const struct packet *packet,
@@ -103,12 +92,27 @@ static __always_inline bool write_ipv6(struct view view, const struct packet *pa
 	return true;
 }
 
+/* Whether a packet's sum may be written in place. */
+static __always_inline bool is_summed(struct view view, const struct packet *packet, __u32 network)
+{
+	return packet->share == WHOLE && !is_unfinished(view, packet, network);
+}
+
 static __always_inline bool rewrite_ipv4(struct __sk_buff *skb, const struct packet *packet, __u32 network,
 					 enum side side, const struct change *change)
 {
 	__be32 from = ipv4_of(side == SOURCE ? &packet->source : &packet->destination);
 	__be32 to = ipv4_of(change->to);
+	struct view view = view_of(skb);
+	__u64 sum = 0;
 
+	if (is_summed(view, packet, network)) {
+		if (!write_sum(view, packet, network, side, change, &sum) ||
+		    !write_ipv4(view, packet, network, side, change))
+			return false;
+		bpf_csum_update(skb, folded(sum));
+		return true;
+	}
 	return rewrite_transport(skb, packet, side, change, from, to, sizeof(to)) &&
 	       write_ipv4(view_of(skb), packet, network, side, change);
 }
@@ -118,12 +122,20 @@ static __always_inline bool rewrite_ipv6(struct __sk_buff *skb, const struct pac
 {
 	struct gate_address from = side == SOURCE ? packet->source : packet->destination;
 	struct gate_address to = *change->to;
-	__u64 sum = (__u32)bpf_csum_diff((__be32 *)&from, sizeof(from), (__be32 *)&to, sizeof(to), 0);
+	struct view view = view_of(skb);
+	__u64 sum;
 
-	if (!rewrite_transport(skb, packet, side, change, 0, sum, 0) ||
-	    !write_ipv6(view_of(skb), packet, network, side, change, &sum))
-		return false;
-	/* Nothing unless the NIC summed the packet. */
+	if (is_summed(view, packet, network)) {
+		sum = readdressed(&from, &to, true);
+		if (!write_sum(view, packet, network, side, change, &sum) ||
+		    !write_ipv6(view, packet, network, side, change, &sum))
+			return false;
+	} else {
+		sum = (__u32)bpf_csum_diff((__be32 *)&from, sizeof(from), (__be32 *)&to, sizeof(to), 0);
+		if (!rewrite_transport(skb, packet, side, change, 0, sum, 0) ||
+		    !write_ipv6(view_of(skb), packet, network, side, change, &sum))
+			return false;
+	}
 	bpf_csum_update(skb, folded(sum));
 	return true;
 }

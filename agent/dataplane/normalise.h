@@ -14,7 +14,7 @@
 #ifndef MTGATE_NORMALISE_H
 #define MTGATE_NORMALISE_H
 
-#include "parse.h"
+#include "sums.h"
 
 #define ECN 3 /* of the traffic class */
 
@@ -26,13 +26,6 @@
 #define OPTION_MSS_SIZE 4
 #define OPTION_TIMESTAMPS 8
 #define OPTION_TIMESTAMPS_SIZE 10
-
-static __always_inline __u16 folded(__u64 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
 
 static __always_inline __u8 hops_of(__u8 hops)
 {

@@ -64,26 +64,6 @@ static __always_inline int deny_early(const struct packet *packet, enum reason r
 	return XDP_DROP;
 }
 
-static __always_inline __be16 *sum_in(struct view view, const struct packet *packet)
-{
-	__u32 at = transport_of(packet, BEHIND_ETHERNET);
-
-	return view.start + at + (packet->protocol == IPPROTO_UDP ? offsetof(struct udphdr, check)
-								  : offsetof(struct tcphdr, check));
-}
-
-/* Whether a sum is one that the stack left to the hardware (veth): that of the
- * pseudo header alone. A redirected frame would keep it, so TC has these. One
- * complete sum in 65,535 looks the same, and takes the longer way. */
-static __always_inline bool is_unfinished(struct view view, const struct packet *packet)
-{
-	__u32 length = packet->end - transport_of(packet, BEHIND_ETHERNET);
-	__be16 *sum = sum_in(view, packet);
-
-	return (void *)(sum + 1) > view.end ||
-	       *sum == folded(pseudo_header(&packet->source, &packet->destination, length, packet->protocol));
-}
-
 /* The neighbour by which a packet leaves: that of the next hop given for the
  * route, or of the packet's own destination. NULL: the stack must ask. */
 static __always_inline struct gate_hop *hop_of(struct xdp_md *context, const volatile struct gate_route *route,
@@ -128,33 +108,6 @@ static __always_inline struct gate_hop *hop_of(struct xdp_md *context, const vol
 	return hop;
 }
 
-/* The transport's sum, which is complete, for another address and port (RFC 1624). */
-static __always_inline bool write_sum(struct view view, const struct packet *packet, enum side side,
-				      const struct change *change)
-{
-	const struct gate_address *from = side == SOURCE ? &packet->source : &packet->destination;
-	__be16 port = side == SOURCE ? packet->source_port : packet->destination_port;
-	__be16 *sum = sum_in(view, packet);
-	bool udp = packet->protocol == IPPROTO_UDP;
-	__u64 words;
-
-	if ((void *)(sum + 1) > view.end)
-		return false;
-	if (udp && !*sum)
-		return true;
-	words = (__u64)(__u16)~*sum + (__u16)~port + change->port;
-	words += (__u64)(__u32)~(from->low >> 32) + (change->to->low >> 32);
-	if (packet->ipv6) {
-		words += (__u64)(__u32)~from->low + (__u32)change->to->low;
-		words += (__u64)(__u32)~from->high + (__u32)change->to->high;
-		words += (__u64)(__u32)~(from->high >> 32) + (change->to->high >> 32);
-	}
-	*sum = ~folded(words);
-	if (udp && !*sum)
-		*sum = 0xffff;
-	return true;
-}
-
 /* Rewrites a packet, all of which has been read. False: it could not be. */
 static __always_inline bool rewrite_early(struct view view, const struct packet *packet, enum side side,
 					  const struct change *change, const struct gate_hop *hop)
@@ -162,7 +115,7 @@ static __always_inline bool rewrite_early(struct view view, const struct packet 
 	struct ethhdr *ethernet = view.start;
 	__u64 unused = 0;
 
-	if ((void *)(ethernet + 1) > view.end || !write_sum(view, packet, side, change))
+	if ((void *)(ethernet + 1) > view.end || !write_sum(view, packet, BEHIND_ETHERNET, side, change, &unused))
 		return false;
 	if (packet->ipv6) {
 		if (!write_ipv6(view, packet, BEHIND_ETHERNET, side, change, &unused))
@@ -209,7 +162,7 @@ static __always_inline bool is_plain(struct view view, const struct packet *pack
 				     const volatile struct gate_route *route)
 {
 	return route->next_hops & ROUTE_TAKES_FRAMES && !packet->syn && fits(0, packet, BEHIND_ETHERNET, mtu) &&
-	       !is_unfinished(view, packet);
+	       !is_unfinished(view, packet, BEHIND_ETHERNET);
 }
 
 SEC("xdp")

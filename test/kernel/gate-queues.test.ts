@@ -63,7 +63,7 @@ describe.each(['tc', 'xdp'] as const)('at %s', (where) => {
     const before = gate.counters();
     const order = {
       ...{ ifindex: network.link('wan', UPLINK).ifindex, from: network.link('wan', UPLINK).mac },
-      ...{ to: network.link('gateway', OUTSIDE).mac, source: { address: SERVER.ipv4, port: 40_000 } },
+      ...{ to: network.link('gateway', OUTSIDE).mac, peer: { address: SERVER.ipv4, port: 40_000 } },
       ...{ first: 0, count: 1, seconds: SECONDS },
     };
     const began = performance.now();
