@@ -219,21 +219,20 @@ static __always_inline void keep_meaning(struct error *error, bool ipv6)
 static __always_inline void requote(void *ip, __u8 *first, const struct quote *quote, bool ipv6, enum side side,
 				    const struct change *change)
 {
-	struct gate_address from = side == SOURCE ? quote->source : quote->destination, to = *change->to;
+	const struct gate_address *from = side == SOURCE ? &quote->source : &quote->destination;
 	__be16 *ports = (__be16 *)first, *check = (__be16 *)(first + offsetof(struct udphdr, check));
 	__be16 from_port = ports[side];
 
 	ports[side] = change->port;
 	if (quote->protocol == IPPROTO_UDP && *check) {
-		__u64 sum = (__u16)~*check + (__u16)~from_port + change->port;
+		__u64 sum = (__u64)(__u16)~*check + (__u16)~from_port + change->port;
 
-		sum += (__u32)bpf_csum_diff((__be32 *)&from, sizeof(from), (__be32 *)&to, sizeof(to), 0);
-		*check = ~folded(sum);
+		*check = ~folded(sum + readdressed(from, change->to, ipv6));
 	}
 	if (ipv6) {
 		struct ipv6hdr *header = ip;
 
-		__builtin_memcpy(side == SOURCE ? &header->saddr : &header->daddr, &to, sizeof(to));
+		__builtin_memcpy(side == SOURCE ? &header->saddr : &header->daddr, change->to, sizeof(*change->to));
 		header->nexthdr = quote->protocol;
 		if (config.hop_limit)
 			header->hop_limit = config.hop_limit;
@@ -242,7 +241,7 @@ static __always_inline void requote(void *ip, __u8 *first, const struct quote *q
 		__u16 *halves = ip;
 		__u64 sum = 0;
 
-		*(side == SOURCE ? &header->saddr : &header->daddr) = ipv4_of(&to);
+		*(side == SOURCE ? &header->saddr : &header->daddr) = ipv4_of(change->to);
 		header->ihl = sizeof(*header) / 4;
 		if (config.hop_limit)
 			header->ttl = config.hop_limit;

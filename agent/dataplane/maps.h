@@ -175,7 +175,8 @@ struct {
 /* A neighbour, of each CPU's `hops`: of which address, and by which interface. */
 struct gate_hop {
 	struct gate_address address;
-	__u64 until;   /* CLOCK_MONOTONIC ns, coarse */
+	__u64 until;   /* CLOCK_MONOTONIC ns, coarse; as `shown` */
+	__u64 shown;   /* when the stack was last given a packet of this slot */
 	__u32 ifindex;
 	__u8 to[6];    /* MAC addresses: its own, and the interface's */
 	__u8 from[6];

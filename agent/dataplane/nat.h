@@ -120,22 +120,18 @@ static __always_inline bool rewrite_ipv4(struct __sk_buff *skb, const struct pac
 static __always_inline bool rewrite_ipv6(struct __sk_buff *skb, const struct packet *packet, __u32 network,
 					 enum side side, const struct change *change)
 {
-	struct gate_address from = side == SOURCE ? packet->source : packet->destination;
-	struct gate_address to = *change->to;
+	const struct gate_address *from = side == SOURCE ? &packet->source : &packet->destination;
 	struct view view = view_of(skb);
-	__u64 sum;
+	__u64 sum = readdressed(from, change->to, true);
 
 	if (is_summed(view, packet, network)) {
-		sum = readdressed(&from, &to, true);
-		if (!write_sum(view, packet, network, side, change, &sum) ||
-		    !write_ipv6(view, packet, network, side, change, &sum))
+		if (!write_sum(view, packet, network, side, change, &sum))
 			return false;
-	} else {
-		sum = (__u32)bpf_csum_diff((__be32 *)&from, sizeof(from), (__be32 *)&to, sizeof(to), 0);
-		if (!rewrite_transport(skb, packet, side, change, 0, sum, 0) ||
-		    !write_ipv6(view_of(skb), packet, network, side, change, &sum))
-			return false;
+	} else if (!rewrite_transport(skb, packet, side, change, 0, folded(sum), 0)) {
+		return false;
 	}
+	if (!write_ipv6(view_of(skb), packet, network, side, change, &sum))
+		return false;
 	bpf_csum_update(skb, folded(sum));
 	return true;
 }

@@ -27,6 +27,11 @@
  * that changed, or a route, is followed within a tenth of a second. */
 #define HOP_LASTS_NS 100000000ULL
 
+/* So often a packet goes by the stack all the same: only by what it sends itself
+ * does the kernel learn that a neighbour is in use, asks whether it still is
+ * there (RFC 4861, 7.3), and finds who has its address now. */
+#define HOP_SHOWN_NS 5000000000ULL
+
 static __always_inline struct view view_of_early(struct xdp_md *context)
 {
 	struct view view = { .segment = 0 };
@@ -65,7 +70,7 @@ static __always_inline int deny_early(const struct packet *packet, enum reason r
 }
 
 /* The neighbour by which a packet leaves: that of the next hop given for the
- * route, or of the packet's own destination. NULL: the stack must ask. */
+ * route, or of the packet's own destination. NULL: the stack must ask, or is to see one. */
 static __always_inline struct gate_hop *hop_of(struct xdp_md *context, const volatile struct gate_route *route,
 					       const struct gate_address *destination, bool ipv6, __u64 now)
 {
@@ -87,6 +92,13 @@ static __always_inline struct gate_hop *hop_of(struct xdp_md *context, const vol
 		return NULL;
 	if (hop->until > now && hop->ifindex == route->ifindex && same_address(&hop->address, &to))
 		return hop;
+	if (now - hop->shown >= HOP_SHOWN_NS) {
+		bool used = hop->shown;
+
+		hop->shown = now;
+		if (used)
+			return NULL;
+	}
 
 	__builtin_memset(&lookup, 0, sizeof(lookup));
 	lookup.ifindex = route->ifindex;

@@ -7,10 +7,13 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { prefix } from '../../agent/core/net.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import type { XdpMode } from '../../agent/dataplane/tc.ts';
+import { PATIENCE_MS } from '../child.ts';
 import { within } from '../enter.ts';
 import { Network } from '../network.ts';
+import { likeWires } from '../offloads.ts';
+import { DEVICE, INSIDE, standardNetwork } from '../standard-network.ts';
 import { USUAL } from '../suites/fixture.ts';
-import { GATE_OBJECT, POOL } from './gate-stand.ts';
+import { GATE_OBJECT, gateOnWires, HOUR, MAPPING, POOL } from './gate-stand.ts';
 
 let network: Network;
 const gates: Gate[] = [];
@@ -135,3 +138,56 @@ test.each(['br0', 'over'])('a driver without XDP (%s) is told, and has TC; gener
   expect(one.attach(undefined, 'generic')).toEqual([`insideXdp ${name} generic`]);
   one.attach();
 });
+
+describe('a neighbour', () => {
+  let wires: Network;
+  let gate: Gate;
+  beforeAll(async () => {
+    wires = standardNetwork();
+    likeWires(wires);
+    gate = gateOnWires(wires, POOL, 'xdp');
+    gate.open({ ...MAPPING, protocol: 'udp', index: POOL.portCount }, process.hrtime.bigint() + HOUR);
+    const settings = `/proc/sys/net/ipv4/neigh/${INSIDE}`; // as quick as it can be told
+    const orders = [`echo 1 > ${settings}/delay_first_probe_time`, `echo 100 > ${settings}/retrans_time_ms`];
+    await wires.run('gateway', ['sh', '-ec', orders.join('\n')]);
+  });
+  afterAll(async () => {
+    gate.close();
+    await wires.close();
+  });
+
+  test('of which nothing has been heard for long is asked for, as with what the stack sends', async () => {
+    const before = gate.counters();
+    const device = await wires.spawn('device', ['python3', '-u', '-c', RECEIVE, '80'], { line: /^ready$/ });
+    // Whoever had the address before.
+    const former = ['ip', 'neighbour', 'replace', DEVICE.ipv4, 'lladdr', '02:00:00:00:00:77', 'dev', INSIDE];
+    await wires.run('gateway', [...former, 'nud', 'stale']);
+    await wires.spawn('server', ['python3', '-c', STREAM, '203.0.113.0', '40000'], { line: /^ready$/ });
+    await device.line(/^came$/, { patienceMs: 2 * PATIENCE_MS });
+    const { grantedIn, atXdp } = gate.counters();
+    const [carried, early] = [grantedIn.packets - before.grantedIn.packets, atXdp.packets - before.atXdp.packets];
+    expect(carried - early).toBeGreaterThan(0n); // what the stack was shown, and then asked about
+    expect(early).toBeGreaterThan((carried * 9n) / 10n);
+  });
+});
+
+/** Some fifty datagrams a second, for as long as it lives. */
+const STREAM = `
+import socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+print('ready', flush=True)
+while True:
+  s.sendto(b'x' * 20, (sys.argv[1], int(sys.argv[2])))
+  time.sleep(0.02)
+`;
+
+/** Says when the first has come. */
+const RECEIVE = `
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('', int(sys.argv[1])))
+print('ready')
+s.recv(100)
+print('came')
+s.recv(1 << 16)
+`;
