@@ -19,7 +19,7 @@ import { fileURLToPath } from 'node:url';
 export const ROOT = fileURLToPath(new URL('..', import.meta.url));
 
 /** How long a test waits for what must come; on a machine that says so (PATIENCE), a multiple of that. */
-export const PATIENCE_MS = 10_000 * Number(process.env['PATIENCE'] ?? 1);
+export const PATIENCE_MS = 20_000 * Number(process.env['PATIENCE'] ?? 1);
 
 /** What tells that a child is at work: a line on its standard output, or a socket of its network namespace. */
 export type Ready = { readonly line: RegExp } | { readonly listens: 'tcp' | 'udp'; readonly port: number };

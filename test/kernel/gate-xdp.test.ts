@@ -7,7 +7,6 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { prefix } from '../../agent/core/net.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import type { XdpMode } from '../../agent/dataplane/tc.ts';
-import { PATIENCE_MS } from '../child.ts';
 import { within } from '../enter.ts';
 import { Network } from '../network.ts';
 import { likeWires } from '../offloads.ts';
@@ -163,7 +162,7 @@ describe('a neighbour', () => {
     const former = ['ip', 'neighbour', 'replace', DEVICE.ipv4, 'lladdr', '02:00:00:00:00:77', 'dev', INSIDE];
     await wires.run('gateway', [...former, 'nud', 'stale']);
     await wires.spawn('server', ['python3', '-c', STREAM, '203.0.113.0', '40000'], { line: /^ready$/ });
-    await device.line(/^came$/, { patienceMs: 2 * PATIENCE_MS });
+    await device.line(/^came$/);
     const { grantedIn, atXdp } = gate.counters();
     const [carried, early] = [grantedIn.packets - before.grantedIn.packets, atXdp.packets - before.atXdp.packets];
     expect(carried - early).toBeGreaterThan(0n); // what the stack was shown, and then asked about
