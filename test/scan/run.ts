@@ -59,6 +59,9 @@ export async function scanAll(
 
 /** Puts each packet on its wire. */
 export async function sendAll(stand: ScanStand, all: readonly Crafted[]): Promise<void> {
+  // The open gateway tracks flows: where a scan had one of a protocol without ports with the same device, translated
+  // from another address, it would drop ours for it.
+  if (stand.opened) await stand.network.run('gateway', ['conntrack', '--flush']);
   const mac = (namespace: string, name: string) => stand.network.link(namespace, name).mac;
   // To send by: they look at nothing.
   const [scanner, link] = await Promise.all(
