@@ -106,8 +106,8 @@ const LINES_TOGETHER = 64 * 2 ** 10;
 /**
  * One JSON line an event, on standard output, for the journal. The lines of a
  * turn of the loop are written together and beside it; what still waits at an
- * exit is written then. `leftOut` says how many lines a journal that stood
- * still had no room for.
+ * exit is written then, what was on its way already perhaps behind it. `leftOut`
+ * says how many lines a journal that stood still had no room for.
  */
 export function openLog(level: string): { readonly log: Log; readonly leftOut: () => number } {
   const output = pino.destination({ fd: 1, sync: false, maxLength: WAITING_LOG_BYTES });
