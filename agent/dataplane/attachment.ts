@@ -26,6 +26,7 @@ import {
   closeFd,
   createTcxLink,
   createXdpLink,
+  detachLink,
   detachTc,
   EBUSY,
   EINVAL,
@@ -188,7 +189,7 @@ export class Attachments {
       const { ifindex, name } = place.interface;
       try {
         // An interface has one XDP program: that of the other mode must go before.
-        for (const other of this.#xdpPins(place)) if (other !== path) unlinkSync(other);
+        for (const other of this.#xdpPins(place)) if (other !== path) removeLink(other);
         this.#hang(path, ifindex, programs[place.hook], (program) => createXdpLink(program, ifindex, place.mode));
         return true;
       } catch (cause) {
@@ -285,7 +286,7 @@ export class Attachments {
     const kept = [...linked, ...this.#xdpPlaces.map((place) => this.#xdpPath(place))];
     for (const name of readFolder(this.#links)) {
       const path = join(this.#links, name);
-      if (!kept.includes(path)) unlinkSync(path);
+      if (!kept.includes(path)) removeLink(path);
     }
     for (const { name, hook, ifindex, id } of this.#filterPins()) {
       const place = wanted.find((one) => one.hook === hook && one.interface.ifindex === ifindex);
@@ -373,6 +374,17 @@ function attempt(place: Place, work: () => void): void {
     if (!(cause instanceof BpfError)) throw cause;
     throw new AgentError('gateNotAttached', `${place.hook} at ${place.interface.name}: ${cause.message}`, { cause });
   }
+}
+
+/** What hangs by a pinned link goes with this; by the pin alone it would a moment later, and the place be taken until then. */
+function removeLink(path: string): void {
+  const link = openPinned(path);
+  try {
+    detachLink(link);
+  } finally {
+    closeFd(link);
+  }
+  unlinkSync(path);
 }
 
 function readFolder(path: string): string[] {

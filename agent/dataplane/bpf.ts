@@ -66,6 +66,7 @@ function bind() {
     pin: bpf.func('int bpf_obj_pin(int fd, const char *path)'),
     get: bpf.func('int bpf_obj_get(const char *path)'),
     linkCreate: bpf.func('int bpf_link_create(int program, int target, int type, const void *options)'),
+    linkDetach: bpf.func('int bpf_link_detach(int link)'),
     linkUpdate: bpf.func('int bpf_link_update(int link, int program, const void *options)'),
     tcHookCreate: bpf.func('int bpf_tc_hook_create(void *hook)'),
     tcAttach: bpf.func('int bpf_tc_attach(const void *hook, void *options)'),

@@ -81,6 +81,11 @@ export function updateLink(linkFd: number, programFd: number): void {
   check('bpf_link_update', calls().linkUpdate(linkFd, programFd, null));
 }
 
+/** Takes away what hangs by a link, at once; where its interface is gone nothing does. */
+export function detachLink(linkFd: number): void {
+  check('bpf_link_detach', calls().linkDetach(linkFd));
+}
+
 /** A filter's place at TC. */
 export interface TcPlace {
   readonly ifindex: number;
