@@ -192,11 +192,12 @@ export class Model {
 
   /** The agent's answer to GET /grants/{id}. */
   shown(grant: Grant, body: GrantBody, sentUs: number, receivedUs: number): void {
+    const endUs = momentOf(body.expiresAt);
+    // By a request whose answer did not come.
+    const isExtended = grant.latestEndUs > grant.endUs && endUs > grant.endUs && endUs <= grant.latestEndUs + 5 * MS;
     if (body.status === 'LIVE') {
       if (grant.endedUs !== undefined) throw new Violation(`${grant.id} had ended, and is LIVE again`);
       if (sentUs > grant.latestEndUs + SWEPT_US) throw new Violation(`${grant.id} is LIVE past ${grant.expiresAt}`);
-      const endUs = momentOf(body.expiresAt);
-      const isExtended = grant.latestEndUs > grant.endUs && endUs > grant.endUs && endUs <= grant.latestEndUs + 5 * MS;
       if (body.expiresAt !== grant.expiresAt && !isExtended)
         throw new Violation(`${grant.id} ends at ${body.expiresAt}, and was acknowledged until ${grant.expiresAt}`);
       this.extended(grant, body.expiresAt);
@@ -208,7 +209,7 @@ export class Model {
     if (isSure(grant, receivedUs))
       throw new Violation(`${grant.id} should be live: it ${body.status} ${body.endCause}`);
     if (grant.endedUs === undefined && grant.threatenedUs !== undefined) grant.endedUs = receivedUs;
-    grant.latestEndUs = grant.endUs;
+    grant.latestEndUs = isExtended ? endUs : grant.endUs;
   }
 
   /** What its end is, for sure. */
