@@ -12,7 +12,7 @@
 import type { Family, Prefix } from '../core/net.ts';
 import { isHost, overlaps } from '../core/net.ts';
 import { ANSWER_MARK, DENIAL_PREFIX, type FilterCopy } from '../core/reasons.ts';
-import { type Ends, type Filter, familiesOf, type Side } from './filters.ts';
+import { BEGINNING_TYPES, type Ends, type Filter, familiesOf, type Side } from './filters.ts';
 
 /** What a device of a group is bound to, by the interface of its realm. */
 export interface GroupMember {
@@ -137,7 +137,7 @@ export function answerRules(setup: FilterSetup, side: Side): string[] {
   const accept = side === 'inside' ? `meta mark set 0x${ANSWER_MARK.toString(16)} accept` : 'accept';
   const guard = side === 'inside' ? '' : `iifname ${quote(setup.outside)} `;
   return allowsToward(setup, side)
-    .filter(({ staged }) => !staged)
+    .filter((one) => !one.staged && mayBegin(one))
     .flatMap((filter) => [
       ...matches(filter, setup, side, 'answers').map(
         (match) => `${guard}${match}ct state established ct direction reply ${accept}`,
@@ -147,6 +147,12 @@ export function answerRules(setup: FilterSetup, side: Side): string[] {
         ? matches(filter, setup, side, 'errors').map((match) => `${match}ct state related ct direction reply ${accept}`)
         : []),
     ]);
+}
+
+/** Whether what it lets through begins flows at all, to which there may be answers, and errors about them. */
+function mayBegin({ protocol, types }: Filter): boolean {
+  if ((protocol !== 'icmp' && protocol !== 'icmpv6') || !types) return true;
+  return types.some((type) => BEGINNING_TYPES[protocol].includes(type));
 }
 
 /** The sets' changes when an address leaves, or enters, groups. */

@@ -15,7 +15,8 @@ const CASES = 20;
 const REACHED = 2000;
 const seed = Number(process.env['MODEL_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
 
-/** A world in which one of these never comes proves too little. */
+/** Worlds in which one of these never comes prove too little: more are drawn, so many times. */
+const DRAWS = 5;
 const OUTCOMES = [
   ...['pass grant', 'pass base', 'allow filter', 'a flow begins', 'held', 'host', 'expired'],
   ...['drop base', 'drop filter', 'drop noGrant', 'drop grantEnded', 'drop wrongSource', 'drop wrongRemote'],
@@ -31,9 +32,11 @@ afterAll(() => gateway.close());
 
 test(`model and kernel agree (seed ${seed})`, { timeout: 300_000 }, async () => {
   const summary = nothingYet();
-  await hold(gateway, { seed, cases: CASES }, summary);
+  const missing = () => OUTCOMES.filter((outcome) => !summary.outcomes.has(outcome));
+  for (let draw = 0; draw === 0 || (draw < DRAWS && missing().length > 0); draw += 1)
+    await hold(gateway, { seed: (seed + draw * 0x3c6e_f372) % 2 ** 31, cases: CASES }, summary);
   // Each of these was counted by the gate in the kernel.
   expect(summary.packets).toBeGreaterThanOrEqual(REACHED);
-  expect([...summary.outcomes.keys()]).toEqual(expect.arrayContaining(OUTCOMES));
+  expect(missing()).toEqual([]);
   expect(summary.walked).toBeGreaterThan(REACHED / 10);
 });
