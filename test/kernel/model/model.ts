@@ -226,9 +226,13 @@ export class Model {
     if (from === 'outside') return true;
     const { protocol, ports, icmp, family } = packet;
     if (protocol === 17) return ports?.destination === 53;
-    return icmp?.type === ECHO[family];
+    const isUpkeep = family === 'ipv6' && icmp !== undefined && UPKEEP.includes(icmp.type);
+    return isUpkeep || icmp?.type === ECHO[family];
   }
 }
+
+/** Of a link to a device (RFC 4861): router solicitation, neighbour solicitation and advertisement. */
+const UPKEEP: readonly number[] = [133, 135, 136];
 
 function sameAs(bytes: Uint8Array): (whole: Packet) => string | undefined {
   return (whole) => {
