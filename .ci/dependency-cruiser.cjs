@@ -4,7 +4,7 @@ const only = (name, comment, from, to) => ({ name, comment, severity: 'error', f
 
 /** Adapters touch the operating system; whoever decides must not know them. */
 const adapters =
-  '^agent/(host|grants/store|desk/desk-store|editions/edition-store|inspector/(inspector|nflog|denial-store)|directory/listener|triggers/trigger-source|dataplane/(bpf|tc|loader|attachment|gate|netlink|nftables|iproute|conntrack)|api/(server|management|loopback)|triggers/store|reports/(post|outbox-store)|nat/(nat-record|recorder|record-store|collector))\\.ts$';
+  '^agent/(host|grants/store|desk/desk-store|editions/edition-store|inspector/(inspector|nflog|denial-store)|directory/listener|triggers/trigger-source|dataplane/(bpf|test-run|tc|loader|attachment|gate|netlink|nftables|iproute|conntrack)|api/(server|management|loopback)|triggers/store|reports/(post|outbox-store)|nat/(nat-record|recorder|record-store|collector))\\.ts$';
 
 /** A package has one home, so that replacing it is one file's work. */
 const home = (name, pkg, places) =>
@@ -81,11 +81,11 @@ module.exports = {
     only(
       'adapters-are-plugged-in-by-main',
       'Kernel, database, sockets and files sit at the edge.',
-      { path: own, pathNot: '^agent/(main|cli|cli/offline-apply|device-import-worker|nat/recorder)\\.ts$|^agent/dataplane/(tc|loader|attachment|gate|iproute|nftables|conntrack)\\.ts$' },
+      { path: own, pathNot: '^agent/(main|cli|cli/offline-apply|device-import-worker|nat/recorder)\\.ts$|^agent/dataplane/(test-run|tc|loader|attachment|gate|iproute|nftables|conntrack)\\.ts$' },
       { path: adapters, dependencyTypesNot: ['type-only'] },
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),
-    home('koffi', 'koffi', '^agent/(dataplane/(bpf|netlink)|host)\\.ts$'),
+    home('koffi', 'koffi', '^agent/(dataplane/(bpf|netlink|test-run)|host)\\.ts$'),
     home('better-sqlite3', 'better-sqlite3', '^agent/(sqlite/(database|transitions|identity-form)|(grants|triggers)/writes|(inspector/denial|reports/outbox|desk/desk|nat/record)-store|directory/registry-(store|import))\\.ts$'),
     home('papaparse', 'papaparse', '^agent/directory/device-rows\\.ts$'),
     home('cap', 'cap', '^agent/inspector/nflog\\.ts$'),

@@ -211,16 +211,13 @@ export class Attachments {
   /** Puts a program in the place of the one that the pinned link there has, or makes and pins a link. */
   #hang(path: string, ifindex: number, program: number, create: (program: number) => number): void {
     if (existsSync(path)) {
-      const link = openPinned(path);
-      try {
+      const isUpdated = withPinned(path, (link) => {
         // An interface that went away leaves its link behind, with no place; its index may be another's now.
-        if (linkPlace(link)?.ifindex === ifindex) {
-          updateLink(link, program);
-          return;
-        }
-      } finally {
-        closeFd(link);
-      }
+        const isThere = linkPlace(link)?.ifindex === ifindex;
+        if (isThere) updateLink(link, program);
+        return isThere;
+      });
+      if (isUpdated) return;
       unlinkSync(path);
     }
     const link = create(program);
@@ -256,13 +253,8 @@ export class Attachments {
 
   #linked(path: string, { ifindex }: Interface): number | undefined {
     if (!existsSync(path)) return undefined;
-    const link = openPinned(path);
-    try {
-      const found = linkPlace(link);
-      return found?.ifindex === ifindex ? found.programId : undefined;
-    } finally {
-      closeFd(link);
-    }
+    const found = withPinned(path, linkPlace);
+    return found?.ifindex === ifindex ? found.programId : undefined;
   }
 
   /** Whether a filter of ours hung there, as its pin says. */
@@ -378,13 +370,17 @@ function attempt(place: Place, work: () => void): void {
 
 /** What hangs by a pinned link goes with this; by the pin alone it would a moment later, and the place be taken until then. */
 function removeLink(path: string): void {
+  withPinned(path, detachLink);
+  unlinkSync(path);
+}
+
+function withPinned<Result>(path: string, act: (link: number) => Result): Result {
   const link = openPinned(path);
   try {
-    detachLink(link);
+    return act(link);
   } finally {
     closeFd(link);
   }
-  unlinkSync(path);
 }
 
 function readFolder(path: string): string[] {

@@ -23,7 +23,6 @@ import {
   type Interfaces,
   type XdpRefusal,
 } from './attachment.ts';
-import { testRun, testRunXdp } from './bpf.ts';
 import {
   type Entry,
   type EntryState,
@@ -52,6 +51,7 @@ import {
 } from './layout.ts';
 import { ALL_IPV4, hearAll, type Loaded, load, NONE, prepare, removeOtherFolders, STATE } from './loader.ts';
 import * as values from './map-values.ts';
+import { testRun, testRunXdp } from './test-run.ts';
 
 /** The grant's number, in words from an entry's beginning; its end is the word 0. */
 const NUMBER = ENTRY.number / 8;

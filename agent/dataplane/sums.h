@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
- * Internet checksums (RFC 1071, 1624), in place.
+ * Internet checksums (RFC 1071): reckoned, told apart from those that are left
+ * to the hardware, and changed in place with what they are of (RFC 1624).
  */
 #ifndef MTGATE_SUMS_H
 #define MTGATE_SUMS_H

@@ -7,12 +7,12 @@ import type { Issue, Path, Place } from '../core/document.ts';
 import * as f from '../core/fields.ts';
 import { encloses, type Prefix, parsePrefix } from '../core/net.ts';
 import {
-  BEGINNING_TYPES,
   type Ends,
   FILTER_PROTOCOLS,
   type Filter,
   familiesOf,
   ICMP_TYPES,
+  mayBegin,
   SIDES,
   type Side,
 } from './filters.ts';
@@ -211,15 +211,12 @@ export function filterWarnings(filters: readonly Filter[]): Issue[] {
 }
 
 function doubtOf(filter: Filter, all: readonly Filter[]): string | undefined {
-  const { from, to, action, protocol, types } = filter;
+  const { from, to, action } = filter;
   if (isOnly(from, 'outside') && isOnly(to, 'outside'))
     return 'can never match: from outside to outside nothing is forwarded by the base';
   if ([from, to].some(isNowhere)) return 'can never match: its group has no server';
   if (action === 'allow') {
-    if (
-      (protocol === 'icmp' || protocol === 'icmpv6') &&
-      !(types ?? BEGINNING_TYPES[protocol]).some((type) => BEGINNING_TYPES[protocol].includes(type))
-    )
+    if (!mayBegin(filter))
       return 'can never match: such messages begin no flow, and those of a flow that runs pass anyway';
     const drop = all.find((one) => one.action === 'drop' && !one.staged && covers(one, filter));
     return drop && `can never match: drop "${drop.id}" covers it`;

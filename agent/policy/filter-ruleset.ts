@@ -12,7 +12,7 @@
 import type { Family, Prefix } from '../core/net.ts';
 import { isHost, overlaps } from '../core/net.ts';
 import { ANSWER_MARK, DENIAL_PREFIX, type FilterCopy } from '../core/reasons.ts';
-import { BEGINNING_TYPES, type Ends, type Filter, familiesOf, type Side } from './filters.ts';
+import { type Ends, type Filter, familiesOf, mayBegin, type Side } from './filters.ts';
 
 /** What a device of a group is bound to, by the interface of its realm. */
 export interface GroupMember {
@@ -147,12 +147,6 @@ export function answerRules(setup: FilterSetup, side: Side): string[] {
         ? matches(filter, setup, side, 'errors').map((match) => `${match}ct state related ct direction reply ${accept}`)
         : []),
     ]);
-}
-
-/** Whether what it lets through begins flows at all, to which there may be answers, and errors about them. */
-function mayBegin({ protocol, types }: Filter): boolean {
-  if ((protocol !== 'icmp' && protocol !== 'icmpv6') || !types) return true;
-  return types.some((type) => BEGINNING_TYPES[protocol].includes(type));
 }
 
 /** The sets' changes when an address leaves, or enters, groups. */

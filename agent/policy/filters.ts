@@ -166,8 +166,19 @@ export function judgePacket<End extends PacketEnd>(
   return allow ? { verdict: 'allow', filter: allow } : { verdict: 'none' };
 }
 
-function beginsFlow({ protocol, type }: FilteredPacket): boolean {
+function beginsFlow({
+  protocol,
+  type,
+}: {
+  readonly protocol: FilteredPacket['protocol'] | undefined;
+  readonly type?: number;
+}): boolean {
   return (protocol !== 'icmp' && protocol !== 'icmpv6') || BEGINNING_TYPES[protocol].some((one) => one === type);
+}
+
+/** Whether a filter speaks of messages that begin flows, to which there may be answers, and errors about them. */
+export function mayBegin({ protocol, types }: Filter): boolean {
+  return !types || types.some((type) => beginsFlow({ protocol, type }));
 }
 
 /** Whether a filter, staged or not, speaks of a packet: also where an allow opens nothing by that. */

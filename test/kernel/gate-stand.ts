@@ -26,6 +26,13 @@ export const POOL: Pool = {
   portCount: 16,
   keyedGrants: 0,
 };
+/** One of both families, and an address of each in it. */
+export const BOTH_POOL: Pool = {
+  ...POOL,
+  ipv6: [prefix('2001:db8:a::/64')],
+  keyedGrants: 8,
+};
+export const EXTERNAL = { ipv4: '203.0.113.1', ipv6: '2001:db8:a::77' } as const;
 export const MAPPING: Mapping = {
   index: 0,
   number: 9,

@@ -1,7 +1,8 @@
 /**
  * How the gate comes to hang at XDP and not: both modes, one in place of the
  * other, what an interface refuses and why, what others have there. TC hangs
- * behind it whatever becomes of it.
+ * behind it whatever becomes of it. And that the kernel goes on to look after
+ * the neighbours that XDP sends to.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { prefix } from '../../agent/core/net.ts';

@@ -9,7 +9,7 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { address, hostPrefix, prefix } from '../../agent/core/net.ts';
-import { indexOfIpv4, type Pool } from '../../agent/core/pool.ts';
+import { indexOfIpv4 } from '../../agent/core/pool.ts';
 import type { GateCounters, Mapping } from '../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import { baseRuleset } from '../../agent/policy/ruleset.ts';
@@ -20,14 +20,14 @@ import { ethernet } from '../frames.ts';
 import { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
 import { NO_FILTERS } from '../rules.ts';
-import { addClasses, bindDevices, IDENTIFICATION_KEY, NORMALISE, nowNs, setupOf } from '../suites/fixture.ts';
+import { addClasses, bindDevices, nowNs, setupOf, USUAL } from '../suites/fixture.ts';
 import { answers } from '../suites/packets/answers.ts';
 import { fromDevices } from '../suites/packets/from-devices.ts';
 import type { Row } from '../suites/packets/table.ts';
 import { toGrants } from '../suites/packets/to-grants.ts';
 import { FAMILIES, openGrants } from '../suites/packets/world.ts';
 import { Tun } from '../tun.ts';
-import { GATE_OBJECT, HOUR } from './gate-stand.ts';
+import { BOTH_POOL, EXTERNAL, GATE_OBJECT, HOUR } from './gate-stand.ts';
 
 /** Which counters moved, and by how many bytes. */
 function moved(before: GateCounters, after: GateCounters): Record<string, bigint> {
@@ -140,14 +140,6 @@ describe('a TUN inside', () => {
 const FAMILY_NAMES = ['ipv4', 'ipv6'] as const;
 const DEVICE = { ipv4: '10.20.0.2', ipv6: 'fd00:20::2' } as const;
 const SERVER = { ipv4: '198.51.100.10', ipv6: '2001:db8:51::10' } as const;
-const EXTERNAL = { ipv4: '203.0.113.1', ipv6: '2001:db8:a::77' } as const;
-const POOL: Pool = {
-  ipv4: [prefix('203.0.113.0/30')],
-  ipv6: [prefix('2001:db8:a::/64')],
-  portLow: 40_000,
-  portCount: 16,
-  keyedGrants: 8,
-};
 const REALM = ['10.20.0.0/16', 'fd00:20::/48'].map(prefix);
 const REALMS = [
   { realm: 1, interface: 'trunk.100', device: 'meters' },
@@ -204,7 +196,7 @@ describe('a VLAN and a bridge inside, realms of the same addresses', () => {
         outside: 'outside',
         inside: REALMS.map((one) => ({ interface: one.interface, prefixes: REALM, shared: true })),
         present: ['outside', 'trunk.100', 'br0'],
-        grants: [...POOL.ipv4, ...POOL.ipv6],
+        grants: [...BOTH_POOL.ipv4, ...BOTH_POOL.ipv6],
         egress: [prefix('203.0.113.8/29')],
         deniedDestinations: [],
         services: [{ protocol: 'udp', port: 53 }],
@@ -213,7 +205,7 @@ describe('a VLAN and a bridge inside, realms of the same addresses', () => {
     });
     within(network, 'gateway', () => {
       const setup = {
-        pool: POOL,
+        pool: BOTH_POOL,
         outside: { ifindex: at('outside').ifindex, nextHops: {} },
         inside: inside.map(({ ifindex }, i) => ({
           ifindex,
@@ -223,12 +215,8 @@ describe('a VLAN and a bridge inside, realms of the same addresses', () => {
           translated: true,
         })),
         own: ['10.20.0.1', 'fd00:20::1'].map((one) => ({ address: address(one), on: 'inside' as const })),
+        ...USUAL,
         services: [{ protocol: 'udp' as const, port: 53 }],
-        orphanGraceSeconds: 300,
-        udpTombstoneSeconds: 30,
-        onlyBound: true,
-        normalise: NORMALISE,
-        identificationKey: IDENTIFICATION_KEY,
       };
       gate = Gate.load({ object: GATE_OBJECT, bpffs: `${network.bpffs()}/gate`, setup });
       for (const source of ['198.51.100.0/24', '2001:db8:51::/48']) gate.addClass(prefix(source), 7);
@@ -253,9 +241,9 @@ describe('a VLAN and a bridge inside, realms of the same addresses', () => {
   });
 
   function grant(family: (typeof FAMILY_NAMES)[number], realm: number): Mapping {
-    const external = { address: address(EXTERNAL[family]), port: POOL.portLow + realm };
+    const external = { address: address(EXTERNAL[family]), port: BOTH_POOL.portLow + realm };
     return {
-      index: indexOfIpv4(POOL, 'udp', external) ?? 2 * 4 * POOL.portCount + realm,
+      index: indexOfIpv4(BOTH_POOL, 'udp', external) ?? 2 * 4 * BOTH_POOL.portCount + realm,
       number: 10 * realm + (family === 'ipv4' ? 4 : 6),
       protocol: 'udp',
       realm,
@@ -272,7 +260,7 @@ describe('a VLAN and a bridge inside, realms of the same addresses', () => {
     test.each(REALMS)(
       'a grant leads to the device of its realm, by $interface, and back',
       async ({ realm, device }) => {
-        const to = { address: EXTERNAL[family], port: POOL.portLow + realm };
+        const to = { address: EXTERNAL[family], port: BOTH_POOL.portLow + realm };
         const text = `to ${device} over ${family}`;
         expect(await server.udp({ to, text })).toMatchObject({ outcome: 'answer', text });
         const seen = [...echoes].filter(([, { lines }]) => lines.some((line) => line.endsWith(text)));

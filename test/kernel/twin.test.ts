@@ -10,6 +10,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { prefix } from '../../agent/core/net.ts';
 import type { GateSetup, JudgingDataplane, Mapping, Verdict } from '../../agent/dataplane/dataplane.ts';
 import { Memory } from '../../agent/dataplane/memory.ts';
+import { drawUntil } from '../draws.ts';
 import { entriesOf } from '../entries.ts';
 import { sumsHold } from '../frames.ts';
 import { addClasses, HOUR, type Interfaces, mapping, nowNs, type Rig, SECOND, setupOf } from '../suites/fixture.ts';
@@ -36,25 +37,19 @@ test.each(['tc', 'xdp'] as const)(`gate at %s and twin agree (seed ${seed})`, { 
   const stand = await gateStand(where);
   onTestFinished(() => stand.close());
   const seen = { carried: 0, passed: 0, dropped: 0, limited: 0, unbound: 0, errors: 0, pieces: 0, tooBig: 0 };
-  await fc.assert(
-    fc.asyncProperty(life, async (commands) => {
-      const rig = await stand.make(narrow);
-      try {
-        liveThrough(commands, rig, seen);
-      } finally {
-        await rig.close();
-      }
-    }),
-    { seed, numRuns: LIVES },
-  );
+  const property = fc.asyncProperty(life, async (commands) => {
+    const rig = await stand.make(narrow);
+    try {
+      liveThrough(commands, rig, seen);
+    } finally {
+      await rig.close();
+    }
+  });
   // A world in which nothing is carried would prove nothing.
+  const names = Object.keys(AT_LEAST) as (keyof Seen)[];
+  const missing = () => names.filter((name) => seen[name] <= AT_LEAST[name]);
+  await drawUntil(seed, (one) => fc.assert(property, { seed: one, numRuns: LIVES }), missing);
   if (where === 'xdp') expect(Math.min(stand.early.carried, stand.early.denied)).toBeGreaterThan(LIVES);
-  expect(seen.carried).toBeGreaterThan(LIVES);
-  expect(seen.passed).toBeGreaterThan(LIVES);
-  expect(seen.dropped).toBeGreaterThan(LIVES);
-  expect(seen.unbound).toBeGreaterThan(LIVES);
-  // These come in crowds: of some draws there are few.
-  for (const rare of ['limited', 'errors', 'pieces', 'tooBig'] as const) expect(seen[rare], rare).toBeGreaterThan(0);
 });
 
 function liveThrough(commands: readonly Command[], { plane: gate, interfaces }: Rig, seen: Seen): void {
@@ -88,6 +83,12 @@ function boundIn(plane: JudgingDataplane): readonly string[] {
 }
 
 type Both = readonly [gate: JudgingDataplane, twin: JudgingDataplane];
+/** More than this of each. */
+const AT_LEAST: Seen = {
+  ...{ carried: LIVES, passed: LIVES, dropped: LIVES, limited: LIVES / 2 },
+  ...{ unbound: LIVES, errors: LIVES / 4, pieces: LIVES / 4, tooBig: 0 },
+};
+
 type Seen = Record<'carried' | 'passed' | 'dropped' | 'limited' | 'unbound' | 'errors' | 'pieces' | 'tooBig', number>;
 
 function change(command: Exclude<Command, { do: 'packet' }>, both: Both, opened: Mapping[], number: number): void {
