@@ -179,12 +179,12 @@ export type XdpHook = 'outsideXdp' | 'insideXdp';
  * What became of one packet. `redirect`: carried, or answered, `bytes` is the
  * packet as it leaves (before the link layer is written). `cut`: carried, and
  * the stack is to cut it into fragments. `pass`: left to the stack and the
- * base as it came. `drop`: not passed; `sampled` tells whether it goes on,
- * marked, to be looked at.
+ * base, as it came if no `bytes` say otherwise. `drop`: not passed; `sampled`
+ * tells whether it goes on, marked, to be looked at.
  */
 export type Verdict =
   | { readonly verdict: 'redirect' | 'cut'; readonly bytes: Uint8Array }
-  | { readonly verdict: 'pass' }
+  | { readonly verdict: 'pass'; readonly bytes?: Uint8Array }
   | { readonly verdict: 'drop'; readonly reason: DenialReason; readonly sampled: boolean };
 
 /**

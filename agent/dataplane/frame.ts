@@ -175,28 +175,34 @@ export function isListenerReport(frame: Uint8Array, packet: Packet): boolean {
   return next === ICMP_OF.ipv6.protocol && units === 0 && LISTENER_REPORTS.includes(frame[contentAt + 8] ?? 0);
 }
 
-/**
- * The addresses that an ICMP error quotes: source and destination of the
- * packet it complains about. None where it is no error, or a later fragment
- * of one; `malformed` where it cannot be read that far.
- */
-export function quotedAddresses(frame: Uint8Array, packet: Packet): readonly Address[] | 'malformed' {
+/** The header of the packet that an ICMP error complains about. */
+export interface QuotedHeader {
+  /** Where the error itself begins. */
+  readonly messageAt: number;
+  readonly headerAt: number;
+  readonly source: Address;
+  readonly destination: Address;
+}
+
+/** What an ICMP error quotes: `none` where it is no error, or a later fragment of one; `malformed` where it cannot be read that far. */
+export function quotedHeader(frame: Uint8Array, packet: Packet): QuotedHeader | 'none' | 'malformed' {
   const content = packet.family === 'ipv6' ? skipExtensions(frame, packet) : skipNothing(frame, packet);
-  if (content === 'laterFragment') return [];
+  if (content === 'laterFragment') return 'none';
   if (content === 'malformed') return 'malformed';
-  const { protocol, at } = content;
+  const { protocol, at: messageAt } = content;
   const { protocol: icmp, isError } = ICMP_OF[packet.family];
-  if (protocol !== icmp) return [];
-  const type = frame[at];
+  if (protocol !== icmp) return 'none';
+  const type = frame[messageAt];
   if (type === undefined) return 'malformed';
-  if (!isError(type)) return [];
-  const quoteAt = at + ICMP;
+  if (!isError(type)) return 'none';
+  const headerAt = messageAt + ICMP;
   const six = packet.family === 'ipv6';
-  if (quoteAt + (six ? IPV6 : IPV4) > frame.length) return 'malformed';
-  if (viewOf(frame).getUint8(quoteAt) >> 4 !== (six ? 6 : 4)) return 'malformed';
-  return six
-    ? [ipv6At(frame, quoteAt + 8), ipv6At(frame, quoteAt + 24)]
-    : [ipv4At(frame, quoteAt + 12), ipv4At(frame, quoteAt + 16)];
+  if (headerAt + (six ? IPV6 : IPV4) > frame.length) return 'malformed';
+  if (viewOf(frame).getUint8(headerAt) >> 4 !== (six ? 6 : 4)) return 'malformed';
+  const [source, destination] = six
+    ? [ipv6At(frame, headerAt + 8), ipv6At(frame, headerAt + 24)]
+    : [ipv4At(frame, headerAt + 12), ipv4At(frame, headerAt + 16)];
+  return { messageAt, headerAt, source, destination };
 }
 
 type Content = { readonly protocol: number; readonly at: number } | 'laterFragment' | 'malformed';

@@ -362,7 +362,7 @@ SEC("tc")
 int gate_outside_egress(struct __sk_buff *skb)
 {
 	struct packet packet = {};
-	bool answer = skb->mark == GATE_ANSWER_MARK;
+	bool known, answer = skb->mark == GATE_ANSWER_MARK;
 	enum reason wrong;
 
 	if (answer)
@@ -375,13 +375,12 @@ int gate_outside_egress(struct __sk_buff *skb)
 	if (!packet.unfit && in_grants_pool(&packet, &packet.source))
 		return TC_ACT_UNSPEC;
 	/* Its peer knows the device by this very address; the base has seen to it. */
-	if (answer && owner_of(&packet.source) == OWNER_REALM)
-		return TC_ACT_UNSPEC;
-	if (is_inner(&packet.source))
+	known = answer && owner_of(&packet.source) == OWNER_REALM;
+	if (!known && is_inner(&packet.source))
 		return drop(skb, REASON_INNER_LEAK);
 	if (packet.ipv6 && !skip_extensions(skb, &packet))
 		return drop(skb, REASON_MALFORMED);
-	wrong = judge_quote(skb, &packet);
+	wrong = guard_quote(skb, &packet, known);
 	if (wrong)
 		return drop(skb, wrong);
 	return TC_ACT_UNSPEC;

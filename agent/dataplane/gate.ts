@@ -354,7 +354,7 @@ export class Gate implements JudgingDataplane {
     if (verdict === TC_ACT.unspec) {
       if (hook === 'outsideEgress' && mark === GATE_ANSWER_MARK)
         throw new AgentError('gateFault', `${hook} left the mark on a packet`);
-      return { verdict: 'pass' };
+      return Buffer.compare(bytes, frame) === 0 ? { verdict: 'pass' } : { verdict: 'pass', bytes };
     }
     if (verdict === TC_ACT.ok && mark >= GATE_FRAGMENT_MARK && mark < GATE_MARK) return { verdict: 'cut', bytes };
     const reason = denialOfNumber(mark - GATE_MARK);

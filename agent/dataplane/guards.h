@@ -31,6 +31,7 @@
 #define ICMP6_NEIGHBOUR_ADVERTISEMENT 136
 #define ICMP6_LISTENER_REPORT_2 143
 #define ICMP_HEADER 8
+#define ICMP_SUM 2
 #define EXTENSIONS_MAX 4
 
 /* Whether an address is of the inside, whoever knows it: nobody outside has it. */
@@ -251,9 +252,32 @@ static __always_inline bool is_error(__u8 type, bool ipv6)
 	       type == ICMP_PARAMETER;
 }
 
-/* Whether an ICMP error quotes an inner address (RFC 5508, REQ-4 and 5: a NAT
- * translates the quote; this one has not been). Only the first fragment quotes. */
-static __always_inline enum reason judge_quote(const struct __sk_buff *skb, const struct packet *packet)
+/* How many hops a quoted packet had left tells how far in it came. In IPv4 the
+ * quoted header's own sum makes up for the change, so that the message's sum
+ * stays right. False: it is spoilt. */
+static __always_inline bool level_quote(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u32 quoted = packet->transport + ICMP_HEADER;
+	__u32 at = quoted + (packet->ipv6 ? offsetof(struct ipv6hdr, nexthdr) : offsetof(struct iphdr, ttl));
+	__be16 before, after; /* with the protocol: before it, or behind it */
+
+	if (!config.hop_limit)
+		return true;
+	if (bpf_skb_load_bytes(skb, at, &before, sizeof(before)))
+		return false;
+	after = packet->ipv6 ? (before & bpf_htons(0xff00)) | bpf_htons(config.hop_limit)
+			     : (before & bpf_htons(0xff)) | bpf_htons((__u16)config.hop_limit << 8);
+	if (bpf_skb_store_bytes(skb, at, &after, sizeof(after), 0))
+		return false;
+	if (packet->ipv6)
+		return !bpf_l4_csum_replace(skb, packet->transport + ICMP_SUM, before, after, sizeof(after));
+	return !bpf_l3_csum_replace(skb, quoted + offsetof(struct iphdr, check), before, after, sizeof(after));
+}
+
+/* Of an ICMP error: whether it quotes an inner address (RFC 5508, REQ-4 and 5: a NAT
+ * translates the quote; this one has not been) to who does not know it. Only the first
+ * fragment quotes. */
+static __always_inline enum reason guard_quote(struct __sk_buff *skb, const struct packet *packet, bool known)
 {
 	struct gate_address source, destination;
 	__u8 type;
@@ -279,7 +303,9 @@ static __always_inline enum reason judge_quote(const struct __sk_buff *skb, cons
 		source = mapped(ip.saddr);
 		destination = mapped(ip.daddr);
 	}
-	return is_inner(&source) || is_inner(&destination) ? REASON_INNER_LEAK : REASON_NONE;
+	if (!known && (is_inner(&source) || is_inner(&destination)))
+		return REASON_INNER_LEAK;
+	return level_quote(skb, packet) ? REASON_NONE : REASON_MALFORMED;
 }
 
 #endif

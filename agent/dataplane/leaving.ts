@@ -14,6 +14,7 @@ import {
   pseudoHeader,
   QUOTED,
   type Quote,
+  type QuotedHeader,
   sum,
   TCP,
   UDP,
@@ -207,6 +208,27 @@ export function errorAnew(
     ? { source: packet.source, destination: to.address }
     : { source: to.address, destination: packet.destination };
   return framed(frame, ips, message, hopLimit || packet.hops - 1);
+}
+
+/** An error with so many hops in its quote as all have; undefined: it has them. A sum that was wrong stays so. */
+export function levelled(
+  frame: Uint8Array,
+  { family }: Packet,
+  { messageAt, headerAt }: QuotedHeader,
+  { normalise: { hopLimit } }: Terms,
+): Uint8Array | undefined {
+  const six = family === 'ipv6';
+  const hopsAt = headerAt + (six ? 7 : 8);
+  if (hopLimit === 0 || frame[hopsAt] === hopLimit) return undefined;
+  const bytes = Uint8Array.from(frame);
+  const view = viewOf(bytes);
+  const wordAt = headerAt + (six ? 6 : 8);
+  const before = view.getUint16(wordAt);
+  view.setUint8(hopsAt, hopLimit);
+  const sumAt = six ? messageAt + 2 : headerAt + 10;
+  const was = view.getUint16(sumAt);
+  view.setUint16(sumAt, ~folded((~was & 0xffff) + (~before & 0xffff) + view.getUint16(wordAt)) & 0xffff);
+  return bytes;
 }
 
 /** The sum of an endpoint's words. */

@@ -26,12 +26,12 @@ import {
   type Packet,
   type Piece,
   type Quote,
-  quotedAddresses,
+  quotedHeader,
   readFrame,
   readPiece,
   readQuote,
 } from './frame.ts';
-import { echoReply, errorAnew, tooBig, translated } from './leaving.ts';
+import { echoReply, errorAnew, levelled, tooBig, translated } from './leaving.ts';
 import { holds, MemoryTables, type Row, SECOND_NS } from './memory-tables.ts';
 import { inGrantsPool, isAdmitted, isHost, isInner, isInside, isLinkUpkeep, isWelcome, ownerOf } from './owners.ts';
 import { Pieces } from './pieces.ts';
@@ -256,12 +256,16 @@ export class Memory extends MemoryTables implements JudgingDataplane {
     const packet = readFrame(frame);
     if (packet === 'other') return { verdict: 'pass' };
     if (packet === 'malformed') return this.#drop('malformed', frame);
-    if (mark === ANSWER_MARK && ownerOf(this.setup, packet.source).kind === 'device') return { verdict: 'pass' };
-    if (isInner(this.setup, packet.source)) return this.#drop('innerLeak', frame);
-    const quoted = quotedAddresses(frame, packet);
+    const owner = ownerOf(this.setup, packet.source);
+    const isKnown = mark === ANSWER_MARK && owner.kind === 'device' && !owner.isSeen;
+    if (!isKnown && isInner(this.setup, packet.source)) return this.#drop('innerLeak', frame);
+    const quoted = quotedHeader(frame, packet);
     if (quoted === 'malformed') return this.#drop('malformed', frame);
-    if (quoted.some((address) => isInner(this.setup, address))) return this.#drop('innerLeak', frame);
-    return { verdict: 'pass' };
+    if (quoted === 'none') return { verdict: 'pass' };
+    if (!isKnown && [quoted.source, quoted.destination].some((address) => isInner(this.setup, address)))
+      return this.#drop('innerLeak', frame);
+    const bytes = levelled(frame, packet, quoted, this.setup);
+    return bytes ? { verdict: 'pass', bytes } : { verdict: 'pass' };
   }
 
   #nowNs(): bigint {

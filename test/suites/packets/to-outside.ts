@@ -14,7 +14,10 @@ export function toOutside(who: Who): readonly Row[] {
   const inner = quote(server, device);
   const fixed = isIpv4 ? 20 : 40;
   const quoting = (type: number, quoted: Uint8Array) => ip(host, server, icmp(icmpOf(who), type, 0, quoted));
-  const unreached = (quoted: Uint8Array) => ip(host, server, unreachable(who, quoted));
+  const unreached = (quoted: Uint8Array, fields = {}) => ip(host, server, unreachable(who, quoted), fields);
+  const far = (hops: number) => ip(server, host, udp(5000, 5683, 'how far?'), { hops, id: 7 });
+  const wrongSum = (packet: Uint8Array) => spoil(packet, fixed + 2, 0x55);
+  const eightBehind = isIpv4 ? {} : { extensions: [60] };
   return [
     ['a granted answer', ip(external, server, udp(PORT.one, 5000)), 'pass'],
     ["the host's own", ip(host, server, tcp(443, 5000)), 'pass'],
@@ -32,6 +35,24 @@ export function toOutside(who: Who): readonly Row[] {
       (type): Row => [`ICMP ${type} that quotes a device as destination`, quoting(type, inner), 'innerLeak'],
     ),
     ...errors.map((type): Row => [`ICMP ${type} that quotes nothing of the inside`, quoting(type, outer), 'pass']),
+    ...errors.map(
+      (type): Row => [`ICMP ${type} tells not how far in it is`, quoting(type, far(61)), quoting(type, far(64))],
+    ),
+    ['an error about what came with more hops than others', unreached(far(255)), unreached(far(64))],
+    [
+      'an error whose quote says nothing new, behind others',
+      unreached(far(2), eightBehind),
+      unreached(far(64), eightBehind),
+    ],
+    ...(isIpv4
+      ? [
+          [
+            'an error whose sum is wrong: it stays wrong',
+            wrongSum(unreached(far(61))),
+            wrongSum(unreached(far(64))),
+          ] as const,
+        ]
+      : []),
     ...others.map((type): Row => [`ICMP ${type}, no error, with what would be a quote`, quoting(type, inner), 'pass']),
     ['an error that quotes a device as source', unreached(quote(device, server)), 'innerLeak'],
     ['an error that quotes the inner gateway', unreached(quote(server, gateway)), 'innerLeak'],
