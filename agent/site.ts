@@ -157,6 +157,7 @@ export function baseSetup(config: Config, { outside, inside }: Site, ground: Fil
     egress: config.pools.egress,
     services: config.services,
     management: config.radius?.listen ?? [],
+    normalise: config.gate.normalise,
     ...(config.triggers && { triggers: config.triggers }),
     filters: ground.policy.filters,
     filterCopiesPerSecond: config.gate.sampledDenialsPerSecond,

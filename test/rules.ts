@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { type Compilation, compilePolicy, type Surroundings } from '../agent/policy/compile.ts';
 import type { Policy } from '../agent/policy/policy.ts';
 import { issuesOf } from './issues.ts';
+import { NORMALISE } from './suites/fixture.ts';
 
 export const digest = (text: string) => createHash('sha256').update(text).digest('hex');
 
@@ -22,5 +23,5 @@ export function policyWithin(surroundings: Partial<Surroundings>, ...texts: read
   return compilation.policy;
 }
 
-/** Of a base: no filter. */
-export const NO_FILTERS = { filters: [], filterCopiesPerSecond: 0, groups: new Map() } as const;
+/** Of a base: no filter, and headers made alike as they are by default. */
+export const PLAIN_BASE = { filters: [], filterCopiesPerSecond: 0, groups: new Map(), normalise: NORMALISE } as const;

@@ -14,6 +14,7 @@
  * Devices of a realm with `nat: none` are known outside by their own addresses:
  * what they begin is not hidden, and what the outside begins toward them is
  * seen here and not by the gate, since an answer looks no different to it.
+ * Headers of both are made alike (header-ruleset.ts).
  *
  * Pure: the same setup gives the same text, byte by byte.
  */
@@ -30,9 +31,10 @@ import {
   SELF_TEST,
 } from '../core/reasons.ts';
 import { portsText, type TriggerPlan } from '../core/trigger-plan.ts';
-import type { Service } from '../core/words.ts';
+import type { Normalisation, Service } from '../core/words.ts';
 import { allowRules, answerRules, type Counted, type FilterSetup, filterParts, type Part } from './filter-ruleset.ts';
 import { flowCaps } from './flow-caps.ts';
+import { headerChains, PLAIN_HEADERS } from './header-ruleset.ts';
 
 export interface BaseSetup extends FilterSetup {
   readonly outside: string;
@@ -55,6 +57,7 @@ export interface BaseSetup extends FilterSetup {
   /** What devices may reach on the gateway itself, beside neighbour discovery. */
   readonly services: readonly Service[];
   readonly nflogGroup: number;
+  readonly normalise: Normalisation;
   /** How many flows a device may have at once; absent: as many as it likes. */
   readonly flowsPerDevice?: number;
   /** Where the host itself listens for its management alone, over UDP: not reachable from outside. */
@@ -73,9 +76,6 @@ const FAMILIES = [
 
 /** Any number will do. */
 const EGRESS_SEED = '0x6d746761';
-
-/** RFC 5095; RFC 6092, REC-4. */
-const NO_SOURCE_ROUTES = 'meta nfproto ipv6 rt type 0 counter drop';
 
 /**
  * Defragmentation lets a piece that breaks the rules of fragments pass as it
@@ -150,7 +150,7 @@ function baseTable(setup: BaseSetup, counted: Counted): string {
       `iifname { ${inside.join(', ')} } goto from_inside`,
     ]),
     chain('toward_inside', [
-      NO_SOURCE_ROUTES,
+      ...PLAIN_HEADERS,
       NO_PIECES,
       // Whoever it is for, and whatever flow it is of: a trigger does not come by this way.
       ...atTriggerPorts(setup, 'dport', `goto ${UNAUTHORISED}`),
@@ -171,7 +171,7 @@ function baseTable(setup: BaseSetup, counted: Counted): string {
       'counter drop',
     ]),
     chain('from_inside', [
-      NO_SOURCE_ROUTES,
+      ...PLAIN_HEADERS,
       NO_PIECES,
       // What answered it would come to a trigger port.
       ...atTriggerPorts(setup, 'sport', 'counter drop'),
@@ -207,6 +207,7 @@ function baseTable(setup: BaseSetup, counted: Counted): string {
           ]),
         ]
       : []),
+    ...headerChains(setup).map(part),
     chain('hide', [
       'type nat hook postrouting priority srcnat; policy accept;',
       ...FAMILIES.flatMap(({ family, word }) => hide(outside, word, of(family, setup.egress), setup, family)),
@@ -230,7 +231,8 @@ function baseTable(setup: BaseSetup, counted: Counted): string {
         ({ family }) =>
           `ct state established ct direction reply update @${answerSet(family)} { ${wordOf({ family })} saddr ${ANSWER_RATE} } counter drop`,
       ),
-      'ct state established ct direction reply accept', // answers to what the gateway began
+      // Answers to what the gateway began, and not to a broadcast that somebody outside took for a source.
+      'fib daddr type local ct state established ct direction reply accept',
       'counter drop',
     ]),
   ]);

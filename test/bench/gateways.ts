@@ -29,7 +29,7 @@ import { ROOT } from '../child.ts';
 import { within } from '../enter.ts';
 import { Network } from '../network.ts';
 import { switchNapiOn, withQueues } from '../offloads.ts';
-import { NO_FILTERS } from '../rules.ts';
+import { PLAIN_BASE } from '../rules.ts';
 import { NORMALISE, USUAL } from '../suites/fixture.ts';
 import { compile, type Target } from './generator.ts';
 
@@ -377,7 +377,7 @@ chain forward {
 
 function baseRules(): string {
   return baseRuleset({
-    ...NO_FILTERS,
+    ...PLAIN_BASE,
     outside: 'outside',
     inside: [{ interface: 'inside', prefixes: [REALM.ipv4, REALM.ipv6] }],
     present: ['outside', 'inside'],

@@ -8,7 +8,7 @@ import { type BaseSetup, baseRuleset } from '../../agent/policy/ruleset.ts';
 import { type Child, program } from '../child.ts';
 import type { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
-import { NO_FILTERS } from '../rules.ts';
+import { PLAIN_BASE } from '../rules.ts';
 import { Session } from '../session.ts';
 import {
   DEVICE,
@@ -25,7 +25,7 @@ import {
 
 const FAMILIES = ['ipv4', 'ipv6'] as const;
 const SETUP: BaseSetup = {
-  ...NO_FILTERS,
+  ...PLAIN_BASE,
   outside: OUTSIDE,
   present: [OUTSIDE, INSIDE],
   inside: [{ interface: INSIDE, prefixes: FAMILIES.map((family) => prefix(REALM_PREFIX[family])) }],

@@ -20,7 +20,7 @@ import { ROOT } from '../child.ts';
 import { enter } from '../enter.ts';
 import { icmp, ip, TCP_ACK, tcp, udp } from '../frames.ts';
 import { Network } from '../network.ts';
-import { NO_FILTERS } from '../rules.ts';
+import { PLAIN_BASE } from '../rules.ts';
 import { EGRESS_POOL, GRANTS_POOL, REALM_PREFIX, SERVER } from '../standard-network.ts';
 import { Tun } from '../tun.ts';
 
@@ -44,7 +44,7 @@ beforeAll(async () => {
     input: [...lines, 'route add 2001:db8::/32 dev outside'].join('\n'),
   });
   const base = baseRuleset({
-    ...NO_FILTERS,
+    ...PLAIN_BASE,
     outside: 'outside',
     present: ['outside', 'inside'],
     inside: [{ interface: 'inside', prefixes: [prefix(REALM_PREFIX.ipv4), prefix(REALM_PREFIX.ipv6)] }],

@@ -8,9 +8,9 @@ import { addressFromBytes, contains, prefix } from '../../agent/core/net.ts';
 import { Base } from '../../agent/dataplane/nftables.ts';
 import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { enter } from '../enter.ts';
-import { icmp, ip, tcp, udp } from '../frames.ts';
+import { cut, type IpFields, icmp, ip, sumsHold, TCP_ACK, tcp, udp } from '../frames.ts';
 import { Network } from '../network.ts';
-import { NO_FILTERS } from '../rules.ts';
+import { PLAIN_BASE } from '../rules.ts';
 import { EGRESS_POOL, GRANTS_POOL, REALM_PREFIX } from '../standard-network.ts';
 import { Tun } from '../tun.ts';
 
@@ -28,7 +28,7 @@ const base = new Base();
 
 function textFor(egress: readonly string[] = [EGRESS_POOL.ipv4, EGRESS_POOL.ipv6], flowsPerDevice = CAP): string {
   return baseRuleset({
-    ...NO_FILTERS,
+    ...PLAIN_BASE,
     outside: 'outside',
     present: ['outside', 'inside'],
     inside: [{ interface: 'inside', prefixes: [prefix(REALM_PREFIX.ipv4), prefix(REALM_PREFIX.ipv6)] }],
@@ -177,6 +177,110 @@ test('of several egress prefixes each device keeps to one address, and each is h
   expect(used.size).toBeGreaterThan(5);
 });
 
+interface Headers {
+  readonly hops: number;
+  readonly trafficClass: number;
+  readonly flowLabel: number;
+  readonly id: number;
+}
+
+function headersOf(bytes: Uint8Array): Headers {
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  const word = view.getUint32(0);
+  return word >>> 28 === 6
+    ? { hops: view.getUint8(7), trafficClass: (word >> 20) & 0xff, flowLabel: word & 0xfffff, id: 0 }
+    : { hops: view.getUint8(8), trafficClass: (word >> 16) & 0xff, flowLabel: 0, id: view.getUint16(4) };
+}
+
+describe.each(FAMILIES)('what the headers of a flow tell, %s', (family) => {
+  const device = DEVICE[family];
+  const server = SERVER[family];
+  const six = family === 'ipv6';
+  const protocolAt = six ? 6 : 9;
+  const isEcho = (bytes: Uint8Array) => bytes[protocolAt] === (six ? 58 : 1);
+  const leaves = (fields: IpFields, upper = udp(4000, 53, 'who')) => {
+    inside.write(ip(device, server, upper, fields));
+    return outside.read().filter((one) => one[protocolAt] === upper.protocol);
+  };
+
+  test('is how far in nobody is, and what no stack and no network wrote', () => {
+    const odd = { hops: 33, trafficClass: 0xba, flowLabel: 0xabcde, id: 0x1234, dontFragment: true };
+    for (const fields of [odd, { ...odd, hops: 255 }, { ...odd, hops: 2 }])
+      expect(leaves(fields).map(headersOf)).toEqual([{ hops: 64, trafficClass: 2, flowLabel: 0, id: 0 }]);
+    const [flow] = sent(device, server);
+    outside.write(ip(server, flow?.address ?? '', udp(53, flow?.port ?? 0, 'you'), { ...odd, hops: 9 }));
+    const [answer] = inside.read().filter((one) => !isEcho(one));
+    expect(answer && headersOf(answer)).toMatchObject({ hops: 64, trafficClass: 2 });
+    expect(answer && sumsHold(answer)).toBe(true);
+  });
+
+  test('is no clock, and no segment that the links do not take', async () => {
+    const withOptions = (...own: readonly number[]) =>
+      [2, 4, 0x05, 0xb4, 1, 1, ...own, 1, 3, 3, 7, 4, 2, 1, 1] as const;
+    const [clock, nothing] = [
+      [8, 10, 1, 2, 3, 4, 0, 0, 0, 0],
+      [1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+    ] as const;
+    const optionsOf = (bytes: Uint8Array | undefined) => [...(bytes ?? []).slice((six ? 40 : 20) + 20)];
+    await network.run('gateway', ['ip', 'link', 'set', 'outside', 'mtu', '1400']);
+    try {
+      const mss = 1400 - (six ? 60 : 40);
+      const [, , , ...rest] = withOptions(...nothing);
+      const levelled = [2, 4, mss >> 8, mss & 0xff, ...rest.slice(1)];
+      const [syn] = leaves({}, tcp(4000, 80, '', 2, { options: withOptions(...clock) }));
+      expect(optionsOf(syn)).toEqual(levelled);
+      expect(syn && sumsHold(syn)).toBe(true);
+      const { address = '', port = 0 } = syn ? seen(syn) : {};
+      const accept = { acknowledges: 0x01020305, options: withOptions(...clock) };
+      outside.write(ip(server, address, tcp(80, port, '', 2 | TCP_ACK, accept)));
+      const [answer] = inside.read().filter((one) => !isEcho(one));
+      expect(optionsOf(answer)).toEqual(levelled);
+      expect(answer && sumsHold(answer)).toBe(true);
+    } finally {
+      await network.run('gateway', ['ip', 'link', 'set', 'outside', 'mtu', '1500']);
+    }
+  });
+
+  test('is no address that routers on the way, or the gateway, have written into options', () => {
+    const recorded = Uint8Array.of(7, 7, 8, 10, 66, 66, 66, 0); // record route, full
+    const options = six
+      ? [{ extensions: [0] }, { extensions: [43] }]
+      : [{ options: recorded }, { options: Uint8Array.of(1, 1, 1, 0) }];
+    for (const one of options) expect(leaves(one)).toEqual([]);
+    const [flow] = sent(device, server);
+    inside.read();
+    const answer = (fields: IpFields) => ip(server, flow?.address ?? '', udp(53, flow?.port ?? 0, 'you'), fields);
+    for (const one of options) outside.write(answer(one));
+    expect(inside.read()).toEqual([]);
+    outside.write(answer({}));
+    expect(inside.read()).toHaveLength(1);
+  });
+});
+
+test('how many devices there are is not told by their identifications: each is drawn by chance', () => {
+  const counted = Array.from({ length: 200 }, (_, i) => {
+    inside.write(ip(i % 2 ? '10.20.7.3' : DEVICE.ipv4, SERVER.ipv4, udp(4000, 53, 'who'), { id: 500 + i * 3 }));
+    return outside.read().map((one) => headersOf(one).id);
+  }).flat();
+  expect(counted).toHaveLength(200);
+  // Two of 200 may be drawn alike, or side by side.
+  expect(new Set(counted).size).toBeGreaterThan(190);
+  const near = counted.filter((id, i) => counted.slice(i + 1, i + 5).some((next) => Math.abs(next - id) < 20));
+  expect(near.length).toBeLessThan(10);
+  expect(counted.filter((id) => id < 0x100).length).toBeLessThan(10);
+  expect(counted.filter((id) => (id & 0xff) === 0).length).toBeLessThan(10);
+});
+
+test('and the pieces of one datagram have the same', () => {
+  const whole = ip(DEVICE.ipv4, SERVER.ipv4, udp(4000, 53, 1000), { id: 0x4321 });
+  for (const piece of cut(whole, 600)) inside.write(piece);
+  const pieces = outside.read();
+  expect(pieces).toHaveLength(2);
+  const [first, last] = pieces.map((one) => headersOf(one).id);
+  expect(first).toBe(last);
+  expect(first).not.toBe(0x4321);
+});
+
 describe.each(FAMILIES)('the egress pool answers nothing of its own, %s', (family) => {
   const free = family === 'ipv4' ? '203.0.113.15' : '2001:db8:e::15';
   const six = family === 'ipv6';
@@ -199,7 +303,7 @@ describe.each(FAMILIES)('the egress pool answers nothing of its own, %s', (famil
     outside.write(answer(1));
     expect([inside.read(), outside.read()]).toEqual([[], []]);
     outside.write(answer(2));
-    expect(inside.read().map(seen)).toMatchObject([{ to: DEVICE[family], hops: 1 }]);
+    expect(inside.read().map(seen)).toMatchObject([{ to: DEVICE[family], hops: 64 }]);
     // The control: without that rule the gateway tells that it is there.
     await network.run('gateway', ['nft', 'flush chain inet mtgate early']);
     outside.write(answer(1));

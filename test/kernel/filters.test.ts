@@ -13,7 +13,7 @@ import { program, until } from '../child.ts';
 import { ethernet, icmp, ip, raw, udp } from '../frames.ts';
 import type { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
-import { policyOf } from '../rules.ts';
+import { PLAIN_BASE, policyOf } from '../rules.ts';
 import { Session } from '../session.ts';
 import {
   DEVICE,
@@ -45,6 +45,7 @@ let fromWan: Capture;
 async function inForce(filters: string, members: readonly GroupMember[] = []): Promise<void> {
   const policy = policyOf(filters);
   const text = baseRuleset({
+    ...PLAIN_BASE,
     outside: OUTSIDE,
     present: [OUTSIDE, INSIDE],
     inside: [{ interface: INSIDE, prefixes: FAMILIES.map((family) => prefix(REALM_PREFIX[family])) }],
@@ -129,7 +130,7 @@ describe('the shipped defaults', () => {
   });
 });
 
-test('the base drops routing header 0, whatever the filters say', async () => {
+test('the base drops routing headers, whatever the filters say', async () => {
   await inForce('filters: [{ id: all, allow: { from: inside } }]');
   const wire = await Capture.start(network, 'wan', UPLINK, 'ip6');
   const routed = Uint8Array.of(17, 2, 0, 1, 0, 0, 0, 0, ...address(SERVER.ipv6).bytes);

@@ -11,7 +11,7 @@ import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { type Child, program, until } from '../child.ts';
 import type { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
-import { NO_FILTERS } from '../rules.ts';
+import { PLAIN_BASE } from '../rules.ts';
 import {
   DEVICE,
   EGRESS_POOL,
@@ -78,7 +78,7 @@ beforeAll(async () => {
   gate = gateOnWires(network, POOL);
   await network.run('gateway', ['nft', '-f', '-'], {
     input: baseRuleset({
-      ...NO_FILTERS,
+      ...PLAIN_BASE,
       outside: OUTSIDE,
       present: [OUTSIDE, INSIDE],
       inside: [{ interface: INSIDE, prefixes: FAMILIES.map((family) => prefix(REALM_PREFIX[family])) }],

@@ -19,7 +19,7 @@ import { entriesOf } from '../entries.ts';
 import { ethernet } from '../frames.ts';
 import { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
-import { NO_FILTERS } from '../rules.ts';
+import { PLAIN_BASE } from '../rules.ts';
 import { addClasses, bindDevices, nowNs, setupOf, USUAL } from '../suites/fixture.ts';
 import { answers } from '../suites/packets/answers.ts';
 import { fromDevices } from '../suites/packets/from-devices.ts';
@@ -192,7 +192,7 @@ describe('a VLAN and a bridge inside, realms of the same addresses', () => {
     const inside = REALMS.map((one) => at(one.interface));
     await network.run('gateway', ['nft', '-f', '-'], {
       input: baseRuleset({
-        ...NO_FILTERS,
+        ...PLAIN_BASE,
         outside: 'outside',
         inside: REALMS.map((one) => ({ interface: one.interface, prefixes: REALM, shared: true })),
         present: ['outside', 'trunk.100', 'br0'],

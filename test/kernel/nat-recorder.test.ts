@@ -16,7 +16,7 @@ import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { ROOT, until } from '../child.ts';
 import { ip, udp } from '../frames.ts';
 import { Network } from '../network.ts';
-import { NO_FILTERS } from '../rules.ts';
+import { PLAIN_BASE } from '../rules.ts';
 import { EGRESS_POOL, GRANTS_POOL, REALM_PREFIX, SERVER } from '../standard-network.ts';
 import { Tun } from '../tun.ts';
 
@@ -35,7 +35,7 @@ beforeAll(async () => {
     input: [...lines, `route add ${REALM_PREFIX.ipv4} dev inside`].join('\n'),
   });
   const base = baseRuleset({
-    ...NO_FILTERS,
+    ...PLAIN_BASE,
     outside: 'outside',
     present: ['outside', 'inside'],
     inside: [{ interface: 'inside', prefixes: [prefix(REALM_PREFIX.ipv4)] }],

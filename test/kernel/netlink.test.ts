@@ -16,7 +16,7 @@ import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { enter } from '../enter.ts';
 import { Network } from '../network.ts';
 import { switchNapiOn } from '../offloads.ts';
-import { NO_FILTERS } from '../rules.ts';
+import { PLAIN_BASE } from '../rules.ts';
 import { Tun } from '../tun.ts';
 
 let network: Network;
@@ -198,7 +198,7 @@ describe('the base', () => {
   const path = process.env['PATH'] ?? '';
   const base = new Base();
   const text = baseRuleset({
-    ...NO_FILTERS,
+    ...PLAIN_BASE,
     outside: 'outside',
     present: ['outside', 'tun0', 'br0'],
     inside: ['tun0', 'br0'].map((name) => ({ interface: name, prefixes: [prefix('10.20.0.0/16')] })),

@@ -1,10 +1,10 @@
 import { expect, test } from 'vitest';
 import { address, parseEndpoint, prefix } from '../../agent/core/net.ts';
 import { type BaseSetup, baseRuleset } from '../../agent/policy/ruleset.ts';
-import { NO_FILTERS, policyOf } from '../rules.ts';
+import { PLAIN_BASE, policyOf } from '../rules.ts';
 
 const SETUP: BaseSetup = {
-  ...NO_FILTERS,
+  ...PLAIN_BASE,
   outside: 'eth0',
   present: ['eth0', 'pgw0', 'pgw1'],
   inside: [
@@ -21,6 +21,12 @@ const SETUP: BaseSetup = {
   ],
   nflogGroup: 100,
 };
+
+/** What stands in a chain. */
+function rulesOf(text: string, name: string): string[] {
+  const [, body = ''] = new RegExp(`\\tchain ${name} \\{\\n([^]*?)\\t\\}\\n`).exec(text) ?? [];
+  return body.split('\n').flatMap((line) => line.trim() || []);
+}
 
 test('the base reads as it was meant', async () => {
   await expect(baseRuleset(SETUP)).toMatchFileSnapshot('../golden/base.nft');
@@ -98,18 +104,24 @@ test('devices of realms that share addresses begin nothing; all else of their re
   const [first, second] = SETUP.inside;
   if (!first || !second) throw new RangeError('two realms');
   const text = baseRuleset({ ...SETUP, inside: [{ ...first, shared: true }, second] });
-  const chain = (name: string) => {
-    const at = text.indexOf(`chain ${name} {`);
-    return text
-      .slice(at, text.indexOf('\n\t}', at))
-      .split('\n')
-      .map((line) => line.trim());
-  };
   const closed = 'iifname { "pgw0" } counter drop';
-  expect(chain('from_inside').slice(3, 5)).toEqual(['oifname != "eth0" counter drop', closed]);
-  expect(chain('from_device').slice(2, 3)).toEqual([closed]);
-  expect(chain('hide').join()).not.toMatch(/10\.20\.0\.0|fd00:20/);
-  expect(chain('hide').join()).toContain('10.30.0.0/16');
+  const outward = rulesOf(text, 'from_inside');
+  expect(outward[outward.indexOf('oifname != "eth0" counter drop') + 1]).toBe(closed);
+  expect(rulesOf(text, 'from_device').slice(1, 2)).toEqual([closed]);
+  expect(rulesOf(text, 'hide').join()).not.toMatch(/10\.20\.0\.0|fd00:20/);
+  expect(rulesOf(text, 'hide').join()).toContain('10.30.0.0/16');
+});
+
+test('headers are made alike as far as it is wanted', () => {
+  const off = { identification: false, flowLabel: false, trafficClass: false, timestamps: false, mss: false };
+  const textOf = (on: Partial<BaseSetup['normalise']>) =>
+    baseRuleset({ ...SETUP, normalise: { ...off, hopLimit: 0, ...on } });
+  expect(textOf({})).not.toContain('alike');
+  const hops = ['ip ttl set 200', 'ip6 hoplimit set 200'];
+  expect(rulesOf(textOf({ hopLimit: 200 }), 'alike_outward')).toEqual(hops);
+  expect(rulesOf(textOf({ hopLimit: 200 }), 'alike_inward')).toEqual(hops);
+  expect(rulesOf(textOf({ flowLabel: true }), 'alike_outward')).toEqual(['ip6 flowlabel set 0']);
+  expect(rulesOf(textOf({ flowLabel: true }), 'alike_inward')).toEqual([]);
 });
 
 test('the samples of interfaces that are there are looked at; where there is none, no chain asks for one', () => {

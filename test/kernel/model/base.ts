@@ -48,7 +48,7 @@ export class BaseModel {
 
   inward(packet: Packet, to: Place, { state, way, flow }: Tracked): Said {
     const view = this.view(packet, 'outside', to);
-    if (packet.hasRoutingZero) return closed('routing header 0', []);
+    if (packet.isSteered) return closed('options for the routers on the way', []);
     if (packet.fragment) return closed('a fragment that no whole is made of', []);
     if (this.#isTriggerPort(packet, 'destination'))
       return {
@@ -79,7 +79,7 @@ export class BaseModel {
 
   outward(packet: Packet, from: Place, to: Place, { state, way, flow }: Tracked): Said {
     const view = this.view(packet, from, to);
-    if (packet.hasRoutingZero) return closed('routing header 0', []);
+    if (packet.isSteered) return closed('options for the routers on the way', []);
     if (packet.fragment) return closed('a fragment that no whole is made of', []);
     if (this.#isTriggerPort(packet, 'source')) return closed('from a trigger port', []);
     const { said, copies } = this.#drops(view);

@@ -47,7 +47,15 @@ export const ODD_DESTINATIONS = {
   ],
 } as const;
 
-export type Shape = 'plain' | 'options' | 'routingZero' | 'firstPiece' | 'laterPiece' | 'pieces' | 'piecesTurned';
+export type Shape =
+  | 'plain'
+  | 'options'
+  | 'hopByHop'
+  | 'routed'
+  | 'firstPiece'
+  | 'laterPiece'
+  | 'pieces'
+  | 'piecesTurned';
 export type Word = 'udp' | 'tcp' | 'icmp' | 'esp';
 
 interface Content {
@@ -135,7 +143,8 @@ const shape = fc.oneof(
     weight: 5,
     arbitrary: fc.constantFrom<Shape>(
       'options',
-      'routingZero',
+      'hopByHop',
+      'routed',
       'firstPiece',
       'laterPiece',
       'pieces',

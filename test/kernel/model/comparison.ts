@@ -44,7 +44,7 @@ export function shown({ gate, log, arrived, said }: Seen): string {
 
 export function describe(
   from: Place,
-  { source, destination, protocol, ports, icmp: message, tcp: segment, fragment, hops, hasRoutingZero }: Packet,
+  { source, destination, protocol, ports, icmp: message, tcp: segment, fragment, hops, isSteered }: Packet,
 ): string {
   return [
     `from ${from}: ${source.text} to ${destination.text}, protocol ${protocol}`,
@@ -52,7 +52,7 @@ export function describe(
     segment && `flags 0x${segment.flags.toString(16)} sequence ${segment.sequence}`,
     message && `type ${message.type} code ${message.code} id ${message.id}`,
     fragment && `fragment at ${fragment.offset}${fragment.more ? ', more to come' : ''}`,
-    hasRoutingZero && 'routing header 0',
+    isSteered && 'options for the routers on the way',
     hops !== 64 && `hops ${hops}`,
   ]
     .filter(Boolean)

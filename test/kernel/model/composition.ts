@@ -86,9 +86,8 @@ export class Composer {
     const isTurned = this.#flows.all.some(
       (flow) =>
         flow.from.address.text === destination &&
-        flow.from.port === port &&
         flow.to.address.text === source &&
-        flow.to.port === sourcePort,
+        (protocol === 'esp' || (flow.from.port === port && flow.to.port === sourcePort)), // which has no ports
     );
     if (isTurned) return undefined;
     return { from, packets: shaped(source, destination, made(content(shape)), shape, hops) };
@@ -126,7 +125,7 @@ export class Composer {
     const made = quotedOf(flow, way, id, ends);
     if (!made) return undefined;
     const { family } = sender.address;
-    const quote = ip(sender.address.text, receiver.address.text, made);
+    const quote = ip(sender.address.text, receiver.address.text, made, { hops: 30 + (serial % 60) });
     const kinds =
       family === 'ipv4'
         ? ([
@@ -273,18 +272,21 @@ function quotedOf(
 /** The packet, or its pieces, or one of them. */
 function shaped(from: string, to: string, made: Upper, shape: Shape, hops: number): Uint8Array[] {
   const six = from.includes(':');
-  const whole = (fields: IpFields) => [ip(from, to, made, { hops, ...fields })];
+  const id = serial & 0xffff;
+  // What a stack may write, so that each differs from the last.
+  const own = { hops, id, trafficClass: id & 0xff, flowLabel: id, dontFragment: id % 3 === 0 };
+  const whole = (fields: IpFields) => [ip(from, to, made, { ...own, ...fields })];
   if (shape === 'plain') return whole({});
   if (shape === 'options') return whole(six ? { extensions: [60] } : { options: new Uint8Array(4) });
   const bytes = made.bytes(address(from), address(to));
-  if (shape === 'routingZero') {
+  if (shape === 'hopByHop') return whole(six ? { extensions: [0] } : {});
+  if (shape === 'routed') {
     if (!six) return whole({});
-    const header = Uint8Array.of(made.protocol, 2, 0, 0, 0, 0, 0, 0, ...address(to).bytes);
+    const header = Uint8Array.of(made.protocol, 2, (id % 3) * 2, 0, 0, 0, 0, 0, ...address(to).bytes);
     return [ip(from, to, raw(43, Uint8Array.of(...header, ...bytes)), { hops })];
   }
   // A first piece of an odd length (RFC 8200, 4.5: discarded) stands for itself in IPv6; in IPv4 it would be cut.
   if (bytes.length <= PIECE && !(six && shape === 'firstPiece')) return whole({});
-  const id = serial & 0xffff;
   const piece = (part: Uint8Array, offset: number, more: boolean) =>
     ip(from, to, raw(made.protocol, part), { hops, id, fragment: { offset, more } });
   const first = piece(bytes.subarray(0, PIECE), 0, true);

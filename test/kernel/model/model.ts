@@ -14,7 +14,7 @@ import { BaseModel, ECHO } from './base.ts';
 import { begun, type Flow, Flows, type State, type Tracked } from './flows.ts';
 import { ifindexIn } from './gateway.ts';
 import { bindings, isOwn, type Place, placeOf, realmId } from './neighbourhood.ts';
-import { type Changes, type Packet, read, translated } from './packet.ts';
+import { type Changes, numbered, type Packet, read, translated, viewOf } from './packet.ts';
 import {
   GROUPS,
   HEARD,
@@ -85,6 +85,14 @@ export class Model {
     if (verdict.verdict === 'pass') return this.#toStack(from, read(bytes));
     const carried = read(verdict.bytes.subarray(14));
     const at = from === 'outside' ? placeOf(carried.destination) : 'outside';
+    if (carried.icmp?.type === ECHO_REPLY[carried.family])
+      return {
+        why: 'a filter lets the external address answer',
+        outcome: 'pass grant',
+        gate: ['echoesAnswered'],
+        log: [],
+        arrives: { at: from, check: sameAs(verdict.bytes.subarray(14)) },
+      };
     if (carried.icmp)
       return {
         why: 'the gate carries an error about what it carried',
@@ -171,14 +179,14 @@ export class Model {
     const base = { why, outcome, gate: ['passed'], log };
     if (from === 'outside') {
       if (!flow) this.flows.all.push(begun('outside', packet, to));
-      return { ...base, arrives: { at: to, check: sameAs(translated(packet, { ...back, hopsLess: 1 })) } };
+      return { ...base, arrives: { at: to, check: sameAs(translated(packet, { ...back, alike: 'inward' })) } };
     }
     if (!flow) {
       const fresh = begun('device', packet, from);
       this.flows.all.push(fresh);
       return { ...base, arrives: { at: to, check: (whole) => this.#checkHidden(packet, fresh, whole) } };
     }
-    const bytes = translated(packet, { ...this.#outOf(flow, state), hopsLess: 1 });
+    const bytes = translated(packet, { ...this.#outOf(flow, state), alike: 'outward' });
     const guard = this.memory.judge(
       'outsideEgress',
       ifindexIn(this.#setup, 'outside'),
@@ -192,7 +200,8 @@ export class Model {
         outcome: `drop ${guard.reason}`,
         gate: ['passed', guard.reason],
       };
-    return { ...base, arrives: { at: to, check: sameAs(bytes) } };
+    const leaves = 'bytes' in guard && guard.bytes ? guard.bytes.subarray(14) : bytes;
+    return { ...base, arrives: { at: to, check: sameButNumber(leaves) } };
   }
 
   /** The first of a flow tells which endpoint stands for it. */
@@ -204,7 +213,7 @@ export class Model {
     this.#pairs.set(flow.from.address.text, source.text);
     const port = whole.ports?.source ?? whole.icmp?.id ?? 0;
     flow.external = { address: source, port };
-    return sameAs(translated(packet, { source, sourcePort: port, hopsLess: 1 }))(whole);
+    return sameButNumber(translated(packet, { source, sourcePort: port, alike: 'outward' }))(whole);
   }
 
   /** What a packet from inside is changed to: by its flow, and where it is an error, in its quote too. */
@@ -233,6 +242,17 @@ export class Model {
 
 /** Of a link to a device (RFC 4861): router solicitation, neighbour solicitation and advertisement. */
 const UPKEEP: readonly number[] = [133, 135, 136];
+
+const ECHO_REPLY: Readonly<Record<string, number>> = { ipv4: 0, ipv6: 129 };
+
+/** Of an IPv4 packet that may be cut the identification is drawn by chance; of another there is none. */
+function sameButNumber(bytes: Uint8Array): (whole: Packet) => string | undefined {
+  return (whole) => {
+    if (whole.family === 'ipv6') return sameAs(bytes)(whole);
+    const mayBeCut = ((bytes[6] ?? 0) & 0x40) === 0;
+    return sameAs(numbered(bytes, mayBeCut ? viewOf(whole.bytes).getUint16(4) : 0))(whole);
+  };
+}
 
 function sameAs(bytes: Uint8Array): (whole: Packet) => string | undefined {
   return (whole) => {

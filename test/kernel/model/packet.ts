@@ -9,9 +9,9 @@ import { fold, sum } from '../../frames.ts';
 
 const HEADER = { ipv4: 20, ipv6: 40 } as const;
 const FRAGMENT = 44;
-const ROUTING = 43;
+const DESTINATION_OPTIONS = 60;
 /** Hop-by-hop, routing, destination options: all of 8 bytes and more. */
-const EXTENSIONS: readonly number[] = [0, ROUTING, 60];
+const EXTENSIONS: readonly number[] = [0, 43, DESTINATION_OPTIONS];
 const ICMP_ERRORS = { ipv4: [3, 4, 5, 11, 12], ipv6: [1, 2, 3, 4] } as const;
 
 export interface Packet {
@@ -23,7 +23,8 @@ export interface Packet {
   /** Behind extension headers. */
   readonly protocol: number;
   readonly upperAt: number;
-  readonly hasRoutingZero: boolean;
+  /** Options that no packet is forwarded with: of IPv4 any, of IPv6 hop-by-hop and routing. */
+  readonly isSteered: boolean;
   readonly fragment?: {
     readonly offset: number;
     readonly more: boolean;
@@ -66,7 +67,7 @@ function readIpv4(bytes: Uint8Array, view: DataView) {
     hops: bytes[8] ?? 0,
     protocol: bytes[9] ?? 0,
     upperAt: ((bytes[0] ?? 0) & 15) * 4,
-    hasRoutingZero: false,
+    isSteered: ((bytes[0] ?? 0) & 15) * 4 > HEADER.ipv4,
     ...((offset > 0 || more) && { fragment: { offset, more, id: view.getUint16(4), headerAt: 6 } }),
   };
 }
@@ -74,7 +75,7 @@ function readIpv4(bytes: Uint8Array, view: DataView) {
 function readIpv6(bytes: Uint8Array, view: DataView) {
   let protocol = bytes[6] ?? 0;
   let upperAt: number = HEADER.ipv6;
-  let hasRoutingZero = false;
+  let isSteered = false;
   let fragment: Packet['fragment'];
   for (;;) {
     const next = bytes[upperAt] ?? 59;
@@ -85,7 +86,7 @@ function readIpv6(bytes: Uint8Array, view: DataView) {
       protocol = next;
       if (fragment.offset > 0) break;
     } else if (EXTENSIONS.includes(protocol)) {
-      if (protocol === ROUTING && bytes[upperAt + 2] === 0) hasRoutingZero = true;
+      if (protocol !== DESTINATION_OPTIONS) isSteered = true;
       upperAt += ((bytes[upperAt + 1] ?? 0) + 1) * 8;
       protocol = next;
     } else break;
@@ -96,7 +97,7 @@ function readIpv6(bytes: Uint8Array, view: DataView) {
     hops: bytes[7] ?? 0,
     protocol,
     upperAt,
-    hasRoutingZero,
+    isSteered,
     ...(fragment && { fragment }),
   };
 }
@@ -108,7 +109,8 @@ export interface Changes {
   /** Ports, or the ICMP id for either. */
   readonly sourcePort?: number;
   readonly destinationPort?: number;
-  readonly hopsLess?: number;
+  /** Its headers are made like all others': which way it goes. */
+  readonly alike?: 'inward' | 'outward';
   readonly quote?: Changes;
 }
 
@@ -116,13 +118,13 @@ export interface Changes {
 export function translated(packet: Packet, changes: Changes): Uint8Array {
   const bytes = Uint8Array.from(packet.bytes);
   const view = viewOf(bytes);
-  const { family, upperAt, ports, icmp, quoteAt, hops } = packet;
+  const { family, upperAt, ports, icmp, quoteAt } = packet;
   const put = (address: Address | undefined, at: number) => {
     if (address) bytes.set(family === 'ipv4' ? address.bytes.subarray(12) : address.bytes, at);
   };
   put(changes.source, family === 'ipv4' ? 12 : 8);
   put(changes.destination, family === 'ipv4' ? 16 : 24);
-  bytes[family === 'ipv4' ? 8 : 7] = hops - (changes.hopsLess ?? 0);
+  if (changes.alike) makeAlike(bytes, family, changes.alike);
   if (ports && changes.sourcePort !== undefined) view.setUint16(upperAt, changes.sourcePort);
   if (ports && changes.destinationPort !== undefined) view.setUint16(upperAt + 2, changes.destinationPort);
   const id = changes.sourcePort ?? changes.destinationPort;
@@ -134,6 +136,27 @@ export function translated(packet: Packet, changes: Changes): Uint8Array {
     view.setUint16(10, fold(sum(bytes.subarray(0, upperAt))));
   }
   if (!packet.fragment) putUpperSum(packet, bytes, view);
+  return bytes;
+}
+
+/** As by default (Normalisation): so many hops, ECN alone of the traffic class, and no flow label outward. */
+function makeAlike(bytes: Uint8Array, family: Family, way: 'inward' | 'outward'): void {
+  bytes[family === 'ipv4' ? 8 : 7] = 64;
+  if (family === 'ipv4') {
+    bytes[1] = (bytes[1] ?? 0) & 3;
+    return;
+  }
+  const view = viewOf(bytes);
+  view.setUint32(0, (view.getUint32(0) & (way === 'outward' ? 0xf030_0000 : 0xf03f_ffff)) >>> 0);
+}
+
+/** The same with another identification. IPv4. */
+export function numbered(packet: Uint8Array, id: number): Uint8Array {
+  const bytes = Uint8Array.from(packet);
+  const view = viewOf(bytes);
+  view.setUint16(4, id);
+  view.setUint16(10, 0);
+  view.setUint16(10, fold(sum(bytes.subarray(0, read(packet).upperAt))));
   return bytes;
 }
 

@@ -23,7 +23,7 @@ export function told(
   packet: Packet,
 ): string | undefined {
   const { family, source, destination, protocol, ports, icmp: message, tcp: segment, fragment, hops, bytes } = packet;
-  const isPlain = !fragment && !packet.hasRoutingZero && hops > 1 && packet.upperAt === (family === 'ipv4' ? 20 : 40);
+  const isPlain = !fragment && !packet.isSteered && hops > 1 && packet.upperAt === (family === 'ipv4' ? 20 : 40);
   if (!isPlain || (segment && (segment.flags & 0x17) !== 2) || bytes.length === 0) return undefined;
   const name = ({ 1: 'icmp', 6: 'tcp', 17: 'udp', 58: 'icmpv6' } as const)[protocol];
   if (!name) return undefined;
