@@ -81,8 +81,15 @@ module.exports = {
     only(
       'adapters-are-plugged-in-by-main',
       'Kernel, database, sockets and files sit at the edge.',
-      { path: own, pathNot: '^agent/(main|cli|cli/offline-apply|device-import-worker|nat/recorder)\\.ts$|^agent/dataplane/(test-run|tc|loader|attachment|gate|iproute|nftables|conntrack)\\.ts$' },
+      { path: own, pathNot: '^agent/(main|daemon/[a-z-]+|cli|cli/offline-apply|use-cases/device-import-worker|nat/recorder)\\.ts$|^agent/dataplane/(test-run|tc|loader|attachment|gate|iproute|nftables|conntrack)\\.ts$' },
       { path: adapters, dependencyTypesNot: ['type-only'] },
+    ),
+    only('use-cases-know-no-daemon', 'What can be done is not how the daemon is put together.', { path: own, pathNot: '^agent/(main|daemon/[a-z-]+)\\.ts$' }, { path: '^agent/daemon/' }),
+    only(
+      'subjects-know-no-use-cases',
+      'Each side asks through interfaces that the subjects and their routes define.',
+      { path: '^agent/(core|policy|grants|dataplane|directory|triggers|desk|editions|inspector|nat|reports|sqlite|api|files)/' },
+      { path: '^agent/(use-cases|daemon)/' },
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),
     home('koffi', 'koffi', '^agent/(dataplane/(bpf|netlink|test-run)|host)\\.ts$'),

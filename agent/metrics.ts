@@ -6,7 +6,7 @@
 
 import { Counter, Gauge, Registry } from 'prom-client';
 import type { RadiusStatus } from './api/radius-routes.ts';
-import type { GapKind } from './closure.ts';
+import type { GapKind } from './closure/closure.ts';
 import type { ShedReason, TlsReason } from './core/handshakes.ts';
 import { DENIAL_REASONS } from './core/reasons.ts';
 import type { RefusalReason } from './core/refusals.ts';

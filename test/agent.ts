@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { MTC_USER_BASE_PATH } from '../agent/api/mtc-user-routes.ts';
 import { BASE_PATH } from '../agent/api/routes.ts';
 import { call } from '../agent/cli/client.ts';
-import type { Status } from '../agent/status.ts';
+import type { Status } from '../agent/use-cases/status.ts';
 import { type Child, PATIENCE_MS, ROOT } from './child.ts';
 import type { Network } from './network.ts';
 import { createPki, type Issued, type TestCa } from './pki.ts';

@@ -9,7 +9,7 @@
  */
 import { createInterface } from 'node:readline';
 import { address } from '../agent/core/net.ts';
-import { loadConfig } from '../agent/files.ts';
+import { loadConfig } from '../agent/files/operator-files.ts';
 import { systemClock, systemRandom } from '../agent/host.ts';
 import { openDelivery } from '../agent/triggers/trigger-source.ts';
 import { KeptLog } from './clock.ts';

@@ -1,12 +1,12 @@
 /** Triggers without a network: the real policy, directory and store, and a deliverer in the test's hand. */
 import type { InnerAddress, TriggerId } from '../agent/core/words.ts';
+import { requestsIn, wakerBy } from '../agent/daemon/wakes.ts';
 import type { Delivery, DeliveryOutcome } from '../agent/triggers/delivery.ts';
 import type { Notifications } from '../agent/triggers/ground.ts';
 import type { TriggerEndCause } from '../agent/triggers/lifecycle.ts';
 import { openTriggerStore, type TriggerStore } from '../agent/triggers/store.ts';
 import type { Trigger, TriggerAsk } from '../agent/triggers/trigger.ts';
 import { Triggers } from '../agent/triggers/triggers.ts';
-import { requestsIn, wakerBy } from '../agent/wakes.ts';
 import { DEVICES, HEAD_END, M1, RULES, TestGateway } from './gateway.ts';
 import { IDENTITIES } from './identities.ts';
 

@@ -5,7 +5,7 @@ import { AgentError } from '../core/errors.ts';
 import { formatEndpoint } from '../core/net.ts';
 import { entryCount, poolMebibytes } from '../core/pool.ts';
 import { portsText } from '../core/trigger-plan.ts';
-import { loadConfig, loadDevices, loadPolicy } from '../files.ts';
+import { loadConfig, loadDevices, loadPolicy } from '../files/operator-files.ts';
 import { describeAuthorised, describeGroups } from '../policy/explain.ts';
 import { describeFilter } from '../policy/filters.ts';
 import type { Policy } from '../policy/policy.ts';

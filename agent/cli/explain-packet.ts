@@ -3,7 +3,7 @@ import { CommanderError } from 'commander';
 import type { Issue } from '../core/document.ts';
 import { AgentError } from '../core/errors.ts';
 import { PROTOCOLS, type ServerName } from '../core/words.ts';
-import { loadConfig, loadDevices, loadPolicy, walkSite } from '../files.ts';
+import { loadConfig, loadDevices, loadPolicy, walkSite } from '../files/operator-files.ts';
 import { packetIssues, packet as packetSchema, walkedOf } from '../policy/packet-tests.ts';
 import { outcomeText, walkPacket } from '../policy/packet-walk.ts';
 import { printJson, printLines } from './print.ts';

@@ -3,7 +3,7 @@ import { CommanderError } from 'commander';
 import { AgentError } from '../core/errors.ts';
 import { type Family, parseAddress } from '../core/net.ts';
 import { type Protocol, parseExternalId, type ServerName } from '../core/words.ts';
-import { loadConfig, loadDevices, loadPolicy } from '../files.ts';
+import { loadConfig, loadDevices, loadPolicy } from '../files/operator-files.ts';
 import { decide } from '../policy/decide.ts';
 import { explain } from '../policy/explain.ts';
 import { NO_USAGE } from '../policy/policy.ts';

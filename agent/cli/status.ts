@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import type { CertificateStatus } from '../api/expiry.ts';
 import { DENIALS } from '../core/reasons.ts';
-import type { Status } from '../status.ts';
+import type { Status } from '../use-cases/status.ts';
 import { type Ask, call, json, socket } from './client.ts';
 import { EXIT, explainUse } from './help.ts';
 import { count, print, printJson, printLines, table } from './print.ts';

@@ -6,8 +6,8 @@
 import { existsSync } from 'node:fs';
 import { release } from 'node:os';
 import { dirname } from 'node:path';
+import { type WrongSysctl, wrongSysctls } from '../closure/sysctls.ts';
 import { type Config, CREDENTIAL } from '../config.ts';
-import { type WrongSysctl, wrongSysctls } from '../sysctls.ts';
 import { ownVersion } from '../version.ts';
 import { bad, type Finding, ok, type Row, unknown } from './finding.ts';
 import * as host from './host.ts';

@@ -1,5 +1,5 @@
 /** Judgements about the host's software, agent, clock and files: pure, from found values to a finding. */
-import type { Status } from '../status.ts';
+import type { Status } from '../use-cases/status.ts';
 import { bad, type Finding, ok, unknown, warn } from './finding.ts';
 
 const OLDEST_NODE = [20, 19] as const;

@@ -2,7 +2,7 @@
  * Judgements about the kernel and its network: pure, from found values to a
  * finding. Names of sysctls are given as people type them.
  */
-import type { WrongSysctl } from '../sysctls.ts';
+import type { WrongSysctl } from '../closure/sysctls.ts';
 import { bad, type Finding, ok, unknown, warn } from './finding.ts';
 
 /** Linux 6.1 has all that the gate needs; 6.6 has TCX. */

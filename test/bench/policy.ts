@@ -6,10 +6,10 @@
  * meanwhile.
  */
 import { address } from '../../agent/core/net.ts';
+import { compileApart } from '../../agent/files/policy-compiler.ts';
 import { decide } from '../../agent/policy/decide.ts';
 import { NO_USAGE, type Policy } from '../../agent/policy/policy.ts';
 import type { Question } from '../../agent/policy/question.ts';
-import { compileApart } from '../../agent/policy-compiler.ts';
 import { ROOT } from '../child.ts';
 import { policyOf } from '../rules.ts';
 import { standardNetwork } from '../standard-network.ts';
@@ -24,7 +24,7 @@ const LIVE = 100_000;
 const BATCH = 2_000;
 const POOL_PORTS = 6_400;
 
-const WORKER = new URL(`file://${ROOT}dist/policy-worker.js`);
+const WORKER = new URL(`file://${ROOT}dist/files/policy-worker.js`);
 
 /** Rules that differ in one thing, and a request that one of them, or the last of all, is for. */
 interface Shape {

@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { DenialList } from '../../agent/api/denial-routes.ts';
 import { call } from '../../agent/cli/client.ts';
-import type { Status } from '../../agent/status.ts';
+import type { Status } from '../../agent/use-cases/status.ts';
 import { DEVICE_PORT, TestAgent } from '../agent.ts';
 import { type Child, program, until } from '../child.ts';
 import type { Network } from '../network.ts';

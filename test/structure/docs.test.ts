@@ -2,11 +2,11 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { EXPECTATIONS } from '../../agent/closure/sysctls.ts';
 import { FAULTS } from '../../agent/core/errors.ts';
 import { EVENTS } from '../../agent/core/events.ts';
 import { DENIALS } from '../../agent/core/reasons.ts';
 import { REFUSALS, type RefusalFace } from '../../agent/core/refusals.ts';
-import { EXPECTATIONS } from '../../agent/sysctls.ts';
 import { ROOT } from '../child.ts';
 
 const read = (file: string) => readFileSync(join(ROOT, file), 'utf8');

@@ -12,27 +12,28 @@ import type { SinkUseCases } from '../../agent/api/sink-routes.ts';
 import { readConfig } from '../../agent/config.ts';
 import { prefix } from '../../agent/core/net.ts';
 import type { RefusalFacts, Refuse } from '../../agent/core/refusals.ts';
-import { denialUseCases } from '../../agent/denial-use-cases.ts';
-import { DeviceImports } from '../../agent/device-imports.ts';
-import { deviceUseCases } from '../../agent/device-use-cases.ts';
 import { openRegistry } from '../../agent/directory/registry-store.ts';
-import { editionUseCases } from '../../agent/edition-use-cases.ts';
 import { type EditionStore, openEditions } from '../../agent/editions/edition-store.ts';
 import { PolicySwitch } from '../../agent/editions/policy-switch.ts';
-import { compileRules } from '../../agent/files.ts';
+import { compileRules } from '../../agent/files/operator-files.ts';
+import { readRuleFolder } from '../../agent/files/rule-folder.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import { type DenialStore, openDenialStore } from '../../agent/inspector/denial-store.ts';
 import type { InspectorReading } from '../../agent/inspector/inspector.ts';
 import { Ledger } from '../../agent/inspector/ledger.ts';
-import { DeskClerk } from '../../agent/mtc-user-use-cases.ts';
 import { openRecordReader } from '../../agent/nat/record-store.ts';
-import { natUseCases } from '../../agent/nat-use-cases.ts';
-import { remediesOf } from '../../agent/remedies.ts';
 import { sinkId } from '../../agent/reports/outbox.ts';
-import { readRuleFolder } from '../../agent/rule-folder.ts';
-import type { RunningStatus } from '../../agent/status.ts';
-import { managementUseCases, operatorDetail } from '../../agent/use-cases.ts';
-import { userUseCases } from '../../agent/user-use-cases.ts';
+import { denialUseCases } from '../../agent/use-cases/denials.ts';
+import { DeviceImports } from '../../agent/use-cases/device-imports.ts';
+import { deviceUseCases } from '../../agent/use-cases/devices.ts';
+import { editionUseCases } from '../../agent/use-cases/editions.ts';
+import { operatorDetail } from '../../agent/use-cases/grant-views.ts';
+import { managementUseCases } from '../../agent/use-cases/management.ts';
+import { DeskClerk } from '../../agent/use-cases/mtc-user.ts';
+import { userUseCases } from '../../agent/use-cases/mtc-users.ts';
+import { natUseCases } from '../../agent/use-cases/nat.ts';
+import { remediesOf } from '../../agent/use-cases/remedies.ts';
+import type { RunningStatus } from '../../agent/use-cases/status.ts';
 import { ROOT } from '../child.ts';
 import { ask, DEVICES, HEAD_END, M1, RULES, TestGateway } from '../gateway.ts';
 import { IDENTITIES, keyOf } from '../identities.ts';
@@ -114,7 +115,7 @@ beforeAll(async () => {
     ...{ policies, desk: gateway.desk, grants, store: gateway.store, ledger, clock: gateway.clock },
     userName: async (uid) => (uid === 0 ? 'root' : `uid ${uid}`),
   });
-  const imports = new DeviceImports(registry, folder, new URL(`file://${ROOT}dist/device-import-worker.js`), {
+  const imports = new DeviceImports(registry, folder, new URL(`file://${ROOT}dist/use-cases/device-import-worker.js`), {
     key: keyOf('tests'),
     keep: false,
   });

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Management, type ManagementUseCases, startManagement } from '../../agent/api/management.ts';
 import type { WaitingRequest } from '../../agent/grants/waiting-request.ts';
-import { triggerManagement } from '../../agent/trigger-use-cases.ts';
+import { triggerManagement } from '../../agent/use-cases/triggers.ts';
 import { ask, HEAD_END, M2 } from '../gateway.ts';
 import { mtgate } from '../mtgate.ts';
 import { TestTriggers } from '../triggers.ts';

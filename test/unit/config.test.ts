@@ -1,13 +1,13 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
+import { gateSetup, siteOf, spacesOf } from '../../agent/closure/site.ts';
 import { type Config, ownSpaces, readConfig } from '../../agent/config.ts';
 import { sharedRealms } from '../../agent/core/address-plan.ts';
 import { address } from '../../agent/core/net.ts';
 import { entryCount, poolMebibytes } from '../../agent/core/pool.ts';
-import { walkSite } from '../../agent/files.ts';
-import { guardedSpaces } from '../../agent/pushes.ts';
+import { walkSite } from '../../agent/files/operator-files.ts';
 import { objectionTo } from '../../agent/reports/sink-addresses.ts';
-import { gateSetup, siteOf, spacesOf } from '../../agent/site.ts';
+import { guardedSpaces } from '../../agent/use-cases/pushes.ts';
 import { formatted, issuesOf } from '../issues.ts';
 
 const FILE = '/etc/mtgate/agent.yaml';

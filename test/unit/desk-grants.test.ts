@@ -5,9 +5,9 @@ import type { ExternalId } from '../../agent/core/words.ts';
 import type { Change } from '../../agent/desk/desk.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import type { WaitingRequest } from '../../agent/grants/waiting-request.ts';
-import { DeskClerk } from '../../agent/mtc-user-use-cases.ts';
 import { type DevicePattern, parseDevicePattern } from '../../agent/policy/patterns.ts';
-import { serverUseCases } from '../../agent/use-cases.ts';
+import { DeskClerk } from '../../agent/use-cases/mtc-user.ts';
+import { serverUseCases } from '../../agent/use-cases/servers.ts';
 import { ask, HEAD_END, inner, M1, M2, OTHER, policyOf, RULES, TestGateway } from '../gateway.ts';
 import { digest } from '../rules.ts';
 

@@ -6,7 +6,7 @@ import { examine } from '../../agent/doctor/checks.ts';
 import { type Finding, ok } from '../../agent/doctor/finding.ts';
 import * as host from '../../agent/doctor/host-judgements.ts';
 import * as kernel from '../../agent/doctor/kernel-judgements.ts';
-import type { Status } from '../../agent/status.ts';
+import type { Status } from '../../agent/use-cases/status.ts';
 import { ROOT } from '../child.ts';
 
 /** As nft lists it; what another chain drops does not count. */

@@ -9,9 +9,9 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { AgentError } from '../../agent/core/errors.ts';
 import { type EditionStore, openEditions, putEditionsAside } from '../../agent/editions/edition-store.ts';
 import { PolicySwitch } from '../../agent/editions/policy-switch.ts';
-import { compileRules } from '../../agent/files.ts';
+import { compileRules } from '../../agent/files/operator-files.ts';
+import { readRuleFolder } from '../../agent/files/rule-folder.ts';
 import type { Policy } from '../../agent/policy/policy.ts';
-import { readRuleFolder } from '../../agent/rule-folder.ts';
 import { ask, HEAD_END, RULES, TestGateway } from '../gateway.ts';
 
 const ROOT = { uid: 0, name: 'root' };

@@ -1,9 +1,10 @@
 /** What servers are told of their grants without asking, by the clock of the test. */
 import { beforeEach, describe, expect, test } from 'vitest';
-import { GrantEvents } from '../../agent/grant-events.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import type { WaitingRequest } from '../../agent/grants/waiting-request.ts';
-import { serverUseCases, serverView } from '../../agent/use-cases.ts';
+import { GrantEvents } from '../../agent/use-cases/grant-events.ts';
+import { serverView } from '../../agent/use-cases/grant-views.ts';
+import { serverUseCases } from '../../agent/use-cases/servers.ts';
 import { ask, HEAD_END, inner, M2, OTHER, TestGateway } from '../gateway.ts';
 import { IDENTITIES } from '../identities.ts';
 import { digest } from '../rules.ts';

@@ -5,7 +5,7 @@
 import { expect, test } from 'vitest';
 import type { PacketLimits } from '../../agent/core/words.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
-import { serverUseCases } from '../../agent/use-cases.ts';
+import { serverUseCases } from '../../agent/use-cases/servers.ts';
 import { ethernet, ip, udp } from '../frames.ts';
 import { ask, HEAD_END, INSIDE_IFINDEX, OUTSIDE_IFINDEX, policyOf, RULES, TestGateway } from '../gateway.ts';
 import { digest } from '../rules.ts';

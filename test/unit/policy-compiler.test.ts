@@ -1,12 +1,12 @@
 import { describe, expect, test } from 'vitest';
+import { compileApart, keepingLast } from '../../agent/files/policy-compiler.ts';
+import { Assembly, piecesOf } from '../../agent/files/policy-pieces.ts';
 import { identify, type Policy } from '../../agent/policy/policy.ts';
-import { compileApart, keepingLast } from '../../agent/policy-compiler.ts';
-import { Assembly, piecesOf } from '../../agent/policy-pieces.ts';
 import { ROOT } from '../child.ts';
 import { formatted } from '../issues.ts';
 import { compiled, policyOf } from '../rules.ts';
 
-const WORKER = new URL(`file://${ROOT}dist/policy-worker.js`);
+const WORKER = new URL(`file://${ROOT}dist/files/policy-worker.js`);
 const RULES = `servers:
   acme: { certificates: [{ uri: "urn:a" }, { sha256: "${'ab'.repeat(32)}" }], sources: [198.51.100.0/25, "2001:db8:6::/48"] }
 mtcUsers:
@@ -65,7 +65,7 @@ describe('a policy compiled in a thread of its own', () => {
   });
 
   test('whose code is not there is a fault', async () => {
-    const nowhere = new URL(`file://${ROOT}dist/no-worker.js`);
+    const nowhere = new URL(`file://${ROOT}dist/files/no-worker.js`);
     await expect(compileApart(nowhere, { files: [], surroundings: {} })).rejects.toMatchObject({
       code: 'policyNotCompiled',
     });

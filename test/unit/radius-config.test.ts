@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { readConfig } from '../../agent/config.ts';
 import { parseApn } from '../../agent/core/words.ts';
 import { Apns } from '../../agent/directory/apns.ts';
-import { loadConfig, loadRadiusClients } from '../../agent/files.ts';
+import { loadConfig, loadRadiusClients } from '../../agent/files/operator-files.ts';
 import { formatted, issuesOf } from '../issues.ts';
 
 const FILE = '/etc/mtgate/agent.yaml';

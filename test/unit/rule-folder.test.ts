@@ -15,7 +15,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { FolderWatch, readRuleFolder, ruleTexts } from '../../agent/rule-folder.ts';
+import { FolderWatch, readRuleFolder, ruleTexts } from '../../agent/files/rule-folder.ts';
 
 let outside: string;
 let folder: string;

@@ -1,9 +1,9 @@
 /** What the agent keeps for `mtgate status`, and how times are shown. */
 import { expect, test } from 'vitest';
 import { span } from '../../agent/cli/times.ts';
-import { FaultKeepingLog } from '../../agent/last-fault.ts';
-import { RecentDenials } from '../../agent/recent-denials.ts';
-import { takesFrames, xdpChoice } from '../../agent/site.ts';
+import { takesFrames, xdpChoice } from '../../agent/closure/site.ts';
+import { FaultKeepingLog } from '../../agent/use-cases/last-fault.ts';
+import { RecentDenials } from '../../agent/use-cases/recent-denials.ts';
 import { HandClock, KeptLog } from '../clock.ts';
 
 test('denials of the last minute: not those before, and none made up', () => {

@@ -1,11 +1,11 @@
 /** The triggers of agent.yaml: what is said, what may not be, what is doubtful, and what becomes of it. */
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
+import { baseSetup, gateSetup, siteOf, triggeredAt } from '../../agent/closure/site.ts';
 import { readConfig } from '../../agent/config.ts';
 import { address } from '../../agent/core/net.ts';
 import type { ExternalId, MtcUserName, RealmName } from '../../agent/core/words.ts';
 import type { Holder } from '../../agent/directory/binding.ts';
-import { baseSetup, gateSetup, siteOf, triggeredAt } from '../../agent/site.ts';
 import { formatted, issuesOf } from '../issues.ts';
 import { policyOf } from '../rules.ts';
 

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { serverUseCases } from '../../agent/use-cases.ts';
+import { serverUseCases } from '../../agent/use-cases/servers.ts';
 import { ask, HEAD_END, inner, M1, M2, OTHER, RULES, TestGateway } from '../gateway.ts';
 import { digest } from '../rules.ts';
 

@@ -6,15 +6,15 @@
  * nothing. So of a packet that is not seen again it is known how far it came.
  */
 import { join } from 'node:path';
-import { Closure } from '../../../agent/closure.ts';
+import { Closure } from '../../../agent/closure/closure.ts';
+import { gatePlaces, gateSetup, poolPrefixes, siteOf } from '../../../agent/closure/site.ts';
+import { wrongSysctls } from '../../../agent/closure/sysctls.ts';
 import { type Config, readConfig } from '../../../agent/config.ts';
 import type { GateSetup } from '../../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../../agent/dataplane/gate.ts';
 import { links, missingBlackholes, setBlackholes } from '../../../agent/dataplane/iproute.ts';
 import { Base } from '../../../agent/dataplane/nftables.ts';
 import type { Policy } from '../../../agent/policy/policy.ts';
-import { gatePlaces, gateSetup, poolPrefixes, siteOf } from '../../../agent/site.ts';
-import { wrongSysctls } from '../../../agent/sysctls.ts';
 import { enter } from '../../enter.ts';
 import { ethernet } from '../../frames.ts';
 import type { Network } from '../../network.ts';

@@ -5,11 +5,11 @@
  * held against the kernel: the walk that operators are shown (packet-walk.ts).
  */
 import { setImmediate as turn } from 'node:timers/promises';
+import { admissions } from '../../../agent/closure/site.ts';
 import { prefix } from '../../../agent/core/net.ts';
-import { walkSite } from '../../../agent/files.ts';
+import { walkSite } from '../../../agent/files/operator-files.ts';
 import { judgePacket } from '../../../agent/policy/filters.ts';
 import type { Policy } from '../../../agent/policy/policy.ts';
-import { admissions } from '../../../agent/site.ts';
 import { policyWithin } from '../../rules.ts';
 import { type Action, type Case, policyText, SERVERS, SOURCES } from './cases.ts';
 import { describe, difference, shown } from './comparison.ts';

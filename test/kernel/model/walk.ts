@@ -5,7 +5,7 @@
  */
 import { address, contains, type prefix } from '../../../agent/core/net.ts';
 import type { ExternalId } from '../../../agent/core/words.ts';
-import { walkSite } from '../../../agent/files.ts';
+import { walkSite } from '../../../agent/files/operator-files.ts';
 import { BEGINNING_TYPES, type WalkEnd, type WalkedPacket } from '../../../agent/policy/filters.ts';
 import { outcomeText, walkPacket } from '../../../agent/policy/packet-walk.ts';
 import type { Policy } from '../../../agent/policy/policy.ts';
