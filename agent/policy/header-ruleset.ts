@@ -31,44 +31,54 @@ export const PLAIN_HEADERS = [
   'exthdr rt exists counter drop',
 ] as const;
 
+const SYN = 'tcp flags & syn == syn';
 /** Any number: of it the upper half is used by this nft, or the lower. */
 const BY_CHANCE = 'numgen random mod 4294967295';
-const MAY_BE_CUT = 'ip frag-off & 0x4000 == 0';
-const MAY_NOT_BE_CUT = 'ip frag-off & 0x4000 != 0';
-/** Its sum is over the identification, too (RFC 4302, 3.3.3.1.1). */
+/** Of AH the sum is over the identification, too (RFC 4302, 3.3.3.1.1). */
 const NO_AH = 'ip protocol != ah';
-const SYN = 'tcp flags & syn == syn';
 
-/** The chains that make headers alike; none where nothing is to be. */
+/**
+ * The chains that make headers alike; none where nothing is to be. Each
+ * packet goes through one of them: what a rule writes is dear, what it
+ * compares is not.
+ */
 export function headerChains({ outside, inside, normalise }: HeaderSetup): Part[] {
   const { hopLimit, identification, flowLabel, trafficClass, timestamps, mss } = normalise;
-  const eitherWay = [
-    ...(hopLimit > 0 ? [`ip ttl set ${hopLimit}`, `ip6 hoplimit set ${hopLimit}`] : []),
-    ...(trafficClass ? ['ip dscp set cs0', 'ip6 dscp set cs0'] : []),
-    ...(timestamps ? [`${SYN} reset tcp option timestamp`] : []),
-    ...(mss ? [`${SYN} tcp option maxseg size set rt mtu`] : []),
+  const syn = [
+    ...(timestamps ? ['reset tcp option timestamp'] : []),
+    ...(mss ? ['tcp option maxseg size set rt mtu'] : []),
   ];
-  const outward = [
-    // RFC 6864, 4.1: of what is never cut it means nothing.
-    ...(identification
-      ? [`${MAY_NOT_BE_CUT} ${NO_AH} ip id set 0`, `${MAY_BE_CUT} ${NO_AH} ip id set ${BY_CHANCE}`]
-      : []),
-    ...(flowLabel ? ['ip6 flowlabel set 0'] : []),
-    ...eitherWay,
+  const ofSyn = syn.length > 0 ? [`${SYN} goto alike_syn`] : [];
+  const [ipv4, ipv6] = (['ip', 'ip6'] as const).map((word) => [
+    ...(hopLimit > 0 ? [`${word} ${word === 'ip' ? 'ttl' : 'hoplimit'} set ${hopLimit}`] : []),
+    ...(trafficClass ? [`${word} dscp != cs0 ${word} dscp set cs0`] : []),
+  ]) as [string[], string[]];
+  // RFC 6864, 4.1: of what is never cut it means nothing.
+  const number = [
+    `ip frag-off & 0x4000 != 0 ip id != 0 ${NO_AH} ip id set 0`,
+    `ip frag-off & 0x4000 == 0 ${NO_AH} ip id set ${BY_CHANCE}`,
   ];
-  if (outward.length === 0) return [];
+  const chains = {
+    outward_ipv4: [...(identification ? number : []), ...ipv4, ...ofSyn],
+    outward_ipv6: [...(flowLabel ? ['ip6 flowlabel != 0 ip6 flowlabel set 0'] : []), ...ipv6, ...ofSyn],
+    inward_ipv4: [...ipv4, ...ofSyn],
+    inward_ipv6: [...ipv6, ...ofSyn],
+  };
+  if (Object.values(chains).every((rules) => rules.length === 0)) return [];
   const devices = `{ ${inside.map((link) => `"${link.interface}"`).join(', ')} }`;
+  const families = (way: string) =>
+    `meta nfproto vmap { ipv4 : goto alike_${way}_ipv4, ipv6 : goto alike_${way}_ipv6 }`;
   return [
     [
       'chain',
       'alike',
       [
         'type filter hook postrouting priority mangle; policy accept;',
-        `iifname ${devices} oifname "${outside}" goto alike_outward`,
-        `iifname "${outside}" oifname ${devices} goto alike_inward`,
+        `oifname "${outside}" iifname ${devices} ${families('outward')}`,
+        `iifname "${outside}" oifname ${devices} ${families('inward')}`,
       ],
     ],
-    ['chain', 'alike_outward', outward],
-    ['chain', 'alike_inward', eitherWay],
+    ...Object.entries(chains).map(([name, rules]): Part => ['chain', `alike_${name}`, rules]),
+    ...(syn.length > 0 ? [['chain', 'alike_syn', syn] as const] : []),
   ];
 }

@@ -78,6 +78,11 @@ export function device(family: Family, i: number): Target {
   return { address: addressAt(DEVICES[family], BigInt(i)), port: DEVICE_PORT };
 }
 
+/** A port of a device that no grant is for: what comes from there is a flow that the device begins. */
+export function ownPort(family: Family, i: number): Target {
+  return { ...device(family, i), port: DEVICE_PORT + 1 };
+}
+
 /** The external endpoint of device i; behind the last grant, one that has none. */
 export function endpoint(family: Family, i: number): Target {
   const place = (Math.imul(i, SCATTER) >>> 0) % PLACES;
@@ -134,7 +139,7 @@ export class Gateways {
       ['gate', NORMALISE],
       ['bare', NOTHING_ALIKE],
     ] as const) {
-      await network.run(gateway, ['nft', '-f', '-'], { input: baseRules() });
+      await network.run(gateway, ['nft', '-f', '-'], { input: baseRules(normalise) });
       gateways.#gates.set(
         gateway,
         within(network, gateway, () => openGate(network, gateway, normalise)),
@@ -375,14 +380,15 @@ chain forward {
 `;
 }
 
-function baseRules(): string {
+function baseRules(normalise: Normalisation): string {
   return baseRuleset({
     ...PLAIN_BASE,
+    normalise,
     outside: 'outside',
     inside: [{ interface: 'inside', prefixes: [REALM.ipv4, REALM.ipv6] }],
     present: ['outside', 'inside'],
     grants: [...POOL.ipv4, ...POOL.ipv6],
-    egress: [prefix('203.0.113.8/29')],
+    egress: [prefix('203.0.113.8/29'), prefix('2001:db8:e::/64')],
     deniedDestinations: [],
     services: [],
     nflogGroup: NFLOG_GROUP,

@@ -20,6 +20,7 @@ import {
   endpoint,
   type Gateway,
   Gateways,
+  ownPort,
   SERVER,
   SERVER_PORT,
   STRANGER,
@@ -96,6 +97,14 @@ const BARE: readonly Row[] = FAMILIES.flatMap((family) =>
     }),
   ),
 );
+/** Flows that devices begin: connection tracking, the base, and headers made alike or not. */
+const BEGUN: readonly Row[] = FAMILIES.flatMap((family) =>
+  (['gate', 'bare'] as const).map((gateway): Row => {
+    const alike = gateway === 'bare' ? ', nothing made alike' : '';
+    const name = `the base${alike}, ${family}, 1k flows of devices, outward`;
+    return { name, gateway, way: 'tc', outward: true, ...few(family, 'own') };
+  }),
+);
 /** Denied packets: what nobody was granted, what ended, what another source sends. */
 function denying(family: Family): Row[] {
   const at = (way: Way): Row[] => [
@@ -126,6 +135,7 @@ const ROWS: readonly Row[] = HELD.flatMap((held) => [
         ...LIMITS,
         ...WITH_LIMITS,
         ...BARE,
+        ...BEGUN,
         { name: 'nftables, denied', gateway: 'nat', way: 'stack', denied: true, ...few('ipv4', 'nobody') } as const,
         ...FAMILIES.flatMap(denying),
       ]
@@ -197,6 +207,7 @@ function targetsOf(name: string): Target[] {
   const [hit, held] = [Number(hitText), Number(heldText)];
   const numbers = Array.from({ length: hit }, (_, i) => ENDED + Math.floor((i * held) / hit));
   if (kind === 'device') return numbers.map((i) => device(family, i));
+  if (kind === 'own') return numbers.map((i) => ownPort(family, i));
   if (kind === 'endpoint') return numbers.map((i) => endpoint(family, i));
   if (kind === 'ended') return Array.from({ length: hit }, (_, i) => endpoint(family, i % ENDED));
   // Behind the last grant there ever is.

@@ -117,11 +117,16 @@ test('headers are made alike as far as it is wanted', () => {
   const textOf = (on: Partial<BaseSetup['normalise']>) =>
     baseRuleset({ ...SETUP, normalise: { ...off, hopLimit: 0, ...on } });
   expect(textOf({})).not.toContain('alike');
-  const hops = ['ip ttl set 200', 'ip6 hoplimit set 200'];
-  expect(rulesOf(textOf({ hopLimit: 200 }), 'alike_outward')).toEqual(hops);
-  expect(rulesOf(textOf({ hopLimit: 200 }), 'alike_inward')).toEqual(hops);
-  expect(rulesOf(textOf({ flowLabel: true }), 'alike_outward')).toEqual(['ip6 flowlabel set 0']);
-  expect(rulesOf(textOf({ flowLabel: true }), 'alike_inward')).toEqual([]);
+  const farther = textOf({ hopLimit: 200 });
+  for (const way of ['outward', 'inward']) {
+    expect(rulesOf(farther, `alike_${way}_ipv4`)).toEqual(['ip ttl set 200']);
+    expect(rulesOf(farther, `alike_${way}_ipv6`)).toEqual(['ip6 hoplimit set 200']);
+  }
+  expect(farther).not.toContain('alike_syn');
+  const unlabelled = textOf({ flowLabel: true });
+  expect(rulesOf(unlabelled, 'alike_outward_ipv6')).toEqual(['ip6 flowlabel != 0 ip6 flowlabel set 0']);
+  expect(rulesOf(unlabelled, 'alike_inward_ipv6')).toEqual([]);
+  expect(rulesOf(textOf({ mss: true }), 'alike_syn')).toEqual(['tcp option maxseg size set rt mtu']);
 });
 
 test('the samples of interfaces that are there are looked at; where there is none, no chain asks for one', () => {
