@@ -27,7 +27,7 @@ const RELEASE = 'bookworm';
 /** What the agent and its tests call, beside systemd and the kernel. */
 const PACKAGES = [
   ...['linux-image-cloud-amd64', 'kmod', 'systemd-sysv', 'udev'],
-  ...['nftables', 'iproute2', 'libbpf1', 'libpcap0.8', 'libstdc++6', 'util-linux', 'curl'],
+  ...['nftables', 'iproute2', 'libbpf1', 'libpcap0.8', 'libstdc++6', 'util-linux', 'curl', 'conntrack'],
 ];
 const LEFT_OUT = ['/usr/share/doc/*', '/usr/share/locale/*', '/usr/share/man/*'];
 const SIZE = '1200M';

@@ -5,7 +5,7 @@ export default defineConfig({
   test: {
     root: new URL('../..', import.meta.url).pathname,
     name: 'kernel',
-    include: ['test/kernel/{dataplane,interfaces,netlink}.test.ts', 'test/kernel61/unit.test.ts'],
+    include: ['test/kernel/{dataplane,device-flows,interfaces,netlink}.test.ts', 'test/kernel61/unit.test.ts'],
     reporters: ['default', new URL('../summary.ts', import.meta.url).pathname],
     // Every instruction is emulated.
     testTimeout: 120_000,
