@@ -183,6 +183,8 @@ export type FilterCopy = (typeof FILTER_COPIES)[number];
  * answers a flow that a filter allowed from outside: it may show its address.
  */
 export const ANSWER_MARK = 0xa0000000;
+/** The mark of what the gate itself answers, which its guard lets out as it is (gate.h). */
+export const OWN_MARK = 0xa0000001;
 
 /** The mark, with the number of the interface it is for, of a carried packet that the stack is to cut into fragments (gate.h). */
 export const FRAGMENT_MARK = 0xb0000000;

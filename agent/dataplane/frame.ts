@@ -175,57 +175,50 @@ export function isListenerReport(frame: Uint8Array, packet: Packet): boolean {
   return next === ICMP_OF.ipv6.protocol && units === 0 && LISTENER_REPORTS.includes(frame[contentAt + 8] ?? 0);
 }
 
-/** The header of the packet that an ICMP error complains about. */
-export interface QuotedHeader {
-  /** Where the error itself begins. */
-  readonly messageAt: number;
-  readonly headerAt: number;
-  readonly source: Address;
-  readonly destination: Address;
+/** An ICMP message on its way out, behind whatever headers. `isPiece`: the first of a datagram. */
+export interface IcmpMessage {
+  readonly at: number;
+  readonly type: number;
+  readonly isPiece: boolean;
 }
 
-/** What an ICMP error quotes: `none` where it is no error, or a later fragment of one; `malformed` where it cannot be read that far. */
-export function quotedHeader(frame: Uint8Array, packet: Packet): QuotedHeader | 'none' | 'malformed' {
+/** `none`: of another protocol, or a later fragment of one; `malformed`: it cannot be read that far. */
+export function icmpMessage(frame: Uint8Array, packet: Packet): IcmpMessage | 'none' | 'malformed' {
   const content = packet.family === 'ipv6' ? skipExtensions(frame, packet) : skipNothing(frame, packet);
   if (content === 'laterFragment') return 'none';
   if (content === 'malformed') return 'malformed';
-  const { protocol, at: messageAt } = content;
-  const { protocol: icmp, isError } = ICMP_OF[packet.family];
-  if (protocol !== icmp) return 'none';
-  const type = frame[messageAt];
-  if (type === undefined) return 'malformed';
-  if (!isError(type)) return 'none';
-  const headerAt = messageAt + ICMP;
-  const six = packet.family === 'ipv6';
-  if (headerAt + (six ? IPV6 : IPV4) > frame.length) return 'malformed';
-  if (viewOf(frame).getUint8(headerAt) >> 4 !== (six ? 6 : 4)) return 'malformed';
-  const [source, destination] = six
-    ? [ipv6At(frame, headerAt + 8), ipv6At(frame, headerAt + 24)]
-    : [ipv4At(frame, headerAt + 12), ipv4At(frame, headerAt + 16)];
-  return { messageAt, headerAt, source, destination };
+  const { protocol, at, isPiece } = content;
+  if (protocol !== ICMP_OF[packet.family].protocol) return 'none';
+  const type = frame[at];
+  return type === undefined ? 'malformed' : { at, type, isPiece };
 }
 
-type Content = { readonly protocol: number; readonly at: number } | 'laterFragment' | 'malformed';
+type Content =
+  | { readonly protocol: number; readonly at: number; readonly isPiece: boolean }
+  | 'laterFragment'
+  | 'malformed';
 
-function skipNothing(frame: Uint8Array, { protocol, contentAt }: Packet): Content {
+function skipNothing(frame: Uint8Array, { protocol, contentAt, ports }: Packet): Content {
   const offset = viewOf(frame).getUint16(ETHERNET + 6) & 0x1fff;
-  return offset === 0 ? { protocol, at: contentAt } : 'laterFragment';
+  return offset === 0 ? { protocol, at: contentAt, isPiece: ports === 'fragment' } : 'laterFragment';
 }
 
 function skipExtensions(frame: Uint8Array, packet: Packet): Content {
   const view = viewOf(frame);
   let { protocol, contentAt: at } = packet;
+  let isPiece = false;
   for (let skipped = 0; IPV6_OPTIONS.includes(protocol) || protocol === IPV6_FRAGMENT; skipped++) {
     if (skipped === IPV6_EXTENSIONS_MAX || at + 4 > frame.length) return 'malformed';
     const next = view.getUint8(at);
     const units = view.getUint8(at + 1);
     if (protocol === IPV6_FRAGMENT) {
       if ((view.getUint16(at + 2) & 0xfff8) !== 0) return 'laterFragment';
+      isPiece = true;
       at += 8;
     } else at += protocol === AUTHENTICATION ? (units + 2) * 4 : (units + 1) * 8;
     protocol = next;
   }
-  return { protocol, at };
+  return { protocol, at, isPiece };
 }
 
 /** A packet in pieces: which of them it is, and what of its transport shows. */
@@ -330,26 +323,45 @@ export function isCarriedError(packet: Packet, type: number, outward: boolean): 
   return (six ? [1, 2, 4] : [3, 12]).includes(type) || (type === timeExceeded && !outward);
 }
 
-/** RFC 5508, REQ-3 and 4; a quote may have options (REQ-3b), or be of a first piece. */
-export function readQuote(frame: Uint8Array, packet: Packet): Quote | undefined {
-  const headerAt = packet.contentAt + ICMP;
-  const six = packet.family === 'ipv6';
+/** The header of the packet that an ICMP error is about, as it stands in the frame. */
+export interface QuotedHeader {
+  readonly source: Address;
+  readonly destination: Address;
+  readonly protocol: number;
+  readonly headerAt: number;
+  readonly contentAt: number;
+  readonly isLaterPiece: boolean;
+}
+
+/** What an error quotes that begins there; undefined: no header of its family. */
+export function readQuotedHeader(frame: Uint8Array, { family }: Packet, errorAt: number): QuotedHeader | undefined {
+  const headerAt = errorAt + ICMP;
+  const six = family === 'ipv6';
   const view = viewOf(frame);
   if (headerAt + (six ? IPV6 : IPV4) > frame.length || view.getUint8(headerAt) >> 4 !== (six ? 6 : 4)) return undefined;
   let contentAt = headerAt + (six ? IPV6 : (view.getUint8(headerAt) & 15) * 4);
   if (contentAt < headerAt + IPV4) return undefined;
-  let number = view.getUint8(headerAt + (six ? 6 : 9));
-  if (six && number === IPV6_FRAGMENT) {
-    if (contentAt + 4 > frame.length || (view.getUint16(contentAt + 2) & 0xfff8) !== 0) return undefined;
-    number = view.getUint8(contentAt);
+  let protocol = view.getUint8(headerAt + (six ? 6 : 9));
+  let isLaterPiece = !six && (view.getUint16(headerAt + 6) & 0x1fff) !== 0;
+  if (six && protocol === IPV6_FRAGMENT) {
+    if (contentAt + 4 > frame.length) return undefined;
+    isLaterPiece = (view.getUint16(contentAt + 2) & 0xfff8) !== 0;
+    protocol = view.getUint8(contentAt);
     contentAt += FRAGMENT_HEADER;
   }
-  if (!six && (view.getUint16(headerAt + 6) & 0x1fff) !== 0) return undefined;
-  const protocol = PROTOCOLS.find((one) => PROTOCOL_NUMBERS[one] === number);
-  if (!protocol || contentAt + QUOTED > packet.contentEnd) return undefined;
   const [source, destination] = six
     ? [ipv6At(frame, headerAt + 8), ipv6At(frame, headerAt + 24)]
     : [ipv4At(frame, headerAt + 12), ipv4At(frame, headerAt + 16)];
+  return { source, destination, protocol, headerAt, contentAt, isLaterPiece };
+}
+
+/** RFC 5508, REQ-3 and 4; a quote may have options (REQ-3b), or be of a first piece. */
+export function readQuote(frame: Uint8Array, packet: Packet): Quote | undefined {
+  const header = readQuotedHeader(frame, packet, packet.contentAt);
+  const protocol = PROTOCOLS.find((one) => PROTOCOL_NUMBERS[one] === header?.protocol);
+  if (!header || !protocol || header.isLaterPiece || header.contentAt + QUOTED > packet.contentEnd) return undefined;
+  const { source, destination, headerAt, contentAt } = header;
+  const view = viewOf(frame);
   return {
     source: { address: source, port: view.getUint16(contentAt) },
     destination: { address: destination, port: view.getUint16(contentAt + 2) },

@@ -93,7 +93,7 @@ __noinline int icmp_from_outside(struct __sk_buff *skb, struct packet *packet, _
 		return deny(skb, packet, REASON_ICMP_RATE_EXCEEDED);
 	change.to = &entry->device;
 	change.port = entry->device_port;
-	if (!write_error(skb, packet, quote, BEHIND_ETHERNET, SOURCE, &change))
+	if (!write_error(skb, packet, quote, BEHIND_ETHERNET, hops_of(packet->hops), SOURCE, &change))
 		return drop(skb, REASON_MALFORMED);
 	count(COUNTER_ERRORS_CARRIED, 1, skb->len);
 	return hand_in(skb, route, aim, packet->ipv6);
@@ -227,7 +227,8 @@ __noinline int icmp_from_inside(struct __sk_buff *skb, const struct packet *pack
 		return deny(skb, packet, REASON_ICMP_RATE_EXCEEDED);
 	change.to = &entry->external;
 	change.port = entry->external_port;
-	if (!write_error(skb, packet, quote, network, DESTINATION, &change) || (network == AT_START && !put_ethernet(skb)))
+	if (!write_error(skb, packet, quote, network, hops_of(packet->hops), DESTINATION, &change) ||
+	    (network == AT_START && !put_ethernet(skb)))
 		return drop(skb, REASON_MALFORMED);
 	count(COUNTER_ERRORS_CARRIED, 1, skb->len);
 	return hand_out(skb, entry, packet->ipv6);
@@ -363,8 +364,11 @@ int gate_outside_egress(struct __sk_buff *skb)
 {
 	struct packet packet = {};
 	bool known, answer = skb->mark == GATE_ANSWER_MARK;
-	enum reason wrong;
 
+	if (skb->mark == GATE_OWN_MARK) {
+		skb->mark = 0;
+		return TC_ACT_UNSPEC;
+	}
 	if (answer)
 		skb->mark = 0;
 	if (!is_ours(skb))
@@ -380,10 +384,9 @@ int gate_outside_egress(struct __sk_buff *skb)
 		return drop(skb, REASON_INNER_LEAK);
 	if (packet.ipv6 && !skip_extensions(skb, &packet))
 		return drop(skb, REASON_MALFORMED);
-	wrong = guard_quote(skb, &packet, known);
-	if (wrong)
-		return drop(skb, wrong);
-	return TC_ACT_UNSPEC;
+	if (packet.later_fragment || packet.protocol != (packet.ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return TC_ACT_UNSPEC;
+	return icmp_to_outside(skb, &packet, known);
 }
 
 /* Of the two licences, the one the kernel knows. */

@@ -31,6 +31,9 @@
  * gate takes it away as it lets the packet out. */
 #define GATE_ANSWER_MARK 0xa0000000u
 
+/* The mark of what the gate itself answers, on its way out. */
+#define GATE_OWN_MARK 0xa0000001u
+
 /* The mark of a granted packet, already translated, that the stack is to cut
  * into fragments: this base with the interface it is for in the low bits. */
 #define GATE_FRAGMENT_MARK 0xb0000000u

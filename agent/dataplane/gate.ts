@@ -46,6 +46,7 @@ import {
   GATE_FRAGMENT_MARK,
   GATE_LENGTHS_MAX,
   GATE_MARK,
+  GATE_OWN_MARK,
   GATE_USED_UP_MAX,
   LAYOUT,
 } from './layout.ts';
@@ -352,7 +353,7 @@ export class Gate implements JudgingDataplane {
     const { verdict, mark, bytes } = testRun(this.#gate.programs[hook], { ifindex, from }, frame, markBefore);
     if (verdict === TC_ACT.redirect) return { verdict: 'redirect', bytes };
     if (verdict === TC_ACT.unspec) {
-      if (hook === 'outsideEgress' && mark === GATE_ANSWER_MARK)
+      if (hook === 'outsideEgress' && [GATE_ANSWER_MARK, GATE_OWN_MARK].includes(mark))
         throw new AgentError('gateFault', `${hook} left the mark on a packet`);
       return Buffer.compare(bytes, frame) === 0 ? { verdict: 'pass' } : { verdict: 'pass', bytes };
     }

@@ -31,7 +31,6 @@
 #define ICMP6_NEIGHBOUR_ADVERTISEMENT 136
 #define ICMP6_LISTENER_REPORT_2 143
 #define ICMP_HEADER 8
-#define ICMP_SUM 2
 #define EXTENSIONS_MAX 4
 
 /* Whether an address is of the inside, whoever knows it: nobody outside has it. */
@@ -230,6 +229,7 @@ static __always_inline bool skip_extensions(const struct __sk_buff *skb, struct 
 		if (bpf_skb_load_bytes(skb, packet->transport, &header, sizeof(header)))
 			return false;
 		if (packet->protocol == NEXT_FRAGMENT) {
+			packet->unfit = REASON_FRAGMENT;
 			packet->later_fragment = header.offset & bpf_htons(IPV6_OFFSET);
 			packet->transport += 8;
 		} else {
@@ -250,62 +250,6 @@ static __always_inline bool is_error(__u8 type, bool ipv6)
 		return type < ICMP6_INFORMATIONAL;
 	return type == ICMP_UNREACHABLE || type == ICMP_QUENCH || type == ICMP_REDIRECTION || type == ICMP_EXCEEDED ||
 	       type == ICMP_PARAMETER;
-}
-
-/* How many hops a quoted packet had left tells how far in it came. In IPv4 the
- * quoted header's own sum makes up for the change, so that the message's sum
- * stays right. False: it is spoilt. */
-static __always_inline bool level_quote(struct __sk_buff *skb, const struct packet *packet)
-{
-	__u32 quoted = packet->transport + ICMP_HEADER;
-	__u32 at = quoted + (packet->ipv6 ? offsetof(struct ipv6hdr, nexthdr) : offsetof(struct iphdr, ttl));
-	__be16 before, after; /* with the protocol: before it, or behind it */
-
-	if (!config.hop_limit)
-		return true;
-	if (bpf_skb_load_bytes(skb, at, &before, sizeof(before)))
-		return false;
-	after = packet->ipv6 ? (before & bpf_htons(0xff00)) | bpf_htons(config.hop_limit)
-			     : (before & bpf_htons(0xff)) | bpf_htons((__u16)config.hop_limit << 8);
-	if (bpf_skb_store_bytes(skb, at, &after, sizeof(after), 0))
-		return false;
-	if (packet->ipv6)
-		return !bpf_l4_csum_replace(skb, packet->transport + ICMP_SUM, before, after, sizeof(after));
-	return !bpf_l3_csum_replace(skb, quoted + offsetof(struct iphdr, check), before, after, sizeof(after));
-}
-
-/* Of an ICMP error: whether it quotes an inner address (RFC 5508, REQ-4 and 5: a NAT
- * translates the quote; this one has not been) to who does not know it. Only the first
- * fragment quotes. */
-static __always_inline enum reason guard_quote(struct __sk_buff *skb, const struct packet *packet, bool known)
-{
-	struct gate_address source, destination;
-	__u8 type;
-
-	if (packet->later_fragment || packet->protocol != (packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
-		return REASON_NONE;
-	if (bpf_skb_load_bytes(skb, packet->transport, &type, sizeof(type)))
-		return REASON_MALFORMED;
-	if (!is_error(type, packet->ipv6))
-		return REASON_NONE;
-	if (packet->ipv6) {
-		struct ipv6hdr ip;
-
-		if (bpf_skb_load_bytes(skb, packet->transport + ICMP_HEADER, &ip, sizeof(ip)) || ip.version != 6)
-			return REASON_MALFORMED;
-		__builtin_memcpy(&source, &ip.saddr, sizeof(source));
-		__builtin_memcpy(&destination, &ip.daddr, sizeof(destination));
-	} else {
-		struct iphdr ip;
-
-		if (bpf_skb_load_bytes(skb, packet->transport + ICMP_HEADER, &ip, sizeof(ip)) || ip.version != 4)
-			return REASON_MALFORMED;
-		source = mapped(ip.saddr);
-		destination = mapped(ip.daddr);
-	}
-	if (!known && (is_inner(&source) || is_inner(&destination)))
-		return REASON_INNER_LEAK;
-	return level_quote(skb, packet) ? REASON_NONE : REASON_MALFORMED;
 }
 
 #endif

@@ -67,12 +67,11 @@ static __always_inline bool is_carried_error(__u8 type, bool ipv6, bool outward)
 	return type == ICMP_UNREACHABLE || type == ICMP_PARAMETER || (type == ICMP_EXCEEDED && !outward);
 }
 
-/* Reads what an error quotes, if it could be of a grant: a TCP or UDP packet,
- * whole or the first piece, behind options or none (RFC 5508, REQ-3b). */
-static __always_inline bool read_quote(struct __sk_buff *skb, const struct packet *packet, struct quote *quote)
+/* The header of what an error quotes, and of a piece the fragment header. False: it is none. */
+static __always_inline bool read_quoted_header(struct __sk_buff *skb, const struct packet *packet, struct quote *quote,
+					       bool *later_piece)
 {
-	__be16 ports[2];
-
+	*later_piece = false;
 	quote->at = packet->transport + ICMP_HEADER;
 	if (packet->ipv6) {
 		struct ipv6hdr ip;
@@ -86,23 +85,35 @@ static __always_inline bool read_quote(struct __sk_buff *skb, const struct packe
 		if (quote->protocol == NEXT_FRAGMENT) {
 			struct { __u8 next, reserved; __be16 offset; } fragment;
 
-			if (bpf_skb_load_bytes(skb, quote->transport, &fragment, sizeof(fragment)) ||
-			    fragment.offset & bpf_htons(IPV6_OFFSET))
+			if (bpf_skb_load_bytes(skb, quote->transport, &fragment, sizeof(fragment)))
 				return false;
+			*later_piece = fragment.offset & bpf_htons(IPV6_OFFSET);
 			quote->protocol = fragment.next;
 			quote->transport += 8;
 		}
 	} else {
 		struct iphdr ip;
 
-		if (bpf_skb_load_bytes(skb, quote->at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5 ||
-		    ip.frag_off & bpf_htons(IPV4_OFFSET))
+		if (bpf_skb_load_bytes(skb, quote->at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
 			return false;
+		*later_piece = ip.frag_off & bpf_htons(IPV4_OFFSET);
 		quote->source = mapped(ip.saddr);
 		quote->destination = mapped(ip.daddr);
 		quote->protocol = ip.protocol;
 		quote->transport = quote->at + ip.ihl * 4;
 	}
+	return true;
+}
+
+/* Reads what an error quotes, if it could be of a grant: a TCP or UDP packet,
+ * whole or the first piece, behind options or none (RFC 5508, REQ-3b). */
+static __always_inline bool read_quote(struct __sk_buff *skb, const struct packet *packet, struct quote *quote)
+{
+	bool later_piece;
+	__be16 ports[2];
+
+	if (!read_quoted_header(skb, packet, quote, &later_piece) || later_piece)
+		return false;
 	if (quote->protocol != IPPROTO_TCP && quote->protocol != IPPROTO_UDP)
 		return false;
 	if (quote->transport + QUOTED > packet->end || bpf_skb_load_bytes(skb, quote->transport, ports, sizeof(ports)))
@@ -233,6 +244,19 @@ static __always_inline void requote(void *ip, __u8 *first, const struct quote *q
 		struct ipv6hdr *header = ip;
 
 		__builtin_memcpy(side == SOURCE ? &header->saddr : &header->daddr, change->to, sizeof(*change->to));
+	} else {
+		struct iphdr *header = ip;
+
+		*(side == SOURCE ? &header->saddr : &header->daddr) = ipv4_of(change->to);
+	}
+}
+
+/* The quoted header as all have it: no options, no piece's, and no hops. */
+static __always_inline void level_quote(void *ip, const struct quote *quote, bool ipv6)
+{
+	if (ipv6) {
+		struct ipv6hdr *header = ip;
+
 		header->nexthdr = quote->protocol;
 		if (config.hop_limit)
 			header->hop_limit = config.hop_limit;
@@ -241,7 +265,6 @@ static __always_inline void requote(void *ip, __u8 *first, const struct quote *q
 		__u16 *halves = ip;
 		__u64 sum = 0;
 
-		*(side == SOURCE ? &header->saddr : &header->daddr) = ipv4_of(change->to);
 		header->ihl = sizeof(*header) / 4;
 		if (config.hop_limit)
 			header->ttl = config.hop_limit;
@@ -253,14 +276,15 @@ static __always_inline void requote(void *ip, __u8 *first, const struct quote *q
 	}
 }
 
-/* Writes a carried error anew, with the end of the quoted packet that was
- * rewritten changed back, and the error's own with it: `side` is that of the
- * quoted packet, so inward it is the source. False: it is spoilt. */
+/* Writes an error anew, with so many hops. With a change, the end of the quoted
+ * packet that was rewritten is changed back, and the error's own with it:
+ * `side` is that of the quoted packet, so inward it is the source. False: it is
+ * spoilt. */
 static __always_inline bool write_error(struct __sk_buff *skb, const struct packet *packet, const struct quote *quote,
-					__u32 network, enum side side, const struct change *change)
+					__u32 network, __u8 hops, enum side side, const struct change *change)
 {
-	const struct gate_address *source = side == SOURCE ? &packet->source : change->to;
-	const struct gate_address *destination = side == SOURCE ? change->to : &packet->destination;
+	const struct gate_address *source = change && side == DESTINATION ? change->to : &packet->source;
+	const struct gate_address *destination = change && side == SOURCE ? change->to : &packet->destination;
 	__u32 header = packet->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	__u32 length = 2 * header + sizeof(struct error) + QUOTED;
 	struct gate_scratch *room = gate_scratch();
@@ -276,8 +300,10 @@ static __always_inline bool write_error(struct __sk_buff *skb, const struct pack
 		    bpf_skb_load_bytes(skb, quote->at, &new->quoted, sizeof(new->quoted)) ||
 		    bpf_skb_load_bytes(skb, quote->transport, new->first, sizeof(new->first)))
 			return false;
-		begin_ipv6(&new->ip, length, source, destination, hops_of(packet->hops));
-		requote(&new->quoted, new->first, quote, true, side, change);
+		begin_ipv6(&new->ip, length, source, destination, hops);
+		if (change)
+			requote(&new->quoted, new->first, quote, true, side, change);
+		level_quote(&new->quoted, quote, true);
 		keep_meaning(&new->error, true);
 		new->error.check = 0;
 		sum = pseudo_header(source, destination, length - header, IPPROTO_ICMPV6);
@@ -292,8 +318,10 @@ static __always_inline bool write_error(struct __sk_buff *skb, const struct pack
 		    bpf_skb_load_bytes(skb, quote->at, &new->quoted, sizeof(new->quoted)) ||
 		    bpf_skb_load_bytes(skb, quote->transport, new->first, sizeof(new->first)))
 			return false;
-		begin_ipv4(&new->ip, length, source, destination, hops_of(packet->hops));
-		requote(&new->quoted, new->first, quote, false, side, change);
+		begin_ipv4(&new->ip, length, source, destination, hops);
+		if (change)
+			requote(&new->quoted, new->first, quote, false, side, change);
+		level_quote(&new->quoted, quote, false);
 		keep_meaning(&new->error, false);
 		new->error.check = 0;
 		sum = (__u32)bpf_csum_diff(NULL, 0, (__be32 *)&new->error, sizeof(*new) - sizeof(new->ip), 0);
@@ -305,11 +333,48 @@ static __always_inline bool write_error(struct __sk_buff *skb, const struct pack
 	       !bpf_skb_store_bytes(skb, network, room->after, length, BPF_F_RECOMPUTE_CSUM);
 }
 
-/* Sends a frame back where it came from. */
+/*
+ * ICMP to the outside that no grant carries: the base's, or the host's own. An
+ * error that quotes an inner address to who does not know it is dropped (RFC
+ * 5508, REQ-4 and 5: a NAT translates the quote; this one has not been). The
+ * kinds that hosts go by are written anew, as those of grants are; others, such
+ * as redirects, are the host's own, since the base lets none out.
+ */
+__noinline int icmp_to_outside(struct __sk_buff *skb, struct packet *packet, __u32 known)
+{
+	struct gate_scratch *room = gate_scratch();
+	struct quote *quote;
+	bool later_piece;
+	__u8 type;
+
+	if (!packet || !room || bpf_skb_load_bytes(skb, packet->transport, &type, sizeof(type)))
+		return drop(skb, REASON_MALFORMED);
+	if (!is_error(type, packet->ipv6))
+		return TC_ACT_UNSPEC;
+	quote = &room->quote;
+	if (!read_quoted_header(skb, packet, quote, &later_piece))
+		return drop(skb, REASON_MALFORMED);
+	if (!known && (is_inner(&quote->source) || is_inner(&quote->destination)))
+		return drop(skb, REASON_INNER_LEAK);
+	if (!is_carried_error(type, packet->ipv6, false))
+		return TC_ACT_UNSPEC;
+	/* Errors are short: in pieces come only those that hide something. */
+	if (packet->unfit == REASON_FRAGMENT)
+		return drop(skb, REASON_FRAGMENT);
+	if (quote->transport + QUOTED > packet->end ||
+	    !write_error(skb, packet, quote, BEHIND_ETHERNET, config.hop_limit ? config.hop_limit : packet->hops, SOURCE,
+			 NULL))
+		return drop(skb, REASON_MALFORMED);
+	return TC_ACT_UNSPEC;
+}
+
+/* Sends a frame back where it came from, as the gate's own word: the egress hook of
+ * the outside is to leave it as it is, whose sum may be partial. */
 static __always_inline int turn_back(struct __sk_buff *skb, __u32 network)
 {
 	__u8 link[2 * ETH_ALEN];
 
+	skb->mark = skb->ifindex == config.outside.ifindex ? GATE_OWN_MARK : 0;
 	if (network == BEHIND_ETHERNET &&
 	    (bpf_skb_load_bytes(skb, 0, link, sizeof(link)) ||
 	     bpf_skb_store_bytes(skb, 0, link + ETH_ALEN, ETH_ALEN, 0) ||

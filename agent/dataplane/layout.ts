@@ -4,13 +4,14 @@
  * values themselves are made and read in map-values.ts.
  */
 import { ADMISSIONS_MAX } from '../core/admissions.ts';
-import { ANSWER_MARK, DENIAL_MARK, FRAGMENT_MARK, LET_IN_MARK } from '../core/reasons.ts';
+import { ANSWER_MARK, DENIAL_MARK, FRAGMENT_MARK, LET_IN_MARK, OWN_MARK } from '../core/reasons.ts';
 
 export const GATE_SCHEMA = 5;
 export const GATE_POOLS_MAX = 8;
 export const GATE_SERVICES_MAX = 16;
 export const GATE_MARK = DENIAL_MARK;
 export const GATE_ANSWER_MARK = ANSWER_MARK;
+export const GATE_OWN_MARK = OWN_MARK;
 export const GATE_FRAGMENT_MARK = FRAGMENT_MARK;
 export const GATE_LET_IN_MARK = LET_IN_MARK;
 export const ENTRY_ANY_REMOTE = 1;

@@ -179,56 +179,70 @@ export function errorAnew(
   packet: Packet,
   quote: Quote,
   { end, to }: Pick<Change, 'end' | 'to'>,
-  { normalise: { hopLimit } }: Terms,
+  terms: Terms,
 ): Uint8Array {
   const inward = end === 'source';
-  const header = packet.family === 'ipv4' ? IPV4 : IPV6;
-  const quoted = Uint8Array.of(
-    ...frame.subarray(quote.headerAt, quote.headerAt + header),
-    ...frame.subarray(quote.contentAt, quote.contentAt + QUOTED),
-  );
-  const view = viewOf(quoted);
   const six = packet.family === 'ipv6';
+  const quoted = quotedAnew(frame, packet, { ...quote, protocol: PROTOCOL_NUMBERS[quote.protocol] }, terms);
+  const view = viewOf(quoted);
   quoted.set(wireOf(to.address), (six ? 8 : 12) + (inward ? 0 : six ? 16 : 4));
-  if (hopLimit > 0) view.setUint8(six ? 7 : 8, hopLimit);
-  if (six) view.setUint8(6, PROTOCOL_NUMBERS[quote.protocol]);
-  else {
-    view.setUint8(0, 0x45);
-    view.setUint16(10, 0);
-    view.setUint16(10, sum(quoted.subarray(0, IPV4)));
-  }
+  if (!six) sealHeader(quoted);
   const from = inward ? quote.source : quote.destination;
+  const header = quoted.length - QUOTED;
   view.setUint16(header + (inward ? 0 : 2), to.port);
   const was = view.getUint16(header + 6);
   if (quote.protocol === 'udp' && was !== 0)
     view.setUint16(header + 6, ~folded((~was & 0xffff) + (~ends(from) & 0xffff) + ends(to)) & 0xffff);
-  const [type = 0, code = 0] = frame.subarray(packet.contentAt);
-  const message = Uint8Array.of(type, code, 0, 0, ...meaningOf(frame, packet, type, code), ...quoted);
   const ips = inward
     ? { source: packet.source, destination: to.address }
     : { source: to.address, destination: packet.destination };
-  return framed(frame, ips, message, hopLimit || packet.hops - 1);
+  const message = messageAnew(frame, packet, packet.contentAt, quoted);
+  return framed(frame, ips, message, terms.normalise.hopLimit || packet.hops - 1);
 }
 
-/** An error with so many hops in its quote as all have; undefined: it has them. A sum that was wrong stays so. */
-export function levelled(
+/** An error that leaves, and is about no grant's packet: written anew as it is. */
+export function leavingError(
+  frame: Uint8Array,
+  packet: Packet,
+  errorAt: number,
+  quote: QuotedHeader,
+  terms: Terms,
+): Uint8Array {
+  const message = messageAnew(frame, packet, errorAt, quotedAnew(frame, packet, quote, terms));
+  return framed(frame, packet, message, terms.normalise.hopLimit || packet.hops);
+}
+
+function messageAnew(frame: Uint8Array, packet: Packet, errorAt: number, quoted: Uint8Array): Uint8Array {
+  const [type = 0, code = 0] = frame.subarray(errorAt);
+  return Uint8Array.of(type, code, 0, 0, ...meaningOf(frame, packet, errorAt), ...quoted);
+}
+
+/** A quoted header without options, whose hops all have, and what names its flow. */
+function quotedAnew(
   frame: Uint8Array,
   { family }: Packet,
-  { messageAt, headerAt }: QuotedHeader,
+  { headerAt, contentAt, protocol }: Pick<QuotedHeader, 'headerAt' | 'contentAt' | 'protocol'>,
   { normalise: { hopLimit } }: Terms,
-): Uint8Array | undefined {
+): Uint8Array {
   const six = family === 'ipv6';
-  const hopsAt = headerAt + (six ? 7 : 8);
-  if (hopLimit === 0 || frame[hopsAt] === hopLimit) return undefined;
-  const bytes = Uint8Array.from(frame);
+  const quoted = Uint8Array.of(
+    ...frame.subarray(headerAt, headerAt + (six ? IPV6 : IPV4)),
+    ...frame.subarray(contentAt, contentAt + QUOTED),
+  );
+  if (hopLimit > 0) quoted[six ? 7 : 8] = hopLimit;
+  if (six) quoted[6] = protocol;
+  else {
+    quoted[0] = 0x45;
+    sealHeader(quoted);
+  }
+  return quoted;
+}
+
+/** The sum of the IPv4 header that stands there first, made. */
+function sealHeader(bytes: Uint8Array): void {
   const view = viewOf(bytes);
-  const wordAt = headerAt + (six ? 6 : 8);
-  const before = view.getUint16(wordAt);
-  view.setUint8(hopsAt, hopLimit);
-  const sumAt = six ? messageAt + 2 : headerAt + 10;
-  const was = view.getUint16(sumAt);
-  view.setUint16(sumAt, ~folded((~was & 0xffff) + (~before & 0xffff) + view.getUint16(wordAt)) & 0xffff);
-  return bytes;
+  view.setUint16(10, 0);
+  view.setUint16(10, sum(bytes.subarray(0, IPV4)));
 }
 
 /** The sum of an endpoint's words. */
@@ -237,8 +251,8 @@ function ends({ address, port }: Endpoint): number {
 }
 
 /** MTU or pointer, where the type has one; never how long the quote is (RFC 4884). */
-function meaningOf(frame: Uint8Array, { family, contentAt }: Packet, type: number, code: number): readonly number[] {
-  const rest = [...frame.subarray(contentAt + 4, contentAt + 8)];
+function meaningOf(frame: Uint8Array, { family }: Packet, errorAt: number): readonly number[] {
+  const [type = 0, code = 0, , , ...rest] = frame.subarray(errorAt, errorAt + 8);
   if (family === 'ipv6') return type === 2 || type === 4 ? rest : [0, 0, 0, 0];
   const [pointer = 0, , high = 0, low = 0] = rest;
   const isTooBig = type === 3 && code === 4;

@@ -11,13 +11,14 @@
  * answered, passed or denied; at the egress hook only if it is denied there.
  */
 import type { Address } from '../core/net.ts';
-import { ANSWER_MARK, type DenialReason, LET_IN_MARK } from '../core/reasons.ts';
+import { ANSWER_MARK, type DenialReason, LET_IN_MARK, OWN_MARK } from '../core/reasons.ts';
 import type { Protocol } from '../core/words.ts';
 import type { Hook, JudgingDataplane, Mapping, Verdict } from './dataplane.ts';
 import {
   ETHERNET,
   hasImpossibleSource,
   icmpHeaderType,
+  icmpMessage,
   icmpSumHolds,
   isCarriedError,
   isEchoRequest,
@@ -25,13 +26,14 @@ import {
   isIcmpError,
   type Packet,
   type Piece,
+  QUOTED,
   type Quote,
-  quotedHeader,
   readFrame,
   readPiece,
   readQuote,
+  readQuotedHeader,
 } from './frame.ts';
-import { echoReply, errorAnew, levelled, tooBig, translated } from './leaving.ts';
+import { echoReply, errorAnew, leavingError, tooBig, translated } from './leaving.ts';
 import { holds, MemoryTables, type Row, SECOND_NS } from './memory-tables.ts';
 import { inGrantsPool, isAdmitted, isHost, isInner, isInside, isLinkUpkeep, isWelcome, ownerOf } from './owners.ts';
 import { Pieces } from './pieces.ts';
@@ -253,19 +255,25 @@ export class Memory extends MemoryTables implements JudgingDataplane {
   }
 
   #toOutside(frame: Uint8Array, mark: number): Verdict {
+    if (mark === OWN_MARK) return { verdict: 'pass' };
     const packet = readFrame(frame);
     if (packet === 'other') return { verdict: 'pass' };
     if (packet === 'malformed') return this.#drop('malformed', frame);
     const owner = ownerOf(this.setup, packet.source);
     const isKnown = mark === ANSWER_MARK && owner.kind === 'device' && !owner.isSeen;
     if (!isKnown && isInner(this.setup, packet.source)) return this.#drop('innerLeak', frame);
-    const quoted = quotedHeader(frame, packet);
-    if (quoted === 'malformed') return this.#drop('malformed', frame);
-    if (quoted === 'none') return { verdict: 'pass' };
+    const message = icmpMessage(frame, packet);
+    if (message === 'malformed') return this.#drop('malformed', frame);
+    if (message === 'none' || !isIcmpError(packet, message.type)) return { verdict: 'pass' };
+    const quoted = readQuotedHeader(frame, packet, message.at);
+    if (!quoted) return this.#drop('malformed', frame);
     if (!isKnown && [quoted.source, quoted.destination].some((address) => isInner(this.setup, address)))
       return this.#drop('innerLeak', frame);
-    const bytes = levelled(frame, packet, quoted, this.setup);
-    return bytes ? { verdict: 'pass', bytes } : { verdict: 'pass' };
+    if (!isCarriedError(packet, message.type, false)) return { verdict: 'pass' };
+    if (message.isPiece) return this.#drop('fragment', frame);
+    if (quoted.contentAt + QUOTED > packet.contentEnd) return this.#drop('malformed', frame);
+    const bytes = leavingError(frame, packet, message.at, quoted, this.setup);
+    return Buffer.compare(bytes, frame) === 0 ? { verdict: 'pass' } : { verdict: 'pass', bytes };
   }
 
   #nowNs(): bigint {

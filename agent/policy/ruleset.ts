@@ -70,8 +70,22 @@ export interface BaseSetup extends FilterSetup {
 const SNAPLEN = 96;
 
 const FAMILIES = [
-  { family: 'ipv4', word: 'ip', type: 'ipv4_addr', icmp: 'icmp', hops: 'ttl' },
-  { family: 'ipv6', word: 'ip6', type: 'ipv6_addr', icmp: 'icmpv6', hops: 'hoplimit' },
+  {
+    family: 'ipv4',
+    word: 'ip',
+    type: 'ipv4_addr',
+    hops: 'ttl',
+    icmp: 'icmp',
+    errors: 'destination-unreachable, parameter-problem',
+  },
+  {
+    family: 'ipv6',
+    word: 'ip6',
+    type: 'ipv6_addr',
+    hops: 'hoplimit',
+    icmp: 'icmpv6',
+    errors: 'destination-unreachable, packet-too-big, parameter-problem',
+  },
 ] as const;
 
 /** Any number will do. */
@@ -155,7 +169,10 @@ function baseTable(setup: BaseSetup, counted: Counted): string {
       // Whoever it is for, and whatever flow it is of: a trigger does not come by this way.
       ...atTriggerPorts(setup, 'dport', `goto ${UNAUTHORISED}`),
       ...(isFiltering ? ['jump drops'] : []),
-      `iifname ${outside} ct state related meta l4proto { icmp, icmpv6 } counter accept`,
+      ...FAMILIES.map(
+        ({ icmp, errors }) =>
+          `iifname ${outside} ct state related ${icmp} type { ${errors}, time-exceeded } counter accept`,
+      ),
       ...allowRules(setup, 'inside'),
       ...answerRules(setup, 'outside'),
       // A flow that began by an allow which is gone: it is not to live on by its answers.
@@ -189,8 +206,11 @@ function baseTable(setup: BaseSetup, counted: Counted): string {
       ...allowRules(setup, 'outside'),
       ...FAMILIES.map(({ family, word }) => `${word} daddr @denied_${family} counter drop`),
       `ct state established ct direction original ${OPENED} counter accept`,
-      // About what answers a device. Errors about what was let in are the allow's, above, and end with it.
-      'ct state related ct direction original meta l4proto { icmp, icmpv6 } counter accept',
+      // About what answers a device. Errors about what was let in are the allow's, above, and end with it. None that
+      // shows where hops are used up, or which router there is (redirects: RFC 5508, 7.1).
+      ...FAMILIES.map(
+        ({ icmp, errors }) => `ct state related ct direction original ${icmp} type { ${errors} } counter accept`,
+      ),
       'ct state new tcp flags & (fin | syn | rst | ack) == syn counter accept',
       'ct state new meta l4proto udp counter accept',
       ...FAMILIES.map(

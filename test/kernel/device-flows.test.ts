@@ -257,6 +257,34 @@ describe.each(FAMILIES)('what the headers of a flow tell, %s', (family) => {
   });
 });
 
+test.each([
+  ['ipv4', { in: [3, 11, 12], out: [3, 12] }, [3, 4, 5, 11, 12]],
+  ['ipv6', { in: [1, 2, 3, 4], out: [1, 2, 4] }, [1, 2, 3, 4]],
+] as const)(
+  'ICMP errors about a flow pass by kind, %s: of no hops from inside, and no redirects',
+  (family, pass, types) => {
+    const [device, server] = [DEVICE[family], SERVER[family]];
+    const number = family === 'ipv4' ? 1 : 58;
+    const word = family === 'ipv4' ? 'icmp' : 'icmpv6';
+    const arrived = (tun: Tun) => tun.read().filter((one) => one[family === 'ipv4' ? 9 : 6] === number).length > 0;
+    const [flow] = sent(device, server);
+    const { address = '', port = 0 } = flow ?? {};
+    outside.write(ip(server, address, udp(53, port, 'you')));
+    inside.read();
+    const wentIn = types.filter((type) => {
+      outside.write(
+        ip(server, address, icmp(word, type, type === 5 ? 1 : 0, ip(address, server, udp(port, 53, 'who')))),
+      );
+      return arrived(inside);
+    });
+    const wentOut = types.filter((type) => {
+      inside.write(ip(device, server, icmp(word, type, type === 5 ? 1 : 0, ip(server, device, udp(53, 4000, 'you')))));
+      return arrived(outside);
+    });
+    expect({ in: wentIn, out: wentOut }).toEqual(pass);
+  },
+);
+
 test('how many devices there are is not told by their identifications: each is drawn by chance', () => {
   const counted = Array.from({ length: 200 }, (_, i) => {
     inside.write(ip(i % 2 ? '10.20.7.3' : DEVICE.ipv4, SERVER.ipv4, udp(4000, 53, 'who'), { id: 500 + i * 3 }));

@@ -10,7 +10,7 @@
 import fc from 'fast-check';
 import type { Admission } from '../../agent/core/admissions.ts';
 import type { Endpoint } from '../../agent/core/net.ts';
-import { ANSWER_MARK } from '../../agent/core/reasons.ts';
+import { ANSWER_MARK, OWN_MARK } from '../../agent/core/reasons.ts';
 import type { PacketLimits } from '../../agent/core/words.ts';
 import type { Hook } from '../../agent/dataplane/dataplane.ts';
 import { cut, ethernet, type IpFields, icmp, ip, raw, TCP_ACK, tcp, type Upper, udp } from '../frames.ts';
@@ -300,7 +300,7 @@ const arrive = (made: fc.Arbitrary<Made>): fc.Arbitrary<Command> =>
       made,
       spoiling,
       at: fc.constantFrom<Place>('inside', 'inside', 'inside', 'inside', 'inside', 'inside', 'secondInside', 'other'),
-      mark: fc.constantFrom(0, 0, ANSWER_MARK),
+      mark: fc.constantFrom(0, 0, 0, 0, ANSWER_MARK, ANSWER_MARK, OWN_MARK),
     })
     .map(({ made: { hook: where, packet }, spoiling: { bytes, length }, at, mark }) => {
       const frame = ethernet(packet);

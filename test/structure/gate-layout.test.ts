@@ -62,6 +62,7 @@ describe('gate.h and layout.ts', () => {
       GATE_SERVICES_MAX: layout.GATE_SERVICES_MAX,
       GATE_MARK: layout.GATE_MARK,
       GATE_ANSWER_MARK: layout.GATE_ANSWER_MARK,
+      GATE_OWN_MARK: layout.GATE_OWN_MARK,
       GATE_FRAGMENT_MARK: layout.GATE_FRAGMENT_MARK,
       GATE_LET_IN_MARK: layout.GATE_LET_IN_MARK,
       ENTRY_UNTRANSLATED: layout.ENTRY_UNTRANSLATED,

@@ -10,7 +10,7 @@
  */
 import { afterEach, beforeEach, describe, test } from 'vitest';
 import { address, hostPrefix } from '../../agent/core/net.ts';
-import { ANSWER_MARK } from '../../agent/core/reasons.ts';
+import { ANSWER_MARK, OWN_MARK } from '../../agent/core/reasons.ts';
 import type { Protocol } from '../../agent/core/words.ts';
 import { HOOKS, type JudgingDataplane } from '../../agent/dataplane/dataplane.ts';
 import { ethernet, filler, ip, spoil, udp } from '../frames.ts';
@@ -34,7 +34,7 @@ import { toGrants } from './packets/to-grants.ts';
 import { toOutside } from './packets/to-outside.ts';
 import { trafficOf } from './packets/traffic.ts';
 import { describeUntranslated } from './packets/untranslated.ts';
-import { FAMILIES, IPV4, IPV6, openGrants, PORT, type Who } from './packets/world.ts';
+import { FAMILIES, IPV4, IPV6, openGrants, PORT, unreachable, type Who } from './packets/world.ts';
 
 const GRANTED = FAMILIES.flatMap((who) => (['udp', 'tcp'] as const).map((protocol) => ({ who, protocol })));
 
@@ -153,6 +153,9 @@ function describeGuards(make: MakeRig, who: Who): void {
   });
   describe('toward the outside, as the base marks answers', () => {
     table(rig, 'outsideEgress', answersWithMark(who), 'inside', ANSWER_MARK);
+    const { device, server } = who;
+    const tooBig = ip(device, server, unreachable(who, ip(server, device, udp(5000, 5683, 2000), { hops: 60 })));
+    table(rig, 'outsideEgress', [['what the gate itself answers', tooBig, 'pass']], 'inside', OWN_MARK);
   });
   describe('while an address changes hands, so that every hook looks', () => {
     const set = (changing: boolean) => rig().plane.setChanging(REALM, hostPrefix(address(who.device)), changing);

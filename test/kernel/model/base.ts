@@ -59,7 +59,7 @@ export class BaseModel {
       };
     const drop = this.#drops(view);
     if (drop.said) return drop.said;
-    if (state === 'related')
+    if (state === 'related' && isPassedOn(packet, 'inward'))
       return { verdict: 'pass', outcome: 'pass base', why: 'an error of a flow', copies: drop.copies };
     const allow = this.#allow(view, begins(packet, state, way), state, drop.copies);
     if (allow.said) return allow.said;
@@ -104,7 +104,7 @@ export class BaseModel {
     if (inOneOf(this.#denied, packet.destination)) return closed('a denied destination', allow.copies);
     const pass = (why: string): Said => ({ verdict: 'pass', outcome: 'pass base', why, copies: allow.copies });
     if (way === 'reply') return closed('answers a flow that may not begin any more', allow.copies);
-    if (state === 'related') return pass('an error of a flow');
+    if (state === 'related' && isPassedOn(packet, 'outward')) return pass('an error of a flow');
     if (!begins(packet, state, way)) return closed('no flow begins so', allow.copies);
     return isOpen(packet.protocol, packet.icmp?.type, packet.family)
       ? pass('a device may begin it')
@@ -220,6 +220,12 @@ export class BaseModel {
 
 function closed(why: string, copies: readonly string[]): Said {
   return { verdict: 'drop', outcome: 'drop base', why, copies };
+}
+
+/** The errors that hosts go by: unreachable, too big, wrong header; inward also that hops were used up. */
+function isPassedOn({ family, icmp }: Packet, way: 'inward' | 'outward'): boolean {
+  const [passedOn, usedUp] = family === 'ipv4' ? [[3, 12], 11] : [[1, 2, 4], 3];
+  return icmp !== undefined && (passedOn.includes(icmp.type) || (way === 'inward' && icmp.type === usedUp));
 }
 
 /** What devices begin without a filter. */

@@ -133,6 +133,7 @@ export class Composer {
             [11, 0],
             [3, 1],
             [12, 0],
+            [5, 1],
           ] as const)
         : ([
             [1, 4],

@@ -1,5 +1,5 @@
 /** On the way out, whoever sent it: no inner address leaves, nor is quoted by an ICMP error. */
-import { icmp, ip, raw, spoil, tcp, udp } from '../../frames.ts';
+import { fold, icmp, ip, raw, spoil, sum, tcp, udp } from '../../frames.ts';
 import { badHeaders, FIRST_FRAGMENT, LATER_FRAGMENT, optional } from './odd.ts';
 import type { Row } from './table.ts';
 import { echo, icmpNumber, icmpOf, PORT, unreachable, type Who } from './world.ts';
@@ -15,9 +15,16 @@ export function toOutside(who: Who): readonly Row[] {
   const fixed = isIpv4 ? 20 : 40;
   const quoting = (type: number, quoted: Uint8Array) => ip(host, server, icmp(icmpOf(who), type, 0, quoted));
   const unreached = (quoted: Uint8Array, fields = {}) => ip(host, server, unreachable(who, quoted), fields);
-  const far = (hops: number) => ip(server, host, udp(5000, 5683, 'how far?'), { hops, id: 7 });
-  const wrongSum = (packet: Uint8Array) => spoil(packet, fixed + 2, 0x55);
-  const eightBehind = isIpv4 ? {} : { extensions: [60] };
+  const far = (hops: number, fields = {}) => ip(server, host, udp(5000, 5683, 'how far?'), { hops, id: 7, ...fields });
+  /** What hosts go by: written anew, with a header and eight bytes of what it is about. */
+  const anew = (type: number, about: Uint8Array, code = 0) =>
+    ip(host, server, icmp(icmpOf(who), type, code, about.subarray(0, fixed + 8)), {
+      hops: 64,
+      dontFragment: true,
+      id: 0,
+    });
+  const isAnew = (type: number) => (isIpv4 ? [3, 11, 12] : [1, 2, 3, 4]).includes(type);
+  const unreachedAnew = (about: Uint8Array) => (isIpv4 ? anew(3, about, 3) : anew(1, about, 4));
   return [
     ['a granted answer', ip(external, server, udp(PORT.one, 5000)), 'pass'],
     ["the host's own", ip(host, server, tcp(443, 5000)), 'pass'],
@@ -34,25 +41,30 @@ export function toOutside(who: Who): readonly Row[] {
     ...errors.map(
       (type): Row => [`ICMP ${type} that quotes a device as destination`, quoting(type, inner), 'innerLeak'],
     ),
-    ...errors.map((type): Row => [`ICMP ${type} that quotes nothing of the inside`, quoting(type, outer), 'pass']),
     ...errors.map(
-      (type): Row => [`ICMP ${type} tells not how far in it is`, quoting(type, far(61)), quoting(type, far(64))],
+      (type): Row => [
+        `ICMP ${type} that quotes nothing of the inside`,
+        quoting(type, outer),
+        isAnew(type) ? anew(type, outer) : 'pass',
+      ],
     ),
-    ['an error about what came with more hops than others', unreached(far(255)), unreached(far(64))],
+    ...errors
+      .filter(isAnew)
+      .map((type): Row => [`ICMP ${type} tells not how far in it is`, quoting(type, far(61)), anew(type, far(64))]),
+    ['an error about what came with more hops than others', unreached(far(255)), unreachedAnew(far(64))],
+    ['an error behind others', unreached(far(2), isIpv4 ? {} : { extensions: [60] }), unreachedAnew(far(64))],
     [
-      'an error whose quote says nothing new, behind others',
-      unreached(far(2), eightBehind),
-      unreached(far(64), eightBehind),
+      'an error about a packet with options, or of pieces',
+      unreached(far(64, isIpv4 ? { options: new Uint8Array(8) } : { fragment: { offset: 0, more: true } })),
+      unreachedAnew(longer(far(64))),
     ],
-    ...(isIpv4
-      ? [
-          [
-            'an error whose sum is wrong: it stays wrong',
-            wrongSum(unreached(far(61))),
-            wrongSum(unreached(far(64))),
-          ] as const,
-        ]
-      : []),
+    [
+      "an error that has a router's address behind its quote (RFC 5837)",
+      unreached(Uint8Array.of(...far(64), ...new Uint8Array(128), ...inner.subarray(isIpv4 ? 12 : 8))),
+      unreachedAnew(far(64)),
+    ],
+    ['an error in pieces, the first', unreached(outer, FIRST_FRAGMENT), 'fragment'],
+    ['an error that quotes only a header, of nothing inside', unreached(outer.subarray(0, fixed)), 'malformed'],
     ...others.map((type): Row => [`ICMP ${type}, no error, with what would be a quote`, quoting(type, inner), 'pass']),
     ['an error that quotes a device as source', unreached(quote(device, server)), 'innerLeak'],
     ['an error that quotes the inner gateway', unreached(quote(server, gateway)), 'innerLeak'],
@@ -77,4 +89,12 @@ export function toOutside(who: Who): readonly Row[] {
       ],
     ),
   ];
+}
+
+/** A header that says eight bytes more than there are: those of the options it had. */
+function longer(packet: Uint8Array): Uint8Array {
+  if ((packet[0] ?? 0) >> 4 === 6) return spoil(packet, 5, (packet[5] ?? 0) + 8);
+  const header = spoil(packet.subarray(0, 20), 3, (packet[3] ?? 0) + 8);
+  const made = fold(sum(spoil(header, 10, 0, 0)));
+  return Uint8Array.of(...spoil(header, 10, made >> 8, made & 0xff), ...packet.subarray(20));
 }
