@@ -256,6 +256,26 @@ describe('without translation', () => {
       await giveBack(grant, 'head-end');
     });
 
+    test('what does not fit the way to the device is told to the plant, in the name of the device', async () => {
+      const grant = await granted('plant', DEVICE_NAME, 'udp', family);
+      const width = async () =>
+        (await network.run('rogue', ['ip', 'route', 'get', DEVICE[family]])).stdout.match(/mtu (\d+)/)?.[1];
+      expect(await width()).toBeUndefined();
+      await network.run('gateway', ['ip', 'link', 'set', INSIDE, 'mtu', '1400']);
+      try {
+        // The gate hears of it within a second; a datagram of 1,450 bytes and more fits until then.
+        const told = await until('the plant is told', async () => {
+          await plant.udp({ to: grant.externalEndpoint, text: 'x'.repeat(1450), waitMs: SHORT_MS });
+          return width();
+        });
+        expect(told).toBe('1400');
+      } finally {
+        await network.run('gateway', ['ip', 'link', 'set', INSIDE, 'mtu', '1500']);
+        await network.run('rogue', ['ip', family === 'ipv4' ? '-4' : '-6', 'route', 'flush', 'cache']);
+        await giveBack(grant, 'plant');
+      }
+    });
+
     test("the plant's grant opens the private realm to nobody else", async () => {
       const grant = await granted('plant', DEVICE_NAME, 'udp', family);
       const seen = onDevice.lines.length;
