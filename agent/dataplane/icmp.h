@@ -9,7 +9,8 @@
  * what its sender knows its flow by. So nothing else of the inside can hang on
  * it: no router's address (its source is the external one), no extension
  * (RFC 4884, RFC 5837), no padding, no hop count. Errors that would show where
- * hops are used up (time exceeded) do not leave at all.
+ * hops are used up (time exceeded) do not leave at all. What leaves without a
+ * grant, about flows that devices begin, is written anew likewise.
  *
  * Messages are made and carried at a bounded rate for each grant, and only of
  * those whose sum holds (RFC 5508, REQ-3).
@@ -338,7 +339,7 @@ static __always_inline bool write_error(struct __sk_buff *skb, const struct pack
  * error that quotes an inner address to who does not know it is dropped (RFC
  * 5508, REQ-4 and 5: a NAT translates the quote; this one has not been). The
  * kinds that hosts go by are written anew, as those of grants are; others, such
- * as redirects, are the host's own, since the base lets none out.
+ * as redirects, name routers: of devices none leaves, by the base, and by this.
  */
 __noinline int icmp_to_outside(struct __sk_buff *skb, struct packet *packet, __u32 known)
 {
@@ -357,7 +358,7 @@ __noinline int icmp_to_outside(struct __sk_buff *skb, struct packet *packet, __u
 	if (!known && (is_inner(&quote->source) || is_inner(&quote->destination)))
 		return drop(skb, REASON_INNER_LEAK);
 	if (!is_carried_error(type, packet->ipv6, false))
-		return TC_ACT_UNSPEC;
+		return known ? drop(skb, REASON_ERROR_NOT_CARRIED) : TC_ACT_UNSPEC;
 	/* Errors are short: in pieces come only those that hide something. */
 	if (packet->unfit == REASON_FRAGMENT)
 		return drop(skb, REASON_FRAGMENT);

@@ -269,7 +269,8 @@ export class Memory extends MemoryTables implements JudgingDataplane {
     if (!quoted) return this.#drop('malformed', frame);
     if (!isKnown && [quoted.source, quoted.destination].some((address) => isInner(this.setup, address)))
       return this.#drop('innerLeak', frame);
-    if (!isCarriedError(packet, message.type, false)) return { verdict: 'pass' };
+    if (!isCarriedError(packet, message.type, false))
+      return isKnown ? this.#drop('errorNotCarried', frame) : { verdict: 'pass' };
     if (message.isPiece) return this.#drop('fragment', frame);
     if (quoted.contentAt + QUOTED > packet.contentEnd) return this.#drop('malformed', frame);
     const bytes = leavingError(frame, packet, message.at, quoted, this.setup);

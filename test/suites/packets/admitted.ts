@@ -133,6 +133,11 @@ export function answersWithMark(who: Who): readonly Row[] {
       ip(device, far, unreachable(who, came(60))),
       ip(device, far, unreachable(who, quoted), { dontFragment: true, id: 0 }),
     ],
+    [
+      'an error of its that names a router',
+      ip(device, far, icmp(icmpOf(who), who.family === 'IPv4' ? 5 : 127, 0, quoted)),
+      'errorNotCarried',
+    ],
     ['from the inner gateway', ip(gateway, far, udp(1, 5000)), 'innerLeak'],
     ["the host's error that quotes a device", ip(host, far, unreachable(who, quoted)), 'innerLeak'],
     ["the host's own", ip(host, far, udp(1, 5000)), 'pass'],
