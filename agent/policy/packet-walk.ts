@@ -88,6 +88,8 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
     },
   };
   const judged = () => judgePacket(policy.filters, filtered, groups);
+  const admitting = () =>
+    policy.filters.find((one) => one.action === 'allow' && !one.staged && matchesPacket(one, filtered, groups));
   const byFilter = (): Walk | undefined => {
     const said = judged();
     if (said.verdict === 'none') return undefined;
@@ -123,7 +125,12 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
   if (to.side === 'inside' && (from.side === 'inside' || to.address) && isTriggerPort(packet.port)) {
     const isSpoofed =
       from.side === 'outside' && from.address && (isOf(IMPOSSIBLE, from.address) || isInner(from.address));
-    if (!isSpoofed) return unauthorised('guards');
+    // What the gate lets on is the stack's to drop, before the base has its say.
+    const isNowhere =
+      from.side === 'outside' &&
+      isOf(NO_SOURCES, from.address) &&
+      (isOf(untranslated, to.address) || admitting() !== undefined);
+    if (!isSpoofed && !isNowhere) return unauthorised('guards');
   }
   if (from.side === 'inside' && to.side === 'inside')
     return denied('guards', 'deviceToDevice', 'devices are kept apart');
@@ -138,9 +145,7 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
       return said ?? denied('base', 'unsolicited', "to a device's own address, and neither granted nor an answer");
     }
     // The gate admits what an allow names; whether a flow begins so is the base's to say.
-    const lets = policy.filters.find(
-      (one) => one.action === 'allow' && !one.staged && matchesPacket(one, filtered, groups),
-    );
+    const lets = admitting();
     if (!lets) return denied('guards', 'realmDestination', 'addressed to the inside, and no allow lets it begin there');
     went('guards', `admitted for allow ${lets.id}`);
     if (isOf(NO_SOURCES, from.address)) return nowhere(from.address);

@@ -90,6 +90,20 @@ test.each([
 });
 
 test.each([
+  ['{ from: any, to: inside }', 'drop base'], // let on by the gate, dropped by the host before any filter
+  ['{ from: 192.0.2.1, to: inside }', 'drop unauthorisedTrigger'],
+])('a link-local source at a trigger port, where there is an allow %s: %s', (allow, outcome) => {
+  const site: WalkSite = { ...SITE, triggerPorts: [{ low: 161, high: 161 }] };
+  const packet = 'from: "fe80::5", to: "inside:fd00:20::2", protocol: udp, port: 161';
+  const text = `
+filters: [{ id: one, allow: ${allow}, standing: true }]
+tests: [{ name: t, packet: { ${packet} }, expect: { drop: innerLeak } }]
+`;
+  const [issue] = runPolicyTests(policyWithin({ site }, text), site);
+  expect(issue?.message).toContain(`found ${outcome} (`);
+});
+
+test.each([
   ['from: 203.0.113.200, to: "inside:10.20.0.2", protocol: tcp, port: 22', 'drop unsolicited'],
   ['from: 127.0.0.1, to: "inside:10.20.0.2", protocol: tcp, port: 22', 'drop spoofedSource'],
   ['from: 192.0.2.1, to: "inside:10.20.0.2", protocol: icmp, type: echo-request', 'allow noc-ping'],
