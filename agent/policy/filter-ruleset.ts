@@ -279,6 +279,11 @@ function groupSet(group: string, family: Family): string {
   return `group_${group}_${family}`;
 }
 
-function quote(name: string): string {
+/** The interfaces of all realms, as a set. */
+export function insideSet({ inside }: Pick<FilterSetup, 'inside'>): string {
+  return `{ ${inside.map((link) => quote(link.interface)).join(', ')} }`;
+}
+
+export function quote(name: string): string {
   return `"${name}"`;
 }

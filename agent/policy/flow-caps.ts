@@ -18,6 +18,7 @@
  * Pure.
  */
 import { type BASE_DENIALS, DENIAL_PREFIX } from '../core/reasons.ts';
+import { insideSet, quote } from './filter-ruleset.ts';
 
 const FLOWS_TABLE = 'mtgate_flows';
 /** Why a flow does not begin: its name in reasons.ts, and of a counter and a chain. */
@@ -40,9 +41,8 @@ const FAMILIES = [
 ] as const;
 
 export function flowCaps(setup: FlowCaps): string {
-  const { outside, inside, flowsPerDevice: most } = setup;
+  const { outside, flowsPerDevice: most } = setup;
   const set = (family: string) => `flows_${family}_${most}`;
-  const interfaces = inside.map((one) => `"${one.interface}"`).join(', ');
   const sets = FAMILIES.map(
     ({ family }) => `\tset ${set(family)} { type ${family}_addr; flags dynamic; size ${DEVICES_MOST};\n}\n`,
   );
@@ -53,7 +53,7 @@ export function flowCaps(setup: FlowCaps): string {
       'type filter hook forward priority filter + 10; policy accept;',
       [
         'ct status confirmed accept', // a flow that runs: an entry is confirmed when its first packet leaves
-        `iifname { ${interfaces} } oifname "${outside}" goto begins`,
+        `iifname ${insideSet(setup)} oifname ${quote(outside)} goto begins`,
       ],
     ],
     [

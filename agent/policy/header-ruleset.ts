@@ -11,7 +11,7 @@
  * their pieces made together, no transport's sum holds.
  */
 import type { Normalisation } from '../core/words.ts';
-import type { Part } from './filter-ruleset.ts';
+import { insideSet, type Part, quote } from './filter-ruleset.ts';
 
 interface HeaderSetup {
   readonly outside: string;
@@ -65,7 +65,7 @@ export function headerChains({ outside, inside, normalise }: HeaderSetup): Part[
     inward_ipv6: [...ipv6, ...ofSyn],
   };
   if (Object.values(chains).every((rules) => rules.length === 0)) return [];
-  const devices = `{ ${inside.map((link) => `"${link.interface}"`).join(', ')} }`;
+  const devices = insideSet({ inside });
   const families = (way: string) =>
     `meta nfproto vmap { ipv4 : goto alike_${way}_ipv4, ipv6 : goto alike_${way}_ipv6 }`;
   return [
@@ -74,8 +74,8 @@ export function headerChains({ outside, inside, normalise }: HeaderSetup): Part[
       'alike',
       [
         'type filter hook postrouting priority mangle; policy accept;',
-        `oifname "${outside}" iifname ${devices} ${families('outward')}`,
-        `iifname "${outside}" oifname ${devices} ${families('inward')}`,
+        `oifname ${quote(outside)} iifname ${devices} ${families('outward')}`,
+        `iifname ${quote(outside)} oifname ${devices} ${families('inward')}`,
       ],
     ],
     ...Object.entries(chains).map(([name, rules]): Part => ['chain', `alike_${name}`, rules]),

@@ -32,7 +32,16 @@ import {
 } from '../core/reasons.ts';
 import { portsText, type TriggerPlan } from '../core/trigger-plan.ts';
 import type { Normalisation, Service } from '../core/words.ts';
-import { allowRules, answerRules, type Counted, type FilterSetup, filterParts, type Part } from './filter-ruleset.ts';
+import {
+  allowRules,
+  answerRules,
+  type Counted,
+  type FilterSetup,
+  filterParts,
+  insideSet,
+  type Part,
+  quote,
+} from './filter-ruleset.ts';
 import { flowCaps } from './flow-caps.ts';
 import { headerChains, PLAIN_HEADERS } from './header-ruleset.ts';
 
@@ -117,7 +126,7 @@ export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): str
 
 function baseTable(setup: BaseSetup, counted: Counted): string {
   const outside = quote(setup.outside);
-  const inside = setup.inside.map((link) => quote(link.interface));
+  const inside = insideSet(setup);
   const shared = setup.inside.filter((link) => link.shared).map((link) => quote(link.interface));
   const untranslated = setup.inside.filter((link) => link.nat === 'none').map((link) => quote(link.interface));
   const isFiltering = setup.filters.length > 0;
@@ -146,7 +155,7 @@ function baseTable(setup: BaseSetup, counted: Counted): string {
       ...FAMILIES.map(({ family, word }) => `${word} daddr @grants_${family} counter drop`),
       ...FAMILIES.flatMap(({ family, word, hops }) => [
         // No hairpinning: devices do not reach each other by what stands for them outside.
-        `iifname { ${inside.join(', ')} } ${word} daddr @egress_${family} counter drop`,
+        `iifname ${inside} ${word} daddr @egress_${family} counter drop`,
         // The gateway would tell that it is there: time exceeded, about an answer to a device.
         `${word} daddr @egress_${family} ${word} ${hops} < 2 counter drop`,
       ]),
@@ -160,8 +169,8 @@ function baseTable(setup: BaseSetup, counted: Counted): string {
           ? []
           : [`oifname ${quote(name)} meta mark ${hex(FRAGMENT_MARK + ifindex)} counter accept`],
       ),
-      `oifname { ${inside.join(', ')} } goto toward_inside`,
-      `iifname { ${inside.join(', ')} } goto from_inside`,
+      `oifname ${inside} goto toward_inside`,
+      `iifname ${inside} goto from_inside`,
     ]),
     chain('toward_inside', [
       ...PLAIN_HEADERS,
@@ -234,7 +243,7 @@ function baseTable(setup: BaseSetup, counted: Counted): string {
     ]),
     chain('input', [
       'type filter hook input priority filter; policy accept;',
-      `iifname { ${inside.join(', ')} } goto from_device`,
+      `iifname ${inside} goto from_device`,
       ...(setup.management ?? []).map(
         ({ address, port }) =>
           `iifname ${outside} ${wordOf(address)} daddr ${address.text} udp dport ${port} counter drop`,
@@ -283,7 +292,7 @@ function triggerChains(setup: BaseSetup): string[] {
   const { triggers } = setup;
   if (!triggers) return [];
   const { sources, sourcePort } = triggers;
-  const inside = `{ ${setup.inside.map((link) => quote(link.interface)).join(', ')} }`;
+  const inside = insideSet(setup);
   return [
     ...sources.map(
       ({ family }) =>
@@ -416,10 +425,6 @@ function chainOf(reason: keyof typeof DENIALS): string {
 
 function hex(mark: number): string {
   return `0x${mark.toString(16)}`;
-}
-
-function quote(name: string): string {
-  return `"${name}"`;
 }
 
 function chain(name: string, rules: readonly string[]): string {
