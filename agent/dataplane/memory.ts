@@ -14,9 +14,8 @@ import type { Address } from '../core/net.ts';
 import { ANSWER_MARK, type DenialReason, LET_IN_MARK, OWN_MARK } from '../core/reasons.ts';
 import type { Protocol } from '../core/words.ts';
 import type { Hook, JudgingDataplane, Mapping, Verdict } from './dataplane.ts';
+import { ETHERNET, hasImpossibleSource, type Packet, readFrame } from './frame.ts';
 import {
-  ETHERNET,
-  hasImpossibleSource,
   icmpHeaderType,
   icmpMessage,
   icmpSumHolds,
@@ -24,19 +23,16 @@ import {
   isEchoRequest,
   isIcmp,
   isIcmpError,
-  type Packet,
-  type Piece,
   QUOTED,
   type Quote,
-  readFrame,
-  readPiece,
   readQuote,
   readQuotedHeader,
-} from './frame.ts';
-import { echoReply, errorAnew, leavingError, tooBig, translated } from './leaving.ts';
+} from './frame-icmp.ts';
+import { translated } from './leaving.ts';
+import { echoReply, errorAnew, leavingError, tooBig } from './leaving-icmp.ts';
 import { holds, MemoryTables, type Row, SECOND_NS } from './memory-tables.ts';
 import { inGrantsPool, isAdmitted, isHost, isInner, isInside, isLinkUpkeep, isWelcome, ownerOf } from './owners.ts';
-import { Pieces } from './pieces.ts';
+import { type Piece, Pieces, readPiece } from './pieces.ts';
 import { plus } from './tally.ts';
 
 /** A second's worth, at once. */

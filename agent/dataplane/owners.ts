@@ -6,7 +6,8 @@
 import type { Admission } from '../core/admissions.ts';
 import { type Address, contains, prefix } from '../core/net.ts';
 import type { GateSetup } from './dataplane.ts';
-import { icmpMeaning, icmpType, isListenerReport, type Packet } from './frame.ts';
+import type { Packet } from './frame.ts';
+import { icmpMeaning, icmpType, isListenerReport } from './frame-icmp.ts';
 
 const LINK_LOCAL = prefix('fe80::/10');
 const LINK_LOCAL_MULTICAST = prefix('ff02::/16');
