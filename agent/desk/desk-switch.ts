@@ -10,7 +10,8 @@
  */
 import type { Log } from '../core/ports.ts';
 import type { MtcUserName } from '../core/words.ts';
-import type { Concerned, Grants } from '../grants/grants.ts';
+import type { Grants } from '../grants/grants.ts';
+import type { Concerned } from '../grants/policy-changes.ts';
 import type { MtcUser, Policy } from '../policy/policy.ts';
 import { type Author, type Change, changed, type Desk, deskOf, type UserDesk } from './desk.ts';
 import { type Digest, layDesk, withoutDesk } from './laid-policy.ts';

@@ -289,7 +289,7 @@ export class Bindings {
     const resume = async () => {
       await inSlices(confirmed, async (binding) => {
         const inner = innerOf(binding);
-        if (inner) await this.#grants.resumeAt(inner);
+        if (inner) await this.#grants.held.resumeAt(inner);
       });
       const devices = confirmed.flatMap(({ holder }) => deviceOf(holder) ?? []);
       await this.#grants.waiting.bound(devices);

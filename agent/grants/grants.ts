@@ -1,28 +1,9 @@
-/**
- * Grants: asked for, decided, recorded, opened, ended. The one way in is that
- * of requests.ts, and everything that ends a grant comes through `end`. What
- * waits for its device: waiting.ts; how one lives longer: extensions.ts;
- * whether one may stay: judge.ts; what of an end is not on record yet:
- * unrecorded.ts.
- *
- * Invariants (design, "What always holds"):
- * - Record first, then gate; to end: gate first, then record. What is
- *   acknowledged is durable.
- * - A decision waits for its commit; in the same turn of the loop in which the
- *   commit is known, what the decision rested on is looked at again.
- * - Nothing is evicted: full means refuse.
- * - The gate's entry, the grant in memory and the policy in force agree on its
- *   limits; the record follows with the next write of it, and is not believed
- *   where it was made under another policy.
- */
-import { AgentError } from '../core/errors.ts';
 import { type Address, contains, type Endpoint } from '../core/net.ts';
 import type { Refusal } from '../core/refusals.ts';
-import { breathe, faultsOf, inSlices, SLICE, slicesOf } from '../core/slices.ts';
+import { breathe, faultsOf, inSlices, SLICE } from '../core/slices.ts';
 import type {
   Asker,
   DeviceReference,
-  ExternalId,
   GrantId,
   GrantRequest,
   InnerAddress,
@@ -35,15 +16,15 @@ import type {
 import type { Mapping } from '../dataplane/dataplane.ts';
 import { innerOf } from '../directory/binding.ts';
 import type { Policy } from '../policy/policy.ts';
-import { wishFor } from '../policy/preferences.ts';
-import { authorises } from '../policy/rule-index.ts';
 import { BegunToday } from './begun.ts';
 import { Endpoints } from './endpoints.ts';
 import { CLOCK_LAG_NS, type Ground } from './ground.ts';
+import { Held } from './held.ts';
 import { Judge } from './judge.ts';
 import type { EndCause, WaitEndCause } from './lifecycle.ts';
 import { LiveGrants, type Mark, type Page } from './live.ts';
 import { Opening } from './opening.ts';
+import { type Concerned, type Ending, PolicyChanges } from './policy-changes.ts';
 import {
   type EndedRecord,
   type GrantKey,
@@ -52,7 +33,6 @@ import {
   namesOf,
   ownerOf,
   suspendedNs,
-  withEnd,
 } from './record.ts';
 import { Requests } from './requests.ts';
 import { Rest } from './rest.ts';
@@ -77,9 +57,10 @@ export class Grants {
   readonly #ground: Ground;
   /** Grants whose record is being written: they count, but are not there yet. */
   readonly opening = new Opening();
+  /** Those whose binding is to be confirmed. */
+  readonly held: Held;
   readonly #requests: Requests;
-  /** The switch of policies that is under way, or was last. */
-  #switching: Promise<void> = Promise.resolve();
+  readonly #changes: PolicyChanges;
 
   constructor(ground: Ground, policy: Policy) {
     this.#ground = ground;
@@ -91,7 +72,9 @@ export class Grants {
     this.retries = new Retries(ground);
     this.sources = new Sources(ground);
     this.unrecorded = new Unrecorded(ground);
+    this.held = new Held(ground, this);
     this.#requests = new Requests(ground, this);
+    this.#changes = new PolicyChanges(ground, this);
   }
 
   get policy(): Policy {
@@ -115,18 +98,18 @@ export class Grants {
 
   /** The live grant with a key whose time is not over. */
   liveWithKey(key: GrantKey): GrantRecord | undefined {
-    return this.#unlessOver(this.live.withKey(key));
+    return this.unlessOver(this.live.withKey(key));
   }
 
   /** A grant, live or ended, whoever's it is. */
   find(id: string): GrantRecord | undefined {
-    const live = this.#unlessOver(this.live.get(id));
+    const live = this.unlessOver(this.live.get(id));
     return live ?? this.unrecorded.get(id as GrantId) ?? this.#ground.store.find(id);
   }
 
   /** A server's own grant, live or ended. Another's is looked for as long as one that never was. */
   show(who: Pick<Asker, 'name'>, id: string): GrantRecord | undefined {
-    const here = this.#unlessOver(this.live.getOwn(who.name, id)) ?? this.unrecorded.get(id as GrantId);
+    const here = this.unlessOver(this.live.getOwn(who.name, id)) ?? this.unrecorded.get(id as GrantId);
     return here?.server === who.name ? here : this.#ground.store.findOwn(who.name, id);
   }
 
@@ -211,57 +194,10 @@ export class Grants {
   }
 
   /** A live grant; none where its time is over, which it learns here if the next sweep has not come yet. */
-  #unlessOver(record: GrantRecord | undefined): GrantRecord | undefined {
+  unlessOver(record: GrantRecord | undefined): GrantRecord | undefined {
     if (!record || record.expiresAtNs > this.#ground.clock.boottimeNs()) return record;
     void this.end(record, 'expired').catch(() => {}); // it ends on record with a later sweep
     return undefined;
-  }
-
-  /**
-   * Holds every grant that leads to an address which is to be confirmed; all
-   * are on record when it resolves (design, law 1).
-   */
-  async hold(): Promise<void> {
-    const { dataplane, clock, directory, store, log } = this.#ground;
-    for await (const records of slicesOf(this.live.all())) {
-      // Written in the turn in which it is closed: what confirms it may be written next.
-      await inSlices(records, async (record) => {
-        const holder = directory.holderOf(record.inner);
-        if (record.state === 'held' || (holder && directory.isConfirmed(holder))) return;
-        dataplane.end(record.index, record.number, clock.monotonicNs() - CLOCK_LAG_NS);
-        const held: GrantRecord = { ...record, state: 'held' };
-        this.live.put(held);
-        await store.hold(held);
-      });
-    }
-    if (this.live.held > 0) log.warn({ grants: this.live.held }, 'grantsHeld');
-  }
-
-  /** Of an address that is confirmed: what was held goes on, to the end that it had. */
-  async resumeAt(inner: InnerAddress): Promise<void> {
-    const held = this.live.atInner(inner).filter(({ state }) => state === 'held');
-    await inSlices(held, (record) => this.#resume(record));
-  }
-
-  async #resume({ id }: GrantRecord): Promise<void> {
-    const { store, log } = this.#ground;
-    const held = this.#unlessOver(this.live.get(id));
-    if (!held) return;
-    const before = this.judge.standing(held);
-    if (before.objection) return this.end(held, before.objection);
-    if (!(await store.resume({ ...before.record, state: 'live' }))) return; // whoever ended it writes its end
-
-    // The commit took its time: look again, and open in this same turn.
-    const now = this.#unlessOver(this.live.get(id));
-    if (now?.state !== 'held') return;
-    const { directory } = this.#ground;
-    const holder = directory.holderOf(now.inner);
-    const { objection, record } = this.judge.standing(now);
-    const cause = objection ?? (holder && directory.isConfirmed(holder) ? undefined : 'bindingUnconfirmed');
-    if (cause) return this.end(now, cause);
-    const resumed: GrantRecord = { ...record, state: 'live' };
-    this.reopen(resumed);
-    log.info({ ...namesOf(resumed), until: resumed.expiresAtMs }, 'grantResumed');
   }
 
   /** Opens in the gate what is on record: the entry that it still has there, or, after a reboot, one anew. */
@@ -273,63 +209,22 @@ export class Grants {
 
   /** Ends every live grant toward an inner address. All are closed before one is waited for. */
   async endAt(inner: InnerAddress, cause: EndCause): Promise<void> {
-    await this.#endAll(this.live.atInner(inner).map(({ id, index, number }) => ({ id, index, number, cause })));
+    await this.endAll(this.live.atInner(inner).map(({ id, index, number }) => ({ id, index, number, cause })));
   }
 
-  /**
-   * Puts a policy in force: sources that no longer count leave the gate first,
-   * then the grants end that it no longer allows, then new sources enter
-   * (design, law 9). Two switches never interleave. An end that is not on
-   * record yet holds up nothing: its packets have stopped, and the sweep writes
-   * it. Where the gate fails it is this policy by halves: switch again, to it
-   * or to the one before. Where it is a function it is asked in the turn in which
-   * what it makes comes into force.
-   */
+  /** Puts a policy in force (policy-changes.ts). */
   switchPolicy(made: Policy | (() => Policy)): Promise<void> {
-    const turn = this.#switching.then(async () => {
-      const policy = typeof made === 'function' ? made() : made;
-      this.judge.policy = policy;
-      await this.sources.withdraw(policy);
-      await this.review().catch((fault) => {
-        if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
-      });
-      await this.sources.admit(policy);
-      await this.countBegun(policy); // devices may have another owner
-      await this.judge.tellStagedEnds();
-    });
-    this.#switching = turn.catch(() => {});
-    return turn;
+    return this.#changes.switchPolicy(made);
   }
 
-  /**
-   * Ends every live grant that may not stay open; the others have the limits
-   * of now, and the end that hours of a rule now give them, if that is sooner.
-   * Of all of them the gate knows before one is waited for.
-   */
-  async review(): Promise<void> {
-    const { dataplane, clock } = this.#ground;
-    const objected: Ending[] = [];
-    const lowered: GrantRecord[] = [];
-    let looked = 0;
-    for (const record of this.live.all()) {
-      const { objection: cause, record: now, closesAtMs } = this.judge.standing(record);
-      if (cause) {
-        const { id, index, number } = record;
-        dataplane.end(index, number, clock.monotonicNs() - CLOCK_LAG_NS);
-        objected.push({ id, index, number, cause });
-      } else {
-        if (now !== record) this.limit(now);
-        const lower = closesAtMs === undefined ? undefined : this.#closeAt(now, closesAtMs);
-        if (lower) lowered.push(lower);
-      }
-      looked += 1;
-      if (looked % SLICE === 0) await breathe();
-    }
-    const faults = await faultsOf([
-      this.#endAll(objected),
-      inSlices(lowered, (record) => this.unrecorded.lower(record)),
-    ]);
-    if (faults.length > 0) throw faults[0];
+  /** Looks at every live grant again, by the policy in force. */
+  review(): Promise<void> {
+    return this.#changes.review();
+  }
+
+  /** Puts in force what an MTC user has said. */
+  heed(mtcUser: MtcUserName, policy: Policy, only?: Concerned): Promise<void> {
+    return this.#changes.heed(mtcUser, policy, only);
   }
 
   /** Counts from the records what has begun today, for one MTC user or all: at a start, and before a policy that wants to know is in force. */
@@ -338,58 +233,8 @@ export class Grants {
     return this.begun.recount(policy, mtcUser, (sinceMs) => store.newest(sinceMs), this.opening.all());
   }
 
-  /**
-   * Puts in force what an MTC user has said, laid over the policy that is: no
-   * other's grants are looked at. Those that it does not authorise or want any
-   * more are closed in the gate in this turn, and their ends, like those of what
-   * waits, are on record when this resolves. `only`: nothing else has changed
-   * but what this server may, or what is wanted of this device, and no other
-   * grant is looked at. @throws AgentError storeFailed; they have ended all the same
-   */
-  async heed(mtcUser: MtcUserName, policy: Policy, only: Concerned = {}): Promise<void> {
-    const { clock } = this.#ground;
-    this.judge.policy = policy;
-    const nowMs = clock.nowMs();
-    const endings: Ending[] = [];
-    const closing: { readonly record: GrantRecord; readonly closesAtMs: number }[] = [];
-    for (const record of this.#concerned(mtcUser, only)) {
-      const { id, index, number } = record;
-      const { objection: cause, closesAtMs } = wantedBy(policy, record, nowMs);
-      if (cause) endings.push({ id, index, number, cause });
-      else if (closesAtMs < record.expiresAtMs) closing.push({ record, closesAtMs });
-    }
-    const ended = this.#endAll(endings);
-    const lowered = closing.flatMap(({ record, closesAtMs }) => this.#closeAt(record, closesAtMs) ?? []);
-    const faults = await faultsOf([
-      ended,
-      inSlices(lowered, (record) => this.unrecorded.lower(record)),
-      this.waiting.heed(mtcUser, (request) => REFUSED_AS[wantedBy(policy, request, nowMs).objection ?? 'none']),
-    ]);
-    if (faults.length > 0) throw faults[0];
-  }
-
-  /** A device's grants lead to what it holds: all others have ended. */
-  #concerned(mtcUser: MtcUserName, { server, device }: Concerned): Iterable<GrantRecord> {
-    if (device === undefined) return this.live.ofMtcUser(mtcUser, server);
-    const inners = this.#ground.directory.bindingsOf(device).flatMap((one) => innerOf(one) ?? []);
-    return inners.flatMap((inner) => this.live.atInner(inner)).filter((record) => record.mtcUser === mtcUser);
-  }
-
-  /** Lowers a grant's end in the gate and in memory to an instant in UTC; what is returned is still to be written. */
-  #closeAt(record: GrantRecord, closesAtMs: number): GrantRecord | undefined {
-    const { dataplane, clock, log } = this.#ground;
-    const leftNs = BigInt(Math.max(0, Math.floor(closesAtMs - clock.nowMs()))) * 1_000_000n;
-    const expiresAtNs = clock.boottimeNs() + leftNs;
-    if (expiresAtNs >= record.expiresAtNs) return undefined;
-    const lowered = withEnd(record, expiresAtNs);
-    dataplane.end(record.index, record.number, expiresAtNs - suspendedNs(clock));
-    this.live.put(lowered);
-    log.info({ ...namesOf(record), until: lowered.expiresAtMs }, 'grantLowered');
-    return lowered;
-  }
-
   /** Ends many: the gate is closed for all of them in this turn of the loop, what else there is to an end follows in slices. */
-  #endAll(endings: readonly Ending[]): Promise<void> {
+  endAll(endings: readonly Ending[]): Promise<void> {
     const { dataplane, clock } = this.#ground;
     const endNs = clock.monotonicNs() - CLOCK_LAG_NS;
     for (const { index, number } of endings) dataplane.end(index, number, endNs);
@@ -444,30 +289,4 @@ export class Grants {
       return (mapping && this.live.atExternal(mapping.protocol, mapping.external, isIt)) ?? [];
     });
   }
-}
-
-/** Whose grants a change concerns alone. */
-export interface Concerned {
-  readonly server?: ServerName;
-  readonly device?: ExternalId;
-}
-
-/** What a request that waits ends with where a grant would with this. */
-const REFUSED_AS = { serverUnauthorised: 'notAuthorisedByMtcUser', unwanted: 'unwanted', none: undefined } as const;
-
-/** Whether an MTC user lets a server's grant on its device stay, and until when. */
-function wantedBy(
-  policy: Policy,
-  { mtcUser, server, device }: Pick<GrantRecord, 'mtcUser' | 'server' | 'device'>,
-  nowMs: number,
-): { readonly objection?: 'serverUnauthorised' | 'unwanted'; readonly closesAtMs: number } {
-  const user = policy.mtcUsers.get(mtcUser);
-  const { unwanted, untilMs: closesAtMs } = wishFor(policy, mtcUser, device, nowMs);
-  if (!user || !authorises(user, server)) return { objection: 'serverUnauthorised', closesAtMs };
-  return unwanted === undefined ? { closesAtMs } : { objection: 'unwanted', closesAtMs };
-}
-
-/** A grant that is to end, by what is needed for that. */
-interface Ending extends Pick<GrantRecord, 'id' | 'index' | 'number'> {
-  readonly cause: EndCause;
 }

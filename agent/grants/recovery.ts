@@ -262,7 +262,7 @@ export class Heartbeat {
     if (heartbeatLost(this.#ground, this.#orphanGraceSeconds)) {
       this.#ground.directory.unconfirm();
       await this.#ground.store.unconfirm();
-      await this.#grants.hold();
+      await this.#grants.held.hold();
     }
     dataplane.heartbeat(clock.monotonicNs());
   }
