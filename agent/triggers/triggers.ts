@@ -1,7 +1,8 @@
 /**
  * Triggers: asked for, decided, recorded, delivered, ended (TS 23.682 5.2.1,
- * as TS 29.122 DeviceTriggering puts it to a server). How they are sent:
- * sending.ts; which goes next: queue.ts; what may be: trigger-judge.ts.
+ * as TS 29.122 DeviceTriggering puts it to a server). Which are accepted:
+ * acceptance.ts; which goes next: queue.ts; how they are sent: sending.ts; what
+ * of an end is not on record yet: unrecorded.ts.
  *
  * Invariants:
  * - durable before it is accepted; its end, and that its server is to be told
@@ -18,51 +19,36 @@ import { AgentError } from '../core/errors.ts';
 import { askerFacts, type Refusal, type Refuse } from '../core/refusals.ts';
 import { breathe, faultsOf, inSlices, SLICE, slicesOf } from '../core/slices.ts';
 import type { Asker, ExternalId, GrantId, TriggerId } from '../core/words.ts';
+import { Acceptance } from './acceptance.ts';
 import type { TriggerGround } from './ground.ts';
 import { resultOf, type TriggerEndCause } from './lifecycle.ts';
 import { type Pending, TriggerQueue } from './queue.ts';
 import { Sending } from './sending.ts';
 import type { PendingRow } from './store.ts';
 import { Timetable } from './timetable.ts';
-import { namesOfTrigger, newTrigger, replaced, type Trigger, type TriggerAsk, transactionOf } from './trigger.ts';
-import { causeOf, TriggerJudge } from './trigger-judge.ts';
-
-/** So many in all; of one server a quarter of them, of one device very few. */
-const PENDING_MOST = 131_072;
-const PENDING_MOST_OF_SERVER = PENDING_MOST / 4;
-const PENDING_MOST_ON_DEVICE = 64;
-
-/** With so many ends that the store has not taken no trigger is begun: a disk that stays full must not fill the memory. */
-const UNRECORDED_MOST = 1_000;
+import { namesOfTrigger, newTrigger, replaced, type Trigger, type TriggerAsk } from './trigger.ts';
+import { TriggerJudge } from './trigger-judge.ts';
+import { type Ended, Unrecorded } from './unrecorded.ts';
 
 type RecallCause = 'recalledByServer' | 'recalledByOperator' | 'grantOver';
-
-interface Ended {
-  readonly pending: Pending;
-  readonly cause: TriggerEndCause;
-  readonly endedAtMs: number;
-  readonly isForgotten: boolean;
-  isTold: boolean;
-  /** Its write that is under way. */
-  writes?: Promise<void> | undefined;
-}
 
 export class Triggers {
   readonly queue = new TriggerQueue();
   readonly #ground: TriggerGround;
-  readonly #judge: TriggerJudge;
   readonly #sending: Sending;
   readonly #ending: Timetable<TriggerId>;
-  /** Ended, and the store has not taken it yet. */
-  readonly #unrecorded = new Map<TriggerId, Ended>();
+  readonly #unrecorded: Unrecorded;
+  readonly #acceptance: Acceptance;
   /** The last change of a trigger that is asked for. */
   readonly #changes = new Map<string, Promise<void>>();
 
   constructor(ground: TriggerGround) {
     this.#ground = ground;
-    this.#judge = new TriggerJudge(ground, this.queue);
+    const judge = new TriggerJudge(ground, this.queue);
+    this.#unrecorded = new Unrecorded(ground);
+    this.#acceptance = new Acceptance(ground, this.queue, judge, this.#unrecorded);
     this.#ending = new Timetable(ground.clock.boottimeNs());
-    this.#sending = new Sending(ground, this.queue, this.#judge, (pending, cause) => this.#end(pending, cause));
+    this.#sending = new Sending(ground, this.queue, judge, (pending, cause) => this.#end(pending, cause));
   }
 
   get underWay(): number {
@@ -75,17 +61,17 @@ export class Triggers {
    */
   async accept(who: Asker, ask: TriggerAsk): Promise<Trigger | Refusal> {
     const { store, clock, log, newId, gateway, bootId, metrics, directory } = this.#ground;
-    const refuse = this.#refuser(who, ask);
-    const judged = this.#decide(who, ask, refuse);
+    const refuse = this.#acceptance.refuser(who, ask);
+    const judged = this.#acceptance.decide(who, ask, refuse);
     if ('reason' in judged) return judged;
-    const full = this.#fullFor(who, judged.to);
+    const full = this.#acceptance.fullFor(who, judged.to);
     if (full !== undefined) return refuse('triggersExhausted', { why: full, rule: judged.rule });
     const device = directory.find(ask.device);
     const isBound = device !== undefined && directory.factsOf(device).inner.length > 0;
     if (judged.validitySeconds === 0 && !isBound)
       return refuse('deviceAbsent', { why: 'not bound, and the trigger does not wait', rule: judged.rule });
 
-    const trigger = newTrigger({ id: newId(), gateway, bootId }, who, this.#keptOf(ask), judged, clock);
+    const trigger = newTrigger({ id: newId(), gateway, bootId }, who, this.#acceptance.keptOf(ask), judged, clock);
     const pending = pendingOf(trigger);
     this.#put(pending, trigger.validUntilNs);
     try {
@@ -128,10 +114,10 @@ export class Triggers {
 
   async #replace(who: Asker, id: string, ask: TriggerAsk): Promise<Trigger | Refusal> {
     const { store, clock, log, bootId } = this.#ground;
-    const refuse = this.#refuser(who, ask, id);
+    const refuse = this.#acceptance.refuser(who, ask, id);
     const former = this.show(who, id);
     if (!former) return refuse('triggerNotFound', { why: 'no transaction of this server has this id' });
-    const judged = this.#decide(who, ask, refuse, former);
+    const judged = this.#acceptance.decide(who, ask, refuse, former);
     if ('reason' in judged) return judged;
     if (judged.to !== former.to) {
       const detail = 'a transaction stays with its device; for another begin a new one';
@@ -145,7 +131,7 @@ export class Triggers {
     try {
       await this.#sending.stop(pending.id, pending.device);
       if (isOver()) return over();
-      const trigger = replaced(former, who, this.#keptOf(ask), judged, bootId, clock);
+      const trigger = replaced(former, who, this.#acceptance.keptOf(ask), judged, bootId, clock);
       // Its time may be over meanwhile: that it has ended is written behind this, and holds.
       if (!(await store.replace(trigger)) || isOver()) return over();
       this.#put({ ...pendingOf(trigger), isHeld: false }, trigger.validUntilNs);
@@ -189,7 +175,7 @@ export class Triggers {
       const isByServer = cause === 'recalledByServer';
       const ended = this.#take(pending, cause, { isForgotten: isByServer, isTold: isByServer });
       this.#sending.due([pending.device]);
-      await this.#write(ended);
+      await this.#unrecorded.write(ended);
       return this.find(id);
     });
   }
@@ -212,14 +198,7 @@ export class Triggers {
 
   /** A trigger, pending or ended, whoever's it is. */
   find(id: string): Trigger | undefined {
-    return this.#asItIs(this.#ground.store.find(id));
-  }
-
-  #asItIs(found: Trigger | undefined): Trigger | undefined {
-    const ended = found && this.#unrecorded.get(found.id);
-    if (!ended) return found;
-    const { cause: endCause, endedAtMs, isForgotten } = ended;
-    return { ...found, state: 'ended', endCause, endedAtMs, isForgotten };
+    return this.#unrecorded.asItIs(this.#ground.store.find(id));
   }
 
   /** The one that belongs to a grant request, pending or ended. */
@@ -230,7 +209,7 @@ export class Triggers {
 
   /** A server's own, unless it has deleted the transaction. What belongs to a grant request is none. */
   show({ name }: Pick<Asker, 'name'>, id: string): Trigger | undefined {
-    const found = this.#asItIs(this.#ground.store.findOwn(name, id));
+    const found = this.#unrecorded.asItIs(this.#ground.store.findOwn(name, id));
     return found && !found.isForgotten && found.grant === undefined ? found : undefined;
   }
 
@@ -257,7 +236,7 @@ export class Triggers {
   async sweep(): Promise<void> {
     const over = this.#ending.take(this.#ground.clock.boottimeNs()).flatMap((id) => this.queue.get(id) ?? []);
     const faults = await faultsOf([
-      inSlices([...this.#unrecorded.values()], (ended) => this.#write(ended)),
+      this.#unrecorded.writeAll(),
       inSlices(over, async (pending) => {
         await this.#sending.stop(pending.id, pending.device);
         if (this.queue.get(pending.id) === pending) await this.#end(pending, 'expired');
@@ -298,49 +277,10 @@ export class Triggers {
     return this.#sending.close();
   }
 
-  /** What is accepted, as it may be kept. Its server may be told again what it said. */
-  #keptOf(ask: TriggerAsk): TriggerAsk {
-    const { identities } = this.#ground;
-    identities.remember(ask.device);
-    return { ...ask, device: identities.kept(ask.device) };
-  }
-
   #put(pending: Pending, untilNs: bigint): void {
     this.queue.put(pending);
     if (pending.validitySeconds > 0) this.#ending.put(pending.id, untilNs);
     else this.#ending.remove(pending.id); // it has one attempt, however long that takes
-  }
-
-  #decide(who: Asker, ask: TriggerAsk, refuse: Refuse, instead?: Trigger) {
-    const { isServed, sourcePort, notifications, policy, tooManyMisses } = this.#ground;
-    if (!isServed(ask.port))
-      return refuse('triggerPortNotServed', { why: `port ${ask.port} is not in triggers.ports of agent.yaml` });
-    if (ask.sourcePort !== undefined && ask.sourcePort !== sourcePort) {
-      const detail = `leave it out, or say ${sourcePort}`;
-      return refuse('triggerSourcePortNotServed', { why: `port ${ask.sourcePort} is not triggers.sourcePort`, detail });
-    }
-    const { destination } = ask.notification ?? {};
-    if (destination !== undefined && !notifications.allowed(who.name, destination))
-      return refuse('notificationNotAllowed', { why: `no sink of this server is for ${destination.slice(0, 200)}` });
-    if (this.#unrecorded.size >= UNRECORDED_MOST)
-      return refuse('recordNotWritten', { why: `${this.#unrecorded.size} ends wait to be written` });
-    const { device, decision } = this.#judge.decide(who, ask, instead);
-    const tooMany = tooManyMisses(who, decision);
-    if (tooMany) return refuse('tooManyUnknownDevices', tooMany);
-    this.#judge.count(who, decision);
-    if (decision.verdict === 'refuse') return refuse(decision.reason, this.#judge.factsOf(who, decision));
-    const { mtcUser, rule, validitySeconds } = decision;
-    // A device that is allowed is known.
-    const { externalId: to } = device as { readonly externalId: ExternalId };
-    return { to, mtcUser, rule, validitySeconds, policyVersion: policy().version };
-  }
-
-  #fullFor({ name }: Asker, device: ExternalId): string | undefined {
-    if (this.queue.size >= PENDING_MOST) return `${this.queue.size} triggers are pending`;
-    const own = this.queue.countOfServer(name);
-    if (own >= PENDING_MOST_OF_SERVER) return `${own} triggers of this server are pending`;
-    const there = this.queue.onDevice(device).length;
-    return there >= PENDING_MOST_ON_DEVICE ? `${there} triggers are pending for the device` : undefined;
   }
 
   #overFor(refuse: Refuse, { endCause }: Trigger): Refusal {
@@ -348,21 +288,6 @@ export class Triggers {
     const isSent = result === 'SUCCESS' || result === 'UNCONFIRMED' || result === 'FAILURE';
     const why = endCause ? `it ended: ${endCause}` : 'it is not pending';
     return refuse(isSent ? 'triggerDelivered' : 'triggerOver', { why });
-  }
-
-  #refuser(who: Asker, { device, port, validitySeconds, payload, grant }: TriggerAsk, trigger?: string): Refuse {
-    return (reason, facts) =>
-      this.#ground.refuse(reason, {
-        ...askerFacts(who),
-        device: this.#ground.identities.told(device),
-        to: `trigger/${port}`,
-        validitySeconds,
-        payloadBytes: payload.length,
-        policy: this.#ground.policy().version,
-        ...(trigger !== undefined && { trigger }),
-        ...(grant === undefined && causeOf(reason)),
-        ...facts,
-      });
   }
 
   /** What cannot be recorded is refused, and may be asked for again: the disk, and no defect, is why. */
@@ -373,7 +298,7 @@ export class Triggers {
 
   /** Ends one; what the store does not take is written with a later sweep. */
   async #end(pending: Pending, cause: TriggerEndCause, how = { isForgotten: false, isTold: false }): Promise<void> {
-    await this.#write(this.#take(pending, cause, how)).catch((fault: Error) => {
+    await this.#unrecorded.write(this.#take(pending, cause, how)).catch((fault: Error) => {
       this.#ground.log.error({ trigger: pending.id, message: fault.message }, 'triggerFailed');
     });
     const isThere = cause === 'delivered' || cause === 'sent';
@@ -387,31 +312,10 @@ export class Triggers {
     const ended: Ended = { pending, cause, endedAtMs: clock.nowMs(), ...how };
     this.queue.remove(id);
     this.#ending.remove(id);
-    this.#unrecorded.set(id, ended);
+    this.#unrecorded.keep(ended);
     metrics.triggerEnded(cause);
     log.info({ trigger: id, server, device, cause, attempts }, 'triggerEnded');
     return ended;
-  }
-
-  #write(ended: Ended): Promise<void> {
-    ended.writes ??= this.#record(ended).finally(() => {
-      ended.writes = undefined;
-    });
-    return ended.writes;
-  }
-
-  /** First that its server is to be told: killed in between it is told twice, and never not at all. */
-  async #record(ended: Ended): Promise<void> {
-    const { store, notifications } = this.#ground;
-    const { pending, cause, endedAtMs, isForgotten } = ended;
-    const { notification } = ended.isTold ? {} : (store.find(pending.id) ?? {});
-    if (notification) {
-      const body = { transaction: transactionOf(pending.id, notification), result: resultOf(cause) };
-      await notifications.notify(pending.server, notification.destination, body);
-      ended.isTold = true;
-    }
-    await store.end(pending.id, cause, endedAtMs, isForgotten);
-    this.#unrecorded.delete(pending.id);
   }
 }
 
