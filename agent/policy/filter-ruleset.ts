@@ -11,8 +11,9 @@
  */
 import type { Family, Prefix } from '../core/net.ts';
 import { isHost, overlaps } from '../core/net.ts';
-import { ANSWER_MARK, DENIAL_PREFIX, type FilterCopy } from '../core/reasons.ts';
+import { ANSWER_MARK, type FilterCopy } from '../core/reasons.ts';
 import { type Ends, type Filter, familiesOf, mayBegin, type Side } from './filters.ts';
+import { COPIES_AT_ONCE, copied, type Part, quote } from './nft-text.ts';
 
 /** What a device of a group is bound to, by the interface of its realm. */
 export interface GroupMember {
@@ -34,17 +35,12 @@ export interface FilterSetup {
 /** What filters have counted before this table. */
 export type Counted = ReadonlyMap<string, { readonly packets: bigint; readonly bytes: bigint }>;
 
-/** Enough that a handful of packets at once are all seen. */
-const COPIES_AT_ONCE = 20;
 const FAMILIES = [
   { family: 'ipv4', word: 'ip', type: 'ipv4_addr' },
   { family: 'ipv6', word: 'ip6', type: 'ipv6_addr' },
 ] as const;
 const COPIES = 'filter_copies';
 const COUNTER_PREFIX = 'filter_';
-
-/** A part of the table: what it is, its name, and what it holds. */
-export type Part = readonly [kind: 'chain' | 'set' | 'counter' | 'limit', name: string, lines: readonly string[]];
 
 /** Counters, sets and chains of their own; none where there is no filter. */
 export function filterParts(setup: FilterSetup, counted: Counted): Part[] {
@@ -98,10 +94,10 @@ function ownChains(filter: Filter, setup: FilterSetup): Part[] {
   const { id, action, staged } = filter;
   if (staged)
     return [
-      ['chain', `noted_${id}`, copied('staged', id, setup)],
+      ['chain', `noted_${id}`, copies('staged', id, setup)],
       ['chain', `staged_${id}`, matches(filter, setup).map((match) => `${match}${counted(id)} goto noted_${id}`)],
     ];
-  return action === 'drop' ? [['chain', `filtered_${id}`, [...copied('filtered', id, setup), 'drop']]] : [];
+  return action === 'drop' ? [['chain', `filtered_${id}`, [...copies('filtered', id, setup), 'drop']]] : [];
 }
 
 /** Drops, and behind them what would have been one: of a packet that is dropped nothing more is said. */
@@ -265,10 +261,9 @@ function merged(ranges: NonNullable<Filter['ports']>): { low: number; high: numb
   return joined;
 }
 
-function copied(how: FilterCopy, id: string, { nflogGroup, filterCopiesPerSecond }: FilterSetup): string[] {
-  if (filterCopiesPerSecond === 0) return [];
-  const log = `log prefix "${DENIAL_PREFIX}${how} ${id}" group ${nflogGroup} snaplen 96 queue-threshold 1`;
-  return [`limit name "${COPIES}" ${log}`];
+function copies(how: FilterCopy, id: string, setup: FilterSetup): string[] {
+  if (setup.filterCopiesPerSecond === 0) return [];
+  return [`limit name "${COPIES}" ${copied(`${how} ${id}`, setup)}`];
 }
 
 function counted(id: string): string {
@@ -277,13 +272,4 @@ function counted(id: string): string {
 
 function groupSet(group: string, family: Family): string {
   return `group_${group}_${family}`;
-}
-
-/** The interfaces of all realms, as a set. */
-export function insideSet({ inside }: Pick<FilterSetup, 'inside'>): string {
-  return `{ ${inside.map((link) => quote(link.interface)).join(', ')} }`;
-}
-
-export function quote(name: string): string {
-  return `"${name}"`;
 }

@@ -17,8 +17,8 @@
  *
  * Pure.
  */
-import { type BASE_DENIALS, DENIAL_PREFIX } from '../core/reasons.ts';
-import { insideSet, quote } from './filter-ruleset.ts';
+import type { BASE_DENIALS } from '../core/reasons.ts';
+import { insideSet, quote, someCopied } from './nft-text.ts';
 
 const FLOWS_TABLE = 'mtgate_flows';
 /** Why a flow does not begin: its name in reasons.ts, and of a counter and a chain. */
@@ -78,11 +78,6 @@ export function flowCaps(setup: FlowCaps): string {
   ].join('');
 }
 
-function refusal({ nflogGroup, filterCopiesPerSecond: copies }: FlowCaps): string[] {
-  const log = `log prefix "${DENIAL_PREFIX}${REFUSAL}" group ${nflogGroup} snaplen 96 queue-threshold 1`;
-  return [
-    `counter name "${REFUSAL}"`,
-    ...(copies > 0 ? [`limit rate ${copies}/second burst 20 packets ${log}`] : []),
-    'drop',
-  ];
+function refusal(setup: FlowCaps): string[] {
+  return [`counter name "${REFUSAL}"`, ...someCopied(REFUSAL, setup), 'drop'];
 }

@@ -11,7 +11,7 @@
  * their pieces made together, no transport's sum holds.
  */
 import type { Normalisation } from '../core/words.ts';
-import { insideSet, type Part, quote } from './filter-ruleset.ts';
+import { insideSet, type Part, quote } from './nft-text.ts';
 
 interface HeaderSetup {
   readonly outside: string;

@@ -18,11 +18,9 @@
  *
  * Pure: the same setup gives the same text, byte by byte.
  */
-import { type Address, addressAt, type Endpoint, type Family, type Prefix, sizeOf } from '../core/net.ts';
+import type { Endpoint, Family, Prefix } from '../core/net.ts';
 import {
-  type BaseDenial,
   DENIAL_MARK,
-  DENIAL_PREFIX,
   DENIAL_REASONS,
   DENIALS,
   FRAGMENT_MARK,
@@ -30,22 +28,22 @@ import {
   MARK_KIND,
   SELF_TEST,
 } from '../core/reasons.ts';
-import { portsText, type TriggerPlan } from '../core/trigger-plan.ts';
 import type { Normalisation, Service } from '../core/words.ts';
-import {
-  allowRules,
-  answerRules,
-  type Counted,
-  type FilterSetup,
-  filterParts,
-  insideSet,
-  type Part,
-  quote,
-} from './filter-ruleset.ts';
+import { hideRules } from './egress-ruleset.ts';
+import { allowRules, answerRules, type Counted, type FilterSetup, filterParts } from './filter-ruleset.ts';
 import { flowCaps } from './flow-caps.ts';
 import { headerChains, PLAIN_HEADERS } from './header-ruleset.ts';
+import { chain, copied, deniedByBase, hex, insideSet, part, quote, table, wordOf } from './nft-text.ts';
+import {
+  atTriggerPorts,
+  type TriggerSetup,
+  toTriggerSources,
+  triggerAnswers,
+  triggerChains,
+  UNAUTHORISED,
+} from './trigger-ruleset.ts';
 
-export interface BaseSetup extends FilterSetup {
+export interface BaseSetup extends FilterSetup, TriggerSetup {
   readonly outside: string;
   readonly inside: readonly {
     readonly interface: string;
@@ -71,12 +69,7 @@ export interface BaseSetup extends FilterSetup {
   readonly flowsPerDevice?: number;
   /** Where the host itself listens for its management alone, over UDP: not reachable from outside. */
   readonly management?: readonly Endpoint[];
-  /** Where triggers come from, and the ports of devices that they alone reach. */
-  readonly triggers?: Pick<TriggerPlan, 'sources' | 'sourcePort' | 'ports'>;
 }
-
-/** How much of a denied packet is copied: headers, and nothing of its content to speak of. */
-const SNAPLEN = 96;
 
 const FAMILIES = [
   {
@@ -97,9 +90,6 @@ const FAMILIES = [
   },
 ] as const;
 
-/** Any number will do. */
-const EGRESS_SEED = '0x6d746761';
-
 /**
  * Defragmentation lets a piece that breaks the rules of fragments pass as it
  * is (RFC 8200, 4.5: discarded). What is in pieces has been put together here.
@@ -109,15 +99,7 @@ const NO_PIECES = 'exthdr frag exists counter drop';
 /** What devices begin without a filter, beside pings: the rest of a flow of anything else needs one, too. */
 const OPENED = 'meta l4proto { tcp, udp }';
 
-const UNAUTHORISED = 'unauthorised_trigger';
 const UNSOLICITED = 'unsolicited';
-/** Of sets that fill by themselves: how much each device has answered of late (nftables.ts does not compare them). */
-const ANSWERS_PREFIX = 'trigger_answers_';
-/** A trigger has an answer or two. */
-const ANSWER_RATE = 'limit rate over 10/second burst 50 packets';
-/** Devices that answered within two seconds; of more, the rest are not counted. */
-const ANSWERERS_MOST = 16_384;
-
 /** The definition for `nft -f`: the table, whose filters go on counting from where they were, and the caps on flows. */
 export function baseRuleset(setup: BaseSetup, counted: Counted = new Map()): string {
   const { flowsPerDevice } = setup;
@@ -239,7 +221,7 @@ function baseTable(setup: BaseSetup, counted: Counted): string {
     ...headerChains(setup).map(part),
     chain('hide', [
       'type nat hook postrouting priority srcnat; policy accept;',
-      ...FAMILIES.flatMap(({ family, word }) => hide(outside, word, of(family, setup.egress), setup, family)),
+      ...FAMILIES.flatMap(({ family }) => hideRules(setup, family)),
     ]),
     chain('input', [
       'type filter hook input priority filter; policy accept;',
@@ -254,12 +236,7 @@ function baseTable(setup: BaseSetup, counted: Counted): string {
       'icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept',
       ...noWayBack(shared),
       ...setup.services.map(serviceRule),
-      // Of what a device may answer, so much that it holds up no other's.
-      ...toTriggerSources(
-        setup,
-        ({ family }) =>
-          `ct state established ct direction reply update @${answerSet(family)} { ${wordOf({ family })} saddr ${ANSWER_RATE} } counter drop`,
-      ),
+      ...triggerAnswers(setup),
       // Answers to what the gateway began, and not to a broadcast that somebody outside took for a source.
       'fib daddr type local ct state established ct direction reply accept',
       'counter drop',
@@ -267,70 +244,9 @@ function baseTable(setup: BaseSetup, counted: Counted): string {
   ]);
 }
 
-/** The ports of devices that take triggers; none where no device does. */
-function atTriggerPorts({ triggers }: BaseSetup, which: 'dport' | 'sport', verdict: string): string[] {
-  return triggers ? [`meta l4proto { tcp, udp } th ${which} { ${portsText(triggers.ports)} } ${verdict}`] : [];
-}
-
-/** What is for a source of triggers. */
-function toTriggerSources({ triggers }: BaseSetup, verdict: (source: Address) => string): string[] {
-  if (!triggers) return [];
-  const { sources, sourcePort } = triggers;
-  return sources.map((source) => `${wordOf(source)} daddr ${source.text} udp dport ${sourcePort} ${verdict(source)}`);
-}
-
-function answerSet(family: Family): string {
-  return `${ANSWERS_PREFIX}${family}`;
-}
-
-/**
- * What a trigger port is guarded by beside the way of packets that are
- * forwarded: nobody on the gateway itself triggers but from the sources, and
- * from there nothing leaves but toward devices.
- */
-function triggerChains(setup: BaseSetup): string[] {
-  const { triggers } = setup;
-  if (!triggers) return [];
-  const { sources, sourcePort } = triggers;
-  const inside = insideSet(setup);
-  return [
-    ...sources.map(
-      ({ family }) =>
-        `set ${answerSet(family)} { type ${family}_addr; flags dynamic,timeout; timeout 2s; size ${ANSWERERS_MOST};\n}`,
-    ),
-    deniedByBase(UNAUTHORISED, 'unauthorisedTrigger', setup),
-    chain('from_gateway', [
-      'type filter hook output priority filter; policy accept;',
-      ...sources.flatMap((source) => {
-        const own = `${wordOf(source)} saddr ${source.text} udp sport ${sourcePort}`;
-        return [`oifname ${inside} ${own} accept`, `${own} counter drop`];
-      }),
-      ...atTriggerPorts(setup, 'dport', 'counter drop').map((rule) => `oifname ${inside} ${rule}`),
-    ]),
-  ];
-}
-
-/** What the base denies by a name: dropped, and some of it copied. */
-function deniedByBase(name: string, reason: BaseDenial, setup: BaseSetup): string {
-  const { filterCopiesPerSecond: copies } = setup;
-  return chain(name, [
-    'counter',
-    ...(copies > 0 ? [`limit rate ${copies}/second burst 20 packets ${copied(reason, setup)}`] : []),
-    'drop',
-  ]);
-}
-
 /** Those whose flows need an address of the egress pool. */
 function whoIsHidden(untranslated: readonly string[]): string {
   return untranslated.length > 0 ? `iifname != { ${untranslated.join(', ')} } ` : '';
-}
-
-function wordOf({ family }: Pick<Address, 'family'>): 'ip' | 'ip6' {
-  return family === 'ipv4' ? 'ip' : 'ip6';
-}
-
-function copied(name: string, { nflogGroup }: BaseSetup): string {
-  return `log prefix "${DENIAL_PREFIX}${name}" group ${nflogGroup} snaplen ${SNAPLEN} queue-threshold 1`;
 }
 
 function sampled(present: readonly string[]): string[] {
@@ -382,28 +298,6 @@ function ownSourcesOnly(link: BaseSetup['inside'][number]): string[] {
   });
 }
 
-/**
- * One device keeps to one prefix of the egress pool, and within it to one address (RFC 4787 REQ-2: paired): with
- * `persistent` the kernel draws it from the source alone. With `fully-random` each flow has a port of its own, drawn
- * anew (RFC 6056), never the device's; from all unprivileged ones, be the device's own what it may (against
- * RFC 4787 REQ-3: that it is a low one is nobody's business). The seed stands there so that all rules draw alike.
- */
-function hide(outside: string, word: string, egress: readonly Prefix[], setup: BaseSetup, family: Family): string[] {
-  const hidden = setup.inside.filter(({ shared, nat }) => !shared && nat !== 'none');
-  const inner = hidden.flatMap((link) => of(family, link.prefixes)).map(({ text }) => text);
-  if (inner.length === 0) return [];
-  return egress.flatMap((prefix, i) => {
-    const share = egress.length > 1 ? `jhash ${word} saddr mod ${egress.length} seed ${EGRESS_SEED} ${i} ` : '';
-    const first = prefix.address.text;
-    const last = addressAt(prefix, sizeOf(prefix) - 1n).text;
-    const [from, to] = word === 'ip6' ? [`[${first}]`, `[${last}]`] : [first, last];
-    const range = (low: string, high: string) => (first === last ? low : `${low}-${high}`);
-    const rule = (what: string, to: string) =>
-      `oifname ${outside} ${word} saddr { ${inner.join(', ')} } ${share}${what}snat ${word} to ${to} fully-random,persistent`;
-    return [rule('meta l4proto { tcp, udp } ', `${range(from, to)}:1024-65535`), rule('', range(first, last))];
-  });
-}
-
 function serviceRule({ protocol, port }: Service): string {
   if (protocol === 'icmp') return 'icmp type echo-request accept';
   if (protocol === 'icmpv6') return 'icmpv6 type echo-request accept';
@@ -421,20 +315,4 @@ function prefixSet(name: string, type: string, prefixes: readonly Prefix[]): str
 
 function chainOf(reason: keyof typeof DENIALS): string {
   return `denied_${reason}`;
-}
-
-function hex(mark: number): string {
-  return `0x${mark.toString(16)}`;
-}
-
-function chain(name: string, rules: readonly string[]): string {
-  return `chain ${name} {\n${rules.map((rule) => `\t\t${rule}\n`).join('')}\t}`;
-}
-
-function part([kind, name, lines]: Part): string {
-  return kind === 'chain' ? chain(name, lines) : `${kind} ${name} { ${lines.join('; ')}\n}`;
-}
-
-function table(parts: readonly string[]): string {
-  return `table inet mtgate {\n${parts.map((part) => `\t${part}\n`).join('')}}\n`;
 }
