@@ -303,7 +303,7 @@ function agentFile(folder: string) {
         onlyBound: yesOrNo('true'),
         normalise: f
           .mapping({
-            hopLimit: f.integer(0, 255).default(64),
+            hopLimit: f.integer(0, 254).default(64), // one more where the stack is to cut a packet
             identification: yesOrNo('true'),
             flowLabel: yesOrNo('true'),
             trafficClass: yesOrNo('true'),

@@ -169,18 +169,19 @@ export function fragment(
   return piece;
 }
 
-/** A frame around a packet; `vlan` is the VLAN id of an 802.1Q tag. */
+/** A frame around a packet; `vlan`: what stands in its 802.1Q tags, the outer one first. */
 export function ethernet(
   packet: Uint8Array,
-  fields: { readonly etherType?: number; readonly vlan?: number } = {},
+  fields: { readonly etherType?: number; readonly vlan?: number | readonly number[] } = {},
 ): Uint8Array {
   const type = fields.etherType ?? ((packet[0] ?? 0) >> 4 === 6 ? ETHERTYPE_IPV6 : ETHERTYPE_IPV4);
-  const header = new Uint8Array(fields.vlan === undefined ? 14 : 18);
+  const tags = [fields.vlan ?? []].flat();
+  const header = new Uint8Array(14 + 4 * tags.length);
   header.set([0x02, 0, 0, 0, 0, 0x02, 0x02, 0, 0, 0, 0, 0x01]);
   const view = viewOf(header);
-  if (fields.vlan !== undefined) {
-    view.setUint16(12, 0x8100);
-    view.setUint16(14, fields.vlan);
+  for (const [i, tag] of tags.entries()) {
+    view.setUint16(12 + 4 * i, 0x8100);
+    view.setUint16(14 + 4 * i, tag);
   }
   view.setUint16(header.length - 2, type);
   return concat(header, packet);

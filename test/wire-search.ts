@@ -24,6 +24,7 @@ const RECORD_HEADER = 16;
 const ETHERNET = 14;
 const MOST_TOLD = 5;
 const TLS_APPLICATION_DATA = 23;
+const TIMESTAMPS = 8;
 
 class Search {
   readonly leaks: string[] = [];
@@ -70,6 +71,8 @@ class Search {
 
   #tcp(segment: Uint8Array, flow: string): void {
     const view = viewOf(segment);
+    for (const option of optionsOf(segment))
+      this.#tell(`an option of TCP ${flow}`, option[0] === TIMESTAMPS ? undefined : this.#forms.find(option), segment);
     const payload = segment.subarray((segment[12] ?? 0) >> 2);
     const ports = `${view.getUint16(0)} to ${view.getUint16(2)}`;
     const sequence = view.getUint32(4);
@@ -101,6 +104,19 @@ class Search {
     for (const { bytes, ciphertext } of tlsRecords(all))
       this.#tell(`a TCP stream ${key}`, this.#forms.find(bytes, ciphertext || ssh));
   }
+}
+
+/** The options of a TCP segment that have a length, each with its kind. */
+function optionsOf(segment: Uint8Array): Uint8Array[] {
+  const options = segment.subarray(20, Math.max(20, (segment[12] ?? 0) >> 2));
+  const found: Uint8Array[] = [];
+  for (let at = 0; at + 1 < options.length; ) {
+    const size = options[at] === 1 ? 1 : (options[at + 1] ?? 0);
+    if (options[at] === 0 || size < 1) break;
+    if (size > 1) found.push(options.subarray(at, at + size));
+    at += size;
+  }
+  return found;
 }
 
 interface IpPacket {

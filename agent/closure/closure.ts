@@ -17,6 +17,7 @@ import type { Log } from '../core/ports.ts';
 import type { RealmName } from '../core/words.ts';
 import type { Flaw } from '../dataplane/attachment.ts';
 import type { Gate } from '../dataplane/gate.ts';
+import type { Host } from '../dataplane/iproute.ts';
 import type { Base } from '../dataplane/nftables.ts';
 import type { Link } from '../dataplane/rtnetlink.ts';
 import { groupElement, groupsIn } from '../policy/filter-ruleset.ts';
@@ -31,9 +32,11 @@ import {
   gatePlaces,
   gateSetup,
   groupMembers,
+  mayHaveXdp,
   poolPrefixes,
   type Site,
   siteOf,
+  xdpUnmet,
 } from './site.ts';
 import type { WrongSysctl } from './sysctls.ts';
 
@@ -60,7 +63,7 @@ export interface ClosureParts {
   readonly base: Base;
   /** Who holds which address, for the groups that filters name. */
   readonly directory: Pick<FilterGround, 'bound' | 'attributesOf'>;
-  readonly links: () => Promise<readonly Link[]>;
+  readonly host: (xdpAt: readonly string[]) => Promise<Host>;
   readonly missingBlackholes: (prefixes: readonly Prefix[]) => Promise<readonly Prefix[]>;
   readonly setBlackholes: (prefixes: readonly Prefix[]) => Promise<void>;
   readonly wrongSysctls: (interfaces: readonly string[]) => readonly WrongSysctl[];
@@ -130,9 +133,9 @@ export class Closure {
 
   /** Follows the interfaces, and finds what is not as it must be. What cannot be seen counts as a gap. */
   async look(): Promise<void> {
-    const { config, gate, base, links, missingBlackholes, wrongSysctls } = this.#parts;
+    const { config, gate, base, host, missingBlackholes, wrongSysctls } = this.#parts;
     try {
-      await this.#follow(siteOf(config, await links()));
+      await this.#follow(siteOf(config, await host(mayHaveXdp(config))));
       this.#keepXdp();
       const [standing, holes] = await Promise.all([this.#inTurn(() => base.look()), missingBlackholes(this.#pools())]);
       this.#judge([
@@ -260,7 +263,9 @@ export class Closure {
   }
 
   #tellXdp(): void {
-    for (const refusal of this.#parts.gate.xdpRefusals()) this.#parts.log.warn(refusal, 'xdpNotUsed');
+    const { config, gate, log } = this.#parts;
+    const refusals = [...gate.xdpRefusals(), ...xdpUnmet(config, this.#site)];
+    for (const refusal of refusals) log.warn(refusal, 'xdpNotUsed');
   }
 
   /** Builds what is outdated: the gate first, which closes by itself. */
@@ -339,10 +344,13 @@ function placesKey(config: Config, site: Site): string {
   return JSON.stringify(gatePlaces(config, site));
 }
 
-/** Of a site, what the gate depends on: MTUs, what takes redirected frames, and the host's addresses, too. */
+/** Of a site, what the gate depends on: MTUs, what takes redirected frames, how routes are chosen, and the host's addresses, too. */
 function gateKey(config: Config, site: Site): string {
   const isInside = (link: Link) => [...site.inside.values()].includes(link);
-  const addresses = site.links.map((link) => [isInside(link), ...link.addresses.map(({ text }) => text)]);
+  const addresses = site.links.map((link) => [
+    isInside(link),
+    ...[...link.addresses, ...(link.shared ?? [])].map(({ text }) => text),
+  ]);
   const ways = [site.outside, ...site.inside.values()].map((link) => [link?.mtu, link?.takesFrames]);
-  return JSON.stringify([gatePlaces(config, site), ways, addresses]);
+  return JSON.stringify([gatePlaces(config, site), ways, addresses, site.routedByMore]);
 }

@@ -6,11 +6,20 @@
 import type { Config, HookChoice } from '../config.ts';
 import { sharedRealms } from '../core/address-plan.ts';
 import type { Admission } from '../core/admissions.ts';
-import { type Address, contains, type Endpoint, encloses, formatEndpoint, type Prefix } from '../core/net.ts';
+import {
+  type Address,
+  contains,
+  type Endpoint,
+  encloses,
+  type Family,
+  formatEndpoint,
+  type Prefix,
+} from '../core/net.ts';
 import { covers } from '../core/trigger-plan.ts';
 import type { Attributes, ExternalId, InnerAddress, MtcUserName, RealmName, Service } from '../core/words.ts';
-import type { Interfaces } from '../dataplane/attachment.ts';
+import type { Interfaces, XdpRefusal } from '../dataplane/attachment.ts';
 import type { GateSetup } from '../dataplane/dataplane.ts';
+import type { Host } from '../dataplane/iproute.ts';
 import type { Link } from '../dataplane/rtnetlink.ts';
 import type { XdpMode } from '../dataplane/tc.ts';
 import { Apns } from '../directory/apns.ts';
@@ -39,12 +48,18 @@ export interface Site {
   readonly absent: readonly Absence[];
   /** All of this host: each may have addresses that must not be reached. */
   readonly links: readonly Link[];
+  readonly routedByMore: readonly Family[];
 }
 
 /** Frames of `ether` have the header that the gate reads, those of `none` have none; others have one of their own. */
 const SUITABLE = { outside: ['ether'], inside: ['ether', 'none'] } as const;
 
-export function siteOf(config: Config, links: readonly Link[]): Site {
+/** Where the gate may come to hang at XDP. */
+export function mayHaveXdp(config: Config): readonly string[] {
+  return [config.outside, ...config.inside].flatMap(({ interface: name, hook }) => (hook === 'tc' ? [] : name));
+}
+
+export function siteOf(config: Config, { links, routedByMore }: Host): Site {
   const absent: Absence[] = [];
   const find = (side: keyof typeof SUITABLE, name: string, realm?: RealmName): Link | undefined => {
     const link = links.find((one) => one.name === name);
@@ -61,7 +76,7 @@ export function siteOf(config: Config, links: readonly Link[]): Site {
     const link = find('inside', name, realm);
     if (link) inside.set(realm, link);
   }
-  return { outside, inside, absent, links };
+  return { outside, inside, absent, links, routedByMore };
 }
 
 /** Where the gate hangs. */
@@ -82,15 +97,31 @@ export function gatePlaces(config: Config, { outside, inside }: Site): Interface
 /** Whether the gate is to hang at XDP of an interface, how, and why so. */
 export function xdpChoice(
   asked: HookChoice,
-  { kind, virtual }: Link,
+  { name, kind, virtual, takesTags }: Link,
 ): { readonly mode?: XdpMode; readonly why: string } {
   if (asked === 'tc') return { why: 'as configured' };
   if (kind !== 'ether') return { why: 'its frames have no Ethernet header' };
+  // Another VLAN's frame would pass for one of the interface's own.
+  if (takesTags)
+    return { why: `its hardware hides VLAN tags from XDP: ethtool -K ${name} rxvlan off rx-vlan-stag-hw-parse off` };
   if (asked === 'xdp') return { mode: 'native', why: 'as configured' };
   if (asked === 'xdp-generic') return { mode: 'generic', why: 'as configured' };
   // A veth hands over frames whose sums its peer left unfinished, and a VLAN's or a bridge's have been through a driver already.
   if (virtual !== undefined) return { why: `a ${virtual} gains nothing by it` };
   return { mode: 'native', why: 'its driver has it' };
+}
+
+/** Where agent.yaml asks for XDP and the interface is not fit for it, and why. */
+export function xdpUnmet(config: Config, { outside, inside }: Site): readonly XdpRefusal[] {
+  const at = (link: Link | undefined, asked: HookChoice): XdpRefusal[] => {
+    if (!link || !(asked === 'xdp' || asked === 'xdp-generic')) return [];
+    const { mode, why } = xdpChoice(asked, link);
+    return mode ? [] : [{ interface: link.name, why }];
+  };
+  return [
+    at(outside, config.outside.hook),
+    ...config.inside.map(({ realm, hook }) => at(inside.get(realm), hook)),
+  ].flat();
 }
 
 /** What the gate is built on that stands in no file. */
@@ -101,20 +132,23 @@ export interface GateNumbers {
 
 /** What the gate is built on. */
 export function gateSetup(config: Config, site: Site, { realmId, identificationKey }: GateNumbers): GateSetup {
-  const { outside, inside, links } = site;
+  const { outside, inside, links, routedByMore } = site;
   const insideIndices = new Set([...inside.values()].map(({ ifindex }) => ifindex));
   return {
     pool: config.pools.grants,
-    outside: { ...wayOf(outside, config.outside.hook), nextHops: config.outside.nextHops },
+    outside: { ...wayOf(outside, config.outside.hook), routedByMore, nextHops: config.outside.nextHops },
     inside: config.inside.map(({ realm, prefixes, nextHops, hook, nat }) => ({
       ...wayOf(inside.get(realm), hook),
+      routedByMore,
       realm: realmId(realm),
       prefixes,
       nextHops,
       translated: nat !== 'none',
     })),
-    own: links.flatMap(({ ifindex, addresses }) =>
-      addresses.map((address) => ({ address, on: insideIndices.has(ifindex) ? 'inside' : 'elsewhere' }) as const),
+    own: links.flatMap(({ ifindex, addresses, shared = [] }) =>
+      [...addresses, ...shared].map(
+        (address) => ({ address, on: insideIndices.has(ifindex) ? 'inside' : 'elsewhere' }) as const,
+      ),
     ),
     services: [...config.services, ...answersToTriggers(config)],
     orphanGraceSeconds: config.gate.orphanGraceSeconds,
@@ -125,7 +159,7 @@ export function gateSetup(config: Config, site: Site, { realmId, identificationK
   };
 }
 
-function wayOf(link: Link | undefined, asked: HookChoice): Omit<GateSetup['outside'], 'nextHops'> {
+function wayOf(link: Link | undefined, asked: HookChoice): Omit<GateSetup['outside'], 'nextHops' | 'routedByMore'> {
   return link
     ? { ifindex: link.ifindex, mtu: link.mtu, takesFrames: takesFrames(link, asked) }
     : { ifindex: undefined };

@@ -11,6 +11,7 @@ import {
   type GateNumbers,
   gatePlaces,
   gateSetup,
+  mayHaveXdp,
   poolPrefixes,
   siteOf,
 } from '../closure/site.ts';
@@ -20,7 +21,7 @@ import { AgentError } from '../core/errors.ts';
 import type { Log } from '../core/ports.ts';
 import type { RealmName } from '../core/words.ts';
 import { Gate } from '../dataplane/gate.ts';
-import { links, missingBlackholes, setBlackholes } from '../dataplane/iproute.ts';
+import { host, missingBlackholes, setBlackholes } from '../dataplane/iproute.ts';
 import { Base } from '../dataplane/nftables.ts';
 import { rangeOf } from '../directory/binding.ts';
 import { Directory } from '../directory/directory.ts';
@@ -38,7 +39,7 @@ export async function closeOff(
   stops: Stop[],
 ) {
   const { policy } = policies.inForce;
-  const site = siteOf(config, await links());
+  const site = siteOf(config, await host(mayHaveXdp(config)));
   const unsuitable = site.absent.find(({ code }) => code === 'interfaceUnsuitable'); // waiting would not mend it
   if (unsuitable) throw new AgentError(unsuitable.code, unsuitable.why);
   // Before anything is touched that may be another agent's.
@@ -76,7 +77,7 @@ export async function closeOff(
   stops.push(() => gate.close());
   gate.admissions(admissions(config, policy));
   gate.attach(config.gate.attach, gatePlaces(config, site));
-  const hosts = { links, missingBlackholes, setBlackholes, wrongSysctls };
+  const hosts = { host, missingBlackholes, setBlackholes, wrongSysctls };
   const held = {
     get bound() {
       return directory.bindings();

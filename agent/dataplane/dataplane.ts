@@ -8,7 +8,7 @@
  * the kernel are thrown as AgentError('gateFault').
  */
 import type { Admission } from '../core/admissions.ts';
-import type { Address, Endpoint, NextHops, Prefix } from '../core/net.ts';
+import type { Address, Endpoint, Family, NextHops, Prefix } from '../core/net.ts';
 import type { Pool } from '../core/pool.ts';
 import type { DenialReason } from '../core/reasons.ts';
 import type { Normalisation, PacketLimits, Protocol, Service } from '../core/words.ts';
@@ -144,6 +144,8 @@ export interface GateSetup {
     readonly mtu?: number;
     /** Whether it takes frames that XDP redirects to it; here and below. */
     readonly takesFrames?: boolean;
+    /** The families in which the host's rules choose routes by more than the destination; here and below. */
+    readonly routedByMore?: readonly Family[];
   };
   readonly inside: readonly {
     readonly ifindex: number | undefined;
@@ -153,10 +155,11 @@ export interface GateSetup {
     /** Of the interface, in bytes of IP; absent: whatever is carried fits. */
     readonly mtu?: number;
     readonly takesFrames?: boolean;
+    readonly routedByMore?: readonly Family[];
     /** Whether the outside sees others than its addresses. If not, devices are known by them there, and they are no secret. */
     readonly translated: boolean;
   }[];
-  /** The host's own addresses: those on inside interfaces (`gateway`) never appear outside; devices reach none of them but for services. */
+  /** The host's own addresses, and those by which it is reached together with others: those on inside interfaces (`gateway`) never appear outside; devices reach none of them but for services. */
   readonly own: readonly { readonly address: Address; readonly on: 'inside' | 'elsewhere' }[];
   /** What devices may reach on the gateway; neighbour discovery always. */
   readonly services: readonly Service[];

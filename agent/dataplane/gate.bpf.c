@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "answers.h"
 #include "fragments.h"
 #include "grants.h"
 #include "guards.h"
@@ -68,8 +69,11 @@ __noinline int icmp_from_outside(struct __sk_buff *skb, struct packet *packet, _
 		return refuse(skb, packet, aim, REASON_MALFORMED);
 	if (!is_error(type, packet->ipv6)) {
 		if (aim == TO_POOL && type == (packet->ipv6 ? ICMP6_ECHO_REQUEST : ICMP_ECHO_REQUEST) &&
-		    is_admitted(skb, packet))
+		    is_admitted(skb, packet)) {
+			if (is_impossible_source(packet) || is_inside(&packet->source))
+				return deny(skb, packet, REASON_SPOOFED_SOURCE);
 			return answer_echo(skb, packet);
+		}
 		return refuse(skb, packet, aim, REASON_PROTOCOL_NOT_CARRIED);
 	}
 	if (!is_carried_error(type, packet->ipv6, false) || !read_quote(skb, packet, quote) ||
@@ -109,6 +113,8 @@ int gate_outside_ingress(struct __sk_buff *skb)
 	__u32 aim = TO_POOL;
 	enum reason reason;
 
+	if (is_tagged_again(skb))
+		return deny(skb, &packet, REASON_MALFORMED);
 	if (!is_ours(skb))
 		return pass(skb);
 	if (!read_network(skb, &packet, BEHIND_ETHERNET))
@@ -247,6 +253,8 @@ static __always_inline int from_inside(struct __sk_buff *skb, __u32 network)
 	enum reason reason;
 
 	here = bpf_map_lookup_elem(&inside, &ifindex);
+	if (here && is_tagged_again(skb))
+		return deny(skb, &packet, REASON_MALFORMED);
 	if (!here || !is_ours(skb))
 		return pass(skb);
 	if (!read_network(skb, &packet, network))
@@ -364,6 +372,7 @@ int gate_outside_egress(struct __sk_buff *skb)
 {
 	struct packet packet = {};
 	bool known, answer = skb->mark == GATE_ANSWER_MARK;
+	__u32 owner;
 
 	if (skb->mark == GATE_OWN_MARK) {
 		skb->mark = 0;
@@ -378,9 +387,11 @@ int gate_outside_egress(struct __sk_buff *skb)
 	/* What the gate has just rewritten: no need to look it up again. */
 	if (!packet.unfit && in_grants_pool(&packet, &packet.source))
 		return TC_ACT_UNSPEC;
-	/* Its peer knows the device by this very address; the base has seen to it. */
-	known = answer && owner_of(&packet.source) == OWNER_REALM;
-	if (!known && is_inner(&packet.source))
+	/* By a device's own address only what base or grant has let out: its peer knows it by that. Where the outside
+	 * knows all of a realm's, that is so of what its devices begin, too, and with no table there nothing leaves. */
+	owner = owner_of(&packet.source);
+	known = answer && owner == OWNER_REALM;
+	if (owner == OWNER_GATEWAY || (is_of_device(owner) && !answer))
 		return drop(skb, REASON_INNER_LEAK);
 	if (packet.ipv6 && !skip_extensions(skb, &packet))
 		return drop(skb, REASON_MALFORMED);

@@ -19,7 +19,7 @@
 #define GATE_SERVICES_MAX 16 /* what devices may reach on the gateway */
 
 /* So many nanoseconds' samples may be taken at once. */
-#define SAMPLE_BURST 100000000ULL
+#define SAMPLE_BURST_NS 100000000ULL
 #define SAMPLE_SHARE 8 /* of so many parts one source has one */
 #define SAMPLE_SLOTS_BITS 10 /* sources share slots by their hash */
 
@@ -27,8 +27,8 @@
 #define GATE_MARK 0xd0000000u
 #define GATE_MARK_MASK 0xf0000000u
 
-/* The mark of an answer to what an admission let in: the base sets it, and the
- * gate takes it away as it lets the packet out. */
+/* The mark of what leaves by a device's own address, as the base, or a grant,
+ * has let it: the gate takes it away as it lets the packet out. */
 #define GATE_ANSWER_MARK 0xa0000000u
 
 /* The mark of what the gate itself answers, on its way out. */
@@ -219,12 +219,14 @@ struct gate_inside {
 #define NEXT_HOP4 1
 #define NEXT_HOP6 2
 #define ROUTE_TAKES_FRAMES 4 /* the interface takes what XDP redirects to it */
+#define ROUTE_BY_MORE4 8     /* rules choose routes by source, TOS or protocol, too */
+#define ROUTE_BY_MORE6 16
 
 /* Where carried packets go: element of `realms` (index: realm id; ifindex 0:
  * there is none) for the devices, and in struct gate_config for the outside. */
 struct gate_route {
 	__u32 ifindex;
-	__u32 next_hops; /* NEXT_HOP4, NEXT_HOP6: which of the two are given; ROUTE_TAKES_FRAMES */
+	__u32 next_hops; /* NEXT_HOP4, NEXT_HOP6: which of the two are given; ROUTE_… */
 	__u32 next_hop4; /* network order, as next_hop6 */
 	__u32 next_hop6[4];
 	__u32 mtu;       /* of the interface; 0: not known */

@@ -144,8 +144,7 @@ static __always_inline bool is_service(__u8 protocol, __be16 port)
 /* The type of a plain ICMP message of the packet's family. */
 static __always_inline bool read_icmp_type(const struct __sk_buff *skb, const struct packet *packet, __u8 *type)
 {
-	return packet->unfit == REASON_PROTOCOL_NOT_CARRIED &&
-	       packet->protocol == (packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) && packet->transport < packet->end &&
+	return is_icmp(packet) && packet->transport < packet->end &&
 	       !bpf_skb_load_bytes(skb, packet->transport, type, sizeof(*type));
 }
 
@@ -195,6 +194,17 @@ static __noinline bool is_link_upkeep(struct __sk_buff *skb, const struct packet
 	       (type == ICMP6_LISTENER_REPORT || type == ICMP6_LISTENER_DONE || type == ICMP6_LISTENER_REPORT_2);
 }
 
+/* Whether all on the link have an address, the gateway too: multicast, and IPv4's limited broadcast. */
+static __always_inline bool is_of_all(const struct packet *packet)
+{
+	__u32 ipv4;
+
+	if (packet->ipv6)
+		return (__u8)packet->destination.high == 0xff;
+	ipv4 = bpf_ntohl(ipv4_of(&packet->destination));
+	return ipv4 >> 28 == 14 || ipv4 == 0xffffffff;
+}
+
 /* From a device, and no answer: not to the gateway, not to other devices, and
  * nothing from an address that nobody holds. A link-local destination is the
  * gateway's: there is no other neighbour. */
@@ -213,6 +223,8 @@ __noinline int guard_inside(struct __sk_buff *skb, const struct packet *packet, 
 		return deny(skb, packet, REASON_DEVICE_TO_DEVICE);
 	if (config.only_bound && !is_bound(realm, &packet->source, packet->ipv6) && !is_link_upkeep(skb, packet, owner))
 		return deny(skb, packet, REASON_ADDRESS_UNBOUND);
+	if (is_of_all(packet) && !is_welcome(skb, packet) && !is_link_upkeep(skb, packet, owner))
+		return deny(skb, packet, REASON_GATEWAY_SERVICE);
 	return pass(skb);
 }
 

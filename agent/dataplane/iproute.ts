@@ -7,16 +7,20 @@
 import { AgentError } from '../core/errors.ts';
 import type { Family, Prefix } from '../core/net.ts';
 import { run } from './command.ts';
-import { ALL_FAMILIES, allDevices, readNetdevFamily, readTakers } from './netdev.ts';
+import { featuresOf, readTakesTags } from './ethtool.ts';
+import { ALL_FAMILIES, allDevices, readFamily, readTakers } from './netdev.ts';
 import { ask } from './netlink.ts';
+import type { Message } from './netlink-message.ts';
 import {
   ALL_ADDRESSES,
   ALL_LINKS,
+  ALL_RULES,
   type Link,
   OUR_BLACKHOLES,
   ROUTE_PROTOCOL,
   readBlackholes,
   readLinks,
+  readRoutedByMore,
 } from './rtnetlink.ts';
 
 /** All interfaces of this network namespace. */
@@ -25,16 +29,43 @@ export async function links(): Promise<Link[]> {
   return readLinks(links, addresses, able);
 }
 
-/** The kernel's number of the family `netdev`, which it gives once. */
-let netdev: Promise<number | undefined> | undefined;
+/** What of this host the gate's setup depends on. */
+export interface Host {
+  readonly links: readonly Link[];
+  /** The families in which rules choose routes by more than the destination. */
+  readonly routedByMore: readonly Family[];
+}
+
+/** All of it. `xdpAt`: where the gate may hang at XDP, so that it is asked what XDP would not see there. */
+export async function host(xdpAt: readonly string[]): Promise<Host> {
+  const [all, rules] = await Promise.all([links(), ask('route', ALL_RULES)]);
+  const family = await familyOf('ethtool');
+  const asked = await Promise.all(
+    all.map(async (link) => {
+      // Whatever is made of software hands on what it was handed.
+      if (family === undefined || link.virtual !== undefined || !xdpAt.includes(link.name)) return link;
+      const takesTags = await ask('generic', featuresOf(family, link.ifindex)).then(readTakesTags, () => true); // gone meanwhile
+      return { ...link, takesTags };
+    }),
+  );
+  return { links: asked, routedByMore: readRoutedByMore(rules) };
+}
+
+/** The families of generic netlink, whose numbers the kernel gives once. */
+let families: Promise<readonly Message[]> | undefined;
+
+async function familyOf(name: 'netdev' | 'ethtool'): Promise<number | undefined> {
+  families ??= ask('generic', ALL_FAMILIES);
+  const known = await families.catch((cause) => {
+    families = undefined;
+    throw cause;
+  });
+  return readFamily(known, name);
+}
 
 /** The interfaces that take redirected frames; undefined where the kernel does not say. */
 async function takers(): Promise<Set<number> | undefined> {
-  netdev ??= ask('generic', ALL_FAMILIES).then(readNetdevFamily);
-  const family = await netdev.catch((cause) => {
-    netdev = undefined;
-    throw cause;
-  });
+  const family = await familyOf('netdev');
   return family === undefined ? undefined : readTakers(await ask('generic', allDevices(family)));
 }
 

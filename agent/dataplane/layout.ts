@@ -23,6 +23,8 @@ export const BUCKET_SLOTS = 8;
 export const NEXT_HOP4 = 1;
 export const NEXT_HOP6 = 2;
 export const ROUTE_TAKES_FRAMES = 4;
+export const ROUTE_BY_MORE4 = 8;
+export const ROUTE_BY_MORE6 = 16;
 
 /** enum owner. */
 export const OWNERS = { realm: 1, gateway: 2, host: 3, seen: 4 } as const;

@@ -1,6 +1,6 @@
 /**
  * ICMP messages that the gate writes, as the slow twin (memory.ts) makes them:
- * errors anew, and answers of its own. The gate's icmp.h.
+ * errors anew, and answers of its own. The gate's icmp.h and answers.h.
  */
 import type { Endpoint } from '../core/net.ts';
 import { PROTOCOL_NUMBERS, type Protocol } from '../core/words.ts';
@@ -109,7 +109,7 @@ export function tooBig(
   const quoted = Uint8Array.from(frame.subarray(ETHERNET, packet.contentAt + size));
   const part = quoted.subarray(quoted.length - size);
   const sumAt = protocol === 'udp' ? 6 : 16;
-  // Were the kernel to complete it, it would be the same again (icmp.h).
+  // Were the kernel to complete it, it would be the same again (answers.h).
   viewOf(part).setUint16(sumAt, 0);
   const rest = sum(part);
   viewOf(part).setUint16(sumAt, ((rest >> 1) | (rest << 15)) & 0xffff);

@@ -138,7 +138,7 @@ function permuted(number: number, bits: number, grant: bigint): number {
   return ((left << bits) | right) >>> 0;
 }
 
-const [OPTION_END, OPTION_NOTHING, OPTION_MSS, OPTION_TIMESTAMPS] = [0, 1, 2, 8];
+const [OPTION_END, OPTION_NOTHING, OPTION_MSS, OPTION_TIMESTAMPS, OPTION_MPTCP] = [0, 1, 2, 8, 30];
 
 function amendOptions(bytes: Uint8Array, contentAt: number, mss: number | undefined, normalise: Normalisation): void {
   const view = viewOf(bytes);
@@ -154,6 +154,7 @@ function amendOptions(bytes: Uint8Array, contentAt: number, mss: number | undefi
     if (kind === OPTION_MSS && size === 4 && mss !== undefined && view.getUint16(at + 2) > mss)
       view.setUint16(at + 2, mss);
     if (kind === OPTION_TIMESTAMPS && size === 10 && normalise.timestamps) bytes.fill(OPTION_NOTHING, at, at + size);
+    if (kind === OPTION_MPTCP) bytes.fill(OPTION_NOTHING, at, at + size);
     at += size;
   }
 }

@@ -32,6 +32,8 @@ import {
   NORMALISE,
   OWNER_BITS,
   type OWNERS,
+  ROUTE_BY_MORE4,
+  ROUTE_BY_MORE6,
   ROUTE_TAKES_FRAMES,
 } from './layout.ts';
 
@@ -216,15 +218,19 @@ export function routeBytes({
   nextHops: { ipv4, ipv6 },
   mtu = 0,
   takesFrames = false,
+  routedByMore = [],
 }: GateSetup['outside']): Uint8Array {
   const { fields, size } = LAYOUT.gate_route;
+  const flags =
+    (ipv4 ? NEXT_HOP4 : 0) |
+    (ipv6 ? NEXT_HOP6 : 0) |
+    (takesFrames && ifindex !== undefined ? ROUTE_TAKES_FRAMES : 0) |
+    (routedByMore.includes('ipv4') ? ROUTE_BY_MORE4 : 0) |
+    (routedByMore.includes('ipv6') ? ROUTE_BY_MORE6 : 0);
   const route = new Value(size)
     .u32(fields.ifindex, ifindex ?? 0)
     .u32(fields.mtu, mtu)
-    .u32(
-      fields.next_hops,
-      (ipv4 ? NEXT_HOP4 : 0) | (ipv6 ? NEXT_HOP6 : 0) | (takesFrames && ifindex !== undefined ? ROUTE_TAKES_FRAMES : 0),
-    );
+    .u32(fields.next_hops, flags);
   if (ipv4) route.bytes.set(wireOfIpv4(ipv4), fields.next_hop4);
   if (ipv6) route.bytes.set(ipv6.bytes, fields.next_hop6);
   return route.bytes;

@@ -31,7 +31,17 @@ import {
 import { translated } from './leaving.ts';
 import { echoReply, errorAnew, leavingError, tooBig } from './leaving-icmp.ts';
 import { holds, MemoryTables, type Row, SECOND_NS } from './memory-tables.ts';
-import { inGrantsPool, isAdmitted, isHost, isInner, isInside, isLinkUpkeep, isWelcome, ownerOf } from './owners.ts';
+import {
+  inGrantsPool,
+  isAdmitted,
+  isHost,
+  isInner,
+  isInside,
+  isLinkUpkeep,
+  isOfAll,
+  isWelcome,
+  ownerOf,
+} from './owners.ts';
 import { type Piece, Pieces, readPiece } from './pieces.ts';
 import { plus } from './tally.ts';
 
@@ -137,6 +147,7 @@ export class Memory extends MemoryTables implements JudgingDataplane {
       const isAnswered = aim === 'pool' && isEchoRequest(packet, type);
       if (!isAnswered || !this.admitted.some((one) => isAdmitted(one, packet, frame)))
         return refuse('protocolNotCarried');
+      if (hasImpossibleSource(packet) || isInside(this.setup, packet.source)) return this.#deny('spoofedSource', frame);
       if (!this.#takesIcmp(wordsOf(packet.source))) return this.#deny('icmpRateExceeded', frame);
       this.tally.add('echoesAnswered', frame);
       return { verdict: 'redirect', bytes: echoReply(frame, packet, this.setup) };
@@ -246,7 +257,10 @@ export class Memory extends MemoryTables implements JudgingDataplane {
       if (!isWelcome(this.setup, packet, frame)) return this.#deny('gatewayService', frame);
     } else if (ownerOf(this.setup, destination).kind === 'device') return this.#deny('deviceToDevice', frame);
     const maySpeak = !this.setup.onlyBound || holds(this.bound, realm, source);
-    if (!maySpeak && !isLinkUpkeep(this.setup, packet, frame)) return this.#deny('addressUnbound', frame);
+    const isUpkeep = isLinkUpkeep(this.setup, packet, frame);
+    if (!maySpeak && !isUpkeep) return this.#deny('addressUnbound', frame);
+    if (isOfAll(destination) && !isUpkeep && !isWelcome(this.setup, packet, frame))
+      return this.#deny('gatewayService', frame);
     return this.#pass(frame);
   }
 
@@ -256,8 +270,9 @@ export class Memory extends MemoryTables implements JudgingDataplane {
     if (packet === 'other') return { verdict: 'pass' };
     if (packet === 'malformed') return this.#drop('malformed', frame);
     const owner = ownerOf(this.setup, packet.source);
-    const isKnown = mark === ANSWER_MARK && owner.kind === 'device' && !owner.isSeen;
-    if (!isKnown && isInner(this.setup, packet.source)) return this.#drop('innerLeak', frame);
+    const isLetOut = owner.kind === 'device' && mark === ANSWER_MARK;
+    if (isInside(this.setup, packet.source) && !isLetOut) return this.#drop('innerLeak', frame);
+    const isKnown = isLetOut && !owner.isSeen;
     const message = icmpMessage(frame, packet);
     if (message === 'malformed') return this.#drop('malformed', frame);
     if (message === 'none' || !isIcmpError(packet, message.type)) return { verdict: 'pass' };

@@ -25,12 +25,12 @@ export const ALL_FAMILIES: Question = {
   body: Uint8Array.of(CTRL_CMD_GETFAMILY, 1, 0, 0),
 };
 
-/** The number of the family `netdev`; undefined where the kernel has none. */
-export function readNetdevFamily(families: readonly Message[]): number | undefined {
+/** The number of a family; undefined where the kernel has none of that name. */
+export function readFamily(families: readonly Message[], wanted: 'netdev' | 'ethtool'): number | undefined {
   for (const { body } of families) {
     const name = attributeIn(body, HEADER, CTRL_ATTR_FAMILY_NAME);
     const id = attributeIn(body, HEADER, CTRL_ATTR_FAMILY_ID);
-    if (name && id && textIn(name) === 'netdev') return viewOf(id, 2).getUint16(0, true);
+    if (name && id && textIn(name) === wanted) return viewOf(id, 2).getUint16(0, true);
   }
   return undefined;
 }

@@ -26,6 +26,7 @@
 #define OPTION_MSS_SIZE 4
 #define OPTION_TIMESTAMPS 8
 #define OPTION_TIMESTAMPS_SIZE 10
+#define OPTION_MPTCP 30
 
 static __always_inline __u8 hops_of(__u8 hops)
 {
@@ -79,7 +80,9 @@ struct walk {
 	bool changed;
 };
 
-/* One option: timestamps become nothing, the MSS is at most `mss`. What follows
+/* One option: timestamps become nothing, the MSS is at most `mss`, and multipath
+ * TCP is never agreed upon, since it tells its peer what other addresses a host
+ * has (RFC 8684, 3.4.1) and links flows by tokens. What follows
  * an option that cannot be read stays as it is: no stack reads on there (RFC
  * 9293, 3.2). 1: there is no more. A callback of bpf_loop, since in a loop of
  * its own the verifier would follow every length that each option may have. */
@@ -110,6 +113,10 @@ static long amend_option(__u32 step, struct walk *walk)
 	} else if (kind == OPTION_TIMESTAMPS && size == OPTION_TIMESTAMPS_SIZE &&
 		   config.normalise & NORMALISE_TIMESTAMPS) {
 		__builtin_memset(option, OPTION_NOTHING, OPTION_TIMESTAMPS_SIZE);
+		walk->changed = true;
+	} else if (kind == OPTION_MPTCP) {
+		for (__u32 i = 0; i < OPTIONS_MAX && i < size && at + i < OPTIONS_MAX; i++)
+			room->after[at + i] = OPTION_NOTHING;
 		walk->changed = true;
 	}
 	walk->at = at + size;

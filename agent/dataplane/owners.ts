@@ -12,6 +12,7 @@ import { icmpMeaning, icmpType, isListenerReport } from './frame-icmp.ts';
 const LINK_LOCAL = prefix('fe80::/10');
 const LINK_LOCAL_MULTICAST = prefix('ff02::/16');
 const UNSPECIFIED = prefix('::/128');
+const OF_ALL = ['224.0.0.0/4', '255.255.255.255/32', 'ff00::/8'].map(prefix);
 
 type Owner =
   | { readonly kind: 'device'; readonly realm: number; readonly isSeen: boolean }
@@ -41,6 +42,11 @@ export function isInner(setup: GateSetup, address: Address): boolean {
 /** Whether a device that sends there speaks to the host: on its link there is no other neighbour. */
 export function isHost(setup: GateSetup, address: Address): boolean {
   return contains(LINK_LOCAL, address) || ['hostInside', 'hostElsewhere'].includes(ownerOf(setup, address).kind);
+}
+
+/** Whether all on the link have an address, the host too: multicast, and IPv4's limited broadcast. */
+export function isOfAll(address: Address): boolean {
+  return OF_ALL.some((one) => contains(one, address));
 }
 
 export function inGrantsPool({ pool }: GateSetup, address: Address): boolean {

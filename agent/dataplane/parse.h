@@ -72,6 +72,14 @@ static __always_inline bool is_ours(const struct __sk_buff *skb)
 	return skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
 }
 
+/* Tagged twice, and the outer tag is only a priority: the stack takes off both,
+ * and behind this hook takes what is within for this interface's own. */
+static __always_inline bool is_tagged_again(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && !(skb->vlan_tci & 0xfff) &&
+	       (skb->protocol == bpf_htons(ETH_P_8021Q) || skb->protocol == bpf_htons(ETH_P_8021AD));
+}
+
 /* A frame as a hook shows it. Pointers got before a helper that moves the packet are void. */
 struct view {
 	void *start; /* of what can be read in place, and where that ends */
@@ -240,6 +248,19 @@ static __always_inline bool read_ports(struct view view, struct packet *packet, 
 		packet->syn = header->syn;
 	}
 	return true;
+}
+
+/* Plain ICMP of its family: no fragment, no options. */
+static __always_inline bool is_icmp(const struct packet *packet)
+{
+	return packet->unfit == REASON_PROTOCOL_NOT_CARRIED &&
+	       packet->protocol == (packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
+}
+
+/* Whether a packet fits a link, or each segment of a coalesced one does. */
+static __always_inline bool fits(__u32 segment, const struct packet *packet, __u32 network, __u32 mtu)
+{
+	return !mtu || (segment ? packet->payload + segment : packet->end) - network <= mtu;
 }
 
 /* The ports of a packet that is not unfit. False: malformed. */

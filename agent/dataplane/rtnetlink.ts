@@ -7,7 +7,7 @@
  * What is answered is held against them again: a family that does not know a
  * filter answers with all it has.
  */
-import { type Address, addressFromBytes, type Prefix, parsePrefix } from '../core/net.ts';
+import { type Address, addressFromBytes, type Family, type Prefix, parsePrefix } from '../core/net.ts';
 import { attributeIn, type Message, type Question, textIn, viewOf } from './netlink-message.ts';
 
 export interface Link {
@@ -18,10 +18,14 @@ export interface Link {
   /** The most bytes of IP that a packet may have there; 0: not said. */
   readonly mtu: number;
   readonly addresses: readonly Address[];
+  /** By which this host is reached together with all others there: IPv4's broadcast, IPv6's anycast of routers (RFC 4291, 2.6.1). */
+  readonly shared?: readonly Address[];
   /** What the kernel makes it of, such as `veth` or `vlan`, in iproute2's words; absent: a device has it, of silicon or of a hypervisor. */
   readonly virtual?: string;
   /** Whether XDP can redirect frames to it; absent: the kernel does not say (before Linux 6.3). */
   readonly takesFrames?: boolean;
+  /** Whether its hardware takes VLAN tags out of frames, so that XDP does not see them; absent: not asked. */
+  readonly takesTags?: boolean;
 }
 
 /** Marks our routes among others' (`ip route show proto 109`); 109 is 'm', and unassigned. */
@@ -33,7 +37,9 @@ const RTM_NEWADDR = 20;
 const RTM_GETADDR = 22;
 const RTM_NEWROUTE = 24;
 const RTM_GETROUTE = 26;
-/** struct ifinfomsg, ifaddrmsg, rtmsg */
+const RTM_NEWRULE = 32;
+const RTM_GETRULE = 34;
+/** struct ifinfomsg, ifaddrmsg, rtmsg (and fib_rule_hdr) */
 const LINK_HEADER = 16;
 const ADDRESS_HEADER = 8;
 const ROUTE_HEADER = 12;
@@ -45,11 +51,15 @@ const IFLA_INFO_KIND = 1;
 const WITHOUT_COUNTERS = [8, 0, 29, 0, 8, 0, 0, 0] as const;
 const IFA_ADDRESS = 1;
 const IFA_LOCAL = 2;
+const IFA_BROADCAST = 4;
 const RT_SCOPE_LINK = 253;
 const RTA_DST = 1;
 const RTA_TABLE = 15;
 const RT_TABLE_MAIN = 254;
 const RTN_BLACKHOLE = 6;
+const FRA_IP_PROTO = 22;
+const FRA_DSCP = 26;
+const FRA_FLOWLABEL = 27;
 /** Bytes of an address, by address family; others have no addresses that we know. */
 const WIDTHS: Readonly<Record<number, number>> = { 2: 4, 10: 16 };
 const MAPPED = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff] as const;
@@ -92,6 +102,26 @@ export const OUR_BLACKHOLES: Question = {
   body: Uint8Array.of(0, 0, 0, 0, RT_TABLE_MAIN, ROUTE_PROTOCOL, 0, RTN_BLACKHOLE, 0, 0, 0, 0),
 };
 
+/** The rules that choose a routing table, of both families. */
+export const ALL_RULES: Question = {
+  what: 'the routing rules',
+  type: RTM_GETRULE,
+  dump: true,
+  body: new Uint8Array(ROUTE_HEADER),
+};
+
+/** The families in which a rule looks at a packet's source, TOS, protocol or flow label: `ip rule`, man 8 ip-rule. */
+export function readRoutedByMore(rules: readonly Message[]): Family[] {
+  const families = rules.flatMap(({ type, body }): Family[] => {
+    const view = viewOf(body, ROUTE_HEADER);
+    const family = view.getUint8(0) === 2 ? 'ipv4' : view.getUint8(0) === 10 ? 'ipv6' : undefined;
+    const [sourceLength, tos] = [view.getUint8(2), view.getUint8(3)];
+    const looks = [FRA_IP_PROTO, FRA_DSCP, FRA_FLOWLABEL].some((one) => attributeIn(body, ROUTE_HEADER, one));
+    return type === RTM_NEWRULE && family && (sourceLength > 0 || tos > 0 || looks) ? [family] : [];
+  });
+  return [...new Set(families)].sort();
+}
+
 /**
  * Interfaces with their addresses. An address whose interface has come since, or gone, is left out. `takers`: the
  * interfaces that take redirected frames, where the kernel says so.
@@ -101,7 +131,7 @@ export function readLinks(
   addresses: readonly Message[],
   takers?: ReadonlySet<number>,
 ): Link[] {
-  const held = new Map<number, Address[]>();
+  const held = new Map<number, { readonly own: Address[]; readonly shared: Address[] }>();
   for (const { type, body } of addresses) {
     const view = viewOf(body, ADDRESS_HEADER);
     const width = WIDTHS[view.getUint8(0)];
@@ -111,9 +141,12 @@ export function readLinks(
     const bytes = attributeIn(body, ADDRESS_HEADER, IFA_LOCAL) ?? attributeIn(body, ADDRESS_HEADER, IFA_ADDRESS);
     if (bytes === undefined) continue;
     const ifindex = view.getUint32(4, true);
-    const list = held.get(ifindex) ?? [];
-    list.push(addressOf(bytes, width));
-    held.set(ifindex, list);
+    const here = held.get(ifindex) ?? { own: [], shared: [] };
+    held.set(ifindex, here);
+    here.own.push(addressOf(bytes, width));
+    const network = attributeIn(body, ADDRESS_HEADER, IFA_ADDRESS) ?? bytes;
+    const said = attributeIn(body, ADDRESS_HEADER, IFA_BROADCAST);
+    here.shared.push(...sharedIn(network, width, view.getUint8(1)), ...(said ? [addressOf(said, width)] : []));
   }
   return links.flatMap(({ type, body }) => {
     const view = viewOf(body, LINK_HEADER);
@@ -130,11 +163,23 @@ export function readLinks(
       ifindex,
       kind,
       mtu: mtu ? viewOf(mtu, 4).getUint32(0, true) : 0,
-      addresses: held.get(ifindex) ?? [],
+      addresses: held.get(ifindex)?.own ?? [],
+      shared: held.get(ifindex)?.shared ?? [],
       ...(virtual && { virtual: textIn(virtual) }),
       ...(takers && { takesFrames: takers.has(ifindex) }),
     };
   });
+}
+
+/** What all on a link are reached by, in a prefix that has room for it (RFC 919, RFC 3021; RFC 4291, 2.6.1, RFC 6164). */
+function sharedIn(network: Uint8Array, width: number, length: number): Address[] {
+  if (length > width * 8 - 2) return [];
+  const bytes = network.slice(0, width);
+  for (let bit = length; bit < width * 8; bit++) {
+    const mask = 0x80 >> (bit & 7);
+    bytes[bit >> 3] = width === 4 ? (bytes[bit >> 3] as number) | mask : (bytes[bit >> 3] as number) & ~mask;
+  }
+  return [addressOf(bytes, width)];
 }
 
 /** Where our blackholes lead to: those of the main table, of both families. */

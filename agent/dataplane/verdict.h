@@ -47,13 +47,13 @@ static __always_inline __u64 *sample_part(const struct packet *packet)
 }
 
 /* Whether a denial may be looked at: one an interval on the average, and as
- * many at once as belong to SAMPLE_BURST (GCRA), so that whoever asks twice in
+ * many at once as belong to SAMPLE_BURST_NS (GCRA), so that whoever asks twice in
  * a row is told of twice; of one source SAMPLE_SHARE times fewer, so that who
  * floods does not hide who knocks once. Nothing is written. The coarse clock
  * will do, since its tick is shorter than the burst. */
 static __always_inline bool may_sample(const struct gate_state *now_state, const __u64 *part)
 {
-	__u64 limit = bpf_ktime_get_coarse_ns() + SAMPLE_BURST;
+	__u64 limit = bpf_ktime_get_coarse_ns() + SAMPLE_BURST_NS;
 
 	return now_state && part && now_state->sample_interval && limit >= now_state->sample_next &&
 	       limit >= *(const volatile __u64 *)part;

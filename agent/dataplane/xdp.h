@@ -19,7 +19,6 @@
 #include <stddef.h>
 
 #include "grants.h"
-#include "icmp.h"
 #include "nat.h"
 #include "verdict.h"
 
@@ -74,7 +73,7 @@ static __always_inline int deny_early(const struct packet *packet, enum reason r
 static __always_inline struct gate_hop *hop_of(struct xdp_md *context, const volatile struct gate_route *route,
 					       const struct gate_address *destination, bool ipv6, __u64 now)
 {
-	struct gate_address to = *destination;
+	struct gate_address to = *destination, by;
 	struct bpf_fib_lookup lookup;
 	struct gate_hop *hop;
 	bool given = route->next_hops & (ipv6 ? NEXT_HOP6 : NEXT_HOP4);
@@ -86,6 +85,9 @@ static __always_inline struct gate_hop *hop_of(struct xdp_md *context, const vol
 	} else if (given) {
 		to = mapped(route->next_hop4);
 	}
+	/* Where routes go by more than the destination, only the stack's look-up has it all. */
+	if (!given && route->next_hops & (ipv6 ? ROUTE_BY_MORE6 : ROUTE_BY_MORE4))
+		return NULL;
 	slot = slot_among(&to, HOPS_BITS);
 	hop = bpf_map_lookup_elem(&hops, &slot);
 	if (!hop)
@@ -111,6 +113,14 @@ static __always_inline struct gate_hop *hop_of(struct xdp_md *context, const vol
 	}
 	if (bpf_fib_lookup(context, &lookup, sizeof(lookup), BPF_FIB_LOOKUP_OUTPUT) != BPF_FIB_LKUP_RET_SUCCESS ||
 	    lookup.ifindex != route->ifindex)
+		return NULL;
+	/* A next hop that is given is a neighbour, whatever routes say of it: where they
+	 * have a router for it, this answer is that router's. */
+	if (ipv6)
+		__builtin_memcpy(&by, lookup.ipv6_dst, sizeof(by));
+	else
+		by = mapped(lookup.ipv4_dst);
+	if (given && !same_address(&by, &to))
 		return NULL;
 	hop->address = to;
 	hop->ifindex = route->ifindex;

@@ -98,6 +98,7 @@ export function walkSite(config: Config): WalkSite {
     egress: [...new Set(config.pools.egress.map(({ family }) => family))],
     pools: poolPrefixes(config),
     triggerPorts: config.triggers?.ports ?? [],
+    services: config.services,
     inside: config.inside.map(({ realm, prefixes, nat }) => ({
       realm,
       prefixes,

@@ -38,17 +38,19 @@ const BY_CHANCE = 'numgen random mod 4294967295';
 const NO_AH = 'ip protocol != ah';
 
 /**
- * The chains that make headers alike; none where nothing is to be. Each
- * packet goes through one of them: what a rule writes is dear, what it
- * compares is not.
+ * The chains that make headers alike. Each packet goes through one of them:
+ * what a rule writes is dear, what it compares is not. Multipath TCP is never
+ * agreed upon, whatever is configured: by it a host tells its peer what other
+ * addresses it has, inner ones (RFC 8684, 3.4.1), and links flows by tokens.
  */
 export function headerChains({ outside, inside, normalise }: HeaderSetup): Part[] {
   const { hopLimit, identification, flowLabel, trafficClass, timestamps, mss } = normalise;
   const syn = [
+    'reset tcp option mptcp',
     ...(timestamps ? ['reset tcp option timestamp'] : []),
     ...(mss ? ['tcp option maxseg size set rt mtu'] : []),
   ];
-  const ofSyn = syn.length > 0 ? [`${SYN} goto alike_syn`] : [];
+  const ofSyn = [`${SYN} goto alike_syn`];
   const [ipv4, ipv6] = (['ip', 'ip6'] as const).map((word) => [
     ...(hopLimit > 0 ? [`${word} ${word === 'ip' ? 'ttl' : 'hoplimit'} set ${hopLimit}`] : []),
     ...(trafficClass ? [`${word} dscp != cs0 ${word} dscp set cs0`] : []),
@@ -64,7 +66,6 @@ export function headerChains({ outside, inside, normalise }: HeaderSetup): Part[
     inward_ipv4: [...ipv4, ...ofSyn],
     inward_ipv6: [...ipv6, ...ofSyn],
   };
-  if (Object.values(chains).every((rules) => rules.length === 0)) return [];
   const devices = insideSet({ inside });
   const families = (way: string) =>
     `meta nfproto vmap { ipv4 : goto alike_${way}_ipv4, ipv6 : goto alike_${way}_ipv6 }`;
@@ -79,6 +80,6 @@ export function headerChains({ outside, inside, normalise }: HeaderSetup): Part[
       ],
     ],
     ...Object.entries(chains).map(([name, rules]): Part => ['chain', `alike_${name}`, rules]),
-    ...(syn.length > 0 ? [['chain', 'alike_syn', syn] as const] : []),
+    ['chain', 'alike_syn', syn],
   ];
 }

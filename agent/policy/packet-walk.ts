@@ -9,7 +9,7 @@
 import { type Address, contains, type Family, type Prefix, prefix } from '../core/net.ts';
 import type { PacketReason } from '../core/reasons.ts';
 import { covers } from '../core/trigger-plan.ts';
-import type { PortRange, RealmName, ServerName } from '../core/words.ts';
+import type { PortRange, RealmName, ServerName, Service } from '../core/words.ts';
 import {
   BEGINNING_TYPES,
   describeFilter,
@@ -37,6 +37,8 @@ export interface WalkSite {
   /** Ports of devices that take triggers and nothing else. */
   readonly triggerPorts?: readonly PortRange[];
   readonly inside?: readonly WalkRealm[];
+  /** What devices may reach on the gateway itself. */
+  readonly services?: readonly Service[];
 }
 
 /** A realm: whether the outside knows its devices by their own addresses, and whether another realm has some of them. */
@@ -65,6 +67,8 @@ const NO_DESTINATIONS = ['0.0.0.0/32', '127.0.0.0/8', '224.0.0.0/4', '255.255.25
 );
 /** Nor from there. */
 const NO_SOURCES = [...NO_DESTINATIONS, ...['::/128', 'fe80::/10'].map(prefix)];
+/** What all on a link hear. */
+const OF_ALL = ['224.0.0.0/4', '255.255.255.255/32', 'ff00::/8'].map(prefix);
 /** What the gate lets nobody outside be: of 0.0.0.0/8 all, which the stack forwards since Linux 5.3. */
 const IMPOSSIBLE = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32', '::/127', 'ff00::/8'].map(prefix);
 
@@ -155,6 +159,8 @@ export function walkPacket(policy: Policy, packet: WalkedPacket, site?: WalkSite
   const isGrantable = from.device !== undefined && !isTriggerPort(packet.sourcePort);
   const answered = isGrantable ? grantOf(from.device as DeviceFacts, packet.sourcePort, to.address) : undefined;
   if (answered) return carried(answered, from.device as DeviceFacts, 'answers a grant');
+  if (isOf(OF_ALL, to.address) && !isService(packet, site))
+    return denied('guards', 'gatewayService', `${to.address?.text} is heard by the gateway, and by devices`);
   went('guards', 'not to the gateway, nor to a device');
   went('grant', given.length > 0 ? 'answers none of those given' : 'none is given');
   if (isOf(NO_SOURCES, from.address)) return nowhere(from.address);
@@ -248,4 +254,11 @@ function familyOf({ from, to, protocol }: WalkedPacket): Family {
 /** The outcome as tests name it: `drop bogons-in`, `pass grant`. */
 export function outcomeText({ verdict, by }: WalkOutcome): string {
   return `${verdict} ${typeof by === 'object' ? by.filter : by}`;
+}
+
+function isService({ protocol, port, type }: WalkedPacket, site: WalkSite | undefined): boolean {
+  const isPing = type === 8 || type === 128;
+  return (site?.services ?? []).some(
+    (one) => one.protocol === protocol && (one.port === port || (one.port === 0 && isPing)),
+  );
 }

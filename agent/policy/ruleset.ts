@@ -20,6 +20,7 @@
  */
 import type { Endpoint, Family, Prefix } from '../core/net.ts';
 import {
+  ANSWER_MARK,
   DENIAL_MARK,
   DENIAL_REASONS,
   DENIALS,
@@ -211,10 +212,11 @@ function baseTable(setup: BaseSetup, counted: Counted): string {
     ]),
     ...(untranslated.length > 0
       ? [
-          // Reached by what was let through alone; without this mark the gate lets nothing of it in.
-          chain('let_in', [
+          // Reached by what was let through alone; without these marks the gate lets nothing of it in, or out.
+          chain('let_through', [
             'type filter hook postrouting priority mangle; policy accept;',
             `iifname ${outside} oifname { ${untranslated.join(', ')} } meta mark set ${hex(LET_IN_MARK)}`,
+            `iifname { ${untranslated.join(', ')} } oifname ${outside} meta mark set ${hex(ANSWER_MARK)}`,
           ]),
         ]
       : []),

@@ -214,6 +214,13 @@ describe.each(FAMILIES)('what the headers of a flow tell, %s', (family) => {
     expect(answer && sumsHold(answer)).toBe(true);
   });
 
+  test('is none of the other addresses that a host with multipath TCP has', () => {
+    const capable = [30, 12, 1, 0x81, 1, 2, 3, 4, 5, 6, 7, 8] as const; // RFC 8684, 3.1
+    const [syn] = leaves({}, tcp(4001, 80, '', 2, { options: [...capable, 1, 3, 3, 7] }));
+    expect(syn && [...syn.slice((six ? 40 : 20) + 20)].slice(-16)).toEqual([...Array<number>(13).fill(1), 3, 3, 7]);
+    expect(syn && sumsHold(syn)).toBe(true);
+  });
+
   test('is no clock, and no segment that the links do not take', async () => {
     const withOptions = (...own: readonly number[]) =>
       [2, 4, 0x05, 0xb4, 1, 1, ...own, 1, 3, 3, 7, 4, 2, 1, 1] as const;

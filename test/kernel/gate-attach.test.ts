@@ -271,6 +271,17 @@ describe.each(KINDS)('on wires, by %s', (kind) => {
     }
     await until('four denials', () => (moved('malformed') === 4n ? true : undefined));
 
+    // Two tags, of which the stack would take off both: a way around the gate for whatever is within.
+    const twice = [
+      [0, 0],
+      [0x6000, 0],
+      [0, 0, 0],
+      [0, 100],
+    ];
+    for (const vlan of twice)
+      toGateway(ethernet(ip(SERVER.ipv4, DEVICE.ipv4, udp(5000, DEVICE_PORT, 'tagged twice')), { vlan }));
+    await until('as many denials', () => (moved('malformed') === 4n + BigInt(twice.length) ? true : undefined));
+
     // Another interface's: passed on, and nobody's here.
     toGateway(ethernet(ip(SERVER.ipv4, DEVICE.ipv4, udp(5000, DEVICE_PORT, 'tagged')), { vlan: 100 }));
     toGateway(ethernet(ip(SERVER.ipv4, EXTERNAL.ipv4, udp(5000, EXTERNAL_PORT, 'marker'))));

@@ -55,8 +55,13 @@ export interface Stand {
   close(): Promise<void>;
 }
 
-/** The gate at the gateway of the standard network, with the servers as class 7, the device bound, heard until orphanGraceSeconds from now. */
-export function gateOnWires(network: Network, pool: Pool, where: 'tc' | 'xdp' = 'tc'): Gate {
+/** The gate at the gateway of the standard network, with the servers as class 7, the device bound, heard until orphanGraceSeconds from now. `ways`: out of it, other than by the upstream router. */
+export function gateOnWires(
+  network: Network,
+  pool: Pool,
+  where: 'tc' | 'xdp' = 'tc',
+  ways: Partial<Pick<GateSetup['outside'], 'nextHops' | 'routedByMore'>> = {},
+): Gate {
   const takesFrames = where === 'xdp';
   const at = (name: string) => ({
     ...{ name, ifindex: network.link('gateway', name).ifindex },
@@ -71,6 +76,7 @@ export function gateOnWires(network: Network, pool: Pool, where: 'tc' | 'xdp' = 
         ifindex: outside.ifindex,
         nextHops: { ipv4: address(UPSTREAM.ipv4), ipv6: address(UPSTREAM.ipv6) },
         takesFrames,
+        ...ways,
       },
       inside: [
         {

@@ -5,13 +5,14 @@
  * the neighbours that XDP sends to.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { prefix } from '../../agent/core/net.ts';
+import { address, prefix } from '../../agent/core/net.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import type { XdpMode } from '../../agent/dataplane/tc.ts';
+import { Capture } from '../capture.ts';
 import { within } from '../enter.ts';
 import { Network } from '../network.ts';
 import { likeWires } from '../offloads.ts';
-import { DEVICE, INSIDE, standardNetwork } from '../standard-network.ts';
+import { DEVICE, INSIDE, OUTSIDE, SERVER, standardNetwork, UPLINK } from '../standard-network.ts';
 import { USUAL } from '../suites/fixture.ts';
 import { GATE_OBJECT, gateOnWires, HOUR, MAPPING, POOL } from './gate-stand.ts';
 
@@ -170,6 +171,49 @@ describe('a neighbour', () => {
     expect(early).toBeGreaterThan((carried * 9n) / 10n);
   });
 });
+
+describe.each(['tc', 'xdp'] as const)('the router that a packet leaves by, from %s', (where) => {
+  const ROUTER = '192.0.2.9'; // in no connected prefix
+  const MAC = '020000000099';
+
+  test.each([
+    ['given, where routes say another', { nextHops: { ipv4: address(ROUTER) } }, []],
+    [
+      'of a rule that looks at the source',
+      { nextHops: {}, routedByMore: ['ipv4'] },
+      [
+        `ip route add default via ${ROUTER} dev ${OUTSIDE} onlink table 100`,
+        'ip rule add from 203.0.113.0/30 table 100',
+      ],
+    ],
+  ] as const)('is the one %s', async (_, ways, orders) => {
+    const wires = standardNetwork();
+    likeWires(wires);
+    const neighbour = `ip neighbour replace ${ROUTER} lladdr ${MAC.replace(/..(?!$)/g, '$&:')} dev ${OUTSIDE} nud permanent`;
+    for (const order of [neighbour, ...orders]) await wires.run('gateway', order.split(' '));
+    const gate = gateOnWires(wires, POOL, where, ways);
+    try {
+      gate.open({ ...MAPPING, protocol: 'udp', index: POOL.portCount }, process.hrtime.bigint() + HOUR);
+      const wire = await Capture.start(wires, 'wan', UPLINK, 'udp');
+      await wires.run('device', ['python3', '-c', SEND, SERVER.ipv4, '80', '3']);
+      const frames = await wire.through(Buffer.from('number 2'));
+      expect(frames.map((frame) => Buffer.from(frame.subarray(0, 6)).toString('hex'))).toEqual([MAC, MAC, MAC]);
+      expect(gate.counters().grantedOut.packets).toBe(3n);
+      await wire.stop();
+    } finally {
+      gate.close();
+      await wires.close();
+    }
+  });
+});
+
+/** So many datagrams from a port of its own, numbered. */
+const SEND = `
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('', int(sys.argv[2])))
+for i in range(int(sys.argv[3])): s.sendto(b'number %d' % i, (sys.argv[1], 9))
+`;
 
 /** Some fifty datagrams a second, for as long as it lives. */
 const STREAM = `

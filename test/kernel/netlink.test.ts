@@ -8,7 +8,9 @@
 import { release } from 'node:os';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { address, type Prefix, parseAddress, prefix } from '../../agent/core/net.ts';
-import { links, missingBlackholes, setBlackholes } from '../../agent/dataplane/iproute.ts';
+import { featuresOf, readTakesTags } from '../../agent/dataplane/ethtool.ts';
+import { host, links, missingBlackholes, setBlackholes } from '../../agent/dataplane/iproute.ts';
+import { ALL_FAMILIES, readFamily } from '../../agent/dataplane/netdev.ts';
 import { ask } from '../../agent/dataplane/netlink.ts';
 import { Base } from '../../agent/dataplane/nftables.ts';
 import type { Link } from '../../agent/dataplane/rtnetlink.ts';
@@ -74,7 +76,7 @@ function atLeast(major: number, minor: number): boolean {
 
 /** In one order: that of addresses is the kernel's own matter. Without what ip does not show. */
 function flat(all: readonly Link[]): object[] {
-  return all.map(({ addresses, takesFrames: _, ...link }) => ({
+  return all.map(({ addresses, shared: _shared, takesFrames: _takes, ...link }) => ({
     ...link,
     addresses: addresses.map(({ text }) => text).sort(),
   }));
@@ -119,6 +121,32 @@ describe('interfaces', () => {
     expect(before).not.toContain('many');
     switchNapiOn('many-far');
     expect((await takes()).filter((name) => !before.includes(name))).toEqual(['many']);
+  });
+
+  test('say whether their hardware takes VLAN tags out of frames', async () => {
+    const family = readFamily(await ask('generic', ALL_FAMILIES), 'ethtool');
+    const all = await links();
+    const takesTags = async (name: string) => {
+      const ifindex = all.find((one) => one.name === name)?.ifindex ?? 0;
+      return readTakesTags(await ask('generic', featuresOf(family ?? 0, ifindex)));
+    };
+    expect([await takesTags('many'), await takesTags('br0'), await takesTags('lo')]).toEqual([true, false, false]);
+    // Of those made of software it is not asked: they hand on what they were handed.
+    const asked = (await host(['lo', 'many'])).links.filter((one) => one.takesTags !== undefined);
+    expect(asked.map(({ name, takesTags: takes }) => [name, takes])).toEqual([['lo', false]]);
+  });
+
+  test('and rules say whether routes are chosen by more than the destination', async () => {
+    const routedByMore = async () => (await host([])).routedByMore;
+    expect(await routedByMore()).toEqual([]);
+    await batch('rule add to 198.51.100.0/24 table 100', 'rule add fwmark 7 table 100');
+    expect(await routedByMore()).toEqual([]);
+    await batch('rule add from 203.0.113.0/24 table 100');
+    expect(await routedByMore()).toEqual(['ipv4']);
+    await network.run('gateway', ['ip', '-6', 'rule', 'add', 'ipproto', 'tcp', 'table', '100']);
+    expect(await routedByMore()).toEqual(['ipv4', 'ipv6']);
+    await batch('rule delete from 203.0.113.0/24 table 100', 'rule add tos 0x10 table 100');
+    expect(await routedByMore()).toEqual(['ipv4', 'ipv6']);
   });
 
   test('that come and go are followed', async () => {

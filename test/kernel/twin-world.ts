@@ -159,8 +159,9 @@ const options = fc.oneof(
   fc.constant([]),
   fc.constant([2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7]),
   fc.constant([1, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 2, 4, 255, 255, 1]),
+  fc.constant([30, 12, 1, 0x81, 1, 2, 3, 4, 5, 6, 7, 8, 1, 30, 3, 9]),
   fc
-    .array(fc.constantFrom(0, 1, 2, 3, 4, 8, 10, 255), { minLength: 4, maxLength: 40 })
+    .array(fc.constantFrom(0, 1, 2, 3, 4, 8, 10, 30, 255), { minLength: 4, maxLength: 40 })
     .map((bytes) => bytes.slice(0, bytes.length - (bytes.length % 4))),
 );
 

@@ -190,7 +190,7 @@ describe('without translation', () => {
 
   test('the gate is told, and the base hides nothing', () => {
     const { config } = configOf(reading([...OWN]));
-    const site = siteOf(config, []);
+    const site = siteOf(config, { links: [], routedByMore: [] });
     const numbers = { realmId: () => 7, identificationKey: 1n };
     expect(gateSetup(config, site, numbers).inside).toMatchObject([{ realm: 7, translated: false }]);
     expect(gateSetup(configOf(reading()).config, site, numbers).inside).toMatchObject([{ translated: true }]);

@@ -7,7 +7,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { prefix } from '../../agent/core/net.ts';
+import { type Address, prefix } from '../../agent/core/net.ts';
 import { flowText, readFlows, wholeTable } from '../../agent/dataplane/conntrack-message.ts';
 import {
   attributeIn,
@@ -64,8 +64,18 @@ describe('a question', () => {
 describe('recorded', () => {
   test('interfaces with their addresses, without link-local ones and peers', () => {
     const links = readLinks(messages('links'), messages('addresses'));
-    expect(links.map(({ addresses, ...link }) => ({ ...link, addresses: addresses.map(({ text }) => text) }))).toEqual([
-      { name: 'lo', ifindex: 1, kind: 'loopback', mtu: 65536, addresses: ['127.0.0.1', '::1'] },
+    const texts = (list: readonly Address[] = []) => list.map(({ text }) => text);
+    expect(
+      links.map(({ addresses, shared, ...link }) => ({ ...link, addresses: texts(addresses), shared: texts(shared) })),
+    ).toEqual([
+      {
+        name: 'lo',
+        ifindex: 1,
+        kind: 'loopback',
+        mtu: 65536,
+        addresses: ['127.0.0.1', '::1'],
+        shared: ['127.255.255.255'],
+      },
       {
         name: 'outside',
         ifindex: 3,
@@ -73,6 +83,7 @@ describe('recorded', () => {
         mtu: 1500,
         virtual: 'veth',
         addresses: ['192.0.2.1', '10.9.0.1', '2001:db8:9::1', '2001:db8::1'],
+        shared: ['192.0.2.255', '2001:db8::'],
       },
     ]);
   });
@@ -221,7 +232,7 @@ describe('a route', () => {
 
 test('a kind of interface that has no name has its number', () => {
   const [link] = readLinks([message(16, [0, 0, 0x39, 3, 5, ...new Uint8Array(11), 6, 0, 3, 0, 120, 0, 0, 0])], []);
-  expect(link).toEqual({ name: 'x', ifindex: 5, kind: '[825]', mtu: 0, addresses: [] });
+  expect(link).toEqual({ name: 'x', ifindex: 5, kind: '[825]', mtu: 0, addresses: [], shared: [] });
 });
 
 describe('connection tracking', () => {

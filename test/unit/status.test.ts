@@ -50,6 +50,7 @@ test.each([
   expect(span(seconds)).toBe(text);
 });
 
+const HIDDEN = 'its hardware hides VLAN tags from XDP: ethtool -K eth0 rxvlan off rx-vlan-stag-hw-parse off';
 const link = { name: 'eth0', ifindex: 2, kind: 'ether', mtu: 1500, addresses: [] };
 
 test.each([
@@ -62,6 +63,10 @@ test.each([
   ['xdp', { ...link, virtual: 'veth' }, 'native', 'as configured'],
   ['xdp-generic', { ...link, virtual: 'vlan' }, 'generic', 'as configured'],
   ['tc', link, undefined, 'as configured'],
+  ['auto', { ...link, takesTags: true }, undefined, HIDDEN],
+  ['xdp', { ...link, takesTags: true }, undefined, HIDDEN],
+  ['xdp-generic', { ...link, takesTags: true }, undefined, HIDDEN],
+  ['auto', { ...link, takesTags: false }, 'native', 'its driver has it'],
 ] as const)('with hook: %s an interface such as %o hangs the gate at XDP: %s', (asked, one, mode, why) => {
   expect(xdpChoice(asked, one)).toEqual({ ...(mode && { mode }), why });
 });

@@ -125,7 +125,7 @@ test('the example of agent.yaml is one that is taken', () => {
 
 test('the gate lets devices speak to the source port; what answers a trigger is the base to see', () => {
   const { config } = configOf(reading('sources: [10.20.0.1], ports: [5690]'));
-  const site = siteOf(config, []);
+  const site = siteOf(config, { links: [], routedByMore: [] });
   expect(gateSetup(config, site, { realmId: () => 1, identificationKey: 1n }).services).toEqual([
     { protocol: 'udp', port: 53 },
     { protocol: 'udp', port: 5683 },

@@ -98,6 +98,7 @@ describe('finds, in what a packet is', () => {
       'a stream, across two segments',
       [out(tcp(1, 2, 'see 10.2', TCP_ACK, { sequence: 1 })), out(tcp(1, 2, '0.0.2 there', TCP_ACK, { sequence: 9 }))],
     ],
+    ['an option of TCP', [out(tcp(1, 2, '', TCP_ACK, { options: [1, 1, 30, 8, 0x30, 3, ...four, 0, 0] }))]],
     ['a handshake of TLS, as bytes', [out(tcp(1, 2, record(22, four), TCP_ACK))]],
   ])('%s', (_, frames) => {
     expect(leaks(...frames)).not.toEqual([]);

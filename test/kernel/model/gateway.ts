@@ -12,7 +12,7 @@ import { wrongSysctls } from '../../../agent/closure/sysctls.ts';
 import { type Config, readConfig } from '../../../agent/config.ts';
 import type { GateSetup } from '../../../agent/dataplane/dataplane.ts';
 import { Gate } from '../../../agent/dataplane/gate.ts';
-import { links, missingBlackholes, setBlackholes } from '../../../agent/dataplane/iproute.ts';
+import { host, missingBlackholes, setBlackholes } from '../../../agent/dataplane/iproute.ts';
 import { Base } from '../../../agent/dataplane/nftables.ts';
 import type { Policy } from '../../../agent/policy/policy.ts';
 import { enter } from '../../enter.ts';
@@ -146,7 +146,7 @@ export class Gateway {
     const network = buildNetwork();
     await bareNeighbours(network);
     const leave = enter(network.name('gateway'));
-    const site = siteOf(config, await links());
+    const site = siteOf(config, await host([]));
     const setup = gateSetup(config, site, NUMBERS);
     const gate = Gate.load({ object: GATE_OBJECT, bpffs: join(network.bpffs(), 'mtgate'), setup });
     gate.attach(config.gate.attach, gatePlaces(config, site));
@@ -163,7 +163,7 @@ export class Gateway {
         gate,
         base,
         directory: { bound: bindings(), attributesOf: (device) => deviceOf(device)?.attributes ?? {} },
-        links,
+        host,
         missingBlackholes,
         setBlackholes,
         wrongSysctls,

@@ -269,7 +269,7 @@ export function describeErrors(make: MakeRig, who: Who, protocol: Protocol): voi
     ): void {
       const size = headers;
       const quoted = Uint8Array.from(about.subarray(0, size));
-      // Its transport's sum is what a kernel would make it that completes it (icmp.h).
+      // Its transport's sum is what a kernel would make it that completes it (answers.h).
       const at = size - (protocol === 'udp' ? 2 : 4);
       const quote = told.subarray((isIpv4 ? 20 : 40) + 8);
       quoted.set(quote.subarray(at, at + 2), at);
@@ -306,6 +306,17 @@ export function describeErrors(make: MakeRig, who: Who, protocol: Protocol): voi
       expect(ask('outsideIngress', ip(who.server, who.externalLast, echo(who)))).toBe('protocolNotCarried');
       const other = icmp(icmpOf(who), isIpv4 ? 13 : 130, 0, 16);
       expect(ask('outsideIngress', ip(who.server, who.external, other))).toBe('protocolNotCarried');
+    });
+
+    test('is not where it says that it comes from the inside, or from nowhere', () => {
+      const { plane } = rig();
+      const all = prefix(isIpv4 ? '0.0.0.0/0' : '::/0');
+      const pool = prefix(isIpv4 ? '203.0.113.0/29' : '2001:db8:a::/64');
+      plane.admissions([{ source: all, destination: pool, protocol: icmpOf(who), types: [isIpv4 ? 8 : 128] }]);
+      const nowhere = isIpv4 ? ['0.0.0.0', '127.0.0.1', '224.0.0.5', '255.255.255.255'] : ['::', '::1', 'ff02::1'];
+      for (const source of [who.device, who.gateway, ...nowhere])
+        expect(ask('outsideIngress', ip(source, who.external, echo(who)))).toBe('spoofedSource');
+      expect(ask('outsideIngress', ip(who.stranger, who.external, echo(who)))).toBeInstanceOf(Uint8Array);
     });
 
     test('is at a rate', () => {

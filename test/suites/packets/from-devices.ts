@@ -22,6 +22,13 @@ export function fromDevices(who: Who): readonly Row[] {
       ([what, fields]): Row => [`${what} to a device`, ip(device, otherDevice, udp(1, 2), fields), 'deviceToDevice'],
     ),
 
+    ...ofAll(who).flatMap(([what, all]): Row[] => [
+      [`UDP to ${what}`, ip(device, all, udp(5000, 5353)), 'gatewayService'],
+      [`TCP to ${what}`, ip(device, all, tcp(5000, 22)), 'gatewayService'],
+      [`a fragment to ${what}`, ip(device, all, raw(17, 8), LATER_FRAGMENT), 'gatewayService'],
+      [`a service, at ${what}`, ip(device, all, udp(5000, 53)), 'pass'],
+    ]),
+
     ['echo to the gateway', ip(device, gateway, echo(who)), 'pass'],
     ["echo to the host's outer address", ip(device, host, echo(who)), 'pass'],
     ['an echo reply to the gateway', ip(device, gateway, echoReply), 'gatewayService'],
@@ -49,5 +56,15 @@ export function toNoService(who: Who): readonly Row[] {
     ['echo', ip(device, gateway, echo(who)), 'gatewayService'],
     ['UDP', ip(device, gateway, udp(5000, 53)), 'gatewayService'],
     ['TCP', ip(device, gateway, tcp(5000, 853)), 'gatewayService'],
+  ];
+}
+
+/** What the gateway hears, too, though it is not its own address alone. */
+function ofAll({ family }: Who): readonly (readonly [what: string, address: string])[] {
+  if (family === 'IPv6') return [['all on the link', 'ff02::1'] as const, ['a wider group', 'ff05::2']];
+  return [
+    ['a multicast group', '224.0.0.251'] as const,
+    ['a wider group', '239.255.255.250'],
+    ['all', '255.255.255.255'],
   ];
 }

@@ -82,7 +82,8 @@ export const FROM_UNBOUND: readonly Row[] = [
 export const FROM_ANYBODY: readonly Row[] = [
   ['a service at a link-local address', ip('fe80::2', 'fe80::1', udp(5000, 53)), 'pass'],
   ['a service, to all on the link', ip('fe80::2', 'ff02::1', udp(5000, 53)), 'pass'],
-  ['a multicast query', ip('fe80::2', 'ff02::1', icmp('icmpv6', 130, 0, 20), ONE_HOP), 'pass'],
+  ['a multicast query', ip('fe80::2', 'ff02::1', icmp('icmpv6', 130, 0, 20), ONE_HOP), 'gatewayService'],
+  ['what is no service, to all on the link', ip('fe80::2', 'ff02::1', udp(5000, 5353)), 'gatewayService'],
 ];
 
 const inner = unreachable(IPV6, ip(server, device, udp(5000, 5683)));
