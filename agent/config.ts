@@ -396,3 +396,8 @@ function listenable(text: string): Endpoint | undefined {
   const endpoint = parseEndpoint(text);
   return endpoint && endpoint.port > 0 && !['0.0.0.0', '::'].includes(endpoint.address.text) ? endpoint : undefined;
 }
+
+/** What devices may say to the gateway: the services, and, to be looked at by the base, answers to triggers. */
+export function servicesOf({ services, triggers }: Pick<Config, 'services' | 'triggers'>): readonly Service[] {
+  return triggers ? [...services, { protocol: 'udp', port: triggers.sourcePort }] : services;
+}

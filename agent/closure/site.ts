@@ -3,7 +3,7 @@
  * there, what the gate is built on, what the base is written from. An
  * interface that is not there closes what lies behind it and nothing else.
  */
-import type { Config, HookChoice } from '../config.ts';
+import { type Config, type HookChoice, servicesOf } from '../config.ts';
 import { sharedRealms } from '../core/address-plan.ts';
 import type { Admission } from '../core/admissions.ts';
 import {
@@ -16,7 +16,7 @@ import {
   type Prefix,
 } from '../core/net.ts';
 import { covers } from '../core/trigger-plan.ts';
-import type { Attributes, ExternalId, InnerAddress, MtcUserName, RealmName, Service } from '../core/words.ts';
+import type { Attributes, ExternalId, InnerAddress, MtcUserName, RealmName } from '../core/words.ts';
 import type { Interfaces, XdpRefusal } from '../dataplane/attachment.ts';
 import type { GateSetup } from '../dataplane/dataplane.ts';
 import type { Host } from '../dataplane/iproute.ts';
@@ -150,7 +150,7 @@ export function gateSetup(config: Config, site: Site, { realmId, identificationK
         (address) => ({ address, on: insideIndices.has(ifindex) ? 'inside' : 'elsewhere' }) as const,
       ),
     ),
-    services: [...config.services, ...answersToTriggers(config)],
+    services: servicesOf(config),
     orphanGraceSeconds: config.gate.orphanGraceSeconds,
     udpTombstoneSeconds: config.gate.udpTombstoneSeconds,
     onlyBound: config.gate.onlyBound,
@@ -198,11 +198,6 @@ export function baseSetup(config: Config, { outside, inside }: Site, ground: Fil
     groups: groupMembers(config, ground),
     ...config.base,
   };
-}
-
-/** What devices may say to the gateway beside the services; that it answers a trigger is the base's to see. */
-function answersToTriggers({ triggers }: Config): readonly Service[] {
-  return triggers ? [{ protocol: 'udp', port: triggers.sourcePort }] : [];
 }
 
 /** Who holds addresses, and whose devices those are. */

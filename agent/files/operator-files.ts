@@ -15,7 +15,7 @@ import type { ReadFile } from '../api/authorities.ts';
 import { blocksOf } from '../api/pem.ts';
 import type { TlsMaterial } from '../api/tls.ts';
 import { poolPrefixes } from '../closure/site.ts';
-import { type Config, CREDENTIAL, ownSpaces, readConfig } from '../config.ts';
+import { type Config, CREDENTIAL, ownSpaces, readConfig, servicesOf } from '../config.ts';
 import { sharedRealms } from '../core/address-plan.ts';
 import { decodeText, formatIssue, type Issue } from '../core/document.ts';
 import { AgentError, type FaultCode } from '../core/errors.ts';
@@ -98,7 +98,7 @@ export function walkSite(config: Config): WalkSite {
     egress: [...new Set(config.pools.egress.map(({ family }) => family))],
     pools: poolPrefixes(config),
     triggerPorts: config.triggers?.ports ?? [],
-    services: config.services,
+    services: servicesOf(config),
     inside: config.inside.map(({ realm, prefixes, nat }) => ({
       realm,
       prefixes,

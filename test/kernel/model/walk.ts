@@ -16,7 +16,7 @@ import type { Packet } from './packet.ts';
 
 /** The outcome that operators are told; undefined where the walk does not speak of such a packet. */
 export function told(
-  { config, setup: { pool } }: Gateway,
+  { config, setup: { pool, own } }: Gateway,
   policy: Policy,
   grants: Grants,
   from: Place,
@@ -54,7 +54,8 @@ export function told(
   const isGrantsPool = [...pool.ipv4, ...pool.ipv6].some((one) => addressIn(one, destination.text));
   if (from === 'outside' && !here && (isGrantsPool || !isInner)) return undefined;
   // It knows no addresses of the host, and of an inner address not where it came in.
-  if (isHost(destination) || isHost(source)) return undefined;
+  if (isHost(destination) || isHost(source) || own.some(({ address: one }) => one.text === destination.text))
+    return undefined;
   if (from !== 'outside' && REALMS.some((one) => contains(one, source)) && placeOf(source) !== from) return undefined;
   // It takes a source of the inside for one that is bound.
   if (from !== 'outside' && !bindings().some((one) => contains(one.prefix, source))) return undefined;
