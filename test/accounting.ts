@@ -9,7 +9,4 @@ export const NOTHING_TOLD = {
   interfaceId: undefined,
   ipv6Address: undefined,
   delegatedPrefix: undefined,
-  chargingId: undefined,
-  ggsn: undefined,
-  imeisv: undefined,
 } as const satisfies Partial<SessionEvent>;

@@ -58,11 +58,6 @@ export interface SessionEvent {
   readonly delegatedPrefix: Prefix | undefined;
   /** 3GPP-Session-Stop-Indicator: with this stop the last bearer has gone, and the whole IP-CAN session with it. */
   readonly stopsAll: boolean;
-  /** With `ggsn` it names the bearer in charging records. */
-  readonly chargingId: number | undefined;
-  readonly ggsn: Address | undefined;
-  /** 14 to 16 digits: the IMEI, with or without its check digit, or the IMEISV. */
-  readonly imeisv: string | undefined;
 }
 
 export type AccountingEvent = NasEvent | SessionEvent;

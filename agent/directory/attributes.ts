@@ -43,11 +43,7 @@ interface Told {
   delegatedPrefix: Prefix;
   ipv6Address: Address;
   imsi: Imsi;
-  chargingId: number;
-  ggsnIpv4: Address;
   stopIndicator: number;
-  ggsnIpv6: Address;
-  imeisv: string;
   externalId: ExternalId;
 }
 
@@ -93,16 +89,7 @@ const STANDARD = new Map([
 
 const OF_3GPP = new Map([
   known(1, '3GPP-IMSI', 'imsi', text(parseImsi)),
-  known(2, '3GPP-Charging-Id', 'chargingId', integer),
-  known(7, '3GPP-GGSN-Address', 'ggsnIpv4', ipv4),
   known(11, '3GPP-Session-Stop-Indicator', 'stopIndicator', octet),
-  known(16, '3GPP-GGSN-IPv6-Address', 'ggsnIpv6', ipv6),
-  known(
-    20,
-    '3GPP-IMEISV',
-    'imeisv',
-    text((digits) => (/^\d{14,16}$/.test(digits) ? digits : undefined)),
-  ),
   known(28, '3GPP-External-Identifier', 'externalId', text(parseExternalId)),
 ]);
 
@@ -144,9 +131,6 @@ export function eventOf(
     ipv6Address: told.ipv6Address,
     delegatedPrefix: told.delegatedPrefix,
     stopsAll: kind === 'stop' && told.stopIndicator !== undefined,
-    chargingId: told.chargingId,
-    ggsn: told.ggsnIpv4 ?? told.ggsnIpv6,
-    imeisv: told.imeisv,
   };
 }
 

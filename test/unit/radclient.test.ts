@@ -83,9 +83,6 @@ test.each([0, 1])(
         ipv6Address: address('fd00:20:0:1::5'),
         delegatedPrefix: prefix('fd00:20:1::/56'),
         stopsAll: false,
-        chargingId: 4_026_531_841,
-        ggsn: address('192.0.2.99'),
-        imeisv: '3520990017614823',
       },
     ]);
   },

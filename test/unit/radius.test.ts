@@ -98,9 +98,6 @@ describe('events', () => {
       ipv6Address: address('fd00:20:0:1::5'),
       delegatedPrefix: prefix('fd00:20:1::/56'),
       stopsAll: false,
-      chargingId: 4_294_967_295,
-      ggsn: address('192.0.2.99'),
-      imeisv: '3520990017614823',
     });
   });
 
@@ -126,10 +123,18 @@ describe('events', () => {
     expect(dropOf([START, SESSION, indicator])).toMatchObject({ stopsAll: false });
   });
 
-  test('of a GGSN the IPv6 address counts where there is no other', () => {
-    const ipv6 = of3gpp(attribute(16, '20010db8 00000000 00000000 00000007'));
-    expect(sessionOf(ipv6).ggsn).toEqual(address('2001:db8::7'));
-    expect(sessionOf(ipv6, of3gpp(attribute(7, '0a000007'))).ggsn).toEqual(address('10.0.0.7'));
+  test.each<[string, Buffer]>([
+    ['3GPP-Charging-Id', attribute(2, '0001')],
+    ['3GPP-GGSN-Address', attribute(7, '20010db8000000000000000000000007')],
+    ['3GPP-GGSN-IPv6-Address', attribute(16, '0a000007')],
+    ['3GPP-IMEISV', attribute(20, '"3520990017614"')],
+    ['3GPP-IMEISV', attribute(20, '80')],
+  ])('a Start whose %s is malformed is taken all the same, since nothing here reads it', (_, wrong) => {
+    const imsi = attribute(1, '"262011234567890"');
+    expect(sessionOf(attribute(8, '0a140005'), of3gpp(wrong, imsi), of3gpp(wrong))).toEqual({
+      ...sessionOf(attribute(8, '0a140005'), of3gpp(imsi)),
+      ipv4: address('10.20.0.5'),
+    });
   });
 
   test('an address that is none is not told', () => {
@@ -258,11 +263,7 @@ describe('what is dropped', () => {
     ['Framed-IPv6-Address', attribute(168, '00000000000000000000ffff0a140005')],
     ['3GPP-IMSI', of3gpp(attribute(1, '"26201123456789012"'))],
     ['3GPP-IMSI', of3gpp(attribute(1, ''))],
-    ['3GPP-Charging-Id', of3gpp(attribute(2, '0001'))],
-    ['3GPP-GGSN-Address', of3gpp(attribute(7, '20010db8000000000000000000000007'))],
     ['3GPP-Session-Stop-Indicator', of3gpp(attribute(11, ''))],
-    ['3GPP-IMEISV', of3gpp(attribute(20, '"3520990017614"'))],
-    ['3GPP-IMEISV', of3gpp(attribute(20, '"35209900176148231"'))],
     ['3GPP-External-Identifier', of3gpp(attribute(28, '"meter-1"'))],
   ])('a %s that is none', (name, wrong) => {
     expect(dropOf([START, wrong])).toEqual({ drop: 'malformedAttribute', attribute: name });
