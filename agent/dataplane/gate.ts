@@ -4,9 +4,9 @@
  *
  * Invariants. `end` decides alone whether an entry is alive: it is written by
  * one atomic store into memory shared with the kernel, last when opening and
- * first when closing. An entry is filled while it is dead. Only `extend` raises
- * an end, by compare-exchange, and never that of a dead entry. Loading writes no
- * heartbeat: a grant that is found there is not confirmed by that. Only one
+ * first when closing. An entry is filled while it is dead. `extend` alone raises
+ * the end of a live entry, by compare-exchange; `resume` alone gives a dead one
+ * that still has its number another end. Loading writes no heartbeat: a grant that is found there is not confirmed by that. Only one
  * agent may hold the gate at a time; main sees to it.
  */
 import { ADMISSIONS_MAX, type Admission, admissionTables, crowdedSource } from '../core/admissions.ts';
