@@ -34,7 +34,11 @@ import type { DeliveryOutcome } from './delivery.ts';
 const ACK_TIMEOUT_MS = 2_000;
 const ACK_RANDOM_FACTOR = 1.5;
 const MAX_RETRANSMIT = 4;
-/** From an empty ACK on; as long as connection tracking lets the device answer. */
+/**
+ * From an empty ACK on. A device that answers within some seconds can send a
+ * response that gets lost again, three times (4.8: 14 to 21 s after the first);
+ * what comes next for it waits as long.
+ */
 const RESPONSE_MS = 30_000;
 
 export const TICK_MS = 50;
