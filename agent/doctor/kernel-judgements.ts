@@ -34,7 +34,7 @@ export function judgeLink(link: string, state: string | undefined): Finding {
   return warn(`${link} is ${state}`, `ip link set ${link} up; is the cable, or the other end, in place?`);
 }
 
-/** Connection tracking holds device-initiated flows only; a full table drops new ones. */
+/** Connection tracking holds flows that devices begin, those that a filter lets in and the host's own, never granted ones; a full table drops new ones. */
 export function judgeConntrack(count: number, max: number): Finding {
   const used = `${count} of ${max} entries used`;
   const advice = `Raise it: sysctl -w net.netfilter.nf_conntrack_max=${max * 2}; or look for a flood: conntrack -S`;

@@ -1,8 +1,8 @@
 /**
  * Filters as rules of the base (ruleset.ts), in nft's words.
  *
- * Every filter has a named counter. Drops stand in one chain, before all
- * else, and know no flows. An allow is looked at with every packet of its
+ * Every filter has a named counter. Drops stand in one chain, before everything
+ * that lets a packet pass, and know no flows. An allow is looked at with every packet of its
  * flow, and turned round with every answer: nothing is remembered of it, so
  * that a filter that is gone has let its last packet through.
  *

@@ -4,11 +4,13 @@
  * The gate carries what was granted; the base closes everything else and lets
  * devices begin flows of their own, hidden behind the egress pool. Closed by
  * default: what no rule of ours lets through toward the inside is dropped.
- * Connection tracking sees device-initiated flows only; a TCP flow begins
- * with a lone SYN, so that leftovers of an ended grant never become one.
+ * Connection tracking sees the flows that devices begin and those that a filter
+ * lets in, never granted ones; a TCP flow begins with a lone SYN, so that
+ * leftovers of an ended grant never become one.
  *
- * Filters stand in it (filter-ruleset.ts): drops before all else, allows before
- * what the base closes by itself. What the outside begins passes by a filter
+ * Filters stand in it (filter-ruleset.ts): drops before everything that lets a
+ * packet pass (a granted one meets none), allows before what the base closes by
+ * itself. What the outside begins passes by a filter
  * alone, and such a flow is not hidden.
  *
  * Devices of a realm with `nat: none` are known outside by their own addresses:
