@@ -1,7 +1,8 @@
 /**
  * Faults: what must not happen, as opposed to refusals (refusals.ts), which
  * are ordinary values. One table of codes; each says what an operator does
- * about it. Only the API server, the CLI and main render them.
+ * about it. The management socket, the CLI, main and the log show code and
+ * advice; outside nothing is told but an id, which the log has, too.
  */
 export const FAULTS = {
   configInvalid: 'Correct agent.yaml at the places named.',

@@ -90,7 +90,7 @@ export function hashText(text: string, letters = text.length): number {
   return mixed(hash);
 }
 
-/** Every bit in depends on every bit out (MurmurHash3's finalizer). */
+/** Every bit that comes out depends on every bit that goes in (MurmurHash3's finalizer). */
 function mixed(value: number): number {
   let hash = Math.imul(value ^ (value >>> 16), 0x85ebca6b);
   hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);

@@ -1,7 +1,7 @@
 /**
  * Where the live grants lie: a slot of 176 bytes each, in blocks that are made
  * as they are needed and never moved. A slot holds what is a grant's own; what
- * many share stands in tables (live.ts), and the slot has its number there.
+ * many share stands in tables (packed-grants.ts), and the slot has its number there.
  */
 import { type Address, addressFromBytes } from '../core/net.ts';
 import { hashNumbers, hashText } from './hash-index.ts';
