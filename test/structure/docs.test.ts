@@ -19,6 +19,15 @@ describe('pages', () => {
     expect(missing).toEqual([]);
   });
 
+  test.each(['agent', 'test'])('the house in the README has every folder of %s/', (top) => {
+    const house = read('README.md').split('\n## The house\n')[1] ?? '';
+    const part = house.split(/^ {4}(?=\S)/m).find((one) => one.startsWith(`${top}/`)) ?? '';
+    const files = readdirSync(join(ROOT, top), { withFileTypes: true });
+    const folders = files.filter((one) => one.isDirectory()).map(({ name }) => name);
+    expect(folders.length).toBeGreaterThan(5);
+    expect(folders.filter((name) => !new RegExp(`[\\s(]${name}/`).test(part))).toEqual([]);
+  });
+
   test('the scripts that the README names are there', () => {
     const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> };
     const named = Array.from(read('README.md').matchAll(/npm (?:run ([a-z-]+)|test)/g), ([, name = 'test']) => name);
