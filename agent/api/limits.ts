@@ -4,9 +4,7 @@
  * being slow, large or many than by asking well. Not configurable: whoever
  * needs more has another problem; tests shorten times and shares.
  *
- * What the numbers rest on (native-notes/performance.md): a full handshake
- * takes 1.6 ms of the loop, a resumed one three quarters of it, a connection
- * 55 KiB at rest.
+ * What the numbers rest on was measured: native-notes/performance.md, Admission.
  */
 
 /** What a crowd has in all, and how much of it one may have: the same part for each, within bounds. */
@@ -78,7 +76,7 @@ export interface ApiLimits {
   readonly requestMs: number;
   /** From the making of an answer to its last byte leaving: whoever reads slower is cut. */
   readonly answerMs: number;
-  /** How long a connection may idle. A full handshake costs as much as 15 grants, so not too short. */
+  /** How long a connection may idle. A full handshake costs as much as several grants, so not too short. */
   readonly idleMs: number;
   /** Handshakes and requests that are begun in one turn of the loop: fewer cost more turns than they spare waiting. */
   readonly begunAtOnce: number;

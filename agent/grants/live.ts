@@ -2,7 +2,7 @@
  * The live grants in memory, and those that are held, found by what requests, events and packets know:
  * id, key, inner address, external endpoint, server, MTC user, end. Every look-up and
  * change costs the same however many grants are live, and none stops to move
- * all of them: some 270 bytes a grant, and no object.
+ * all of them; no grant is an object.
  *
  * A grant lies in a slot (packed-grants.ts). Records are made when they are
  * asked for: values, which nothing here changes.

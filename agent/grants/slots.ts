@@ -1,5 +1,5 @@
 /**
- * Where the live grants lie: a slot of 176 bytes each, in blocks that are made
+ * Where the live grants lie: a slot each, in blocks that are made
  * as they are needed and never moved. A slot holds what is a grant's own; what
  * many share stands in tables (packed-grants.ts), and the slot has its number there.
  */
