@@ -58,7 +58,8 @@ put 'ipv6/conf/*/accept_source_route' 0
 # The pools and the devices are routed; nothing answers for them.
 put 'ipv4/conf/*/proxy_arp' 0
 put 'ipv6/conf/*/proxy_ndp' 0
-# Nor does a link hear, answered or asked, of an address of another link: the outside would of the inner one.
+# ARP on a link speaks only of that link's own addresses; by default Linux would also answer outside for the
+# inner gateway address.
 put ipv4/conf/all/arp_ignore 1 2
 put ipv4/conf/all/arp_announce 2 1
 
