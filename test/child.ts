@@ -81,6 +81,11 @@ export class Child {
     return this.#process.exitCode === null && this.#process.signalCode === null;
   }
 
+  /** What it ended with; undefined while it runs, and where a signal killed it. */
+  get status(): number | undefined {
+    return this.#process.exitCode ?? undefined;
+  }
+
   /** From now on every line goes there at once, and is not kept. */
   hear(listener: (line: string) => void): void {
     this.#hear = listener;

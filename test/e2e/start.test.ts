@@ -154,6 +154,7 @@ test('both pools are blackholes, and those of an earlier configuration are not a
 test('stopped by SIGINT it ends with status 0, and says so', async () => {
   await agent.start();
   await agent.daemon.stop('SIGINT');
+  expect(agent.daemon.status).toBe(0);
   // It may be gone before its last line has been read.
   await until('its last word', () => (agent.logged('stopped').length > 0 ? true : undefined));
 });

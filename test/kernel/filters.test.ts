@@ -230,10 +230,20 @@ filters: [{ id: m2, drop: { from: "group:m2", to: outside } }]
   });
 
   test('ICMP by its type', async () => {
-    const ping = { ipv4: { protocol: 'icmp', type: 'timestamp-request', number: 13 }, ipv6: undefined }[family];
-    if (!ping) return;
-    await inForce(`filters: [{ id: ts, drop: { protocol: icmp, types: [${ping.type}] } }]`);
-    send(fromDevice, 'inside', ip(DEVICE[family], SERVER[family], icmp('icmp', ping.number, 0, 12)));
-    await until('the filter counts', async () => (await packets('ts')) === 1 || undefined);
+    const { protocol, types, numbers } = (
+      {
+        ipv4: { protocol: 'icmp', types: ['timestamp-request', 'info-request'], numbers: [13, 15] },
+        ipv6: { protocol: 'icmpv6', types: ['router-renumbering', 'mld2-listener-report'], numbers: [138, 143] },
+      } as const
+    )[family];
+    await inForce(`filters:
+  - { id: one, drop: { protocol: ${protocol}, types: [${types[0]}] } }
+  - { id: two, drop: { protocol: ${protocol}, types: [${types[1]}] } }
+`);
+    const [one, two] = numbers;
+    for (const number of [one, two, two])
+      send(fromDevice, 'inside', ip(DEVICE[family], SERVER[family], icmp(protocol, number, 0, 12)));
+    await until('the second counts', async () => (await packets('two')) === 2 || undefined);
+    expect(await packets('one')).toBe(1);
   });
 });
