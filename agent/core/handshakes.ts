@@ -18,11 +18,6 @@ export const HANDSHAKES = {
     text: 'the certificate leads to no client CA of agent.yaml',
     advice: 'If the server is yours, add its CA to api.clientCAs, or have it send its intermediates.',
   },
-  tlsRevoked: { text: 'the certificate is revoked', advice: 'Nothing; or have a new one issued.' },
-  tlsRevocationUnknown: {
-    text: 'no valid revocation list for a CA of the chain',
-    advice: 'Put the current CRL in place and reload: until then its clients are refused.',
-  },
   tlsWrongUse: {
     text: 'the certificate is not for client authentication',
     advice: 'Have one issued with the extended key usage clientAuth.',

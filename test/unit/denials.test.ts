@@ -437,8 +437,8 @@ describe('the ledger', () => {
     expect(why(ledger.denials.add(knock()).id)).toMatchObject({
       meaning: expect.stringContaining('no grant was ever'),
     });
-    const handshake = ledger.denials.add(knock({ kind: 'handshake', reason: 'tlsRevoked' }));
-    expect(why(handshake.id)).toMatchObject({ meaning: 'the certificate is revoked' });
+    const handshake = ledger.denials.add(knock({ kind: 'handshake', reason: 'tlsUnknownCa' }));
+    expect(why(handshake.id)).toMatchObject({ meaning: 'the certificate leads to no client CA of agent.yaml' });
     const older = ledger.denials.add(knock({ reason: 'ofAnotherVersion' as 'noGrant' }));
     expect(why(older.id)).toMatchObject({ denial: older, meaning: 'ofAnotherVersion' });
     expect(why('nothing')).toBeUndefined();
