@@ -44,6 +44,8 @@ export const FAULTS = {
     'Look at the disk of store.directory: space, rights, faults. What was registered before an import still is.',
   denialsNotKept:
     'Look at the disk: space, rights, faults. Grants go on; the list of denials is in memory until it works.',
+  outboxNotKept:
+    'Look at the disk: space, rights, faults. Grants go on; what is to be pushed waits in memory, as long as there is room.',
   natRecordNotWritten:
     'Look at the disk of store.directory: space, rights, faults. Grants and flows go on; what is heard waits, as long as there is room.',
   natRecordNotRead:

@@ -78,7 +78,7 @@ function storeOn(db: Database.Database, file: string): OutboxStore {
       statement.passed.run({ sink: record.sink, first: record.first });
     }
   });
-  const guarded = guarding(file, 'denialsNotKept');
+  const guarded = guarding(file, 'outboxNotKept');
   return {
     before: (statement.queues.all() as Row[]).map((row) => present(row) as unknown as QueueRecord),
     write: (changes) => guarded(() => write(changes)),

@@ -80,11 +80,11 @@ export interface OutboxChanges {
 export interface OutboxStore {
   /** The queues of before this start. */
   readonly before: readonly QueueRecord[];
-  /** Whole or not at all. @throws AgentError denialsNotKept */
+  /** Whole or not at all. @throws AgentError outboxNotKept */
   write(changes: OutboxChanges): void;
-  /** The oldest event of a sink from a number on. @throws AgentError denialsNotKept */
+  /** The oldest event of a sink from a number on. @throws AgentError outboxNotKept */
   oldest(sink: SinkId, from: number): QueuedEvent | undefined;
-  /** Where servers want to be told of grants, from the request to the end. @throws AgentError denialsNotKept */
+  /** Where servers want to be told of grants, from the request to the end. @throws AgentError outboxNotKept */
   readonly grantSinks: {
     all(): ReadonlyMap<string, string>;
     keep(grant: string, url: string): void;
