@@ -80,11 +80,11 @@ export function newUlid(): string {
 }
 
 /** How late the loop was for what was due, in seconds, since this was last asked: the 99th of a hundred, and the worst. */
-export function loopDelay(): { readonly p99: number; readonly worst: number } {
+export function loopDelay(): { readonly p99Seconds: number; readonly worstSeconds: number } {
   loopDelays ??= monitorEventLoopDelay({ resolution: LOOP_LOOK_MS });
   loopDelays.enable();
   const seconds = (nanoseconds: number) => Math.max(0, nanoseconds / 1e9 - LOOP_LOOK_MS / 1e3);
-  const delay = { p99: seconds(loopDelays.percentile(99)), worst: seconds(loopDelays.max) };
+  const delay = { p99Seconds: seconds(loopDelays.percentile(99)), worstSeconds: seconds(loopDelays.max) };
   loopDelays.reset();
   return delay;
 }

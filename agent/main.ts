@@ -67,8 +67,9 @@ const RETAIN_ENDED_MS = 30 * 24 * 3_600_000;
 const RETAIN_TRIGGERS_MS = 7 * 24 * 3_600_000;
 
 /** The status of an end that a restart does not cure (EX_CONFIG of sysexits.h): the unit waits for a person. */
-const FILES_INVALID = 78;
-const INVALID_FILES: readonly FaultCode[] = [
+const EX_CONFIG = 78;
+/** Faults of such an end: of a file that a person must correct. */
+const FAULTS_OF_FILES: readonly FaultCode[] = [
   ...(['configInvalid', 'rulesInvalid', 'devicesInvalid', 'certificateInvalid'] as const),
   ...(['editionsInvalid', 'editionUnfit', 'registryInvalid', 'deskInvalid'] as const),
   ...(['identityKeyInvalid', 'identityKeyChanged'] as const),
@@ -123,6 +124,7 @@ async function start(
     },
     pendingTriggers: () => triggers?.queue.size ?? 0,
     triggersUnderWay: () => triggers?.underWay ?? 0,
+    triggerSource: () => triggering?.source(),
     registeredDevices: () => registry.size,
     restingEndpoints: () => grants.rest.size,
     freeEndpoints: (family, protocol) => grants.endpoints.available(family, protocol),
@@ -344,5 +346,5 @@ main().catch((fault) => {
   process.stderr.write(
     `mtgate: ${code}\n${message}\n${advice}\n${(fault as Error).cause ? `cause: ${String((fault as Error).cause)}\n` : ''}`,
   );
-  process.exit(INVALID_FILES.includes(code) ? FILES_INVALID : 1);
+  process.exit(FAULTS_OF_FILES.includes(code) ? EX_CONFIG : 1);
 });

@@ -20,6 +20,7 @@ import type { Would } from './policy/staged.ts';
 import type { Outcome } from './reports/delivery.ts';
 import type { DeliveryOutcome } from './triggers/delivery.ts';
 import type { TriggerEndCause } from './triggers/lifecycle.ts';
+import type { TriggerSourceReading } from './triggers/trigger-source.ts';
 
 /** Where the values are kept. */
 export interface Readings {
@@ -35,6 +36,8 @@ export interface Readings {
   desk(): { readonly authorised: number; readonly preferences: number };
   pendingTriggers(): number;
   triggersUnderWay(): number;
+  /** Undefined where there are no triggers. */
+  triggerSource(): TriggerSourceReading | undefined;
   registeredDevices(): number;
   /** Undefined where there is no accounting server. */
   radius(): RadiusStatus | undefined;
@@ -68,7 +71,7 @@ export interface Readings {
   /** The number of the edition in force; whether the rule folder says something else; a trial's seconds left. */
   edition(): { readonly number: number; readonly folderDiffers: boolean; readonly secondsLeft: number | undefined };
   /** How late the agent's loop was, in seconds, since it was last asked. */
-  loopDelay(): { readonly p99: number; readonly worst: number };
+  loopDelay(): { readonly p99Seconds: number; readonly worstSeconds: number };
 }
 
 export interface Metrics {
@@ -120,7 +123,7 @@ export function openMetrics(readings: Readings): Metrics {
   read(
     Counter,
     'mtgate_packets_total',
-    'Packets that the gate carried (ICMP errors about them by themselves), answered, passed on to the base, or handed on to be looked at',
+    'Packets that the gate carried (ICMP errors about them by themselves), answered, or passed on to the base. Two series are parts of others, not to be added: atXdp, those carried or denied that were finished at XDP; sampled, those denied (mtgate_denied_packets_total) that were handed on to be looked at',
     () => {
       const counters = readings.gate();
       const verdicts = [
@@ -177,6 +180,19 @@ export function openMetrics(readings: Readings): Metrics {
   read(Gauge, 'mtgate_triggers_under_way', 'Triggers that were sent, and whose devices have not answered yet', () => [
     [readings.triggersUnderWay()],
   ]);
+  read(
+    Counter,
+    'mtgate_trigger_source_datagrams_total',
+    'Datagrams of devices that came to the source port of triggers: what they said of a trigger under way (answer), and all else, such as an answer that came too late (stray)',
+    () => {
+      const { received, stray } = readings.triggerSource() ?? { received: 0, stray: 0 };
+      return [
+        [received - stray, { kind: 'answer' }],
+        [stray, { kind: 'stray' }],
+      ];
+    },
+    ['kind'],
+  );
   read(Gauge, 'mtgate_accounting_sessions', 'Sessions of RADIUS accounting that live', () => [
     [readings.radius()?.sessions ?? 0],
   ]);
@@ -243,7 +259,13 @@ export function openMetrics(readings: Readings): Metrics {
     Gauge,
     'mtgate_loop_delay_seconds',
     'How late the agent was for what was due, since the last reading: the 99th of a hundred (p99), and the worst',
-    () => Object.entries(readings.loopDelay()).map(([of, seconds]) => [seconds, { of }]),
+    () => {
+      const { p99Seconds, worstSeconds } = readings.loopDelay();
+      return [
+        [p99Seconds, { of: 'p99' }],
+        [worstSeconds, { of: 'worst' }],
+      ];
+    },
     ['of'],
   );
 
@@ -313,17 +335,22 @@ export function openMetrics(readings: Readings): Metrics {
   read(
     Counter,
     'mtgate_nat_lost_total',
-    'What the NAT record missed: events that the kernel had no room for (kernel), or agent and disk had no time for (recorder); messages that the collector did not take (collector); ends of the process (deaths)',
+    'What the NAT record missed: events that the kernel had no room for (kernel), or agent and disk had no time for (recorder); messages that the collector did not take (collector)',
     () => {
-      const { lostInKernel, givenUp, unsent, deaths } = readings.natRecord();
+      const { lostInKernel, givenUp, unsent } = readings.natRecord();
       return [
         [lostInKernel, { where: 'kernel' }],
         [givenUp, { where: 'recorder' }],
         [unsent, { where: 'collector' }],
-        [deaths, { where: 'deaths' }],
       ];
     },
     ['where'],
+  );
+  read(
+    Counter,
+    'mtgate_nat_recorder_deaths_total',
+    'Times the process that keeps the NAT record ended and was started again',
+    () => [[readings.natRecord().deaths]],
   );
   read(Counter, 'mtgate_refusals_given_up_total', 'Refusals that the disk did not take in time', () => [
     [readings.refusalsGivenUp()],
@@ -344,7 +371,7 @@ export function openMetrics(readings: Readings): Metrics {
 
   const handshakes = count('mtgate_handshakes_refused_total', 'TLS handshakes that failed', ['reason']);
   const shed = count('mtgate_connections_shed_total', 'API connections closed for their share or time', ['reason']);
-  const streamsCut = count('mtgate_denial_streams_cut_total', 'Readers of the denial stream that did not keep up');
+  const streamsCut = count('mtgate_streams_cut_total', 'Readers of a stream that did not keep up');
   const pushed = count('mtgate_pushes_total', 'Attempts to push an event to a sink, by what became of them', [
     'outcome',
   ]);

@@ -54,5 +54,5 @@ export function openTriggering(parts: Parts, stops: Stop[]) {
     () => delivery.close(),
     () => triggers.close(),
   );
-  return { triggers, store, waker: wakerBy(triggers, { ports }) };
+  return { triggers, store, source: () => delivery.reading(), waker: wakerBy(triggers, { ports }) };
 }

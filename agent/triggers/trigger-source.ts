@@ -46,8 +46,7 @@ export function openDelivery({ triggers, inside }: TriggerConfig, parts: Parts):
 }
 
 /** What came to the source port since the start. */
-interface TriggerSourceReading {
-  readonly outstanding: number;
+export interface TriggerSourceReading {
   readonly received: number;
   /** Of these, what belonged to no trigger under way. */
   readonly stray: number;
@@ -91,7 +90,7 @@ class TriggerSource implements Delivery {
   }
 
   reading(): TriggerSourceReading {
-    return { outstanding: this.#coap.size, received: this.#received, stray: this.#stray };
+    return { received: this.#received, stray: this.#stray };
   }
 
   async deliver(

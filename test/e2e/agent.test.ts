@@ -312,6 +312,9 @@ describe.each(WAYS)('the gate attached by %o', ({ attach, ...more }) => {
     expect(stdout).toMatch(/^mtgate_packets_total\{verdict="grantedIn"\} [1-9]/m);
     expect(stdout).toMatch(/^mtgate_live_grants 1$/m);
     expect(stdout).toMatch(/^mtgate_closed 1$/m);
+    expect(stdout).toMatch(/^mtgate_streams_cut_total 0$/m);
+    for (const of of ['p99', 'worst'])
+      expect(stdout).toMatch(new RegExp(`^mtgate_loop_delay_seconds\\{of="${of}"\\} \\d`, 'm'));
     expect(stdout).toMatch(/^mtgate_denied_packets_total\{reason="wrongSource"\} \d+$/m);
   });
 

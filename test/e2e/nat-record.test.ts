@@ -274,8 +274,10 @@ describe('what runs is on record', () => {
   test('a grant that ended while nobody recorded is on record afterwards', async () => {
     const { body } = await agent.grant({ devicePort: 7002 });
     const from = agent.daemon.lines.length;
+    const deaths = await metric('mtgate_nat_recorder_deaths_total');
     process.kill(recorderPid(), 'SIGKILL');
     await agent.daemon.line(/"event":"natRecorderDied"/, { from });
+    expect(await metric('mtgate_nat_recorder_deaths_total')).toBe(deaths + 1);
     const endedMs = Date.now();
     await agent.curl('DELETE', `/grants/${body.grantId}`);
     await agent.daemon.line(/"event":"natRecorderReady"/, { from });
