@@ -52,6 +52,15 @@ export function addressFromBytes(bytes: Uint8Array): Address {
   return { family: 'ipv6', text: textOfIpv6(copy), bytes: copy };
 }
 
+/** The address that the four octets of IPv4 are. @throws RangeError for any other number of them */
+export function addressFromIpv4(octets: ArrayLike<number>): Address {
+  if (octets.length !== 4) throw new RangeError(`an IPv4 address has 4 octets, not ${octets.length}`);
+  const bytes = new Uint8Array(16);
+  bytes.set(MAPPED);
+  bytes.set(octets, MAPPED.length);
+  return { family: 'ipv4', text: bytes.subarray(12).join('.'), bytes };
+}
+
 /**
  * RFC 5952, 4: of the runs of zero groups the longest, and of equal ones the
  * first, is left out; never a single group. Here and not by the library, which
@@ -76,7 +85,7 @@ export function parseAddress(text: string): Address | undefined {
   const octets = IPV4_TEXT.exec(text)?.slice(1).map(Number);
   if (octets) {
     if (octets.some((octet) => octet > 255)) return undefined;
-    return addressFromBytes(Uint8Array.from([...MAPPED, ...octets]));
+    return addressFromIpv4(octets);
   }
   if (!text.includes(':') || /[%/\s]/.test(text)) return undefined;
   const bytes = bytesOfIpv6(text);

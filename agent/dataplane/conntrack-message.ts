@@ -10,7 +10,7 @@
  * Danger: a deletion without a tuple empties the whole table, and one without
  * an id hits whatever has taken the tuple since. None is made without both.
  */
-import { addressFromBytes, type Family } from '../core/net.ts';
+import { addressFromBytes, addressFromIpv4, type Family } from '../core/net.ts';
 import {
   ATTRIBUTE_HEADER,
   aligned,
@@ -42,7 +42,6 @@ const CTA_ZONE = 18;
 const CTA_TUPLE_IP = 1;
 /** CTA_IP_V4_SRC, CTA_IP_V6_SRC; the destination's is one more. */
 const SOURCE = { 4: 1, 16: 3 } as const;
-const MAPPED = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff] as const;
 
 /** All entries of a family. */
 export function wholeTable(family: Family): Question {
@@ -94,7 +93,8 @@ export function flowText({ body }: Order): string {
   const addresses = addressesAt(view, FAMILY_HEADER, body.length, CTA_TUPLE_ORIG);
   const text = (type: number) => {
     const at = addressAt(view, addresses, type, width);
-    return addressFromBytes(Uint8Array.of(...(width === 4 ? MAPPED : []), ...body.subarray(at, at + width))).text;
+    const bytes = body.subarray(at, at + width);
+    return (width === 4 ? addressFromIpv4(bytes) : addressFromBytes(bytes)).text;
   };
   return `${text(SOURCE[width])} -> ${text(SOURCE[width] + 1)}`;
 }

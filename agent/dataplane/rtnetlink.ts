@@ -7,7 +7,7 @@
  * What is answered is held against them again: a family that does not know a
  * filter answers with all it has.
  */
-import { type Address, addressFromBytes, type Family, type Prefix, parsePrefix } from '../core/net.ts';
+import { type Address, addressFromBytes, addressFromIpv4, type Family, type Prefix, parsePrefix } from '../core/net.ts';
 import { attributeIn, type Message, type Question, textIn, viewOf } from './netlink-message.ts';
 
 export interface Link {
@@ -58,11 +58,10 @@ const RTA_TABLE = 15;
 const RT_TABLE_MAIN = 254;
 const RTN_BLACKHOLE = 6;
 const FRA_IP_PROTO = 22;
-const FRA_DSCP = 26;
-const FRA_FLOWLABEL = 27;
+const FRA_DSCP = 25;
+const FRA_FLOWLABEL = 26;
 /** Bytes of an address, by address family; others have no addresses that we know. */
 const WIDTHS: Readonly<Record<number, number>> = { 2: 4, 10: 16 };
-const MAPPED = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff] as const;
 
 /** Types of interface (linux/if_arp.h) that a gateway may have, as iproute2 names them. */
 const KINDS: Readonly<Record<number, string>> = {
@@ -204,5 +203,5 @@ function tableOf(body: Uint8Array, view: DataView): number {
 /** @throws AgentError netlinkFailed where it has too few bytes for its family */
 function addressOf(bytes: Uint8Array, width: number): Address {
   viewOf(bytes, width);
-  return addressFromBytes(width === 4 ? Uint8Array.of(...MAPPED, ...bytes.subarray(0, 4)) : bytes.subarray(0, 16));
+  return width === 4 ? addressFromIpv4(bytes.subarray(0, 4)) : addressFromBytes(bytes.subarray(0, 16));
 }

@@ -8,7 +8,7 @@
  * Pure and total. A datagram with one wrong attribute comes to nothing as a
  * whole: half an event would be another event.
  */
-import { type Address, addressFromBytes, type Prefix, prefixOf } from '../core/net.ts';
+import { type Address, addressFromBytes, addressFromIpv4, type Prefix, prefixOf } from '../core/net.ts';
 import { type ExternalId, type Imsi, type Msisdn, parseExternalId, parseImsi, parseMsisdn } from '../core/words.ts';
 import type { AccountingEvent, Nas } from './accounting.ts';
 import type { Drop, DropReason } from './drops.ts';
@@ -194,7 +194,7 @@ function ipv4(octets: Buffer): Reading<Address> {
   if (octets.length !== 4) return MALFORMED;
   const number = octets.readUInt32BE(0);
   if (number === 0 || number >= 0xfffffffe) return { value: undefined };
-  return { value: addressFromBytes(Uint8Array.from([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ...octets])) };
+  return { value: addressFromIpv4(octets) };
 }
 
 /** Never an IPv4 address in its mapped form: that would be told as one. */

@@ -10,7 +10,7 @@
  * The bytes begin with the IP header, as NFLOG copies them, and may be cut.
  * RFC 791, 8200 (IP), 4302 (authentication header), 768, 9293 (UDP, TCP), 792, 4443 (ICMP).
  */
-import { type Address, addressFromBytes, type Family } from '../core/net.ts';
+import { type Address, addressFromBytes, addressFromIpv4, type Family } from '../core/net.ts';
 import { PROTOCOL_NUMBERS } from '../core/words.ts';
 
 export interface Packet {
@@ -38,8 +38,6 @@ const EXTENSIONS: readonly number[] = [0, 43, FRAGMENT, AUTHENTICATION, 60, 135,
 const EXTENSIONS_MOST = 8;
 const WITH_PORTS: readonly number[] = Object.values(PROTOCOL_NUMBERS);
 const ICMP: Readonly<Record<Family, number>> = { ipv4: 1, ipv6: 58 };
-/** ::ffff:0:0/96, bytes on the wire that would pass for an IPv4 address (RFC 4291, 2.5.5.2). */
-const MAPPED = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff] as const;
 
 export function readPacket(bytes: Uint8Array): Packet {
   const version = (bytes[0] ?? 0) >> 4;
@@ -146,10 +144,12 @@ function u16(bytes: Uint8Array, at: number): number | undefined {
 
 function ipv4At(bytes: Uint8Array, at: number): Address | undefined {
   if (at + 4 > bytes.length) return undefined;
-  return addressFromBytes(Uint8Array.of(...MAPPED, ...bytes.subarray(at, at + 4)));
+  return addressFromIpv4(bytes.subarray(at, at + 4));
 }
 
+/** Not in ::ffff:0:0/96, which on the wire would pass for an IPv4 address (RFC 4291, 2.5.5.2). */
 function ipv6At(bytes: Uint8Array, at: number): Address | undefined {
-  if (at + 16 > bytes.length || MAPPED.every((byte, i) => bytes[at + i] === byte)) return undefined;
-  return addressFromBytes(bytes.subarray(at, at + 16));
+  if (at + 16 > bytes.length) return undefined;
+  const address = addressFromBytes(bytes.subarray(at, at + 16));
+  return address.family === 'ipv6' ? address : undefined;
 }

@@ -4,7 +4,7 @@
  * (RFC 6888 REQ-12), but for grants, which are for one server by name; nor is
  * any identifier of the device but the external one.
  */
-import { type Address, addressFromBytes } from '../core/net.ts';
+import { type Address, addressFromBytes, addressFromIpv4 } from '../core/net.ts';
 
 export interface Mapping {
   /** IP's number. */
@@ -52,10 +52,8 @@ export function protocolName(protocol: number): string {
   return NAMES[protocol] ?? `protocol-${protocol}`;
 }
 
-const MAPPED = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-
 export function addressOf(bytes: Uint8Array): Address {
-  return addressFromBytes(bytes.length === 4 ? Uint8Array.of(...MAPPED, ...bytes) : bytes);
+  return bytes.length === 4 ? addressFromIpv4(bytes) : addressFromBytes(bytes);
 }
 
 export function bytesOf({ family, bytes }: Address): Uint8Array {

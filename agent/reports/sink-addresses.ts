@@ -18,7 +18,7 @@
  *
  * Pure. (RFC 6890 and the IANA registries of special-purpose addresses.)
  */
-import { type Address, addressFromBytes, contains, prefix } from '../core/net.ts';
+import { type Address, addressFromIpv4, contains, prefix } from '../core/net.ts';
 import type { Owned } from '../core/overlaps.ts';
 
 const owned = (owner: string, ...prefixes: readonly string[]): Owned[] =>
@@ -44,7 +44,6 @@ const GLOBAL_UNICAST = prefix('2000::/3');
 const NAT64 = prefix('64:ff9b::/96');
 /** The interface identifier of ISATAP, with the universal bit and without (RFC 5214 6.1). */
 const ISATAP = [0x00005efe, 0x02005efe];
-const MAPPED = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
 /**
  * Why nothing may be sent to an address; undefined where it may. `own` is
@@ -69,5 +68,5 @@ function embeddedIn(address: Address): Address[] {
   const { bytes } = address;
   const interfaceWord = new DataView(bytes.buffer, bytes.byteOffset).getUint32(8);
   if (!contains(NAT64, address) && !ISATAP.includes(interfaceWord)) return [];
-  return [addressFromBytes(Uint8Array.from([...MAPPED, ...bytes.subarray(12)]))];
+  return [addressFromIpv4(bytes.subarray(12))];
 }

@@ -5,6 +5,7 @@ import {
   address,
   addressAt,
   addressFromBytes,
+  addressFromIpv4,
   contains,
   formatEndpoint,
   hostPrefix,
@@ -71,6 +72,13 @@ describe('an address', () => {
       }),
     );
     expect(() => addressFromBytes(new Uint8Array(4))).toThrow('an address has 16 bytes, not 4');
+  });
+
+  test('of IPv4 comes from its four octets, and is the one of its mapped form', () => {
+    const octets = Uint8Array.of(192, 0, 2, 1);
+    expect(addressFromIpv4(octets)).toEqual(address('192.0.2.1'));
+    expect(addressFromIpv4([...octets])).toEqual(addressFromBytes(address('::ffff:192.0.2.1').bytes));
+    expect(() => addressFromIpv4(new Uint8Array(16))).toThrow('an IPv4 address has 4 octets, not 16');
   });
 });
 
