@@ -9,7 +9,7 @@
  * (RFC 4291, 2.5.5.2), which would pass for an IPv4 one.
  * RFC 791, 8200 (IP), 768, 9293 (UDP, TCP), 1071 (sums).
  */
-import { type Address, addressFromBytes, contains, type Family, prefix } from '../core/net.ts';
+import { type Address, addressFromBytes, addressFromIpv4, contains, type Family, prefix } from '../core/net.ts';
 import type { DenialReason } from '../core/reasons.ts';
 import { PROTOCOL_NUMBERS, type Protocol } from '../core/words.ts';
 
@@ -151,7 +151,7 @@ export function wireOf({ family, bytes }: Address): Uint8Array {
 }
 
 export function ipv4At(frame: Uint8Array, at: number): Address {
-  return addressFromBytes(Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ...frame.subarray(at, at + 4)));
+  return addressFromIpv4(frame.subarray(at, at + 4));
 }
 
 export function ipv6At(frame: Uint8Array, at: number): Address {
