@@ -196,14 +196,21 @@ export const prefix = field(
   (value) => `expected a prefix: ${parsePrefix(value)}`,
 );
 
-/** A range of ports, `61616-61631`, or one port. */
+/** A port as a regular expression. Leading zeros are read, as they are where a number stands alone. */
+const PORT_PATTERN = '0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])';
+
+/**
+ * A range of ports, `61616-61631`, or one port. A range whose upper end is
+ * none must not pass for its lower port alone: a deny would let the others by.
+ */
 export const ports = field(
   'a port or a range of ports such as 61616-61631',
   (value) => {
-    const [low, high = low, ...rest] = value.split('-').map((part) => port.safeParse(part).data);
-    return low !== undefined && high !== undefined && low <= high && rest.length === 0 ? { low, high } : undefined;
+    const [first = '', ...more] = value.split('-');
+    const [low, high] = [first, more.length === 0 ? first : more.join('-')].map((part) => port.safeParse(part).data);
+    return low !== undefined && high !== undefined && low <= high ? { low, high } : undefined;
   },
-  { type: ['integer', 'string'], minimum: 1, maximum: 65535, pattern: '^[0-9]{1,5}(-[0-9]{1,5})?$' },
+  { type: ['integer', 'string'], minimum: 1, maximum: 65535, pattern: `^${PORT_PATTERN}(-${PORT_PATTERN})?$` },
   (value) => {
     const reversed = /^(\d{1,5})-(\d{1,5})$/.exec(value);
     const hint = reversed && Number(reversed[1]) > Number(reversed[2]) ? '; the lower port comes first' : '';

@@ -282,6 +282,11 @@ describe('issues', () => {
       ],
     ],
     [
+      'ports of which one is none',
+      [['[203.0.113.0/29]', '[203.0.113.0/29], ports: 1024-65536']],
+      [`${FILE}:4:48: expected a port or a range of ports such as 61616-61631, found "1024-65536"`],
+    ],
+    [
       'ports',
       [['[203.0.113.0/29]', '[203.0.113.0/29], ports: 30000-20000']],
       [
