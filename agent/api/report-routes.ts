@@ -5,6 +5,7 @@
  *
  * Invariant: what leaves is a Report (reports/reports.ts), member by member.
  */
+import { parseInstant } from '../core/instants.ts';
 import type { Refusal, Refuse } from '../core/refusals.ts';
 import { type MtcUserAsker, parseExternalId } from '../core/words.ts';
 import {
@@ -73,9 +74,8 @@ export function reportOperations(useCases: ReportUseCases, refuse: Refuse): Reco
 
     reportsOfDay(call) {
       const date = call.params['date'] ?? '';
-      const fromMs = /^\d{4}-\d\d-\d\d$/.test(date) ? Date.parse(`${date}T00:00:00Z`) : Number.NaN;
-      if (Number.isNaN(fromMs) || !iso(fromMs).startsWith(date))
-        return invalid(call, 'date is a day such as 2026-03-29');
+      const fromMs = parseInstant(`${date}T00:00:00Z`);
+      if (fromMs === undefined) return invalid(call, 'date is a day such as 2026-03-29');
       const reports = useCases.reports(call.who, { sinceMs: fromMs, untilMs: fromMs + DAY_MS });
       const ofDay = reports.filter(({ firstSeenMs }) => firstSeenMs >= fromMs).sort(byChange);
       return {
@@ -137,7 +137,7 @@ function readFilter({ since, until, reason, device }: Readonly<Record<string, un
 }
 
 function readTime(text: string): number {
-  return /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?Z$/.test(text) ? Date.parse(text) : Number.NaN;
+  return /T\d\d:\d\d:\d\d[\d.]*Z$/.test(text) ? (parseInstant(text) ?? Number.NaN) : Number.NaN;
 }
 
 function readCount(text: unknown): number | undefined {

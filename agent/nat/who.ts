@@ -3,6 +3,7 @@
  * say, as one answer, with what is not known. A time given in whole seconds is
  * all of that second: servers log no finer (RFC 6302). Pure.
  */
+import { parseInstant } from '../core/instants.ts';
 import { type Address, contains, type Prefix } from '../core/net.ts';
 import { type Found, isAt, isSurelyAt, type Mapping } from './mapping.ts';
 
@@ -95,8 +96,8 @@ export function parseMoment(
   if (text === 'now') return { fromMs: nowMs, toMs: nowMs };
   const [, day, time, fraction, zone] = TIME.exec(text) ?? [];
   const [, seconds, part] = EPOCH.exec(text) ?? [];
-  const startMs = day ? Date.parse(`${day}T${time}${zone?.toUpperCase()}`) : Number(seconds) * 1_000;
-  if (Number.isNaN(startMs)) return undefined;
+  const startMs = day ? parseInstant(`${day}T${time}${zone?.toUpperCase()}`) : Number(seconds) * 1_000;
+  if (startMs === undefined || Number.isNaN(startMs)) return undefined;
   const said = fraction ?? part;
   if (said === undefined) return { fromMs: startMs, toMs: startMs + 999 };
   const atMs = startMs + Math.floor(Number(`0${said}`) * 1_000);

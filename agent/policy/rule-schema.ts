@@ -7,6 +7,7 @@
  */
 import type { z } from 'zod';
 import * as f from '../core/fields.ts';
+import { parseInstant } from '../core/instants.ts';
 import { parseAddress } from '../core/net.ts';
 import { REFUSALS, type RefusalReason } from '../core/refusals.ts';
 import { MTC_USER_EVENTS, readSinkUrl, SERVER_EVENTS } from '../core/sinks.ts';
@@ -22,11 +23,9 @@ const TESTED_REASONS = (Object.keys(REFUSALS) as RefusalReason[]).filter((reason
   TESTED_STEPS.includes(REFUSALS[reason].step),
 );
 
-const utc = f.field('a time in UTC such as 2026-03-29T00:30:00Z', (text) => {
-  if (!/^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?Z$/.test(text)) return undefined;
-  const time = Date.parse(text);
-  return Number.isNaN(time) ? undefined : time;
-});
+const utc = f.field('a time in UTC such as 2026-03-29T00:30:00Z', (text) =>
+  /T[\d:]+Z$/.test(text) ? parseInstant(text) : undefined,
+);
 const uri = f.field('a URI such as urn:mtc:acme:head-end', (text) =>
   /^[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+$/.test(text) ? text : undefined,
 );
