@@ -13,7 +13,7 @@ export async function agreedTo(question: string): Promise<boolean> {
   }
 }
 
-/** A terminal is asked; a script has to have said so. */
+/** A terminal is asked; a script has to have said so, and so has whoever wants JSON, who is shown no changes to agree to. */
 export async function mayGoOn({
   yes,
   json: asJson,
@@ -21,9 +21,11 @@ export async function mayGoOn({
   readonly yes?: true;
   readonly json?: boolean;
 }): Promise<boolean> {
-  if (yes || asJson) return true;
-  if (process.stdin.isTTY && (await agreedTo('Put this in force?'))) return true;
-  printFault(process.stdin.isTTY ? 'nothing has changed' : 'nothing has changed: without a terminal say --yes');
+  if (yes) return true;
+  const isAsked = process.stdin.isTTY && !asJson;
+  if (isAsked && (await agreedTo('Put this in force?'))) return true;
+  const without = asJson ? 'with --json' : 'without a terminal';
+  printFault(isAsked ? 'nothing has changed' : `nothing has changed: ${without} say --yes`);
   process.exitCode = EXIT.refused;
   return false;
 }

@@ -136,7 +136,7 @@ function trial(command: Command): Command {
   return command
     .addOption(new Option('--confirm <time>', 'on trial for so long, such as 60s or 5m').argParser(readTime))
     .option('--comment <text>', 'why, for the history')
-    .option('--yes', 'do not ask')
+    .option('--yes', 'do not ask (needed with --json, and without a terminal)')
     .addOption(socket())
     .addOption(json());
 }

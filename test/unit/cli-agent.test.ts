@@ -582,7 +582,7 @@ describe('rules', () => {
       /^on trial until 2026-01-01 12:\d\d:\d\d UTC: mtgate confirm, or it goes back by itself$/m,
     );
     write(RULES);
-    expect(await operator('apply', '--json')).toMatchObject({
+    expect(await operator('apply', '--json', '--yes')).toMatchObject({
       status: 1,
       stderr: expect.stringMatching(/^applyUnderWay: edition \d+ is on trial for another 60 s/),
     });
@@ -602,6 +602,22 @@ describe('rules', () => {
     expect((await operator('apply', '--yes')).stdout).toMatch(
       /^nothing to do: edition \d+, which is in force, says the same$/m,
     );
+  });
+
+  test('apply and rollback with --json: only with --yes, too', async () => {
+    write(NARROW);
+    await operator('apply', '--yes');
+    write(RULES);
+    const { number } = inForce();
+    for (const command of [['apply'], ['rollback'], ['rollback', `${number - 1}`]])
+      expect(await operator(...command, '--json')).toEqual({
+        status: 1,
+        stdout: '',
+        stderr: 'nothing has changed: with --json say --yes\n',
+      });
+    expect(inForce().number).toBe(number);
+    const applied = await operator('rollback', '--json', '--yes');
+    expect(JSON.parse(applied.stdout)).toMatchObject({ applied: true, edition: number + 1 });
   });
 
   test('apply: a terminal is asked', async () => {

@@ -127,6 +127,25 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
     expect(status).toBe(1);
   });
 
+  test('apply --offline --json: only with --yes', async () => {
+    const own = mkdtempSync(join(folder, 'offline-'));
+    mkdirSync(join(own, 'rules'));
+    writeFileSync(join(own, 'rules/a.yaml'), 'rules: []\n');
+    const example = readFileSync('systemd/agent.yaml.example', 'utf8');
+    const config = join(own, 'agent.yaml');
+    writeFileSync(
+      config,
+      `${example.replace(/^(devices|rules|store):.*$/gm, '')}\nstore: { directory: ${own}/store }\n`,
+    );
+    const offline = ['apply', '--offline', '--json', '--config', config];
+    expect(await mtgate(...offline)).toEqual({
+      status: 1,
+      stdout: '',
+      stderr: 'nothing has changed: with --json say --yes\n',
+    });
+    expect(JSON.parse((await mtgate(...offline, '--yes')).stdout)).toMatchObject({ applied: true, edition: 1 });
+  });
+
   test('explain: every step, and the rule that decides', async () => {
     const { status, stdout } = await mtgate(...EXPLAIN, '--port', '5683');
     expect(stdout).toContain('meters-coap');
