@@ -117,11 +117,11 @@ export class Declined extends Error {
   }
 }
 
-/** The lines of an answer that does not end, as they come. @throws AgentError notRunning, or Declined */
+/** The lines of an answer that does not end, as they come. @throws AgentError notRunning or socketDenied, or Declined */
 export async function* follow({ socket: socketPath }: Ask, path: string): AsyncGenerator<string> {
   const answer = await new Promise<IncomingMessage>((resolve, reject) => {
     const asked = request({ socketPath, path, agent: false }, resolve);
-    asked.on('error', (cause) => reject(new AgentError('notRunning', `no agent answers on ${socketPath}`, { cause })));
+    asked.on('error', (fault) => reject(brokenOff(fault, socketPath)));
     asked.end();
   });
   const lines = createInterface({ input: answer });

@@ -51,6 +51,8 @@ const ASKING: string[][] = [
   ['device', 'bind', 'm1@meters.acme.example', 'iot', '10.20.0.2'],
   ['device', 'unbind', 'm1@meters.acme.example', 'iot', '10.20.0.2'],
   [...EXPLAIN, '--port', '5683', '--live'],
+  ['denials'],
+  ['denials', '--follow'],
 ];
 
 describe.concurrent('mtgate', { timeout: 30_000 }, () => {
