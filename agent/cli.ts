@@ -50,11 +50,13 @@ registerDoctor(program);
 registerOffline(program);
 registerCompletion(program);
 
-// Whoever reads us may stop early (`mtgate grants | head`).
+// Whoever reads us may stop early (`mtgate grants | head`); a full disk takes nothing, and then the answer is not there.
 process.stdout.on('error', (fault: NodeJS.ErrnoException) => {
-  if (fault.code !== 'EPIPE') throw fault;
-  process.exit();
+  if (fault.code === 'EPIPE') process.exit();
+  printFault(`standard output cannot be written: ${fault.message}`);
+  process.exit(EXIT.refused);
 });
+process.stderr.on('error', () => {}); // there is nowhere left to say it; the status says that something was
 
 program.parseAsync().catch((fault) => {
   if (fault instanceof CommanderError) {

@@ -98,10 +98,12 @@ async function answerIn<Answer>(answer: IncomingMessage): Promise<Answer> {
 
 /** What befell a connection to the agent; anything else is as it was. */
 function brokenOff(fault: unknown, socketPath: string): unknown {
-  const { code, syscall } = fault as NodeJS.ErrnoException;
+  const { code = '', syscall } = fault as NodeJS.ErrnoException;
   if (code === 'EACCES' && syscall === 'connect')
     return new AgentError('socketDenied', `you may not use ${socketPath}`, { cause: fault });
-  if (syscall === 'connect') return new AgentError('notRunning', `no agent answers on ${socketPath}`, { cause: fault });
+  // What does not speak HTTP (HPE_…) is no agent.
+  if (syscall === 'connect' || code.startsWith('HPE_'))
+    return new AgentError('notRunning', `no agent answers on ${socketPath}`, { cause: fault });
   if (code === 'ECONNRESET' || code === 'EPIPE' || code === 'ERR_STREAM_PREMATURE_CLOSE')
     return new AgentError('notRunning', `the agent on ${socketPath} broke off`, { cause: fault });
   return fault;

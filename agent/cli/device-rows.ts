@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { createReadStream, createWriteStream, rmSync } from 'node:fs';
 import { open, rename } from 'node:fs/promises';
-import { finished } from 'node:stream/promises';
+import { pipeline } from 'node:stream/promises';
 import { type Command, CommanderError, Option } from 'commander';
 import { CONTENT_TYPES, type ImportAnswer } from '../api/device-routes.ts';
 import { ROW_FORMATS, type RowFormat } from '../directory/device-rows.ts';
@@ -97,18 +97,13 @@ async function exportDevices({ output, ...ask }: ExportAsk): Promise<void> {
   const rows = receive(ask, `/devices/export?format=${rowFormat}`);
   if (output === undefined) return toStandardOutput(rows);
   const unfinished = `${output}.unfinished`;
-  const progress = new Progress(undefined);
   try {
-    const target = createWriteStream(unfinished, { mode: 0o600 });
-    for await (const chunk of rows) if (!target.write(chunk)) await once(target, 'drain');
-    target.end();
-    await finished(target);
+    await pipeline(rows, createWriteStream(unfinished, { mode: 0o600 }));
     await rename(unfinished, output);
   } catch (fault) {
     rmSync(unfinished, { force: true });
-    throw fault;
-  } finally {
-    progress.end();
+    const { syscall, message } = fault as NodeJS.ErrnoException;
+    throw syscall === undefined ? fault : new Error(`${output} cannot be written: ${message}`, { cause: fault });
   }
 }
 
@@ -129,8 +124,9 @@ function formatOf(file: string): RowFormat | undefined {
 
 async function opened(file: string): Promise<{ bytes: AsyncIterable<Uint8Array>; size: number | undefined }> {
   const handle = await open(file).catch((cause: Error) => {
-    throw new CommanderError(2, 'mtgate.import', cause.message);
+    throw new Error(`${file} cannot be read: ${cause.message}`, { cause });
   });
   const stat = await handle.stat();
+  if (stat.isDirectory()) throw new Error(`${file} cannot be read: it is a folder`);
   return { bytes: createReadStream(file, { fd: handle }), size: stat.isFile() ? stat.size : undefined };
 }

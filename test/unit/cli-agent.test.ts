@@ -480,6 +480,27 @@ test('device show: identifiers, bindings, grants', async () => {
   expect(await operator('device', 'show', 'm7@meters.example')).toMatchObject({ status: 1 });
 });
 
+describe('files that cannot be read or written: which, and status 1, without a stack', () => {
+  const onFile = (...words: string[]) => operator('device', ...words, '--format', 'csv');
+  test.each([
+    ['export', ['export', '--output', '/nonexist/x.csv'], /^\/nonexist\/x\.csv cannot be written: ENOENT: .*\n$/],
+    ['import of nothing', ['import', '/nonexist/x.csv'], /^\/nonexist\/x\.csv cannot be read: ENOENT: .*\n$/],
+    ['import of a folder', ['import', '/tmp'], /^\/tmp cannot be read: it is a folder\n$/],
+  ])('%s', async (_, words, says) => {
+    expect(await onFile(...words)).toEqual({ status: 1, stdout: '', stderr: expect.stringMatching(says) });
+  });
+
+  test('standard output', async () => {
+    const command = `${MTGATE.join(' ')} status --socket ${join(folder, 'agent.sock')}`;
+    expect(await said(['sh', '-c', `${command} >/dev/full`])).toEqual({
+      status: 1,
+      stdout: '',
+      stderr: expect.stringMatching(/^standard output cannot be written: ENOSPC.*\n$/),
+    });
+    expect((await said(['sh', '-c', `${command} frobnicate 2>/dev/full`])).status).toBe(2);
+  });
+});
+
 test('device bind, list, unbind', async () => {
   const bound = await operator('device', 'bind', 'm2@meters.example', 'iot', '10.20.0.9', '--json');
   expect(JSON.parse(bound.stdout)).toEqual({
