@@ -8,7 +8,7 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import type { Edition, EditionHead } from '../editions/edition.ts';
+import { COMMENT_EXPECTED, type Edition, type EditionHead, LONGEST_COMMENT } from '../editions/edition.ts';
 import type { Forecast } from '../editions/forecast.ts';
 
 /** The operator asked for what cannot be done: a name, and a sentence for a person. */
@@ -75,14 +75,20 @@ export interface EditionRow {
   readonly changed: readonly string[];
 }
 
-const NUMBER = z.coerce.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
+const EDITION_EXPECTED = 'expected the number of an edition, from 1 on';
+const NUMBER = z.coerce
+  .number(EDITION_EXPECTED)
+  .int(EDITION_EXPECTED)
+  .min(1, EDITION_EXPECTED)
+  .max(Number.MAX_SAFE_INTEGER);
+const EDITION = z.strictObject({ number: NUMBER });
 const DIFF = z.strictObject({ of: z.union([z.literal('before'), NUMBER]).optional() });
 const APPLY = z.strictObject({
   digest: z.string().max(128),
   inForce: z.int().min(1),
   of: z.int().min(1).optional(),
   confirmSeconds: z.int().min(1).max(86_400).optional(),
-  comment: z.string().trim().min(1).max(500).optional(),
+  comment: z.string().trim().min(1, COMMENT_EXPECTED).max(LONGEST_COMMENT, COMMENT_EXPECTED).optional(),
 });
 
 export function addEditionRoutes(
@@ -106,7 +112,7 @@ export function addEditionRoutes(
   });
   app.get('/policy/editions', () => useCases.history().map(editionRow));
   app.get<{ Params: { number: string } }>('/policy/editions/:number', (request, reply) => {
-    const number = NUMBER.parse(request.params.number);
+    const { number } = EDITION.parse(request.params);
     const found = useCases.edition(number);
     if (found) return { ...editionRow(found), files: found.files };
     const message = `no edition ${number}: the last hundred are kept (mtgate history)`;

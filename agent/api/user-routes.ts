@@ -55,13 +55,19 @@ export interface UserUseCases {
 
 const SERVERS = z.strictObject({ servers: z.array(z.string().min(1).max(63)).max(1_000) });
 const ZONE = z.string().min(1).max(64);
+const GRANTS_EXPECTED = 'expected a whole number from 1 to 1000000';
 const PREFERENCE = z.strictObject({
   devices: z.string().max(320),
   block: z.boolean().exactOptional(),
   quietHours: z
     .strictObject({ from: z.string(), to: z.string(), zone: ZONE, days: z.array(z.string()).exactOptional() })
     .exactOptional(),
-  grantsPerDay: z.strictObject({ grants: z.int().min(1).max(1_000_000), zone: ZONE }).exactOptional(),
+  grantsPerDay: z
+    .strictObject({
+      grants: z.int(GRANTS_EXPECTED).min(1, GRANTS_EXPECTED).max(1_000_000, GRANTS_EXPECTED),
+      zone: ZONE,
+    })
+    .exactOptional(),
 });
 
 export function addUserRoutes(

@@ -5,6 +5,7 @@
  */
 import { type Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import type { Diff, EditionRow } from '../api/edition-routes.ts';
+import { COMMENT_EXPECTED, LONGEST_COMMENT } from '../editions/edition.ts';
 import { mayGoOn } from './agreement.ts';
 import { type Ask, call, json, socket } from './client.ts';
 import { explainUse } from './help.ts';
@@ -101,7 +102,10 @@ export function registerEditions(program: Command): void {
       .addOption(json())
       .action(async (ask: Ask) => {
         const editions = await call<EditionRow[]>(ask, 'GET', '/policy/editions');
-        const rows = editions.map((row) => ({ ...row, at: localTime(row.at), state: stateOf(row), what: whatOf(row) }));
+        const rows = editions.map((row, i) => ({
+          ...{ ...row, at: localTime(row.at), what: whatOf(row) },
+          state: stateOf(row, i === 0),
+        }));
         if (ask.json) printJson(editions);
         else printRows(ask, rows, ['edition', 'policy', 'at', 'by', 'how', 'state', 'what']);
       }),
@@ -109,7 +113,8 @@ export function registerEditions(program: Command): void {
   );
   explainUse(
     history
-      .command('show <edition>')
+      .command('show')
+      .argument('<edition>', 'its number', readEdition)
       .description('all of one edition: who, when, what changed, and its rule files')
       .addOption(socket())
       .addOption(json())
@@ -135,7 +140,7 @@ export function registerEditions(program: Command): void {
 function trial(command: Command): Command {
   return command
     .addOption(new Option('--confirm <time>', 'on trial for so long, such as 60s or 5m').argParser(readTime))
-    .option('--comment <text>', 'why, for the history')
+    .addOption(new Option('--comment <text>', 'why, for the history').argParser(readComment))
     .option('--yes', 'do not ask (needed with --json, and without a terminal)')
     .addOption(socket())
     .addOption(json());
@@ -144,6 +149,13 @@ function trial(command: Command): Command {
 function readEdition(text: string): string {
   if (/^[1-9]\d{0,14}$/.test(text)) return text;
   throw new InvalidArgumentError('Expected the number of an edition (mtgate history).');
+}
+
+/** Before anything is looked through: what is refused at the end of a long comparison was refused in vain. */
+function readComment(text: string): string {
+  const comment = text.trim();
+  if (comment.length >= 1 && comment.length <= LONGEST_COMMENT) return comment;
+  throw new InvalidArgumentError(`${COMMENT_EXPECTED.replace(/^e/, 'E')}.`);
 }
 
 function readTime(text: string): number {
@@ -198,11 +210,12 @@ function pageOf({ inForce, of, policy, warnings, changes, ends, requests }: Diff
   ];
 }
 
-function stateOf({ confirmBy, confirmedBy }: EditionRow): string {
+/** What is not in force any more was given up, or gone back from, whatever time was left to it. */
+function stateOf({ confirmBy, confirmedBy }: EditionRow, isInForce: boolean): string {
   if (confirmBy === undefined) return '';
   if (confirmedBy !== undefined) return `confirmed by ${confirmedBy}`;
   const left = (Date.parse(confirmBy) - Date.now()) / 1000;
-  return left > 0 ? `on trial for ${span(left)}` : 'not confirmed';
+  return isInForce && left > 0 ? `on trial for ${span(left)}` : 'not confirmed';
 }
 
 /** Why, and what: one line. */

@@ -1,5 +1,5 @@
 /** `users`: whom MTC users authorise and what they want of their devices; and how an operator says it for one. */
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { SaidBy, UserDetail, UserRow } from '../api/user-routes.ts';
 import { type Ask, call, json, socket } from './client.ts';
 import { explainUse } from './help.ts';
@@ -10,7 +10,7 @@ interface Preference {
   readonly block?: boolean;
   readonly quiet?: string;
   readonly days?: string;
-  readonly grantsPerDay?: string;
+  readonly grantsPerDay?: number;
   readonly zone: string;
 }
 
@@ -82,7 +82,7 @@ export function registerUsers(program: Command): void {
       .option('--block', 'nothing reaches them')
       .option('--quiet <from-to>', 'nothing reaches them within these hours, such as 22:00-06:00')
       .option('--days <list>', 'on which quiet hours begin, such as sat,sun; all')
-      .option('--grants-per-day <number>', 'so many grants begin on each in a day')
+      .option('--grants-per-day <number>', 'so many grants begin on each in a day', readGrants)
       .addOption(new Option('--zone <zone>', 'whose clock it is').default('UTC'))
       .action(async (name: string, devices: string, ask: Ask & Preference) => {
         const { id } = await call<{ id: string }>(ask, 'POST', `${of(name)}/preferences`, written(devices, ask));
@@ -121,6 +121,11 @@ function of(name: string): string {
   return `/users/${encodeURIComponent(name)}`;
 }
 
+function readGrants(text: string): number {
+  if (/^[1-9]\d{0,6}$/.test(text) && Number(text) <= 1_000_000) return Number(text);
+  throw new InvalidArgumentError('Expected a whole number from 1 to 1000000.');
+}
+
 /** As the management interface takes it; what is wrong with it, that says. */
 function written(devices: string, { block, quiet, days, grantsPerDay, zone }: Preference): object {
   const [from = '', to = ''] = quiet?.split('-') ?? [];
@@ -130,7 +135,7 @@ function written(devices: string, { block, quiet, days, grantsPerDay, zone }: Pr
     ...(quiet !== undefined && {
       quietHours: { from, to, zone, ...(days !== undefined && { days: days.split(',') }) },
     }),
-    ...(grantsPerDay !== undefined && { grantsPerDay: { grants: Number(grantsPerDay), zone } }),
+    ...(grantsPerDay !== undefined && { grantsPerDay: { grants: grantsPerDay, zone } }),
   };
 }
 

@@ -28,6 +28,10 @@ export interface Who {
   readonly name: string;
 }
 
+/** In characters, after its edges are trimmed. */
+export const LONGEST_COMMENT = 500;
+export const COMMENT_EXPECTED = `expected a comment of 1 to ${LONGEST_COMMENT} characters`;
+
 /** An edition but for its files. */
 export interface EditionHead {
   readonly number: number;

@@ -251,6 +251,7 @@ export class PolicySwitch {
   #editionTexts(number: number): Texts | NotDone {
     const found = this.#parts.store.edition(number);
     if (found) return found;
+    if (number < 1) return { refused: 'editionUnknown', why: `nothing came before edition ${number + 1}` };
     return { refused: 'editionUnknown', why: `no edition ${number}: the last hundred are kept (mtgate history)` };
   }
 

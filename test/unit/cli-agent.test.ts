@@ -668,6 +668,19 @@ describe('rules', () => {
   });
 });
 
+test('history: on trial is the newest alone, whatever time was left to one that was given up', async () => {
+  const path = join(folder, 'history.sock');
+  const row = { policy: 'p', at: '2026-01-01T12:00:00Z', by: 'root', how: 'apply', changed: [] };
+  const confirmBy = new Date(Date.now() + 60_000).toISOString();
+  const rows = [4, 3].map((edition) => ({ ...row, edition, confirmBy }));
+  const server = createServer((_, response) => response.end(JSON.stringify(rows)));
+  await new Promise<void>((resolve) => server.listen(path, resolve));
+  const { stdout } = await mtgate('history', '--socket', path);
+  server.close();
+  expect(stdout).toMatch(/^4 .* on trial for \d+ s/m);
+  expect(stdout).toMatch(/^3 .* not confirmed/m);
+});
+
 test('what others wrote cannot move the cursor, nor turn the direction of reading', async () => {
   const path = join(folder, 'odd.sock');
   const device = 'm1\u001b[2J\u202e\u200b\u009b@x.example';

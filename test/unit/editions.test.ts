@@ -221,7 +221,10 @@ describe('on trial', () => {
     if ('refused' in shown) throw new Error(shown.why);
     expect(await policies.apply(shown, ROOT)).toMatchObject({ number: 3, how: 'wentBack', of: 1, by: ROOT });
     expect(policies.secondsLeft).toBeUndefined();
-    expect(await policies.propose('before')).toMatchObject({ refused: 'editionUnknown' }); // nothing was before 1
+    expect(await policies.propose('before')).toEqual({
+      refused: 'editionUnknown',
+      why: 'nothing came before edition 1',
+    });
   });
 
   test.each(['at once', 'after its time'])('the agent was killed: the next start goes back (%s)', async (when) => {
