@@ -1,17 +1,23 @@
 /** `users`: whom MTC users authorise and what they want of their devices; and how an operator says it for one. */
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import { type Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import type { SaidBy, UserDetail, UserRow } from '../api/user-routes.ts';
 import { type Ask, call, json, socket } from './client.ts';
 import { explainUse } from './help.ts';
 import { count, print, printJson, printPairs, printRows } from './print.ts';
 import { localTime } from './times.ts';
 
+/** Within the day, as typed; whether they are times, the agent says. */
+interface Quiet {
+  readonly from: string;
+  readonly to: string;
+}
+
 interface Preference {
   readonly block?: boolean;
-  readonly quiet?: string;
+  readonly quiet?: Quiet;
   readonly days?: string;
   readonly grantsPerDay?: number;
-  readonly zone: string;
+  readonly zone?: string;
 }
 
 const SET_BY = { ruleFiles: 'the rule files', mtcUser: 'the MTC user', operator: 'an operator' } as const;
@@ -80,10 +86,10 @@ export function registerUsers(program: Command): void {
     changing(users.command('prefer <mtcUser> <devices>'))
       .description('a preference of the MTC user for a device or a pattern; what it does not want ends')
       .option('--block', 'nothing reaches them')
-      .option('--quiet <from-to>', 'nothing reaches them within these hours, such as 22:00-06:00')
-      .option('--days <list>', 'on which quiet hours begin, such as sat,sun; all')
+      .option('--quiet <from-to>', 'nothing reaches them within these hours, such as 22:00-06:00', readQuiet)
+      .option('--days <list>', 'with --quiet: on which these hours begin, such as sat,sun (default: on all)')
       .option('--grants-per-day <number>', 'so many grants begin on each in a day', readGrants)
-      .addOption(new Option('--zone <zone>', 'whose clock it is').default('UTC'))
+      .option('--zone <zone>', 'with --quiet or --grants-per-day: whose clock it is (default: UTC)')
       .action(async (name: string, devices: string, ask: Ask & Preference) => {
         const { id } = await call<{ id: string }>(ask, 'POST', `${of(name)}/preferences`, written(devices, ask));
         done(ask, { mtcUser: name, id }, `preference ${id} of ${name} holds`);
@@ -126,15 +132,26 @@ function readGrants(text: string): number {
   throw new InvalidArgumentError('Expected a whole number from 1 to 1000000.');
 }
 
-/** As the management interface takes it; what is wrong with it, that says. */
-function written(devices: string, { block, quiet, days, grantsPerDay, zone }: Preference): object {
-  const [from = '', to = ''] = quiet?.split('-') ?? [];
+function readQuiet(text: string): Quiet {
+  const [from, to, ...more] = text.split('-');
+  if (from && to && more.length === 0) return { from, to };
+  throw new InvalidArgumentError('Expected two times of the day, such as 22:00-06:00.');
+}
+
+/**
+ * As the management interface takes it; what is wrong with it, that says. What
+ * would narrow nothing is no part of what it takes, and must not be lost: with
+ * --days and without --quiet a --block is for every day.
+ */
+function written(devices: string, { block, quiet, days, grantsPerDay, zone: named }: Preference): object {
+  if (days !== undefined && !quiet) throw new CommanderError(2, 'mtgate.prefer', '--days goes with --quiet');
+  if (named !== undefined && !quiet && grantsPerDay === undefined)
+    throw new CommanderError(2, 'mtgate.prefer', '--zone goes with --quiet or --grants-per-day');
+  const zone = named ?? 'UTC';
   return {
     devices,
     ...(block && { block }),
-    ...(quiet !== undefined && {
-      quietHours: { from, to, zone, ...(days !== undefined && { days: days.split(',') }) },
-    }),
+    ...(quiet && { quietHours: { ...quiet, zone, ...(days !== undefined && { days: days.split(',') }) } }),
     ...(grantsPerDay !== undefined && { grantsPerDay: { grants: grantsPerDay, zone } }),
   };
 }

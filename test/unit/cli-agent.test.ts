@@ -748,6 +748,10 @@ describe('users', () => {
       stderr: expect.stringContaining('it says nothing'),
     });
     expect((await operator('users', 'prefer', 'acme', '*@*', '--block')).stderr).toContain('encloses');
+    const elsewhere = ['--quiet', '22:00-06:00', '--zone', 'Mars/X'];
+    expect((await operator('users', 'prefer', 'acme', 'm2@meters.example', ...elsewhere)).stderr).toContain(
+      'quietHours.zone is no time zone such as Europe/Berlin',
+    );
     expect((await operator('users', 'drop', 'acme', id)).stdout).toBe(`preference ${id} of acme holds no more\n`);
     expect((await operator('users', 'drop', 'acme', id)).status).toBe(1);
     expect((await operator('users', 'show', 'acme')).stdout).toContain('no preferences');
