@@ -100,7 +100,7 @@ export interface ManagementUseCases
   /** Reads devices and certificates anew, with autoApply the rules too; says what is in force now. */
   reload(byUid: number): Promise<object>;
   /** Every step of a request's way, the rule that decided, and why. */
-  explain(question: ExplainQuestion): object;
+  explain(question: ExplainQuestion): { readonly verdict: string; readonly lines: readonly string[] } | Declined;
 }
 
 export interface Management {
@@ -238,9 +238,10 @@ function addRoutes(app: FastifyInstance, useCases: ManagementUseCases, uidOf: (s
   });
 
   app.post('/reload', (request) => useCases.reload(uidOf(request.raw.socket)));
-  app.post('/explain', (request) => {
+  app.post('/explain', (request, reply) => {
     const { from, ...question } = QUESTION.parse(request.body);
-    return useCases.explain({ ...question, ...(from ? { from } : {}) });
+    const explained = useCases.explain({ ...question, ...(from ? { from } : {}) });
+    return 'refused' in explained ? reply.code(404).send(errorBody(explained.refused, explained.why)) : explained;
   });
 
   addDenialRoutes(app, useCases);

@@ -1,14 +1,14 @@
 /** `explain packet`: what the whole gateway would do with a packet, by the files alone. */
 import { CommanderError } from 'commander';
 import type { Issue } from '../core/document.ts';
-import { AgentError } from '../core/errors.ts';
-import { PROTOCOLS, type ServerName } from '../core/words.ts';
-import { loadConfig, loadDevices, loadPolicy, walkSite } from '../files/operator-files.ts';
+import { PROTOCOLS } from '../core/words.ts';
+import { loadDevices, walkSite } from '../files/operator-files.ts';
 import { packetIssues, packet as packetSchema, walkedOf } from '../policy/packet-tests.ts';
 import { outcomeText, walkPacket } from '../policy/packet-walk.ts';
 import { printJson, printLines } from './print.ts';
+import { readTrialFiles, serverIn, type TrialFiles } from './trial-files.ts';
 
-export interface PacketTrial {
+export interface PacketTrial extends TrialFiles {
   readonly from: string;
   readonly to: string;
   readonly protocol: string;
@@ -16,14 +16,12 @@ export interface PacketTrial {
   readonly sourcePort?: number;
   readonly type?: string;
   readonly grantedTo?: string;
-  readonly rules: string;
-  readonly config?: string;
   readonly json?: boolean;
 }
 
 /** Read as a policy test would be, so that what was tried here can be kept there. */
 export function explainPacket(trial: PacketTrial): void {
-  const { from, to, protocol, port, sourcePort, type, grantedTo, rules, config: file } = trial;
+  const { from, to, protocol, port, sourcePort, type, grantedTo } = trial;
   const written = Object.entries({ from, to, protocol, port, sourcePort, type }).flatMap(([key, value]) =>
     value === undefined ? [] : [[key, String(value)]],
   );
@@ -35,8 +33,7 @@ export function explainPacket(trial: PacketTrial): void {
   const [issue] = issues as readonly Pick<Issue, 'message'>[];
   if (!read.success || issue) throw new CommanderError(2, 'mtgate.explain', issue?.message ?? 'no such packet');
 
-  const config = file === undefined ? undefined : loadConfig(file, () => {});
-  const policy = loadPolicy(config?.rules.folder ?? rules, config, () => {});
+  const { config, policy } = readTrialFiles(trial);
   const device = [read.data.from, read.data.to].flatMap((end) => ('device' in end ? end.device : []))[0];
   const listed = config && loadDevices(config).find((one) => one.device.externalId === device);
   const packet = walkedOf(read.data, listed?.device.attributes ?? {});
@@ -51,8 +48,7 @@ export function explainPacket(trial: PacketTrial): void {
 
   function givenTo(name: string | undefined) {
     if (name === undefined) return [];
-    const server = policy.servers.get(name as ServerName);
-    if (!server) throw new AgentError('rulesInvalid', `no server "${name}" in the rule files`);
+    const server = serverIn(policy, name);
     const ofGrants = PROTOCOLS.find((one) => one === protocol);
     const ofDevice = packet.from.device ? sourcePort : port;
     const whose = packet.from.device ?? packet.to.device;

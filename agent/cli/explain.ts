@@ -1,25 +1,23 @@
 /** `explain`: what would become of a request, by the files alone or as the running agent sees it. */
 import { CommanderError } from 'commander';
-import { AgentError } from '../core/errors.ts';
 import { type Family, parseAddress } from '../core/net.ts';
-import { type Protocol, parseExternalId, type ServerName } from '../core/words.ts';
-import { loadConfig, loadDevices, loadPolicy } from '../files/operator-files.ts';
+import { type Protocol, parseExternalId } from '../core/words.ts';
+import { loadDevices } from '../files/operator-files.ts';
 import { decide } from '../policy/decide.ts';
 import { explain } from '../policy/explain.ts';
 import { NO_USAGE } from '../policy/policy.ts';
 import type { Question } from '../policy/question.ts';
 import { type Ask, call } from './client.ts';
 import { printJson, printLines } from './print.ts';
+import { readTrialFiles, serverIn, type TrialFiles } from './trial-files.ts';
 
-export interface Trial extends Ask {
+export interface Trial extends Ask, TrialFiles {
   readonly server: string;
   readonly device: string;
   readonly protocol: Protocol;
   readonly port: number;
   readonly duration: number;
   readonly from?: string;
-  readonly rules: string;
-  readonly config?: string;
   readonly live?: boolean;
 }
 
@@ -35,22 +33,21 @@ export async function explainTrial(trial: Trial): Promise<void> {
   else printLines(explained.lines);
 }
 
-async function explainLive(trial: Trial): Promise<Explained> {
-  const { server, device, protocol, port, duration, from } = trial;
+function explainLive(trial: Trial): Promise<Explained> {
+  const { server, device, protocol, port, duration, from, rules, config } = trial;
+  if (rules !== undefined || config !== undefined)
+    throw new CommanderError(2, 'mtgate.explain', '--live asks the running agent: it takes no --rules and no --config');
   const asked = { server, device, protocol, port, durationSeconds: duration, ...(from !== undefined && { from }) };
-  const answer = await call<Explained | { refused: string; why: string }>(trial, 'POST', '/explain', asked);
-  return 'lines' in answer ? answer : { verdict: answer.refused, lines: [answer.why] };
+  return call<Explained>(trial, 'POST', '/explain', asked);
 }
 
 /** Judged by the files alone: nobody holds a grant, and a device that is in no file is bound in both families. */
-function explainOffline({ server, device, protocol, port, duration, from, rules, config: file }: Trial): Explained {
-  const config = file === undefined ? undefined : loadConfig(file, () => {});
-  const policy = loadPolicy(config?.rules.folder ?? rules, config, () => {});
+function explainOffline({ server, device, protocol, port, duration, from, ...files }: Trial): Explained {
   const externalId = parseExternalId(device);
   if (!externalId)
     throw new CommanderError(2, 'mtgate.explain', `"${device}" is no external identifier (local@domain)`);
-  const known = policy.servers.get(server as ServerName);
-  if (!known) throw new AgentError('rulesInvalid', `no server "${server}" in the rule files`);
+  const { config, policy } = readTrialFiles(files);
+  const known = serverIn(policy, server);
   const requestAddress = from === undefined ? known.apiSources[0]?.address : parseAddress(from);
   if (!requestAddress) throw new CommanderError(2, 'mtgate.explain', `"${from}" is no IP address`);
   const listed = config && loadDevices(config).find((one) => one.device.externalId === externalId);

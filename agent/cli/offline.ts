@@ -56,9 +56,9 @@ export function registerOffline(program: Command): void {
       .requiredOption('--port <port>', 'of the device', wholeNumber(1, 65_535))
       .option('--duration <seconds>', 'asked for', wholeNumber(1, 2 ** 31), 600)
       .option('--from <address>', "where the request comes from (default: the first of the server's sources)")
-      .option('--rules <folder>', 'the rule files', 'rules')
-      .option('--config <file>', 'agent.yaml: take its rules and devices')
-      .option('--live', 'ask the running agent: its policy, bindings, quotas and rates')
+      .option('--rules <folder>', 'the rule files (default: those of --config, else of the folder rules)')
+      .option('--config <file>', 'agent.yaml: take its rules, devices and realms')
+      .option('--live', 'ask the running agent: its policy, bindings, quotas and rates; without --rules and --config')
       .addOption(socket())
       .addOption(json())
       .action(async (trial: Trial) => (await import('./explain.ts')).explainTrial(trial)),
@@ -89,7 +89,7 @@ function registerExplainPacket(explain: Command): void {
         '--granted-to <server>',
         'a grant of this server on the device, its protocol and its port is taken to live',
       )
-      .option('--rules <folder>', 'the rule files', 'rules')
+      .option('--rules <folder>', 'the rule files (default: those of --config, else of the folder rules)')
       .option('--config <file>', 'agent.yaml: take its rules, realms and deniedDestinations')
       .addOption(json())
       .action(async (trial: PacketTrial) => (await import('./explain-packet.ts')).explainPacket(trial)),

@@ -1,5 +1,5 @@
 /** `users`: whom MTC users authorise and what they want of their devices; and how an operator says it for one. */
-import { type Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { type Command, CommanderError, InvalidArgumentError } from 'commander';
 import type { SaidBy, UserDetail, UserRow } from '../api/user-routes.ts';
 import { type Ask, call, json, socket } from './client.ts';
 import { explainUse } from './help.ts';

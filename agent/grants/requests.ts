@@ -9,7 +9,6 @@
  *   commit is known, what the decision rested on is looked at again;
  * - nothing is evicted: full means refuse.
  */
-import type { Family } from '../core/net.ts';
 import { askerFacts, type Refusal, type Refuse } from '../core/refusals.ts';
 import type { Asker, ExternalId, GrantRequest, Wake } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
@@ -24,6 +23,7 @@ import type { Judge } from './judge.ts';
 import type { EndCause } from './lifecycle.ts';
 import type { LiveGrants } from './live.ts';
 import type { Opening } from './opening.ts';
+import { unreachable } from './reach.ts';
 import { type GrantKey, type GrantRecord, namesOf, newRecord, type Retry, suspendedNs } from './record.ts';
 import type { Rest } from './rest.ts';
 import { type Retries, textOf } from './retries.ts';
@@ -211,19 +211,10 @@ export class Requests {
       policyVersion: versionFor(this.#held.judge.policy, decision.mtcUser),
       binding: directory.bindingOf(externalId, family),
       unreachable: () => {
-        const why = 'the agent was away, and nothing has told since that the device is still there';
-        if (!this.#isConfirmed(externalId, family)) return refuse('deviceUnreachable', { why, rule });
-        return directory.familiesOf(externalId).includes(family)
-          ? refuse('addressUnknown', { why: 'bound to a prefix, and no interface identifier is known', rule })
-          : refuse('deviceUnreachable', { why: `not bound in ${family}`, rule });
+        const { reason, seen: why } = unreachable(directory, externalId, family);
+        return refuse(reason, { why, rule });
       },
     };
-  }
-
-  /** Whether nothing that the device holds in a family is still to be confirmed. */
-  #isConfirmed(device: ExternalId, family: Family): boolean {
-    const { directory } = this.#ground;
-    return directory.bindingsOf(device).every((one) => one.prefix.family !== family || directory.isConfirmed(one));
   }
 
   /** Allocates, records, opens. */

@@ -12,15 +12,26 @@ import { heldBy, mismatchesOf, type Question, windowOf } from './question.ts';
 import { wouldHave } from './staged.ts';
 import type { Refused, TraceLine } from './steps.ts';
 
-/** One line for the outcome, one for each step, one for each rule that does not match: of many, the nearest. */
-export function explain(policy: Policy, question: Question, decision: Decision): string[] {
+/**
+ * One line for the outcome, one for each step, one for each rule that does not
+ * match: of many, the nearest. `then` is a step that comes behind what policy
+ * decides, for a request that came so far.
+ */
+export function explain(policy: Policy, question: Question, decision: Decision, then?: TraceLine): string[] {
   const otherwise = wouldHave(policy, question, decision);
   return [
-    outcome(question, decision),
-    ...decision.trace.map(step),
+    outcome(question, withStep(decision, then)),
+    ...[...decision.trace, ...(then ? [then] : [])].map(step),
     ...lookedAway(policy, question, decision),
     ...(otherwise ? [`with all that is staged: ${outcome(question, otherwise.decision)}`] : []),
   ];
+}
+
+/** The same decision, unless a step behind it goes no further. */
+export function withStep(decision: Decision, then: TraceLine | undefined): Decision {
+  if (decision.verdict === 'refuse' || !then?.reason) return decision;
+  const { step: name, seen: why, reason } = then;
+  return { verdict: 'refuse', step: name, why, reason, rule: decision.rule, trace: [...decision.trace, then] };
 }
 
 /** Which servers each MTC user authorises. */
@@ -53,7 +64,7 @@ export function describeGroups({
 function outcome({ server, device, protocol, port }: Question, decision: Decision): string {
   const request = `${server} to ${device?.externalId ?? 'an unknown device'}, ${protocol} port ${port}`;
   if (decision.verdict === 'refuse') {
-    const by = decision.rule === undefined ? '' : ` by ${decision.rule}`;
+    const by = decision.rule === undefined || decision.step === 'binding' ? '' : ` by ${decision.rule}`;
     return `${request}: refused${by}, ${decision.reason} (${decision.why})`;
   }
   const { rule, durationSeconds, totalSeconds } = decision;

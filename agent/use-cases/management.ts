@@ -15,7 +15,8 @@ import { referenceOf, type ServerName } from '../core/words.ts';
 import type { Bindings } from '../grants/bindings.ts';
 import type { Grants } from '../grants/grants.ts';
 import type { Ground } from '../grants/ground.ts';
-import { explain } from '../policy/explain.ts';
+import { bindingStep } from '../grants/reach.ts';
+import { explain, withStep } from '../policy/explain.ts';
 import { mtcUserOf } from '../policy/rule-index.ts';
 import { operatorDetail, operatorView, operatorWaitDetail } from './grant-views.ts';
 import { Pages } from './pages.ts';
@@ -142,13 +143,19 @@ export function managementUseCases(
       return running.reload();
     },
     explain({ server, device, protocol, port, durationSeconds, from }) {
-      const requestAddress = from ?? grants.policy.servers.get(server)?.apiSources[0]?.address;
-      if (!requestAddress) return { refused: 'serverUnknown', why: `no server ${server} in the rule files` };
+      const known = grants.policy.servers.get(server);
+      const requestAddress = from ?? known?.apiSources[0]?.address;
+      if (!known || !requestAddress) return { refused: 'serverUnknown', why: `no server ${server} in the rule files` };
       const { question, decision } = grants.judge.decide(
         { name: server, requestAddress },
         { device: referenceOf(device), protocol, devicePort: port, durationSeconds },
       );
-      return { verdict: decision.verdict, lines: explain(grants.policy, question, decision) };
+      const then =
+        decision.verdict === 'allow' && question.device
+          ? bindingStep(directory, question.device.externalId, decision.family)
+          : undefined;
+      const { verdict } = withStep(decision, then);
+      return { verdict, lines: explain(grants.policy, question, decision, then) };
     },
   };
 }

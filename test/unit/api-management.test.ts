@@ -240,7 +240,8 @@ const useCases: ManagementUseCases = {
   },
   explain(question) {
     if (question.port === 1) throw new Error('a defect');
-    return { verdict: 'refused', question };
+    if (question.port === 2) return { refused: 'serverUnknown', why: 'no server acme' };
+    return { verdict: 'refuse', lines: [JSON.stringify(question)] };
   },
 };
 
@@ -474,9 +475,14 @@ describe('an operator', () => {
 
   it('has a request explained', async () => {
     const question = { server: 'acme', device: 'm1@a.example', protocol: 'udp', port: 5683, durationSeconds: 60 };
-    expect((await ask('POST', '/explain', question)).body).toEqual({ verdict: 'refused', question });
+    const { body } = await ask('POST', '/explain', question);
+    expect(body).toEqual({ verdict: 'refuse', lines: [JSON.stringify(question)] });
     const from = await ask('POST', '/explain', { ...question, from: '192.0.2.1' });
-    expect(from.body.question.from.text).toBe('192.0.2.1');
+    expect(JSON.parse(from.body.lines[0]).from.text).toBe('192.0.2.1');
+    expect(await ask('POST', '/explain', { ...question, port: 2 })).toMatchObject({
+      status: 404,
+      body: { error: { code: 'serverUnknown', message: 'no server acme' } },
+    });
   });
 
   it.each([

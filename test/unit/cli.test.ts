@@ -157,7 +157,38 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
     expect(refused.stdout).toContain('deniedByRule');
   });
 
+  test('explain: the rule files that are named count, whatever agent.yaml is named beside them', async () => {
+    const own = mkdtempSync(join(folder, 'explain-'));
+    writeFileSync(
+      join(own, 'a.yaml'),
+      'servers:\n  other: { certificates: [{ uri: "urn:other", issuer: mtc-ca }], sources: [198.51.100.9] }\n',
+    );
+    const config = join(mkdtempSync(join(folder, 'agent-')), 'agent.yaml');
+    writeFileSync(config, readFileSync('systemd/agent.yaml.example', 'utf8').replace(/^devices:.*$/m, ''));
+    const request = ['explain', '--device', 'm1@meters.acme.example', '--port', '5683', '--config', config];
+    const packet = ['explain', 'packet', '--from', '192.0.2.1', '--to', 'm1@meters.acme.example', '--config', config];
+    expect(await mtgate(...request, '--rules', own, '--server', 'other')).toMatchObject({ status: 0, stderr: '' });
+    expect(await mtgate(...packet, '--rules', own, '--granted-to', 'other', '--port', '5683')).toMatchObject({
+      status: 0,
+      stderr: '',
+    });
+    const nobody = { status: 1, stdout: '', stderr: 'serverUnknown: no server zz in the rule files\n' };
+    expect(await mtgate(...request, '--rules', own, '--server', 'zz')).toEqual(nobody);
+    expect(await mtgate(...packet, '--rules', own, '--granted-to', 'zz', '--port', '1')).toEqual(nobody);
+    const says = /^there is no folder .*\/rules: name that of the rule files by --rules, or agent\.yaml by --config\n$/;
+    expect(await mtgate(...request, '--server', 'zz')).toEqual({
+      status: 1,
+      stdout: '',
+      stderr: expect.stringMatching(says),
+    });
+  });
+
   test.each([
+    [
+      [...EXPLAIN, '--port', '5683', '--live', '--rules', 'rules'],
+      '--live asks the running agent: it takes no --rules',
+    ],
+    [[...EXPLAIN, '--port', '5683', '--live', '--config', 'agent.yaml'], '--live asks the running agent'],
     [['explain', '--server', SERVER, '--device', 'm1', '--port', '5683'], '"m1" is no external identifier'],
     [[...EXPLAIN, '--port', '70000'], 'Expected a whole number from 1 to 65535'],
     [[...EXPLAIN, '--port', '1', '--from', '1.2.3'], '"1.2.3" is no IP address'],
