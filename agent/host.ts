@@ -103,6 +103,9 @@ const WAITING_LOG_BYTES = 16 * 2 ** 20;
 /** Characters that are written at once, where a turn has so many. */
 const LINES_TOGETHER = 64 * 2 ** 10;
 
+/** From which level on lines are written. */
+export const LOG_LEVELS: readonly string[] = [...Object.keys(pino.levels.values), 'silent'];
+
 /**
  * One JSON line an event, on standard output, for the journal. The lines of a
  * turn of the loop are written together and beside it; what still waits at an

@@ -9,7 +9,6 @@
  * anywhere leaves what stands: closed. So does a stop: granted flows run on
  * in the gate, to their ends, at most orphanGraceSeconds without an agent.
  */
-import { parseArgs } from 'node:util';
 import { isRevoked } from './api/authorities.ts';
 import { ExpiryAlarms, timesLeft } from './api/expiry.ts';
 import { refusalRecorder } from './api/problem.ts';
@@ -26,6 +25,7 @@ import { openTelling } from './daemon/telling.ts';
 import { openTriggering } from './daemon/triggering.ts';
 import { watchTurnedAway } from './daemon/turned-away.ts';
 import { asAgentError, every, logFault, type Stop, TICK_MS } from './daemon/upkeep.ts';
+import { readWords, USAGE } from './daemon/words.ts';
 import { forgetFlows } from './dataplane/conntrack.ts';
 import type { Binding } from './directory/binding.ts';
 import { FindingTally } from './directory/findings.ts';
@@ -315,13 +315,13 @@ async function start(
 }
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      config: { type: 'string', default: '/etc/mtgate/agent.yaml' },
-      log: { type: 'string', default: 'info' },
-    },
-  });
-  const journal = openLog(values.log);
+  const words = readWords(process.argv.slice(2));
+  if (words === 'help') return void process.stdout.write(USAGE);
+  if ('wrong' in words) {
+    process.stderr.write(`mtgate: ${words.wrong}\n\n${USAGE}`);
+    process.exit(EX_CONFIG);
+  }
+  const journal = openLog(words.log);
   const log = new FaultKeepingLog(journal.log, systemClock);
   const stops: Stop[] = [];
   let stopping = false;
@@ -335,7 +335,7 @@ async function main(): Promise<void> {
   };
   process.once('SIGTERM', () => void stop('SIGTERM'));
   process.once('SIGINT', () => void stop('SIGINT'));
-  await start(values.config, log, journal.leftOut, stops).catch((fault) => {
+  await start(words.config, log, journal.leftOut, stops).catch((fault) => {
     if (!stopping) throw fault; // else it is of a part that was stopped under its hands
   });
   if (!stopping) notifyService('ready');
