@@ -83,6 +83,8 @@ export const EVENTS = {
     'A staged filter met a packet and, being staged, did nothing. `leftOut` counts copies since its last line.',
   triggerSourceFault:
     'Triggers cannot be sent from `source`; `message` says why. The next one tries again once the address is there.',
+  triggerSourceMissing:
+    'Triggers cannot be sent from `source` as things stand at the start: `why`. Give this host the address; the next trigger uses it then.',
   connectionShed:
     'A connection was closed: `reason` says whose share or time was used up. `leftOut` counts the others.',
   accounted: 'What a NAS told by RADIUS, and what became of it (`finding`). At level debug.',

@@ -34,6 +34,35 @@ export function meet(some: readonly PortRange[], others: readonly PortRange[]): 
   return some.some((one) => others.some((other) => one.low <= other.high && other.low <= one.high));
 }
 
+/** An interface of this host, and what addresses it has. */
+interface Addressed {
+  readonly name: string;
+  readonly addresses: readonly Address[];
+}
+
+/** A source from which nothing, or not what devices trust, can come as things stand on this host. */
+export interface SourceFault {
+  readonly source: string;
+  readonly isMissing: boolean;
+  readonly why: string;
+}
+
+/** What this host lacks of what the plan says of it; nobody else would notice before the first trigger. */
+export function sourceFaults(
+  { sources }: Pick<TriggerPlan, 'sources'>,
+  links: readonly Addressed[],
+  inside: readonly { readonly interface: string }[],
+): SourceFault[] {
+  return sources.flatMap(({ text: source }) => {
+    const names = links
+      .filter(({ addresses }) => addresses.some(({ text }) => text === source))
+      .map(({ name }) => name);
+    if (names.length === 0) return { source, isMissing: true, why: `${source} is no address of this host` };
+    if (inside.some((one) => names.includes(one.interface))) return [];
+    return { source, isMissing: false, why: `${source} is of ${names.join(', ')}, which is no inside interface` };
+  });
+}
+
 /** The part of agent.yaml that this is about, as written. */
 interface Written {
   readonly triggers?: Omit<TriggerPlan, 'coapPorts'> & { readonly coapPorts?: readonly PortRange[] };

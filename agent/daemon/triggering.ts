@@ -2,7 +2,7 @@
 import type { Closure } from '../closure/closure.ts';
 import type { Config } from '../config.ts';
 import type { Log } from '../core/ports.ts';
-import { covers } from '../core/trigger-plan.ts';
+import { covers, sourceFaults } from '../core/trigger-plan.ts';
 import type { TriggerId } from '../core/words.ts';
 import type { Grants } from '../grants/grants.ts';
 import type { Ground } from '../grants/ground.ts';
@@ -34,6 +34,8 @@ export function openTriggering(parts: Parts, stops: Stop[]) {
   const { identities } = kept;
   const delivery = openDelivery(config, { clock: systemClock, random: systemRandom, log });
   if (!delivery || !config.triggers) return undefined;
+  for (const { source, why } of sourceFaults(config.triggers, closure.site.links, config.inside))
+    log.warn({ source, why }, 'triggerSourceMissing');
   const { ports } = config.triggers;
   const worker = new URL('../triggers/store-worker.js', import.meta.url);
   const store = openTriggerStore(kept.file('triggers.db'), identities, worker);

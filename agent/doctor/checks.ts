@@ -8,6 +8,7 @@ import { release } from 'node:os';
 import { dirname } from 'node:path';
 import { type WrongSysctl, wrongSysctls } from '../closure/sysctls.ts';
 import { type Config, CREDENTIAL } from '../config.ts';
+import { sourceFaults } from '../core/trigger-plan.ts';
 import { ownVersion } from '../version.ts';
 import { bad, type Finding, ok, type Row, unknown } from './finding.ts';
 import * as host from './host.ts';
@@ -40,17 +41,20 @@ export const HOST_CHECKS: readonly Check[] = [
 
 /** What follows from agent.yaml. */
 export async function siteChecks(config: Config, nowMs: number): Promise<readonly Check[]> {
-  const { outside, inside, store, api, gate } = config;
+  const { outside, inside, store, api, gate, triggers } = config;
   const links = [outside.interface, ...inside.map((realm) => realm.interface)];
-  const states = await host.linkStates();
-  const mount = () => (existsSync(gate.bpffs) ? gate.bpffs : dirname(gate.bpffs));
+  const found = await host.links();
+  const states = new Map(found.map(({ name, state }) => [name, state]));
   const dates = [
     { what: 'API certificate', file: api.certificate },
     ...api.clientCAs.map(({ name, file }) => ({ what: `client CA ${name}`, file })),
   ];
   return [
-    { name: 'bpffs', look: () => kernel.judgeBpffs(mount(), host.fileSystemType(mount())) },
+    { name: 'bpffs', look: () => bpffsFinding(gate.bpffs) },
     ...links.flatMap((link) => linkChecks(link, states)),
+    ...(triggers
+      ? [{ name: 'trigger sources', look: () => judge.judgeTriggerSources(sourceFaults(triggers, found, inside)) }]
+      : []),
     { name: 'store', look: () => judge.judgeFolderRights(store.directory, host.mode(store.directory)) },
     { name: 'disk', look: () => judge.judgeSpace(store.directory, host.freeBytes(store.directory)) },
     { name: 'API key', look: () => keyFinding(api.key) },
@@ -72,6 +76,13 @@ export function examine(checks: readonly Check[]): Promise<Row[]> {
       }
     }),
   );
+}
+
+/** The agent makes its own folder, but not the one above it, which must be a BPF file system. */
+function bpffsFinding(folder: string): Finding {
+  const mount = existsSync(folder) ? folder : dirname(folder);
+  if (!existsSync(mount)) return bad(`${mount} is not there`, kernel.BPFFS_ADVICE);
+  return kernel.judgeBpffs(mount, host.fileSystemType(mount));
 }
 
 /** What systemd hands to the service is not there for others to look at. */

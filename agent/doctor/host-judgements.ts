@@ -1,4 +1,5 @@
 /** Judgements about the host's software, agent, clock and files: pure, from found values to a finding. */
+import type { SourceFault } from '../core/trigger-plan.ts';
 import type { Status } from '../use-cases/status.ts';
 import { bad, type Finding, ok, unknown, warn } from './finding.ts';
 
@@ -36,6 +37,15 @@ export function judgeClock(synchronised: boolean | undefined): Finding {
   if (synchronised === undefined) return unknown('whether the clock is synchronised cannot be told');
   if (synchronised) return ok('synchronised');
   return warn('the kernel holds the clock for not synchronised', 'Install and start chrony or systemd-timesyncd.');
+}
+
+/** Devices trust triggers from these addresses alone: what this host does not have, it cannot send from. */
+export function judgeTriggerSources(faults: readonly SourceFault[]): Finding {
+  if (faults.length === 0) return ok('addresses of inside interfaces of this host');
+  const found = faults.map(({ why }) => why).join('; ');
+  if (!faults.some(({ isMissing }) => isMissing))
+    return warn(found, 'Give an inside interface the address, if devices are to reach it for their answers.');
+  return bad(found, 'Give an inside interface the address (ip address add), or correct triggers.sources.');
 }
 
 const MEBIBYTE = 2 ** 20;

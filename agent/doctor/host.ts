@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process';
 import { X509Certificate } from 'node:crypto';
 import { readFileSync, statfsSync, statSync } from 'node:fs';
 import { promisify } from 'node:util';
+import { type Address, parseAddress } from '../core/net.ts';
 
 const TIMEOUT_MS = 10_000;
 /** Where the tools are that a user's own path leaves out. */
@@ -32,13 +33,25 @@ export async function tool(name: string, ...args: readonly string[]): Promise<st
   }
 }
 
-/** The interfaces of this network namespace and their operational states; /sys would show those of another. */
-export async function linkStates(): Promise<ReadonlyMap<string, string>> {
-  const shown = JSON.parse((await tool('ip', '-json', 'link', 'show').catch(() => undefined)) ?? '[]') as {
+export interface HostLink {
+  readonly name: string;
+  /** As the kernel has it of RFC 2863, in small letters. */
+  readonly state: string;
+  readonly addresses: readonly Address[];
+}
+
+/** The interfaces of this network namespace; /sys would show those of another. None where `ip` says none. */
+export async function links(): Promise<readonly HostLink[]> {
+  const shown = JSON.parse((await tool('ip', '-json', 'address', 'show').catch(() => undefined)) ?? '[]') as {
     ifname: string;
     operstate: string;
+    addr_info?: { local?: string }[];
   }[];
-  return new Map(shown.map(({ ifname, operstate }) => [ifname, operstate.toLowerCase()]));
+  return shown.map(({ ifname, operstate, addr_info = [] }) => ({
+    name: ifname,
+    state: operstate.toLowerCase(),
+    addresses: addr_info.flatMap(({ local = '' }) => parseAddress(local) ?? []),
+  }));
 }
 
 export function mode(path: string): number {

@@ -14,10 +14,11 @@ export function judgeKernel(release: string): Finding {
 }
 
 const BPFFS_MAGIC = 0xcafe4a11;
+export const BPFFS_ADVICE = 'Mount it: mount -t bpf bpf /sys/fs/bpf, or correct gate.bpffs.';
 
 export function judgeBpffs(path: string, fileSystemType: number): Finding {
   if (fileSystemType === BPFFS_MAGIC) return ok(`${path} is a BPF file system`);
-  return bad(`${path} is no BPF file system`, 'Mount it: mount -t bpf bpf /sys/fs/bpf, or correct gate.bpffs.');
+  return bad(`${path} is no BPF file system`, BPFFS_ADVICE);
 }
 
 /** Kernel settings against what the gateway rests on (sysctls.ts). What is wrong there opens nothing: the gate closes whatever they say. */

@@ -264,6 +264,23 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
     expect((await mtgate('grants', 'revoke', '--help')).stdout).toMatch(/Examples:\n {2}mtgate grants revoke/);
   });
 
+  test('doctor: what agent.yaml says and this host has not', async () => {
+    const config = join(mkdtempSync(join(folder, 'agent-')), 'agent.yaml');
+    const example = readFileSync('systemd/agent.yaml.example', 'utf8');
+    const more = 'triggers: { sources: [10.20.0.1], ports: [5690] }\ngate: { bpffs: /nonexist/of/mtgate }\n';
+    writeFileSync(config, `${example.replace(/^devices:.*$/m, '')}\n${more}`);
+    const { stdout } = await mtgate('doctor', '--config', config, '--socket', join(folder, 'nobody.sock'), '--json');
+    expect(JSON.parse(stdout)).toEqual(
+      expect.arrayContaining([
+        { name: 'bpffs', level: 'bad', found: '/nonexist/of is not there', advice: expect.stringMatching(/^Mount it/) },
+        {
+          ...{ name: 'trigger sources', level: 'bad', found: '10.20.0.1 is no address of this host' },
+          advice: expect.stringContaining('ip address add'),
+        },
+      ]),
+    );
+  });
+
   test('doctor: a row for each thing, whatever is wrong; status 1 where something is bad', async () => {
     const none = join(folder, 'none.yaml');
     const asked = ['doctor', '--config', none, '--socket', join(folder, 'nobody.sock')];

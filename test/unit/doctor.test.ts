@@ -15,6 +15,8 @@ const forwardChain = (policy: string) =>
 const MIB = 2 ** 20;
 const agent = (changes: Partial<Status>) =>
   ({ gateway: 'gw-1', closed: true, draining: false, liveGrants: 3, ...changes }) as Status;
+const AWAY = { source: '10.0.0.1', isMissing: true, why: '10.0.0.1 is away' };
+const ASTRAY = { source: '::1', isMissing: false, why: '::1 is astray' };
 const FORWARDING_OFF = { name: 'net/ipv4/ip_forward', value: '0', expected: '1', why: 'flows are forwarded' };
 
 test.each<[string, Finding, Finding['level'], string | RegExp]>([
@@ -62,6 +64,9 @@ test.each<[string, Finding, Finding['level'], string | RegExp]>([
   ['a clock that is right', host.judgeClock(true), 'ok', 'synchronised'],
   ['a clock on its own', host.judgeClock(false), 'warn', /not synchronised/],
   ['a clock nobody knows of', host.judgeClock(undefined), 'unknown', /cannot be told/],
+  ['trigger sources', host.judgeTriggerSources([]), 'ok', /^addresses of inside/],
+  ['a source that this host lacks', host.judgeTriggerSources([AWAY, ASTRAY]), 'bad', '10.0.0.1 is away; ::1 is astray'],
+  ['a source outside', host.judgeTriggerSources([ASTRAY]), 'warn', '::1 is astray'],
   ['room', host.judgeSpace('/store', 1024 * MIB), 'ok', '/store: 1024 MiB free'],
   ['little disk', host.judgeSpace('/store', 100 * MIB), 'warn', '/store: 100 MiB free'],
   ['no disk', host.judgeSpace('/store', MIB), 'bad', '/store: 1 MiB free'],

@@ -4,6 +4,7 @@ import { expect, test } from 'vitest';
 import { baseSetup, gateSetup, siteOf, triggeredAt } from '../../agent/closure/site.ts';
 import { readConfig } from '../../agent/config.ts';
 import { address } from '../../agent/core/net.ts';
+import { sourceFaults } from '../../agent/core/trigger-plan.ts';
 import type { ExternalId, MtcUserName, RealmName } from '../../agent/core/words.ts';
 import type { Holder } from '../../agent/directory/binding.ts';
 import { formatted, issuesOf } from '../issues.ts';
@@ -41,6 +42,21 @@ function configOf(read: ReturnType<typeof readConfig>) {
   if ('issues' in read) throw new Error(issuesOf(read).join('\n'));
   return { config: read.config, warnings: read.warnings.map(formatted) };
 }
+
+test('what this host lacks of the sources', () => {
+  const { config } = configOf(reading('sources: [10.20.0.1, "fd00:20::1"], ports: [5690]'));
+  const { triggers, inside } = config;
+  if (!triggers) throw new Error('no triggers');
+  const links = (...all: [string, ...string[]][]) =>
+    all.map(([name, ...texts]) => ({ name, addresses: texts.map((text) => address(text)) }));
+  expect(sourceFaults(triggers, links(['pgw0', '10.20.0.1', 'fd00:20::1'], ['eth0', 'fd00:20::1']), inside)).toEqual(
+    [],
+  );
+  expect(sourceFaults(triggers, links(['pgw0', '10.20.0.2'], ['eth0', 'fd00:20::1']), inside)).toEqual([
+    { source: '10.20.0.1', isMissing: true, why: '10.20.0.1 is no address of this host' },
+    { source: 'fd00:20::1', isMissing: false, why: 'fd00:20::1 is of eth0, which is no inside interface' },
+  ]);
+});
 
 test('the least that must be said, and every default', () => {
   const { config, warnings } = configOf(reading('sources: [10.20.0.1], ports: [5690, 6000-6003]'));
