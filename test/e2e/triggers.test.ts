@@ -10,7 +10,16 @@ import { DEVICE_NAME, RULES, TestAgent } from '../agent.ts';
 import { type Child, program, until } from '../child.ts';
 import type { Network } from '../network.ts';
 import { Probe } from '../probe.ts';
-import { DEVICE, GATEWAY, INNER_GATEWAY, REALM_PREFIX, ROGUE, SERVER, standardNetwork } from '../standard-network.ts';
+import {
+  DEVICE,
+  GATEWAY,
+  INNER_GATEWAY,
+  INSIDE,
+  REALM_PREFIX,
+  ROGUE,
+  SERVER,
+  standardNetwork,
+} from '../standard-network.ts';
 
 const FAMILIES = ['ipv4', 'ipv6'] as const;
 const SOURCE_PORT = 5683;
@@ -175,4 +184,15 @@ test('a grant for a trigger port is refused, and one that is there ends when its
   agent.write('agent.yaml', config.replace(TRIGGERS, triggers([COAP, DIFFICULT, PLAIN, LATER])));
   await agent.start();
   expect((await agent.curl('GET', `/grants/${body.grantId}`)).body).toMatchObject({ endCause: 'RULE_CHANGED' });
+});
+
+test('a source that this host has not is told at the start, before any trigger fails', async () => {
+  expect(agent.logged('triggerSourceMissing')).toEqual([]);
+  await agent.daemon.stop();
+  const { ipv6: source } = INNER_GATEWAY;
+  await network.run('gateway', ['ip', 'address', 'del', `${source}/48`, 'dev', INSIDE]);
+  await agent.start();
+  const why = `${source} is no address of this host`;
+  expect(agent.logged('triggerSourceMissing')).toMatchObject([{ level: 'warn', source, why }]);
+  expect((await agent.mtgate('doctor', '--config', agent.configFile)).stdout).toContain(why);
 });
