@@ -13,7 +13,7 @@ import { isRevoked } from './api/authorities.ts';
 import { ExpiryAlarms, timesLeft } from './api/expiry.ts';
 import { refusalRecorder } from './api/problem.ts';
 import { readTrust } from './api/tls.ts';
-import { accountingPlaces, recorderSetup } from './closure/site.ts';
+import { accountingPlaces, ownUse, recorderSetup } from './closure/site.ts';
 import type { FaultCode } from './core/errors.ts';
 import type { ExternalId, GrantId } from './core/words.ts';
 import { serveApis } from './daemon/apis.ts';
@@ -290,6 +290,7 @@ async function start(
     try {
       return await readAgain({
         ...{ config, policies, folder, grants, bindings, registry, identities, radius, warn, clock: systemClock, log },
+        ownUse: (address) => ownUse(config, closure.site.links, address),
         trusted: (next) => {
           trust = next;
           putInForce(next);

@@ -170,6 +170,20 @@ export function takesFrames({ kind, takesFrames: said }: Link, asked: HookChoice
   return kind === 'ether' && (said ?? asked === 'xdp');
 }
 
+/**
+ * What an address is of this host's own, which no device can hold: packets to
+ * it would end here. Undefined where it is none. Without `links`: by agent.yaml alone.
+ */
+export function ownUse(
+  { triggers }: Pick<Config, 'triggers'>,
+  links: readonly Pick<Link, 'name' | 'addresses'>[],
+  { text }: Address,
+): string | undefined {
+  if (triggers?.sources.some((source) => source.text === text)) return `${text} is where triggers come from`;
+  const link = links.find(({ addresses }) => addresses.some((own) => own.text === text));
+  return link && `${text} is an address of this host (${link.name})`;
+}
+
 /** What the base is written from, beside the filters of the policy: who is in their groups. */
 export interface FilterGround {
   readonly policy: Policy;

@@ -5,8 +5,10 @@
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { ownUse } from '../closure/site.ts';
 import type { Config } from '../config.ts';
 import type { Log } from '../core/ports.ts';
+import { links } from '../dataplane/iproute.ts';
 import { openDesk } from '../desk/desk-store.ts';
 import { DeskSwitch } from '../desk/desk-switch.ts';
 import { openRegistry } from '../directory/registry-store.ts';
@@ -32,7 +34,8 @@ export async function openKept(config: Config, log: Log, warn: (warning: string)
   const identities = identitiesBy(identityKey);
   const registry = openRegistry(join(directory, 'registry.db'), identities);
   stops.push(() => registry.close());
-  const devices = loadDevices(config, { registry, identities });
+  const present = await links();
+  const devices = loadDevices(config, { registry, identities, ownUse: (address) => ownUse(config, present, address) });
   const importWorker = new URL('../use-cases/device-import-worker.js', import.meta.url);
   const imports = new DeviceImports(registry, directory, importWorker, identityKey);
   const editions = openEditions(join(directory, 'editions.db'));

@@ -12,6 +12,7 @@ import { certificateStatus } from '../api/expiry.ts';
 import { readTrust, type Trust } from '../api/tls.ts';
 import type { Config } from '../config.ts';
 import type { Identities } from '../core/identities.ts';
+import type { Address } from '../core/net.ts';
 import type { Clock, Log } from '../core/ports.ts';
 import type { AccountingListener } from '../directory/listener.ts';
 import type { OwnerOf } from '../directory/registry.ts';
@@ -32,6 +33,8 @@ export interface ReloadParts {
   readonly bindings: Bindings;
   readonly identities: Identities;
   readonly registry: RegistryStore;
+  /** What an address is of this host's own, if it is. */
+  readonly ownUse: (address: Address) => string | undefined;
   /** The accounting server, where there is one. */
   readonly radius: AccountingListener | undefined;
   /** Puts certificates, CAs and revocation lists in force. */
@@ -50,7 +53,7 @@ export async function readAgain(parts: ReloadParts): Promise<object> {
   if (config.rules.autoApply) await policies.propose();
   const ownerOf: OwnerOf = (externalId) => mtcUserOf(grants.policy, externalId)?.name;
   const next = {
-    devices: loadDevices(config, { registry, ownerOf, identities }),
+    devices: loadDevices(config, { registry, ownerOf, identities, ownUse: parts.ownUse }),
     trust: readTrust(loadTls(config)),
     clients: loadRadiusClients(config, warn),
   };

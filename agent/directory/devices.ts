@@ -11,7 +11,7 @@ import { type Claim, clashesAmong } from '../core/claims.ts';
 import { byPlace, type Document, type Issue, type Path, readDocument } from '../core/document.ts';
 import { address, list, mapping, name, unknownWord } from '../core/fields.ts';
 import { FOREIGN_HASH, type Identities } from '../core/identities.ts';
-import { contains, type Prefix } from '../core/net.ts';
+import { type Address, contains, type Prefix } from '../core/net.ts';
 import type { Device, InnerAddress, RealmName } from '../core/words.ts';
 import { deviceKeys, type OwnerOf, type Registry, wrongClaim } from './registry.ts';
 
@@ -33,6 +33,8 @@ export interface FileSurroundings {
   readonly registry?: Registry;
   readonly identities?: Pick<Identities, 'isForeign'>;
   readonly ownerOf?: OwnerOf;
+  /** What an address is of this host's own, if it is. */
+  readonly ownUse?: (address: Address) => string | undefined;
 }
 
 /** In characters: some fifty thousand devices, which take seconds to read. More are imported. */
@@ -55,7 +57,7 @@ export function readDevices(
   const { document } = reading;
   const issues = [
     ...clashesAmong(claimsOf(document)),
-    ...strayBindings(document, realms),
+    ...strayBindings(document, realms, surroundings.ownUse),
     ...contradictions(document, surroundings),
   ].sort(byPlace);
   if (issues.length > 0) return { issues };
@@ -80,7 +82,11 @@ function* claimsOf({ value, locate }: Document<Devices>): Generator<Claim> {
   }
 }
 
-function strayBindings({ value, locate }: Document<Devices>, realms: readonly Realm[]): Issue[] {
+function strayBindings(
+  { value, locate }: Document<Devices>,
+  realms: readonly Realm[],
+  ownUse: FileSurroundings['ownUse'],
+): Issue[] {
   const known = new Map(realms.map((realm) => [realm.realm, realm.prefixes]));
   return value.devices.flatMap(({ bindings = [] }, i) =>
     bindings.flatMap(({ realm, address: held }, j) => {
@@ -89,6 +95,9 @@ function strayBindings({ value, locate }: Document<Devices>, realms: readonly Re
         const message = unknownWord('realm', realm, [...known.keys()]);
         return { ...locate(['devices', i, 'bindings', j, 'realm']), message };
       }
+      const own = ownUse?.(held);
+      if (own !== undefined)
+        return { ...locate(['devices', i, 'bindings', j, 'address']), message: `${own}: no device can hold it` };
       if (prefixes.some((prefix) => contains(prefix, held))) return [];
       const message = `${held.text} is not in realm ${realm} (${prefixes.map(({ text }) => text).join(', ')})`;
       return { ...locate(['devices', i, 'bindings', j, 'address']), message };

@@ -14,11 +14,12 @@ import { join, relative, resolve } from 'node:path';
 import type { ReadFile } from '../api/authorities.ts';
 import { blocksOf } from '../api/pem.ts';
 import type { TlsMaterial } from '../api/tls.ts';
-import { poolPrefixes } from '../closure/site.ts';
+import { ownUse, poolPrefixes } from '../closure/site.ts';
 import { type Config, CREDENTIAL, ownSpaces, readConfig, servicesOf } from '../config.ts';
 import { sharedRealms } from '../core/address-plan.ts';
 import { decodeText, formatIssue, type Issue } from '../core/document.ts';
 import { AgentError, type FaultCode } from '../core/errors.ts';
+import type { Address } from '../core/net.ts';
 import type { RadiusClient } from '../directory/clients.ts';
 import { type FileSurroundings, type ListedDevice, readDevices } from '../directory/devices.ts';
 import type { Checked } from '../editions/beginning.ts';
@@ -128,11 +129,16 @@ function policyIn(compiled: Compiled, warn: (warning: string) => void): Policy {
   return compiled.policy;
 }
 
-/** The devices of the devices file; none where agent.yaml names no file. @throws AgentError devicesInvalid */
+/**
+ * The devices of the devices file; none where agent.yaml names no file. Of the
+ * host's own addresses those are known that agent.yaml names, unless the
+ * surroundings know all. @throws AgentError devicesInvalid
+ */
 export function loadDevices(config: Config, surroundings: FileSurroundings = {}): readonly ListedDevice[] {
   if (!config.devices) return [];
   const text = readText(config.devices, 'devicesInvalid');
-  const reading = readDevices(text, config.devices, config.inside, surroundings);
+  const known = { ownUse: (address: Address) => ownUse(config, [], address), ...surroundings };
+  const reading = readDevices(text, config.devices, config.inside, known);
   if ('issues' in reading) throw invalid('devicesInvalid', reading.issues);
   return reading.devices;
 }

@@ -10,7 +10,7 @@ import type { TriggerManagement } from '../api/trigger-routes.ts';
 import type { UserUseCases } from '../api/user-routes.ts';
 import type { Config } from '../config.ts';
 import { AgentError } from '../core/errors.ts';
-import { contains } from '../core/net.ts';
+import { type Address, contains } from '../core/net.ts';
 import { referenceOf, type ServerName } from '../core/words.ts';
 import type { Bindings } from '../grants/bindings.ts';
 import type { Grants } from '../grants/grants.ts';
@@ -27,6 +27,8 @@ interface Running {
   readonly reload: () => Promise<object>;
   readonly drain: (draining: boolean) => void;
   readonly status: () => RunningStatus;
+  /** What an address is of this host's own, if it is. */
+  readonly ownUse: (address: Address) => string | undefined;
 }
 
 export function managementUseCases(
@@ -47,7 +49,7 @@ export function managementUseCases(
   const { log, directory } = ground;
   const pages = new Pages(grants);
   /** Why there is no such inner address; undefined where there is. */
-  const stray = (realm: string, address: Parameters<ManagementUseCases['bind']>[2]) => {
+  const stray = (realm: string, address: Address) => {
     const known = config.inside.find((one) => one.realm === realm);
     if (!known) return { refused: 'realmUnknown', why: `no realm ${realm} in agent.yaml` };
     if (known.prefixes.some((prefix) => contains(prefix, address))) return undefined;
@@ -130,6 +132,8 @@ export function managementUseCases(
     bindings: () => directory.bindings(),
     async bind(device, realm, address, byUid) {
       log.info({ device, realm, address: address.text, byUid }, 'bindAsked');
+      const own = running.ownUse(address);
+      if (own !== undefined) return { refused: 'addressOfHost', why: `${own}: no device can hold it` };
       return stray(realm, address) ?? bindings.bind(device, { realm, address });
     },
     async unbind(device, realm, address, byUid) {

@@ -141,6 +141,7 @@ beforeAll(async () => {
       gateway.draining = draining ? { reason: 'gatewayDraining', why: 'asked for' } : undefined;
     },
     status: () => ({ ...running, draining: gateway.draining !== undefined }),
+    ownUse: ({ text }) => (text === '10.20.0.1' ? '10.20.0.1 is an address of this host (pgw0)' : undefined),
   });
   management = await startManagement(join(folder, 'agent.sock'), useCases, () => 0, gateway.log);
 });
@@ -546,6 +547,11 @@ test('device bind, list, unbind', async () => {
   const bound = await operator('device', 'bind', 'm2@meters.example', 'iot', '10.20.0.9', '--json');
   expect(JSON.parse(bound.stdout)).toEqual({
     bound: { device: 'm2@meters.example', realm: 'iot', address: '10.20.0.9' },
+  });
+  expect(await operator('device', 'bind', 'm2@meters.example', 'iot', '10.20.0.1')).toEqual({
+    status: 1,
+    stdout: '',
+    stderr: 'addressOfHost: 10.20.0.1 is an address of this host (pgw0): no device can hold it\n',
   });
   expect((await operator('device')).stdout).toMatch(/^m2@meters\.example +iot +10\.20\.0\.9 +management/m);
   expect((await operator('device', 'unbind', 'm2@meters.example', 'iot', '10.20.0.9')).stdout).toBe(

@@ -264,6 +264,19 @@ describe.concurrent('mtgate', { timeout: 30_000 }, () => {
     expect((await mtgate('grants', 'revoke', '--help')).stdout).toMatch(/Examples:\n {2}mtgate grants revoke/);
   });
 
+  test('check: a device that holds the address from which triggers come', async () => {
+    const own = mkdtempSync(join(folder, 'agent-'));
+    writeFileSync(
+      join(own, 'devices.yaml'),
+      'devices: [{ externalId: m1@meters.acme.example, bindings: [{ realm: iot, address: 10.20.0.1 }] }]\n',
+    );
+    const example = readFileSync('systemd/agent.yaml.example', 'utf8');
+    writeFileSync(join(own, 'agent.yaml'), `${example}\ntriggers: { sources: [10.20.0.1], ports: [5690] }\n`);
+    const { status, stderr } = await mtgate('check', 'rules', '--config', join(own, 'agent.yaml'));
+    expect(stderr).toMatch(/devices\.yaml:1:\d+: 10\.20\.0\.1 is where triggers come from: no device can hold it\n/);
+    expect(status).toBe(1);
+  });
+
   test('doctor: what agent.yaml says and this host has not', async () => {
     const config = join(mkdtempSync(join(folder, 'agent-')), 'agent.yaml');
     const example = readFileSync('systemd/agent.yaml.example', 'utf8');

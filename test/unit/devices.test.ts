@@ -1,5 +1,7 @@
 import { expect, test } from 'vitest';
-import { prefix } from '../../agent/core/net.ts';
+import { ownUse } from '../../agent/closure/site.ts';
+import type { Config } from '../../agent/config.ts';
+import { address, prefix } from '../../agent/core/net.ts';
 import type { ExternalId, MtcUserName, RealmName } from '../../agent/core/words.ts';
 import { readDevices } from '../../agent/directory/devices.ts';
 import type { Registry } from '../../agent/directory/registry.ts';
@@ -108,6 +110,23 @@ test('wrong values', () => {
     'devices.yaml:3:5: "externalId" is missing: expected an external identifier such as meter-1@meters.example',
     'devices.yaml:3:7: unknown key "name"; known here: externalId, msisdn, imsi, mtcUser, interfaceId, attributes, bindings',
   ]);
+});
+
+test("an address of the host's own is no device's", () => {
+  const text = `devices:
+  - { externalId: m1@a.example, bindings: [{ realm: iot, address: 10.20.0.1 }] }
+  - { externalId: m2@a.example, bindings: [{ realm: mpn, address: 10.20.0.2 }] }
+  - { externalId: m3@a.example, bindings: [{ realm: iot, address: "fd00:20::1" }, { realm: mpn, address: 10.20.0.3 }] }
+`;
+  const links = [{ name: 'pgw0', addresses: [address('10.20.0.1')] }];
+  const triggers = { sources: [address('fd00:20::1')] } as unknown as NonNullable<Config['triggers']>;
+  const read = (of: Pick<Config, 'triggers'>, present: typeof links) =>
+    issuesOf(readDevices(text, 'devices.yaml', REALMS, { ownUse: (held) => ownUse(of, present, held) }));
+  expect(read({ triggers }, links)).toEqual([
+    'devices.yaml:2:67: 10.20.0.1 is an address of this host (pgw0): no device can hold it',
+    'devices.yaml:4:67: fd00:20::1 is where triggers come from: no device can hold it',
+  ]);
+  expect(read({}, [])).toEqual([]);
 });
 
 test('what imports or the rule files say otherwise is told at its place', () => {
