@@ -6,7 +6,7 @@
  * up is cut, and never makes the agent grow.
  */
 import type { ServerResponse } from 'node:http';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyReply } from 'fastify';
 import { z } from 'zod';
 import type { Account } from '../inspector/account.ts';
 import { DENIAL_KINDS, type Denial, type DenialFilter } from '../inspector/denials.ts';
@@ -36,6 +36,12 @@ export interface PolicyNow {
   readonly why: string;
 }
 
+/** The operator named somebody who is not there: a name, and a sentence for a person. */
+interface Declined {
+  readonly refused: string;
+  readonly why: string;
+}
+
 export interface DenialUseCases {
   denials(filter: DenialFilter, limit: number): readonly Denial[];
   /** How many packets that list stands for. */
@@ -45,6 +51,14 @@ export interface DenialUseCases {
   /** A reader of the stream was cut. */
   streamCut(): void;
   refusals(filter: RefusalFilter, limit: number): readonly KeptRefusal[];
+  /**
+   * Who is named and is not in the rule files: where nothing was found, "nobody" would be read as that all is well.
+   * What is on record of one who has gone is still found.
+   */
+  unknownName(named: {
+    readonly mtcUser?: string | undefined;
+    readonly server?: string | undefined;
+  }): Declined | undefined;
   /** Of a refusal by its instance, of a row or a grant by its id. */
   why(id: string): Explanation | undefined;
 }
@@ -85,18 +99,27 @@ const REFUSALS = z.strictObject({
 });
 
 export function addDenialRoutes(app: FastifyInstance, useCases: DenialUseCases): void {
-  app.get('/denials', (request): DenialList => {
+  const declined = (reply: FastifyReply, { refused, why }: Declined) =>
+    reply.code(404).send({ error: { code: refused, message: why } });
+  app.get('/denials', (request, reply) => {
     const { limit, ...filter } = LIST.parse(request.query);
-    return { packets: useCases.account(), denials: useCases.denials(filter, limit).map(denialRow) };
+    const denials = useCases.denials(filter, limit).map(denialRow);
+    const unknown = denials.length === 0 ? useCases.unknownName(filter) : undefined;
+    if (unknown) return declined(reply, unknown);
+    return { packets: useCases.account(), denials } satisfies DenialList;
   });
   app.get('/denials/stream', (request, reply) => {
     const filter = STREAM.parse(request.query);
+    const unknown = useCases.unknownName(filter);
+    if (unknown && useCases.denials(filter, 1).length === 0) return declined(reply, unknown);
     reply.hijack();
     stream(reply.raw, filter, useCases);
   });
-  app.get('/refusals', (request) => {
+  app.get('/refusals', (request, reply) => {
     const { limit, ...filter } = REFUSALS.parse(request.query);
-    return useCases.refusals(filter, limit).map(refusalRow);
+    const refusals = useCases.refusals(filter, limit).map(refusalRow);
+    const unknown = refusals.length === 0 ? useCases.unknownName({ server: filter.server }) : undefined;
+    return unknown ? declined(reply, unknown) : refusals;
   });
   app.get<{ Params: { id: string } }>('/why/:id', (request, reply) => {
     const { id } = request.params;

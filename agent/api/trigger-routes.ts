@@ -55,10 +55,16 @@ interface TriggerFilter {
   readonly limit: number;
 }
 
+/** The operator named somebody who is not there: a name, and a sentence for a person. */
+interface Declined {
+  readonly refused: string;
+  readonly why: string;
+}
+
 /** Absent members: this gateway sends no triggers. */
 export interface TriggerManagement {
   readonly triggers?: {
-    list(filter: TriggerFilter): TriggerList;
+    list(filter: TriggerFilter): TriggerList | Declined;
     show(id: string): TriggerDetail | undefined;
     /** The one that belongs to a grant, or to a request that waits. */
     ofGrant(grantId: string): TriggerDetail | undefined;
@@ -86,7 +92,9 @@ export function addTriggerRoutes(
   const none = declined('noTriggers', 'agent.yaml has no triggers: this gateway sends none');
   app.get('/triggers', (request, reply) => {
     const filter = LIST.parse(request.query);
-    return triggers ? triggers.list(filter) : reply.code(404).send(none);
+    if (!triggers) return reply.code(404).send(none);
+    const found = triggers.list(filter);
+    return 'refused' in found ? reply.code(404).send(declined(found.refused, found.why)) : found;
   });
   app.get<{ Params: { id: string } }>('/triggers/:id', (request, reply) => {
     if (!triggers) return reply.code(404).send(none);

@@ -1,8 +1,12 @@
 /**
  * The commands that say who was turned away: `denials`, `refusals`, `why`.
  */
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import { type Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import type { DenialList, DenialRow, RefusalRow, WhyAnswer } from '../api/denial-routes.ts';
+import { HANDSHAKES } from '../core/handshakes.ts';
+import { parseAddress } from '../core/net.ts';
+import { BASE_DENIALS, DENIALS } from '../core/reasons.ts';
+import { REFUSALS } from '../core/refusals.ts';
 import { DENIAL_KINDS } from '../inspector/denials.ts';
 import { type Ask, call, follow, json, socket } from './client.ts';
 import { explainUse } from './help.ts';
@@ -37,7 +41,7 @@ export function registerDenials(program: Command): void {
       .description('who was turned away: packets, handshakes and requests, the newest first')
       .addOption(new Option('--kind <kind>', 'of this kind').choices(DENIAL_KINDS))
       .option('--reason <reason>', 'for this reason, such as wrongSource')
-      .option('--source <address>', 'from this address')
+      .addOption(new Option('--source <address>', 'from this address').argParser(readSource))
       .option('--mtc-user <name>', 'toward endpoints of this MTC user')
       .addOption(limit())
       .option('--follow', 'go on: print each row that is new or has changed (with --json: a row a line)')
@@ -62,6 +66,7 @@ export function registerDenials(program: Command): void {
       .addOption(json())
       .action(async (ask: RefusalsAsk) => {
         const { server, device, reason } = ask;
+        await refuseUnknown(reason, Object.keys(REFUSALS));
         const path = `/refusals${query({ server, device, reason, limit: ask.limit })}`;
         const refusals = await call<RefusalRow[]>(ask, 'GET', path);
         const columns = ['at', 'reason', 'step', 'server', 'source', 'device', 'target', 'instance'] as const;
@@ -99,8 +104,23 @@ export function registerDenials(program: Command): void {
   );
 }
 
+/** As it stands in the rows: one text for each address, or that none could be read. */
+function readSource(text: string): string {
+  const address = text === 'unknown' ? text : parseAddress(text)?.text;
+  if (address !== undefined) return address;
+  throw new InvalidArgumentError('Expected an IP address, or unknown.');
+}
+
+/** A reason that is none meets no row, which would be read as that nobody was turned away. */
+async function refuseUnknown(reason: string | undefined, known: readonly string[]): Promise<void> {
+  if (reason === undefined || known.includes(reason)) return;
+  const { unknownWord } = await import('../core/fields.ts');
+  throw new CommanderError(2, 'mtgate.reason', `--reason: ${unknownWord('reason', reason, known)}`);
+}
+
 async function listDenials(ask: DenialsAsk): Promise<void> {
   const { kind, reason, source, mtcUser } = ask;
+  await refuseUnknown(reason, [DENIALS, BASE_DENIALS, HANDSHAKES, REFUSALS].flatMap(Object.keys));
   const filter = { kind, reason, source, mtcUser };
   if (ask.follow) {
     for await (const line of follow(ask, `/denials/stream${query(filter)}`)) {

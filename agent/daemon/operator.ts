@@ -70,7 +70,7 @@ export async function serveOperator(parts: Parts, stops: Stop[]): Promise<void> 
   const { ledger, inspector, account } = parts.turnedAway;
   const others = {
     ...denialUseCases({
-      ...{ ledger, account, identities },
+      ...{ ledger, account, identities, policy: () => grants.policy },
       inspector: () => inspector.reading(),
       streamCut: metrics.streamCut,
       remedies: remediesOf(grants, ledger, (record) => operatorDetail(record, ground)),
@@ -82,7 +82,7 @@ export async function serveOperator(parts: Parts, stops: Stop[]): Promise<void> 
     reportsOf: (name: string) =>
       grants.policy.mtcUsers.has(name as MtcUserName) ? parts.reports.all(name as MtcUserName) : undefined,
     ...(triggering && {
-      triggers: triggerManagement(triggering.triggers, triggering.store, ground.directory, log),
+      triggers: triggerManagement(triggering.triggers, triggering.store, ground.directory, () => grants.policy, log),
     }),
     ...userUseCases(grants, parts.clerk),
     ...natUseCases({

@@ -3,14 +3,17 @@
  * the management interface.
  */
 import type { DenialUseCases } from '../api/denial-routes.ts';
+import { unknownWord } from '../core/fields.ts';
 import { HANDSHAKES } from '../core/handshakes.ts';
 import type { Identities } from '../core/identities.ts';
 import { BASE_DENIALS, DENIALS } from '../core/reasons.ts';
 import { REFUSALS, type Step } from '../core/refusals.ts';
+import type { MtcUserName, ServerName } from '../core/words.ts';
 import type { Account } from '../inspector/account.ts';
 import { type Denial, matches } from '../inspector/denials.ts';
 import type { InspectorReading } from '../inspector/inspector.ts';
 import type { Ledger } from '../inspector/ledger.ts';
+import type { Policy } from '../policy/policy.ts';
 import type { Remedies } from './remedies.ts';
 
 /** What has changed is told this often: under a flood a row once, and not with every packet. */
@@ -23,6 +26,7 @@ interface Sources {
   readonly streamCut: () => void;
   readonly remedies: Remedies;
   readonly identities: Identities;
+  readonly policy: () => Pick<Policy, 'servers' | 'mtcUsers'>;
 }
 
 export function denialUseCases({
@@ -32,6 +36,7 @@ export function denialUseCases({
   streamCut,
   remedies,
   identities,
+  policy,
 }: Sources): DenialUseCases {
   return {
     denials: (filter, limit) => ledger.denials.list(filter, limit),
@@ -57,6 +62,14 @@ export function denialUseCases({
     streamCut,
     refusals: ({ device, ...filter }, limit) =>
       ledger.refusals({ ...filter, ...(device !== undefined && { device: identities.toldAs(device) }) }, limit),
+    unknownName({ mtcUser, server }) {
+      const { mtcUsers, servers } = policy();
+      if (mtcUser !== undefined && !mtcUsers.has(mtcUser as MtcUserName))
+        return { refused: 'mtcUserUnknown', why: unknownWord('MTC user', mtcUser, [...mtcUsers.keys()]) };
+      if (server !== undefined && !servers.has(server as ServerName))
+        return { refused: 'serverUnknown', why: unknownWord('server', server, [...servers.keys()]) };
+      return undefined;
+    },
     why(id) {
       const denial = ledger.denials.get(id);
       if (denial) return { denial, ...explained(denial), ...remedies.ofDenial(denial) };

@@ -4,11 +4,13 @@
  */
 import type { Transaction, TriggerUseCases } from '../api/t8-routes.ts';
 import type { TriggerDetail, TriggerManagement } from '../api/trigger-routes.ts';
+import { unknownWord } from '../core/fields.ts';
 import type { Identities } from '../core/identities.ts';
 import type { Log } from '../core/ports.ts';
 import { askerFacts, type Refuse } from '../core/refusals.ts';
 import type { Asker, DeviceReference, ExternalId, ServerName } from '../core/words.ts';
 import type { Directory } from '../directory/directory.ts';
+import type { Policy } from '../policy/policy.ts';
 import type { Notifications } from '../triggers/ground.ts';
 import { endText } from '../triggers/lifecycle.ts';
 import type { TriggerStore } from '../triggers/store.ts';
@@ -77,14 +79,24 @@ export function triggerManagement(
   triggers: Triggers,
   store: Pick<TriggerStore, 'list'>,
   directory: Pick<Directory, 'named'>,
+  policy: () => Pick<Policy, 'servers'>,
   log: Log,
 ): NonNullable<TriggerManagement['triggers']> {
   const detail = (trigger: Trigger) => operatorView(trigger, triggers);
   return {
     list({ server, device: name, ended, limit }) {
-      const device = name === undefined ? undefined : (directory.named(name)?.externalId ?? (name as ExternalId));
+      const registered = name === undefined ? undefined : directory.named(name);
+      const device = registered?.externalId ?? (name as ExternalId | undefined);
       const filter = { state: ended ? ('ended' as const) : ('pending' as const), device };
       const found = store.list({ ...filter, server: server as ServerName | undefined }, limit);
+      // Of a device or server that has gone what is on record is still found.
+      if (found.length === 0) {
+        const { servers } = policy();
+        if (name !== undefined && !registered)
+          return { refused: 'deviceUnknown', why: `no device ${name} is registered` };
+        if (server !== undefined && !servers.has(server as ServerName))
+          return { refused: 'serverUnknown', why: unknownWord('server', server, [...servers.keys()]) };
+      }
       return { triggers: found.map(detail), pending: triggers.queue.size };
     },
     show: (id) => {

@@ -125,6 +125,7 @@ const useCases: ManagementUseCases = {
     return [knock];
   },
   account: () => ({ ...seen, inspector }),
+  unknownName: () => undefined,
   followDenials(filter, tell) {
     calls.push(['follow', filter]);
     followers.add(tell);

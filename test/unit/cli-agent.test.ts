@@ -95,6 +95,7 @@ beforeAll(async () => {
     inspector: () => SEES,
     streamCut: () => {},
     remedies: remediesOf(grants, ledger, (record) => operatorDetail(record, ground)),
+    policy: () => grants.policy,
   });
   mkdirSync(join(folder, 'rules'));
   writeFileSync(join(folder, 'rules/rules.yaml'), RULES);
@@ -289,6 +290,23 @@ describe('who was turned away', () => {
       status: 1,
       stderr: expect.stringMatching(/^idUnknown: /),
     });
+  });
+});
+
+describe('a name that is none is not read as nobody', () => {
+  test.each([
+    [['denials', '--mtc-user', 'acmee'], 'mtcUserUnknown: unknown MTC user "acmee"; did you mean "acme"?'],
+    [['denials', '--follow', '--mtc-user', 'foo'], 'mtcUserUnknown: unknown MTC user "foo"; known here: acme'],
+    [['refusals', '--server', 'foo'], 'serverUnknown: unknown server "foo"; known here: head-end, other'],
+  ])('%j', async (words, says) => {
+    expect(await operator(...words)).toEqual({ status: 1, stdout: '', stderr: `${says}\n` });
+  });
+
+  test('but what is on record of one who has gone is found', async () => {
+    const row = { kind: 'packet', reason: 'noGrant', source: '192.0.2.9', target: 'udp 203.0.113.1:9' } as const;
+    const { id } = ledger.denials.add({ ...row, mtcUser: 'gone' as never });
+    expect((await operator('denials', '--mtc-user', 'gone')).stdout).toContain(id);
+    expect((await operator('denials', '--mtc-user', 'acme', '--source', '2001:DB8::9')).status).toBe(0);
   });
 });
 

@@ -18,8 +18,10 @@ let bare: Management;
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'mtgate-cli-triggers-'));
   fixture = await TestTriggers.started();
-  const { log, directory } = fixture.gateway;
-  const useCases = { triggers: triggerManagement(fixture.triggers, fixture.store, directory, log) };
+  const { log, directory, grants } = fixture.gateway;
+  const useCases = {
+    triggers: triggerManagement(fixture.triggers, fixture.store, directory, () => grants.policy, log),
+  };
   // The rest of the socket is not asked for.
   const start = (name: string, served: object) =>
     startManagement(join(folder, name), served as ManagementUseCases, () => 1000, log);
@@ -70,6 +72,12 @@ test('one that wakes a device for a grant request names it', { timeout: 60_000 }
 test('what there is not is said', { timeout: 60_000 }, async () => {
   const none = await operator('show', 'none');
   expect([none.status, none.stderr]).toEqual([1, expect.stringContaining('no trigger none on record')]);
+  for (const [words, says] of [
+    [['--server', 'zz'], /^serverUnknown: unknown server "zz"; known here: head-end/],
+    [['--server', 'head-ent'], /^serverUnknown: unknown server "head-ent"; did you mean "head-end"\?/],
+    [['--device', 'bad'], /^deviceUnknown: no device bad is registered/],
+  ] as const)
+    expect(await operator('list', ...words)).toEqual({ status: 1, stdout: '', stderr: expect.stringMatching(says) });
   const without = await mtgate('triggers', 'list', '--socket', join(folder, 'bare.sock'));
   expect([without.status, without.stderr]).toEqual([1, expect.stringContaining('agent.yaml has no triggers')]);
 });

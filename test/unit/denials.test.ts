@@ -426,6 +426,7 @@ describe('the ledger', () => {
       streamCut: () => {},
       remedies: REMEDIES,
       identities: IDENTITIES,
+      policy: () => ({ servers: new Map(), mtcUsers: new Map() }),
     });
     ledger.refused(refusal('aa'), FACTS);
     expect(why('urn:uuid:aa')).toMatchObject({
@@ -455,6 +456,7 @@ describe('the ledger', () => {
       streamCut: () => {},
       remedies: REMEDIES,
       identities: IDENTITIES,
+      policy: () => ({ servers: new Map(), mtcUsers: new Map() }),
     });
     const told: Denial[][] = [];
     const end = followDenials({ reason: 'noGrant' }, (rows) => told.push([...rows]));
