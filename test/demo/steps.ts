@@ -8,6 +8,12 @@ export interface Step {
   readonly act: () => Promise<string>;
 }
 
+// Whoever reads may stop early (`npm run demo | head`): then the rest is for nobody, and what was started goes with us.
+process.stdout.on('error', (fault: NodeJS.ErrnoException) => {
+  if (fault.code !== 'EPIPE') throw fault;
+  process.exit();
+});
+
 export const say = (text: string) => void process.stdout.write(`${text}\n`);
 
 export class Steps {
