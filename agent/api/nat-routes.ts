@@ -57,7 +57,11 @@ export function addNatRoutes(app: FastifyInstance, useCases: NatUseCases): void 
     const moment = parseMoment(time, Date.now());
     if (!moment) {
       const expected = 'a time with its zone such as 2026-01-31T10:15:32Z or 2026-01-31T11:15:32+01:00';
-      return refuse(400, 'invalidArgument', `time: expected ${expected}, seconds since 1970, or now; found "${time}"`);
+      return refuse(
+        400,
+        'invalidArgument',
+        `time: expected ${expected}, seconds since 1970 (9 or 10 digits), or now; found "${time}"`,
+      );
     }
     const number = protocol && PROTOCOLS[protocol][0];
     const answer = useCases.whoHad({ address, port, ...moment, ...(number !== undefined && { protocol: number }) });

@@ -14,7 +14,7 @@ export function registerNat(program: Command): void {
   const nat = program.command('nat').description('the record of what stood for whom outside');
   explainUse(
     nat
-      .command('who <address> <port> <time>')
+      .command('who <publicAddress> <port> <time>')
       .description('who had a public address and port at a time: by a grant, or by a flow that the device began')
       .addOption(new Option('--protocol <protocol>', 'only this one').choices([...PROTOCOLS]))
       .addOption(socket())
@@ -36,7 +36,7 @@ export function registerNat(program: Command): void {
         for (const note of answer.notes) print(`note: ${note}`);
       }),
     {
-      more: `The time has its zone (2026-01-31T10:15:32Z, 2026-01-31T11:15:32+01:00), or is in seconds since 1970, or "now";
+      more: `The time has its zone (2026-01-31T10:15:32Z, 2026-01-31T11:15:32+01:00), or is in seconds since 1970 (9 or 10 digits), or "now";
 without fractions it means the whole second. One port may stand for several devices at once, toward different servers.`,
       examples: [
         'mtgate nat who 203.0.113.9 40001 2026-01-31T10:15:32Z --protocol udp',

@@ -545,6 +545,14 @@ describe('an operator', () => {
     ['GET', '/policy/diff?of=last', undefined, 400, 'invalidArgument', /of/],
     [
       'GET',
+      '/nat/who?address=203.0.113.9&port=1&time=1',
+      undefined,
+      400,
+      'invalidArgument',
+      /seconds since 1970 \(9 or 10 digits\), or now; found "1"$/,
+    ],
+    [
+      'GET',
       '/policy/editions/x',
       undefined,
       400,

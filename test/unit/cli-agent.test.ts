@@ -842,6 +842,14 @@ describe('completion', () => {
     expect(bash.stdout.split('\n')).toEqual(['grants', 'show', id, 'meters.example', '']);
   });
 
+  test('of nat who: no inner address, which nobody has outside', async () => {
+    const offered = async (...words: string[]) =>
+      (await said([...MTGATE, 'complete-words', '--', ...words, ''], { MTGATE_SOCKET: join(folder, 'agent.sock') }))
+        .stdout;
+    expect(await offered('device', 'unbind', M1, 'iot')).toContain('10.20.0.2');
+    expect(await offered('nat', 'who')).toBe('');
+  });
+
   test('without an agent: nothing, silently', async () => {
     const words = ['complete-words', '--', 'grants', 'show', '--socket', join(folder, 'nobody.sock'), ''];
     expect(await mtgate(...words)).toEqual({ status: 0, stdout: '', stderr: '' });
