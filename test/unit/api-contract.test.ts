@@ -25,6 +25,14 @@ const problem = (reason: RefusalReason) =>
   problemOf({ reason, step: REFUSALS[reason].step, instance: 'urn:uuid:x', why: 'w' });
 
 describe('the contract', () => {
+  it('says of a 404 that a grant is not there only where one is named', () => {
+    const named = Object.entries<Record<string, { responses?: Record<string, { $ref?: string }> }>>(contract.paths)
+      .filter(([, item]) => Object.values(item).some(({ responses }) => /Grant/.test(responses?.['404']?.$ref ?? '')))
+      .map(([path]) => path);
+    expect(named.length).toBeGreaterThan(0);
+    expect(named.filter((path) => !path.includes('{grantId}'))).toEqual([]);
+  });
+
   it('is served where it says', () => {
     const served = contracts.map(({ name, contract: { servers } }) => [name, servers[0].url]);
     expect(Object.fromEntries(served)).toMatchObject({
