@@ -14,6 +14,8 @@ export interface HeldBy {
   /** Empty where the address is of no realm any more. */
   readonly realm: RealmName | '';
   readonly device: ExternalId | null;
+  /** Where the flow may have begun under one holder or the next: whose it is if it still runs. */
+  readonly ifRuns?: ExternalId | null;
 }
 
 interface Lost {
@@ -54,13 +56,16 @@ export class Holders {
     }
   }
 
-  at(address: Address, atMs: number): HeldBy {
+  /** Who held it when a flow began, which was some time in a span; no device where that may have been one or another. */
+  at(address: Address, fromMs: number, toMs: number): HeldBy {
     const realm = this.#realms.find(({ prefixes }) => prefixes.some((one) => contains(one, address)))?.realm;
     if (realm === undefined) return { realm: '', device: null };
     const [before] = this.#lost.get(`${realm} ${address.family}`)?.overlapping(hostPrefix(address)) ?? [];
-    const isBefore = before && before.binding.sinceMs <= atMs && atMs <= before.untilMs;
-    const binding = isBefore ? before.binding : this.#holderOf({ realm, address });
-    return { realm, device: (binding && deviceOf(binding.holder)) ?? null };
+    const wasHeld = before && before.binding.sinceMs <= toMs && fromMs <= before.untilMs ? before.binding : undefined;
+    const isHeld = !before || before.untilMs < toMs ? this.#holderOf({ realm, address }) : undefined;
+    const nameOf = (binding: Binding | undefined) => (binding && deviceOf(binding.holder)) ?? null;
+    if (wasHeld && isHeld && wasHeld.holder !== isHeld.holder) return { realm, device: null, ifRuns: nameOf(isHeld) };
+    return { realm, device: nameOf(wasHeld ?? isHeld) };
   }
 
   #spaceOf({ realm, prefix }: Binding): PrefixTrie<Lost> {

@@ -119,7 +119,8 @@ export class NatRecord {
         void this.#handOver(child, message.lastAliveMs - LATE_MS);
         break;
       case 'who': {
-        const held = message.addresses.map((bytes, i) => holders.at(addressOf(bytes), message.atMs[i] as number));
+        const { addresses, fromMs, toMs } = message;
+        const held = addresses.map((bytes, i) => holders.at(addressOf(bytes), fromMs[i] as number, toMs[i] as number));
         this.#say({ kind: 'held', question: message.question, held });
         break;
       }

@@ -18,6 +18,7 @@ export interface RecorderSetup extends Bounds {
 export interface Held {
   readonly realm: string;
   readonly device: string | null;
+  readonly ifRuns?: string | null;
 }
 
 export type ToRecorder =
@@ -44,8 +45,10 @@ export type FromRecorder =
   | {
       readonly kind: 'who';
       readonly question: number;
+      /** Each with the span in which a flow of its began. */
       readonly addresses: readonly Uint8Array[];
-      readonly atMs: readonly number[];
+      readonly fromMs: readonly number[];
+      readonly toMs: readonly number[];
     }
   | { readonly kind: 'counts'; readonly counts: RecorderCounts; readonly collectorFault: string | undefined }
   | {

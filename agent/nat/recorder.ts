@@ -45,6 +45,12 @@ interface Heard extends Flow {
   readonly atMs: number;
   /** It began at `atMs` or before, but not before this. */
   readonly sinceMs: number;
+  /** Found to run, by a look at all: whoever holds the address by then, since flows of a former holder are deleted. */
+  readonly isFound?: boolean;
+  /** When it began, once its end has told it. */
+  knownMs?: number | undefined;
+  /** Who held its inner address, once the agent has said so. */
+  held?: Held | undefined;
 }
 
 const setup = JSON.parse(process.argv[2] ?? '') as RecorderSetup;
@@ -96,7 +102,7 @@ function lose(why: 'overrun' | 'notWritten'): void {
   log.warn({ why, sinceMs: heardUntilMs, lostInKernel: counts.lostInKernel, givenUp: counts.givenUp }, 'natEventsLost');
 }
 
-function drain(): void {
+function drain(): 'empty' | 'more' | 'lost' {
   const atMs = Date.now();
   const sinceMs = heardUntilMs;
   const outcome = events.read(EVENTS_A_TURN, (bytes) => {
@@ -109,25 +115,68 @@ function drain(): void {
     counts.lostInKernel = events.lost();
     lose('overrun');
   } else if (outcome === 'empty' && missing === undefined && !isMending) heardUntilMs = atMs;
+  return outcome;
 }
 
 let questions = 0;
 const answers = new Map<number, (held: readonly Held[]) => void>();
 const UNKNOWN: Held = { realm: '', device: null };
 
-/** Who held these addresses when they were heard; once the agent has gone, nobody knows. */
-async function heldBy(flows: readonly Heard[]): Promise<Map<string, Held>> {
-  const asked = new Map<string, Heard>();
-  for (const flow of flows) asked.set(keyOf(flow.inner), flow);
-  const all = [...asked.values()];
-  if (all.length === 0 || !isConnected) return new Map();
+/**
+ * Has the agent say who held the addresses of these flows when they began; once it has gone, nobody knows. A flow of
+ * which that is not clear, since its address changed hands at about that time, is the next holder's if it still runs:
+ * flows of the former are deleted before there is a next one, so that their ends are here to be read by then.
+ */
+async function learnHolders(flows: readonly Heard[]): Promise<void> {
+  await askHolders(flows);
+  const unclear = flows.filter(({ held }) => held?.ifRuns !== undefined);
+  if (unclear.length === 0) return;
+  while (drain() === 'more');
+  const endedMs = new Map(waiting.flatMap(({ isEnded, key, beganMs }) => (isEnded ? [[key, beganMs] as const] : [])));
+  for (const flow of unclear) {
+    const { realm = '', ifRuns = null } = flow.held ?? {};
+    flow.held = endedMs.has(flow.key) || flow.isEnded ? undefined : { realm, device: ifRuns };
+    flow.knownMs ??= endedMs.get(flow.key);
+  }
+  await askHolders(unclear);
+}
+
+async function askHolders(flows: readonly Heard[]): Promise<void> {
+  // With its end the kernel says when it began, which it does not say with the beginning.
+  const begunAtMs = new Map(flows.flatMap(({ isEnded, key, beganMs }) => (isEnded && beganMs ? [[key, beganMs]] : [])));
+  const open = flows.filter(({ held }) => held === undefined);
+  for (const flow of open) flow.knownMs ??= flow.beganMs ?? begunAtMs.get(flow.key);
+  if (open.length === 0 || !isConnected) return;
+  const spans = new Map(open.map((flow) => [spanKey(flow), { inner: flow.inner, ...beginningOf(flow) }]));
+  const asked = [...spans.values()];
   questions += 1;
   const question = questions;
   const answered = new Promise<readonly Held[]>((resolve) => answers.set(question, resolve));
-  say({ kind: 'who', question, addresses: all.map(({ inner }) => inner), atMs: all.map(({ atMs }) => atMs) });
-  const held = await Promise.race([answered, sleep(PATIENCE_MS, undefined, { ref: false })]);
+  const [fromMs, toMs] = [asked.map((one) => one.fromMs), asked.map((one) => one.toMs)];
+  say({ kind: 'who', question, addresses: asked.map(({ inner }) => inner), fromMs, toMs });
+  const said = await Promise.race([answered, sleep(PATIENCE_MS, undefined, { ref: false })]);
   answers.delete(question);
-  return new Map([...asked.keys()].map((key, i) => [key, held?.[i] ?? UNKNOWN]));
+  const bySpan = new Map([...spans.keys()].map((key, i) => [key, said?.[i]]));
+  for (const flow of open) {
+    const held = bySpan.get(spanKey(flow));
+    if (held) flow.held = held;
+  }
+}
+
+/** An end is heard soon after: where the beginning is not known, it was somebody's then. */
+const END_HEARD_MS = 1_000;
+
+/** When a flow began, as far as is known; the kernel says it with an end, and of what runs. */
+function beginningOf({ knownMs, endedMs, atMs, sinceMs, isEnded, isFound }: Heard): { fromMs: number; toMs: number } {
+  if (knownMs !== undefined) return { fromMs: knownMs, toMs: knownMs };
+  if (isFound) return { fromMs: atMs, toMs: atMs };
+  if (isEnded) return { fromMs: (endedMs ?? atMs) - END_HEARD_MS, toMs: endedMs ?? atMs };
+  return { fromMs: sinceMs, toMs: atMs };
+}
+
+function spanKey(flow: Heard): string {
+  const { fromMs, toMs } = beginningOf(flow);
+  return `${fromMs} ${toMs} ${keyOf(flow.inner)}`;
 }
 
 function keyOf(address: Uint8Array): string {
@@ -142,9 +191,9 @@ function flush(): Promise<void> {
     const batch = waiting;
     const untilMs = heardUntilMs;
     waiting = [];
-    const held = await heldBy(batch);
+    await learnHolders(batch);
     const begun = new Set<number>();
-    const happened = batch.flatMap((flow) => rowsOf(flow, held.get(keyOf(flow.inner)) ?? UNKNOWN, begun));
+    const happened = batch.flatMap((flow) => rowsOf(flow, flow.held ?? UNKNOWN, begun));
     try {
       writer.write(happened, untilMs, tell);
     } catch (fault) {
@@ -194,7 +243,7 @@ async function look(): Promise<void> {
         reader.read(bytes, SEQUENCE, (flow) => {
           seen.add(flow.key);
           const isKnown = onRecord.has(flow.key) || during.begun.has(flow.key) || during.ended.has(flow.key);
-          if (!isKnown) hear({ ...flow, atMs, sinceMs: sinceWhenFound(sinceMs) });
+          if (!isKnown) hear({ ...flow, atMs, sinceMs: sinceWhenFound(sinceMs), isFound: true });
         }),
       );
     }

@@ -50,7 +50,8 @@ export function mappingOf(grant: GrantRecord): Mapping {
     server: grant.server,
     beganMs: grant.startedAtMs,
     beganFromMs: null,
-    endedMs: grant.endedAtMs ?? null,
+    // It carried nothing behind its end, however late that was seen and written.
+    endedMs: grant.endedAtMs === undefined ? null : Math.min(grant.endedAtMs, grant.expiresAtMs),
     endedFromMs: null,
   };
 }

@@ -59,6 +59,8 @@ afterEach(async () => {
 
 let recorder: ChildProcess | undefined;
 let said: FromRecorder[] = [];
+/** Since when it is another's, whose name begins with `n`. */
+let handsChangedMs = Number.POSITIVE_INFINITY;
 
 /** Starts it as the agent does; every address is of the device that its last number names. */
 async function start(file: string, socketBytes = 64 * 2 ** 20): Promise<ChildProcess> {
@@ -77,7 +79,10 @@ async function start(file: string, socketBytes = 64 * 2 ** 20): Promise<ChildPro
     const heard = message as FromRecorder;
     said.push(heard);
     if (heard.kind !== 'who') return;
-    const held = heard.addresses.map((bytes) => ({ realm: 'iot', device: `m${addressOf(bytes).text}@x.example` }));
+    const held = heard.addresses.map((bytes, i) => {
+      const isLater = (heard.fromMs[i] ?? 0) >= handsChangedMs;
+      return { realm: 'iot', device: `${isLater ? 'n' : 'm'}${addressOf(bytes).text}@x.example` };
+    });
     child.send({ kind: 'held', question: heard.question, held } satisfies ToRecorder);
   });
   recorder = child;
@@ -118,6 +123,24 @@ test('of many flows at once each is on record, with its device', async () => {
   await until('that all have ended', () => (counts()?.ended === flows.length ? true : undefined));
   const laterMs = Date.now() + 1_000;
   expect(flows.filter(({ of }) => find('many.db', of, laterMs).length > 0)).toEqual([]);
+});
+
+test('two flows of one address between which it changed hands, heard at once, are of two devices', async () => {
+  const child = await start('hands.db');
+  child.kill('SIGSTOP'); // so that it hears of all of it at once
+  const former = begin('10.20.8.8', 4_000);
+  await network.run('gateway', ['conntrack', '-D', '-p', 'udp', '--sport', '4000']);
+  await delay(20);
+  handsChangedMs = Date.now();
+  await delay(20);
+  const later = begin('10.20.8.8', 4_001);
+  await network.run('gateway', ['conntrack', '-D', '-p', 'udp', '--sport', '4001']);
+  child.kill('SIGCONT');
+  const deviceOf = (of: ReturnType<typeof begin>) =>
+    openRecordReader(join(folder, 'hands.db')).find(of.external, of.port, 0, Date.now()).mappings[0]?.device;
+  await until('that both have ended', () => ((counts()?.ended ?? 0) >= 2 ? true : undefined));
+  handsChangedMs = Number.POSITIVE_INFINITY;
+  expect([deviceOf(former), deviceOf(later)]).toEqual(['m10.20.8.8@x.example', 'n10.20.8.8@x.example']);
 });
 
 test('what the socket had no room for is counted and noted; flows that run are found, and their beginnings known', async () => {

@@ -342,7 +342,7 @@ describe('who held an inner address when a flow began', () => {
     const holders = new Holders(realms, ({ address: { text } }: InnerAddress) =>
       text === '10.20.0.2' ? now : undefined,
     );
-    const at = (text: string, ms: number) => holders.at(address(text), ms);
+    const at = (text: string, ms: number, toMs = ms) => holders.at(address(text), ms, toMs);
     expect(at('10.20.0.2', T0 + 1)).toEqual({ realm, device: m1 });
     expect(at('10.20.0.3', T0 + 1)).toEqual({ realm, device: null });
     expect(at('10.99.0.3', T0 + 1)).toEqual({ realm: '', device: null });
@@ -350,7 +350,11 @@ describe('who held an inner address when a flow began', () => {
     now = binding(m2, '10.20.0.2/32', T0 + 1_001);
     expect(at('10.20.0.2', T0 + 999)).toEqual({ realm, device: m1 });
     expect(at('10.20.0.2', T0 + 1_002)).toEqual({ realm, device: m2 });
+    // Of a flow that began before or after, nobody can tell.
+    expect(at('10.20.0.2', T0 + 999, T0 + 1_002)).toEqual({ realm, device: null, ifRuns: m2 });
+    expect(at('10.20.0.2', T0 + 900, T0 + 999)).toEqual({ realm, device: m1 });
     holders.lost([now], T0 + 2_000);
+    expect(at('10.20.0.2', T0 + 500)).toEqual({ realm, device: null }); // of so long ago the one before is forgotten
     now = binding('imsi:262011234567890', '10.20.0.2/32', T0 + 2_001);
     expect(at('10.20.0.2', T0 + 1_500)).toEqual({ realm, device: m2 });
     expect(at('10.20.0.2', T0 + 2_500)).toEqual({ realm, device: null });
@@ -363,7 +367,7 @@ describe('who held an inner address when a flow began', () => {
   test('is who held the prefix that it lies in', () => {
     const holders = new Holders(realms, () => undefined);
     holders.lost([binding(m1, 'fd00:20:0:1::/64', T0)], T0 + 10);
-    expect(holders.at(address('fd00:20:0:1:a::9'), T0 + 5)).toEqual({ realm, device: m1 });
-    expect(holders.at(address('fd00:20:0:2::9'), T0 + 5)).toEqual({ realm, device: null });
+    expect(holders.at(address('fd00:20:0:1:a::9'), T0 + 5, T0 + 5)).toEqual({ realm, device: m1 });
+    expect(holders.at(address('fd00:20:0:2::9'), T0 + 5, T0 + 5)).toEqual({ realm, device: null });
   });
 });
