@@ -10,12 +10,14 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { AgentError } from '../core/errors.ts';
 import { bounded, type Edition, newEdition } from '../editions/edition.ts';
-import { type EditionStore, openEditions, putEditionsAside } from '../editions/edition-store.ts';
+import { type EditionStore, openEditions } from '../editions/edition-store.ts';
 import { compileRules, loadConfig } from '../files/operator-files.ts';
 import { readRuleFolder } from '../files/rule-folder.ts';
 import { lockFolder, systemClock, userName } from '../host.ts';
 import { changesBetween, inWords } from '../policy/changes.ts';
 import type { Policy } from '../policy/policy.ts';
+import { isUnfit } from '../sqlite/database.ts';
+import { putAside } from '../sqlite/usable-file.ts';
 import { mayGoOn } from './agreement.ts';
 import type { Ask } from './client.ts';
 import { print, printJson, printLines } from './print.ts';
@@ -38,14 +40,14 @@ export async function applyOffline(ask: OfflineApply): Promise<void> {
   const policy = compileRules(files, folder, config, (warning) => say(`warning: ${warning}`));
 
   const file = join(directory, 'editions.db');
-  const store = openIfUsable(file);
+  const store = openUnlessUnfit(file);
   const last = typeof store === 'object' ? store.last() : undefined;
   const changed =
     typeof store === 'string' ? [`${store}: it will be put aside`] : changesSince(last, () => compiled(last), policy);
   say(`the rule files of ${folder} (policy ${policy.version}) against ${last ? `edition ${last.number}` : 'nothing'}:`);
   if (!ask.json) printLines(changed.map((line) => `  ${line}`));
   if (!(await mayGoOn(ask))) return;
-  if (typeof store === 'string') putEditionsAside(file);
+  if (typeof store === 'string') putAside(file, store);
   const editions = typeof store === 'string' ? openEditions(file) : store;
   const uid = process.getuid?.() ?? 0;
   const made = { how: 'offline', by: { uid, name: await userName(uid) }, changed, comment: ask.comment } as const;
@@ -60,12 +62,12 @@ export async function applyOffline(ask: OfflineApply): Promise<void> {
   }
 }
 
-/** The editions, or what is wrong with them. */
-function openIfUsable(file: string): EditionStore | string {
+/** The editions, or what is wrong with them. @throws AgentError editionsInvalid of what may pass by itself, such as a full disk */
+function openUnlessUnfit(file: string): EditionStore | string {
   try {
     return openEditions(file);
   } catch (fault) {
-    if (fault instanceof AgentError && fault.code === 'editionsInvalid') return fault.message;
+    if (fault instanceof AgentError && fault.code === 'editionsInvalid' && isUnfit(fault.cause)) return fault.message;
     throw fault;
   }
 }

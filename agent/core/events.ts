@@ -65,16 +65,18 @@ export const EVENTS = {
     'Not all that connection tracking told was heard or written: since `sinceMs` flows that began and ended may be missing. Those that run are looked at.',
   natRecordShortened:
     'The NAT record is as large as natRecord.keepMebibytes allows: what is oldest goes before natRecord.keepDays are over. Once a day.',
-  natRecordUnusable: 'The file of the NAT record cannot be used and was put aside, or is done without.',
-  natRecordNotWritten: 'The NAT record could not be written; it is tried again, and waits as long as there is room.',
+  natRecordUnusable:
+    'The file of the NAT record is damaged, or of another program or version: it was put aside (`putAside`), and a new one begun.',
+  natRecordNotWritten:
+    'The NAT record could not be opened or written; it is tried again, and waits as long as there is room.',
   natCollectorAway:
     'The syslog collector of the NAT record does not take it: `why`. It is tried again; the record itself goes on.',
   natCollectorBack: 'The syslog collector takes the NAT record again; `unsent` messages were given up so far.',
   denialStoreUnusable:
-    'The file of denials cannot be used and was put aside, or is done without. Grants do not rest on it.',
+    'The file of denials cannot be used: it was put aside (`putAside`), or stays as it is for the next start, and the list is kept in memory until then (`kept`). Grants do not rest on it.',
   denialsNotKept: 'Denials and refusals could not be written; they stay in memory as long as there is room.',
   outboxUnusable:
-    'The file of what is to be pushed cannot be used and was put aside, or is done without. What waited in it is not pushed.',
+    'The file of what is to be pushed cannot be used: it was put aside (`putAside`), or stays as it is for the next start, and what comes is kept in memory until then (`kept`). What waited in it is not pushed now.',
   outboxNotKept: 'What is to be pushed could not be written; it stays in memory as long as there is room.',
   pushed: 'An event was taken by its sink. At level debug.',
   pushFailed:

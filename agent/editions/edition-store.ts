@@ -8,7 +8,7 @@
  * `mtgate apply --offline` is the way out: it puts the file aside
  * (`editions.db.unusable`) and makes the folder the first edition of a new one.
  */
-import { chownSync, renameSync, rmSync, statSync } from 'node:fs';
+import { chownSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { RuleFile } from '../policy/rules.ts';
 import { type Form, guarding, openDatabase, orUnusable } from '../sqlite/database.ts';
@@ -122,12 +122,6 @@ export function openEditions(file: string): EditionStore {
     confirm: (number, atMs, by) => void guarded(() => statement.confirm.run(atMs, JSON.stringify(by), number)),
     close: () => db.close(),
   };
-}
-
-/** Makes room for a new file; what is there stays beside it. */
-export function putEditionsAside(file: string): void {
-  for (const end of ['-wal', '-shm']) rmSync(`${file}${end}`, { force: true });
-  renameSync(file, `${file}.unusable`);
 }
 
 /** Root may make the file, offline; the agent is another user. What SQLite puts beside it follows its owner. */

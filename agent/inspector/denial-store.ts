@@ -9,7 +9,7 @@
 import type Database from 'better-sqlite3';
 import type { Identities } from '../core/identities.ts';
 import type { Log } from '../core/ports.ts';
-import { type Form, guarding, openDatabase, present } from '../sqlite/database.ts';
+import { type Form, guarding, openDatabase, orClosed, present } from '../sqlite/database.ts';
 import { bringOver } from '../sqlite/identity-form.ts';
 import { openUsable } from '../sqlite/usable-file.ts';
 import type { Denial, DenialChanges } from './denials.ts';
@@ -86,12 +86,12 @@ UPDATE refusals SET why = kept_why(why) WHERE why LIKE '%"phoneNumber"%';
 type Row = Readonly<Record<string, unknown>>;
 
 export function openDenialStore(file: string, log: Log, identities: Identities): DenialStore {
-  const open = (one: string) => {
-    const db = openDatabase(one, FORM);
-    bringOver(db, identities, BROUGHT_OVER);
-    return db;
-  };
-  return storeOn(openUsable(file, open, log, 'denialStoreUnusable'), file);
+  const open = (one: string) =>
+    orClosed(openDatabase(one, FORM), (db) => {
+      bringOver(db, identities, BROUGHT_OVER);
+      return storeOn(db, file);
+    });
+  return openUsable(file, open, log, 'denialStoreUnusable');
 }
 
 function storeOn(db: Database.Database, file: string): DenialStore {

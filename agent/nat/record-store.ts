@@ -2,8 +2,8 @@
  * The NAT record in SQLite, in a file of its own (nat.db). The recorder's
  * process writes it, in batches; the agent reads it through a connection of
  * its own. No grant and no flow rests on it: what a power cut takes are the
- * last seconds (synchronous=NORMAL), and a file that cannot be used is put
- * aside (usable-file.ts).
+ * last seconds (synchronous=NORMAL), and a file whose content is of no use is
+ * put aside (usable-file.ts).
  *
  * Thousands of rows a second are appended, and found by an endpoint that is
  * drawn at random. One index over all of them would touch a page of its own
@@ -14,8 +14,8 @@
 import { existsSync } from 'node:fs';
 import type Database from 'better-sqlite3';
 import type { Log } from '../core/ports.ts';
-import { connect, type Form, guarding, openDatabase } from '../sqlite/database.ts';
-import { openUsable } from '../sqlite/usable-file.ts';
+import { connect, type Form, guarding, openDatabase, orClosed } from '../sqlite/database.ts';
+import { openOrBeginAnew } from '../sqlite/usable-file.ts';
 import type { Found, Gap, Mapping } from './mapping.ts';
 
 /** What a flow that began is written with, and found by when it ends; no row of a flow that has ended has one. */
@@ -79,9 +79,10 @@ export class RecordWriter {
     this.#statements.begin.run(bootId, nowMs);
   }
 
+  /** @throws Error of what may pass by itself, such as a full disk: the file is as it was, and may be opened later */
   static open(file: string, bootId: string, nowMs: number, log: Log): RecordWriter {
-    const db = openUsable(file, (one) => openDatabase(one, FORM), log, 'natRecordUnusable');
-    return new RecordWriter(db, file, bootId, nowMs);
+    const open = (one: string) => orClosed(openDatabase(one, FORM), (db) => new RecordWriter(db, one, bootId, nowMs));
+    return openOrBeginAnew(file, open, log, 'natRecordUnusable');
   }
 
   /**

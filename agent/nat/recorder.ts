@@ -33,6 +33,7 @@ const BATCH_MS = 250;
 const WAITING_MOST = 200_000;
 /** An agent that does not answer for so long does not know. */
 const PATIENCE_MS = 10_000;
+const OPEN_AGAIN_MS = 1_000;
 const LOOK_EVERY_MS = 3_600_000;
 /** After a loss: not while more is being lost. */
 const LOOK_AGAIN_MS = 5_000;
@@ -68,11 +69,12 @@ const tell = (row: Mapping, ended: boolean) => collector?.send(syslogMessage(set
 const reader = new FlowReader(setup.egress.map(prefix));
 const events = Events.open('netfilter', GROUPS, setup.socketBytes);
 const listeningMs = Date.now();
-const writer = RecordWriter.open(setup.file, setup.bootId, listeningMs, log);
+/** Open before anything is written; what is heard until then waits. */
+let writer!: RecordWriter;
 
 const counts = { begun: 0, ended: 0, lostInKernel: 0, givenUp: 0, unsent: 0 };
 /** All until then was heard. */
-let heardUntilMs = writer.lastAliveMs ?? listeningMs;
+let heardUntilMs = listeningMs;
 let waiting: Heard[] = [];
 let isStopping = false;
 let isConnected = true;
@@ -310,6 +312,33 @@ if (!process.connected) process.exit(0); // an agent that was killed while this 
 // Meant for the agent, which stops its child itself.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {});
 
+/** Tries until the disk lets it. A file that cannot be opened now stays as it is. */
+async function openFile(): Promise<void> {
+  let told: string | undefined;
+  while (!isStopping) {
+    try {
+      writer = RecordWriter.open(setup.file, setup.bootId, listeningMs, log);
+      heardUntilMs = writer.lastAliveMs ?? listeningMs;
+      return;
+    } catch (fault) {
+      const why = (fault as Error).message;
+      if (why !== told) log.error({ why }, 'natRecordNotWritten');
+      told = why;
+    }
+    sayCounts();
+    for (const againMs = Date.now() + OPEN_AGAIN_MS; Date.now() < againMs && !isStopping; drain())
+      await events.wait(BATCH_MS);
+  }
+  process.exit(0); // what was heard is nowhere to be written to
+}
+
+function sayCounts(): void {
+  counts.unsent = collector?.givenUp ?? 0;
+  say({ kind: 'counts', counts: { ...counts }, collectorFault: collector?.fault });
+}
+
+flushing = openFile();
+await flushing;
 let batchMs = 0;
 let countsMs = 0;
 let purgeMs = 0;
@@ -337,8 +366,7 @@ while (!isStopping) {
   }
   if (nowMs - countsMs >= COUNTS_EVERY_MS) {
     countsMs = nowMs;
-    counts.unsent = collector?.givenUp ?? 0;
-    say({ kind: 'counts', counts: { ...counts }, collectorFault: collector?.fault });
+    sayCounts();
   }
   if (nowMs - purgeMs >= PURGE_EVERY_MS) {
     purgeMs = nowMs;

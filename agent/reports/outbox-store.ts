@@ -7,7 +7,7 @@
 import type Database from 'better-sqlite3';
 import type { Identities } from '../core/identities.ts';
 import type { Log } from '../core/ports.ts';
-import { type Form, guarding, openDatabase, present } from '../sqlite/database.ts';
+import { type Form, guarding, openDatabase, orClosed, present } from '../sqlite/database.ts';
 import { bringOver } from '../sqlite/identity-form.ts';
 import { openUsable } from '../sqlite/usable-file.ts';
 import type { OutboxChanges, OutboxStore, QueuedEvent, QueueRecord } from './outbox.ts';
@@ -35,12 +35,12 @@ const BROUGHT_OVER = `UPDATE events SET data = json_remove(data, '$.device')
 type Row = Readonly<Record<string, unknown>>;
 
 export function openOutboxStore(file: string, log: Log, identities: Identities): OutboxStore {
-  const open = (one: string) => {
-    const db = openDatabase(one, FORM);
-    bringOver(db, identities, BROUGHT_OVER);
-    return db;
-  };
-  return storeOn(openUsable(file, open, log, 'outboxUnusable'), file);
+  const open = (one: string) =>
+    orClosed(openDatabase(one, FORM), (db) => {
+      bringOver(db, identities, BROUGHT_OVER);
+      return storeOn(db, file);
+    });
+  return openUsable(file, open, log, 'outboxUnusable');
 }
 
 function storeOn(db: Database.Database, file: string): OutboxStore {

@@ -32,17 +32,41 @@ export function connect(file: string, mode: Mode): Database.Database {
   return configured(new Database(file), mode);
 }
 
+/** What a file holds can be used neither now nor later. */
+class UnfitFile extends Error {}
+
+/** Whether SQLite found pages that are no pages of a database. */
+export function isDamage(cause: unknown): boolean {
+  return cause instanceof Database.SqliteError && /^SQLITE_(CORRUPT|NOTADB)(_|$)/.test(cause.code);
+}
+
+/**
+ * Whether what a file holds was in the way, and will be: damaged, another
+ * program's, of a version that is not read, of tables that are not these
+ * (SQLITE_ERROR). A full disk, rights, or a lock may pass.
+ */
+export function isUnfit(cause: unknown): boolean {
+  const isOfOthers = cause instanceof Database.SqliteError && cause.code === 'SQLITE_ERROR';
+  return isOfOthers || isDamage(cause) || cause instanceof UnfitFile;
+}
+
 /** Opens a file, or makes it. @throws Error that says why it cannot be used */
 export function openDatabase(file: string, form: Form): Database.Database {
   const isMade = form.onMade !== undefined && !existsSync(file);
-  const db = new Database(file);
-  try {
+  return orClosed(new Database(file), (db) => {
     if (isMade) form.onMade?.(file);
     configured(db, form);
     bringUp(db, form);
-    if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new Error('it is damaged');
+    if (db.pragma('quick_check(1)', { simple: true }) !== 'ok') throw new UnfitFile('it is damaged');
     form.onOpen?.(db);
     return db;
+  });
+}
+
+/** Makes something of a connection, which is closed where that fails. */
+export function orClosed<Made>(db: Database.Database, make: (db: Database.Database) => Made): Made {
+  try {
+    return make(db);
   } catch (cause) {
     db.close();
     throw cause;
@@ -86,9 +110,9 @@ function bringUp(db: Database.Database, { version, schema, added = {} }: Form): 
   if (found === version) return;
   const lacking = Array.from({ length: Math.max(0, version - found) }, (_, i) => added[found + 1 + i]);
   if (found !== 0 && (lacking.length === 0 || lacking.includes(undefined)))
-    throw new Error(`its version is ${found}, and this mtgate reads ${version}`);
+    throw new UnfitFile(`its version is ${found}, and this mtgate reads ${version}`);
   if (found === 0 && db.prepare('SELECT 1 FROM sqlite_master').get())
-    throw new Error('it is a database of another program');
+    throw new UnfitFile('it is a database of another program');
   db.transaction(() => {
     db.exec(found === 0 ? schema : lacking.join('\n'));
     db.pragma(`user_version = ${version}`);

@@ -5,9 +5,10 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { join } from 'node:path';
+import { closeSync, existsSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { prefix } from '../../agent/core/net.ts';
 import { addressOf, type Mapping } from '../../agent/nat/mapping.ts';
 import { openRecordReader } from '../../agent/nat/record-store.ts';
@@ -64,9 +65,18 @@ let handsChangedMs = Number.POSITIVE_INFINITY;
 
 /** Starts it as the agent does; every address is of the device that its last number names. */
 async function start(file: string, socketBytes = 64 * 2 ** 20): Promise<ChildProcess> {
+  const child = spawned(file, { socketBytes });
+  await listens();
+  return child;
+}
+
+const listens = () => until('that it listens', () => said.find(({ kind }) => kind === 'ready'));
+
+function spawned(file: string, changes: Partial<RecorderSetup> = {}): ChildProcess {
   const setup: RecorderSetup = {
-    ...{ file: join(folder, file), gateway: 'gw', bootId: 'boot', socketBytes },
+    ...{ file: resolve(folder, file), gateway: 'gw', bootId: 'boot', socketBytes: 64 * 2 ** 20 },
     ...{ egress: [EGRESS_POOL.ipv4], keepMs: 2 ** 40, keepBytes: 2 ** 40 },
+    ...changes,
   };
   const [command = '', ...args] = network.inside('gateway', [
     process.execPath,
@@ -86,7 +96,6 @@ async function start(file: string, socketBytes = 64 * 2 ** 20): Promise<ChildPro
     child.send({ kind: 'held', question: heard.question, held } satisfies ToRecorder);
   });
   recorder = child;
-  await until('that it listens', () => said.find(({ kind }) => kind === 'ready'));
   return child;
 }
 
@@ -102,7 +111,7 @@ function begin(device: string, port: number): { readonly external: Uint8Array; r
 }
 
 function find(file: string, of: ReturnType<typeof begin>, atMs: number): readonly Mapping[] {
-  return openRecordReader(join(folder, file)).find(of.external, of.port, atMs, atMs).mappings;
+  return openRecordReader(resolve(folder, file)).find(of.external, of.port, atMs, atMs).mappings;
 }
 
 test('of many flows at once each is on record, with its device', async () => {
@@ -180,4 +189,61 @@ test('what has been heard when the agent dies is written', async () => {
   child.disconnect();
   await gone;
   expect(find('dies.db', of, Date.now() - 1)).toHaveLength(1);
+});
+
+/** Fills a disk but for so many bytes; removing the file that is returned makes room again. */
+function fill(disk: string, but = 0): string {
+  const filler = join(disk, 'filler');
+  const spare = join(disk, 'spare');
+  const write = (file: string, bytes: number) => {
+    const fd = openSync(file, 'w');
+    try {
+      for (let left = bytes; left > 0; left -= 4_096) writeSync(fd, Buffer.alloc(4_096));
+    } catch {} // full
+    closeSync(fd);
+  };
+  write(spare, but);
+  write(filler, Number.POSITIVE_INFINITY);
+  rmSync(spare);
+  return filler;
+}
+
+const logged = (event: string) =>
+  said.flatMap((one) => (one.kind === 'log' && one.event === event ? [one.fields] : []));
+
+describe('on a full disk', () => {
+  test('the file stays as it is until it can be opened; what is heard meanwhile waits', async () => {
+    const disk = network.disk(1);
+    const file = join(disk, 'nat.db');
+    const first = await start(file);
+    const before = begin('10.20.5.5', 5_000);
+    await until('that it is written', () => ((counts()?.begun ?? 0) >= 1 ? true : undefined));
+    first.send({ kind: 'stop' } satisfies ToRecorder);
+    await once(first, 'exit');
+    const content = readFileSync(file);
+
+    const filler = fill(disk);
+    spawned(file);
+    await until('that it says so', () => logged('natRecordNotWritten')[0]);
+    await until('that it goes on', () => counts());
+    const during = begin('10.20.5.6', 5_001);
+    expect(readFileSync(file)).toEqual(content);
+    expect(existsSync(`${file}.unusable`)).toBe(false);
+
+    rmSync(filler);
+    await listens();
+    await until('that it is written', () => ((counts()?.begun ?? 0) >= 1 ? true : undefined));
+    expect(find(file, before, Date.now())).toHaveLength(1);
+    expect(find(file, during, Date.now())).toMatchObject([{ device: 'm10.20.5.6@x.example' }]);
+    expect(logged('natRecordUnusable')).toEqual([]);
+  });
+
+  test('it ends when it is told to, though it never opened its file', async () => {
+    const disk = network.disk(1);
+    fill(disk);
+    const child = spawned(join(disk, 'nat.db'));
+    await until('that it says so', () => logged('natRecordNotWritten')[0]);
+    child.send({ kind: 'stop' } satisfies ToRecorder);
+    expect(await once(child, 'exit')).toEqual([0, null]);
+  });
 });

@@ -7,11 +7,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { AgentError } from '../../agent/core/errors.ts';
-import { type EditionStore, openEditions, putEditionsAside } from '../../agent/editions/edition-store.ts';
+import { type EditionStore, openEditions } from '../../agent/editions/edition-store.ts';
 import { PolicySwitch } from '../../agent/editions/policy-switch.ts';
 import { compileRules } from '../../agent/files/operator-files.ts';
 import { readRuleFolder } from '../../agent/files/rule-folder.ts';
 import type { Policy } from '../../agent/policy/policy.ts';
+import { putAside } from '../../agent/sqlite/usable-file.ts';
 import { ask, HEAD_END, RULES, TestGateway } from '../gateway.ts';
 
 const ROOT = { uid: 0, name: 'root' };
@@ -374,7 +375,7 @@ describe('the file', () => {
     expect(() => openEditions(file())).toThrow(
       expect.objectContaining({ code: 'editionsInvalid', advice: expect.stringContaining('mtgate apply --offline') }),
     );
-    putEditionsAside(file());
+    putAside(file(), 'damaged');
     store = openEditions(file());
     expect(store.last()).toBeUndefined();
     expect(readFileSync(`${file()}.unusable`, 'utf8')).toContain('not a database');
