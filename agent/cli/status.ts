@@ -152,9 +152,9 @@ function inspectorText({ state, deaths, blindnesses }: Status['inspector']): str
   return `${state}; its child ended ${count(deaths, 'time')}, was blind ${count(blindnesses, 'time')}`;
 }
 
-function natRecordText({ recording, begun, lostInKernel, givenUp, deaths }: Status['natRecord']): string {
+function natRecordText({ recording, fault, begun, lostInKernel, givenUp, deaths }: Status['natRecord']): string {
   const lost = lostInKernel + givenUp;
-  const state = recording ? 'recording' : 'NOT RECORDING';
+  const state = recording ? 'recording' : `NOT RECORDING${fault ? `: ${fault}` : ''}`;
   return `${state}; ${count(begun, 'flow')} since the start, ${lost} missed; its process ended ${count(deaths, 'time')}`;
 }
 

@@ -68,7 +68,7 @@ export const EVENTS = {
   natRecordUnusable:
     'The file of the NAT record is damaged, or of another program or version: it was put aside (`putAside`), and a new one begun.',
   natRecordNotWritten:
-    'The NAT record could not be opened or written; it is tried again, and waits as long as there is room.',
+    'The NAT record could not be opened or written, or what is too old not be given up; it is tried again, and waits as long as there is room.',
   natCollectorAway:
     'The syslog collector of the NAT record does not take it: `why`. It is tried again; the record itself goes on.',
   natCollectorBack: 'The syslog collector takes the NAT record again; `unsent` messages were given up so far.',

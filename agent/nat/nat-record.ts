@@ -34,6 +34,8 @@ export interface NatRecordParts {
 
 export interface NatRecordReading extends RecorderCounts {
   readonly recording: boolean;
+  /** Why it cannot write. */
+  readonly fault?: string;
   readonly deaths: number;
 }
 
@@ -48,7 +50,8 @@ export class NatRecord {
   #pauseMs = FIRST_PAUSE_MS;
   #startedMs = 0;
   #timer: NodeJS.Timeout | undefined;
-  #recording = false;
+  #ready = false;
+  #recordFault: string | undefined;
   #deaths = 0;
   /** Of processes before this one, and of this one. */
   #before = NOTHING;
@@ -60,7 +63,9 @@ export class NatRecord {
   }
 
   reading(): NatRecordReading {
-    return { ...added(this.#before, this.#counts), recording: this.#recording, deaths: this.#deaths };
+    const fault = this.#recordFault;
+    const recording = this.#ready && fault === undefined;
+    return { ...added(this.#before, this.#counts), recording, ...(fault && { fault }), deaths: this.#deaths };
   }
 
   start(): void {
@@ -114,7 +119,7 @@ export class NatRecord {
     const { log, holders } = this.#parts;
     switch (message.kind) {
       case 'ready':
-        this.#recording = true;
+        this.#ready = true;
         log.info({ pid: child.pid }, 'natRecorderReady');
         void this.#handOver(child, message.lastAliveMs - LATE_MS);
         break;
@@ -126,6 +131,7 @@ export class NatRecord {
       }
       case 'counts': {
         this.#counts = message.counts;
+        this.#recordFault = message.recordFault;
         if (message.collectorFault !== undefined && this.#collectorFault === undefined)
           log.warn({ why: message.collectorFault }, 'natCollectorAway');
         if (message.collectorFault === undefined && this.#collectorFault !== undefined)
@@ -158,7 +164,8 @@ export class NatRecord {
   #died(child: ChildProcess, how: object): void {
     if (this.#child !== child) return; // told already
     this.#child = undefined;
-    this.#recording = false;
+    this.#ready = false;
+    this.#recordFault = undefined;
     this.#before = added(this.#before, this.#counts);
     this.#counts = NOTHING;
     if (this.#stopped) return;

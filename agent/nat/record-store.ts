@@ -67,6 +67,8 @@ export class RecordWriter {
   readonly #statements: ReturnType<typeof writing>;
   /** When this was last written, before it was opened now; undefined: never. */
   readonly lastAliveMs: number | undefined;
+  /** Why the last batch is not on record. */
+  #fault: string | undefined;
 
   private constructor(db: Database.Database, file: string, bootId: string, nowMs: number) {
     this.#db = db;
@@ -95,25 +97,34 @@ export class RecordWriter {
     const { end, put, find, alive } = this.#statements;
     const ended = (key: number, endedMs: number, beganMs: number | null = null) =>
       end.get({ key, endedMs, endedFromMs: null, beganMs }) as Mapping | undefined;
-    this.#guarded(() =>
-      this.#db.transaction(() => {
-        for (const one of happened) {
-          if ('protocol' in one) {
-            if (one.key !== null) {
-              const before = find.get(one.key) as Mapping | undefined;
-              if (before && isSame(before, one)) continue; // a dump saw it first
-              if (before) rows.push([ended(one.key, one.beganMs) as Mapping, true]); // its end was not told
-            }
-            if (put.run(one).changes > 0) rows.push([one, one.endedMs !== null]);
-          } else {
-            const row = ended(one.key, one.endedMs, one.beganMs);
-            if (row) rows.push([row, true]);
+    const written = this.#db.transaction(() => {
+      for (const one of happened) {
+        if ('protocol' in one) {
+          if (one.key !== null) {
+            const before = find.get(one.key) as Mapping | undefined;
+            if (before && isSame(before, one)) continue; // a dump saw it first
+            if (before) rows.push([ended(one.key, one.beganMs) as Mapping, true]); // its end was not told
           }
+          if (put.run(one).changes > 0) rows.push([one, one.endedMs !== null]);
+        } else {
+          const row = ended(one.key, one.endedMs, one.beganMs);
+          if (row) rows.push([row, true]);
         }
-        alive.run(nowMs);
-      })(),
-    );
+      }
+      alive.run(nowMs);
+    });
+    try {
+      this.#guarded(written);
+      this.#fault = undefined;
+    } catch (fault) {
+      this.#fault = (fault as Error).message;
+      throw fault;
+    }
     for (const [row, ended] of rows) told(row, ended);
+  }
+
+  get fault(): string | undefined {
+    return this.#fault;
   }
 
   /** Whether a flow is on record as one that runs. */

@@ -50,7 +50,13 @@ export type FromRecorder =
       readonly fromMs: readonly number[];
       readonly toMs: readonly number[];
     }
-  | { readonly kind: 'counts'; readonly counts: RecorderCounts; readonly collectorFault: string | undefined }
+  | {
+      readonly kind: 'counts';
+      readonly counts: RecorderCounts;
+      /** Why nothing can be written: what is heard waits. */
+      readonly recordFault: string | undefined;
+      readonly collectorFault: string | undefined;
+    }
   | {
       readonly kind: 'log';
       readonly level: 'info' | 'warn' | 'error';

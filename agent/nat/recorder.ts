@@ -272,9 +272,11 @@ function sinceWhenFound(sinceMs: number): number {
 
 let shortenedMs = 0;
 
-/** Gives up what is too old or too much, some at a time. */
+/** Gives up what is too old or too much, some at a time: what is heard meanwhile is written in between. */
 async function purge(): Promise<void> {
-  for (let left = writer.purge(setup, Date.now()); left !== 'done'; left = writer.purge(setup, Date.now())) {
+  for (;;) {
+    const left = writer.purge(setup, Date.now());
+    if (left === 'done' || isStopping) return;
     if (left === 'shortened' && Date.now() - shortenedMs > SHORTENED_EVERY_MS) {
       shortenedMs = Date.now();
       log.warn({ keepMebibytes: setup.keepBytes / 2 ** 20 }, 'natRecordShortened');
@@ -325,16 +327,16 @@ async function openFile(): Promise<void> {
       if (why !== told) log.error({ why }, 'natRecordNotWritten');
       told = why;
     }
-    sayCounts();
+    sayCounts(told);
     for (const againMs = Date.now() + OPEN_AGAIN_MS; Date.now() < againMs && !isStopping; drain())
       await events.wait(BATCH_MS);
   }
   process.exit(0); // what was heard is nowhere to be written to
 }
 
-function sayCounts(): void {
+function sayCounts(recordFault: string | undefined): void {
   counts.unsent = collector?.givenUp ?? 0;
-  say({ kind: 'counts', counts: { ...counts }, collectorFault: collector?.fault });
+  say({ kind: 'counts', counts: { ...counts }, recordFault, collectorFault: collector?.fault });
 }
 
 flushing = openFile();
@@ -343,6 +345,7 @@ let batchMs = 0;
 let countsMs = 0;
 let purgeMs = 0;
 let looking: Promise<void> | undefined;
+let purging: Promise<void> | undefined;
 let isReady = false;
 while (!isStopping) {
   await events.wait(BATCH_MS);
@@ -366,13 +369,18 @@ while (!isStopping) {
   }
   if (nowMs - countsMs >= COUNTS_EVERY_MS) {
     countsMs = nowMs;
-    sayCounts();
+    sayCounts(writer.fault);
   }
-  if (nowMs - purgeMs >= PURGE_EVERY_MS) {
+  if (!purging && nowMs - purgeMs >= PURGE_EVERY_MS) {
     purgeMs = nowMs;
-    await purge();
+    purging = purge()
+      .catch((fault) => log.error({ why: (fault as Error).message }, 'natRecordNotWritten')) // the next may have room
+      .finally(() => {
+        purging = undefined;
+      });
   }
 }
+await purging;
 drain();
 await flush();
 writer.close();

@@ -11,10 +11,11 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { prefix } from '../../agent/core/net.ts';
 import { addressOf, type Mapping } from '../../agent/nat/mapping.ts';
-import { openRecordReader } from '../../agent/nat/record-store.ts';
+import { type Begun, openRecordReader, RecordWriter } from '../../agent/nat/record-store.ts';
 import type { FromRecorder, RecorderCounts, RecorderSetup, ToRecorder } from '../../agent/nat/recorder-message.ts';
 import { baseRuleset } from '../../agent/policy/ruleset.ts';
 import { ROOT, until } from '../child.ts';
+import { KeptLog } from '../clock.ts';
 import { ip, udp } from '../frames.ts';
 import { Network } from '../network.ts';
 import { PLAIN_BASE } from '../rules.ts';
@@ -208,6 +209,8 @@ function fill(disk: string, but = 0): string {
   return filler;
 }
 
+type Counts = Extract<FromRecorder, { kind: 'counts' }>;
+const saysFault = (one: FromRecorder) => one.kind === 'counts' && one.recordFault !== undefined;
 const logged = (event: string) =>
   said.flatMap((one) => (one.kind === 'log' && one.event === event ? [one.fields] : []));
 
@@ -236,6 +239,34 @@ describe('on a full disk', () => {
     expect(find(file, before, Date.now())).toHaveLength(1);
     expect(find(file, during, Date.now())).toMatchObject([{ device: 'm10.20.5.6@x.example' }]);
     expect(logged('natRecordUnusable')).toEqual([]);
+  });
+
+  test('it goes on though it cannot give up what is too old, says that it does not record, and writes when there is room', async () => {
+    const disk = network.disk(8);
+    const file = join(disk, 'nat.db');
+    const writer = RecordWriter.open(file, 'boot', 1, new KeptLog());
+    const old: Begun = {
+      ...{ protocol: 17, external: Uint8Array.of(203, 0, 113, 9), port: 1, realm: 'iot', key: null },
+      ...{ inner: Uint8Array.of(10, 20, 0, 1), innerPort: 1, device: null, grant: null, server: null },
+      ...{ beganMs: 1_000, beganFromMs: null, endedMs: 2_000, endedFromMs: null },
+    };
+    const rows = Array.from({ length: 20_000 }, (_, i) => ({ ...old, port: i }));
+    writer.write(rows, 2_000, () => {});
+    writer.close();
+    const filler = fill(disk, 200 * 1_024); // room to open it, and none for what giving up so many rows takes
+    const child = spawned(file, { keepMs: 60_000 });
+    await until('that it cannot', () => logged('natRecordNotWritten')[0]);
+    const during = begin('10.20.5.7', 5_002);
+    await until('that it says that it does not record', () => said.some(saysFault) || undefined, 60_000);
+    expect(child.exitCode).toBeNull();
+
+    rmSync(filler);
+    await until('that it is written', () => ((counts()?.begun ?? 0) >= 1 ? true : undefined));
+    await until(
+      'that it says so',
+      () => (said.findLast(({ kind }) => kind === 'counts') as Counts).recordFault === undefined || undefined,
+    );
+    expect(find(file, during, Date.now())).toMatchObject([{ device: 'm10.20.5.7@x.example' }]);
   });
 
   test('it ends when it is told to, though it never opened its file', async () => {

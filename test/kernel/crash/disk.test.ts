@@ -45,6 +45,7 @@ async function granted(devicePort: number) {
   return body;
 }
 
+const natRecord = async () => (await agent.mtgate('status')).stdout;
 const show = async (id: string) => (await agent.curl('GET', `/grants/${id}`)).body;
 const extend = (id: string) => agent.curl('POST', `/grants/${id}/extend`, { body: { durationSeconds: 900 } });
 const openPorts = () =>
@@ -109,6 +110,10 @@ describe('a disk that is full', () => {
     await agent.start();
     const { goesOn, ended, revoked, instance } = await holdsOut();
     await agent.daemon.line(/"event":"denialsNotKept"/);
+    await until(
+      'that the NAT record says that it is none',
+      async () => (await natRecord()).includes('NOT RECORDING: ') || undefined,
+    );
 
     rmSync(filler());
     await until('a grant', async () => ((await agent.grant({ devicePort: 7004 })).status === 201 ? true : undefined));
@@ -118,6 +123,7 @@ describe('a disk that is full', () => {
       const kept = readFileSync(join(store, 'denials.db-wal'));
       return kept.includes(instance) || undefined;
     });
+    await until('that it records again', async () => (await natRecord()).includes('  recording; ') || undefined);
     await agent.daemon.stop('SIGKILL');
     const records = new Map(keptByTheDead(store).records.map((record) => [record.id as string, record]));
     expect(records.get(ended)).toMatchObject({ endCause: 'endedByServer' });
