@@ -159,8 +159,7 @@ export class RecordWriter {
   /** Gives up some of the oldest, where they are older than they may be, or more; returns whether there may be more to give up. */
   purge({ keepMs, keepBytes }: Bounds, nowMs: number): 'done' | 'more' | 'shortened' {
     return this.#guarded(() => {
-      const byAge = this.#giveUp(nowMs - keepMs);
-      if (byAge > 0) return byAge === AT_ONCE ? 'more' : 'done';
+      if (this.#giveUp(nowMs - keepMs) === AT_ONCE) return 'more';
       const pragma = (name: string) => this.#db.pragma(name, { simple: true }) as number;
       if ((pragma('page_count') - pragma('freelist_count')) * pragma('page_size') <= keepBytes) return 'done';
       for (let rows = AT_ONCE; ; rows *= 2) {

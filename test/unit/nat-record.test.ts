@@ -149,6 +149,16 @@ describe('the store', () => {
     writer.close();
   });
 
+  test('keeps to its size though something ages out each time', () => {
+    const writer = open();
+    const rows = Array.from({ length: 30_000 }, (_, i) => flow(null, { beganMs: T0 + i, endedMs: T0 + i + 10 }));
+    writer.write(rows, T0 + 40_000, tell);
+    const bounds = { keepMs: 39_000, keepBytes: 2 ** 20 };
+    expect(writer.purge(bounds, T0 + 40_000)).toBe('shortened');
+    expect(find(T0 + 20_000).coveredFromMs).toBeGreaterThan(T0 + 20_000);
+    writer.close();
+  });
+
   test('is looked through in all parts of its index', () => {
     open().close();
     const db = new Database(file);
