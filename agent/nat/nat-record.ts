@@ -19,6 +19,8 @@ const LONGEST_PAUSE_MS = 30_000;
 const LONG_LIFE_MS = 60_000;
 /** It says every second how it does; a first look at a million flows takes a while. */
 const SILENT_MS = 30_000;
+/** While it opens its file it says nothing: what it does then may be of gigabytes, on a disk that is busy. */
+const OPENING_MS = 600_000;
 /** What it has heard when it is told to stop, it writes. */
 const FAREWELL_MS = 10_000;
 /** The last words of a child that are worth a log line. */
@@ -45,6 +47,7 @@ const LATE_MS = 3_600_000;
 
 export class NatRecord {
   readonly #parts: NatRecordParts;
+  readonly #program: string;
   #child: ChildProcess | undefined;
   #stopped = false;
   #pauseMs = FIRST_PAUSE_MS;
@@ -58,8 +61,9 @@ export class NatRecord {
   #counts = NOTHING;
   #collectorFault: string | undefined;
 
-  constructor(parts: NatRecordParts) {
+  constructor(parts: NatRecordParts, program = fileURLToPath(new URL('recorder.js', import.meta.url))) {
     this.#parts = parts;
+    this.#program = program;
   }
 
   reading(): NatRecordReading {
@@ -69,8 +73,7 @@ export class NatRecord {
   }
 
   start(): void {
-    const file = fileURLToPath(new URL('recorder.js', import.meta.url));
-    const child = spawn(process.execPath, [file, JSON.stringify(this.#parts.setup)], {
+    const child = spawn(process.execPath, [this.#program, JSON.stringify(this.#parts.setup)], {
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       serialization: 'advanced',
     });
@@ -118,6 +121,9 @@ export class NatRecord {
     if (child !== this.#child) return;
     const { log, holders } = this.#parts;
     switch (message.kind) {
+      case 'opening':
+        this.#expectWord(OPENING_MS);
+        break;
       case 'ready':
         this.#ready = true;
         log.info({ pid: child.pid }, 'natRecorderReady');
@@ -157,8 +163,8 @@ export class NatRecord {
     }
   }
 
-  #expectWord(): void {
-    this.#wait(SILENT_MS, () => this.#child?.kill('SIGKILL'));
+  #expectWord(withinMs = SILENT_MS): void {
+    this.#wait(withinMs, () => this.#child?.kill('SIGKILL'));
   }
 
   #died(child: ChildProcess, how: object): void {

@@ -14,8 +14,8 @@
 import { existsSync } from 'node:fs';
 import type Database from 'better-sqlite3';
 import type { Log } from '../core/ports.ts';
-import { connect, type Form, guarding, openDatabase, orClosed } from '../sqlite/database.ts';
-import { openOrBeginAnew } from '../sqlite/usable-file.ts';
+import { connect, type Form, guarding, isDamage, openDatabase, orClosed } from '../sqlite/database.ts';
+import { openOrBeginAnew, putAside } from '../sqlite/usable-file.ts';
 import type { Found, Gap, Mapping } from './mapping.ts';
 
 /** What a flow that began is written with, and found by when it ends; no row of a flow that has ended has one. */
@@ -33,6 +33,8 @@ export interface Ended {
 const SHIFT = 17;
 /** Rows that are given up in one transaction. */
 const AT_ONCE = 20_000;
+/** So many rows that are given up are worth a look at the size. */
+const WORTH_IT = 2_000;
 
 const SCHEMA = `
 CREATE TABLE mappings (
@@ -50,7 +52,8 @@ CREATE TABLE state (
 INSERT INTO state VALUES (1, NULL, NULL, NULL);
 `;
 
-const FORM: Form = { version: 1, schema: SCHEMA, synchronous: 'NORMAL' };
+/** Unchecked: to read 4 GiB takes a minute, in which nobody hears connection tracking. Damage is found where it is met. */
+const FORM: Form = { version: 1, schema: SCHEMA, synchronous: 'NORMAL', unchecked: true };
 
 const COLUMNS = `protocol, external, port, realm, inner, inner_port AS innerPort, device, grant_id AS "grant", server,
   began_ms AS beganMs, began_from_ms AS beganFromMs, ended_ms AS endedMs, ended_from_ms AS endedFromMs`;
@@ -61,6 +64,14 @@ export interface Bounds {
   readonly keepBytes: number;
 }
 
+/** Rows that lie together, in the order in which they were written. */
+interface Slice {
+  /** The last of them; null: there are none. */
+  readonly to: number | null;
+  readonly oldestMs: number;
+  readonly rows: number;
+}
+
 export class RecordWriter {
   readonly #db: Database.Database;
   readonly #guarded: ReturnType<typeof guarding>;
@@ -69,10 +80,13 @@ export class RecordWriter {
   readonly lastAliveMs: number | undefined;
   /** Why the last batch is not on record. */
   #fault: string | undefined;
+  /** The row up to which was looked for what is too old; undefined: enough for this time. */
+  #agedUntil: number | undefined = 0;
 
-  private constructor(db: Database.Database, file: string, bootId: string, nowMs: number) {
+  private constructor(db: Database.Database, file: string, bootId: string, nowMs: number, log: Log) {
     this.#db = db;
-    this.#guarded = guarding(file, 'natRecordNotWritten');
+    const guarded = guarding(file, 'natRecordNotWritten');
+    this.#guarded = (act) => guarded(() => this.#orPutAside(file, act, log));
     this.#statements = writing(db);
     const before = this.#statements.state.get() as { bootId: string | null; aliveMs: number | null };
     this.lastAliveMs = before.aliveMs ?? undefined;
@@ -83,7 +97,8 @@ export class RecordWriter {
 
   /** @throws Error of what may pass by itself, such as a full disk: the file is as it was, and may be opened later */
   static open(file: string, bootId: string, nowMs: number, log: Log): RecordWriter {
-    const open = (one: string) => orClosed(openDatabase(one, FORM), (db) => new RecordWriter(db, one, bootId, nowMs));
+    const open = (one: string) =>
+      orClosed(openDatabase(one, FORM), (db) => new RecordWriter(db, one, bootId, nowMs, log));
     return openOrBeginAnew(file, open, log, 'natRecordUnusable');
   }
 
@@ -127,6 +142,24 @@ export class RecordWriter {
     return this.#fault;
   }
 
+  /** Not any more where the file turned out to be damaged: it was put aside, and the next process has a new one. */
+  get isOpen(): boolean {
+    return this.#db.open;
+  }
+
+  #orPutAside<Result>(file: string, act: () => Result, log: Log): Result {
+    try {
+      return act();
+    } catch (cause) {
+      if (isDamage(cause)) {
+        this.#db.close();
+        const why = (cause as Error).message;
+        log.error({ file, why, putAside: putAside(file, why) }, 'natRecordUnusable');
+      }
+      throw cause;
+    }
+  }
+
   /** Whether a flow is on record as one that runs. */
   runs(key: number): boolean {
     return this.#guarded(() => this.#statements.find.get(key) !== undefined);
@@ -156,23 +189,49 @@ export class RecordWriter {
     this.#guarded(() => this.#statements.gap.run(fromMs, toMs, why));
   }
 
-  /** Gives up some of the oldest, where they are older than they may be, or more; returns whether there may be more to give up. */
-  purge({ keepMs, keepBytes }: Bounds, nowMs: number): 'done' | 'more' | 'shortened' {
+  /**
+   * Gives up some of the oldest, where they are older than they may be, or more; returns whether there may be more to
+   * give up. Rows stand as they were written, so that the look ends where 20,000 in a row are too young: a look at all
+   * of them takes seconds. What was written later than its time says goes with its neighbours.
+   */
+  purge(bounds: Bounds, nowMs: number): 'done' | 'more' | 'shortened' {
     return this.#guarded(() => {
-      if (this.#giveUp(nowMs - keepMs) === AT_ONCE) return 'more';
-      const pragma = (name: string) => this.#db.pragma(name, { simple: true }) as number;
-      if ((pragma('page_count') - pragma('freelist_count')) * pragma('page_size') <= keepBytes) return 'done';
-      for (let rows = AT_ONCE; ; rows *= 2) {
-        const cutMs = this.#statements.at.get(rows) as number | undefined;
-        if (cutMs === undefined) return 'done'; // hardly anything but what runs
-        if (this.#giveUp(cutMs) > 0) return 'shortened';
-      }
+      if (this.#agedUntil !== undefined && this.#ageOut(nowMs - bounds.keepMs, nowMs)) return 'more';
+      if (this.#shorten(bounds.keepBytes)) return 'shortened';
+      this.#agedUntil = 0;
+      return 'done';
     });
   }
 
-  #giveUp(beforeMs: number): number {
+  /** Returns whether there may be more behind. */
+  #ageOut(beforeMs: number, nowMs: number): boolean {
+    const from = this.#agedUntil ?? 0;
+    const { to, oldestMs, rows } = this.#statements.slice.get(from) as Slice;
+    // Of a time to come: written when the clock was wrong, and no word on what is behind.
+    const mayBeOld = to !== null && (oldestMs < beforeMs || oldestMs > nowMs);
+    if (mayBeOld) this.#giveUp(from, to, beforeMs);
+    this.#agedUntil = mayBeOld && rows === AT_ONCE ? to : undefined;
+    return this.#agedUntil !== undefined;
+  }
+
+  /** Returns whether it gave up anything. */
+  #shorten(keepBytes: number): boolean {
+    const pragma = (name: string) => this.#db.pragma(name, { simple: true }) as number;
+    if ((pragma('page_count') - pragma('freelist_count')) * pragma('page_size') <= keepBytes) return false;
+    let given = 0;
+    // The oldest may be flows that run for long: then it takes more of what was written to find so many that have ended.
+    for (let rows = AT_ONCE; given < WORTH_IT; rows *= 2) {
+      const cut = this.#statements.at.get(rows) as { number: number; beganMs: number } | undefined;
+      if (cut === undefined) break; // hardly anything but what runs
+      given += this.#giveUp(0, cut.number, cut.beganMs);
+    }
+    return given > 0;
+  }
+
+  /** Of the rows behind a number, up to another. */
+  #giveUp(from: number, to: number, beforeMs: number): number {
     return this.#db.transaction(() => {
-      const { changes } = this.#statements.purge.run(beforeMs);
+      const { changes } = this.#statements.purge.run({ from, to, beforeMs });
       this.#statements.purgeGaps.run(beforeMs);
       if (changes > 0) this.#statements.cover.run(beforeMs);
       return changes;
@@ -200,9 +259,11 @@ function writing(db: Database.Database) {
     find: db.prepare(`SELECT ${COLUMNS} FROM mappings WHERE flow = ?`),
     running: db.prepare('SELECT flow FROM mappings WHERE flow IS NOT NULL').pluck(),
     gap: db.prepare('INSERT INTO gaps VALUES (?, ?, ?)'),
-    at: db.prepare('SELECT began_ms FROM mappings ORDER BY number LIMIT 1 OFFSET ?').pluck(),
+    at: db.prepare('SELECT number, began_ms AS beganMs FROM mappings ORDER BY number LIMIT 1 OFFSET ?'),
+    slice: db.prepare(`SELECT max(number) AS "to", min(began_ms) AS oldestMs, count(*) AS rows
+      FROM (SELECT number, began_ms FROM mappings WHERE number > ? ORDER BY number LIMIT ${AT_ONCE})`),
     purge: db.prepare(`DELETE FROM mappings WHERE number IN (SELECT number FROM mappings
-      WHERE ended_ms < ? ORDER BY number LIMIT ${AT_ONCE})`),
+      WHERE number > @from AND number <= @to AND ended_ms < @beforeMs ORDER BY number LIMIT ${AT_ONCE})`),
     purgeGaps: db.prepare('DELETE FROM gaps WHERE to_ms < ?'),
   };
 }

@@ -40,6 +40,8 @@ export interface RecorderCounts {
 }
 
 export type FromRecorder =
+  /** Its first word. What was left in the log, and what ran before a reboot, may keep it silent for a while. */
+  | { readonly kind: 'opening' }
   /** It listens, and what runs is on record. When it was last written before; 0: never. */
   | { readonly kind: 'ready'; readonly lastAliveMs: number }
   | {

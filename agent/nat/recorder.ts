@@ -318,6 +318,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal
 async function openFile(): Promise<void> {
   let told: string | undefined;
   while (!isStopping) {
+    await new Promise((resolve) => process.send?.({ kind: 'opening' } satisfies FromRecorder, undefined, {}, resolve));
     try {
       writer = RecordWriter.open(setup.file, setup.bootId, listeningMs, log);
       heardUntilMs = writer.lastAliveMs ?? listeningMs;
@@ -347,7 +348,7 @@ let purgeMs = 0;
 let looking: Promise<void> | undefined;
 let purging: Promise<void> | undefined;
 let isReady = false;
-while (!isStopping) {
+while (!isStopping && writer.isOpen) {
   await events.wait(BATCH_MS);
   drain();
   const nowMs = Date.now();
@@ -380,6 +381,7 @@ while (!isStopping) {
       });
   }
 }
+if (!writer.isOpen) process.exit(1); // the log says why
 await purging;
 drain();
 await flush();

@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
@@ -209,6 +209,13 @@ function fill(disk: string, but = 0): string {
   return filler;
 }
 
+/** A row as the store has it. */
+const old: Begun = {
+  ...{ protocol: 17, external: Uint8Array.of(203, 0, 113, 9), port: 1, realm: 'iot', key: null },
+  ...{ inner: Uint8Array.of(10, 20, 0, 1), innerPort: 1, device: null, grant: null, server: null },
+  ...{ beganMs: 1_000, beganFromMs: null, endedMs: 2_000, endedFromMs: null },
+};
+
 type Counts = Extract<FromRecorder, { kind: 'counts' }>;
 const saysFault = (one: FromRecorder) => one.kind === 'counts' && one.recordFault !== undefined;
 const logged = (event: string) =>
@@ -236,6 +243,7 @@ describe('on a full disk', () => {
     rmSync(filler);
     await listens();
     await until('that it is written', () => ((counts()?.begun ?? 0) >= 1 ? true : undefined));
+    expect(said[0]).toEqual({ kind: 'opening' }); // before it is silent for as long as that takes
     expect(find(file, before, Date.now())).toHaveLength(1);
     expect(find(file, during, Date.now())).toMatchObject([{ device: 'm10.20.5.6@x.example' }]);
     expect(logged('natRecordUnusable')).toEqual([]);
@@ -245,11 +253,6 @@ describe('on a full disk', () => {
     const disk = network.disk(8);
     const file = join(disk, 'nat.db');
     const writer = RecordWriter.open(file, 'boot', 1, new KeptLog());
-    const old: Begun = {
-      ...{ protocol: 17, external: Uint8Array.of(203, 0, 113, 9), port: 1, realm: 'iot', key: null },
-      ...{ inner: Uint8Array.of(10, 20, 0, 1), innerPort: 1, device: null, grant: null, server: null },
-      ...{ beganMs: 1_000, beganFromMs: null, endedMs: 2_000, endedFromMs: null },
-    };
     const rows = Array.from({ length: 20_000 }, (_, i) => ({ ...old, port: i }));
     writer.write(rows, 2_000, () => {});
     writer.close();
@@ -277,4 +280,23 @@ describe('on a full disk', () => {
     child.send({ kind: 'stop' } satisfies ToRecorder);
     expect(await once(child, 'exit')).toEqual([0, null]);
   });
+});
+
+test('a file that turns out to be damaged is put aside, and the next process begins a new one', async () => {
+  const file = join(folder, 'damaged.db');
+  const writer = RecordWriter.open(file, 'boot', 1, new KeptLog());
+  writer.write(
+    Array.from({ length: 1_000 }, (_, i) => ({ ...old, port: i, endedMs: null, key: i })),
+    2_000,
+    () => {},
+  );
+  writer.close();
+  writeFileSync(file, readFileSync(file).fill(0xaa, 10 * 4_096)); // behind the tables' roots
+  const child = spawned(file);
+  expect((await once(child, 'exit'))[0]).toBe(1);
+  expect(logged('natRecordUnusable')).toMatchObject([{ file, putAside: `${file}.unusable` }]);
+  await start(file);
+  const flow = begin('10.20.5.8', 5_003);
+  await until('that it is written', () => ((counts()?.begun ?? 0) >= 1 ? true : undefined));
+  expect(find(file, flow, Date.now())).toHaveLength(1);
 });

@@ -1,17 +1,22 @@
 /** The NAT record without a kernel: what is written, found, given up, answered and told. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { ChildProcess } from 'node:child_process';
+import { EventEmitter, once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
-import { afterAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { address, prefix } from '../../agent/core/net.ts';
 import type { ExternalId, InnerAddress, RealmName } from '../../agent/core/words.ts';
 import type { Binding, Holder } from '../../agent/directory/binding.ts';
 import { Holders } from '../../agent/nat/holders.ts';
 import { bytesOf, type Mapping } from '../../agent/nat/mapping.ts';
+import { NatRecord } from '../../agent/nat/nat-record.ts';
 import { type Begun, openRecordReader, RecordWriter } from '../../agent/nat/record-store.ts';
+import type { RecorderSetup } from '../../agent/nat/recorder-message.ts';
 import { framed, syslogMessage } from '../../agent/nat/syslog.ts';
 import { answerWho, parseMoment, type WhoGround } from '../../agent/nat/who.ts';
+import { KeptLog } from '../clock.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'mtgate-nat-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -154,9 +159,72 @@ describe('the store', () => {
     const rows = Array.from({ length: 30_000 }, (_, i) => flow(null, { beganMs: T0 + i, endedMs: T0 + i + 10 }));
     writer.write(rows, T0 + 40_000, tell);
     const bounds = { keepMs: 39_000, keepBytes: 2 ** 20 };
-    expect(writer.purge(bounds, T0 + 40_000)).toBe('shortened');
+    let outcome: string;
+    do outcome = writer.purge(bounds, T0 + 40_000);
+    while (outcome === 'more');
+    expect(outcome).toBe('shortened');
     expect(find(T0 + 20_000).coveredFromMs).toBeGreaterThan(T0 + 20_000);
     writer.close();
+  });
+
+  test('looks for what is too old from the first row on, some at a time, past what runs, and no further than it must', () => {
+    const writer = open();
+    const many = (count: number, beganMs: number, endedMs: number | null, firstKey: number) =>
+      Array.from({ length: count }, (_, i) =>
+        flow(endedMs === null ? firstKey + i : null, { port: i % 60_000, beganMs, endedMs }),
+      );
+    const [old, young, future] = [T0 - 90_000, T0 - 10, T0 + 2 ** 40];
+    writer.write(many(20_000, old, null, 1), T0, tell); // they run
+    writer.write(many(20_000, future, future, 0), T0, tell); // the clock was wrong
+    writer.write(many(100, old, old + 5, 0), T0, tell);
+    writer.write(many(40_000, young, young, 0), T0, tell);
+    writer.write([flow(null, { port: 61_000, beganMs: old, endedMs: old + 5 })], T0, tell); // told late
+    const bounds = { keepMs: 60_000, keepBytes: 2 ** 40 };
+    for (let round = 0; round < 2; round++) {
+      const outcomes = [1, 2].map(() => writer.purge(bounds, T0));
+      while (outcomes.at(-1) === 'more') outcomes.push(writer.purge(bounds, T0));
+      expect(outcomes).toEqual(round === 0 ? ['more', 'more', 'more', 'done'] : ['more', 'more', 'done']);
+    }
+    const db = new Database(file, { readonly: true });
+    const count = db.prepare('SELECT count(*) FROM mappings WHERE ended_ms = ?').pluck();
+    expect(count.get(old + 5)).toBe(1); // beyond 20,000 that are young
+    expect([count.get(future), count.get(young), writer.running().size]).toEqual([20_000, 40_000, 20_000]);
+    db.close();
+    expect(writer.purge(bounds, T0 + 120_000)).toBe('more'); // by then its neighbours are too old
+    while (writer.purge(bounds, T0 + 120_000) !== 'done');
+    expect(find(old, old, 61_000).mappings).toEqual([]);
+    writer.close();
+  });
+
+  test('gives up what has ended among many that run', () => {
+    const writer = open();
+    const runs = Array.from({ length: 50_000 }, (_, i) => flow(i + 1, { port: i, beganMs: T0 + i }));
+    writer.write(runs, T0 + 60_000, tell);
+    const ended = Array.from({ length: 50_000 }, (_, i) =>
+      flow(null, { port: 61_000, beganMs: T0 + 60_000 + i, endedMs: T0 + 60_001 + i }),
+    );
+    writer.write(ended, T0 + 120_000, tell);
+    expect(writer.purge({ keepMs: 2 ** 40, keepBytes: 2 ** 20 }, T0 + 120_000)).toBe('shortened');
+    expect(writer.running().size).toBe(50_000);
+    expect(find(T0 + 61_000, T0 + 61_000, 61_000).mappings).toEqual([]);
+    writer.close();
+  });
+
+  test('is not read whole when it is opened; damage is found where it is met, and that file put aside', () => {
+    const writer = open();
+    const rows = Array.from({ length: 1_000 }, (_, i) => flow(i + 1, { port: i }));
+    writer.write(rows, T0, tell);
+    writer.close();
+    writeFileSync(file, readFileSync(file).fill(0xaa, 10 * 4_096)); // behind the tables' roots
+    const log = new KeptLog();
+    const again = RecordWriter.open(file, 'boot 1', T0, log);
+    expect(again.isOpen).toBe(true);
+    expect(() => again.running()).toThrow(expect.objectContaining({ code: 'natRecordNotWritten' }));
+    expect(again.isOpen).toBe(false);
+    expect(log.of('natRecordUnusable')).toMatchObject([{ file, putAside: `${file}.unusable` }]);
+    const anew = open();
+    expect(anew.lastAliveMs).toBeUndefined();
+    anew.close();
   });
 
   test('is looked through in all parts of its index', () => {
@@ -200,6 +268,40 @@ describe('the store', () => {
 
   test('before anything was recorded there is nothing to find', () => {
     expect(find(T0)).toEqual({ mappings: [], gaps: [], coveredFromMs: Number.MAX_SAFE_INTEGER, writtenUntilMs: 0 });
+  });
+});
+
+describe('the watch over the process', () => {
+  afterEach(() => {
+    vi.useRealTimers();
+    vi.restoreAllMocks();
+  });
+
+  test('a long silence while it opens its file is no death; one that ends never is', async () => {
+    const program = join(folder, 'silent.mjs');
+    writeFileSync(
+      program,
+      `process.on('message', () => {});
+      process.send({ kind: 'opening' });
+      process.send({ kind: 'log', level: 'warn', event: 'natEventsLost', fields: {} });`,
+    );
+    const kill = vi.spyOn(ChildProcess.prototype, 'kill');
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    const told = new EventEmitter();
+    const log = { ...LOG, warn: (_: object, event: string) => void told.emit(event) };
+    const parts = { setup: {} as RecorderSetup, holders: new Holders([], () => undefined), endedGrants: () => [], log };
+    const record = new NatRecord(parts, program);
+    const heard = once(told, 'natEventsLost');
+    const died = once(told, 'natRecorderDied');
+    record.start();
+    await heard;
+    vi.advanceTimersByTime(90_000);
+    expect(kill).not.toHaveBeenCalled();
+    vi.advanceTimersByTime(600_000);
+    expect(kill).toHaveBeenCalledWith('SIGKILL');
+    await died;
+    expect(record.reading()).toMatchObject({ recording: false, deaths: 1 });
+    await record.stop();
   });
 });
 
