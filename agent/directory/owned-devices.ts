@@ -24,10 +24,17 @@ export interface DomainIndex {
   ofDomain(domain: string, start: string, after: string, limit: number): readonly ExternalId[];
 }
 
+/** Where a page ends: at the last device that was looked at, whoever's it is. Never to be told as it is. */
+export interface Place {
+  readonly domain: string;
+  /** The last that was looked at; empty: none of this domain. */
+  readonly device: string;
+}
+
 export interface DevicesPage {
   readonly devices: readonly ExternalId[];
   /** Where it ended; absent where no more follow. */
-  readonly lastKey?: string;
+  readonly last?: Place;
 }
 
 /** So many devices and domains are looked at for one page. */
@@ -38,10 +45,8 @@ export function devicesMatching(
   patterns: readonly Pattern[],
   index: DomainIndex,
   limit: number,
-  key?: string,
-): DevicesPage | 'keyUnknown' {
-  const from = key === undefined ? undefined : placeOf(key);
-  if (key !== undefined && !from) return 'keyUnknown';
+  from?: Place,
+): DevicesPage {
   const devices: ExternalId[] = [];
   let looked = 0;
   let after = from?.device ?? '';
@@ -56,15 +61,14 @@ export function devicesMatching(
         looked += 1;
         after = device;
         if (here.some(({ matches }) => matches(device))) devices.push(device);
-        if (devices.length === limit || looked >= LOOKED_MOST)
-          return { devices, lastKey: keyOf({ domain, device: after }) };
+        if (devices.length === limit || looked >= LOOKED_MOST) return { devices, last: { domain, device: after } };
       }
       isOver = found.length < CHUNK;
     }
     looked += 1;
     after = '';
     const next = nextDomain(patterns, index, domain);
-    if (next !== undefined && looked >= LOOKED_MOST) return { devices, lastKey: keyOf({ domain: next, device: '' }) };
+    if (next !== undefined && looked >= LOOKED_MOST) return { devices, last: { domain: next, device: '' } };
     domain = next;
   }
   return { devices };
@@ -79,22 +83,4 @@ function nextDomain(patterns: readonly Pattern[], index: DomainIndex, behind: st
 
 function holdsDomain({ domain: own, subdomains }: Pattern, domain: string): boolean {
   return subdomains ? own === '' || domain.endsWith(`.${own}`) : own === domain;
-}
-
-interface Place {
-  readonly domain: string;
-  /** The last that was looked at; empty: none of this domain. */
-  readonly device: string;
-}
-
-function keyOf({ domain, device }: Place): string {
-  return Buffer.from(device === '' ? `@${domain}` : device).toString('base64url');
-}
-
-function placeOf(key: string): Place | undefined {
-  if (!/^[\w-]+$/.test(key)) return undefined;
-  const text = Buffer.from(key, 'base64url').toString();
-  const at = text.indexOf('@');
-  if (at < 0 || at === text.length - 1) return undefined;
-  return { domain: text.slice(at + 1), device: at === 0 ? '' : text };
 }

@@ -28,6 +28,7 @@ import { encloses, fixedStart, matchesDevice } from '../policy/patterns.ts';
 import type { MtcUser } from '../policy/policy.ts';
 import { mtcUserOf } from '../policy/rule-index.ts';
 import { STATUS } from './grant-views.ts';
+import { DevicePageKeys } from './page-keys.ts';
 import { Pages } from './pages.ts';
 
 /** So many preferences an MTC user may have. */
@@ -219,6 +220,7 @@ export function mtcUserUseCases(
   clerk: DeskClerk,
 ): MtcUserUseCases {
   const pages = new Pages(grants);
+  const deviceKeys = new DevicePageKeys();
   const refuserOf = ({ name, correlator, requestAddress }: MtcUserAsker): Refuse => {
     const asked = { mtcUser: name, correlator, from: requestAddress.text };
     return (reason, facts) => ground.refuse(reason, { ...asked, ...facts });
@@ -262,13 +264,14 @@ export function mtcUserUseCases(
     drop: (who, id) => change(who, async (by) => (await clerk.drop(who.name, by, id)) ?? {}),
     devices({ name }, limit, after) {
       const user = grants.policy.mtcUsers.get(name);
-      const found = devicesMatching(patternsOf(user), registry, limit, after);
-      if (found === 'keyUnknown') return 'seekUnknown';
+      const from = after === undefined ? undefined : deviceKeys.open(name, after);
+      if (after !== undefined && !from) return 'seekUnknown';
+      const found = devicesMatching(patternsOf(user), registry, limit, from);
       const items = found.devices.map((device) => ({
         device,
         bound: ground.directory.familiesOf(device).length > 0,
       }));
-      return { items, ...(found.lastKey !== undefined && { lastKey: found.lastKey }) };
+      return { items, ...(found.last && { lastKey: deviceKeys.seal(name, found.last) }) };
     },
     grants({ name }, { device }, limit, after) {
       if (device !== undefined && mtcUserOf(grants.policy, device)?.name !== name) return { items: [], total: 0 };

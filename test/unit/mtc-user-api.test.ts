@@ -112,13 +112,23 @@ describe('devices', () => {
     expect(seen).toEqual([M1, M2, 'pump@site.acme.example']);
   });
 
-  test('a key that is none is an error; one of another tenant’s list leads to nothing of theirs', async () => {
-    for (const seek of ['-', '%', 'AAAA', 'x'.repeat(512)])
+  test('a key that is none, that is another tenant’s or of another list, is an error', async () => {
+    const pageOf = (user: 'acme' | 'rival', list: string) => as(user, 'POST', list, { perPage: 1 });
+    const keyOf = async (user: 'acme' | 'rival', list: string) =>
+      String((await pageOf(user, list)).headers['content-last-key']);
+    const theirs = await keyOf('rival', '/retrieve-devices');
+    const own = await keyOf('acme', '/retrieve-devices');
+    const changed = `${own.slice(0, 40)}${own[40] === 'A' ? 'B' : 'A'}${own.slice(41)}`;
+    const grants = [await tenants.open('head-end', M1), await tenants.open('head-end', M1, { devicePort: 7001 })];
+    const ofGrants = await keyOf('acme', '/retrieve-grants');
+    for (const id of grants) await as('acme', 'DELETE', `/grants/${id}`);
+    const name = Buffer.from('a@rival.example').toString('base64url');
+    for (const seek of ['-', '%', 'AAAA', 'x'.repeat(512), name, theirs, changed, own.slice(0, -4), ofGrants])
       expect((await as('acme', 'POST', '/retrieve-devices', { seek })).body).toMatchObject({
         code: 'INVALID_ARGUMENT',
       });
-    const theirs = Buffer.from('a@rival.example').toString('base64url');
-    expect((await as('acme', 'POST', '/retrieve-devices', { seek: theirs })).text).not.toContain('rival');
+    expect((await as('acme', 'POST', '/retrieve-devices', { seek: own })).status).toBe(200);
+    expect((await as('acme', 'POST', '/retrieve-grants', { seek: own })).status).toBe(400);
   });
 });
 
