@@ -337,6 +337,23 @@ describe('the ledger', () => {
     ]);
   });
 
+  test('the ids of rows tell nothing of how many there are', () => {
+    const idsOf = (count: number) =>
+      Array.from({ length: count }, (_, i) => ledger.denials.add(knock({ source: `t${i}` })).id);
+    const found = idsOf(500);
+    expect(new Set(found).size).toBe(500);
+    // No part of one is the same in two, or grows from one to the next.
+    for (const [i, id] of found.entries()) {
+      expect(id).toMatch(/^[0-9a-f]{24}$/);
+      const next = found[i + 1] ?? '';
+      expect(next.slice(0, 10)).not.toBe(id.slice(0, 10));
+      expect(next.slice(-10)).not.toBe(id.slice(-10));
+    }
+    const growing = found.filter((id, i) => i > 0 && id > (found[i - 1] ?? '')).length;
+    expect(growing).toBeGreaterThan(150);
+    expect(growing).toBeLessThan(350);
+  });
+
   test('a flood is written a slice at a time, all of it, and others are answered in between', async () => {
     for (let i = 0; i < 1000; i++) ledger.denials.add(knock({ source: `s${i}` }));
     let turns = 0;
