@@ -10,8 +10,8 @@
  *   give the same bytes but for `instance`, which is random;
  * - every refusal passes through one recorder, so that each one answered has
  *   its line in the log, found by its `instance`: of those that shed load, one
- *   a second for each asker, whose answer the others of that second repeat. An
- *   asker that is refused more often than can be written down gets its answers
+ *   a second for each asker, whose answer the others of that second repeat; but
+ *   they count as what they are, for whomever they concern. An asker that is refused more often than can be written down gets its answers
  *   all the same; lines that are left out are counted in the next.
  */
 import { STATUS_CODES } from 'node:http';
@@ -30,6 +30,13 @@ type Recorded = (refusal: Refusal, facts: RefusalFacts, how: 'written' | 'repeat
 
 /** So many refusals of one asker are written down in a second: more is a flood, and would be the log's. */
 const LINES_PER_SECOND = 50;
+
+/**
+ * What is refused for the same reason in the same second is the same again only
+ * where it is about the same: another device may be another MTC user's, who is
+ * told of its own and of no other's. What came without a device is nobody's.
+ */
+const WHAT_WAS_ASKED = ['device', 'to', 'from', 'certificate'] as const;
 
 /** What one asker was refused in the second that it is. */
 interface Second {
@@ -56,7 +63,8 @@ export function refusalRecorder(log: Log, random: Random, clock: Clock, recorded
     const same = asker.shed.get(reason);
     if (same) {
       leftOut += 1;
-      recorded(same.refusal, same.facts, 'repeated');
+      const isSame = WHAT_WAS_ASKED.every((name) => facts[name] === same.facts[name]);
+      recorded(same.refusal, isSame ? same.facts : facts, isSame ? 'repeated' : 'leftOut');
       return same.refusal;
     }
     const refusal = refusalOf(reason, facts, randomInstance(random));

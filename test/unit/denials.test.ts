@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { refusalRecorder } from '../../agent/api/problem.ts';
 import { REFUSALS, type Refusal, type RefusalReason } from '../../agent/core/refusals.ts';
 import type { ExternalId, GrantId, MtcUserName } from '../../agent/core/words.ts';
 import { openAccount } from '../../agent/inspector/account.ts';
@@ -29,11 +30,14 @@ const knock = (changes: Partial<DenialFacts> = {}): DenialFacts => ({
   ...changes,
 });
 const ACME = 'acme' as MtcUserName;
-/** own is a device of acme's, and has a number. */
-const deviceOf = (named: string) =>
-  named === 'own@a.example' || named === '+491715550107'
+const RIVAL = 'rival' as MtcUserName;
+/** own is a device of acme's, and has a number; its is rival's. */
+const deviceOf = (named: string) => {
+  if (named === 'its@b.example') return { mtcUser: RIVAL, externalId: named as ExternalId };
+  return named === 'own@a.example' || named === '+491715550107'
     ? { mtcUser: ACME, externalId: 'own@a.example' as ExternalId }
     : undefined;
+};
 const SMALL = { packet: 3, handshake: 2, request: 2 };
 const total = (rows: readonly Denial[], kind = 'packet') =>
   rows.filter((row) => row.kind === kind).reduce((sum, { count }) => sum + count, 0);
@@ -239,6 +243,13 @@ describe('the ledger', () => {
     why: 'no allow matches',
     rule: 'r1',
   });
+  const rowsOf = (user: MtcUserName) =>
+    [...ledger.denials.ofUser(user)].map(({ source, externalId, target, count }) => [
+      source,
+      externalId,
+      target,
+      count,
+    ]);
   const FACTS = { why: '', server: 'head-end', from: '198.51.100.10', device: 'm1@a.example', to: 'udp/5683' };
 
   beforeEach(() => {
@@ -335,6 +346,32 @@ describe('the ledger', () => {
       ['noRuleAllows', '198.51.100.10', 1],
       ['serverBusy', '198.51.100.10', 10],
     ]);
+  });
+
+  test('what is shed in the same second counts on the device that it was for, and on no other', () => {
+    const refuse = refusalRecorder(log, seededRandom(1), clock, (...told) => ledger.refused(...told));
+    const ask = (device: string, more: object = {}) => refuse('tooManyUnknownDevices', { ...FACTS, device, ...more });
+    const first = ask('own@a.example');
+    for (let i = 0; i < 3; i++) expect(ask('own@a.example')).toBe(first);
+    for (let i = 0; i < 20; i++) expect(ask(`guess${i}@a.example`)).toBe(first);
+    for (let i = 0; i < 5; i++) ask('its@b.example');
+    ask('own@a.example', { to: 'tcp/22' });
+    expect(rowsOf(ACME)).toEqual([
+      ['198.51.100.10', 'own@a.example', 'udp/5683', 4],
+      ['*', undefined, '*', 1], // it is acme's, and was for another port
+    ]);
+    expect(rowsOf(RIVAL)).toEqual([['*', undefined, '*', 5]]);
+    expect(total(ledger.denials.list({ reason: 'tooManyUnknownDevices' }, 99), 'request')).toBe(30);
+  });
+
+  test('a shed refusal of what is nobody’s device is told to nobody, whoever’s the next one is', () => {
+    const refuse = refusalRecorder(log, seededRandom(1), clock, (...told) => ledger.refused(...told));
+    refuse('tooManyUnknownDevices', FACTS);
+    refuse('tooManyUnknownDevices', { ...FACTS, device: 'own@a.example' });
+    refuse('serverBusy', { why: '', server: 'head-end', method: 'POST', path: '/a' });
+    refuse('serverBusy', { why: '', server: 'head-end', method: 'POST', path: '/b' });
+    expect(rowsOf(ACME)).toEqual([['*', undefined, '*', 1]]);
+    expect(ledger.denials.list({ reason: 'serverBusy' }, 9)).toMatchObject([{ target: 'POST /a', count: 2 }]);
   });
 
   test('the ids of rows tell nothing of how many there are', () => {
