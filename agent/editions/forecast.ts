@@ -93,7 +93,7 @@ async function endsUnder(policy: Policy, { live, judge }: Grants, pace: Pace): P
   let count = 0;
   for (const record of live.all()) {
     if (pace.isOver()) await pace.rest();
-    if (record.policyVersion === versionFor(policy, record.mtcUser)) continue;
+    if (record.policyVersion === versionFor(policy, record.mtcUser)) continue; // it decides the same, of the same owners
     const end = endUnder(policy, record, judge);
     if (!end) continue;
     const { reason, rule, why } = end;
@@ -114,6 +114,7 @@ function endUnder(
   record: GrantRecord,
   judge: Grants['judge'],
 ): { readonly reason: string; readonly rule?: string; readonly why: string } | undefined {
+  if (judge.hasOtherOwner(record, policy)) return { reason: 'ownerChanged', why: END_CAUSES.ownerChanged };
   if (judge.isTranslatedOtherwise(record, policy)) return { reason: 'natChanged', why: END_CAUSES.natChanged };
   const { decision } = judge.again(record, record.grantedSeconds, NO_USAGE, policy);
   return decision.verdict === 'refuse' ? decision : undefined;

@@ -1,7 +1,9 @@
 /**
  * How many grants have begun on a device today, for owners who want no more
  * than so many. Counted only where a preference asks for it, in the days of its
- * zone: a number for each such device that was granted today, and no more.
+ * zone: a number for each such device that was granted today, and no more. A
+ * device that the rule files give to another MTC user begins its day anew there:
+ * what was done with it before is not the new owner's to know.
  *
  * Invariant: what begins is counted in the turn in which it was decided, so
  * that two requests cannot both be the last. What began before somebody asked,
@@ -21,8 +23,11 @@ type Begun = Pick<GrantRecord, 'id' | 'mtcUser' | 'device'>;
 interface Day {
   readonly sinceMs: number;
   readonly untilMs: number;
-  readonly counts: Map<ExternalId, number>;
+  readonly counts: Counts;
 }
+
+/** By `keyOf`. */
+type Counts = Map<string, number>;
 
 /** A count from the records that is under way, and what has begun since it began. */
 interface Recount {
@@ -42,8 +47,8 @@ export class BegunToday {
   }
 
   /** Of which `recount` or `add` knows. */
-  of(device: ExternalId, zone: string): number {
-    return this.#day(zone).counts.get(device) ?? 0;
+  of(mtcUser: MtcUserName | undefined, device: ExternalId, zone: string): number {
+    return mtcUser === undefined ? 0 : (this.#day(zone).counts.get(keyOf({ mtcUser, device })) ?? 0);
   }
 
   /** A grant begins. What is returned takes that back: it never did. */
@@ -51,10 +56,10 @@ export class BegunToday {
     const { id, mtcUser, device } = begun;
     for (const { since } of this.#recounts) since.set(id, begun);
     const days = zonesCounted(policy, mtcUser, device).map((zone) => this.#day(zone));
-    for (const { counts } of days) increase(counts, device, 1);
+    for (const { counts } of days) increase(counts, begun, 1);
     return () => {
       for (const { since } of this.#recounts) since.delete(id);
-      for (const { counts } of days) increase(counts, device, -1);
+      for (const { counts } of days) increase(counts, begun, -1);
     };
   }
 
@@ -76,13 +81,13 @@ export class BegunToday {
     this.#recounts.add(recount);
     try {
       const days = new Map(zones.map((zone) => [zone, this.#day(zone)]));
-      const found = new Map(zones.map((zone) => [zone, new Map<ExternalId, number>()]));
+      const found = new Map(zones.map((zone) => [zone, new Map() as Counts]));
       const count = (begun: Begun & Partial<Pick<GrantRecord, 'startedAtMs'>>) => {
         if (mtcUser !== undefined && begun.mtcUser !== mtcUser) return;
         for (const zone of zonesCounted(policy, begun.mtcUser, begun.device)) {
           const { sinceMs = 0 } = days.get(zone) ?? {};
           const counts = found.get(zone);
-          if (counts && (begun.startedAtMs ?? sinceMs) >= sinceMs) increase(counts, begun.device, 1);
+          if (counts && (begun.startedAtMs ?? sinceMs) >= sinceMs) increase(counts, begun, 1);
         }
       };
       const firstMs = Math.min(...[...days.values()].map(({ sinceMs }) => sinceMs));
@@ -93,7 +98,7 @@ export class BegunToday {
       for (const [zone, counts] of found) {
         const day = this.#day(zone);
         if (day !== days.get(zone)) continue; // another day has come meanwhile: it began with nothing
-        for (const [device, begun] of counts) day.counts.set(device, begun);
+        for (const [key, begun] of counts) day.counts.set(key, begun);
       }
     } finally {
       this.#recounts.delete(recount);
@@ -104,7 +109,7 @@ export class BegunToday {
     const nowMs = this.#clock.nowMs();
     const known = this.#days.get(zone);
     if (known && nowMs < known.untilMs) return known;
-    const day = { ...dayAt(zone, nowMs), counts: new Map<ExternalId, number>() };
+    const day = { ...dayAt(zone, nowMs), counts: new Map() as Counts };
     this.#days.set(zone, day);
     return day;
   }
@@ -121,8 +126,13 @@ function hasBegun({ state, startedAtMs, expiresAtMs }: GrantRecord): boolean {
   return state === 'live' || expiresAtMs > startedAtMs;
 }
 
-function increase(counts: Map<ExternalId, number>, device: ExternalId, by: 1 | -1): void {
-  const count = (counts.get(device) ?? 0) + by;
-  if (count > 0) counts.set(device, count);
-  else counts.delete(device);
+function increase(counts: Counts, begun: Pick<Begun, 'mtcUser' | 'device'>, by: 1 | -1): void {
+  const key = keyOf(begun);
+  const count = (counts.get(key) ?? 0) + by;
+  if (count > 0) counts.set(key, count);
+  else counts.delete(key);
+}
+
+function keyOf({ mtcUser, device }: Pick<Begun, 'mtcUser' | 'device'>): string {
+  return `${mtcUser} ${device}`;
 }

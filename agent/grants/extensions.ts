@@ -67,6 +67,10 @@ export class Extensions {
       return refuse('grantEnded', { why: endCause, members: { endCause: upperSnake(endCause) } });
     };
     if (!grants.live.get(id)) return hasEnded();
+    if (grants.judge.hasOtherOwner(record)) {
+      await grants.end(record, 'ownerChanged'); // before the switch of policies comes to it, which is under way
+      return hasEnded();
+    }
     if (record.state === 'held') return refuse('grantHeld', { why: 'its binding is to be confirmed' });
 
     const notReady = this.#ground.notReady(record.inner.realm);
@@ -144,7 +148,7 @@ function extendedBy(
   by: Pick<GrantRecord, 'certificate' | 'policyVersion'>,
   clock: Clock,
 ): GrantRecord | 'exhausted' {
-  const { rule, mtcUser, durationSeconds, totalSeconds, closesAtMs = Number.POSITIVE_INFINITY } = decision;
+  const { rule, durationSeconds, totalSeconds, closesAtMs = Number.POSITIVE_INFINITY } = decision;
   const nowNs = clock.boottimeNs();
   const grantedMs = Math.min(durationSeconds * 1000, closesAtMs - clock.nowMs()); // some time has passed since it was decided
   // In whole milliseconds, so that both of its ends move by the same, and its life adds up.
@@ -154,5 +158,5 @@ function extendedBy(
   if (leftMs <= 0) return 'exhausted';
   const endNs = record.expiresAtNs + BigInt(Math.min(wantedMs, leftMs)) * 1_000_000n;
   const grantedSeconds = Math.ceil(Number(endNs - nowNs) / 1e9);
-  return { ...withEnd(record, endNs), ...by, rule, mtcUser, grantedSeconds, limits: limitsOf(decision) };
+  return { ...withEnd(record, endNs), ...by, rule, grantedSeconds, limits: limitsOf(decision) };
 }

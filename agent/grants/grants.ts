@@ -64,7 +64,11 @@ export class Grants {
 
   constructor(ground: Ground, policy: Policy) {
     this.#ground = ground;
-    this.waiting = new Waiting(ground, (waited) => this.#requests.grantWaited(waited));
+    this.waiting = new Waiting(
+      ground,
+      (waited) => this.#requests.grantWaited(waited),
+      (waited) => this.judge.hasOtherOwner(waited),
+    );
     this.begun = new BegunToday(ground.clock);
     this.judge = new Judge(ground, this, policy);
     this.endpoints = new Endpoints(ground.pool, ground.random);
@@ -150,7 +154,9 @@ export class Grants {
   /**
    * Whose an external endpoint is: that of a live grant, or at rest after one.
    * Of grants on a device's own endpoint it is that of the server which has
-   * the address that a packet comes from; where none is, nobody's.
+   * the address that a packet comes from; where none is, nobody's. Nobody's,
+   * too, where the device has gone to another MTC user: the former owner is told
+   * no more of it, and what was granted before never was the new one's.
    */
   ownerOf(protocol: Protocol, external: Endpoint, from?: Address): Owner | undefined {
     const { servers } = this.policy;
@@ -161,7 +167,8 @@ export class Grants {
         isRewritten(one) ||
         (from !== undefined && servers.get(one.server)?.sources.some((source) => contains(source, from)) === true),
     );
-    return record ? ownerOf(record) : this.rest.ownerOf(protocol, external);
+    const owner = record ? ownerOf(record) : this.rest.ownerOf(protocol, external);
+    return owner && !this.judge.hasOtherOwner(owner) ? owner : undefined;
   }
 
   /**

@@ -14,6 +14,7 @@ import type { TriggerDecision } from '../policy/decide-trigger.ts';
 import { factsOf } from '../policy/explain.ts';
 import { NO_USAGE, type Policy, type Usage, versionFor } from '../policy/policy.ts';
 import type { Question } from '../policy/question.ts';
+import { mtcUserOf } from '../policy/rule-index.ts';
 import { wouldHave } from '../policy/staged.ts';
 import { translationOf } from '../policy/translation.ts';
 import type { BegunToday } from './begun.ts';
@@ -100,7 +101,8 @@ export class Judge {
       requestAddress: who.requestAddress,
       ipFamily: ask.ipFamily,
       usage,
-      begunToday: device && ((zone) => this.#begun.of(device.externalId, zone)),
+      begunToday:
+        device && ((zone) => this.#begun.of(mtcUserOf(this.policy, device.externalId)?.name, device.externalId, zone)),
       nowMs: clock.nowMs(),
     };
   }
@@ -140,6 +142,7 @@ export class Judge {
     const { directory, revoked } = this.#ground;
     if (revoked(record.certificate)) return { objection: 'certificateRevoked', record };
     if (!directory.holds(record.device, record.inner)) return { objection: 'deviceUnbound', record };
+    if (this.hasOtherOwner(record)) return { objection: 'ownerChanged', record };
     if (this.isTranslatedOtherwise(record)) return { objection: 'natChanged', record };
     // What is said of a device changes without the rules; they alone are judged once.
     const policyVersion = versionFor(this.policy, record.mtcUser);
@@ -152,6 +155,16 @@ export class Judge {
     if (sameLimits(record.limits, decision)) return { record, closesAtMs };
     const limited = { rule: decision.rule, policyVersion, limits: limitsOf(decision) };
     return { record: { ...record, ...limited }, closesAtMs };
+  }
+
+  /**
+   * Whether the rule files have taken a device from the MTC user by whose word
+   * something was granted on it, or waits for it. A new owner's word is for what
+   * is asked for from then on: what was there before is not its own, and it could
+   * neither see nor end it.
+   */
+  hasOtherOwner({ device, mtcUser }: Pick<GrantRecord, 'device' | 'mtcUser'>, policy = this.policy): boolean {
+    return mtcUserOf(policy, device)?.name !== mtcUser;
   }
 
   /** Whether a grant would have another endpoint if it were given now. */

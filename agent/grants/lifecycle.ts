@@ -37,6 +37,7 @@ export const END_CAUSES = {
   addressReassigned: 'the inner address was given to another device',
   certificateRevoked: 'the certificate that it was asked for with is revoked',
   serverUnauthorised: 'the MTC user no longer authorises the server',
+  ownerChanged: 'the device is no longer one of the MTC user that authorised the server',
   unwanted: 'the MTC user does not want it any more',
   ruleChanged: "the operator's rules no longer allow it",
   natChanged: 'nat: none was set or taken away, so its endpoint is another one now',
@@ -62,6 +63,7 @@ const OWN_WAIT_END_CAUSES = {
   revokedByOperator: END_CAUSES.revokedByOperator,
   revokedByMtcUser: END_CAUSES.revokedByMtcUser,
   certificateRevoked: END_CAUSES.certificateRevoked,
+  ownerChanged: END_CAUSES.ownerChanged,
   recordOutdated: END_CAUSES.recordOutdated,
   clockUncertain: END_CAUSES.clockUncertain,
 } as const;

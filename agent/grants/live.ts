@@ -185,7 +185,7 @@ export class LiveGrants {
     return { records, next, total: this.#count(selection) };
   }
 
-  /** Puts a grant in, or changes what is known of one that is in. Its server, and where it stands in a list, stay; its MTC user may be another (an extension after the rule files gave the device to another). */
+  /** Puts a grant in, or changes what is known of one that is in. Its server, and where it stands in a list, stay; its MTC user, as long as it lives (judge.ts), though nothing here rests on that. */
   put(record: GrantRecord): void {
     const known = this.#slotOf(record.id);
     const slot = known < 0 ? this.#slots.take() : known;

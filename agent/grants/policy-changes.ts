@@ -59,7 +59,8 @@ export class PolicyChanges {
   /**
    * Puts a policy in force: sources that no longer count leave the gate first,
    * then the grants end that it no longer allows, then new sources enter
-   * (design, law 9). Two switches never interleave. An end that is not on
+   * (design, law 9). With them ends what waits for devices that are another MTC
+   * user's by now. Two switches never interleave. An end that is not on
    * record yet holds up nothing: its packets have stopped, and the sweep writes
    * it. Where the gate fails it is this policy by halves: switch again, to it
    * or to the one before. Where it is a function it is asked in the turn in which
@@ -70,9 +71,8 @@ export class PolicyChanges {
       const policy = typeof made === 'function' ? made() : made;
       this.#grants.judge.policy = policy;
       await this.#grants.sources.withdraw(policy);
-      await this.review().catch((fault) => {
+      for (const fault of await faultsOf([this.review(), this.#grants.waiting.review()]))
         if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
-      });
       await this.#grants.sources.admit(policy);
       await this.#grants.countBegun(policy); // devices may have another owner
       await this.#grants.judge.tellStagedEnds();

@@ -9,6 +9,7 @@
  *   for it is answered, as with grants;
  * - it waits to the end that it was accepted for, on the clock of the boot, and
  *   over a reboot by UTC where that can be believed;
+ * - a device that is another MTC user's by now is waited for no more;
  * - it counts as a grant of its server and on its device, and holds its key;
  * - the trigger that wakes its device is on record before it, and is recalled
  *   when its end is on record: killed in between, what is left over is a trigger
@@ -31,6 +32,9 @@ const WAITING_MOST_OF_SERVER = WAITING_MOST / 4;
 /** Judges a request again, and grants it if it may be; what still waits is undefined. */
 type Grant = (request: WaitingRequest) => Promise<GrantRecord | Refusal | undefined>;
 
+/** Whether its device is no longer one of the MTC user by whose word it was accepted. */
+type HasOtherOwner = (request: WaitingRequest) => boolean;
+
 /** Which: of a server, or for a device, or both; or for the devices of an MTC user; all, where none is named. */
 interface Selection {
   readonly mtcUser?: MtcUserName | undefined;
@@ -51,6 +55,7 @@ export const NO_WAITING: WaitingPage = { requests: [], last: 0, more: false, tot
 export class Waiting {
   readonly #ground: Ground;
   readonly #grant: Grant;
+  readonly #hasOtherOwner: HasOtherOwner;
   /** In the order in which they came. */
   readonly #byId = new Map<GrantId, WaitingRequest>();
   readonly #ofServer = new Map<ServerName, Set<WaitingRequest>>();
@@ -68,9 +73,10 @@ export class Waiting {
   /** Ended, and the store has not taken it yet. */
   readonly #unrecorded = new Map<GrantId, EndedWait>();
 
-  constructor(ground: Ground, grant: Grant) {
+  constructor(ground: Ground, grant: Grant, hasOtherOwner: HasOtherOwner) {
     this.#ground = ground;
     this.#grant = grant;
+    this.#hasOtherOwner = hasOtherOwner;
     this.#second = secondOf(ground.clock.boottimeNs());
   }
 
@@ -210,6 +216,7 @@ export class Waiting {
     if (!directory.bindingOf(device, family)) return undefined;
     if (this.#isOver(request)) await this.#end(request, 'waitedTooLong');
     else if (revoked(certificate)) await this.#end(request, 'certificateRevoked');
+    else if (this.#hasOtherOwner(request)) await this.#end(request, 'ownerChanged');
     else {
       const grants = this.#grant(request);
       this.#busy.set(
@@ -259,6 +266,13 @@ export class Waiting {
     await inSlices([...(this.#ofMtcUser.get(mtcUser) ?? [])], async (one) => {
       const cause = objection(one);
       if (cause) await this.end(one, cause);
+    });
+  }
+
+  /** Ends those whose devices are another MTC user's by now, durably. @throws AgentError storeFailed; they have ended all the same */
+  async review(): Promise<void> {
+    await inSlices([...this.#byId.values()], async (one) => {
+      if (this.#hasOtherOwner(one)) await this.end(one, 'ownerChanged');
     });
   }
 
@@ -312,6 +326,7 @@ export class Waiting {
       this.#put(request);
       if (doubt && (!isOfBoot || store.isOlder)) ended.push([request, doubt]);
       else if (this.#isOver(request)) ended.push([request, 'waitedTooLong']);
+      else if (this.#hasOtherOwner(request)) ended.push([request, 'ownerChanged']);
       else if (!isOfBoot) moved.push(request);
       looked += 1;
       if (looked % SLICE === 0) await breathe();

@@ -45,6 +45,10 @@ const OWN_END_CAUSES = {
   recalledByOperator: { result: 'TERMINATE', text: 'an operator recalled it' },
   grantOver: { result: 'TERMINATE', text: 'the grant request that it was to wake the device for waits no more' },
   certificateRevoked: { result: 'FAILURE', text: 'the certificate that it was asked for with is revoked' },
+  ownerChanged: {
+    result: 'FAILURE',
+    text: 'the device is no longer one of the MTC user that authorised the server',
+  },
   clockUncertain: { result: 'UNKNOWN', text: 'the clock stood before the latest time on record' },
   notAccepted: { result: 'UNKNOWN', text: 'the store did not say whether it was recorded, and its server was refused' },
 } as const satisfies Record<string, End>;

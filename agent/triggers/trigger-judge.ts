@@ -10,6 +10,7 @@ import { decideTrigger, type TriggerDecision } from '../policy/decide-trigger.ts
 import { factsOf } from '../policy/explain.ts';
 import { NO_TRIGGER_USAGE, type TriggerUsage } from '../policy/policy.ts';
 import type { TriggerQuestion } from '../policy/question.ts';
+import { mtcUserOf } from '../policy/rule-index.ts';
 import type { TriggerGround } from './ground.ts';
 import type { TriggerQueue } from './queue.ts';
 import type { Trigger, TriggerAsk } from './trigger.ts';
@@ -50,11 +51,13 @@ export class TriggerJudge {
   }
 
   /** Why a trigger may not be sent now: for ever, or (`notYet`) as it is at the moment. */
-  objection(trigger: Trigger): RefusalReason | 'certificateRevoked' | 'notYet' | undefined {
-    const { directory, revoked, requests } = this.#ground;
+  objection(trigger: Trigger): RefusalReason | 'certificateRevoked' | 'ownerChanged' | 'notYet' | undefined {
+    const { directory, revoked, requests, policy } = this.#ground;
     // It is recalled when the end of its request is on record; if that is lost by a kill, both wait again.
     if (trigger.grant !== undefined && !requests.waits(trigger.grant)) return 'notYet';
     if (revoked(trigger.certificate)) return 'certificateRevoked';
+    // The word of a new owner is for what is asked for from then on.
+    if (mtcUserOf(policy(), trigger.to)?.name !== trigger.mtcUser) return 'ownerChanged';
     const device = directory.find({ networkAccessIdentifier: trigger.to });
     const decision = this.#decide(trigger.server, trigger, device, NO_TRIGGER_USAGE);
     if (decision.verdict === 'allow') return undefined;

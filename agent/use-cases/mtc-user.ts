@@ -273,12 +273,16 @@ export function mtcUserUseCases(
       }));
       return { items, ...(found.last && { lastKey: deviceKeys.seal(name, found.last) }) };
     },
-    grants({ name }, { device }, limit, after) {
+    grants(who, { device }, limit, after) {
+      const { name } = who;
       if (device !== undefined && mtcUserOf(grants.policy, device)?.name !== name) return { items: [], total: 0 };
       const of = device === undefined ? { mtcUser: name } : { device: { networkAccessIdentifier: device } };
-      const found = pages.read(of, limit, after, grantOnDevice);
+      // What a former owner's word granted on the device is about to end, and is not the new one's to see.
+      const found = pages.read(of, limit, after, (one) => owned(one, who) && grantOnDevice(one));
       if (found === 'seekUnknown') return found;
-      const { grants: items, total, lastKey } = found;
+      const { grants: read, total: all, lastKey } = found;
+      const items = read.flatMap((one) => one ?? []);
+      const total = all - (read.length - items.length);
       return { items, total, ...(lastKey !== undefined && { lastKey }) };
     },
     grant(who, id) {
