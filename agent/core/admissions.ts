@@ -16,7 +16,11 @@ import type { Protocol } from './words.ts';
  * Fragments, and headers with options, are never admitted.
  */
 export interface Admission {
-  /** Not of the inside: such sources are refused before. */
+  /**
+   * As a filter says it, or everywhere: it may well hold addresses of the inside.
+   * A packet that comes from outside with one of these as its source is to be
+   * refused by whoever looks it up here, before.
+   */
   readonly source: Prefix;
   /** Of the same family, within a prefix of a realm. */
   readonly destination: Prefix;
