@@ -238,6 +238,17 @@ export function ownAddressAt({ inside }: Config, holders: Holders): HolderAt {
   );
 }
 
+/** Who holds an address by which the outside knows devices, and since when. */
+export function ownHolder(
+  { inside }: Config,
+  { holderOf }: { readonly holderOf: (inner: InnerAddress) => Binding | undefined },
+  address: Address,
+): { readonly device: ExternalId | null; readonly sinceMs: number } | undefined {
+  const realm = inside.find(({ nat, prefixes }) => nat === 'none' && prefixes.some((one) => contains(one, address)));
+  const binding = realm && holderOf({ realm: realm.realm, address });
+  return binding && { device: deviceOf(binding.holder) ?? null, sinceMs: binding.sinceMs };
+}
+
 function innerHolder(inside: Config['inside'], { holderOf, mtcUserOf }: Holders): HolderAt {
   return (address) => {
     const [realm, another] = inside.filter(({ prefixes }) => prefixes.some((one) => contains(one, address)));

@@ -195,8 +195,8 @@ function flush(): Promise<void> {
     waiting = [];
     await learnHolders(batch);
     const begun = new Set<number>();
-    const happened = batch.flatMap((flow) => rowsOf(flow, flow.held ?? UNKNOWN, begun));
     try {
+      const happened = batch.flatMap((flow) => rowsOf(flow, flow.held ?? UNKNOWN, begun));
       writer.write(happened, untilMs, tell);
     } catch (fault) {
       log.error({ why: (fault as Error).message }, 'natRecordNotWritten');

@@ -30,6 +30,10 @@ export type WhoRefusal = {
 
 export interface WhoGround {
   readonly pools: { readonly grants: readonly Prefix[]; readonly egress: readonly Prefix[] };
+  /** Of realms with nat: none, whose devices the outside knows by their own addresses. */
+  readonly own: readonly Prefix[];
+  /** Who holds such an address now, and since when. */
+  readonly holder: (address: Address) => { readonly device: string | null; readonly sinceMs: number } | undefined;
   readonly nowMs: number;
   readonly recording: boolean;
   readonly find: (question: WhoQuestion) => Found;
@@ -46,16 +50,19 @@ export function answerWho(question: WhoQuestion, ground: WhoGround): WhoAnswer |
   const { address, fromMs, toMs, protocol } = question;
   const { pools, nowMs, recording } = ground;
   const isOf = (prefixes: readonly Prefix[]) => prefixes.some((one) => contains(one, address));
-  if (!isOf(pools.grants) && !isOf(pools.egress)) {
-    const all = [...pools.grants, ...pools.egress].map(({ text }) => text).join(', ');
+  const isOwn = isOf(ground.own);
+  const isPublic = isOf(pools.grants) || isOf(pools.egress) || isOwn;
+  const found = ground.find(question);
+  const known = new Set(found.mappings.flatMap(({ grant }) => grant ?? []));
+  const live = ground.live(question).filter(({ grant }) => grant === null || !known.has(grant));
+  // Of a server with nat: none grants may be on addresses of any realm.
+  if (!isPublic && found.mappings.length + live.length === 0) {
+    const all = [...pools.grants, ...pools.egress, ...ground.own].map(({ text }) => text).join(', ');
     return { refused: 'notInPool', why: `${address.text} is in no pool of this gateway: ${all}` };
   }
   if (fromMs > nowMs + AHEAD_MS)
     return { refused: 'timeInFuture', why: `${isoTime(fromMs)} is to come: it is ${isoTime(nowMs)}` };
-  const found = ground.find(question);
-  const known = new Set(found.mappings.flatMap(({ grant }) => grant ?? []));
-  const live = ground.live(question).filter(({ grant }) => grant === null || !known.has(grant));
-  if (found.coveredFromMs > toMs && found.mappings.length + live.length === 0) {
+  if (!isOwn && found.coveredFromMs > toMs && found.mappings.length + live.length === 0) {
     const covered =
       found.coveredFromMs === Number.MAX_SAFE_INTEGER
         ? 'there is no record yet'
@@ -66,7 +73,18 @@ export function answerWho(question: WhoQuestion, ground: WhoGround): WhoAnswer |
     .filter((one) => (protocol === undefined || one.protocol === protocol) && isAt(one, fromMs, toMs))
     .map((one) => ({ ...one, certain: isSurelyAt(one, fromMs, toMs) }))
     .sort((a, b) => Number(b.certain) - Number(a.certain) || b.beganMs - a.beganMs);
-  return { candidates, notes: [...notesOf(found, question, { nowMs, recording })] };
+  const ofHolder = isOwn ? [holderNote(question, ground.holder(address))] : [];
+  return { candidates, notes: [...ofHolder, ...notesOf(found, question, { nowMs, recording })] };
+}
+
+/** Nothing is translated there: whoever holds the address is who was seen, and flows of its own are on no record. */
+function holderNote({ address, fromMs }: WhoQuestion, holder: ReturnType<WhoGround['holder']>): string {
+  const own = `${address.text} is a device's own address: flows that it began are not recorded`;
+  if (!holder) return `${own}, and nobody holds it now; who did is in what the accounting told at that time`;
+  const since = `${holder.device ?? 'a subscriber that is no device of ours'} holds it since ${isoTime(holder.sinceMs)}`;
+  return holder.sinceMs <= fromMs
+    ? `${own}; ${since}, and so did at that time`
+    : `${own}; ${since}; who held it at that time is in what the accounting told then`;
 }
 
 function* notesOf(

@@ -10,17 +10,19 @@ import { answerWho, type WhoGround } from '../nat/who.ts';
 
 export interface NatParts {
   readonly pools: WhoGround['pools'];
+  readonly own: WhoGround['own'];
+  readonly holder: WhoGround['holder'];
   readonly grants: Pick<Grants, 'live'>;
   readonly record: Pick<NatRecord, 'reading'>;
   readonly reader: RecordReader;
   readonly nowMs: () => number;
 }
 
-export function natUseCases({ pools, grants, record, reader, nowMs }: NatParts): NatUseCases {
+export function natUseCases({ pools, own, holder, grants, record, reader, nowMs }: NatParts): NatUseCases {
   return {
     whoHad: (question) =>
       answerWho(question, {
-        ...{ pools, nowMs: nowMs(), recording: record.reading().recording },
+        ...{ pools, own, holder, nowMs: nowMs(), recording: record.reading().recording },
         find: ({ address, port, fromMs, toMs }) => reader.find(bytesOf(address), port, fromMs, toMs),
         live: ({ address, port }) =>
           PROTOCOLS.flatMap((protocol) => {

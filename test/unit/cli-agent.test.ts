@@ -124,6 +124,7 @@ beforeAll(async () => {
   const ofUsers = userUseCases(grants, new DeskClerk(gateway.desk, ground, digest));
   const ofNat = natUseCases({
     pools: { grants: [prefix('203.0.113.0/29')], egress: [prefix('203.0.113.8/29')] },
+    ...{ own: [], holder: () => undefined },
     ...{ grants, record: { reading: () => running.natRecord }, reader: openRecordReader(join(folder, 'nat.db')) },
     nowMs: () => Date.now(),
   });

@@ -15,7 +15,7 @@ import { NatRecord } from '../../agent/nat/nat-record.ts';
 import { type Begun, openRecordReader, RecordWriter } from '../../agent/nat/record-store.ts';
 import type { RecorderSetup } from '../../agent/nat/recorder-message.ts';
 import { framed, syslogMessage } from '../../agent/nat/syslog.ts';
-import { answerWho, parseMoment, type WhoGround } from '../../agent/nat/who.ts';
+import { answerWho, parseMoment, type WhoAnswer, type WhoGround } from '../../agent/nat/who.ts';
 import { KeptLog } from '../clock.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'mtgate-nat-'));
@@ -320,7 +320,7 @@ describe('who had it', () => {
   ) {
     const { gaps = [], coveredFromMs = T0 - 1_000, writtenUntilMs = nowMs, ...rest } = changes;
     return {
-      ...{ pools, nowMs, recording: true, live: () => [] },
+      ...{ pools, own: [], holder: () => undefined, nowMs, recording: true, live: () => [] },
       find: () => ({ mappings: rows, gaps, coveredFromMs, writtenUntilMs }),
       ...rest,
     } satisfies WhoGround;
@@ -377,6 +377,20 @@ describe('who had it', () => {
     ],
   ])('%s where it cannot be said', (refused, question, why) => {
     expect(answerWho(question, asked([]))).toEqual({ refused, why: expect.stringMatching(why) });
+  });
+
+  test("of a device's own address: its grants are found, and who holds it is said", () => {
+    const own = [prefix('198.18.0.0/24')];
+    const of = { ...at(T0 + 500), address: address('198.18.0.9') };
+    const held = (sinceMs: number) => asked([], { own, holder: () => ({ device: 'm2@meters.example', sinceMs }) });
+    const notesOf = (ground: Parameters<typeof answerWho>[1]) => (answerWho(of, ground) as WhoAnswer).notes[0];
+    expect(notesOf(held(T0))).toMatch(/own address.*m2@meters\.example holds it since .*, and so did at that time/);
+    expect(notesOf(held(T0 + 501))).toMatch(/m2@meters\.example holds it since .*; who held it at that time/);
+    expect(notesOf(asked([], { own }))).toMatch(/nobody holds it now/);
+    // Of a server with nat: none it may be any inner address.
+    const granted = flow(null, { endedMs: T0 + 9_000 });
+    expect(answerWho(of, asked([granted]))).toMatchObject({ candidates: [{ device: granted.device }] });
+    expect(answerWho(of, asked([]))).toMatchObject({ refused: 'notInPool' });
   });
 
   test('what is not known is said', () => {
