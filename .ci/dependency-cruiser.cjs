@@ -12,7 +12,7 @@ const decides =
 
 /** Of these the ones that need something of Node themselves: each is a file at the edge, but for RADIUS, which has a rule of its own. */
 const touches =
-  '^agent/(directory/(listener|radius)|grants/(store|last-used)|triggers/trigger-source|desk/desk-store|editions/edition-store|inspector/inspector|nat/(nat-record|recorder|record-store|collector)|dataplane/(bpf|command|loader|attachment|netlink|conntrack))\\.ts$';
+  '^agent/(directory/(listener|radius)|grants/(store|last-used)|triggers/trigger-source|desk/desk-store|editions/edition-store|nat/(recorder|record-store|collector)|dataplane/(bpf|command|loader|attachment|netlink|conntrack))\\.ts$';
 
 /** A package has one home, so that replacing it is one file's work. */
 const home = (name, pkg, places) =>
@@ -46,6 +46,13 @@ module.exports = {
       { path: '^agent/desk/' },
       { path: own, pathNot: '^agent/(core|policy|desk|grants)/' },
     ),
+    only('processes-know-core', 'How a child process is started and watched is the same whatever it does.', { path: '^agent/processes/' }, { path: own, pathNot: '^agent/(core|processes)/' }),
+    only(
+      'who-has-a-child',
+      'What needs a process of its own is seldom, and then each side is one file.',
+      { path: own, pathNot: '^agent/(processes/[a-z-]+|inspector/(inspector|nflog)|nat/(nat-record|recorder))\\.ts$' },
+      { path: '^agent/processes/' },
+    ),
     only('sqlite-knows-core', 'How a file is opened and written is the same whatever lies in it.', { path: '^agent/sqlite/' }, { path: own, pathNot: '^agent/(core|sqlite)/' }),
     only('directory-knows-core', 'Who holds which address needs no policy.', { path: '^agent/directory/' }, { path: own, pathNot: '^agent/(core|directory|sqlite)/' }),
     only(
@@ -71,9 +78,9 @@ module.exports = {
       'nat-knows-core',
       'The NAT record is of what the kernel tells and of what grants are told to be; who held an address is asked through a function.',
       { path: '^agent/nat/' },
-      { path: own, pathNot: '^agent/(core|nat|sqlite)/|^agent/directory/(binding|prefix-trie)\\.ts$|^agent/dataplane/(flow-message|conntrack-message|netlink)\\.ts$' },
+      { path: own, pathNot: '^agent/(core|nat|processes|sqlite)/|^agent/directory/(binding|prefix-trie)\\.ts$|^agent/dataplane/(flow-message|conntrack-message|netlink)\\.ts$' },
     ),
-    only('inspector-knows-core', 'Who was turned away is told in the words of the domain; whose it was is asked through a function.', { path: '^agent/inspector/' }, { path: own, pathNot: '^agent/(core|inspector|sqlite)/' }),
+    only('inspector-knows-core', 'Who was turned away is told in the words of the domain; whose it was is asked through a function.', { path: '^agent/inspector/' }, { path: own, pathNot: '^agent/(core|inspector|processes|sqlite)/' }),
     only(
       'grants-know-their-ports',
       'Grants are decided against interfaces.',
@@ -96,7 +103,7 @@ module.exports = {
     only(
       'subjects-know-no-use-cases',
       'Each side asks through interfaces that the subjects and their routes define.',
-      { path: '^agent/(core|policy|grants|dataplane|directory|triggers|desk|editions|inspector|nat|reports|sqlite|api|files)/' },
+      { path: '^agent/(core|policy|grants|dataplane|directory|triggers|desk|editions|inspector|nat|reports|sqlite|processes|api|files)/' },
       { path: '^agent/(use-cases|daemon)/' },
     ),
     only('nobody-imports-main', 'main knows all and is known by none.', {}, { path: '^agent/(main|cli)\\.ts$' }),

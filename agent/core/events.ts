@@ -61,6 +61,7 @@ export const EVENTS = {
   inspectorChildFault: "A fault in the inspector's child, in its own words.",
   natRecorderReady: 'The recorder listens; the flows of devices that run are on record.',
   natRecorderDied: 'The process that keeps the NAT record ended; it is started again, and finds what runs.',
+  natRecorderFault: 'A fault in the process that keeps the NAT record, in its own words.',
   natEventsLost:
     'Not all that connection tracking told was heard or written: since `sinceMs` flows that began and ended may be missing. Those that run are looked at.',
   natRecordShortened:

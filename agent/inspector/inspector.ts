@@ -7,22 +7,14 @@
  * is blind. So it sees to it: when the child is ready and every half minute
  * one marked packet of our own must come back through base, kernel and child.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
 import type { Log } from '../core/ports.ts';
 import { isBaseDenial, type PacketReason, SELF_TEST } from '../core/reasons.ts';
+import { type Death, WatchedChild } from '../processes/watched-child.ts';
 import type { ChildMessage } from './child-message.ts';
 
 const READY_MS = 10_000;
 const TEST_EVERY_MS = 30_000;
 const TEST_MS = 3_000;
-const FIRST_PAUSE_MS = 250;
-const LONGEST_PAUSE_MS = 30_000;
-/** A child that lived this long did well: the next pause is short again. */
-const LONG_LIFE_MS = 60_000;
-/** The last words of a child that are worth a log line. */
-const LAST_WORDS = 400;
 
 export interface InspectorParts {
   readonly nflogGroup: number;
@@ -52,18 +44,21 @@ export interface InspectorReading {
 
 export class Inspector {
   readonly #parts: InspectorParts;
+  readonly #child: WatchedChild<ChildMessage>;
   readonly #counts = { received: 0, filtered: 0, notOurs: 0, damaged: 0, deaths: 0, blindnesses: 0 };
   #state: InspectorReading['state'] = 'starting';
-  #child: ChildProcess | undefined;
-  #stopped = false;
-  #pauseMs = FIRST_PAUSE_MS;
-  #startedMs = 0;
-  /** The one thing waited for: ready, the test's packet, the next test, or the next child. */
-  #timer: NodeJS.Timeout | undefined;
   #testing = false;
 
   constructor(parts: InspectorParts) {
     this.#parts = parts;
+    this.#child = new WatchedChild({
+      file: new URL('nflog.js', import.meta.url),
+      argument: String(parts.nflogGroup),
+      onStart: () => this.#child.wait(READY_MS, () => this.#blind('the child did not become ready')),
+      onMessage: (message, isLate) => this.#hear(message, isLate),
+      onEnd: (death) => this.#ended(death),
+      onFault: (why) => parts.log.warn({ why }, 'inspectorChildFault'),
+    });
   }
 
   reading(): InspectorReading {
@@ -71,41 +66,17 @@ export class Inspector {
   }
 
   start(): void {
-    const { nflogGroup, log } = this.#parts;
-    const file = fileURLToPath(new URL('nflog.js', import.meta.url));
-    const child = spawn(process.execPath, [file, String(nflogGroup)], {
-      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
-      serialization: 'advanced',
-    });
-    this.#child = child;
-    this.#startedMs = performance.now();
-    let words = '';
-    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      words = (words + text).slice(-LAST_WORDS);
-    });
-    child.on('message', (message) => this.#hear(child, message as ChildMessage));
-    // A child that could not be started has no exit, but an error; any other error is followed by its exit.
-    child.on('error', (fault) => {
-      if (child.pid === undefined) this.#died(child, { why: fault.message });
-      else log.warn({ why: fault.message }, 'inspectorChildFault');
-    });
-    child.once('close', (status, signal) => this.#died(child, { status, signal, words }));
-    this.#wait(READY_MS, () => this.#blind('the child did not become ready'));
+    this.#child.start();
   }
 
   async stop(): Promise<void> {
-    this.#stopped = true;
-    clearTimeout(this.#timer);
-    const child = this.#child;
-    if (!child) return;
-    const gone = once(child, 'close');
-    child.kill('SIGKILL'); // it holds nothing that is worth a farewell
-    await gone;
+    await this.#child.stop(); // it holds nothing that is worth a farewell
   }
 
-  #hear(child: ChildProcess, message: ChildMessage): void {
+  #hear(message: ChildMessage, isLate: boolean): void {
     if (message === 'ready') {
-      this.#parts.log.info({ pid: child.pid }, 'inspectorReady');
+      if (isLate) return;
+      this.#parts.log.info({ pid: this.#child.pid }, 'inspectorReady');
       this.#test();
       return;
     }
@@ -128,13 +99,13 @@ export class Inspector {
     this.#testing = true;
     const unsent = this.#parts.sendTest();
     if (unsent === undefined) {
-      this.#wait(TEST_MS, () => this.#blind("the self-test's packet did not come back"));
+      this.#child.wait(TEST_MS, () => this.#blind("the self-test's packet did not come back"));
       return;
     }
     // Not the child's fault, and perhaps it sees: it goes on.
     this.#testing = false;
     this.#report(`the self-test's packet could not be sent: ${unsent}`);
-    this.#wait(TEST_EVERY_MS, () => this.#test());
+    this.#child.wait(TEST_EVERY_MS, () => this.#test());
   }
 
   #passed(): void {
@@ -142,12 +113,12 @@ export class Inspector {
     this.#testing = false;
     if (this.#state !== 'sees') this.#parts.log.info({}, 'inspectorSees');
     this.#state = 'sees';
-    this.#wait(TEST_EVERY_MS, () => this.#test());
+    this.#child.wait(TEST_EVERY_MS, () => this.#test());
   }
 
   #blind(why: string): void {
     this.#report(why);
-    this.#child?.kill('SIGKILL');
+    this.#child.kill();
   }
 
   #report(why: string): void {
@@ -156,21 +127,11 @@ export class Inspector {
     this.#parts.log.error({ why }, 'inspectorBlind');
   }
 
-  #died(child: ChildProcess, how: object): void {
-    if (this.#child !== child) return; // told already
-    this.#child = undefined;
+  #ended(death?: Death): void {
     this.#testing = false;
-    if (this.#stopped) return;
+    if (!death) return;
     if (this.#state === 'sees') this.#state = 'starting';
     this.#counts.deaths += 1;
-    if (performance.now() - this.#startedMs > LONG_LIFE_MS) this.#pauseMs = FIRST_PAUSE_MS;
-    this.#parts.log.warn({ ...how, againInMs: this.#pauseMs }, 'inspectorDied');
-    this.#wait(this.#pauseMs, () => this.start());
-    this.#pauseMs = Math.min(this.#pauseMs * 2, LONGEST_PAUSE_MS);
-  }
-
-  #wait(ms: number, then: () => void): void {
-    clearTimeout(this.#timer);
-    if (!this.#stopped) this.#timer = setTimeout(then, ms);
+    this.#parts.log.warn(death, 'inspectorDied');
   }
 }

@@ -10,6 +10,7 @@
  */
 import cap from 'cap';
 import { readPrefix } from '../core/reasons.ts';
+import { endWithTheAgent } from '../processes/child.ts';
 import type { ChildMessage, CopiedPacket } from './child-message.ts';
 import { readNflog } from './nflog-message.ts';
 
@@ -58,10 +59,7 @@ function take(bytes: Uint8Array): void {
   });
 }
 
-process.on('disconnect', () => process.exit(0));
-if (!process.connected) process.exit(0); // an agent that was killed while this was starting: nobody told us
-// Meant for the agent, which stops its child itself.
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {});
+endWithTheAgent(() => process.exit(0));
 
 const frame = Buffer.alloc(MESSAGE_BYTES);
 const handle = new cap.Cap();

@@ -4,27 +4,19 @@
  * grants. Nothing that happens to it, or that it says, ends the agent or holds
  * a grant or a packet up; while nobody records, the record says so.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
 import type { Log } from '../core/ports.ts';
 import { slicesOf } from '../core/slices.ts';
+import { type Death, WatchedChild } from '../processes/watched-child.ts';
 import type { Holders } from './holders.ts';
 import { addressOf, type Mapping } from './mapping.ts';
 import type { FromRecorder, RecorderCounts, RecorderSetup, ToRecorder } from './recorder-message.ts';
 
-const FIRST_PAUSE_MS = 250;
-const LONGEST_PAUSE_MS = 30_000;
-/** A process that lived this long did well: the next pause is short again. */
-const LONG_LIFE_MS = 60_000;
 /** It says every second how it does; a first look at a million flows takes a while. */
 const SILENT_MS = 30_000;
 /** While it opens its file it says nothing: what it does then may be of gigabytes, on a disk that is busy. */
 const OPENING_MS = 600_000;
 /** What it has heard when it is told to stop, it writes. */
 const FAREWELL_MS = 10_000;
-/** The last words of a child that are worth a log line. */
-const LAST_WORDS = 400;
 
 export interface NatRecordParts {
   readonly setup: RecorderSetup;
@@ -47,12 +39,7 @@ const LATE_MS = 3_600_000;
 
 export class NatRecord {
   readonly #parts: NatRecordParts;
-  readonly #program: string;
-  #child: ChildProcess | undefined;
-  #stopped = false;
-  #pauseMs = FIRST_PAUSE_MS;
-  #startedMs = 0;
-  #timer: NodeJS.Timeout | undefined;
+  readonly #child: WatchedChild<FromRecorder, ToRecorder>;
   #ready = false;
   #recordFault: string | undefined;
   #deaths = 0;
@@ -61,9 +48,18 @@ export class NatRecord {
   #counts = NOTHING;
   #collectorFault: string | undefined;
 
-  constructor(parts: NatRecordParts, program = fileURLToPath(new URL('recorder.js', import.meta.url))) {
+  constructor(parts: NatRecordParts, program = new URL('recorder.js', import.meta.url)) {
     this.#parts = parts;
-    this.#program = program;
+    this.#child = new WatchedChild({
+      file: program,
+      argument: JSON.stringify(parts.setup),
+      onStart: () => this.#expectWord(),
+      onMessage: (message, isLate) => {
+        if (!isLate) this.#hear(message);
+      },
+      onEnd: (death) => this.#ended(death),
+      onFault: (why) => parts.log.warn({ why }, 'natRecorderFault'),
+    });
   }
 
   reading(): NatRecordReading {
@@ -73,52 +69,23 @@ export class NatRecord {
   }
 
   start(): void {
-    const child = spawn(process.execPath, [this.#program, JSON.stringify(this.#parts.setup)], {
-      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
-      serialization: 'advanced',
-    });
-    this.#child = child;
-    this.#startedMs = performance.now();
-    let words = '';
-    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      words = (words + text).slice(-LAST_WORDS);
-    });
-    child.on('message', (message) => this.#hear(child, message as FromRecorder));
-    // A child that could not be started has no exit, but an error; any other error is followed by its exit.
-    child.on('error', (fault) => {
-      if (child.pid === undefined) this.#died(child, { words: fault.message });
-    });
-    child.once('close', (status, signal) => this.#died(child, { status, signal, words }));
-    this.#expectWord();
+    this.#child.start();
   }
 
   /** A grant has begun: for the collector. */
   begun(grant: Mapping): void {
-    this.#say({ kind: 'grants', begun: [grant], ended: [] });
+    this.#child.say({ kind: 'grants', begun: [grant], ended: [] });
   }
 
   ended(grant: Mapping): void {
-    this.#say({ kind: 'grants', begun: [], ended: [grant] });
+    this.#child.say({ kind: 'grants', begun: [], ended: [grant] });
   }
 
   async stop(): Promise<void> {
-    this.#stopped = true;
-    clearTimeout(this.#timer);
-    const child = this.#child;
-    if (!child) return;
-    const gone = once(child, 'close');
-    this.#say({ kind: 'stop' });
-    const timer = setTimeout(() => child.kill('SIGKILL'), FAREWELL_MS);
-    await gone;
-    clearTimeout(timer);
+    await this.#child.stop({ say: { kind: 'stop' }, withinMs: FAREWELL_MS });
   }
 
-  #say(message: ToRecorder): void {
-    if (this.#child?.connected) this.#child.send(message, () => {}); // one that has just died: its exit follows
-  }
-
-  #hear(child: ChildProcess, message: FromRecorder): void {
-    if (child !== this.#child) return;
+  #hear(message: FromRecorder): void {
     const { log, holders } = this.#parts;
     switch (message.kind) {
       case 'opening':
@@ -126,13 +93,13 @@ export class NatRecord {
         break;
       case 'ready':
         this.#ready = true;
-        log.info({ pid: child.pid }, 'natRecorderReady');
-        void this.#handOver(child, message.lastAliveMs - LATE_MS);
+        log.info({ pid: this.#child.pid }, 'natRecorderReady');
+        void this.#handOver(message.lastAliveMs - LATE_MS);
         break;
       case 'who': {
         const { addresses, fromMs, toMs } = message;
         const held = addresses.map((bytes, i) => holders.at(addressOf(bytes), fromMs[i] as number, toMs[i] as number));
-        this.#say({ kind: 'held', question: message.question, held });
+        this.#child.say({ kind: 'held', question: message.question, held });
         break;
       }
       case 'counts': {
@@ -152,11 +119,12 @@ export class NatRecord {
   }
 
   /** Grants that ended while nobody recorded; those that are on record already are left as they are. */
-  async #handOver(child: ChildProcess, sinceMs: number): Promise<void> {
+  async #handOver(sinceMs: number): Promise<void> {
+    const { pid } = this.#child;
     try {
       for await (const ended of slicesOf(this.#parts.endedGrants(sinceMs))) {
-        if (child !== this.#child) return;
-        this.#say({ kind: 'grants', begun: [], ended });
+        if (pid !== this.#child.pid) return;
+        this.#child.say({ kind: 'grants', begun: [], ended });
       }
     } catch (fault) {
       this.#parts.log.error({ why: (fault as Error).message }, 'natRecordNotWritten');
@@ -164,27 +132,17 @@ export class NatRecord {
   }
 
   #expectWord(withinMs = SILENT_MS): void {
-    this.#wait(withinMs, () => this.#child?.kill('SIGKILL'));
+    this.#child.wait(withinMs, () => this.#child.kill());
   }
 
-  #died(child: ChildProcess, how: object): void {
-    if (this.#child !== child) return; // told already
-    this.#child = undefined;
+  #ended(death?: Death): void {
     this.#ready = false;
     this.#recordFault = undefined;
     this.#before = added(this.#before, this.#counts);
     this.#counts = NOTHING;
-    if (this.#stopped) return;
+    if (!death) return;
     this.#deaths += 1;
-    if (performance.now() - this.#startedMs > LONG_LIFE_MS) this.#pauseMs = FIRST_PAUSE_MS;
-    this.#parts.log.warn({ ...how, againInMs: this.#pauseMs }, 'natRecorderDied');
-    this.#wait(this.#pauseMs, () => this.start());
-    this.#pauseMs = Math.min(this.#pauseMs * 2, LONGEST_PAUSE_MS);
-  }
-
-  #wait(ms: number, then: () => void): void {
-    clearTimeout(this.#timer);
-    if (!this.#stopped) this.#timer = setTimeout(then, ms);
+    this.#parts.log.warn(death, 'natRecorderDied');
   }
 }
 

@@ -17,6 +17,7 @@ import type { Log } from '../core/ports.ts';
 import { wholeTable } from '../dataplane/conntrack-message.ts';
 import { type Flow, FlowReader } from '../dataplane/flow-message.ts';
 import { askInParts, Events, SEQUENCE } from '../dataplane/netlink.ts';
+import { endWithTheAgent } from '../processes/child.ts';
 import { openCollector } from './collector.ts';
 import type { Mapping } from './mapping.ts';
 import { type Begun, type Ended, RecordWriter } from './record-store.ts';
@@ -305,14 +306,11 @@ process.on('message', (message: ToRecorder) => {
     });
   }
 });
-process.on('disconnect', () => {
+endWithTheAgent(() => {
   isConnected = false;
   isStopping = true;
   for (const answer of answers.values()) answer([]);
 });
-if (!process.connected) process.exit(0); // an agent that was killed while this was starting: nobody told us
-// Meant for the agent, which stops its child itself.
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {});
 
 /** Tries until the disk lets it. A file that cannot be opened now stays as it is. */
 async function openFile(): Promise<void> {
