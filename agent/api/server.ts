@@ -23,7 +23,7 @@ import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } fr
 import { AgentError } from '../core/errors.ts';
 import type { ShedReason, TlsReason } from '../core/handshakes.ts';
 import { type Endpoint, formatEndpoint } from '../core/net.ts';
-import type { Clock, Log, Random } from '../core/ports.ts';
+import { type Clock, type Log, monotonicMs, type Random } from '../core/ports.ts';
 import { REFUSALS, type Refusal, type RefusalFace, type Refuse } from '../core/refusals.ts';
 import { Admission } from './admission.ts';
 import { Answers, headersOf } from './answers.ts';
@@ -145,7 +145,7 @@ class ApisServer implements ApiServer {
       clientErrorHandler: (fault, socket) => this.#answerMalformed(fault, socket),
       frameworkErrors: (fault, request, reply) => void this.#answerUnroutable(fault, request, reply),
     });
-    const nowMs = () => Number(parts.clock.monotonicNs() / 1_000_000n);
+    const nowMs = () => monotonicMs(parts.clock);
     const { parties } = parts.identity;
     const shedLog = new SparingLog(parts.log, parts.clock);
     const shed = (reason: ShedReason, remote: string) =>

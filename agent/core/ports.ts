@@ -18,6 +18,11 @@ export interface Clock {
   boottimeNs(): bigint;
 }
 
+/** To measure how long something takes, and what is due: whole milliseconds that no change of the time of day moves. */
+export function monotonicMs(clock: Pick<Clock, 'monotonicNs'>): number {
+  return Number(clock.monotonicNs() / 1_000_000n);
+}
+
 /** A cryptographic source (RFC 6056, 3.3: ports must not be predictable). */
 export interface Random {
   /** A whole number from 0 up to, and without, `below` (at most 2^48). */

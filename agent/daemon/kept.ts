@@ -7,7 +7,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { ownUse } from '../closure/site.ts';
 import type { Config } from '../config.ts';
-import type { Log } from '../core/ports.ts';
+import { type Log, monotonicMs } from '../core/ports.ts';
 import { links } from '../dataplane/iproute.ts';
 import { openDesk } from '../desk/desk-store.ts';
 import { DeskSwitch } from '../desk/desk-switch.ts';
@@ -57,7 +57,7 @@ export async function openKept(config: Config, log: Log, warn: (warning: string)
     clock: systemClock,
     log,
   });
-  const folder = new FolderWatch(config.rules, () => Number(systemClock.monotonicNs() / 1_000_000n));
+  const folder = new FolderWatch(config.rules, () => monotonicMs(systemClock));
   const worker = new URL('../grants/store-worker.js', import.meta.url);
   const store = openStore(join(directory, 'mtgate.db'), identities, worker);
   stops.push(() => store.close());

@@ -2,7 +2,7 @@
 import { reportBody } from '../api/report-routes.ts';
 import { spacesOf } from '../closure/site.ts';
 import type { Config } from '../config.ts';
-import type { Log } from '../core/ports.ts';
+import { type Log, monotonicMs } from '../core/ports.ts';
 import type { Link } from '../dataplane/rtnetlink.ts';
 import type { loadPushMaterial } from '../files/operator-files.ts';
 import { newUlid, systemClock, systemRandom } from '../host.ts';
@@ -37,7 +37,7 @@ export function openTelling({ config, kept, material, ledger, links, pushed, log
     own: () => guardedSpaces(config, links()),
     cas: material.cas,
     ...(config.reports.resolvers && { resolvers: config.reports.resolvers }),
-    nowMs: () => Number(systemClock.monotonicNs() / 1_000_000n),
+    nowMs: () => monotonicMs(systemClock),
   });
   const pushes =
     outboxStore &&

@@ -13,7 +13,7 @@ import { createSocket, type RemoteInfo, type Socket } from 'node:dgram';
 import { readFileSync } from 'node:fs';
 import { AgentError } from '../core/errors.ts';
 import { type Address, type Endpoint, formatEndpoint } from '../core/net.ts';
-import type { Clock, Log } from '../core/ports.ts';
+import { type Clock, type Log, monotonicMs } from '../core/ports.ts';
 import type { AccountingEvent, Outcome } from './accounting.ts';
 import { eventOf } from './attributes.ts';
 import { type RadiusClient, RadiusClients, sourceOf } from './clients.ts';
@@ -204,7 +204,7 @@ export class AccountingListener {
   }
 
   #nowMs(): number {
-    return Number(this.#options.clock.monotonicNs() / 1_000_000n);
+    return monotonicMs(this.#options.clock);
   }
 }
 

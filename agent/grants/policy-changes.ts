@@ -6,6 +6,7 @@
  * Invariant: nothing here raises an end. The gate knows of every grant that
  * ends before one of them is waited for.
  */
+import { momentIn } from '../core/boot-time.ts';
 import { AgentError } from '../core/errors.ts';
 import { breathe, faultsOf, inSlices, SLICE } from '../core/slices.ts';
 import type { ExternalId, MtcUserName, ServerName } from '../core/words.ts';
@@ -152,8 +153,7 @@ export class PolicyChanges {
   /** Lowers a grant's end in the gate and in memory to an instant in UTC; what is returned is still to be written. */
   #closeAt(record: GrantRecord, closesAtMs: number): GrantRecord | undefined {
     const { dataplane, clock, log } = this.#ground;
-    const leftNs = BigInt(Math.max(0, Math.floor(closesAtMs - clock.nowMs()))) * 1_000_000n;
-    const expiresAtNs = clock.boottimeNs() + leftNs;
+    const expiresAtNs = momentIn(closesAtMs - clock.nowMs(), clock.boottimeNs());
     if (expiresAtNs >= record.expiresAtNs) return undefined;
     const lowered = withEnd(record, expiresAtNs);
     dataplane.end(record.index, record.number, expiresAtNs - suspendedNs(clock));

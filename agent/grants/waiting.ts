@@ -16,6 +16,7 @@
  *   without a request, and that ends at the next start;
  * - what a binding costs does not grow with those that wait for other devices.
  */
+import { onThisBoot } from '../core/boot-time.ts';
 import type { Refusal } from '../core/refusals.ts';
 import { breathe, faultsOf, inSlices, SLICE } from '../core/slices.ts';
 import type { ExternalId, GrantId, MtcUserName, ServerName } from '../core/words.ts';
@@ -322,7 +323,7 @@ export class Waiting {
     let looked = 0;
     for (const kept of store.waits()) {
       const isOfBoot = kept.bootId === bootId;
-      const request = isOfBoot ? kept : onThisBoot(kept, bootId, nowMs, clock.boottimeNs());
+      const request = isOfBoot ? kept : ofThisBoot(kept, bootId, nowMs, clock.boottimeNs());
       this.#put(request);
       if (doubt && (!isOfBoot || store.isOlder)) ended.push([request, doubt]);
       else if (this.#isOver(request)) ended.push([request, 'waitedTooLong']);
@@ -351,10 +352,9 @@ export class Waiting {
   }
 }
 
-/** Over a reboot UTC counts, and what is left is never more than what it was accepted for. */
-function onThisBoot(request: WaitingRequest, bootId: string, nowMs: number, nowNs: bigint): WaitingRequest {
-  const leftMs = Math.min(request.waitsUntilMs - nowMs, request.waitSeconds * 1000);
-  return { ...request, bootId, waitsUntilNs: nowNs + BigInt(Math.max(0, Math.floor(leftMs))) * 1_000_000n };
+function ofThisBoot(request: WaitingRequest, bootId: string, nowMs: number, nowNs: bigint): WaitingRequest {
+  const { waitsUntilMs: untilMs, waitSeconds: seconds } = request;
+  return { ...request, bootId, waitsUntilNs: onThisBoot({ untilMs, seconds }, nowMs, nowNs) };
 }
 
 function secondOf(ns: bigint): number {

@@ -3,7 +3,7 @@
  * each, at most one a minute a filter, with how many copies it stands for. The
  * packets themselves are counted in the base.
  */
-import type { Clock, Log } from '../core/ports.ts';
+import { type Clock, type Log, monotonicMs } from '../core/ports.ts';
 import { packetDenial } from './packet-denial.ts';
 
 const LINE_EVERY_MS = 60_000;
@@ -19,7 +19,7 @@ export class WouldHave {
   }
 
   note(filter: string, bytes: Uint8Array): void {
-    const nowMs = Number(this.#clock.monotonicNs() / 1_000_000n);
+    const nowMs = monotonicMs(this.#clock);
     const told = this.#told.get(filter);
     if (told && nowMs < told.atMs + LINE_EVERY_MS) {
       told.leftOut += 1;

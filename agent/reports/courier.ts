@@ -5,7 +5,7 @@
  * Where a sink is, is asked at each attempt: what the rule files do not name
  * any more is sent nowhere.
  */
-import type { Clock, Log } from '../core/ports.ts';
+import { type Clock, type Log, monotonicMs } from '../core/ports.ts';
 import { envelopeOf } from './cloud-event.ts';
 import { type Destination, type Outcome, type Post, PUSH_FAULTS } from './delivery.ts';
 import type { Attempt, NewEvent, Outbox, QueuedEvent, SinkId } from './outbox.ts';
@@ -86,7 +86,7 @@ export class Courier {
     clearTimeout(this.#timer);
     const dueMs = outbox.nextDueMs();
     if (dueMs === undefined) return;
-    const inMs = dueMs - Number(clock.monotonicNs() / 1_000_000n);
+    const inMs = dueMs - monotonicMs(clock);
     this.#timer = setTimeout(() => this.#wake(), Math.min(Math.max(inMs, 1), LOOK_MS)).unref();
   }
 

@@ -19,7 +19,7 @@
  *
  * Pure: given a clock, a source of randomness and a store.
  */
-import type { Clock, Log, Random } from '../core/ports.ts';
+import { type Clock, type Log, monotonicMs, type Random } from '../core/ports.ts';
 import type { Outcome, PushFault } from './delivery.ts';
 
 /** A sink of one party: `server head-end events`, `mtcUser acme siem`. */
@@ -335,7 +335,7 @@ export class Outbox {
   }
 
   #nowMs(): number {
-    return Number(this.#clock.monotonicNs() / 1_000_000n);
+    return monotonicMs(this.#clock);
   }
 }
 

@@ -26,7 +26,7 @@
  * exchanges than it was told; what is over is kept until it would have been due.
  */
 import { type Endpoint, parseAddress } from '../core/net.ts';
-import type { Clock, Random } from '../core/ports.ts';
+import { type Clock, monotonicMs, type Random } from '../core/ports.ts';
 import { type CoapMessage, emptyOf, PAYLOAD_MOST, postOf, readMessage } from './coap-message.ts';
 import type { DeliveryOutcome } from './delivery.ts';
 
@@ -261,7 +261,7 @@ export class CoapExchanges {
   }
 
   #nowMs(): number {
-    return Number(this.#parts.clock.monotonicNs() / 1_000_000n);
+    return monotonicMs(this.#parts.clock);
   }
 }
 

@@ -15,7 +15,7 @@
 import { createSocket, type Socket } from 'node:dgram';
 import { sharedRealms } from '../core/address-plan.ts';
 import type { Address, Endpoint, Family, Prefix } from '../core/net.ts';
-import type { Clock, Log, Random } from '../core/ports.ts';
+import { type Clock, type Log, monotonicMs, type Random } from '../core/ports.ts';
 import { covers, type TriggerPlan } from '../core/trigger-plan.ts';
 import type { RealmName } from '../core/words.ts';
 import { CoapExchanges, TICK_MS } from './coap.ts';
@@ -149,7 +149,7 @@ class TriggerSource implements Delivery {
     const open = this.#sockets.get(family);
     if (open) return open;
     const source = this.#plan.sources.find((address) => address.family === family);
-    const nowMs = Number(this.#parts.clock.monotonicNs() / 1_000_000n);
+    const nowMs = monotonicMs(this.#parts.clock);
     const isEarly = nowMs - (this.#faultedMs.get(family) ?? Number.NEGATIVE_INFINITY) < BIND_AGAIN_MS;
     if (!source || isEarly || this.#closed) return undefined;
     const bound = this.#open(source, nowMs);

@@ -15,6 +15,7 @@
  *   only when that is too. Killed in between, or before its recall is on record,
  *   it ends at the next start, since its request does not wait.
  */
+import { type Accepted, onThisBoot } from '../core/boot-time.ts';
 import { AgentError } from '../core/errors.ts';
 import { askerFacts, type Refusal, type Refuse } from '../core/refusals.ts';
 import { breathe, faultsOf, inSlices, SLICE, slicesOf } from '../core/slices.ts';
@@ -257,7 +258,7 @@ export class Triggers {
     for (const row of store.pending()) {
       const { bootId: ofBoot, validUntilMs: _, ...kept } = row; // the queue keeps no more than it needs
       const isOfBoot = ofBoot === bootId;
-      const validUntilNs = isOfBoot ? row.validUntilNs : onThisBoot(row, nowMs, clock.boottimeNs());
+      const validUntilNs = isOfBoot ? row.validUntilNs : onThisBoot(acceptedOf(row), nowMs, clock.boottimeNs());
       const pending = { ...kept, validUntilNs, isHeld: false, attempts: 0 };
       this.#put(pending, validUntilNs);
       if (!isOfBoot && isClockUncertain) ended.push([pending, 'clockUncertain']);
@@ -324,8 +325,6 @@ function pendingOf({ id, server, to, isPriority, validitySeconds, validUntilNs, 
   return grant === undefined ? pending : { ...pending, grant };
 }
 
-/** Over a reboot UTC counts, and what is left is never more than what it was accepted for. */
-function onThisBoot({ validUntilMs, validitySeconds }: PendingRow, nowMs: number, nowNs: bigint): bigint {
-  const leftMs = Math.min(validUntilMs - nowMs, validitySeconds * 1000);
-  return nowNs + BigInt(Math.max(0, Math.floor(leftMs))) * 1_000_000n;
+function acceptedOf({ validUntilMs: untilMs, validitySeconds: seconds }: PendingRow): Accepted {
+  return { untilMs, seconds };
 }
