@@ -13,6 +13,7 @@
 import type { Config } from '../config.ts';
 import { AgentError, FAULTS } from '../core/errors.ts';
 import type { Prefix } from '../core/net.ts';
+import { OneAtATime } from '../core/one-at-a-time.ts';
 import type { Log } from '../core/ports.ts';
 import type { RealmName } from '../core/words.ts';
 import type { Flaw } from '../dataplane/attachment.ts';
@@ -88,7 +89,7 @@ export class Closure {
   #refused: ReturnType<Base['refusedFlows']> = Promise.resolve(0);
   #refusedUntilMs = 0;
   /** The base is written, or changed, by one at a time. */
-  #turn: Promise<unknown> = Promise.resolve();
+  readonly #writing = new OneAtATime();
   /** What is not built on this site yet. */
   readonly #outdated = new Set<'gate' | 'base'>();
   #gaps: readonly Gap[] = [];
@@ -137,7 +138,10 @@ export class Closure {
     try {
       await this.#follow(siteOf(config, await host(mayHaveXdp(config))));
       this.#keepXdp();
-      const [standing, holes] = await Promise.all([this.#inTurn(() => base.look()), missingBlackholes(this.#pools())]);
+      const [standing, holes] = await Promise.all([
+        this.#writing.inTurn(() => base.look()),
+        missingBlackholes(this.#pools()),
+      ]);
       this.#judge([
         ...[...this.#outdated].map(outdatedGap),
         ...gate.flaws().map(gateGap),
@@ -152,7 +156,7 @@ export class Closure {
 
   /** Puts the filters of a policy into the base. @throws AgentError nftFailed; then the former ones are in force */
   switchPolicy(policy: Policy): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#writing.inTurn(async () => {
       await this.#writeBase(policy);
       try {
         this.#parts.gate.admissions(admissions(this.#parts.config, policy));
@@ -197,7 +201,7 @@ export class Closure {
 
   /** Addresses that were bound leave the groups of filters, or enter them once they are bound. @throws AgentError nftFailed */
   followBindings(verb: 'add' | 'delete', bound: FilterGround['bound']): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#writing.inTurn(async () => {
       const { config, base, directory } = this.#parts;
       const members = groupMembers(config, { ...directory, policy: this.#policy, bound });
       await base.change(
@@ -210,9 +214,11 @@ export class Closure {
   /** The groups of filters are filled anew. What fails is a gap, and tried again. */
   async refillGroups(): Promise<void> {
     if (groupsIn(this.#policy.filters).length === 0) return;
-    await this.#inTurn(() => this.#writeBase(this.#policy)).catch(() => {
-      this.#outdated.add('base');
-    });
+    await this.#writing
+      .inTurn(() => this.#writeBase(this.#policy))
+      .catch(() => {
+        this.#outdated.add('base');
+      });
   }
 
   /** Puts back what is missing or changed, each part by itself; one that fails holds up no other. */
@@ -279,7 +285,7 @@ export class Closure {
       log.info({ attachments: gate.attachments().length }, 'gateRebuilt');
     }
     if (this.#outdated.has('base')) {
-      await this.#inTurn(() => this.#writeBase(this.#policy));
+      await this.#writing.inTurn(() => this.#writeBase(this.#policy));
       this.#outdated.delete('base');
     }
   }
@@ -288,12 +294,6 @@ export class Closure {
     const { config, base, directory } = this.#parts;
     const counted = await base.counted();
     await base.apply(baseRuleset(baseSetup(config, this.#site, { ...directory, policy }), counted));
-  }
-
-  #inTurn<Result>(act: () => Promise<Result>): Promise<Result> {
-    const result = this.#turn.then(act);
-    this.#turn = result.catch(() => {}); // its caller has the fault; the next goes on
-    return result;
   }
 
   #tell(absence: Absence): void {

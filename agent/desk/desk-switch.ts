@@ -8,6 +8,7 @@
  * - Changes of one MTC user come one after the other; of others none waits.
  * - It is laid over whichever policy is in force at that moment.
  */
+import { OneAtATimeByKey } from '../core/one-at-a-time.ts';
 import type { Log } from '../core/ports.ts';
 import type { MtcUserName } from '../core/words.ts';
 import type { Grants } from '../grants/grants.ts';
@@ -38,7 +39,7 @@ export interface Made {
 
 export class DeskSwitch {
   readonly #parts: DeskParts;
-  readonly #turns = new Map<MtcUserName, Promise<unknown>>();
+  readonly #changes = new OneAtATimeByKey<MtcUserName>();
   #grants: Grants | undefined;
 
   constructor(parts: DeskParts) {
@@ -67,20 +68,12 @@ export class DeskSwitch {
    * when what it ended is on record. @throws AgentError deskFailed: nothing has
    * changed; storeFailed: it is in force, and what it ended not on record yet
    */
-  async change<No extends object>(
+  change<No extends object>(
     name: MtcUserName,
     by: Author,
     make: (standing: Standing) => Made | No | undefined,
   ): Promise<Made | No | undefined> {
-    const before = this.#turns.get(name) ?? Promise.resolve();
-    const turn = before.then(() => this.#change(name, by, make));
-    const settled = turn.catch(() => {});
-    this.#turns.set(name, settled);
-    try {
-      return await turn;
-    } finally {
-      if (this.#turns.get(name) === settled) this.#turns.delete(name);
-    }
+    return this.#changes.inTurn(name, () => this.#change(name, by, make));
   }
 
   async #change<No extends object>(

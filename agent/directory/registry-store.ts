@@ -13,6 +13,7 @@
 import Database from 'better-sqlite3';
 import { AgentError } from '../core/errors.ts';
 import type { Identities } from '../core/identities.ts';
+import { OneAtATime } from '../core/one-at-a-time.ts';
 import type { Device, ExternalId } from '../core/words.ts';
 import { connect, type Form, openDatabase, orUnusable } from '../sqlite/database.ts';
 import { bringOver } from '../sqlite/identity-form.ts';
@@ -113,12 +114,7 @@ export function openRegistry(file: string, identities: Identities): RegistryStor
     return wanted.size - removed;
   });
   let size = guarded(() => db.prepare('SELECT count(*) FROM devices').pluck().get() as number);
-  let turn: Promise<unknown> = Promise.resolve();
-  const writing = <Result>(write: () => Promise<Result>): Promise<Result> => {
-    const result = turn.then(write);
-    turn = result.catch(() => {}); // its caller has the fault; the next one goes on
-    return result;
-  };
+  const turns = new OneAtATime();
   return {
     get size() {
       return size;
@@ -132,10 +128,10 @@ export function openRegistry(file: string, identities: Identities): RegistryStor
     ofDomain: (domain, start, after, limit) =>
       guarded(() => statement.ofDomain.all(domain, after, start, `${start}\x7f`, limit) as ExternalId[]),
     replaceFile: (devices) =>
-      writing(async () => {
+      turns.inTurn(async () => {
         size += guarded(() => replaceFile.immediate(devices));
       }),
-    writing,
+    writing: (write) => turns.inTurn(write),
     grewBy(added) {
       size += added;
     },

@@ -8,6 +8,7 @@
  */
 import { momentIn } from '../core/boot-time.ts';
 import { AgentError } from '../core/errors.ts';
+import { OneAtATime } from '../core/one-at-a-time.ts';
 import { breathe, faultsOf, inSlices, SLICE } from '../core/slices.ts';
 import type { ExternalId, MtcUserName, ServerName } from '../core/words.ts';
 import { innerOf } from '../directory/binding.ts';
@@ -49,8 +50,7 @@ interface Granted {
 export class PolicyChanges {
   readonly #ground: Ground;
   readonly #grants: Granted;
-  /** The switch of policies that is under way, or was last. */
-  #switching: Promise<void> = Promise.resolve();
+  readonly #switches = new OneAtATime();
 
   constructor(ground: Ground, grants: Granted) {
     this.#ground = ground;
@@ -68,7 +68,7 @@ export class PolicyChanges {
    * what it makes comes into force.
    */
   switchPolicy(made: Policy | (() => Policy)): Promise<void> {
-    const turn = this.#switching.then(async () => {
+    return this.#switches.inTurn(async () => {
       const policy = typeof made === 'function' ? made() : made;
       this.#grants.judge.policy = policy;
       await this.#grants.sources.withdraw(policy);
@@ -78,8 +78,6 @@ export class PolicyChanges {
       await this.#grants.countBegun(policy); // devices may have another owner
       await this.#grants.judge.tellStagedEnds();
     });
-    this.#switching = turn.catch(() => {});
-    return turn;
   }
 
   /**

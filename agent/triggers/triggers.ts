@@ -17,6 +17,7 @@
  */
 import { type Accepted, onThisBoot } from '../core/boot-time.ts';
 import { AgentError } from '../core/errors.ts';
+import { OneAtATimeByKey } from '../core/one-at-a-time.ts';
 import { askerFacts, type Refusal, type Refuse } from '../core/refusals.ts';
 import { breathe, faultsOf, inSlices, SLICE, slicesOf } from '../core/slices.ts';
 import type { Asker, ExternalId, GrantId, TriggerId } from '../core/words.ts';
@@ -40,8 +41,8 @@ export class Triggers {
   readonly #ending: Timetable<TriggerId>;
   readonly #unrecorded: Unrecorded;
   readonly #acceptance: Acceptance;
-  /** The last change of a trigger that is asked for. */
-  readonly #changes = new Map<string, Promise<void>>();
+  /** Changes of one trigger come one after the other. */
+  readonly #changes = new OneAtATimeByKey<string>();
 
   constructor(ground: TriggerGround) {
     this.#ground = ground;
@@ -110,7 +111,7 @@ export class Triggers {
 
   /** Puts another trigger into a server's transaction, for the same device; the former is sent no more. */
   replace(who: Asker, id: string, ask: TriggerAsk): Promise<Trigger | Refusal> {
-    return this.#alone(id, () => this.#replace(who, id, ask));
+    return this.#changes.inTurn(id, () => this.#replace(who, id, ask));
   }
 
   async #replace(who: Asker, id: string, ask: TriggerAsk): Promise<Trigger | Refusal> {
@@ -167,7 +168,7 @@ export class Triggers {
 
   /** Recalls what is pending; undefined where it is not. @throws AgentError storeFailed; it is sent no more all the same */
   recall(id: string, cause: RecallCause): Promise<Trigger | undefined> {
-    return this.#alone(id, async () => {
+    return this.#changes.inTurn(id, async () => {
       const pending = this.queue.get(id);
       if (!pending) return undefined;
       pending.isHeld = true;
@@ -179,22 +180,6 @@ export class Triggers {
       await this.#unrecorded.write(ended);
       return this.find(id);
     });
-  }
-
-  /** Changes of one trigger come one after the other. */
-  async #alone<Result>(id: string, act: () => Promise<Result>): Promise<Result> {
-    const before = this.#changes.get(id);
-    const turn = (before ?? Promise.resolve()).then(act);
-    const over = turn.then(
-      () => {},
-      () => {},
-    );
-    this.#changes.set(id, over);
-    try {
-      return await turn;
-    } finally {
-      if (this.#changes.get(id) === over) this.#changes.delete(id);
-    }
   }
 
   /** A trigger, pending or ended, whoever's it is. */
