@@ -15,13 +15,15 @@
  *
  * Lives are measured on the boot's clock: UTC may jump.
  */
+
+import { orNotRecorded } from '../core/not-recorded.ts';
 import type { Clock } from '../core/ports.ts';
 import type { Refusal, Refuse } from '../core/refusals.ts';
 import { type Asker, upperSnake } from '../core/words.ts';
 import type { Allowed } from '../policy/decide.ts';
 import { versionFor } from '../policy/policy.ts';
 import type { Grants } from './grants.ts';
-import { type Ground, orNotRecorded } from './ground.ts';
+import type { Ground } from './ground.ts';
 import { type GrantRecord, limitsOf, namesOf, type Retry, suspendedNs, withEnd } from './record.ts';
 
 export class Extensions {

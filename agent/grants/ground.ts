@@ -2,7 +2,6 @@
  * What the grants stand on: every port and part they use, as interfaces, so
  * that they can be decided, recorded and ended without a machine around them.
  */
-import { AgentError } from '../core/errors.ts';
 import type { Identities } from '../core/identities.ts';
 import type { Pool } from '../core/pool.ts';
 import type { Clock, Log, Random } from '../core/ports.ts';
@@ -84,17 +83,3 @@ export interface NotReady {
 
 /** Ends are stored a little in the past: the gate's coarse clock lags by up to a tick (design, law 4). */
 export const CLOCK_LAG_NS = 100_000_000n;
-
-/** What cannot be recorded is refused, and may be asked for again: the disk, and no defect, is why. */
-export async function orNotRecorded<Result>(
-  refuse: Refuse,
-  act: () => Promise<Result>,
-  detail?: string,
-): Promise<Result | Refusal> {
-  try {
-    return await act();
-  } catch (fault) {
-    if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
-    return refuse('recordNotWritten', { why: fault.message, ...(detail !== undefined && { detail }) });
-  }
-}

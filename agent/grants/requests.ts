@@ -9,6 +9,7 @@
  *   commit is known, what the decision rested on is looked at again;
  * - nothing is evicted: full means refuse.
  */
+import { orNotRecorded, UNRECORDED_MOST } from '../core/not-recorded.ts';
 import { askerFacts, type Refusal, type Refuse } from '../core/refusals.ts';
 import type { Asker, ExternalId, GrantRequest, Wake } from '../core/words.ts';
 import type { Mapping } from '../dataplane/dataplane.ts';
@@ -18,7 +19,7 @@ import { type Usage, versionFor } from '../policy/policy.ts';
 import { translationOf } from '../policy/translation.ts';
 import type { BegunToday } from './begun.ts';
 import type { Endpoints, Kind } from './endpoints.ts';
-import { type Ground, orNotRecorded } from './ground.ts';
+import type { Ground } from './ground.ts';
 import type { Judge } from './judge.ts';
 import type { EndCause } from './lifecycle.ts';
 import type { LiveGrants } from './live.ts';
@@ -30,9 +31,6 @@ import { type Retries, textOf } from './retries.ts';
 import type { Unrecorded } from './unrecorded.ts';
 import type { Waiting } from './waiting.ts';
 import { asAccepted, askerOf, newWait, type WaitingRequest } from './waiting-request.ts';
-
-/** With so many ends that the store has not taken no grant is begun: a disk that stays full must not fill the memory. */
-const UNRECORDED_MOST = 1_000;
 
 /** What is granted by now, and what a grant is made with (grants.ts). */
 interface Held {

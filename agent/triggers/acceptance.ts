@@ -3,6 +3,7 @@
  * there must be room, and the rules must allow it (trigger-judge.ts). Nothing
  * is evicted: full means refuse.
  */
+import { UNRECORDED_MOST } from '../core/not-recorded.ts';
 import { askerFacts, type Refuse } from '../core/refusals.ts';
 import type { Asker, ExternalId } from '../core/words.ts';
 import type { TriggerGround } from './ground.ts';
@@ -15,9 +16,6 @@ import type { Unrecorded } from './unrecorded.ts';
 const PENDING_MOST = 131_072;
 const PENDING_MOST_OF_SERVER = PENDING_MOST / 4;
 const PENDING_MOST_ON_DEVICE = 64;
-
-/** With so many ends that the store has not taken no trigger is begun: a disk that stays full must not fill the memory. */
-const UNRECORDED_MOST = 1_000;
 
 export class Acceptance {
   readonly #ground: TriggerGround;

@@ -16,7 +16,7 @@
  *   it ends at the next start, since its request does not wait.
  */
 import { type Accepted, onThisBoot } from '../core/boot-time.ts';
-import { AgentError } from '../core/errors.ts';
+import { notRecorded } from '../core/not-recorded.ts';
 import { OneAtATimeByKey } from '../core/one-at-a-time.ts';
 import { askerFacts, type Refusal, type Refuse } from '../core/refusals.ts';
 import { breathe, faultsOf, inSlices, SLICE, slicesOf } from '../core/slices.ts';
@@ -81,7 +81,7 @@ export class Triggers {
     } catch (fault) {
       // It may be on record all the same: then it ends there, now or with a later sweep.
       await this.#end(pending, 'notAccepted', { isForgotten: true, isTold: true });
-      return this.#notRecorded(refuse, fault);
+      return notRecorded(refuse, fault);
     }
     metrics.triggerAccepted();
     log.info({ ...namesOfTrigger(trigger), rule: trigger.rule, until: trigger.validUntilMs }, 'triggerAccepted');
@@ -140,7 +140,7 @@ export class Triggers {
       log.info({ ...namesOfTrigger(trigger), rule: trigger.rule, until: trigger.validUntilMs }, 'triggerReplaced');
       return trigger;
     } catch (fault) {
-      return this.#notRecorded(refuse, fault);
+      return notRecorded(refuse, fault);
     } finally {
       pending.isHeld = false;
       this.#sending.due([pending.device]);
@@ -162,7 +162,7 @@ export class Triggers {
       if (!recalled) await store.forget(found.id);
       return recalled;
     } catch (fault) {
-      return this.#notRecorded((reason, more) => refuse(reason, { ...facts, ...more }), fault);
+      return notRecorded((reason, more) => refuse(reason, { ...facts, ...more }), fault);
     }
   }
 
@@ -274,12 +274,6 @@ export class Triggers {
     const isSent = result === 'SUCCESS' || result === 'UNCONFIRMED' || result === 'FAILURE';
     const why = endCause ? `it ended: ${endCause}` : 'it is not pending';
     return refuse(isSent ? 'triggerDelivered' : 'triggerOver', { why });
-  }
-
-  /** What cannot be recorded is refused, and may be asked for again: the disk, and no defect, is why. */
-  #notRecorded(refuse: Refuse, fault: unknown): Refusal {
-    if (!(fault instanceof AgentError) || fault.code !== 'storeFailed') throw fault;
-    return refuse('recordNotWritten', { why: fault.message });
   }
 
   /** Ends one; what the store does not take is written with a later sweep. */

@@ -6,6 +6,7 @@
  */
 import type { AuthorisedServers, GrantOnDevice, KeptPreference, MtcUserUseCases } from '../api/mtc-user-routes.ts';
 import { AgentError } from '../core/errors.ts';
+import { orNotRecorded } from '../core/not-recorded.ts';
 import type { Refusal, RefusalFacts, RefusalReason, Refuse } from '../core/refusals.ts';
 import {
   type ExternalId,
@@ -21,7 +22,7 @@ import { readPreference, type WrittenPreference, writtenPreference } from '../de
 import { devicesMatching, type Pattern } from '../directory/owned-devices.ts';
 import type { RegistryStore } from '../directory/registry-store.ts';
 import type { Grants } from '../grants/grants.ts';
-import { type Ground, orNotRecorded } from '../grants/ground.ts';
+import type { Ground } from '../grants/ground.ts';
 import type { GrantRecord } from '../grants/record.ts';
 import type { WaitingRequest } from '../grants/waiting-request.ts';
 import { encloses, fixedStart, matchesDevice } from '../policy/patterns.ts';

@@ -4,12 +4,13 @@
  * of the domain.
  */
 import type { Grant, GrantsUseCases, ServerLimits } from '../api/routes.ts';
+import { orNotRecorded } from '../core/not-recorded.ts';
 import type { Refusal, Refuse } from '../core/refusals.ts';
 import type { Asker, ServerName } from '../core/words.ts';
 import { type Digest, versionForServer } from '../desk/laid-policy.ts';
 import type { Extensions } from '../grants/extensions.ts';
 import type { Grants } from '../grants/grants.ts';
-import { type Ground, orNotRecorded } from '../grants/ground.ts';
+import type { Ground } from '../grants/ground.ts';
 import type { GrantRecord } from '../grants/record.ts';
 import type { WaitingRequest } from '../grants/waiting-request.ts';
 import type { AllowRule, Limits, Policy } from '../policy/policy.ts';
