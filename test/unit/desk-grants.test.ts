@@ -6,7 +6,7 @@ import type { Change } from '../../agent/desk/desk.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import type { WaitingRequest } from '../../agent/grants/waiting-request.ts';
 import { type DevicePattern, parseDevicePattern } from '../../agent/policy/patterns.ts';
-import { DeskClerk } from '../../agent/use-cases/mtc-user.ts';
+import { DeskClerk } from '../../agent/use-cases/desk-clerk.ts';
 import { serverUseCases } from '../../agent/use-cases/servers.ts';
 import { ask, HEAD_END, inner, M1, M2, OTHER, policyOf, RULES, TestGateway } from '../gateway.ts';
 import { digest } from '../rules.ts';

@@ -3,7 +3,7 @@ import { type UserDetail, type UserRow, type UserUseCases, unknownUser } from '.
 import type { MtcUserName } from '../core/words.ts';
 import { writtenPreference } from '../desk/preference-form.ts';
 import type { Grants } from '../grants/grants.ts';
-import type { DeskClerk, Wrong } from './mtc-user.ts';
+import type { DeskClerk, Wrong } from './desk-clerk.ts';
 
 export function userUseCases(grants: Grants, clerk: DeskClerk): UserUseCases {
   const rowOf = (name: MtcUserName): UserRow => {
