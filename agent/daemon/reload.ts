@@ -22,7 +22,7 @@ import { loadDevices, loadRadiusClients, loadTls } from '../files/operator-files
 import type { FolderWatch } from '../files/rule-folder.ts';
 import type { Bindings } from '../grants/bindings.ts';
 import type { Grants } from '../grants/grants.ts';
-import { mtcUserOf } from '../policy/rule-index.ts';
+import { mtcUserOf } from '../policy/policy-index.ts';
 import { folderText } from '../use-cases/status.ts';
 
 export interface ReloadParts {

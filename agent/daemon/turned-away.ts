@@ -14,7 +14,7 @@ import { Inspector } from '../inspector/inspector.ts';
 import { Ledger } from '../inspector/ledger.ts';
 import { packetDenial, type Whose } from '../inspector/packet-denial.ts';
 import { WouldHave } from '../inspector/would-have.ts';
-import { mtcUserOf } from '../policy/rule-index.ts';
+import { mtcUserOf } from '../policy/policy-index.ts';
 import type { Kept } from './kept.ts';
 import type { Stop } from './upkeep.ts';
 

@@ -9,7 +9,7 @@ import type { Issue } from '../core/document.ts';
 import { AgentError } from '../core/errors.ts';
 import { breathe } from '../core/slices.ts';
 import type { Policy } from '../policy/policy.ts';
-import { indexing } from '../policy/rule-index.ts';
+import { indexing } from '../policy/policy-index.ts';
 import type { RuleFile } from '../policy/rules.ts';
 import { Assembly, type Piece } from './policy-pieces.ts';
 import type { LastWord, Task } from './policy-worker.ts';

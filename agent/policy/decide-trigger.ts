@@ -19,9 +19,9 @@
 import type { MtcUserName } from '../core/words.ts';
 import { hoursText } from './hours.ts';
 import type { Policy, TriggerAllow } from './policy.ts';
+import { triggerCandidatesOf } from './policy-index.ts';
 import { type Wish, wishFor } from './preferences.ts';
 import { contextOnce, type Held, heldBy, mismatchOf, secondsLeft, type TriggerQuestion, windowOf } from './question.ts';
-import { triggerCandidatesOf } from './rule-index.ts';
 import { denied, no, ownedBy, type Refused, reached, refused, type Stop, type TraceLine, yes } from './steps.ts';
 
 export interface AllowedTrigger {

@@ -39,9 +39,9 @@ import { dropOfGrant, type Filter } from './filters.ts';
 import { isInGroup } from './groups.ts';
 import { hoursText } from './hours.ts';
 import type { AllowRule, Policy } from './policy.ts';
+import { candidatesOf, mtcUserOf } from './policy-index.ts';
 import { type Wish, wishFor } from './preferences.ts';
 import { contextOnce, type Held, heldBy, mismatchOf, type Question, secondsLeft, windowOf } from './question.ts';
-import { candidatesOf, mtcUserOf } from './rule-index.ts';
 import { denied, no, ownedBy, type Refused, reached, refused, type Stop, type TraceLine, yes } from './steps.ts';
 import { untranslatedBy } from './translation.ts';
 

@@ -9,8 +9,8 @@ import type { Decision } from './decide.ts';
 import { membersOf } from './explain.ts';
 import { matchesName } from './patterns.ts';
 import type { AllowRule, DenyRule, Match, Policy } from './policy.ts';
+import { mtcUserOf } from './policy-index.ts';
 import { mismatchesOf, type Question } from './question.ts';
-import { mtcUserOf } from './rule-index.ts';
 
 /** So many rules that came near are told. */
 const NEAREST = 3;

@@ -7,8 +7,8 @@
 import { REFUSALS, type RefusalReason, type Step } from '../core/refusals.ts';
 import type { Context } from './condition.ts';
 import type { DenyRule, MtcUser, Policy } from './policy.ts';
+import { authorises, mtcUserOf, standInDevice } from './policy-index.ts';
 import { heldBy, mismatchOf, type Subject, secondsLeft, windowOf } from './question.ts';
-import { authorises, mtcUserOf, standInDevice } from './rule-index.ts';
 
 /** One step as it was taken, for the operator. */
 export interface TraceLine {

@@ -8,7 +8,7 @@ import { Import, type Imported, type ImportOrder } from '../directory/registry-i
 import { connectRegistry } from '../directory/registry-store.ts';
 import { identitiesBy } from '../files/identity-key.ts';
 import type { MtcUser } from '../policy/policy.ts';
-import { ownerAmong } from '../policy/rule-index.ts';
+import { ownerAmong } from '../policy/policy-index.ts';
 
 export interface ImportTask {
   readonly file: string;

@@ -9,7 +9,7 @@ import { rowWriter } from '../directory/device-rows.ts';
 import type { RegistryStore, Snapshot } from '../directory/registry-store.ts';
 import type { Bindings } from '../grants/bindings.ts';
 import type { Grants } from '../grants/grants.ts';
-import { mtcUserOf } from '../policy/rule-index.ts';
+import { mtcUserOf } from '../policy/policy-index.ts';
 import type { DeviceImports } from './device-imports.ts';
 
 interface Parts {

@@ -17,7 +17,7 @@ import type { Grants } from '../grants/grants.ts';
 import type { Ground } from '../grants/ground.ts';
 import { bindingStep } from '../grants/reach.ts';
 import { explain, withStep } from '../policy/explain.ts';
-import { mtcUserOf } from '../policy/rule-index.ts';
+import { mtcUserOf } from '../policy/policy-index.ts';
 import { operatorDetail, operatorView, operatorWaitDetail } from './grant-views.ts';
 import { Pages } from './pages.ts';
 import type { RunningStatus, Status } from './status.ts';

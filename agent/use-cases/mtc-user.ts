@@ -17,7 +17,7 @@ import type { GrantRecord } from '../grants/record.ts';
 import type { WaitingRequest } from '../grants/waiting-request.ts';
 import { fixedStart, matchesDevice } from '../policy/patterns.ts';
 import type { MtcUser } from '../policy/policy.ts';
-import { mtcUserOf } from '../policy/rule-index.ts';
+import { mtcUserOf } from '../policy/policy-index.ts';
 import { type DeskClerk, GONE, noPreference, preferenceView, type Wrong } from './desk-clerk.ts';
 import { STATUS } from './grant-views.ts';
 import { DevicePageKeys } from './page-keys.ts';

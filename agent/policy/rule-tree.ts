@@ -1,46 +1,28 @@
 /**
- * Which rules can match a request, out of ten thousand, and whose a device
- * is, out of two thousand MTC users: what keeps the cost of a decision flat.
+ * Which rules can match a request: a tree over many of them.
  *
- * It only prunes. Every rule that matches is among the candidates, in the
- * order in which the policy has them; whether one of them does, `mismatchOf`
- * says. A member of a rule that nothing is known of here counts as "any".
+ * It only prunes. Every rule that matches is among those it finds; whether one
+ * of them does, `mismatchOf` says. A member of a rule that nothing is known of
+ * here counts as "any".
  *
- * A tree: a node splits its rules by that of servers, devices and ports which
+ * A node splits its rules by that of servers, devices and ports which
  * leaves the fewest in the worst place, and keeps apart those that say nothing
  * of it; so ten thousand rules that differ in one of the three are told apart
  * by that one. A rule stands in every place that it names. The places of a
- * policy are bounded: a split that would take more is not made, and costs the
+ * tree are bounded: a split that would take more is not made, and costs the
  * decision time, not the agent its memory.
- *
- * Built on first use, once for each policy, or before (`indexing`).
  */
 import type { ExternalId, PortRange, ServerName } from '../core/words.ts';
 import { patternsOf } from './groups.ts';
 import { PatternIndex } from './pattern-index.ts';
-import { type DevicePattern, matchesDevice } from './patterns.ts';
-import type { AllowRule, DenyRule, Match, MtcUser, Policy, TriggerAllow } from './policy.ts';
+import type { DevicePattern } from './patterns.ts';
+import type { Match } from './policy.ts';
 
 /** What of a request prunes. */
-interface Asked {
+export interface Asked {
   readonly server: ServerName;
   readonly device?: { readonly externalId: ExternalId } | undefined;
   readonly port: number;
-}
-
-interface Candidates<Allow> {
-  readonly denies: readonly DenyRule[];
-  readonly allows: readonly Allow[];
-}
-
-interface PolicyIndex {
-  readonly denies: Node;
-  readonly allows: Node;
-  readonly triggerDenies: Node;
-  readonly triggerAllows: Node;
-  readonly ownerOf: (externalId: ExternalId) => MtcUser | undefined;
-  /** A device that would be somebody's. */
-  readonly standIn: ExternalId;
 }
 
 /** So few rules are looked at one after the other. */
@@ -51,107 +33,12 @@ const PLACES_MOST = 32;
 /** So many rules are sorted in one turn. */
 const TURN = 512;
 
-const indices = new WeakMap<Policy, PolicyIndex>();
-/** Whom each MTC user authorises. */
-const authorised = new WeakMap<MtcUser, ReadonlySet<ServerName>>();
-
-/** The rules that can match, each kind in its order. */
-export function candidatesOf(policy: Policy, asked: Asked): Candidates<AllowRule> {
-  const { denies, allows } = indexOf(policy);
-  return { denies: rulesAt(policy.denies, denies, asked), allows: rulesAt(policy.allows, allows, asked) };
-}
-
-/** The same of the rules on triggers. */
-export function triggerCandidatesOf(policy: Policy, asked: Asked): Candidates<TriggerAllow> {
-  const { triggerDenies, triggerAllows } = indexOf(policy);
-  return {
-    denies: rulesAt(policy.triggerDenies, triggerDenies, asked),
-    allows: rulesAt(policy.triggerAllows, triggerAllows, asked),
-  };
-}
-
-/** The MTC user that owns a device. */
-export function mtcUserOf(policy: Policy, externalId: ExternalId): MtcUser | undefined {
-  const owner = indexOf(policy).ownerOf(externalId);
-  return owner && policy.desk ? policy.mtcUsers.get(owner.name) : owner;
-}
-
-/** Which of the users owns a device. Patterns of two users never overlap, so there is at most one. */
-export function ownerAmong<User extends Pick<MtcUser, 'devices'>>(
-  users: Iterable<User>,
-): (externalId: ExternalId) => User | undefined {
-  const owned = new PatternIndex<{ readonly pattern: DevicePattern; readonly user: User }[]>(() => []);
-  for (const user of users) {
-    for (const pattern of user.devices) owned.at(pattern).push({ pattern, user });
-  }
-  return (externalId) => {
-    for (const slot of owned.matching(externalId)) {
-      for (const { pattern, user } of slot) if (matchesDevice(pattern, externalId)) return user;
-    }
-    return undefined;
-  };
-}
-
-export function authorises(user: MtcUser, server: ServerName): boolean {
-  return authorisedBy(user).has(server);
-}
-
-function authorisedBy(user: MtcUser): ReadonlySet<ServerName> {
-  const known = authorised.get(user);
-  if (known) return known;
-  const servers = new Set(user.authorises);
-  authorised.set(user, servers);
-  return servers;
-}
-
-/**
- * An identifier that stands for a device that is not there: somebody's, so
- * that looking for its MTC user takes the same way to the end.
- */
-export function standInDevice(policy: Policy): ExternalId {
-  return indexOf(policy).standIn;
-}
-
-/** Builds a policy's index before it is first asked, stopping every few milliseconds for whoever else must come in. */
-export function* indexing(policy: Policy): Generator<undefined> {
-  if (!indices.has(policy)) indices.set(policy, yield* build(policy));
-}
-
-/** A desk that is laid over a policy changes no rule, nor whose a device is. */
-function indexOf(policy: Policy): PolicyIndex {
-  const ruled = policy.desk?.over ?? policy;
-  for (const _ of indexing(ruled)); // all at once
-  return indices.get(ruled) as PolicyIndex;
-}
-
-function* build({ denies, allows, triggerDenies, triggerAllows, mtcUsers }: Policy): Generator<undefined, PolicyIndex> {
-  const ownerOf = ownerAmong(mtcUsers.values());
-  yield;
-  for (const user of mtcUsers.values()) authorisedBy(user);
-  yield;
-  const [first] = [...mtcUsers.values()].flatMap(({ devices }) => devices.slice(0, 1));
-  return {
-    denies: yield* treeOf(denies),
-    allows: yield* treeOf(allows),
-    triggerDenies: yield* treeOf(triggerDenies),
-    triggerAllows: yield* treeOf(triggerAllows),
-    ownerOf,
-    standIn: (first ? oneOf(first) : 'nobody@nowhere.invalid') as ExternalId,
-  };
-}
-
-/** An identifier that matches. */
-function oneOf({ local, domain, subdomains }: DevicePattern): string {
-  const base = domain === '' ? 'invalid' : domain;
-  return `${local.text.replaceAll('*', 'x')}@${subdomains ? 'x.' : ''}${base}`;
-}
-
 /** Numbers of rules, or a split: those of each place, and those that say nothing of what it splits by. */
-type Node = readonly number[] | Split;
+export type RuleTree = readonly number[] | Split;
 
 interface Split {
   readonly by: Lookup;
-  readonly rest: Node;
+  readonly rest: RuleTree;
 }
 
 /** The nodes of the places that a request can be in. */
@@ -159,7 +46,7 @@ type Lookup = (asked: Asked) => readonly (Place | undefined)[];
 
 interface Place {
   readonly numbers: number[];
-  node: Node;
+  node: RuleTree;
 }
 
 /** One of the three that rules are split by. */
@@ -218,7 +105,7 @@ const PORTS: Dimension = {
 
 const DIMENSIONS: readonly Dimension[] = [SERVERS, DEVICES, PORTS];
 
-function* treeOf(rules: readonly { readonly match: Match }[]): Generator<undefined, Node> {
+export function* treeOf(rules: readonly { readonly match: Match }[]): Generator<undefined, RuleTree> {
   const matches = rules.map(({ match }) => match);
   const room = { places: PLACES_MOST * rules.length };
   return yield* split([...rules.keys()], DIMENSIONS, matches, room);
@@ -229,7 +116,7 @@ function* split(
   dimensions: readonly Dimension[],
   matches: readonly Match[],
   room: { places: number },
-): Generator<undefined, Node> {
+): Generator<undefined, RuleTree> {
   if (numbers.length <= FEW) return numbers;
   let best: (Sorted & { dimension: Dimension; rest: number[]; worst: number; taken: number }) | undefined;
   for (const dimension of dimensions) {
@@ -254,7 +141,8 @@ function* split(
   return { by, rest: yield* split(rest, others, matches, room) };
 }
 
-function rulesAt<Rule>(rules: readonly Rule[], tree: Node, asked: Asked): readonly Rule[] {
+/** The rules that can match, in their order. */
+export function rulesAt<Rule>(rules: readonly Rule[], tree: RuleTree, asked: Asked): readonly Rule[] {
   const numbers: number[] = [];
   gather(tree, asked, numbers);
   if (numbers.length === 0) return [];
@@ -264,7 +152,7 @@ function rulesAt<Rule>(rules: readonly Rule[], tree: Node, asked: Asked): readon
   return found;
 }
 
-function gather(node: Node, asked: Asked, numbers: number[]): void {
+function gather(node: RuleTree, asked: Asked, numbers: number[]): void {
   if ('by' in node) {
     for (const place of node.by(asked)) if (place) gather(place.node, asked, numbers);
     gather(node.rest, asked, numbers);

@@ -9,8 +9,8 @@ import { address } from '../../agent/core/net.ts';
 import { PatternIndex } from '../../agent/policy/pattern-index.ts';
 import { type DevicePattern, devicesOverlap, matchesDevice, parseDevicePattern } from '../../agent/policy/patterns.ts';
 import { type AllowRule, type DenyRule, type Match, NO_USAGE, type Policy } from '../../agent/policy/policy.ts';
+import { authorises, candidatesOf, mtcUserOf, standInDevice } from '../../agent/policy/policy-index.ts';
 import { mismatchOf, type Question } from '../../agent/policy/question.ts';
-import { authorises, candidatesOf, mtcUserOf, standInDevice } from '../../agent/policy/rule-index.ts';
 import { policyOf } from '../rules.ts';
 
 const BASE = policyOf('servers: { a: { certificates: [{ uri: "urn:a" }], sources: [198.51.100.0/24] } }');
