@@ -10,6 +10,7 @@ import type { Owned } from '../core/overlaps.ts';
 import type { Sink } from '../core/sinks.ts';
 import { type MtcUserName, type ServerName, TRIGGER_PAYLOAD_MOST } from '../core/words.ts';
 import { uncontained } from './admissions.ts';
+import { type Certificate, holdersOf } from './certificate-holders.ts';
 import { findIssues, type Pushes, realmlessIssues } from './checks.ts';
 import { type FilterGroups, filterOf } from './filter-files.ts';
 import type { Filter } from './filters.ts';
@@ -20,9 +21,7 @@ import type { WalkSite } from './packet-walk.ts';
 import { type DevicePattern, exactly, matchesName } from './patterns.ts';
 import {
   type AllowRule,
-  type Certificate,
   type DenyRule,
-  holdersOf,
   type Match,
   type MtcUser,
   NO_TRIGGER_USAGE,
@@ -101,7 +100,7 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
   const rest = {
     ...parties,
     ...groups,
-    holders: holdersOf(parties),
+    holders: holdersOf(servers, mtcUsers),
     tests: written.tests.map(testOf),
     triggerTests: written.triggerTests.map(triggerTestOf),
     packetTests: written.packetTests.map(packetTestOf),

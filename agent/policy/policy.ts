@@ -1,6 +1,6 @@
 /**
  * The policy: the frozen, compiled form of all rule files. One value is read
- * by `decide` (requests), by `identify` (certificates) and by whoever writes
+ * by `decide` (requests), by `identify` (certificate-holders.ts) and by whoever writes
  * source classes into the gate (packets), so that the three cannot disagree.
  */
 import type { Place } from '../core/document.ts';
@@ -17,17 +17,12 @@ import type {
   RealmName,
   ServerName,
 } from '../core/words.ts';
+import type { Certificate, Holder } from './certificate-holders.ts';
 import type { Condition } from './condition.ts';
 import type { Filter, WalkedPacket } from './filters.ts';
 import type { DeviceGroup, DeviceSelector } from './groups.ts';
 import type { Hours } from './hours.ts';
 import type { DevicePattern, NamePattern } from './patterns.ts';
-
-/** How a certificate is known: by a URI in its subjectAltName (and the CA that signed it), or by its public key. */
-export type Certificate =
-  | { readonly uri: string; readonly issuer?: string }
-  /** SHA-256 of the SubjectPublicKeyInfo, 64 hex digits in lower case. */
-  | { readonly sha256: string };
 
 export interface Server {
   readonly name: ServerName;
@@ -253,74 +248,9 @@ export function versionFor({ version, desk }: Policy, mtcUser: MtcUserName): str
   return desk ? (desk.versions.get(mtcUser) ?? desk.over.version) : version;
 }
 
-/** Who a certificate stands for. */
-export type Identity =
-  | { readonly role: 'server'; readonly name: ServerName }
-  | { readonly role: 'mtcUser'; readonly name: MtcUserName };
-
-/** A certificate of the rule files, and whom it stands for. */
-export interface Holder {
-  readonly certificate: Certificate;
-  readonly identity: Identity;
-}
-
-/** What a peer's certificate shows. `issuer` is the name in agent.yaml of the CA that the chain was verified to. */
-export interface Presented {
-  readonly uris: readonly string[];
-  readonly spkiSha256: string;
-  readonly issuer?: string | undefined;
-}
-
-/**
- * Whose certificate this is. By its SAN or its key, never by its subject's
- * name; more than one holder is nobody, since guessing would be authentication
- * by luck.
- */
-export function identify(
-  policy: Policy,
-  presented: Presented,
-): Identity | 'certificateUnknown' | 'certificateAmbiguous' {
-  let found: Identity | undefined;
-  for (const name of [...presented.uris, presented.spkiSha256]) {
-    for (const { certificate, identity } of policy.holders.get(name) ?? []) {
-      if (isSame(identity, found) || !isThat(certificate, presented)) continue;
-      if (found) return 'certificateAmbiguous';
-      found = identity;
-    }
-  }
-  return found ?? 'certificateUnknown';
-}
-
-/** Two certificates of one holder are one identity. */
-function isSame(one: Identity, other: Identity | undefined): boolean {
-  return one.role === other?.role && one.name === other.name;
-}
-
-/** All certificates of servers and MTC users, as `holders` has them. */
-export function holdersOf(policy: Pick<Policy, 'servers' | 'mtcUsers'>): Map<string, Holder[]> {
-  const all = [
-    ...[...policy.servers.values()].map((one) => ({ ...one, role: 'server' }) as const),
-    ...[...policy.mtcUsers.values()].map((one) => ({ ...one, role: 'mtcUser' }) as const),
-  ];
-  const holders = new Map<string, Holder[]>();
-  for (const { role, name, certificates } of all) {
-    const identity = { role, name } as Identity;
-    for (const certificate of certificates) {
-      const key = 'sha256' in certificate ? certificate.sha256 : certificate.uri;
-      holders.set(key, [...(holders.get(key) ?? []), { certificate, identity }]);
-    }
-  }
-  return holders;
-}
-
 /** Which prefix stands for which server: what the gate's classes are made from. By prefix, each once. */
 export function sourceClasses(policy: Policy): readonly { readonly prefix: Prefix; readonly server: ServerName }[] {
   return [...policy.servers.values()]
     .flatMap((server) => server.sources.map((prefix) => ({ prefix, server: server.name })))
     .sort((a, b) => (a.prefix.text < b.prefix.text ? -1 : 1));
-}
-
-function isThat(known: Certificate, presented: Presented): boolean {
-  if ('sha256' in known) return known.sha256 === presented.spkiSha256;
-  return presented.uris.includes(known.uri) && (known.issuer === undefined || known.issuer === presented.issuer);
 }

@@ -3,7 +3,8 @@ import { type IdentityPolicy, partyOf } from '../api/identity.ts';
 import type { PartySources } from '../api/sources.ts';
 import { contains } from '../core/net.ts';
 import type { Grants } from '../grants/grants.ts';
-import { identify, type Policy } from '../policy/policy.ts';
+import { identify } from '../policy/certificate-holders.ts';
+import type { Policy } from '../policy/policy.ts';
 
 /** Whose a certificate is and where it may ask from, by the policy in force when it is asked. */
 export function identityPolicy(grants: Grants): IdentityPolicy {

@@ -6,7 +6,7 @@ import { identifyPeer, readFacts, readUris } from '../../agent/api/identity.ts';
 import { AgentError } from '../../agent/core/errors.ts';
 import { address } from '../../agent/core/net.ts';
 import type { CertificateId, ServerName } from '../../agent/core/words.ts';
-import { identify } from '../../agent/policy/policy.ts';
+import { identify } from '../../agent/policy/certificate-holders.ts';
 import { policyOf } from '../gateway.ts';
 import { createPki, derOf, type Issued } from '../pki.ts';
 

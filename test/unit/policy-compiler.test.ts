@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { compileApart, keepingLast } from '../../agent/files/policy-compiler.ts';
 import { Assembly, piecesOf } from '../../agent/files/policy-pieces.ts';
-import { identify, type Policy } from '../../agent/policy/policy.ts';
+import { identify } from '../../agent/policy/certificate-holders.ts';
+import type { Policy } from '../../agent/policy/policy.ts';
 import { ROOT } from '../child.ts';
 import { formatted } from '../issues.ts';
 import { compiled, policyOf } from '../rules.ts';
