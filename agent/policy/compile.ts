@@ -7,43 +7,30 @@
 import { ADMISSIONS_MAX } from '../core/admissions.ts';
 import { byPlace, frozen, type Issue } from '../core/document.ts';
 import type { Owned } from '../core/overlaps.ts';
-import type { Sink } from '../core/sinks.ts';
-import { type MtcUserName, type ServerName, TRIGGER_PAYLOAD_MOST } from '../core/words.ts';
+import type { ServerName } from '../core/words.ts';
 import { uncontained } from './admissions.ts';
-import { type Certificate, holdersOf } from './certificate-holders.ts';
+import { holdersOf } from './certificate-holders.ts';
 import { findIssues, type Pushes, realmlessIssues } from './checks.ts';
+import {
+  allowOf,
+  byName,
+  denyOf,
+  groupsOf,
+  mtcUserOf,
+  packetTestOf,
+  serverOf,
+  testOf,
+  triggerAllowOf,
+  triggerTestOf,
+} from './entries.ts';
 import { type FilterGroups, filterOf } from './filter-files.ts';
 import type { Filter } from './filters.ts';
 import type { DeviceFacts } from './groups.ts';
-import { DAYS, type Hours } from './hours.ts';
-import { walkedOf } from './packet-tests.ts';
 import type { WalkSite } from './packet-walk.ts';
-import { type DevicePattern, exactly, matchesName } from './patterns.ts';
-import {
-  type AllowRule,
-  type DenyRule,
-  type Match,
-  type MtcUser,
-  NO_TRIGGER_USAGE,
-  NO_USAGE,
-  type PacketTest,
-  type Policy,
-  type PolicyTest,
-  type Server,
-  type TriggerAllow,
-  type TriggerTest,
-} from './policy.ts';
-import type { GroupName } from './rule-members.ts';
-import type {
-  WrittenCertificate,
-  WrittenMtcUser,
-  WrittenPacketTest,
-  WrittenRule,
-  WrittenServer,
-  WrittenTest,
-  WrittenTriggerTest,
-} from './rule-schema.ts';
-import { type Entry, type RuleFile, readRules, type Written } from './rules.ts';
+import type { AllowRule, DenyRule, Policy } from './policy.ts';
+import { versionOf } from './policy-version.ts';
+import type { WrittenRule } from './rule-schema.ts';
+import { type Entry, type RuleFile, readRules } from './rules.ts';
 import type { WrittenTriggerRule } from './trigger-schema.ts';
 import { findWarnings } from './warnings.ts';
 
@@ -66,9 +53,6 @@ export interface Surroundings {
 export type Compilation =
   | { readonly policy: Policy; readonly warnings: readonly Issue[] }
   | { readonly issues: readonly Issue[] };
-
-/** Hex digits of a version: enough that no two policies of one gateway share one. */
-const VERSION_LENGTH = 16;
 
 export function compilePolicy(files: readonly RuleFile[], surroundings: Surroundings): Compilation {
   const reading = readRules(files);
@@ -129,7 +113,7 @@ export function compilePolicy(files: readonly RuleFile[], surroundings: Surround
       ...(staged && { staged: staged.version }),
     };
     return frozen({
-      version: surroundings.digest(canonical(said)).slice(0, VERSION_LENGTH),
+      version: versionOf(said, surroundings.digest),
       ...rest,
       ...ruled,
       triggerPorts,
@@ -168,41 +152,6 @@ function isEnforced({ value }: Entry<{ readonly stage?: boolean }>): boolean {
   return !value.stage;
 }
 
-function serverOf({ name, value }: Entry<WrittenServer>): Server {
-  const { certificates, sources, apiSources = sources, nat, sinks } = value;
-  return {
-    name: name as ServerName,
-    certificates: certificates.map(certificateOf),
-    sources,
-    apiSources,
-    ...(nat && { nat }),
-    ...(sinks && { sinks: sinksOf(sinks) }),
-  };
-}
-
-/** Without mayAuthorise, an MTC user may authorise the servers of its start set and no others. */
-function mtcUserOf({ name, value }: Entry<WrittenMtcUser>): MtcUser {
-  const { certificates = [], apiSources, devices, authorises, mayAuthorise = authorises.map(exactly), sinks } = value;
-  return {
-    name: name as MtcUserName,
-    certificates: certificates.map(certificateOf),
-    devices,
-    authorises,
-    mayAuthorise,
-    ...(apiSources && { apiSources }),
-    ...(sinks && { sinks: sinksOf(sinks) }),
-  };
-}
-
-function sinksOf(sinks: Readonly<Record<string, Omit<Sink, 'name'>>>): Sink[] {
-  return byName(Object.entries(sinks).map(([name, sink]) => ({ name, ...sink })));
-}
-
-function certificateOf({ uri, issuer, sha256 }: WrittenCertificate): Certificate {
-  if (sha256 !== undefined) return { sha256 };
-  return { uri: uri ?? '', ...(issuer !== undefined && { issuer }) };
-}
-
 /** Groups with attributes, and conditions. */
 function readsAttributes({ when, match }: AllowRule | DenyRule): boolean {
   if (when) return true;
@@ -211,158 +160,4 @@ function readsAttributes({ when, match }: AllowRule | DenyRule): boolean {
 
 function namesGroup({ from, to }: Filter): boolean {
   return [from, to].some((ends) => ends && ends.groups.length > 0);
-}
-
-function allowOf(
-  { name, value: { allow, limits, hours, when }, locate }: Entry<WrittenRule>,
-  groups: Groups,
-): AllowRule[] {
-  if (!allow || !limits) return [];
-  const { applicationServer, ...match } = allow;
-  const { totalSeconds = limits.durationSeconds } = limits;
-  return [
-    {
-      id: name,
-      place: locate(),
-      action: 'allow',
-      match: matchOf(match, groups),
-      ...(hours && { hours: hoursOf(hours) }),
-      ...(when && { when }),
-      allApplicationServers: applicationServer === 'all',
-      limits: { ...limits, totalSeconds },
-    },
-  ];
-}
-
-function triggerAllowOf(
-  { name, value: { allow, limits, hours, when }, locate }: Entry<WrittenTriggerRule>,
-  groups: Groups,
-): TriggerAllow[] {
-  if (!allow || !limits) return [];
-  return [
-    {
-      id: name,
-      place: locate(),
-      action: 'allow',
-      match: matchOf(allow, groups),
-      ...(hours && { hours: hoursOf(hours) }),
-      ...(when && { when }),
-      limits: { payloadBytes: TRIGGER_PAYLOAD_MOST, ...limits },
-    },
-  ];
-}
-
-function denyOf(
-  { name, value: { deny, hours, when }, locate }: Entry<WrittenRule | WrittenTriggerRule>,
-  groups: Groups,
-): DenyRule[] {
-  if (!deny) return [];
-  const { reason, ...match } = deny;
-  const only = { ...(hours && { hours: hoursOf(hours) }), ...(when && { when }) };
-  return [{ id: name, place: locate(), action: 'deny', match: matchOf(match, groups), ...only, reason }];
-}
-
-function hoursOf({ days = [...DAYS], ...rest }: NonNullable<WrittenRule['hours']>): Hours {
-  return { ...rest, days: DAYS.filter((day) => days.includes(day)) };
-}
-
-function groupsOf({ servers, deviceGroups, serverGroups }: Written): Groups {
-  const names = byName(servers).map(({ name }) => name as ServerName);
-  return {
-    deviceGroups: new Map(byName(deviceGroups).map(({ name, value }) => [name, frozen({ group: name, ...value })])),
-    serverGroups: new Map(
-      byName(serverGroups).map(({ name, value }) => [
-        name,
-        frozen(names.filter((one) => value.servers.some((pattern) => matchesName(pattern, one)))),
-      ]),
-    ),
-  };
-}
-
-type Groups = Pick<Policy, 'deviceGroups' | 'serverGroups'>;
-
-/** Groups take the place of their names; that they are there is known by now. */
-function matchOf(
-  { servers, devices, ...rest }: Omit<NonNullable<WrittenRule['deny']>, 'reason'>,
-  { serverGroups, deviceGroups }: Groups,
-): Match {
-  const namesOf = (one: ServerName | GroupName) =>
-    typeof one === 'string' ? [one] : (serverGroups.get(one.group) ?? []);
-  const selectorsOf = (one: DevicePattern | GroupName) => ('group' in one ? (deviceGroups.get(one.group) ?? []) : one);
-  return {
-    ...rest,
-    ...(servers && { servers: [...new Set(servers.flatMap(namesOf))] }),
-    ...(devices && { devices: devices.flatMap(selectorsOf) }),
-  };
-}
-
-function testOf({
-  name,
-  value: { stage = false, request, attributes = {}, now, usage, expect },
-  locate,
-}: Entry<WrittenTest>): PolicyTest {
-  const { allow, refuse, durationSeconds } = expect;
-  return {
-    name,
-    place: locate(),
-    staged: stage,
-    request,
-    attributes,
-    ...(now !== undefined && { nowMs: now }),
-    usage: { ...NO_USAGE, ...usage },
-    expect: refuse ? { refuse } : { allow: allow ?? '', ...(durationSeconds !== undefined && { durationSeconds }) },
-  };
-}
-
-function triggerTestOf({
-  name,
-  value: { stage = false, trigger, attributes = {}, now, usage, expect },
-  locate,
-}: Entry<WrittenTriggerTest>): TriggerTest {
-  const { allow, refuse } = expect;
-  return {
-    name,
-    place: locate(),
-    staged: stage,
-    trigger,
-    attributes,
-    ...(now !== undefined && { nowMs: now }),
-    usage: { ...NO_TRIGGER_USAGE, ...usage },
-    expect: refuse ? { refuse } : { allow: allow ?? '' },
-  };
-}
-
-function packetTestOf({
-  name,
-  value: { stage = false, packet, attributes = {}, expect },
-  locate,
-}: Entry<WrittenPacketTest>): PacketTest {
-  const [verdict, by] = Object.entries(expect)[0] ?? [];
-  return { name, place: locate(), staged: stage, packet: walkedOf(packet, attributes), expect: `${verdict} ${by}` };
-}
-
-function byName<Named extends { readonly name: string }>(list: readonly Named[]): Named[] {
-  return [...list].sort((a, b) => order(a.name, b.name));
-}
-
-function order(a: string, b: string): number {
-  return a < b ? -1 : Number(a > b);
-}
-
-/**
- * One text for one meaning: members by key, lists (all of them are sets) by
- * what is in them, prefixes and patterns by their text; where a rule stands
- * is no part of what it says. An attribute may be called `text` or `place`:
- * it has a list.
- */
-function canonical(value: unknown): string {
-  if (value instanceof Map) return canonical(Object.fromEntries(value));
-  if (Array.isArray(value)) return `[${value.map(canonical).sort().join()}]`;
-  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
-  if ('text' in value && typeof value.text === 'string') return JSON.stringify(value.text);
-  const members = Object.entries(value).filter(([key, member]) => key !== 'place' || Array.isArray(member));
-  return `{${members
-    .map(([key, member]) => `${JSON.stringify(key)}:${canonical(member)}`)
-    .sort()
-    .join()}}`;
 }
