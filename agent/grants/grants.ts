@@ -39,7 +39,8 @@ import { Rest } from './rest.ts';
 import { Retries } from './retries.ts';
 import { Sources } from './sources.ts';
 import { Unrecorded } from './unrecorded.ts';
-import { NO_WAITING, Waiting, type WaitingPage } from './waiting.ts';
+import { Waiting } from './waiting.ts';
+import { NO_WAITING, type WaitingPage } from './waiting-list.ts';
 import type { WaitingRequest } from './waiting-request.ts';
 
 export class Grants {

@@ -23,6 +23,7 @@ import type { ExternalId, GrantId, MtcUserName, ServerName } from '../core/words
 import type { Ground } from './ground.ts';
 import type { WaitEndCause } from './lifecycle.ts';
 import type { GrantKey, GrantRecord, Retry } from './record.ts';
+import { isOver, type Selection, WaitingList, type WaitingPage } from './waiting-list.ts';
 import { type EndedWait, namesOfWait, type WaitingRequest } from './waiting-request.ts';
 
 /** So many in all, each judged anew when a network comes back at once. */
@@ -36,39 +37,11 @@ type Grant = (request: WaitingRequest) => Promise<GrantRecord | Refusal | undefi
 /** Whether its device is no longer one of the MTC user by whose word it was accepted. */
 type HasOtherOwner = (request: WaitingRequest) => boolean;
 
-/** Which: of a server, or for a device, or both; or for the devices of an MTC user; all, where none is named. */
-interface Selection {
-  readonly mtcUser?: MtcUserName | undefined;
-  readonly server?: ServerName | undefined;
-  readonly device?: ExternalId | undefined;
-}
-
-/** Some of a list, the place of the last of them, whether more wait, and how many there are in all. */
-export interface WaitingPage {
-  readonly requests: readonly WaitingRequest[];
-  readonly last: number;
-  readonly more: boolean;
-  readonly total: number;
-}
-
-export const NO_WAITING: WaitingPage = { requests: [], last: 0, more: false, total: 0 };
-
 export class Waiting {
   readonly #ground: Ground;
   readonly #grant: Grant;
   readonly #hasOtherOwner: HasOtherOwner;
-  /** In the order in which they came. */
-  readonly #byId = new Map<GrantId, WaitingRequest>();
-  readonly #ofServer = new Map<ServerName, Set<WaitingRequest>>();
-  readonly #ofMtcUser = new Map<MtcUserName, Set<WaitingRequest>>();
-  readonly #onDevice = new Map<ExternalId, Set<WaitingRequest>>();
-  /** Where each stands in a list. */
-  readonly #places = new WeakMap<WaitingRequest, number>();
-  #last = 0;
-  /** By the second of the boot's clock in which they end. */
-  readonly #ending = new Map<number, Set<WaitingRequest>>();
-  /** The first second whose requests may not have ended. */
-  #second: number;
+  readonly #list: WaitingList;
   /** Those whose record is being written, or that are being granted. */
   readonly #busy = new Map<GrantId, Promise<unknown>>();
   /** Ended, and the store has not taken it yet. */
@@ -78,11 +51,11 @@ export class Waiting {
     this.#ground = ground;
     this.#grant = grant;
     this.#hasOtherOwner = hasOtherOwner;
-    this.#second = secondOf(ground.clock.boottimeNs());
+    this.#list = new WaitingList(ground.clock.boottimeNs());
   }
 
   get size(): number {
-    return this.#byId.size;
+    return this.#list.size;
   }
 
   /** Why no more may wait of a server; undefined where one may. */
@@ -93,7 +66,7 @@ export class Waiting {
   }
 
   get(id: string): WaitingRequest | undefined {
-    return this.#byId.get(id as GrantId);
+    return this.#list.get(id);
   }
 
   /** One that waits, or has ended without a grant. */
@@ -112,45 +85,20 @@ export class Waiting {
   }
 
   withKey(key: GrantKey): WaitingRequest | undefined {
-    for (const one of this.#onDevice.get(key.device) ?? []) {
-      const isSame = one.server === key.server && one.family === key.family && one.protocol === key.protocol;
-      if (isSame && one.devicePort === key.devicePort && !this.#isOver(one)) return one;
-    }
-    return undefined;
+    return this.#list.withKey(key, this.#nowNs());
   }
 
   countOfServer(server: ServerName): number {
-    return this.#ofServer.get(server)?.size ?? 0;
+    return this.#list.countOfServer(server);
   }
 
   countOnDevice(server: ServerName, device: ExternalId): number {
-    let count = 0;
-    for (const one of this.#onDevice.get(device) ?? []) if (one.server === server) count += 1;
-    return count;
+    return this.#list.countOnDevice(server, device);
   }
 
   /** Those of a server, or for a device, or both, in the order in which they came, behind a place. */
   page(of: Selection, after: number, limit: number): WaitingPage {
-    const requests: WaitingRequest[] = [];
-    let [total, last, more] = [0, after, false];
-    for (const one of this.#select(of)) {
-      if (this.#isOver(one)) continue;
-      total += 1;
-      const place = this.#places.get(one) as number;
-      if (place <= after) continue;
-      more = requests.length === limit;
-      if (more) continue;
-      requests.push(one);
-      last = place;
-    }
-    return { requests, last, more, total };
-  }
-
-  #select({ mtcUser, server, device }: Selection): Iterable<WaitingRequest> {
-    if (mtcUser !== undefined) return this.#ofMtcUser.get(mtcUser) ?? [];
-    if (device === undefined) return server === undefined ? this.#byId.values() : (this.#ofServer.get(server) ?? []);
-    const onDevice = [...(this.#onDevice.get(device) ?? [])];
-    return server === undefined ? onDevice : onDevice.filter((one) => one.server === server);
+    return this.#list.page(of, after, limit, this.#nowNs());
   }
 
   /**
@@ -165,7 +113,7 @@ export class Waiting {
     wake?: () => Promise<Refusal | undefined>,
   ): Promise<WaitingRequest | GrantRecord | Refusal> {
     const { log, waker } = this.#ground;
-    this.#put(request);
+    this.#list.put(request);
     const writes = this.#record(request, retry, wake);
     this.#busy.set(
       request.id,
@@ -174,7 +122,7 @@ export class Waiting {
     try {
       const refused = await writes;
       if (refused) {
-        this.#leave(request);
+        this.#list.remove(request);
         return refused;
       }
     } catch (fault) {
@@ -201,7 +149,7 @@ export class Waiting {
 
   /** Devices may have got an address: what waits for it is granted, or ends. Fails never: it is told. */
   async bound(devices: Iterable<ExternalId>): Promise<void> {
-    const waiting = [...new Set(devices)].flatMap((device) => [...(this.#onDevice.get(device) ?? [])]);
+    const waiting = [...new Set(devices)].flatMap((device) => [...this.#list.onDevice(device)]);
     await inSlices(waiting, async (one) => {
       await this.#try(one).catch((fault: Error) => {
         this.#ground.log.error({ ...namesOfWait(one), message: fault.message }, 'waitFailed');
@@ -233,16 +181,8 @@ export class Waiting {
 
   /** It waits no more, since there is a grant of its id on record by now. */
   granted(request: WaitingRequest): void {
-    this.#leave(request);
+    this.#list.remove(request);
     this.#ground.waker()?.over(request.id);
-  }
-
-  #leave(request: WaitingRequest): void {
-    this.#byId.delete(request.id);
-    removeFrom(this.#ofServer, request.server, request);
-    removeFrom(this.#ofMtcUser, request.mtcUser, request);
-    removeFrom(this.#onDevice, request.device, request);
-    removeFrom(this.#ending, secondOf(request.waitsUntilNs), request);
   }
 
   /**
@@ -264,7 +204,7 @@ export class Waiting {
 
   /** Ends those for an MTC user's devices to which it objects now, durably. @throws AgentError storeFailed */
   async heed(mtcUser: MtcUserName, objection: (request: WaitingRequest) => WaitEndCause | undefined): Promise<void> {
-    await inSlices([...(this.#ofMtcUser.get(mtcUser) ?? [])], async (one) => {
+    await inSlices([...this.#list.ofMtcUser(mtcUser)], async (one) => {
       const cause = objection(one);
       if (cause) await this.end(one, cause);
     });
@@ -272,14 +212,14 @@ export class Waiting {
 
   /** Ends those whose devices are another MTC user's by now, durably. @throws AgentError storeFailed; they have ended all the same */
   async review(): Promise<void> {
-    await inSlices([...this.#byId.values()], async (one) => {
+    await inSlices([...this.#list.all()], async (one) => {
       if (this.#hasOtherOwner(one)) await this.end(one, 'ownerChanged');
     });
   }
 
   async #end(request: WaitingRequest, endCause: WaitEndCause): Promise<void> {
     const ended: EndedWait = { ...request, state: 'ended', endCause, endedAtMs: this.#ground.clock.nowMs() };
-    this.#leave(request);
+    this.#list.remove(request);
     this.#unrecorded.set(request.id, ended);
     this.#ground.log.info({ ...namesOfWait(request), cause: endCause }, 'waitEnded');
     this.#ground.watcher?.ended(ended);
@@ -295,11 +235,7 @@ export class Waiting {
   /** Ends those whose time is over, and writes what the store did not take. One that fails holds up no other. */
   async sweep(): Promise<void> {
     const faults = await faultsOf([inSlices([...this.#unrecorded.values()], (one) => this.#write(one))]);
-    const now = secondOf(this.#ground.clock.boottimeNs());
-    const over: WaitingRequest[] = [];
-    // None is put into a second that is past; of the present one some are over.
-    for (; this.#second < now; this.#second += 1) over.push(...(this.#ending.get(this.#second) ?? []));
-    for (const one of this.#ending.get(now) ?? []) if (this.#isOver(one)) over.push(one);
+    const over = this.#list.over(this.#nowNs());
     faults.push(
       ...(await faultsOf([
         inSlices(over, async (one) => {
@@ -324,7 +260,7 @@ export class Waiting {
     for (const kept of store.waits()) {
       const isOfBoot = kept.bootId === bootId;
       const request = isOfBoot ? kept : ofThisBoot(kept, bootId, nowMs, clock.boottimeNs());
-      this.#put(request);
+      this.#list.put(request);
       if (doubt && (!isOfBoot || store.isOlder)) ended.push([request, doubt]);
       else if (this.#isOver(request)) ended.push([request, 'waitedTooLong']);
       else if (this.#hasOtherOwner(request)) ended.push([request, 'ownerChanged']);
@@ -334,40 +270,19 @@ export class Waiting {
     }
     if (moved.length > 0) await store.rewait(bootId, moved);
     await inSlices(ended, ([request, cause]) => this.#end(request, cause));
-    await this.bound([...this.#onDevice.keys()]);
+    await this.bound([...this.#list.devices()]);
   }
 
-  #put(request: WaitingRequest): void {
-    this.#last += 1;
-    this.#places.set(request, this.#last);
-    this.#byId.set(request.id, request);
-    addTo(this.#ofServer, request.server, request);
-    addTo(this.#ofMtcUser, request.mtcUser, request);
-    addTo(this.#onDevice, request.device, request);
-    addTo(this.#ending, secondOf(request.waitsUntilNs), request);
+  #isOver(request: WaitingRequest): boolean {
+    return isOver(request, this.#nowNs());
   }
 
-  #isOver({ waitsUntilNs }: WaitingRequest): boolean {
-    return waitsUntilNs <= this.#ground.clock.boottimeNs();
+  #nowNs(): bigint {
+    return this.#ground.clock.boottimeNs();
   }
 }
 
 function ofThisBoot(request: WaitingRequest, bootId: string, nowMs: number, nowNs: bigint): WaitingRequest {
   const { waitsUntilMs: untilMs, waitSeconds: seconds } = request;
   return { ...request, bootId, waitsUntilNs: onThisBoot({ untilMs, seconds }, nowMs, nowNs) };
-}
-
-function secondOf(ns: bigint): number {
-  return Number(ns / 1_000_000_000n);
-}
-
-function addTo<Key, Item>(sets: Map<Key, Set<Item>>, key: Key, item: Item): void {
-  const set = sets.get(key) ?? new Set();
-  sets.set(key, set.add(item));
-}
-
-function removeFrom<Key, Item>(sets: Map<Key, Set<Item>>, key: Key, item: Item): void {
-  const set = sets.get(key);
-  set?.delete(item);
-  if (set?.size === 0) sets.delete(key);
 }
