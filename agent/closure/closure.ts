@@ -24,6 +24,7 @@ import type { Link } from '../dataplane/rtnetlink.ts';
 import { groupElement, groupsIn } from '../policy/filter-ruleset.ts';
 import type { Policy } from '../policy/policy.ts';
 import { baseRuleset } from '../policy/ruleset.ts';
+import { Reading } from './reading.ts';
 import {
   type Absence,
   admissions,
@@ -84,10 +85,8 @@ export class Closure {
   #site: Site;
   /** The policy whose filters the base has. */
   #policy: Policy;
-  #counted: ReturnType<Base['counted']> = Promise.resolve(new Map());
-  #countedUntilMs = 0;
-  #refused: ReturnType<Base['refusedFlows']> = Promise.resolve(0);
-  #refusedUntilMs = 0;
+  readonly #counted: Reading<Awaited<ReturnType<Base['counted']>>>;
+  readonly #refused: Reading<number>;
   /** The base is written, or changed, by one at a time. */
   readonly #writing = new OneAtATime();
   /** What is not built on this site yet. */
@@ -102,6 +101,8 @@ export class Closure {
     this.#parts = parts;
     this.#site = site;
     this.#policy = policy;
+    this.#counted = new Reading(() => parts.base.counted(), COUNTED_FOR_MS);
+    this.#refused = new Reading(() => parts.base.refusedFlows(), COUNTED_FOR_MS);
     for (const absence of site.absent) this.#tell(absence);
     this.#tellXdp();
   }
@@ -165,21 +166,15 @@ export class Closure {
         throw fault;
       }
       this.#policy = policy;
-      this.#countedUntilMs = 0;
+      this.#counted.forget();
     });
   }
 
   /** What the filters in force have met; read again at most every ten seconds. */
   filterPackets() {
-    const now = performance.now();
     const { filters } = this.#policy;
     if (filters.length === 0) return Promise.resolve([]);
-    if (now >= this.#countedUntilMs) {
-      this.#countedUntilMs = now + COUNTED_FOR_MS;
-      this.#counted = this.#parts.base.counted();
-      this.#counted.catch(() => {}); // whoever asks has the fault
-    }
-    return this.#counted.then((counted) =>
+    return this.#counted.value().then((counted) =>
       filters.map(({ id: filter, staged }) => ({
         filter,
         staged,
@@ -190,13 +185,7 @@ export class Closure {
 
   /** Packets that would have begun a device's flow and were refused; read again at most every ten seconds. */
   refusedFlows(): Promise<number> {
-    const now = performance.now();
-    if (now >= this.#refusedUntilMs) {
-      this.#refusedUntilMs = now + COUNTED_FOR_MS;
-      this.#refused = this.#parts.base.refusedFlows();
-      this.#refused.catch(() => {}); // whoever asks has the fault
-    }
-    return this.#refused;
+    return this.#refused.value();
   }
 
   /** Addresses that were bound leave the groups of filters, or enter them once they are bound. @throws AgentError nftFailed */
