@@ -6,12 +6,13 @@
  * up is cut, and never makes the agent grow.
  */
 import type { ServerResponse } from 'node:http';
-import type { FastifyInstance, FastifyReply } from 'fastify';
+import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import type { Account } from '../inspector/account.ts';
 import { DENIAL_KINDS, type Denial, type DenialFilter } from '../inspector/denials.ts';
 import type { InspectorReading } from '../inspector/inspector.ts';
 import type { KeptRefusal, RefusalFilter } from '../inspector/refusals.ts';
+import { type Declined, decline } from './declined.ts';
 import { type GrantDetail, grantDetail, type OperatorGrantDetail } from './operator-rows.ts';
 
 /** Everything known of one denial or refusal; the texts are for people. */
@@ -33,12 +34,6 @@ export interface PolicyNow {
   /** It is not the policy that decided then; absent where that was not kept. */
   readonly hasChanged?: boolean;
   readonly verdict: 'allow' | 'refuse';
-  readonly why: string;
-}
-
-/** The operator named somebody who is not there: a name, and a sentence for a person. */
-interface Declined {
-  readonly refused: string;
   readonly why: string;
 }
 
@@ -99,19 +94,17 @@ const REFUSALS = z.strictObject({
 });
 
 export function addDenialRoutes(app: FastifyInstance, useCases: DenialUseCases): void {
-  const declined = (reply: FastifyReply, { refused, why }: Declined) =>
-    reply.code(404).send({ error: { code: refused, message: why } });
   app.get('/denials', (request, reply) => {
     const { limit, ...filter } = LIST.parse(request.query);
     const denials = useCases.denials(filter, limit).map(denialRow);
     const unknown = denials.length === 0 ? useCases.unknownName(filter) : undefined;
-    if (unknown) return declined(reply, unknown);
+    if (unknown) return decline(reply, 404, unknown);
     return { packets: useCases.account(), denials } satisfies DenialList;
   });
   app.get('/denials/stream', (request, reply) => {
     const filter = STREAM.parse(request.query);
     const unknown = useCases.unknownName(filter);
-    if (unknown && useCases.denials(filter, 1).length === 0) return declined(reply, unknown);
+    if (unknown && useCases.denials(filter, 1).length === 0) return decline(reply, 404, unknown);
     reply.hijack();
     stream(reply.raw, filter, useCases);
   });
@@ -119,14 +112,14 @@ export function addDenialRoutes(app: FastifyInstance, useCases: DenialUseCases):
     const { limit, ...filter } = REFUSALS.parse(request.query);
     const refusals = useCases.refusals(filter, limit).map(refusalRow);
     const unknown = refusals.length === 0 ? useCases.unknownName({ server: filter.server }) : undefined;
-    return unknown ? declined(reply, unknown) : refusals;
+    return unknown ? decline(reply, 404, unknown) : refusals;
   });
   app.get<{ Params: { id: string } }>('/why/:id', (request, reply) => {
     const { id } = request.params;
     const found = useCases.why(id);
     if (found) return whyAnswer(found);
-    const message = `no denial, refusal or grant ${id}: it never was, was rolled up, or is older than 30 days`;
-    return reply.code(404).send({ error: { code: 'idUnknown', message } });
+    const why = `no denial, refusal or grant ${id}: it never was, was rolled up, or is older than 30 days`;
+    return decline(reply, 404, { refused: 'idUnknown', why });
   });
 }
 

@@ -13,6 +13,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { ROW_FORMATS, type RowFormat } from '../directory/device-rows.ts';
 import type { ImportOrder } from '../directory/registry-import.ts';
+import { decline } from './declined.ts';
 
 /** The answer to POST /devices/import, in devices. */
 export interface ImportAnswer {
@@ -62,8 +63,8 @@ export function addDeviceRoutes(
       const { replace, dryRun } = IMPORT.parse(request.query);
       const format = ROW_FORMATS.find((one) => request.headers['content-type']?.startsWith(CONTENT_TYPES[one]));
       if (!format) {
-        const message = `expected a body of ${Object.values(CONTENT_TYPES).join(' or ')}`;
-        return reply.code(415).send({ error: { code: 'invalidArgument', message } });
+        const why = `expected a body of ${Object.values(CONTENT_TYPES).join(' or ')}`;
+        return decline(reply, 415, { refused: 'invalidArgument', why });
       }
       const body = request.body as Readable;
       const wanted = { format, replace: replace === 'true', dryRun: dryRun === 'true' };
@@ -73,7 +74,7 @@ export function addDeviceRoutes(
         if (!('refused' in answer)) return answer;
         await toItsEnd(body);
         const status = answer.refused === 'importUnderWay' ? 409 : 422;
-        return reply.code(status).send({ error: { code: answer.refused, message: answer.why } });
+        return decline(reply, status, answer);
       } finally {
         await toItsEnd(body);
       }

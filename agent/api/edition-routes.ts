@@ -6,16 +6,11 @@
  * it was compared with), so that nothing else is applied. The agent reads the
  * rule files itself: no text comes in by the socket.
  */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { COMMENT_EXPECTED, type Edition, type EditionHead, LONGEST_COMMENT } from '../editions/edition.ts';
 import type { Forecast } from '../editions/forecast.ts';
-
-/** The operator asked for what cannot be done: a name, and a sentence for a person. */
-interface Declined {
-  readonly refused: string;
-  readonly why: string;
-}
+import { type Declined, decline } from './declined.ts';
 
 /** What would change; digest and inForce are what an apply names. */
 export interface Diff {
@@ -96,27 +91,25 @@ export function addEditionRoutes(
   useCases: EditionUseCases,
   uidOf: (request: FastifyRequest) => number,
 ): void {
-  const declined = (reply: FastifyReply, { refused, why }: Declined) =>
-    reply.code(409).send({ error: { code: refused, message: why } });
   app.get('/policy/diff', async (request, reply) => {
     const found = await useCases.diff(DIFF.parse(request.query).of);
-    return 'refused' in found ? declined(reply, found) : found;
+    return 'refused' in found ? decline(reply, 409, found) : found;
   });
   app.post('/policy/apply', async (request, reply) => {
     const done = await useCases.apply(APPLY.parse(request.body), uidOf(request));
-    return 'refused' in done ? declined(reply, done) : { ...editionRow(done.edition), liveGrants: done.liveGrants };
+    return 'refused' in done ? decline(reply, 409, done) : { ...editionRow(done.edition), liveGrants: done.liveGrants };
   });
   app.post('/policy/confirm', async (request, reply) => {
     const done = await useCases.confirm(uidOf(request));
-    return 'refused' in done ? declined(reply, done) : { ...editionRow(done.edition), liveGrants: done.liveGrants };
+    return 'refused' in done ? decline(reply, 409, done) : { ...editionRow(done.edition), liveGrants: done.liveGrants };
   });
   app.get('/policy/editions', () => useCases.history().map(editionRow));
   app.get<{ Params: { number: string } }>('/policy/editions/:number', (request, reply) => {
     const { number } = EDITION.parse(request.params);
     const found = useCases.edition(number);
     if (found) return { ...editionRow(found), files: found.files };
-    const message = `no edition ${number}: the last hundred are kept (mtgate history)`;
-    return reply.code(404).send({ error: { code: 'editionUnknown', message } });
+    const why = `no edition ${number}: the last hundred are kept (mtgate history)`;
+    return decline(reply, 404, { refused: 'editionUnknown', why });
   });
 }
 

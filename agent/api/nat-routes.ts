@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { formatEndpoint, parseAddress } from '../core/net.ts';
 import { addressOf, type Mapping, protocolName } from '../nat/mapping.ts';
 import { parseMoment, type WhoAnswer, type WhoQuestion, type WhoRefusal } from '../nat/who.ts';
+import { decline } from './declined.ts';
 
 export interface NatUseCases {
   /** Faults (natRecordNotRead) are thrown as AgentError. */
@@ -52,20 +53,15 @@ const QUESTION = z.strictObject({
 export function addNatRoutes(app: FastifyInstance, useCases: NatUseCases): void {
   app.get('/nat/who', (request, reply) => {
     const { address, port, time, protocol } = QUESTION.parse(request.query);
-    const refuse = (status: number, code: string, message: string) =>
-      reply.code(status).send({ error: { code, message } });
     const moment = parseMoment(time, Date.now());
     if (!moment) {
       const expected = 'a time with its zone such as 2026-01-31T10:15:32Z or 2026-01-31T11:15:32+01:00';
-      return refuse(
-        400,
-        'invalidArgument',
-        `time: expected ${expected}, seconds since 1970 (9 or 10 digits), or now; found "${time}"`,
-      );
+      const why = `time: expected ${expected}, seconds since 1970 (9 or 10 digits), or now; found "${time}"`;
+      return decline(reply, 400, { refused: 'invalidArgument', why });
     }
     const number = protocol && PROTOCOLS[protocol][0];
     const answer = useCases.whoHad({ address, port, ...moment, ...(number !== undefined && { protocol: number }) });
-    if ('refused' in answer) return refuse(404, answer.refused, answer.why);
+    if ('refused' in answer) return decline(reply, 404, answer);
     return { candidates: answer.candidates.map(natRow), notes: answer.notes } satisfies NatAnswer;
   });
 }

@@ -5,6 +5,7 @@
 import type { FastifyInstance } from 'fastify';
 import type { DropReason } from '../directory/drops.ts';
 import type { Finding } from '../directory/findings.ts';
+import { decline } from './declined.ts';
 
 /** The answer to GET /radius. */
 export interface RadiusStatus {
@@ -47,7 +48,7 @@ export interface RadiusUseCases {
 
 export function addRadiusRoutes(app: FastifyInstance, useCases: RadiusUseCases): void {
   app.get('/radius', (_, reply) => {
-    const message = 'agent.yaml has no radius: bindings come from the devices file and the management socket';
-    return useCases.radius() ?? reply.code(404).send({ error: { code: 'noRadius', message } });
+    const why = 'agent.yaml has no radius: bindings come from the devices file and the management socket';
+    return useCases.radius() ?? decline(reply, 404, { refused: 'noRadius', why });
   });
 }

@@ -3,7 +3,9 @@ import type { FastifyInstance } from 'fastify';
 import { PUSH_FAULTS } from '../reports/delivery.ts';
 import type { QueueRecord } from '../reports/outbox.ts';
 import type { Report, RolledUp } from '../reports/reports.ts';
+import { decline } from './declined.ts';
 import { reportBody } from './report-routes.ts';
+import { unknownUser } from './user-routes.ts';
 
 /** A sink and its queue, as they are kept. */
 export interface SinkState {
@@ -42,13 +44,12 @@ export interface SinkRow {
 
 export function addSinkRoutes(app: FastifyInstance, useCases: SinkUseCases): void {
   app.get('/sinks', (_, reply) => {
-    const message = 'nothing is pushed: agent.yaml has no reports.signingKey';
-    return useCases.sinks()?.map(sinkRow) ?? reply.code(404).send({ error: { code: 'noPushes', message } });
+    const why = 'nothing is pushed: agent.yaml has no reports.signingKey';
+    return useCases.sinks()?.map(sinkRow) ?? decline(reply, 404, { refused: 'noPushes', why });
   });
   app.get<{ Params: { name: string } }>('/reports/:name', ({ params: { name } }, reply) => {
     const found = useCases.reportsOf(name);
-    const message = `no MTC user ${name} in the rule files`;
-    if (!found) return reply.code(404).send({ error: { code: 'mtcUserUnknown', message } });
+    if (!found) return decline(reply, 404, unknownUser(name));
     return { reports: found.reports.map(reportBody), rolledUp: found.rolledUp };
   });
 }

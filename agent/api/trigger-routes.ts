@@ -4,6 +4,7 @@
  */
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
+import { type Declined, decline } from './declined.ts';
 
 /** A trigger as the operator sees it in a list. */
 export interface TriggerRow {
@@ -55,12 +56,6 @@ interface TriggerFilter {
   readonly limit: number;
 }
 
-/** The operator named somebody who is not there: a name, and a sentence for a person. */
-interface Declined {
-  readonly refused: string;
-  readonly why: string;
-}
-
 /** Absent members: this gateway sends no triggers. */
 export interface TriggerManagement {
   readonly triggers?: {
@@ -88,23 +83,23 @@ export function addTriggerRoutes(
   { triggers }: TriggerManagement,
   uidOf: (request: FastifyRequest) => number,
 ): void {
-  const declined = (code: string, message: string) => ({ error: { code, message } });
-  const none = declined('noTriggers', 'agent.yaml has no triggers: this gateway sends none');
+  const none: Declined = { refused: 'noTriggers', why: 'agent.yaml has no triggers: this gateway sends none' };
+  const unknown = (why: string): Declined => ({ refused: 'triggerNotFound', why });
   app.get('/triggers', (request, reply) => {
     const filter = LIST.parse(request.query);
-    if (!triggers) return reply.code(404).send(none);
+    if (!triggers) return decline(reply, 404, none);
     const found = triggers.list(filter);
-    return 'refused' in found ? reply.code(404).send(declined(found.refused, found.why)) : found;
+    return 'refused' in found ? decline(reply, 404, found) : found;
   });
   app.get<{ Params: { id: string } }>('/triggers/:id', (request, reply) => {
-    if (!triggers) return reply.code(404).send(none);
+    if (!triggers) return decline(reply, 404, none);
     const { id } = request.params;
-    return triggers.show(id) ?? reply.code(404).send(declined('triggerNotFound', `no trigger ${id} on record`));
+    return triggers.show(id) ?? decline(reply, 404, unknown(`no trigger ${id} on record`));
   });
   app.delete<{ Params: { id: string } }>('/triggers/:id', async (request, reply) => {
-    if (!triggers) return reply.code(404).send(none);
+    if (!triggers) return decline(reply, 404, none);
     const { id } = request.params;
     if (await triggers.recall(id, uidOf(request))) return reply.code(204).send();
-    return reply.code(404).send(declined('triggerNotFound', `no pending trigger ${id}`));
+    return decline(reply, 404, unknown(`no pending trigger ${id}`));
   });
 }

@@ -6,6 +6,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { WrittenPreference } from '../desk/preference-form.ts';
+import { type Declined, decline } from './declined.ts';
 
 /** Who said something: the MTC user by a certificate, or an operator. */
 export type SaidBy = { readonly certificate: string } | { readonly byUid: number };
@@ -32,11 +33,6 @@ export interface UserDetail extends Omit<UserRow, 'preferences'> {
     readonly said: SaidBy;
   })[];
   readonly waitingGrants: number;
-}
-
-interface Declined {
-  readonly refused: string;
-  readonly why: string;
 }
 
 /** Faults (deskFailed, storeFailed) are thrown as AgentError. */
@@ -75,8 +71,8 @@ export function addUserRoutes(
   useCases: UserUseCases,
   uidOf: (request: FastifyRequest) => number,
 ): void {
-  const declined = (reply: FastifyReply, { refused, why }: Declined) =>
-    reply.code(refused === 'mtcUserUnknown' ? 404 : 409).send({ error: { code: refused, message: why } });
+  const declined = (reply: FastifyReply, no: Declined) =>
+    decline(reply, no.refused === 'mtcUserUnknown' ? 404 : 409, no);
   type Named = { Params: { name: string } };
   app.get('/users', () => useCases.users());
   app.get<Named>('/users/:name', (request, reply) => {

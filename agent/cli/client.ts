@@ -7,7 +7,7 @@ import { type IncomingMessage, request } from 'node:http';
 import { createInterface } from 'node:readline';
 import { pipeline } from 'node:stream/promises';
 import { Option } from 'commander';
-import type { ErrorBody } from '../api/management.ts';
+import type { ErrorBody } from '../api/declined.ts';
 import { AgentError } from '../core/errors.ts';
 
 export interface Ask {
