@@ -33,7 +33,7 @@ import type { Waiting } from './waiting.ts';
 import { asAccepted, askerOf, newWait, type WaitingRequest } from './waiting-request.ts';
 
 /** What is granted by now, and what a grant is made with (grants.ts). */
-interface Held {
+interface Granted {
   readonly judge: Judge;
   readonly live: LiveGrants;
   readonly opening: Opening;
@@ -50,11 +50,11 @@ interface Held {
 
 export class Requests {
   readonly #ground: Ground;
-  readonly #held: Held;
+  readonly #grants: Granted;
 
-  constructor(ground: Ground, held: Held) {
+  constructor(ground: Ground, grants: Granted) {
     this.#ground = ground;
-    this.#held = held;
+    this.#grants = grants;
   }
 
   /**
@@ -66,7 +66,7 @@ export class Requests {
     const refuse = this.#refuser(who, ask);
     const compared = (one: GrantRequest) => ({ ...one, device: this.#ground.identities.compared(one.device) });
     return orNotRecorded(refuse, () =>
-      this.#held.retries.once(
+      this.#grants.retries.once(
         who,
         () => textOf(compared(ask)),
         refuse,
@@ -96,7 +96,7 @@ export class Requests {
     const refuse = this.#refuser(who, ask);
     const compared = (one: GrantRequest) => ({ ...one, device: this.#ground.identities.compared(one.device) });
     return orNotRecorded(refuse, () =>
-      this.#held.retries.once<GrantRecord | WaitingRequest>(
+      this.#grants.retries.once<GrantRecord | WaitingRequest>(
         who,
         () => textOf(compared(ask), waitSeconds, wake),
         refuse,
@@ -110,15 +110,15 @@ export class Requests {
           if ('reason' in decided) return decided;
           const { binding, decision, device, policyVersion } = decided;
           if (binding) return this.#open({ who, ask, refuse, retry, ...decided, binding });
-          const full = this.#held.waiting.fullFor(who.name);
+          const full = this.#grants.waiting.fullFor(who.name);
           if (full !== undefined) return refuse('waitingExhausted', { why: full, rule: decision.rule });
           const id = this.#ground.newId();
           const accepted = { id, gateway, bootId, policyVersion, waitSeconds, who, decision, device };
           const request = newWait({ ...accepted, ask: this.#keptOf(ask) }, clock);
-          return this.#held.waiting.accept(request, retry, wake && waker && (() => waker.accept(who, request, wake)));
+          return this.#grants.waiting.accept(request, retry, wake && waker && (() => waker.accept(who, request, wake)));
         },
         (id) => {
-          const waited = this.#held.waiting.get(id) ?? store.findWait(id);
+          const waited = this.#grants.waiting.get(id) ?? store.findWait(id);
           return waited && asAccepted(waited);
         },
       ),
@@ -161,7 +161,7 @@ export class Requests {
 
   #refuser(who: Asker, ask: GrantRequest): Refuse {
     return (reason, facts) =>
-      this.#ground.refuse(reason, { ...this.#asked(who, ask), policy: this.#held.judge.policy.version, ...facts });
+      this.#ground.refuse(reason, { ...this.#asked(who, ask), policy: this.#grants.judge.policy.version, ...facts });
   }
 
   /**
@@ -173,40 +173,40 @@ export class Requests {
     const { directory } = this.#ground;
     const notReady = this.#ground.notReady();
     if (notReady) return refuse(notReady.reason, { why: notReady.why });
-    const unrecorded = this.#held.unrecorded.size;
+    const unrecorded = this.#grants.unrecorded.size;
     if (unrecorded >= UNRECORDED_MOST)
       return refuse('recordNotWritten', { why: `${unrecorded} ends wait to be written` });
 
     const { question, decision } = waited
-      ? this.#held.judge.decide(who, ask, (device) => withoutOne(this.#held.judge.usageOf(who.name, device)))
-      : this.#held.judge.decide(who, ask);
+      ? this.#grants.judge.decide(who, ask, (device) => withoutOne(this.#grants.judge.usageOf(who.name, device)))
+      : this.#grants.judge.decide(who, ask);
     if (!waited) {
-      const tooMany = this.#held.judge.tooManyMisses(who, decision);
+      const tooMany = this.#grants.judge.tooManyMisses(who, decision);
       if (tooMany) return refuse('tooManyUnknownDevices', tooMany);
-      this.#held.judge.count(who, decision);
+      this.#grants.judge.count(who, decision);
     }
-    this.#held.judge.tellStaged(question, decision, this.#asked(who, ask));
+    this.#grants.judge.tellStaged(question, decision, this.#asked(who, ask));
     const { device } = question;
     if (device && waited && device.externalId !== waited.device)
       return refuse('deviceUnknown', { why: `it was asked for as ${waited.device}, and now is ${device.externalId}` });
     if (device && decision.family && (decision.verdict === 'allow' || decision.step === 'quota')) {
       const { protocol, port: devicePort, server } = question;
       const key = { server, device: device.externalId, family: decision.family, protocol, devicePort };
-      const live = this.#held.liveWithKey(key) ?? this.#held.opening.withKey(key);
-      const twin = live ?? this.#held.waiting.withKey(key);
+      const live = this.#grants.liveWithKey(key) ?? this.#grants.opening.withKey(key);
+      const twin = live ?? this.#grants.waiting.withKey(key);
       if (twin && twin.id !== waited?.id) {
         const why = `grant ${twin.id} ${live ? 'is live' : 'waits'}`;
         return refuse('alreadyExists', { why, members: { grantId: twin.id } });
       }
     }
-    if (decision.verdict === 'refuse') return refuse(decision.reason, this.#held.judge.factsOf(who, decision));
+    if (decision.verdict === 'refuse') return refuse(decision.reason, this.#grants.judge.factsOf(who, decision));
     const { family, rule } = decision;
     // A device that is allowed is known.
     const { externalId } = device as { readonly externalId: ExternalId };
     return {
       decision,
       device: externalId,
-      policyVersion: versionFor(this.#held.judge.policy, decision.mtcUser),
+      policyVersion: versionFor(this.#grants.judge.policy, decision.mtcUser),
       binding: directory.bindingOf(externalId, family),
       unreachable: () => {
         const { reason, seen: why } = unreachable(directory, externalId, family);
@@ -224,14 +224,14 @@ export class Requests {
     const noWay = this.#ground.notReady(realm);
     if (noWay) return refuse(noWay.reason, { why: noWay.why, rule });
 
-    const isTranslated = translationOf(this.#held.judge.policy, who.name, realm) === 'translated';
+    const isTranslated = translationOf(this.#grants.judge.policy, who.name, realm) === 'translated';
     const place = isTranslated
-      ? this.#held.endpoints.allocate(family, ask.protocol)
-      : this.#held.endpoints.allocateOwn({ address: binding.target, port: ask.devicePort });
+      ? this.#grants.endpoints.allocate(family, ask.protocol)
+      : this.#grants.endpoints.allocateOwn({ address: binding.target, port: ask.devicePort });
     if (!place) {
       const what = isTranslated ? `${family} ${ask.protocol} endpoint` : 'place for a grant that is not translated';
       const kind: Kind = isTranslated && family === 'ipv4' ? `ipv4 ${ask.protocol}` : 'keyed';
-      const retryAfterSeconds = this.#held.rest.secondsUntilFree(kind, clock.monotonicNs());
+      const retryAfterSeconds = this.#grants.rest.secondsUntilFree(kind, clock.monotonicNs());
       return refuse('endpointsExhausted', { why: `no ${what} is free`, rule, retryAfterSeconds });
     }
 
@@ -242,14 +242,14 @@ export class Requests {
       clock,
       random,
     );
-    if (!waited) this.#held.opening.put(record); // one that waits is counted as such
-    const neverBegan = this.#held.begun.add(record, this.#held.judge.policy);
+    if (!waited) this.#grants.opening.put(record); // one that waits is counted as such
+    const neverBegan = this.#grants.begun.add(record, this.#grants.judge.policy);
     try {
       if (!waited) await store.insert(record, retry);
-      else if (await store.grantWait(record)) this.#held.waiting.granted(waited);
+      else if (await store.grantWait(record)) this.#grants.waiting.granted(waited);
       else {
         neverBegan();
-        this.#held.endpoints.free(record.protocol, record);
+        this.#grants.endpoints.free(record.protocol, record);
         return refuse('changedWhileDeciding', { why: 'it waits no more', rule });
       }
     } catch (fault) {
@@ -258,11 +258,11 @@ export class Requests {
       await this.#neverOpened(record, 'storeFault').catch(() => {});
       throw fault;
     } finally {
-      if (!waited) this.#held.opening.remove(record);
+      if (!waited) this.#grants.opening.remove(record);
     }
 
     // The commit took its time: look again, and open in this same turn.
-    const standing = this.#held.judge.standing(record);
+    const standing = this.#grants.judge.standing(record);
     const closesSooner = standing.closesAtMs !== undefined && standing.closesAtMs < record.expiresAtMs;
     const objection = standing.objection ?? (closesSooner ? 'ruleChanged' : undefined);
     const closedNow = this.#ground.notReady(realm);
@@ -273,13 +273,13 @@ export class Requests {
       return refuse('changedWhileDeciding', { why: objection ?? closedNow?.why ?? '', rule: record.rule });
     }
     try {
-      dataplane.open(this.#held.mapping(standing.record), record.expiresAtNs - suspendedNs(clock));
+      dataplane.open(this.#grants.mapping(standing.record), record.expiresAtNs - suspendedNs(clock));
     } catch (fault) {
       neverBegan();
       await this.#neverOpened(record, 'gateFault');
       throw fault;
     }
-    this.#held.live.put(standing.record);
+    this.#grants.live.put(standing.record);
     metrics.granted();
     log.info({ ...namesOf(record), rule: record.rule, until: record.expiresAtMs }, 'grantOpened');
     this.#ground.watcher?.opened?.(standing.record);
@@ -289,9 +289,9 @@ export class Requests {
 
   /** The record of a grant that was written and then not opened: it ends as it began, and its endpoint is as free as before. */
   async #neverOpened(record: GrantRecord, cause: EndCause): Promise<void> {
-    this.#held.endpoints.free(record.protocol, record);
-    await this.#held.unrecorded.write(
-      this.#held.unrecorded.ended({ ...record, expiresAtMs: record.startedAtMs }, cause),
+    this.#grants.endpoints.free(record.protocol, record);
+    await this.#grants.unrecorded.write(
+      this.#grants.unrecorded.ended({ ...record, expiresAtMs: record.startedAtMs }, cause),
     );
   }
 }

@@ -1,4 +1,5 @@
 /** What the agent (nat-record.ts) and the recorder's process (recorder.ts) say to each other, over their channel. */
+import type { HeldBy } from './holders.ts';
 import type { Mapping } from './mapping.ts';
 import type { Bounds } from './record-store.ts';
 
@@ -14,15 +15,8 @@ export interface RecorderSetup extends Bounds {
   readonly syslog?: { readonly collector: string; readonly transport: 'udp' | 'tcp' };
 }
 
-/** Who holds an address, as holders.ts says it. */
-export interface Held {
-  readonly realm: string;
-  readonly device: string | null;
-  readonly ifRuns?: string | null;
-}
-
 export type ToRecorder =
-  | { readonly kind: 'held'; readonly question: number; readonly held: readonly Held[] }
+  | { readonly kind: 'held'; readonly question: number; readonly held: readonly HeldBy[] }
   /** Grants that begin are for the collector; they are on record where grants are until they have ended. */
   | { readonly kind: 'grants'; readonly begun: readonly Mapping[]; readonly ended: readonly Mapping[] }
   | { readonly kind: 'stop' };

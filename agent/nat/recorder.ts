@@ -19,9 +19,10 @@ import { type Flow, FlowReader } from '../dataplane/flow-message.ts';
 import { askInParts, Events, SEQUENCE } from '../dataplane/netlink.ts';
 import { endWithTheAgent } from '../processes/child.ts';
 import { openCollector } from './collector.ts';
+import type { HeldBy } from './holders.ts';
 import type { Mapping } from './mapping.ts';
 import { type Begun, type Ended, RecordWriter } from './record-store.ts';
-import type { FromRecorder, Held, RecorderSetup, ToRecorder } from './recorder-message.ts';
+import type { FromRecorder, RecorderSetup, ToRecorder } from './recorder-message.ts';
 import { syslogMessage } from './syslog.ts';
 
 /** NFNLGRP_CONNTRACK_NEW, _DESTROY. */
@@ -52,7 +53,7 @@ interface Heard extends Flow {
   /** When it began, once its end has told it. */
   knownMs?: number | undefined;
   /** Who held its inner address, once the agent has said so. */
-  held?: Held | undefined;
+  held?: HeldBy | undefined;
 }
 
 const setup = JSON.parse(process.argv[2] ?? '') as RecorderSetup;
@@ -122,8 +123,8 @@ function drain(): 'empty' | 'more' | 'lost' {
 }
 
 let questions = 0;
-const answers = new Map<number, (held: readonly Held[]) => void>();
-const UNKNOWN: Held = { realm: '', device: null };
+const answers = new Map<number, (held: readonly HeldBy[]) => void>();
+const UNKNOWN: HeldBy = { realm: '', device: null };
 
 /**
  * Has the agent say who held the addresses of these flows when they began; once it has gone, nobody knows. A flow of
@@ -154,7 +155,7 @@ async function askHolders(flows: readonly Heard[]): Promise<void> {
   const asked = [...spans.values()];
   questions += 1;
   const question = questions;
-  const answered = new Promise<readonly Held[]>((resolve) => answers.set(question, resolve));
+  const answered = new Promise<readonly HeldBy[]>((resolve) => answers.set(question, resolve));
   const [fromMs, toMs] = [asked.map((one) => one.fromMs), asked.map((one) => one.toMs)];
   say({ kind: 'who', question, addresses: asked.map(({ inner }) => inner), fromMs, toMs });
   const said = await Promise.race([answered, sleep(PATIENCE_MS, undefined, { ref: false })]);
@@ -211,7 +212,7 @@ function flush(): Promise<void> {
 }
 
 /** `begun`: the flows that began in the same batch. */
-function rowsOf(flow: Heard, held: Held, begun: Set<number>): (Begun | Ended)[] {
+function rowsOf(flow: Heard, held: HeldBy, begun: Set<number>): (Begun | Ended)[] {
   const { key, atMs, sinceMs, isEnded, endedMs = atMs } = flow;
   if (!isEnded) begun.add(key);
   else if (begun.delete(key) || writer.runs(key)) return [{ key, endedMs, beganMs: flow.beganMs }];

@@ -21,7 +21,15 @@ import { hoursText } from './hours.ts';
 import type { Policy, TriggerAllow } from './policy.ts';
 import { triggerCandidatesOf } from './policy-index.ts';
 import { type Wish, wishFor } from './preferences.ts';
-import { contextOnce, type Held, heldBy, mismatchOf, secondsLeft, type TriggerQuestion, windowOf } from './question.ts';
+import {
+  type ConditionResult,
+  contextOnce,
+  heldBy,
+  mismatchOf,
+  secondsLeft,
+  type TriggerQuestion,
+  windowOf,
+} from './question.ts';
 import { denied, no, ownedBy, type Refused, reached, refused, type Stop, type TraceLine, yes } from './steps.ts';
 
 export interface AllowedTrigger {
@@ -66,7 +74,7 @@ export function decideTrigger(policy: Policy, question: TriggerQuestion): Trigge
   return { verdict: 'allow', mtcUser: user.name, rule: best.rule.id, validitySeconds: best.validitySeconds, trace };
 }
 
-function goAlone(rule: TriggerAllow, held: Held, wish: Wish, question: TriggerQuestion): Way {
+function goAlone(rule: TriggerAllow, held: ConditionResult, wish: Wish, question: TriggerQuestion): Way {
   const { id, limits, hours } = rule;
   const { payloadBytes, durationSeconds: asked, isCut = false, usage } = question;
   const validitySeconds = isCut ? Math.min(asked, limits.validitySeconds) : asked;

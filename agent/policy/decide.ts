@@ -41,7 +41,15 @@ import { hoursText } from './hours.ts';
 import type { AllowRule, Policy } from './policy.ts';
 import { candidatesOf, mtcUserOf } from './policy-index.ts';
 import { type Wish, wishFor } from './preferences.ts';
-import { contextOnce, type Held, heldBy, mismatchOf, type Question, secondsLeft, windowOf } from './question.ts';
+import {
+  type ConditionResult,
+  contextOnce,
+  heldBy,
+  mismatchOf,
+  type Question,
+  secondsLeft,
+  windowOf,
+} from './question.ts';
 import { denied, no, ownedBy, type Refused, reached, refused, type Stop, type TraceLine, yes } from './steps.ts';
 import { untranslatedBy } from './translation.ts';
 
@@ -152,7 +160,12 @@ export function contextFor(policy: Policy, question: Question): (() => Context) 
 }
 
 /** One allow from the step `rule` on, up to the step that stops it. */
-function goAlone(rule: AllowRule, held: Held, { target, drop, wish, deniedFromMs }: Common, question: Question): Way {
+function goAlone(
+  rule: AllowRule,
+  held: ConditionResult,
+  { target, drop, wish, deniedFromMs }: Common,
+  question: Question,
+): Way {
   const { id, limits, hours } = rule;
   const { usage } = question;
   const window = windowOf(rule, question);

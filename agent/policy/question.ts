@@ -70,11 +70,11 @@ export function mismatchesOf(match: Match, question: Subject): (keyof Match)[] {
 }
 
 /** Whether the condition of a rule holds, where it has one; where that cannot be said a deny denies, and an allow is stopped. */
-export function heldBy({ when }: Pick<AllowRule, 'when'>, context: () => Context): Held | false {
+export function heldBy({ when }: Pick<AllowRule, 'when'>, context: () => Context): ConditionResult | false {
   return when ? holds(when, context()) : true;
 }
 
-export type Held = true | { readonly failed: string };
+export type ConditionResult = true | { readonly failed: string };
 
 /** What conditions read, made where the first of them asks. */
 export function contextOnce(

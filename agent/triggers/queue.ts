@@ -18,7 +18,7 @@ export interface Pending {
   /** The grant request that it belongs to. */
   readonly grant?: GrantId;
   /** Its record is being written, or that of its grant request: it counts, and does not go yet. */
-  isHeld: boolean;
+  isBlocked: boolean;
   attempts: number;
   lastOutcome?: DeliveryOutcome;
 }
@@ -77,7 +77,7 @@ export class TriggerQueue {
 
   /** Which goes next to a device. */
   first(device: ExternalId): Pending | undefined {
-    return this.#onDevice.get(device)?.find(({ isHeld }) => !isHeld);
+    return this.#onDevice.get(device)?.find(({ isBlocked }) => !isBlocked);
   }
 
   /** Those for a device, the next one first. */

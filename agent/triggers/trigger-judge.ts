@@ -9,8 +9,8 @@ import type { Asker, Device, ExternalId, ServerName } from '../core/words.ts';
 import { decideTrigger, type TriggerDecision } from '../policy/decide-trigger.ts';
 import { factsOf } from '../policy/explain.ts';
 import { NO_TRIGGER_USAGE, type TriggerUsage } from '../policy/policy.ts';
+import { mtcUserOf } from '../policy/policy-index.ts';
 import type { TriggerQuestion } from '../policy/question.ts';
-import { mtcUserOf } from '../policy/rule-index.ts';
 import type { TriggerGround } from './ground.ts';
 import type { TriggerQueue } from './queue.ts';
 import type { Trigger, TriggerAsk } from './trigger.ts';
@@ -101,7 +101,7 @@ export class TriggerJudge {
     const { store, clock } = this.#ground;
     const pending = this.#queue.onDevice(device).filter((one) => one.server === server);
     // What is being written is not on record yet; a moment long it may count twice.
-    const unwritten = pending.filter(({ isHeld, attempts }) => isHeld && attempts === 0).length;
+    const unwritten = pending.filter(({ isBlocked, attempts }) => isBlocked && attempts === 0).length;
     const recorded = store.countSince(server, device, clock.nowMs() - HOUR_MS);
     return {
       ...this.#rateOnly(server),

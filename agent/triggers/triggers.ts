@@ -105,7 +105,7 @@ export class Triggers {
   }
 
   #release(pending: Pending): void {
-    pending.isHeld = false;
+    pending.isBlocked = false;
     this.#sending.due([pending.device]);
   }
 
@@ -129,20 +129,20 @@ export class Triggers {
     const isOver = () => pending === undefined || this.queue.get(id) !== pending;
     const over = () => this.#overFor(refuse, this.show(who, id) ?? former);
     if (!pending) return over();
-    pending.isHeld = true;
+    pending.isBlocked = true;
     try {
       await this.#sending.stop(pending.id, pending.device);
       if (isOver()) return over();
       const trigger = replaced(former, who, this.#acceptance.keptOf(ask), judged, bootId, clock);
       // Its time may be over meanwhile: that it has ended is written behind this, and holds.
       if (!(await store.replace(trigger)) || isOver()) return over();
-      this.#put({ ...pendingOf(trigger), isHeld: false }, trigger.validUntilNs);
+      this.#put({ ...pendingOf(trigger), isBlocked: false }, trigger.validUntilNs);
       log.info({ ...namesOfTrigger(trigger), rule: trigger.rule, until: trigger.validUntilMs }, 'triggerReplaced');
       return trigger;
     } catch (fault) {
       return notRecorded(refuse, fault);
     } finally {
-      pending.isHeld = false;
+      pending.isBlocked = false;
       this.#sending.due([pending.device]);
     }
   }
@@ -171,7 +171,7 @@ export class Triggers {
     return this.#changes.inTurn(id, async () => {
       const pending = this.queue.get(id);
       if (!pending) return undefined;
-      pending.isHeld = true;
+      pending.isBlocked = true;
       await this.#sending.stop(pending.id, pending.device);
       if (this.queue.get(id) !== pending) return undefined; // the device had it
       const isByServer = cause === 'recalledByServer';
@@ -244,7 +244,7 @@ export class Triggers {
       const { bootId: ofBoot, validUntilMs: _, ...kept } = row; // the queue keeps no more than it needs
       const isOfBoot = ofBoot === bootId;
       const validUntilNs = isOfBoot ? row.validUntilNs : onThisBoot(acceptedOf(row), nowMs, clock.boottimeNs());
-      const pending = { ...kept, validUntilNs, isHeld: false, attempts: 0 };
+      const pending = { ...kept, validUntilNs, isBlocked: false, attempts: 0 };
       this.#put(pending, validUntilNs);
       if (!isOfBoot && isClockUncertain) ended.push([pending, 'clockUncertain']);
       else if (row.grant !== undefined && !requests.waits(row.grant)) ended.push([pending, 'grantOver']);
@@ -300,7 +300,7 @@ export class Triggers {
 }
 
 function pendingOf({ id, server, to, isPriority, validitySeconds, validUntilNs, grant }: Trigger): Pending {
-  const pending = { id, server, device: to, isPriority, validitySeconds, validUntilNs, isHeld: true, attempts: 0 };
+  const pending = { id, server, device: to, isPriority, validitySeconds, validUntilNs, isBlocked: true, attempts: 0 };
   return grant === undefined ? pending : { ...pending, grant };
 }
 

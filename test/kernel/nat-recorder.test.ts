@@ -10,6 +10,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { prefix } from '../../agent/core/net.ts';
+import type { ExternalId, RealmName } from '../../agent/core/words.ts';
 import { addressOf, type Mapping } from '../../agent/nat/mapping.ts';
 import { type Begun, openRecordReader, RecordWriter } from '../../agent/nat/record-store.ts';
 import type { FromRecorder, RecorderCounts, RecorderSetup, ToRecorder } from '../../agent/nat/recorder-message.ts';
@@ -92,7 +93,8 @@ function spawned(file: string, changes: Partial<RecorderSetup> = {}): ChildProce
     if (heard.kind !== 'who') return;
     const held = heard.addresses.map((bytes, i) => {
       const isLater = (heard.fromMs[i] ?? 0) >= handsChangedMs;
-      return { realm: 'iot', device: `${isLater ? 'n' : 'm'}${addressOf(bytes).text}@x.example` };
+      const device = `${isLater ? 'n' : 'm'}${addressOf(bytes).text}@x.example`;
+      return { realm: 'iot' as RealmName, device: device as ExternalId };
     });
     child.send({ kind: 'held', question: heard.question, held } satisfies ToRecorder);
   });

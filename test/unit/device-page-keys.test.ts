@@ -2,7 +2,8 @@
 import { afterEach, describe, expect, test } from 'vitest';
 import { address } from '../../agent/core/net.ts';
 import type { CertificateId, ExternalId, MtcUserAsker, MtcUserName } from '../../agent/core/words.ts';
-import { DeskClerk, mtcUserUseCases } from '../../agent/use-cases/mtc-user.ts';
+import { DeskClerk } from '../../agent/use-cases/desk-clerk.ts';
+import { mtcUserUseCases } from '../../agent/use-cases/mtc-user.ts';
 import { DevicePageKeys } from '../../agent/use-cases/page-keys.ts';
 import { TestGateway } from '../gateway.ts';
 import { digest } from '../rules.ts';

@@ -4,6 +4,7 @@ import { EventEmitter, once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import Database from 'better-sqlite3';
 import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { address, prefix } from '../../agent/core/net.ts';
@@ -290,7 +291,7 @@ describe('the watch over the process', () => {
     const told = new EventEmitter();
     const log = { ...LOG, warn: (_: object, event: string) => void told.emit(event) };
     const parts = { setup: {} as RecorderSetup, holders: new Holders([], () => undefined), endedGrants: () => [], log };
-    const record = new NatRecord(parts, program);
+    const record = new NatRecord(parts, pathToFileURL(program));
     const heard = once(told, 'natEventsLost');
     const died = once(told, 'natRecorderDied');
     record.start();

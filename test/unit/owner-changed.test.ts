@@ -6,7 +6,8 @@ import type { CertificateId, ExternalId, MtcUserAsker, MtcUserName } from '../..
 import { forecast } from '../../agent/editions/forecast.ts';
 import type { GrantRecord } from '../../agent/grants/record.ts';
 import type { WaitingRequest } from '../../agent/grants/waiting-request.ts';
-import { DeskClerk, mtcUserUseCases } from '../../agent/use-cases/mtc-user.ts';
+import { DeskClerk } from '../../agent/use-cases/desk-clerk.ts';
+import { mtcUserUseCases } from '../../agent/use-cases/mtc-user.ts';
 import { ask, HEAD_END, inner, M1, M2, policyOf, RULES, TestGateway } from '../gateway.ts';
 import { digest } from '../rules.ts';
 import { settled, TestTriggers, TRIGGER_RULES } from '../triggers.ts';
