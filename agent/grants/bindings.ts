@@ -4,17 +4,14 @@
  * grants toward it end, it leaves the groups of filters, its tracked flows are
  * deleted, it enters the groups of its new holder, who is recorded, then bound
  * in the gate, what waited for it is granted, and only then is anybody answered.
- *
- * Accounting tells of hundreds a second, most of which have nothing to do with
- * each other: those are carried out together, with one write, one look through
- * connection tracking and one change of groups for all. Each is planned by what
- * the directory says before the batch, so a batch ends before the first that
- * concerns anything that the batch concerns already.
+ * What has nothing to do with each other is carried out together
+ * (binding-batches.ts): with one write, one look through connection tracking
+ * and one change of groups for all.
  */
 import type { Prefix } from '../core/net.ts';
 import { inSlices, slicesOf } from '../core/slices.ts';
 import type { ExternalId, InnerAddress } from '../core/words.ts';
-import type { AccountingEvent, Outcome, SessionEvent } from '../directory/accounting.ts';
+import type { AccountingEvent, Outcome } from '../directory/accounting.ts';
 import {
   addressText,
   type Binding,
@@ -26,12 +23,13 @@ import {
   rangeKey,
   rangeOf,
 } from '../directory/binding.ts';
-import { claimsOf, type Places } from '../directory/claimed-ranges.ts';
+import type { Places } from '../directory/claimed-ranges.ts';
 import type { ListedDevice } from '../directory/devices.ts';
 import { type DirectoryRefusal, touched } from '../directory/directory.ts';
 import { type FindingTally, isAlarmed, isRefused } from '../directory/findings.ts';
 import type { Plan, Session, Sessions, Surroundings } from '../directory/sessions.ts';
-import { nasKey, sessionKey } from '../directory/subscriber.ts';
+import { nasKey } from '../directory/subscriber.ts';
+import { BindingBatches, concernsOf, type Planned } from './binding-batches.ts';
 import type { Grants } from './grants.ts';
 import type { Ground } from './ground.ts';
 
@@ -61,24 +59,6 @@ export interface Accounting {
   readonly tally: FindingTally;
 }
 
-/** What is to be done, and for whom. */
-interface Job {
-  /** What it concerns. Undefined: it may be anything, so it is done alone. */
-  readonly concerns: readonly string[] | undefined;
-  readonly plan: () => Planned | Promise<Planned>;
-  readonly done: () => void;
-  readonly failed: (fault: unknown) => void;
-}
-
-interface Planned {
-  readonly change: Change;
-  readonly sessions?: Plan;
-  /** Ranges of which somebody says that they are held as they are. */
-  readonly confirms?: readonly Range[];
-}
-
-/** So many at once: one commit that nobody minds. */
-const BATCH_MOST = 256;
 /** So many ranges are marked in one turn of the loop: some milliseconds. */
 const AT_GATE = 1_024;
 
@@ -90,8 +70,7 @@ export class Bindings {
   readonly #accounting: Accounting;
   readonly #followers: Followers;
   readonly #around: Surroundings;
-  readonly #waiting: Job[] = [];
-  #isWorking = false;
+  readonly #batches: BindingBatches;
 
   constructor(
     ground: Ground,
@@ -107,6 +86,7 @@ export class Bindings {
     this.#groups = groups;
     this.#accounting = accounting;
     this.#followers = followers;
+    this.#batches = new BindingBatches((plans) => this.#carryOut(plans));
     const { directory } = ground;
     this.#around = {
       overlapping: (range) => directory.overlapping(range),
@@ -146,7 +126,7 @@ export class Bindings {
         }),
       ),
     );
-    await this.#alone(async () => {
+    await this.#batches.alone(async () => {
       await registry.replaceFile(listed.map(({ device }) => device));
       return { change: directory.planFile(await this.#gone(), wanted) };
     });
@@ -155,7 +135,7 @@ export class Bindings {
 
   /** Does what follows where devices were registered otherwise than by the file: of those that are gone nothing is bound. */
   async followRegistry(): Promise<void> {
-    await this.#alone(async () => ({ change: this.#ground.directory.planGone(await this.#gone()) }));
+    await this.#batches.alone(async () => ({ change: this.#ground.directory.planGone(await this.#gone()) }));
     await this.#followNames();
   }
 
@@ -166,7 +146,7 @@ export class Bindings {
     const event = 'subscriber' in told ? { ...told, subscriber: identities.subscriber(told.subscriber) } : told;
     let plan: Plan | undefined;
     try {
-      await this.#do({
+      await this.#batches.do({
         concerns: 'session' in event ? concernsOf(event) : undefined,
         plan: () => {
           plan = this.#accounting.sessions.plan(event, clock.nowMs(), this.#around);
@@ -188,12 +168,12 @@ export class Bindings {
 
   /** Ends what nothing was heard of since then (UTC ms). */
   endStale(heardBeforeMs: number): Promise<void> {
-    return this.#alone(() => planned(this.#accounting.sessions.planStale(heardBeforeMs, this.#around)));
+    return this.#batches.alone(() => planned(this.#accounting.sessions.planStale(heardBeforeMs, this.#around)));
   }
 
   /** What is registered has changed: sessions are whose they are by now, groups hold who is in them. */
   async #followNames(): Promise<void> {
-    await this.#alone(() => planned(this.#accounting.sessions.planReowned(this.#around)));
+    await this.#batches.alone(() => planned(this.#accounting.sessions.planReowned(this.#around)));
     await this.#groups.refill(); // attributes may have changed where bindings have not
   }
 
@@ -212,7 +192,7 @@ export class Bindings {
 
   async #unlessRefused(plan: () => Change | DirectoryRefusal, confirms?: Range): Promise<DirectoryRefusal | undefined> {
     let refusal: DirectoryRefusal | undefined;
-    await this.#alone(() => {
+    await this.#batches.alone(() => {
       const change = plan();
       if ('refused' in change) refusal = change;
       return 'refused' in change ? { change: NO_CHANGE } : { change, ...(confirms && { confirms: [confirms] }) };
@@ -225,45 +205,6 @@ export class Bindings {
     const { directory } = this.#ground;
     if (directory.unconfirmed === 0) return [];
     return ranges.flatMap((range) => directory.overlapping(range).filter((binding) => binding.holder === holder));
-  }
-
-  #alone(plan: Job['plan']): Promise<void> {
-    return this.#do({ concerns: undefined, plan });
-  }
-
-  #do(job: Pick<Job, 'concerns' | 'plan'>): Promise<void> {
-    const waits = new Promise<void>((done, failed) => this.#waiting.push({ ...job, done, failed }));
-    if (!this.#isWorking) void this.#work();
-    return waits;
-  }
-
-  async #work(): Promise<void> {
-    this.#isWorking = true;
-    for (let first = this.#waiting[0]; first; first = this.#waiting[0]) {
-      const batch: (Job & { readonly planned: Planned })[] = [];
-      const concerned = new Set<string>();
-      for (let job: Job | undefined = first; job && batch.length < BATCH_MOST; job = this.#waiting[0]) {
-        if (batch.length > 0 && (!job.concerns || job.concerns.some((name) => concerned.has(name)))) break;
-        try {
-          const found = await job.plan();
-          const names = [...(job.concerns ?? []), ...namesIn(found)];
-          if (batch.length > 0 && names.some((name) => concerned.has(name))) break;
-          for (const name of names) concerned.add(name);
-          batch.push({ ...job, planned: found });
-        } catch (fault) {
-          job.failed(fault);
-        }
-        this.#waiting.shift();
-        if (!job.concerns) break;
-      }
-      try {
-        await this.#carryOut(batch.map(({ planned: one }) => one));
-        for (const { done } of batch) done();
-      } catch (fault) {
-        for (const { failed } of batch) failed(fault);
-      }
-    }
-    this.#isWorking = false;
   }
 
   async #carryOut(plans: readonly Planned[]): Promise<void> {
@@ -360,25 +301,4 @@ function devicesIn({ losses, gains }: Change): ExternalId[] {
 /** A binding in the log. */
 function namesOf(binding: Binding): Record<string, string> {
   return { device: binding.holder, realm: binding.realm, address: addressText(binding) };
-}
-
-/** What a plan takes or gives, and the sessions and holders that it is about. */
-function namesIn({ change, sessions }: Planned): string[] {
-  const over = sessions?.over.map(({ nas, id }) => sessionKey(nas, id)) ?? [];
-  const put = sessions?.put.flatMap(({ nas, id, holder }) => [sessionKey(nas, id), holder]) ?? [];
-  return [...touched(change).map(nameOfRange), ...over, ...put];
-}
-
-/** Ranges that share an address have one name, whatever their realm; but for prefixes shorter than 64 bits, which have their own. */
-function nameOfRange({ prefix }: Pick<Range, 'prefix'>): string {
-  const { family, length, address, text } = prefix;
-  if (family === 'ipv4') return address.text;
-  return length < 64 ? text : Buffer.from(address.bytes.subarray(0, 8)).toString('hex');
-}
-
-/** What an event is about; nothing is known of what is in a prefix shorter than 64 bits. */
-function concernsOf(event: SessionEvent) {
-  const claims = claimsOf(event);
-  if (claims.some(({ prefix: { family, length } }) => family === 'ipv6' && length < 64)) return undefined;
-  return [sessionKey(event.nas, event.session), ...claims.map(nameOfRange)];
 }
