@@ -16,7 +16,7 @@ import type { Prefix } from '../core/net.ts';
 import { OneAtATime } from '../core/one-at-a-time.ts';
 import type { Log } from '../core/ports.ts';
 import type { RealmName } from '../core/words.ts';
-import type { Flaw } from '../dataplane/attachment.ts';
+import type { Flaw, XdpRefusal } from '../dataplane/attachment.ts';
 import type { Gate } from '../dataplane/gate.ts';
 import type { Host } from '../dataplane/iproute.ts';
 import type { Base } from '../dataplane/nftables.ts';
@@ -73,6 +73,8 @@ export interface ClosureParts {
   readonly gapFound: (kind: GapKind) => void;
 }
 
+/** An interface that refused XDP is asked again with so many looks, which are a second apart. */
+const XDP_AGAIN_LOOKS = 30;
 /** To count is to run nft: not with every scrape of a busy collector. */
 const COUNTED_FOR_MS = 10_000;
 const BASE_GAPS = {
@@ -95,6 +97,9 @@ export class Closure {
   #sysctls: readonly WrongSysctl[] = [];
   /** What the last repair could not do, so that it is said once. */
   #unrepaired = '';
+  /** Where XDP is asked for and is not, and why, as it was last told; and how many looks ago it was tried. */
+  #xdpRefusals: readonly XdpRefusal[] = [];
+  #looksSinceXdp = 0;
 
   /** Gate, base and blackholes were just put there, for this site. */
   constructor(parts: ClosureParts, site: Site, policy: Policy) {
@@ -137,6 +142,8 @@ export class Closure {
   async look(): Promise<void> {
     const { config, gate, base, host, missingBlackholes, wrongSysctls } = this.#parts;
     try {
+      const unpinned = gate.pinAgain();
+      if (unpinned > 0) this.#parts.log.warn({ maps: unpinned }, 'gateMapsUnpinned');
       await this.#follow(siteOf(config, await host(mayHaveXdp(config))));
       this.#keepXdp();
       const [standing, holes] = await Promise.all([
@@ -251,16 +258,22 @@ export class Closure {
   #keepXdp(): void {
     const { config, gate, log } = this.#parts;
     const lost = gate.xdpLost();
-    if (lost.length === 0) return;
-    log.warn({ interfaces: lost.join(' ') }, 'xdpLost');
+    this.#looksSinceXdp += 1;
+    const isDue = gate.xdpRefusals().length > 0 && this.#looksSinceXdp >= XDP_AGAIN_LOOKS;
+    if (lost.length === 0 && !isDue) return;
+    if (lost.length > 0) log.warn({ interfaces: lost.join(' ') }, 'xdpLost');
     gate.attach(config.gate.attach, gatePlaces(config, this.#site));
     this.#tellXdp();
   }
 
   #tellXdp(): void {
     const { config, gate, log } = this.#parts;
-    const refusals = [...gate.xdpRefusals(), ...xdpUnmet(config, this.#site)];
-    for (const refusal of refusals) log.warn(refusal, 'xdpNotUsed');
+    this.#looksSinceXdp = 0;
+    const before = this.#xdpRefusals;
+    this.#xdpRefusals = [...gate.xdpRefusals(), ...xdpUnmet(config, this.#site)];
+    for (const refusal of this.#xdpRefusals)
+      if (!before.some((one) => one.interface === refusal.interface && one.why === refusal.why))
+        log.warn(refusal, 'xdpNotUsed');
   }
 
   /** Builds what is outdated: the gate first, which closes by itself. */

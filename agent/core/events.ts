@@ -25,6 +25,8 @@ export const EVENTS = {
   stopping: 'A signal came. Live grants run on in the gate, at most orphanGraceSeconds.',
   stopped: 'All is recorded, the gateway stays closed, the process ends.',
   configurationWarning: 'A file is valid and perhaps not meant so: `warning` says what and where.',
+  gateMapsUnpinned:
+    "Somebody has removed pins of the gate's maps; they are pinned again, and what was in them is as it was.",
   xdpLost: 'The gate was taken away from XDP of these interfaces, and is put back: TC carried meanwhile.',
   xdpNotUsed: 'The gate does not hang at XDP of an interface: `why`. It carries there by TC alone.',
   gapFound: 'Gate, base or blackholes are not as they must be: `gap` says what. No grant is opened until they are.',

@@ -29,6 +29,7 @@ import {
   detachLink,
   detachTc,
   EBUSY,
+  EEXIST,
   EINVAL,
   EOPNOTSUPP,
   ensureClsact,
@@ -116,7 +117,7 @@ export class Attachments {
 
   /** Hangs the gate at these interfaces, and takes it away from all others. */
   attach(mode: AttachMode, interfaces: Interfaces, programs: Programs): void {
-    for (const folder of [this.#links, this.#filters]) if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 });
+    for (const folder of [this.#links, this.#filters]) mkdirSync(folder, { recursive: true, mode: 0o700 });
     this.#places = placesOf(interfaces);
     this.#own = Object.values(programs).map(programId);
     const kind = this.#attachAll(mode, programs);
@@ -332,7 +333,8 @@ function xdpPlacesOf({ outside, inside }: Interfaces): readonly XdpPlace[] {
 
 /** What an interface's refusal means to its operator. */
 function xdpComplaint({ errno, message }: BpfError): string {
-  if (errno === EBUSY) return 'another XDP program hangs there';
+  // Of the other mode than it has there: native and generic cannot be at one interface.
+  if (errno === EBUSY || errno === EEXIST) return 'another XDP program hangs there';
   if (errno === EOPNOTSUPP) return 'its driver has no XDP of its own';
   return `its driver refuses: ${message}`;
 }

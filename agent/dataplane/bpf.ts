@@ -142,12 +142,12 @@ export class BpfObject {
 
   /** A map to be called; its keys and values have these sizes. */
   map(name: string, keySize: number, valueSize: number): BpfMap {
-    return new BpfMap(this.#mapFd(name), keySize, valueSize);
+    return new BpfMap(this.mapFd(name), keySize, valueSize);
   }
 
   /** An mmapable map, all of it, in this process. */
   mapped(name: string, length: number): Mapped {
-    const at: Pointer = calls().mmap(null, length, 3 /* read, write */, 1 /* shared */, this.#mapFd(name), 0);
+    const at: Pointer = calls().mmap(null, length, 3 /* read, write */, 1 /* shared */, this.mapFd(name), 0);
     if (at === MAP_FAILED) throw new BpfError(`mmap ${name}`, koffi.errno());
     return { memory: koffi.view(at, length), release: () => calls().munmap(at, length) };
   }
@@ -162,7 +162,8 @@ export class BpfObject {
     calls().objectClose(this.#pointer);
   }
 
-  #mapFd(name: string): number {
+  /** A map's descriptor, which stays the object's. */
+  mapFd(name: string): number {
     return check(`bpf_map__fd ${name}`, calls().mapFd(this.#map(name)));
   }
 

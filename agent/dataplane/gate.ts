@@ -50,7 +50,7 @@ import {
   GATE_USED_UP_MAX,
   LAYOUT,
 } from './layout.ts';
-import { ALL_IPV4, hearAll, type Loaded, load, NONE, prepare, removeOtherFolders, STATE } from './loader.ts';
+import { ALL_IPV4, folderOf, hearAll, type Loaded, load, NONE, prepare, removeOtherFolders, STATE } from './loader.ts';
 import * as values from './map-values.ts';
 import { testRun, testRunXdp } from './test-run.ts';
 
@@ -107,6 +107,7 @@ export class Gate implements JudgingDataplane {
    */
   rebuild(setup: GateSetup, mode: AttachMode, interfaces: Interfaces): void {
     const before = this.#gate;
+    this.pinAgain(); // or it would be loaded on fresh maps
     this.#loaded = load(this.#object, this.#bpffs, { ...setup, pool: this.#pool });
     before.close();
     this.attach(mode, interfaces);
@@ -120,6 +121,11 @@ export class Gate implements JudgingDataplane {
   attach(mode: AttachMode, interfaces: Interfaces): void {
     this.#attachments.attach(mode, interfaces, this.#gate.programs);
     removeOtherFolders(this.#bpffs, this.#pool);
+  }
+
+  /** Pins maps that somebody has unpinned, which the gate goes on to use; returns how many. @throws BpfError, or of the file system */
+  pinAgain(): number {
+    return this.#gate.pinTo(folderOf(this.#bpffs, this.#pool));
   }
 
   /** Where the gate hangs at this moment. */

@@ -19,7 +19,7 @@ import { AgentError } from '../core/errors.ts';
 import { contains, hostPrefix, prefix } from '../core/net.ts';
 import { entryCount, ipv6Endpoints, type Pool } from '../core/pool.ts';
 import type { Programs } from './attachment.ts';
-import { type BpfMap, BpfObject, possibleCpus } from './bpf.ts';
+import { type BpfMap, BpfObject, type Mapped, possibleCpus } from './bpf.ts';
 import type { GateSetup } from './dataplane.ts';
 import { bucketsFor, EntryTable } from './entry-table.ts';
 import { ENTRY, GATE_SCHEMA, LAYOUT, OWNERS } from './layout.ts';
@@ -33,6 +33,7 @@ import {
   routeBytes,
   u32,
 } from './map-values.ts';
+import { pin } from './tc.ts';
 
 const OLDEST_KERNEL = [6, 1] as const;
 const BPFFS_MAGIC = 0xcafe4a11;
@@ -77,6 +78,8 @@ export interface Loaded {
   readonly bytes: Uint8Array;
   readonly words: BigUint64Array;
   readonly state: BigUint64Array;
+  /** Pins what is not pinned in that folder; returns how many maps that were. */
+  pinTo(folder: string): number;
   /** Nothing of this may be touched after it. */
   close(): void;
 }
@@ -84,22 +87,47 @@ export interface Loaded {
 /** @throws AgentError kernelTooOld, libraryMissing, bpffsMissing, gateNotLoaded */
 export function load(file: string, bpffs: string, setup: GateSetup): Loaded {
   const object = loadObject(file, bpffs, setup);
-  const entries = object.mapped('entries', entryCount(setup.pool) * LAYOUT.gate_entry.size);
-  const state = object.mapped('state', LAYOUT.gate_state.size);
-  const table = (name: string, keys: number) => object.mapped(name, bucketsFor(keys) * LAYOUT.gate_bucket.size);
-  const endpoints = table('endpoints', ipv6Endpoints(setup.pool));
-  const answers = table('answers', entryCount(setup.pool));
-  const [bytes, words] = [new Uint8Array(entries.memory), new BigUint64Array(entries.memory)];
-  const stateWords = new BigUint64Array(state.memory);
+  const releases: (() => void)[] = [];
+  const close = () => {
+    for (const release of releases) release();
+    object.close();
+  };
+  try {
+    const loaded = withinReach(object, setup, (mapped) => releases.push(() => mapped.release()), close);
+    settle(loaded, setup);
+    return loaded;
+  } catch (cause) {
+    close(); // it is tried again each second
+    throw cause;
+  }
+}
+
+function withinReach(
+  object: BpfObject,
+  { pool }: GateSetup,
+  held: (mapped: Mapped) => void,
+  close: () => void,
+): Loaded {
+  const mapped = (name: string, length: number) => {
+    const made = object.mapped(name, length);
+    held(made);
+    return made.memory;
+  };
+  const entries = mapped('entries', entryCount(pool) * LAYOUT.gate_entry.size);
+  const state = new BigUint64Array(mapped('state', LAYOUT.gate_state.size));
+  const table = (name: string, keys: number) => mapped(name, bucketsFor(keys) * LAYOUT.gate_bucket.size);
+  const endpoints = table('endpoints', ipv6Endpoints(pool));
+  const answers = table('answers', entryCount(pool));
+  const [bytes, words] = [new Uint8Array(entries), new BigUint64Array(entries)];
   // What is in the tables was put there by the seed that stands beside them.
-  if (stateWords[STATE.seed] === 0n) Atomics.store(stateWords, STATE.seed, randomBytes(8).readBigUInt64LE() | 1n);
-  const seed = Atomics.load(stateWords, STATE.seed);
+  if (state[STATE.seed] === 0n) Atomics.store(state, STATE.seed, randomBytes(8).readBigUInt64LE() | 1n);
+  const seed = Atomics.load(state, STATE.seed);
   const keyAt = (keyOf: (entry: Uint8Array) => Uint8Array) => (index: number) => {
     const at = index * LAYOUT.gate_entry.size;
     const isEmpty = words[(at + ENTRY.number) / 8] === 0n;
     return isEmpty ? undefined : keyOf(bytes.subarray(at, at + LAYOUT.gate_entry.size));
   };
-  const loaded: Loaded = {
+  return {
     programs: {
       outsideIngress: object.programFd('gate_outside_ingress'),
       outsideEgress: object.programFd('gate_outside_egress'),
@@ -111,21 +139,23 @@ export function load(file: string, bpffs: string, setup: GateSetup): Loaded {
       insideXdp: object.programFd('gate_inside_xdp'),
     },
     maps: mapsOf(object),
-    endpoints: new EntryTable(endpoints.memory, seed, keyAt(endpointKeyOf)),
-    answers: new EntryTable(answers.memory, seed, keyAt(answerKeyOf)),
+    endpoints: new EntryTable(endpoints, seed, keyAt(endpointKeyOf)),
+    answers: new EntryTable(answers, seed, keyAt(answerKeyOf)),
     bytes,
     words,
-    state: stateWords,
-    close: () => {
-      entries.release();
-      endpoints.release();
-      answers.release();
-      state.release();
-      object.close();
-    },
+    state,
+    pinTo: (folder) => pinMissing(object, folder),
+    close,
   };
-  settle(loaded, setup);
-  return loaded;
+}
+
+/** Pins what is pinned there no more; how many that were. */
+function pinMissing(object: BpfObject, folder: string): number {
+  const missing = PINNED.filter((map) => !existsSync(join(folder, map)));
+  if (missing.length === 0) return 0;
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  for (const map of missing) pin(object.mapFd(map), join(folder, map));
+  return missing.length;
 }
 
 function mapsOf(object: BpfObject) {
@@ -228,7 +258,8 @@ export function removeOtherFolders(bpffs: string, pool: Pool): void {
   }
 }
 
-function folderOf(bpffs: string, { ipv4, ipv6, portLow, portCount, keyedGrants }: Pool): string {
+/** Where the maps of a pool are pinned. */
+export function folderOf(bpffs: string, { ipv4, ipv6, portLow, portCount, keyedGrants }: Pool): string {
   const prefixes = [...ipv4, ...ipv6].map((prefix) => prefix.text);
   const geometry = JSON.stringify({ prefixes, portLow, portCount, keyedGrants });
   return join(bpffs, `v${GATE_SCHEMA}-${createHash('sha256').update(geometry).digest('hex').slice(0, 12)}`);

@@ -19,7 +19,7 @@ const TC_REPLACE = 1;
 export const EINVAL = 22;
 export const EBUSY = 16;
 export const EOPNOTSUPP = 95;
-const EEXIST = 17;
+export const EEXIST = 17;
 
 export type Point = keyof typeof TC_POINT;
 

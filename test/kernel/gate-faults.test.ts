@@ -2,12 +2,12 @@
  * Which fault an operator reads where the gate cannot start, and what it
  * refuses to be told. No interface is needed for any of it.
  */
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { FaultCode } from '../../agent/core/errors.ts';
-import { prefix } from '../../agent/core/net.ts';
+import { address, prefix } from '../../agent/core/net.ts';
 import { Gate } from '../../agent/dataplane/gate.ts';
 import { requireKernel } from '../../agent/dataplane/loader.ts';
 import { entriesOf } from '../entries.ts';
@@ -152,5 +152,45 @@ describe('what an operator reads', () => {
 
   test.each(['6.1.0-18-amd64', '6.18.44', '7.0.0-rc1'])('nothing on Linux %s', (version) => {
     expect(() => requireKernel(version)).not.toThrow();
+  });
+});
+
+describe('a gate that runs', () => {
+  const setup = (own: readonly string[] = []) => ({
+    pool: POOL,
+    outside: { ifindex: undefined, nextHops: {} },
+    inside: [],
+    own: own.map((text) => ({ address: address(text), on: 'elsewhere' as const })),
+    ...USUAL,
+  });
+
+  test('keeps its maps though somebody removes their pins: they are pinned again, and a rebuild goes on with them', () => {
+    const gate = load();
+    gate.open(MAPPING, process.hrtime.bigint() + HOUR);
+    gate.addClass(prefix('198.51.100.0/24'), 7);
+    const removePins = () => {
+      for (const name of readdirSync(bpffs).filter((one) => one.startsWith('v')))
+        rmSync(join(bpffs, name), { recursive: true });
+    };
+    removePins();
+    expect(gate.pinAgain()).toBe(12);
+    expect(gate.pinAgain()).toBe(0);
+    removePins();
+    gate.rebuild(setup(), 'auto', { inside: [] });
+    expect(gate.entry(MAPPING.index)?.mapping.number).toBe(MAPPING.number);
+    expect([...gate.classes().values()]).toEqual([7]);
+  });
+
+  test('is as it was where it cannot be built again, and nothing of the attempt is left', () => {
+    const gate = load();
+    gate.open(MAPPING, process.hrtime.bigint() + HOUR);
+    const tooMany = Array.from({ length: 4_200 }, (_, i) => `198.18.${i >> 8}.${i & 255}`);
+    const fds = () => readdirSync('/proc/self/fd').length;
+    const attempt = () => expect(() => gate.rebuild(setup(tooMany), 'auto', { inside: [] })).toThrow(/ENOSPC/);
+    attempt();
+    const before = fds();
+    for (let i = 0; i < 3; i++) attempt();
+    expect(fds()).toBe(before);
+    expect(gate.entry(MAPPING.index)?.mapping.number).toBe(MAPPING.number);
   });
 });
