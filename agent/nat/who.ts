@@ -45,6 +45,8 @@ export interface WhoGround {
 const AHEAD_MS = 1_000;
 /** What happened a moment ago may not be written yet. */
 const LAG_MS = 2_000;
+/** It is written four times a second, and later under load: who has written nothing for so long cannot. */
+const STUCK_MS = 10_000;
 
 export function answerWho(question: WhoQuestion, ground: WhoGround): WhoAnswer | WhoRefusal {
   const { address, fromMs, toMs, protocol } = question;
@@ -98,6 +100,8 @@ function* notesOf(
     yield `from ${isoTime(from)} to ${isoTime(to)} not all was heard (${why}): a flow that began and ended in that time is not on record`;
   if (toMs > writtenUntilMs && !recording)
     yield `since ${isoTime(writtenUntilMs)} nobody records: flows that began since are not on record yet`;
+  else if (toMs > writtenUntilMs && writtenUntilMs < nowMs - STUCK_MS)
+    yield `since ${isoTime(writtenUntilMs)} nothing could be written: what began or ended since is not on record yet`;
   else if (toMs > Math.min(writtenUntilMs, nowMs - LAG_MS))
     yield 'that is now: what has just begun or ended may not be on record yet; ask again in some seconds';
 }

@@ -405,6 +405,11 @@ describe('who had it', () => {
       /from 2026-01-31T10:00:00\.000Z to 2026-01-31T10:00:04\.000Z not all was heard \(overrun\)/,
     );
     expect(notes({}, at(nowMs))).toMatch(/ask again in some seconds/);
+    expect(notes({ writtenUntilMs: nowMs - 5_000 }, at(nowMs))).toMatch(/ask again in some seconds/);
+    const stuck = notes({ writtenUntilMs: T0 }, at(T0 + 60_000));
+    expect(stuck).toMatch(/since 2026-01-31T10:00:00\.000Z nothing could be written/);
+    expect(stuck).not.toMatch(/ask again/);
+    expect(notes({ writtenUntilMs: T0 }, at(T0))).toBe('');
     expect(notes({ recording: false, writtenUntilMs: T0 }, at(nowMs))).toMatch(
       /since 2026-01-31T10:00:00\.000Z nobody records/,
     );
