@@ -62,7 +62,8 @@ export class Holders {
     if (realm === undefined) return { realm: '', device: null };
     const [before] = this.#lost.get(`${realm} ${address.family}`)?.overlapping(hostPrefix(address)) ?? [];
     const wasHeld = before && before.binding.sinceMs <= toMs && fromMs <= before.untilMs ? before.binding : undefined;
-    const isHeld = !before || before.untilMs < toMs ? this.#holderOf({ realm, address }) : undefined;
+    const now = this.#holderOf({ realm, address });
+    const isHeld = now && now.sinceMs <= toMs && !(before && toMs <= before.untilMs) ? now : undefined;
     const nameOf = (binding: Binding | undefined) => (binding && deviceOf(binding.holder)) ?? null;
     if (wasHeld && isHeld && wasHeld.holder !== isHeld.holder) return { realm, device: null, ifRuns: nameOf(isHeld) };
     return { realm, device: nameOf(wasHeld ?? isHeld) };

@@ -172,8 +172,8 @@ const END_HEARD_MS = 1_000;
 
 /** When a flow began, as far as is known; the kernel says it with an end, and of what runs. */
 function beginningOf({ knownMs, endedMs, atMs, sinceMs, isEnded, isFound }: Heard): { fromMs: number; toMs: number } {
-  if (knownMs !== undefined) return { fromMs: knownMs, toMs: knownMs };
   if (isFound) return { fromMs: atMs, toMs: atMs };
+  if (knownMs !== undefined) return { fromMs: knownMs, toMs: knownMs };
   if (isEnded) return { fromMs: (endedMs ?? atMs) - END_HEARD_MS, toMs: endedMs ?? atMs };
   return { fromMs: sinceMs, toMs: atMs };
 }

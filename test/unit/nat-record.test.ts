@@ -490,6 +490,10 @@ describe('who held an inner address when a flow began', () => {
     now = binding('imsi:262011234567890', '10.20.0.2/32', T0 + 2_001);
     expect(at('10.20.0.2', T0 + 1_500)).toEqual({ realm, device: m2 });
     expect(at('10.20.0.2', T0 + 2_500)).toEqual({ realm, device: null });
+    // Nobody's in between, and of a time that is not remembered nobody can tell.
+    now = binding(m1, '10.20.0.2/32', T0 + 3_000);
+    expect(at('10.20.0.2', T0 + 2_500)).toEqual({ realm, device: null });
+    expect(at('10.20.0.2', T0 + 2_500, T0 + 3_000)).toEqual({ realm, device: m1 });
     // Remembered for a minute: longer than anybody takes to ask.
     holders.lost([], T0 + 70_000);
     now = undefined;
