@@ -143,7 +143,7 @@ describe('interfaces', () => {
     expect(await routedByMore()).toEqual([]);
     await batch('rule add from 203.0.113.0/24 table 100');
     expect(await routedByMore()).toEqual(['ipv4']);
-    await network.run('gateway', ['ip', '-6', 'rule', 'add', 'ipproto', 'tcp', 'table', '100']);
+    await network.run('gateway', ['ip', '-6', 'rule', 'add', 'ipproto', '6', 'table', '100']);
     expect(await routedByMore()).toEqual(['ipv4', 'ipv6']);
     await batch('rule delete from 203.0.113.0/24 table 100', 'rule add tos 0x10 table 100');
     expect(await routedByMore()).toEqual(['ipv4', 'ipv6']);
