@@ -310,11 +310,15 @@ export function poolPrefixes(config: Config): readonly Prefix[] {
   return [...grantsPrefixes(config), ...config.pools.egress];
 }
 
+/** Of realms with nat: none: addresses by which the outside knows devices. */
+export function ownPrefixes({ inside }: Config): readonly Prefix[] {
+  return inside.flatMap(({ nat, prefixes }) => (nat === 'none' ? prefixes : []));
+}
+
 /** Which addresses are inside, and which stand for devices outside: where nothing is translated, their own. */
 export function spacesOf(config: Config) {
   const inner = config.inside.flatMap(({ prefixes }) => prefixes);
-  const own = config.inside.flatMap(({ prefixes, nat }) => (nat === 'none' ? prefixes : []));
-  const external = [...grantsPrefixes(config), ...own];
+  const external = [...grantsPrefixes(config), ...ownPrefixes(config)];
   return {
     isInner: (address: Address) => inner.some((one) => contains(one, address)),
     isExternal: (address: Address) => external.some((one) => contains(one, address)),

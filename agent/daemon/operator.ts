@@ -3,7 +3,7 @@ import { servePages } from '../api/loopback.ts';
 import { startManagement } from '../api/management.ts';
 import type { Trust } from '../api/tls.ts';
 import type { Closure } from '../closure/closure.ts';
-import { grantsPrefixes, ownHolder, ownUse } from '../closure/site.ts';
+import { grantsPrefixes, ownHolder, ownPrefixes, ownUse } from '../closure/site.ts';
 import type { Config } from '../config.ts';
 import type { Address } from '../core/net.ts';
 import type { MtcUserName } from '../core/words.ts';
@@ -87,7 +87,7 @@ export async function serveOperator(parts: Parts, stops: Stop[]): Promise<void> 
     ...userUseCases(grants, parts.clerk),
     ...natUseCases({
       pools: { grants: grantsPrefixes(config), egress: config.pools.egress },
-      own: config.inside.flatMap(({ nat, prefixes }) => (nat === 'none' ? prefixes : [])),
+      own: ownPrefixes(config),
       holder: (address) => ownHolder(config, ground.directory, address),
       ...{ grants, record: natRecord, reader: openRecordReader(parts.natFile), nowMs: () => systemClock.nowMs() },
     }),

@@ -136,20 +136,24 @@ async function learnHolders(flows: readonly Heard[]): Promise<void> {
   const unclear = flows.filter(({ held }) => held?.ifRuns !== undefined);
   if (unclear.length === 0) return;
   while (drain() === 'more');
-  const endedMs = new Map(waiting.flatMap(({ isEnded, key, beganMs }) => (isEnded ? [[key, beganMs] as const] : [])));
+  const ends = endsIn(waiting);
   for (const flow of unclear) {
     const { realm = '', ifRuns = null } = flow.held ?? {};
-    flow.held = endedMs.has(flow.key) || flow.isEnded ? undefined : { realm, device: ifRuns };
-    flow.knownMs ??= endedMs.get(flow.key);
+    flow.held = ends.has(flow.key) || flow.isEnded ? undefined : { realm, device: ifRuns };
+    flow.knownMs ??= ends.get(flow.key);
   }
   await askHolders(unclear);
 }
 
+/** When flows that have ended began: with an end the kernel says it, and not with a beginning. */
+function endsIn(flows: readonly Heard[]): ReadonlyMap<number, number | undefined> {
+  return new Map(flows.flatMap(({ isEnded, key, beganMs }) => (isEnded ? [[key, beganMs]] : [])));
+}
+
 async function askHolders(flows: readonly Heard[]): Promise<void> {
-  // With its end the kernel says when it began, which it does not say with the beginning.
-  const begunAtMs = new Map(flows.flatMap(({ isEnded, key, beganMs }) => (isEnded && beganMs ? [[key, beganMs]] : [])));
+  const ends = endsIn(flows);
   const open = flows.filter(({ held }) => held === undefined);
-  for (const flow of open) flow.knownMs ??= flow.beganMs ?? begunAtMs.get(flow.key);
+  for (const flow of open) flow.knownMs ??= flow.beganMs ?? ends.get(flow.key);
   if (open.length === 0 || !isConnected) return;
   const spans = new Map(open.map((flow) => [spanKey(flow), { inner: flow.inner, ...beginningOf(flow) }]));
   const asked = [...spans.values()];
@@ -228,6 +232,7 @@ function rowsOf(flow: Heard, held: HeldBy, begun: Set<number>): (Begun | Ended)[
   };
   return [row];
 }
+
 /** Finds all flows that run, and ends those on record that do not. */
 async function look(): Promise<void> {
   await flush();

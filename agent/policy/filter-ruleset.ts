@@ -13,7 +13,7 @@ import type { Family, Prefix } from '../core/net.ts';
 import { isHost, overlaps } from '../core/net.ts';
 import { ANSWER_MARK, type FilterCopy } from '../core/reasons.ts';
 import { type Ends, type Filter, familiesOf, mayBegin, type Side } from './filters.ts';
-import { COPIES_AT_ONCE, copied, type Part, quote } from './nft-text.ts';
+import { COPIES_AT_ONCE, copied, hex, type Part, quote } from './nft-text.ts';
 
 /** What a device of a group is bound to, by the interface of its realm. */
 export interface GroupMember {
@@ -130,7 +130,7 @@ export function allowRules(setup: FilterSetup, side: Side): string[] {
 
 /** The answers to what may begin toward `side`, in a chain where packets go the other way. */
 export function answerRules(setup: FilterSetup, side: Side): string[] {
-  const accept = side === 'inside' ? `meta mark set 0x${ANSWER_MARK.toString(16)} accept` : 'accept';
+  const accept = side === 'inside' ? `meta mark set ${hex(ANSWER_MARK)} accept` : 'accept';
   const guard = side === 'inside' ? '' : `iifname ${quote(setup.outside)} `;
   return allowsToward(setup, side)
     .filter((one) => !one.staged && mayBegin(one))

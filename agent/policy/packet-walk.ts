@@ -61,14 +61,12 @@ export interface Walk {
   readonly lines: readonly { readonly step: Step; readonly seen: string; readonly passed: boolean }[];
 }
 
-/** The stack forwards nothing there, and drops it before the filters. (It does forward to `::`.) */
-const NO_DESTINATIONS = ['0.0.0.0/32', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32', '::1/128', 'ff00::/8'].map(
-  prefix,
-);
-/** Nor from there. */
-const NO_SOURCES = [...NO_DESTINATIONS, ...['::/128', 'fe80::/10'].map(prefix)];
 /** What all on a link hear. */
 const OF_ALL = ['224.0.0.0/4', '255.255.255.255/32', 'ff00::/8'].map(prefix);
+/** The stack forwards nothing there, and drops it before the filters. (It does forward to `::`.) */
+const NO_DESTINATIONS = [...OF_ALL, ...['0.0.0.0/32', '127.0.0.0/8', '::1/128'].map(prefix)];
+/** Nor from there. */
+const NO_SOURCES = [...NO_DESTINATIONS, ...['::/128', 'fe80::/10'].map(prefix)];
 /** What the gate lets nobody outside be: of 0.0.0.0/8 all, which the stack forwards since Linux 5.3. */
 const IMPOSSIBLE = ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32', '::/127', 'ff00::/8'].map(prefix);
 
